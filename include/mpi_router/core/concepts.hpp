@@ -1,0 +1,83 @@
+// The seams: what an algorithm asks of an operator, of a backend, and of whoever runs tasks.
+#pragma once
+
+#include <mpi_router/core/views.hpp>
+
+#include <concepts>
+#include <type_traits>
+
+MPIROUTER_BEGIN_TYPES
+
+/// The Gram matrix M = AᵀA of one expert (D × D, symmetric, positive semidefinite), seen only through its
+/// action. `apply(x, u)` writes the image u = xM and returns the energy xMxᵀ, so that tracking the Rayleigh
+/// quotient costs nothing. x and u have dimension() elements of type `scalar` and do not overlap.
+///
+/// Dense experts (backend/), Eigen matrices, sparse ones, sharded sums and lambdas (core/operators.hpp) are
+/// all models; so is any struct of the caller's with these three members.
+template <class Op>
+concept GramOperator =
+    Accumulator<typename std::remove_cvref_t<Op>::scalar> &&
+    requires(std::remove_reference_t<Op>& op, vector_view<const typename std::remove_cvref_t<Op>::scalar> x,
+             vector_view<typename std::remove_cvref_t<Op>::scalar> u) {
+      { op.dimension() } -> std::convertible_to<index_t>;
+      { op.apply(x, u) } -> std::convertible_to<typename std::remove_cvref_t<Op>::scalar>;
+    };
+
+/// The type that an operator computes in.
+template <GramOperator Op>
+using scalar_of = typename std::remove_cvref_t<Op>::scalar;
+
+/// A GramOperator that also shows its factor A (F × D): `project` writes the projection y = A x (F elements)
+/// and `lift` writes u = y A (D elements). Gradients to A and sharding along D need it.
+template <class Op>
+concept FactoredGramOperator =
+    GramOperator<Op> && requires(std::remove_reference_t<Op>& op, vector_view<const scalar_of<Op>> in,
+                                 vector_view<scalar_of<Op>> out) {
+      { op.ffn_dim() } -> std::convertible_to<index_t>;
+      op.project(in, out);
+      op.lift(in, out);
+    };
+
+/// An image whose scale was taken out: xM = u · 2^image_exponent, xMxᵀ = energy · 2^energy_exponent.
+template <Accumulator S>
+struct scaled_energy {
+  S energy = 0;
+  int image_exponent = 0;
+  int energy_exponent = 0;
+};
+
+/// A GramOperator that can also be applied where squares of its elements leave the range of `scalar`.
+/// Algorithms call `apply_scaled` only after `apply` over- or underflowed.
+template <class Op>
+concept ScalableGramOperator =
+    GramOperator<Op> && requires(std::remove_reference_t<Op>& op, vector_view<const scalar_of<Op>> x,
+                                 vector_view<scalar_of<Op>> u) {
+      { op.apply_scaled(x, u) } -> std::same_as<scaled_energy<scalar_of<Op>>>;
+    };
+
+/// Who multiplies: the one-expert kernels over a dense view of any storage type T with sums in S.
+/// x, y and u are contiguous or strided vectors of S; `apply` writes u = xAᵀA and returns the energy.
+template <class B, class T, class S>
+concept DenseBackend = requires(const B& backend, matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) {
+  { backend.apply(a, x, u) } -> std::same_as<S>;
+  backend.project(a, x, u);
+  backend.lift(a, x, u);
+};
+
+/// Who runs the tasks: `execute(count, task)` calls task(i) once for each i in [0, count), in any order, on any
+/// threads, and returns when all are done. Tasks never throw and never depend on each other, so results
+/// are bitwise the same for every executor.
+template <class E>
+concept Executor = requires(const E& execute, void (&task)(index_t)) { execute(index_t{}, task); };
+
+/// Runs the tasks in order on the calling thread.
+struct serial_executor {
+  template <class Task>
+  constexpr void operator()(index_t count, Task&& task) const {
+    for (index_t i = 0; i < count; ++i) {
+      task(i);
+    }
+  }
+};
+
+MPIROUTER_END_TYPES

@@ -1,0 +1,76 @@
+// Configuration: what the compiler offers, and the namespaces that keep incompatible builds apart.
+//
+// Types of core/ live in mpi_router::v0_1 (plus "_nx" without exceptions): they may cross translation units
+// that were compiled with different instruction sets. Everything that computes lives one inline
+// namespace deeper, named after the instruction set and math flags (…::avx2_fma), so that
+// the linker can never hand code built with -mavx512f to a program that asked for less.
+#pragma once
+
+#include <cstddef>
+
+#include <mpi_router/core/version.hpp>
+
+#if defined(__cpp_exceptions) || defined(__EXCEPTIONS) || defined(_CPPUNWIND)
+#define MPIROUTER_HAS_EXCEPTIONS 1
+#else
+#define MPIROUTER_HAS_EXCEPTIONS 0
+#endif
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define MPIROUTER_ALWAYS_INLINE __forceinline
+#else
+#define MPIROUTER_ALWAYS_INLINE [[gnu::always_inline]] inline
+#endif
+
+#define MPIROUTER_DETAIL_CONCAT_(a, b) a##b
+#define MPIROUTER_DETAIL_CONCAT(a, b) MPIROUTER_DETAIL_CONCAT_(a, b)
+
+#if MPIROUTER_HAS_EXCEPTIONS
+#define MPIROUTER_DETAIL_ABI_SUFFIX
+#else
+#define MPIROUTER_DETAIL_ABI_SUFFIX _nx
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define MPIROUTER_DETAIL_ISA avx512
+#elif defined(__AVX512F__)
+#define MPIROUTER_DETAIL_ISA avx512f
+#elif defined(__AVX2__) && defined(__FMA__)
+#define MPIROUTER_DETAIL_ISA avx2_fma
+#elif defined(__AVX2__)
+#define MPIROUTER_DETAIL_ISA avx2
+#elif defined(__AVX__)
+#define MPIROUTER_DETAIL_ISA avx
+#elif defined(__SSE4_1__)
+#define MPIROUTER_DETAIL_ISA sse4
+#elif defined(__ARM_FEATURE_SVE)
+#define MPIROUTER_DETAIL_ISA sve
+#elif defined(__ARM_NEON)
+#define MPIROUTER_DETAIL_ISA neon
+#else
+#define MPIROUTER_DETAIL_ISA generic
+#endif
+
+#if defined(__FAST_MATH__)
+#define MPIROUTER_DETAIL_MATH_SUFFIX _fast
+#else
+#define MPIROUTER_DETAIL_MATH_SUFFIX
+#endif
+
+/// Inline namespace of the types of core/.
+#define MPIROUTER_ABI_NAMESPACE MPIROUTER_DETAIL_CONCAT(v0_1, MPIROUTER_DETAIL_ABI_SUFFIX)
+/// Inline namespace of everything that computes.
+#define MPIROUTER_ISA_NAMESPACE \
+  MPIROUTER_DETAIL_CONCAT(MPIROUTER_DETAIL_ISA, MPIROUTER_DETAIL_MATH_SUFFIX)
+
+// clang-format off
+#define MPIROUTER_BEGIN_TYPES namespace mpi_router { inline namespace MPIROUTER_ABI_NAMESPACE {
+#define MPIROUTER_END_TYPES } }
+#define MPIROUTER_BEGIN MPIROUTER_BEGIN_TYPES inline namespace MPIROUTER_ISA_NAMESPACE {
+#define MPIROUTER_END } MPIROUTER_END_TYPES
+// clang-format on
+
+MPIROUTER_BEGIN_TYPES
+/// Extents, strides and counts are signed, as in std::ssize and Eigen.
+using index_t = std::ptrdiff_t;
+MPIROUTER_END_TYPES

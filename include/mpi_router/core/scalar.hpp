@@ -1,0 +1,156 @@
+// What a number is: the storage types and the type that sums of them are taken in.
+#pragma once
+
+#include <mpi_router/core/config.hpp>
+
+#include <bit>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+MPIROUTER_BEGIN_TYPES
+
+namespace detail {
+
+// Bit patterns, so that the tests for NaN and infinity survive -ffast-math.
+[[nodiscard]] constexpr bool is_finite_bits(float x) noexcept {
+  return (std::bit_cast<std::uint32_t>(x) & 0x7f800000U) != 0x7f800000U;
+}
+[[nodiscard]] constexpr bool is_finite_bits(double x) noexcept {
+  return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000ULL) != 0x7ff0000000000000ULL;
+}
+
+// Round to nearest, ties to even; NaN stays NaN (made quiet).
+[[nodiscard]] constexpr std::uint16_t float_to_bf16(float x) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) {
+    return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
+  }
+  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+}
+[[nodiscard]] constexpr float bf16_to_float(std::uint16_t bits) noexcept {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+[[nodiscard]] constexpr std::uint16_t float_to_f16(float x) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const auto sign = (bits >> 16) & 0x8000U;
+  const auto magnitude = bits & 0x7fffffffU;
+  if (magnitude > 0x7f800000U) {
+    return static_cast<std::uint16_t>(sign | 0x7e00U | ((magnitude >> 13) & 0x3ffU));
+  }
+  if (magnitude >= 0x477ff000U) {  // rounds to 2^16 or more: infinity
+    return static_cast<std::uint16_t>(sign | 0x7c00U);
+  }
+  if (magnitude < 0x38800000U) {  // subnormal in half precision: shift the full significand down
+    const auto exponent = magnitude >> 23;
+    if (exponent < 102U) {  // below half of the smallest subnormal
+      return static_cast<std::uint16_t>(sign);
+    }
+    const auto significand = (magnitude & 0x7fffffU) | 0x800000U;
+    const auto shift = 126U - exponent;
+    const auto half = 1U << (shift - 1U);
+    const auto odd = (significand >> shift) & 1U;
+    return static_cast<std::uint16_t>(sign | ((significand + half - 1U + odd) >> shift));
+  }
+  const auto rounded = magnitude + 0xfffU + ((magnitude >> 13) & 1U);
+  return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13));
+}
+[[nodiscard]] constexpr float f16_to_float(std::uint16_t bits) noexcept {
+  const auto sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
+  const auto magnitude = static_cast<std::uint32_t>(bits & 0x7fffU);
+  if (magnitude >= 0x7c00U) {
+    return std::bit_cast<float>(sign | 0x7f800000U | ((magnitude & 0x3ffU) << 13));
+  }
+  if (magnitude >= 0x400U) {
+    return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000U));
+  }
+  const float value = static_cast<float>(magnitude) * 0x1p-24F;
+  return sign != 0U ? -value : value;
+}
+
+}  // namespace detail
+
+/// bfloat16 storage: 8 exponent and 7 significand bits. Arithmetic is done in float.
+struct bf16 {
+  std::uint16_t bits = 0;
+  bf16() = default;
+  constexpr explicit bf16(float x) noexcept : bits(detail::float_to_bf16(x)) {}
+  [[nodiscard]] constexpr explicit operator float() const noexcept {
+    return detail::bf16_to_float(bits);
+  }
+};
+
+/// IEEE binary16 storage: 5 exponent and 10 significand bits. Arithmetic is done in float.
+struct f16 {
+  std::uint16_t bits = 0;
+  f16() = default;
+  constexpr explicit f16(float x) noexcept : bits(detail::float_to_f16(x)) {}
+  [[nodiscard]] constexpr explicit operator float() const noexcept {
+    return detail::f16_to_float(bits);
+  }
+};
+
+/// How the bits of a storage type are laid out: what a vectorised load needs to know.
+enum class storage_format : unsigned char { f64, f32, bf16, f16 };
+
+/// Specialise this to let another type be the element of a view (backend/eigen.hpp does so for
+/// Eigen::bfloat16 and Eigen::half). `accumulator` is float or double; the type converts to and from it.
+template <class T>
+struct scalar_traits;
+template <>
+struct scalar_traits<double> {
+  using accumulator = double;
+  static constexpr storage_format format = storage_format::f64;
+};
+template <>
+struct scalar_traits<float> {
+  using accumulator = float;
+  static constexpr storage_format format = storage_format::f32;
+};
+template <>
+struct scalar_traits<bf16> {
+  using accumulator = float;
+  static constexpr storage_format format = storage_format::bf16;
+};
+template <>
+struct scalar_traits<f16> {
+  using accumulator = float;
+  static constexpr storage_format format = storage_format::f16;
+};
+
+/// A storage type: f64, f32, bf16, f16, or one that scalar_traits was specialised for. No integers.
+template <class T>
+concept Scalar = requires {
+  typename scalar_traits<std::remove_const_t<T>>::accumulator;
+};
+
+/// A type that sums are taken in.
+template <class S>
+concept Accumulator = std::same_as<S, float> || std::same_as<S, double>;
+
+/// The type in which values of T are summed: double for f64, float for the rest.
+template <Scalar T>
+using accumulator_t = typename scalar_traits<std::remove_const_t<T>>::accumulator;
+
+/// Stored value to accumulator: exact.
+template <Accumulator S, Scalar T>
+  requires(sizeof(T) <= sizeof(S))
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr S widen(const T& x) noexcept {
+  return static_cast<S>(static_cast<accumulator_t<T>>(x));
+}
+
+/// Accumulator to stored value, rounded to nearest even.
+template <Scalar T, Accumulator S>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T narrow(S x) noexcept {
+  return static_cast<T>(static_cast<accumulator_t<T>>(x));
+}
+
+/// True unless x is NaN or infinite. Looks at the bits, so it also holds under -ffast-math.
+template <Scalar T>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_finite(const T& x) noexcept {
+  return detail::is_finite_bits(static_cast<accumulator_t<T>>(x));
+}
+
+MPIROUTER_END_TYPES

@@ -1,0 +1,355 @@
+// What a matrix is: pointer, extents, named strides, and the memory space in the type. Nothing is owned, and
+// nothing is guessed from shapes: every layout is built by a function that says its name.
+#pragma once
+
+#include <mpi_router/core/error.hpp>
+#include <mpi_router/core/scalar.hpp>
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+MPIROUTER_BEGIN_TYPES
+
+/// Memory that the CPU may dereference.
+struct host_space {};
+/// Memory of an accelerator. Host algorithms do not accept it: the call does not compile.
+struct device_space {};
+
+/// A vector of `size` elements, `stride` elements apart.
+template <Scalar T, class Space = host_space>
+class vector_view {
+ public:
+  using element_type = T;
+  using value_type = std::remove_const_t<T>;
+  using space = Space;
+
+  constexpr vector_view() = default;
+
+  /// Throws usage_error on a negative size or null data for a size above zero.
+  constexpr vector_view(T* data, index_t size, index_t stride = 1) : data_(data), size_(size), stride_(stride) {
+    detail::expect(size >= 0, "vector_view: negative size ", size);
+    detail::expect(data != nullptr || size == 0, "vector_view: null data for size ", size);
+  }
+
+  /// A view of anything contiguous with data() and size(): std::vector, std::array, std::span.
+  template <class Range>
+    requires(!std::same_as<std::remove_cvref_t<Range>, vector_view> && std::same_as<Space, host_space> &&
+             requires(Range& range) {
+               { range.data() } -> std::convertible_to<T*>;
+               { range.size() } -> std::convertible_to<std::size_t>;
+               requires !requires { range.stride(); };
+             })
+  constexpr vector_view(Range&& range) : vector_view(range.data(), static_cast<index_t>(range.size())) {}
+
+  /// A view of const elements from one of mutable elements.
+  constexpr vector_view(const vector_view<value_type, Space>& other)
+    requires(std::is_const_v<T>)
+      : data_(other.data()), size_(other.size()), stride_(other.stride()) {}
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T* data() const noexcept { return data_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t size() const noexcept { return size_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t stride() const noexcept { return stride_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_contiguous() const noexcept {
+    return stride_ == 1 || size_ <= 1;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T& operator[](index_t i) const noexcept
+    requires(std::same_as<Space, host_space>)
+  {
+    return data_[i * stride_];
+  }
+
+ private:
+  T* data_ = nullptr;
+  index_t size_ = 0;
+  index_t stride_ = 1;
+};
+
+template <class Range>
+vector_view(Range& range) -> vector_view<std::remove_pointer_t<decltype(range.data())>>;
+
+/// A matrix of `rows` × `cols` elements with any strides. For a gate matrix the rows are the F neurons
+/// and the columns the D hidden dimensions, whatever the storage: it is A = W_gᵀ.
+template <Scalar T, class Space = host_space>
+class matrix_view {
+ public:
+  using element_type = T;
+  using value_type = std::remove_const_t<T>;
+  using space = Space;
+
+  constexpr matrix_view() = default;
+
+  /// Prefer the named functions below. Throws usage_error on a negative extent, or null data for a
+  /// matrix that is not empty.
+  constexpr matrix_view(T* data, index_t rows, index_t cols, index_t row_stride, index_t col_stride)
+      : data_(data), rows_(rows), cols_(cols), row_stride_(row_stride), col_stride_(col_stride) {
+    detail::expect(rows >= 0 && cols >= 0, "matrix_view: negative extent in [", rows, ", ", cols, "]");
+    detail::expect(data != nullptr || rows == 0 || cols == 0, "matrix_view: null data for shape [", rows, ", ",
+                   cols, "]");
+  }
+
+  /// A view of const elements from one of mutable elements.
+  constexpr matrix_view(const matrix_view<value_type, Space>& other)
+    requires(std::is_const_v<T>)
+      : data_(other.data()),
+        rows_(other.rows()),
+        cols_(other.cols()),
+        row_stride_(other.row_stride()),
+        col_stride_(other.col_stride()) {}
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T* data() const noexcept { return data_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t row_stride() const noexcept { return row_stride_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t col_stride() const noexcept { return col_stride_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool empty() const noexcept {
+    return rows_ == 0 || cols_ == 0;
+  }
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T& operator()(index_t row, index_t col) const noexcept
+    requires(std::same_as<Space, host_space>)
+  {
+    return data_[row * row_stride_ + col * col_stride_];
+  }
+
+  /// Row i, a vector of cols() elements.
+  [[nodiscard]] constexpr vector_view<T, Space> row(index_t i) const {
+    return {cols_ == 0 ? data_ : data_ + i * row_stride_, cols_, col_stride_};
+  }
+  /// The rows [first, first + count): a shard along the first axis.
+  [[nodiscard]] constexpr matrix_view middle_rows(index_t first, index_t count) const {
+    detail::expect(first >= 0 && count >= 0 && first <= rows_ && count <= rows_ - first, "matrix_view: rows [",
+                   first, ", ", first, " + ", count, ") out of ", rows_);
+    return {data_ + first * row_stride_, count, cols_, row_stride_, col_stride_};
+  }
+  /// The columns [first, first + count): a shard along the second axis.
+  [[nodiscard]] constexpr matrix_view middle_cols(index_t first, index_t count) const {
+    return transposed().middle_rows(first, count).transposed();
+  }
+  [[nodiscard]] constexpr matrix_view transposed() const {
+    return {data_, cols_, rows_, col_stride_, row_stride_};
+  }
+
+ private:
+  T* data_ = nullptr;
+  index_t rows_ = 0;
+  index_t cols_ = 0;
+  index_t row_stride_ = 0;
+  index_t col_stride_ = 1;
+};
+
+/// Rows stored one after the other, as in C, PyTorch and NumPy: router rows [N, D], tokens [T, D].
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr matrix_view<T, Space> row_major(T* data, index_t rows, index_t cols) {
+  return {data, rows, cols, cols, 1};
+}
+/// Columns stored one after the other, as in Fortran and by default in Eigen.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr matrix_view<T, Space> column_major(T* data, index_t rows, index_t cols) {
+  return {data, rows, cols, 1, rows};
+}
+/// One gate matrix stored [F, D], each stored row one neuron: PyTorch's `gate_proj.weight`.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr matrix_view<T, Space> gate_fd(T* data, index_t ffn_dim, index_t hidden_dim) {
+  return row_major<Space>(data, ffn_dim, hidden_dim);
+}
+/// One gate matrix stored [D, F], as the paper writes W_g. The view is its transpose A, F × D.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr matrix_view<T, Space> gate_df(T* data, index_t hidden_dim, index_t ffn_dim) {
+  return column_major<Space>(data, ffn_dim, hidden_dim);
+}
+
+/// Extents of a batch of experts. Named, because nothing can be told from their values.
+struct expert_shape {
+  index_t num_experts = 0;  ///< N
+  index_t ffn_dim = 0;      ///< F, of one expert; the gate half alone where gate and up are fused
+  index_t hidden_dim = 0;   ///< D
+  friend constexpr bool operator==(const expert_shape&, const expert_shape&) = default;
+};
+
+/// Distances in elements along the three axes of a batch of experts.
+struct expert_strides {
+  index_t expert = 0;
+  index_t ffn = 0;
+  index_t hidden = 0;
+};
+
+/// The gate matrices A_i (F × D) of N experts: one base pointer and a stride, or one pointer per expert.
+/// A table of pointers stays the caller's and must outlive the view.
+template <Scalar T, class Space = host_space>
+class expert_batch_view {
+ public:
+  using element_type = T;
+  using value_type = std::remove_const_t<T>;
+  using space = Space;
+
+  constexpr expert_batch_view() = default;
+
+  /// Prefer the named functions below.
+  constexpr expert_batch_view(T* data, const expert_shape& shape, const expert_strides& strides)
+      : data_(data), shape_(shape), strides_(strides) {
+    check_shape();
+    detail::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts, ", ",
+                   shape.ffn_dim, ", ", shape.hidden_dim, "]");
+  }
+  constexpr expert_batch_view(T* const* table, const expert_shape& shape, const expert_strides& strides)
+      : table_(table), shape_(shape), strides_(strides) {
+    check_shape();
+    detail::expect(table != nullptr || empty(), "expert_batch_view: null pointer table for ", shape.num_experts,
+                   " experts");
+  }
+
+  /// A view of const elements from one of mutable elements.
+  constexpr expert_batch_view(const expert_batch_view<value_type, Space>& other)
+    requires(std::is_const_v<T>)
+      : data_(other.data()), table_(other.table()), shape_(other.shape()), strides_(other.strides()) {}
+
+  [[nodiscard]] constexpr T* data() const noexcept { return data_; }
+  /// The pointers, one per expert; null where the batch has one base pointer.
+  [[nodiscard]] constexpr T* const* table() const noexcept { return table_; }
+  [[nodiscard]] constexpr const expert_shape& shape() const noexcept { return shape_; }
+  [[nodiscard]] constexpr const expert_strides& strides() const noexcept { return strides_; }
+  [[nodiscard]] constexpr index_t num_experts() const noexcept { return shape_.num_experts; }
+  [[nodiscard]] constexpr index_t ffn_dim() const noexcept { return shape_.ffn_dim; }
+  [[nodiscard]] constexpr index_t hidden_dim() const noexcept { return shape_.hidden_dim; }
+  [[nodiscard]] constexpr bool empty() const noexcept {
+    return shape_.num_experts == 0 || shape_.ffn_dim == 0 || shape_.hidden_dim == 0;
+  }
+
+  /// The gate matrix of expert i, F × D. Throws usage_error if i is out of range.
+  [[nodiscard]] constexpr matrix_view<T, Space> operator[](index_t i) const {
+    detail::expect(i >= 0 && i < shape_.num_experts, "expert ", i, " out of ", shape_.num_experts);
+    T* base = nullptr;
+    if (table_ == nullptr) {
+      base = data_ == nullptr ? nullptr : data_ + i * strides_.expert;
+    } else if constexpr (std::same_as<Space, host_space>) {
+      base = table_[i];
+    } else {
+      detail::usage_failure("a pointer table in device memory cannot be indexed on the host");
+    }
+    return {base, shape_.ffn_dim, shape_.hidden_dim, strides_.ffn, strides_.hidden};
+  }
+
+ private:
+  constexpr void check_shape() const {
+    const auto [n, f, d] = shape_;
+    detail::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d, "]");
+    // Twice the elements (gate and up fused), in bytes, must still be addressable.
+    constexpr index_t most = std::numeric_limits<index_t>::max() / (2 * static_cast<index_t>(sizeof(T)));
+    detail::expect(empty() || (f <= most / d && n <= most / d / f), "expert_batch_view: [", n, ", ", f, ", ", d,
+                   "] elements do not fit in memory");
+  }
+
+  T* data_ = nullptr;
+  T* const* table_ = nullptr;
+  expert_shape shape_;
+  expert_strides strides_;
+};
+
+/// Which half of a fused gate-and-up tensor a view shows.
+enum class fused_half : unsigned char { gate, up };
+
+/// [N, F, D]: each stored row one neuron. PyTorch, MegaBlocks (flattened to [N·F, D]), this project.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nfd(T* data, const expert_shape& s) {
+  return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = s.hidden_dim, .hidden = 1}};
+}
+/// [N, D, F]: the paper's W_g of each expert, used as x · W.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_ndf(T* data, const expert_shape& s) {
+  return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = 1, .hidden = s.ffn_dim}};
+}
+/// [N, 2F, D], the F gate rows before the F up rows of each expert.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(T* data, const expert_shape& s,
+                                                                               fused_half half = fused_half::gate) {
+  const index_t offset = half == fused_half::up ? s.ffn_dim * s.hidden_dim : 0;
+  return {data == nullptr ? data : data + offset,
+          s,
+          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = s.hidden_dim, .hidden = 1}};
+}
+/// [N, 2F, D], gate rows (even) and up rows (odd) in turn.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(T* data, const expert_shape& s,
+                                                                              fused_half half = fused_half::gate) {
+  const index_t offset = half == fused_half::up ? s.hidden_dim : 0;
+  return {data == nullptr ? data : data + offset,
+          s,
+          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 2 * s.hidden_dim, .hidden = 1}};
+}
+/// [N, D, 2F], the gate columns before the up columns: Llama-4, Qwen3-VL.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(T* data, const expert_shape& s,
+                                                                               fused_half half = fused_half::gate) {
+  const index_t offset = half == fused_half::up ? s.ffn_dim : 0;
+  return {data == nullptr ? data : data + offset,
+          s,
+          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 1, .hidden = 2 * s.ffn_dim}};
+}
+/// [N, D, 2F], gate columns (even) and up columns (odd) in turn: gpt-oss.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(T* data, const expert_shape& s,
+                                                                              fused_half half = fused_half::gate) {
+  const index_t offset = half == fused_half::up ? 1 : 0;
+  return {data == nullptr ? data : data + offset,
+          s,
+          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 2, .hidden = 2 * s.ffn_dim}};
+}
+/// Any strides, in elements.
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_strided(T* data, const expert_shape& s,
+                                                                    const expert_strides& strides) {
+  return {data, s, strides};
+}
+/// One pointer per expert, each to a matrix stored [F, D].
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_fd_pointers(T* const* table, const expert_shape& s) {
+  return {table, s, {.expert = 0, .ffn = s.hidden_dim, .hidden = 1}};
+}
+/// One pointer per expert, each to a matrix stored [D, F].
+template <class Space = host_space, Scalar T>
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_df_pointers(T* const* table, const expert_shape& s) {
+  return {table, s, {.expert = 0, .ffn = 1, .hidden = s.ffn_dim}};
+}
+
+namespace detail {
+
+struct address_range {
+  std::uintptr_t first;
+  std::uintptr_t last;  // one past the end
+};
+
+template <class T>
+[[nodiscard]] address_range addresses(const T* data, index_t rows, index_t cols, index_t row_stride,
+                                      index_t col_stride) noexcept {
+  const auto base = reinterpret_cast<std::uintptr_t>(data);
+  if (rows == 0 || cols == 0) {
+    return {base, base};
+  }
+  const index_t a = (rows - 1) * row_stride;
+  const index_t b = (cols - 1) * col_stride;
+  const index_t low = (a < 0 ? a : 0) + (b < 0 ? b : 0);
+  const index_t high = (a > 0 ? a : 0) + (b > 0 ? b : 0) + 1;
+  constexpr auto size = static_cast<index_t>(sizeof(T));
+  return {base + static_cast<std::uintptr_t>(low * size), base + static_cast<std::uintptr_t>(high * size)};
+}
+template <class T, class Space>
+[[nodiscard]] address_range addresses(const vector_view<T, Space>& v) noexcept {
+  return addresses(v.data(), v.size(), 1, v.stride(), 1);
+}
+template <class T, class Space>
+[[nodiscard]] address_range addresses(const matrix_view<T, Space>& m) noexcept {
+  return addresses(m.data(), m.rows(), m.cols(), m.row_stride(), m.col_stride());
+}
+
+/// Whether the address ranges of two views meet. O(1); interleaved views that share no element still count.
+template <class A, class B>
+[[nodiscard]] bool overlap(const A& a, const B& b) noexcept {
+  const auto p = addresses(a);
+  const auto q = addresses(b);
+  return p.first < p.last && q.first < q.last && p.first < q.last && q.first < p.last;
+}
+
+}  // namespace detail
+
+MPIROUTER_END_TYPES
