@@ -81,3 +81,9 @@ struct serial_executor {
 };
 
 MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+namespace detail {
+using namespace core;  // expect, overlap: one set for every instruction set
+}
+MPIROUTER_END

@@ -48,7 +48,7 @@ class usage_error : public std::invalid_argument {
 };
 #endif
 
-namespace detail {
+namespace core {
 
 /// Throws usage_error; without exceptions prints the same message to stderr and aborts.
 [[noreturn]] inline void usage_failure(const std::string& message) {
@@ -82,6 +82,6 @@ constexpr void expect(bool condition, const Parts&... parts) {
   }
 }
 
-}  // namespace detail
+}  // namespace core
 
 MPIROUTER_END_TYPES

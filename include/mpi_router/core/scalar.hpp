@@ -11,7 +11,7 @@
 
 MPIROUTER_BEGIN_TYPES
 
-namespace detail {
+namespace core {
 
 // Bit patterns, so that the tests for NaN and infinity survive -ffast-math.
 [[nodiscard]] constexpr bool is_finite_bits(float x) noexcept {
@@ -70,15 +70,15 @@ namespace detail {
   return sign != 0U ? -value : value;
 }
 
-}  // namespace detail
+}  // namespace core
 
 /// bfloat16 storage: 8 exponent and 7 significand bits. Arithmetic is done in float.
 struct bf16 {
   std::uint16_t bits = 0;
   bf16() = default;
-  constexpr explicit bf16(float x) noexcept : bits(detail::float_to_bf16(x)) {}
+  constexpr explicit bf16(float x) noexcept : bits(core::float_to_bf16(x)) {}
   [[nodiscard]] constexpr explicit operator float() const noexcept {
-    return detail::bf16_to_float(bits);
+    return core::bf16_to_float(bits);
   }
 };
 
@@ -86,9 +86,9 @@ struct bf16 {
 struct f16 {
   std::uint16_t bits = 0;
   f16() = default;
-  constexpr explicit f16(float x) noexcept : bits(detail::float_to_f16(x)) {}
+  constexpr explicit f16(float x) noexcept : bits(core::float_to_f16(x)) {}
   [[nodiscard]] constexpr explicit operator float() const noexcept {
-    return detail::f16_to_float(bits);
+    return core::f16_to_float(bits);
   }
 };
 
@@ -150,7 +150,7 @@ template <Scalar T, Accumulator S>
 /// True unless x is NaN or infinite. Looks at the bits, so it also holds under -ffast-math.
 template <Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_finite(const T& x) noexcept {
-  return detail::is_finite_bits(static_cast<accumulator_t<T>>(x));
+  return core::is_finite_bits(static_cast<accumulator_t<T>>(x));
 }
 
 MPIROUTER_END_TYPES

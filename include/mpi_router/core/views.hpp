@@ -28,8 +28,8 @@ class vector_view {
 
   /// Throws usage_error on a negative size or null data for a size above zero.
   constexpr vector_view(T* data, index_t size, index_t stride = 1) : data_(data), size_(size), stride_(stride) {
-    detail::expect(size >= 0, "vector_view: negative size ", size);
-    detail::expect(data != nullptr || size == 0, "vector_view: null data for size ", size);
+    core::expect(size >= 0, "vector_view: negative size ", size);
+    core::expect(data != nullptr || size == 0, "vector_view: null data for size ", size);
   }
 
   /// A view of anything contiguous with data() and size(): std::vector, std::array, std::span.
@@ -38,13 +38,14 @@ class vector_view {
              requires(Range& range) {
                { range.data() } -> std::convertible_to<T*>;
                { range.size() } -> std::convertible_to<std::size_t>;
-               requires !requires { range.stride(); };
+               requires !requires { range.stride(); } && !requires { range.innerStride(); };
              })
   constexpr vector_view(Range&& range) : vector_view(range.data(), static_cast<index_t>(range.size())) {}
 
   /// A view of const elements from one of mutable elements.
-  constexpr vector_view(const vector_view<value_type, Space>& other)
-    requires(std::is_const_v<T>)
+  template <class U>
+    requires(std::is_const_v<T> && std::same_as<U, value_type>)
+  constexpr vector_view(const vector_view<U, Space>& other)
       : data_(other.data()), size_(other.size()), stride_(other.stride()) {}
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T* data() const noexcept { return data_; }
@@ -83,14 +84,15 @@ class matrix_view {
   /// matrix that is not empty.
   constexpr matrix_view(T* data, index_t rows, index_t cols, index_t row_stride, index_t col_stride)
       : data_(data), rows_(rows), cols_(cols), row_stride_(row_stride), col_stride_(col_stride) {
-    detail::expect(rows >= 0 && cols >= 0, "matrix_view: negative extent in [", rows, ", ", cols, "]");
-    detail::expect(data != nullptr || rows == 0 || cols == 0, "matrix_view: null data for shape [", rows, ", ",
+    core::expect(rows >= 0 && cols >= 0, "matrix_view: negative extent in [", rows, ", ", cols, "]");
+    core::expect(data != nullptr || rows == 0 || cols == 0, "matrix_view: null data for shape [", rows, ", ",
                    cols, "]");
   }
 
   /// A view of const elements from one of mutable elements.
-  constexpr matrix_view(const matrix_view<value_type, Space>& other)
-    requires(std::is_const_v<T>)
+  template <class U>
+    requires(std::is_const_v<T> && std::same_as<U, value_type>)
+  constexpr matrix_view(const matrix_view<U, Space>& other)
       : data_(other.data()),
         rows_(other.rows()),
         cols_(other.cols()),
@@ -118,7 +120,7 @@ class matrix_view {
   }
   /// The rows [first, first + count): a shard along the first axis.
   [[nodiscard]] constexpr matrix_view middle_rows(index_t first, index_t count) const {
-    detail::expect(first >= 0 && count >= 0 && first <= rows_ && count <= rows_ - first, "matrix_view: rows [",
+    core::expect(first >= 0 && count >= 0 && first <= rows_ && count <= rows_ - first, "matrix_view: rows [",
                    first, ", ", first, " + ", count, ") out of ", rows_);
     return {data_ + first * row_stride_, count, cols_, row_stride_, col_stride_};
   }
@@ -189,19 +191,20 @@ class expert_batch_view {
   constexpr expert_batch_view(T* data, const expert_shape& shape, const expert_strides& strides)
       : data_(data), shape_(shape), strides_(strides) {
     check_shape();
-    detail::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts, ", ",
+    core::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts, ", ",
                    shape.ffn_dim, ", ", shape.hidden_dim, "]");
   }
   constexpr expert_batch_view(T* const* table, const expert_shape& shape, const expert_strides& strides)
       : table_(table), shape_(shape), strides_(strides) {
     check_shape();
-    detail::expect(table != nullptr || empty(), "expert_batch_view: null pointer table for ", shape.num_experts,
+    core::expect(table != nullptr || empty(), "expert_batch_view: null pointer table for ", shape.num_experts,
                    " experts");
   }
 
   /// A view of const elements from one of mutable elements.
-  constexpr expert_batch_view(const expert_batch_view<value_type, Space>& other)
-    requires(std::is_const_v<T>)
+  template <class U>
+    requires(std::is_const_v<T> && std::same_as<U, value_type>)
+  constexpr expert_batch_view(const expert_batch_view<U, Space>& other)
       : data_(other.data()), table_(other.table()), shape_(other.shape()), strides_(other.strides()) {}
 
   [[nodiscard]] constexpr T* data() const noexcept { return data_; }
@@ -218,14 +221,14 @@ class expert_batch_view {
 
   /// The gate matrix of expert i, F × D. Throws usage_error if i is out of range.
   [[nodiscard]] constexpr matrix_view<T, Space> operator[](index_t i) const {
-    detail::expect(i >= 0 && i < shape_.num_experts, "expert ", i, " out of ", shape_.num_experts);
+    core::expect(i >= 0 && i < shape_.num_experts, "expert ", i, " out of ", shape_.num_experts);
     T* base = nullptr;
     if (table_ == nullptr) {
       base = data_ == nullptr ? nullptr : data_ + i * strides_.expert;
     } else if constexpr (std::same_as<Space, host_space>) {
       base = table_[i];
     } else {
-      detail::usage_failure("a pointer table in device memory cannot be indexed on the host");
+      core::usage_failure("a pointer table in device memory cannot be indexed on the host");
     }
     return {base, shape_.ffn_dim, shape_.hidden_dim, strides_.ffn, strides_.hidden};
   }
@@ -233,10 +236,10 @@ class expert_batch_view {
  private:
   constexpr void check_shape() const {
     const auto [n, f, d] = shape_;
-    detail::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d, "]");
+    core::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d, "]");
     // Twice the elements (gate and up fused), in bytes, must still be addressable.
     constexpr index_t most = std::numeric_limits<index_t>::max() / (2 * static_cast<index_t>(sizeof(T)));
-    detail::expect(empty() || (f <= most / d && n <= most / d / f), "expert_batch_view: [", n, ", ", f, ", ", d,
+    core::expect(empty() || (f <= most / d && n <= most / d / f), "expert_batch_view: [", n, ", ", f, ", ", d,
                    "] elements do not fit in memory");
   }
 
@@ -312,7 +315,7 @@ template <class Space = host_space, Scalar T>
   return {table, s, {.expert = 0, .ffn = 1, .hidden = s.ffn_dim}};
 }
 
-namespace detail {
+namespace core {
 
 struct address_range {
   std::uintptr_t first;
@@ -350,6 +353,6 @@ template <class A, class B>
   return p.first < p.last && q.first < q.last && p.first < q.last && q.first < p.last;
 }
 
-}  // namespace detail
+}  // namespace core
 
 MPIROUTER_END_TYPES

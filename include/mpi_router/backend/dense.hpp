@@ -1,0 +1,70 @@
+// A dense gate matrix as an operator: the view says where A is, the backend says who multiplies.
+#pragma once
+
+#include <mpi_router/backend/reference.hpp>
+#include <mpi_router/core/concepts.hpp>
+
+MPIROUTER_BEGIN
+
+/// M = AᵀA of one dense gate matrix, never formed. A model of GramOperator, FactoredGramOperator and
+/// ScalableGramOperator. Build it with gram(). Holds the view, not the data.
+///
+/// `T` is the storage type of A, `S` the type of the vectors and of the sums, `Backend` the kernels.
+template <Scalar T, Accumulator S = accumulator_t<T>, class Backend = reference>
+  requires DenseBackend<Backend, T, S>
+class dense_operator {
+ public:
+  using scalar = S;
+
+  explicit dense_operator(matrix_view<const T> a, Backend backend = {}) : a_(a), backend_(backend) {}
+
+  [[nodiscard]] const matrix_view<const T>& matrix() const noexcept { return a_; }
+  [[nodiscard]] index_t dimension() const noexcept { return a_.cols(); }
+  [[nodiscard]] index_t ffn_dim() const noexcept { return a_.rows(); }
+
+  /// u = xM, returns xMxᵀ. O(F·D), one read of A. Throws usage_error where x or u has not D elements, or
+  /// they overlap.
+  S apply(vector_view<const S> x, vector_view<S> u) const {
+    check("apply", x, dimension(), u, dimension());
+    return backend_.apply(a_, x, u);
+  }
+  /// y = A x.
+  void project(vector_view<const S> x, vector_view<S> y) const {
+    check("project", x, dimension(), y, ffn_dim());
+    backend_.project(a_, x, y);
+  }
+  /// u = y A.
+  void lift(vector_view<const S> y, vector_view<S> u) const {
+    check("lift", y, ffn_dim(), u, dimension());
+    backend_.lift(a_, y, u);
+  }
+  /// apply for elements whose squares leave the range of S: two reads of A by the reference loops.
+  scaled_energy<S> apply_scaled(vector_view<const S> x, vector_view<S> u) const {
+    check("apply_scaled", x, dimension(), u, dimension());
+    return reference{}.apply_scaled(a_, x, u);
+  }
+
+ private:
+  void check(const char* what, const vector_view<const S>& in, index_t in_size, const vector_view<S>& out,
+             index_t out_size) const {
+    detail::expect(in.size() == in_size && out.size() == out_size, what, ": A is [F = ", a_.rows(), ", D = ", a_.cols(),
+                   "], but the vectors have ", in.size(), " and ", out.size(), " elements, not ", in_size, " and ", out_size);
+    detail::expect(!detail::overlap(in, out), what, ": input and output overlap");
+  }
+
+  matrix_view<const T> a_;
+  [[no_unique_address]] Backend backend_;
+};
+
+/// The operator of one gate matrix A, [F, D]. Sums are taken in accumulator_t<T>; `gram<double>(a)` takes them in
+/// double whatever the storage.
+template <Scalar T, class Backend = reference>
+[[nodiscard]] auto gram(const matrix_view<T>& a, Backend backend = {}) {
+  return dense_operator<std::remove_const_t<T>, accumulator_t<T>, Backend>(a, backend);
+}
+template <Accumulator S, Scalar T, class Backend = reference>
+[[nodiscard]] auto gram(const matrix_view<T>& a, Backend backend = {}) {
+  return dense_operator<std::remove_const_t<T>, S, Backend>(a, backend);
+}
+
+MPIROUTER_END

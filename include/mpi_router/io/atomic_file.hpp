@@ -1,0 +1,107 @@
+// A file that is either whole under its final name or not there at all.
+#pragma once
+
+#include <mpi_router/io/mapped_file.hpp>
+
+#include <algorithm>
+#include <random>
+
+MPIROUTER_BEGIN_TYPES
+
+namespace detail {
+
+/// A name beside `target` that no other process uses by chance: ".NAME.XXXXXXXX.tmp".
+[[nodiscard]] inline std::filesystem::path temporary_sibling(const std::filesystem::path& target) {
+  constexpr std::string_view alphabet = "abcdefghijklmnopqrstuvwxyz0123456789";
+  std::random_device entropy;
+  std::uniform_int_distribution<std::size_t> letter(0, alphabet.size() - 1);
+  std::string suffix;
+  for (int i = 0; i < 8; ++i) {
+    suffix += alphabet[letter(entropy)];
+  }
+  // A file name has room for 255 bytes; the target may use all of them.
+  return target.parent_path() / ("." + target.filename().string().substr(0, 200) + "." + suffix + ".tmp");
+}
+
+/// Makes a rename in `folder` last through a power failure, where the file system can.
+inline void sync_folder(const std::filesystem::path& folder) {
+  const file_descriptor fd(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() >= 0) {
+    ::fsync(fd.get());
+  }
+}
+
+}  // namespace detail
+
+/// Writes to a temporary file in the folder of `target`; commit() syncs it to disk and renames it over the
+/// target in one step. Without commit(), whatever happens, the target stays as it was, and the destructor
+/// removes the temporary file. A symbolic link is followed: the file it names is replaced, not the link.
+/// Throws file_error, also if the target exists and is no regular file.
+class atomic_file {
+ public:
+  explicit atomic_file(const std::filesystem::path& target) : target_(target) {
+    namespace fs = std::filesystem;
+    std::error_code error;
+    if (fs::is_symlink(target_, error)) {
+      target_ = fs::canonical(target_, error);
+      if (error) {
+        detail::file_failure(target, "is a symbolic link to nowhere");
+      }
+    }
+    const auto kind = fs::status(target_, error).type();
+    if (kind != fs::file_type::not_found && kind != fs::file_type::regular) {
+      detail::file_failure(target_, kind == fs::file_type::directory ? "is a folder" : "is not a regular file");
+    }
+    for (int attempt = 0; attempt < 16 && fd_.get() < 0; ++attempt) {
+      temporary_ = detail::temporary_sibling(target_);
+      fd_ = detail::file_descriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+      if (fd_.get() < 0 && errno != EEXIST) {
+        break;
+      }
+    }
+    if (fd_.get() < 0) {
+      detail::file_failure(target_, "cannot be written: ", detail::last_os_error());
+    }
+  }
+  atomic_file(const atomic_file&) = delete;
+  atomic_file& operator=(const atomic_file&) = delete;
+  ~atomic_file() {
+    if (fd_.get() >= 0) {
+      ::unlink(temporary_.c_str());
+    }
+  }
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return target_; }
+
+  /// Appends bytes.
+  void write(std::span<const std::byte> bytes) {
+    constexpr std::size_t most = std::size_t{1} << 26U;  // one write(2) takes at most 2 GiB
+    while (!bytes.empty()) {
+      const auto written = ::write(fd_.get(), bytes.data(), std::min(bytes.size(), most));
+      if (written < 0 && errno != EINTR) {
+        detail::file_failure(target_, "cannot be written: ", detail::last_os_error());
+      }
+      bytes = bytes.subspan(written < 0 ? 0 : static_cast<std::size_t>(written));
+    }
+  }
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+  /// Puts the file under its final name.
+  void commit() {
+    if (::fsync(fd_.get()) != 0 && errno != EINVAL) {
+      detail::file_failure(target_, "cannot be written: ", detail::last_os_error());
+    }
+    if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
+      detail::file_failure(target_, "cannot be put in place: ", detail::last_os_error());
+    }
+    fd_.reset();
+    detail::sync_folder(target_.parent_path());
+  }
+
+ private:
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;
+  detail::file_descriptor fd_;
+};
+
+MPIROUTER_END_TYPES

@@ -1,0 +1,107 @@
+// A file as bytes in memory, read only: pages come from disk when they are first touched.
+#pragma once
+
+#include <mpi_router/io/file_error.hpp>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <span>
+#include <system_error>
+#include <utility>
+
+MPIROUTER_BEGIN_TYPES
+
+namespace detail {
+
+[[nodiscard]] inline std::string last_os_error() { return std::generic_category().message(errno); }
+
+/// A POSIX file descriptor, closed at the end of its life.
+class file_descriptor {
+ public:
+  file_descriptor() = default;
+  explicit file_descriptor(int fd) : fd_(fd) {}
+  file_descriptor(file_descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  file_descriptor& operator=(file_descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  file_descriptor(const file_descriptor&) = delete;
+  file_descriptor& operator=(const file_descriptor&) = delete;
+  ~file_descriptor() { reset(); }
+
+  [[nodiscard]] int get() const noexcept { return fd_; }
+  void reset() noexcept {
+    if (fd_ >= 0) {
+      ::close(std::exchange(fd_, -1));
+    }
+  }
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace detail
+
+/// A read-only memory map of a whole regular file. Movable; the bytes keep their address when it moves.
+/// Throws file_error if the file cannot be opened, is no regular file, or cannot be mapped.
+/// Like any map, it shows what happens to the file: one that is truncated by someone else while it is
+/// mapped ends the program at the next touch of a lost page.
+class mapped_file {
+ public:
+  explicit mapped_file(std::filesystem::path path) : path_(std::move(path)) {
+    const detail::file_descriptor fd(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (fd.get() < 0) {
+      detail::file_failure(path_, "cannot be opened: ", detail::last_os_error());
+    }
+    struct stat info {};
+    if (::fstat(fd.get(), &info) != 0) {
+      detail::file_failure(path_, "cannot be examined: ", detail::last_os_error());
+    }
+    if (!S_ISREG(info.st_mode)) {
+      detail::file_failure(path_, "is not a regular file");
+    }
+    size_ = static_cast<std::size_t>(info.st_size);
+    if (size_ != 0) {
+      void* const base = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+      if (base == MAP_FAILED) {
+        detail::file_failure(path_, "cannot be mapped: ", detail::last_os_error());
+      }
+      base_ = base;
+    }
+  }
+
+  mapped_file(mapped_file&& other) noexcept
+      : path_(std::move(other.path_)),
+        base_(std::exchange(other.base_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
+  mapped_file& operator=(mapped_file&& other) noexcept {
+    std::swap(path_, other.path_);
+    std::swap(base_, other.base_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  mapped_file(const mapped_file&) = delete;
+  mapped_file& operator=(const mapped_file&) = delete;
+  ~mapped_file() {
+    if (base_ != nullptr) {
+      ::munmap(base_, size_);
+    }
+  }
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept {
+    return {static_cast<const std::byte*>(base_), size_};
+  }
+
+ private:
+  std::filesystem::path path_;
+  void* base_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+MPIROUTER_END_TYPES

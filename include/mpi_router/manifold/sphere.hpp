@@ -1,0 +1,95 @@
+// The sphere of radius C on which router rows live: retraction, tangent space, distance (Eq. 5).
+#pragma once
+
+#include <mpi_router/manifold/scaled.hpp>
+
+#include <type_traits>
+
+MPIROUTER_BEGIN
+
+namespace detail {
+template <class V, class W>
+void expect_same_size(const char* what, const V& a, const W& b) {
+  expect(a.size() == b.size(), what, ": vectors of ", a.size(), " and ", b.size(), " elements");
+}
+template <Accumulator S>
+void expect_radius(const char* what, S radius) {
+  expect(is_finite(radius) && radius > S{0}, what, ": the radius must be positive and finite, not ", radius);
+}
+template <Accumulator S>
+[[nodiscard]] constexpr status row_status(const scaled_norm<S>& row) noexcept {
+  return row.kind == magnitude::zero ? status::zero_row
+         : row.kind == magnitude::finite ? status::ok
+                                         : status::non_finite;
+}
+}  // namespace detail
+
+/// Retraction onto the sphere (Eq. 5): out = C · x / ‖x‖. out may be x. O(D).
+/// A zero or non-finite x is copied as it is and named by the status. Throws usage_error on sizes that
+/// differ or a radius that is not positive.
+template <Accumulator S>
+status retract(std::type_identity_t<vector_view<const S>> x, vector_view<S> out, std::type_identity_t<S> radius) {
+  detail::expect_same_size("retract", x, out);
+  detail::expect_radius("retract", radius);
+  const auto length = detail::norm<S>(x);
+  const status result = detail::row_status(length);
+  detail::scale_into<S>(x, out,
+                        result == status::ok ? detail::scaled<S>{radius, 0} / length.norm : detail::scaled<S>{S{1}, 0});
+  return result;
+}
+
+/// Orthogonal projection onto the tangent space at `base`: out = v − (v · b̂) b̂ with b̂ = base / ‖base‖.
+/// out may be v. O(D). At a zero base every direction is tangent: out = v.
+template <Accumulator S>
+status project_to_tangent(std::type_identity_t<vector_view<const S>> base, std::type_identity_t<vector_view<const S>> v,
+                          vector_view<S> out) {
+  detail::expect_same_size("project_to_tangent", base, v);
+  detail::expect_same_size("project_to_tangent", base, out);
+  const auto length = detail::norm<S>(base);
+  if (length.kind != detail::magnitude::finite) {
+    detail::scale_into<S>(v, out, {S{1}, 0});
+    return detail::row_status(length);
+  }
+  const detail::scaler<S> unit(detail::scaled<S>{S{1}, 0} / length.norm);
+  const S along = detail::sum_terms<S>(v.size(), [&](index_t i) { return v[i] * unit(base[i]); });
+  for (index_t i = 0; i < v.size(); ++i) {
+    out[i] = v[i] - along * unit(base[i]);
+  }
+  return status::ok;
+}
+
+/// The angle between x and y in radians, in [0, π]. Accurate for angles near 0 and π too, where the arc cosine
+/// is not (Kahan: 2 atan2(‖x̂ − ŷ‖, ‖x̂ + ŷ‖)). NaN where either is zero or non-finite. O(D).
+template <Accumulator S>
+[[nodiscard]] S angle(vector_view<const S> x, std::type_identity_t<vector_view<const S>> y) {
+  detail::expect_same_size("angle", x, y);
+  const auto nx = detail::norm<S>(x);
+  const auto ny = detail::norm<S>(y);
+  if (nx.kind != detail::magnitude::finite || ny.kind != detail::magnitude::finite) {
+    return std::numeric_limits<S>::quiet_NaN();
+  }
+  const detail::scaler<S> unit_x(detail::scaled<S>{S{1}, 0} / nx.norm);
+  const detail::scaler<S> unit_y(detail::scaled<S>{S{1}, 0} / ny.norm);
+  const auto squared = [](S value) { return value * value; };
+  const S apart = detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) - unit_y(y[i])); });
+  const S together = detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) + unit_y(y[i])); });
+  return S{2} * std::atan2(std::sqrt(apart), std::sqrt(together));
+}
+
+/// The angle between the lines through x and y, in [0, π/2]: a singular direction has no sign.
+template <Accumulator S>
+[[nodiscard]] S line_angle(vector_view<const S> x, std::type_identity_t<vector_view<const S>> y) {
+  constexpr S pi = static_cast<S>(3.141592653589793238462643383279502884L);
+  const S theta = angle<S>(x, y);
+  return theta > pi / S{2} ? pi - theta : theta;
+}
+
+/// Geodesic distance of the directions of x and y on the sphere of radius C: C times the angle.
+template <Accumulator S>
+[[nodiscard]] S geodesic_distance(vector_view<const S> x, std::type_identity_t<vector_view<const S>> y,
+                                  std::type_identity_t<S> radius = S{1}) {
+  detail::expect_radius("geodesic_distance", radius);
+  return radius * angle<S>(x, y);
+}
+
+MPIROUTER_END

@@ -1,0 +1,87 @@
+// The same step seen from the tangent space: Riemannian steepest ascent of the Rayleigh quotient (Eq. 9, 10).
+#pragma once
+
+#include <mpi_router/manifold/power_step.hpp>
+
+MPIROUTER_BEGIN
+
+/// The adaptive step of Eq. 10: η = 1/ρ, for which the ascent of Eq. 9, retracted, *is* the power step.
+template <Accumulator S>
+[[nodiscard]] S adaptive_step(S rayleigh) {
+  return S{1} / rayleigh;
+}
+
+/// Every η is a shifted power step: r̂ + ηg ∝ r̂(M − sI) with s = ρ − 1/η. η → 0 is Oja's rule (s → −∞), s = 0 is MPI.
+template <Accumulator S>
+[[nodiscard]] S power_shift(S rayleigh, std::type_identity_t<S> eta) {
+  return rayleigh - S{1} / eta;
+}
+
+/// How far the adaptive step moves on the unit sphere. Eq. 10 gives the tangential length ‖ηg‖ = tan ψ; the
+/// retraction keeps the angle ψ, which is the geodesic length, and the difference is the "≈" of Eq. 10.
+template <Accumulator S>
+struct step_length {
+  S tangential;  ///< tan ψ = ‖g‖ / ρ
+  S geodesic;    ///< ψ
+};
+template <Accumulator S>
+[[nodiscard]] step_length<S> adaptive_step_length(const rayleigh_result<S>& at) {
+  return {at.relative_residual, std::atan(at.relative_residual)};
+}
+
+namespace detail {
+
+/// out = C · (r̂ + t g/ρ) / ‖…‖ with t = ηρ, which has no scale: (1 − t) r̂ + t r̂M/ρ.
+template <GramOperator Op, class RelativeStep>
+step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const scalar_of<Op>> row,
+                                  vector_view<scalar_of<Op>> out, scalar_of<Op> radius, RelativeStep relative_step,
+                                  degenerate_row policy) {
+  using S = scalar_of<Op>;
+  expect_radius(what, radius);
+  const auto image = apply_to_row(what, op, row, out);
+  if (image.state != status::ok) {
+    degenerate<S>(row, out, policy);
+    return {image.state, S{0}, S{0}};
+  }
+  const S t = relative_step(image.rayleigh);
+  const scaler<S> along_row(scaled<S>{S{1} - t, 0} / image.row_norm);
+  const scaler<S> along_image(scaled<S>{t, image.image_exponent} / (image.rayleigh * image.row_norm));
+  for (index_t i = 0; i < row.size(); ++i) {
+    out[i] = along_row(row[i]) + along_image(out[i]);
+  }
+  const auto length = norm<S>(vector_view<const S>(out));
+  if (length.kind != magnitude::finite) {  // an over-shifted step can land exactly on zero
+    degenerate<S>(row, out, policy);
+    return {length.kind == magnitude::zero ? status::zero_image : status::non_finite, image.rayleigh.unscaled(), S{0}};
+  }
+  scale_into<S>(vector_view<const S>(out), out, scaled<S>{radius, 0} / length.norm);
+  // ⟨r̂, r̂ + ηg⟩ = 1, since g is tangent.
+  const S cosine = (scaled<S>{S{1}, 0} / length.norm).unscaled();
+  return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
+}
+
+}  // namespace detail
+
+/// Steepest ascent with a given step (Eq. 9), retracted: out = C · (r̂ + ηg) / ‖r̂ + ηg‖, g = r̂M − ρ r̂.
+/// η has the unit of 1/ρ; the gradient's factor 2 is in η. η may be negative (descent). Stateless; one
+/// application of M. Shapes, statuses and errors are those of power_step.
+template <GramOperator Op>
+step_result<scalar_of<Op>> steepest_ascent_step(Op&& op, vector_view<const scalar_of<Op>> row,
+                                                vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
+                                                scalar_of<Op> eta, degenerate_row policy = degenerate_row::keep) {
+  using S = scalar_of<Op>;
+  detail::expect(is_finite(eta), "steepest_ascent_step: eta is not finite");
+  const auto relative = [eta](const detail::scaled<S>& rho) { return (detail::scaled<S>{eta, 0} * rho).unscaled(); };
+  return detail::ascend("steepest_ascent_step", op, row, out, radius, relative, policy);
+}
+
+/// Steepest ascent with the adaptive step η = 1/ρ (Eq. 10), retracted: equal to power_step, up to rounding.
+template <GramOperator Op>
+step_result<scalar_of<Op>> adaptive_ascent_step(Op&& op, vector_view<const scalar_of<Op>> row,
+                                                vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
+                                                degenerate_row policy = degenerate_row::keep) {
+  using S = scalar_of<Op>;
+  return detail::ascend("adaptive_ascent_step", op, row, out, radius, [](const detail::scaled<S>&) { return S{1}; }, policy);
+}
+
+MPIROUTER_END

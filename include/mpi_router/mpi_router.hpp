@@ -1,0 +1,13 @@
+// mpi_router: Manifold Power Iteration for Mixture-of-Experts routers (arXiv 2606.12397).
+// The host library in one include. Needs a C++20 compiler and nothing else.
+#pragma once
+
+#include <mpi_router/backend/dense.hpp>
+#include <mpi_router/backend/reference.hpp>
+#include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/operators.hpp>
+#include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/manifold/sphere.hpp>
+#include <mpi_router/manifold/steepest_ascent.hpp>
