@@ -1,0 +1,72 @@
+# The project's own executables: warnings on, and tests registered with ctest.
+
+function(mpirouter_set_options target)
+  set(gnu_like $<CXX_COMPILER_ID:GNU,Clang,AppleClang>)
+  target_compile_options(
+    ${target}
+    PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,${gnu_like}>:-Wall;-Wextra;-Wpedantic;-Wconversion;-Wshadow>
+            $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:MSVC>>:/W4;/utf-8>)
+  if(MPIROUTER_WERROR)
+    target_compile_options(
+      ${target}
+      PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,${gnu_like}>:-Werror>
+              $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:MSVC>>:/WX>
+              $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
+  endif()
+  if(MPIROUTER_SANITIZE)
+    # A report ends the program: undefined behaviour must not hide in a log.
+    target_compile_options(
+      ${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MPIROUTER_SANITIZE};-fno-sanitize-recover=all;-fno-omit-frame-pointer>)
+    target_link_options(${target} PRIVATE -fsanitize=${MPIROUTER_SANITIZE})
+  endif()
+endfunction()
+
+# Sets <variable> to the mpi_router:: components and packages among <libraries> that this build lacks.
+function(mpirouter_missing_targets variable)
+  set(missing "")
+  foreach(library IN LISTS ARGN)
+    if(library MATCHES "::" AND NOT TARGET ${library})
+      list(APPEND missing ${library})
+    endif()
+  endforeach()
+  set(${variable} "${missing}" PARENT_SCOPE)
+endfunction()
+
+# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…]): an executable linked to the core.
+# Where a library is not to be had there is no executable, and a line says so.
+function(mpirouter_add_executable name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
+  mpirouter_missing_targets(missing ${arg_LIBRARIES})
+  if(missing)
+    message(STATUS "mpi_router: ${name} is left out, it needs ${missing}")
+    return()
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE mpi_router::mpi_router ${arg_LIBRARIES})
+  mpirouter_set_options(${name})
+endfunction()
+
+# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL]): a doctest
+# executable (main is given) run by ctest. The working directory of the run is the test's source folder.
+# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. A test whose libraries are not to be had is
+# listed by ctest as disabled.
+function(mpirouter_add_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL" "" "SOURCES;LIBRARIES;ARGUMENTS")
+  if(arg_FULL AND NOT MPIROUTER_FULL_TESTS)
+    return()
+  endif()
+  mpirouter_add_executable(${name} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES})
+  if(NOT TARGET ${name})
+    add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E false)
+    set_tests_properties(${name} PROPERTIES DISABLED TRUE)
+    return()
+  endif()
+  target_link_libraries(${name} PRIVATE mpirouter_test_support)
+  add_test(
+    NAME ${name}
+    COMMAND ${name} ${arg_ARGUMENTS}
+    WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  if(arg_FULL)
+    set_tests_properties(${name} PROPERTIES LABELS full)
+  endif()
+endfunction()

@@ -1,0 +1,59 @@
+# Where to get a package that is not installed. Only header-only or small ones; OpenMP, oneTBB and the
+# CUDA toolkit come with the system or not at all.
+include(FetchContent)
+
+set(mpirouter_Eigen3_url https://gitlab.com/libeigen/eigen/-/archive/3.4.0/eigen-3.4.0.tar.bz2)
+set(mpirouter_Eigen3_sha256 b4c198460eba6f28d34894e3a5710998818515104d6e74e5cc331ce31e46e626)
+set(mpirouter_xsimd_url https://github.com/xtensor-stack/xsimd/archive/refs/tags/13.2.0.tar.gz)
+set(mpirouter_xsimd_sha256 edd8cd3d548c185adc70321c53c36df41abe64c1fe2c67bc6d93c3ecda82447a)
+set(mpirouter_nlohmann_json_url https://github.com/nlohmann/json/archive/refs/tags/v3.11.2.tar.gz)
+set(mpirouter_nlohmann_json_sha256 d69f9deb6a75e2580465c6c4c5111b89c4dc2fa94e3a85fcd2ffcd9a143d9273)
+set(mpirouter_doctest_url https://github.com/doctest/doctest/archive/refs/tags/v2.4.9.tar.gz)
+set(mpirouter_doctest_sha256 19b2df757f2f3703a5e63cee553d85596875f06d91a3333acd80a969ef210856)
+set(mpirouter_CLI11_url https://github.com/CLIUtils/CLI11/archive/refs/tags/v2.1.2.tar.gz)
+set(mpirouter_CLI11_sha256 26291377e892ba0e5b4972cdfd4a2ab3bf53af8dac1f4ea8fe0d1376b625c8cb)
+set(mpirouter_fmt_url https://github.com/fmtlib/fmt/archive/refs/tags/9.1.0.tar.gz)
+set(mpirouter_fmt_sha256 5dea48d1fcddc3ec571ce2058e13910a0d4a6bab4cc09a809d8b1dd1c88ae6f2)
+set(mpirouter_benchmark_url https://github.com/google/benchmark/archive/refs/tags/v1.7.1.tar.gz)
+set(mpirouter_benchmark_sha256 6430e4092653380d9dc4ccb45a1e2dc9259d581f4866dc0759713126056bc1d7)
+set(mpirouter_spectra_url https://github.com/yixuan/spectra/archive/refs/tags/v1.0.1.tar.gz)
+set(mpirouter_spectra_sha256 919e3fbc8c539a321fd5a0766966922b7637cc52eb50a969241a997c733789f3)
+
+# Downloads <package>, checks its hash and adds its targets without its tests, examples or install rules.
+macro(mpirouter_fetch package)
+  message(STATUS "mpi_router: ${package} is not installed, fetching ${mpirouter_${package}_url}")
+  foreach(option IN ITEMS BUILD_TESTING EIGEN_BUILD_TESTING EIGEN_BUILD_DOC EIGEN_BUILD_PKGCONFIG JSON_BuildTests
+                          JSON_Install DOCTEST_WITH_TESTS DOCTEST_NO_INSTALL CLI11_BUILD_TESTS CLI11_BUILD_EXAMPLES
+                          BENCHMARK_ENABLE_TESTING BENCHMARK_ENABLE_INSTALL BENCHMARK_ENABLE_GTEST_TESTS
+                          BENCHMARK_ENABLE_WERROR)
+    set(${option} OFF)
+  endforeach()
+  set(DOCTEST_NO_INSTALL ON)
+  FetchContent_Declare(
+    ${package}
+    URL ${mpirouter_${package}_url}
+    URL_HASH SHA256=${mpirouter_${package}_sha256})
+  FetchContent_GetProperties(${package})
+  string(TOLOWER ${package} lowercase)
+  if(NOT ${lowercase}_POPULATED)
+    FetchContent_Populate(${package})
+    # Not part of "all", and so not of "install" either.
+    add_subdirectory(${${lowercase}_SOURCE_DIR} ${${lowercase}_BINARY_DIR} EXCLUDE_FROM_ALL)
+  endif()
+endmacro()
+
+# Makes <target> of <package> available: finds it, or else fetches it where that is allowed. Sets
+# <package>_FOUND.
+macro(mpirouter_require package target)
+  if(NOT TARGET ${target})
+    mpirouter_find(${package})
+    if(NOT ${package}_FOUND AND MPIROUTER_FETCH_DEPENDENCIES AND DEFINED mpirouter_${package}_url)
+      mpirouter_fetch(${package})
+    endif()
+  endif()
+  if(TARGET ${target})
+    set(${package}_FOUND TRUE)
+  else()
+    set(${package}_FOUND FALSE)
+  endif()
+endmacro()
