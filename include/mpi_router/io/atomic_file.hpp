@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <random>
 
-MPIROUTER_BEGIN_TYPES
+MPIROUTER_BEGIN
 
 namespace detail {
 
@@ -33,6 +33,12 @@ inline void sync_folder(const std::filesystem::path& folder) {
 
 }  // namespace detail
 
+/// Whether two paths name one file, also by way of symbolic or hard links. False if either does not exist.
+[[nodiscard]] inline bool same_file(const std::filesystem::path& a, const std::filesystem::path& b) {
+  std::error_code error;
+  return std::filesystem::equivalent(a, b, error) && !error;
+}
+
 /// Writes to a temporary file in the folder of `target`; commit() syncs it to disk and renames it over the
 /// target in one step. Without commit(), whatever happens, the target stays as it was, and the destructor
 /// removes the temporary file. A symbolic link is followed: the file it names is replaced, not the link.
@@ -45,22 +51,23 @@ class atomic_file {
     if (fs::is_symlink(target_, error)) {
       target_ = fs::canonical(target_, error);
       if (error) {
-        detail::file_failure(target, "is a symbolic link to nowhere");
+        io::file_failure(target, "is a symbolic link to nowhere");
       }
     }
     const auto kind = fs::status(target_, error).type();
     if (kind != fs::file_type::not_found && kind != fs::file_type::regular) {
-      detail::file_failure(target_, kind == fs::file_type::directory ? "is a folder" : "is not a regular file");
+      io::file_failure(target_, kind == fs::file_type::directory ? "is a folder" : "is not a regular file");
     }
     for (int attempt = 0; attempt < 16 && fd_.get() < 0; ++attempt) {
       temporary_ = detail::temporary_sibling(target_);
-      fd_ = detail::file_descriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+      fd_ =
+          detail::file_descriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
       if (fd_.get() < 0 && errno != EEXIST) {
         break;
       }
     }
     if (fd_.get() < 0) {
-      detail::file_failure(target_, "cannot be written: ", detail::last_os_error());
+      io::file_failure(target_, "cannot be written: ", detail::last_os_error());
     }
   }
   atomic_file(const atomic_file&) = delete;
@@ -79,7 +86,7 @@ class atomic_file {
     while (!bytes.empty()) {
       const auto written = ::write(fd_.get(), bytes.data(), std::min(bytes.size(), most));
       if (written < 0 && errno != EINTR) {
-        detail::file_failure(target_, "cannot be written: ", detail::last_os_error());
+        io::file_failure(target_, "cannot be written: ", detail::last_os_error());
       }
       bytes = bytes.subspan(written < 0 ? 0 : static_cast<std::size_t>(written));
     }
@@ -89,10 +96,10 @@ class atomic_file {
   /// Puts the file under its final name.
   void commit() {
     if (::fsync(fd_.get()) != 0 && errno != EINVAL) {
-      detail::file_failure(target_, "cannot be written: ", detail::last_os_error());
+      io::file_failure(target_, "cannot be written: ", detail::last_os_error());
     }
     if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
-      detail::file_failure(target_, "cannot be put in place: ", detail::last_os_error());
+      io::file_failure(target_, "cannot be put in place: ", detail::last_os_error());
     }
     fd_.reset();
     detail::sync_folder(target_.parent_path());
@@ -104,4 +111,4 @@ class atomic_file {
   detail::file_descriptor fd_;
 };
 
-MPIROUTER_END_TYPES
+MPIROUTER_END

@@ -6,7 +6,7 @@
 #include <deque>
 #include <set>
 
-MPIROUTER_BEGIN_TYPES
+MPIROUTER_BEGIN
 
 namespace detail {
 
@@ -39,8 +39,8 @@ class index_visitor {
 
  private:
   [[noreturn]] void refuse(levels at) const {
-    file_failure(file_, "the weight_map must map tensor names to file names",
-                 at.size() > 1 ? ", and '" + printable(at[1].key) + "' does not" : std::string());
+    io::file_failure(file_, "the weight_map must map tensor names to file names",
+                     at.size() > 1 ? ", and '" + io::printable(at[1].key) + "' does not" : std::string());
   }
 
   const std::filesystem::path& file_;
@@ -48,20 +48,22 @@ class index_visitor {
 
 /// Whether `name` is a plain file name: the shards of an index lie beside it and nowhere else.
 [[nodiscard]] inline bool is_plain_file_name(std::string_view name) {
-  return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
 }
 
 }  // namespace detail
 
 /// A checkpoint, opened from
 ///   - a safetensors file;
-///   - an index file (its name ends in ".json"), whose "weight_map" names the shard of each tensor; shards lie
+///   - an index file (its name ends in ".json"), whose "weight_map" names the shard of each tensor; shards
+///   lie
 ///     in the folder of the index;
 ///   - a folder: by the one "*.safetensors.index.json" in it, else all its "*.safetensors".
 /// Throws file_error for each damage that safetensors_file refuses, and for a missing shard, a tensor that
-/// the index promises and its shard lacks, a tensor that two shards hold, an index that leads out of its folder,
-/// and a folder with two indices or nothing in it. A tensor that only the shard knows is not part of the checkpoint.
-/// Shards are mapped, and read where they are touched.
+/// the index promises and its shard lacks, a tensor that two shards hold, an index that leads out of its
+/// folder, and a folder with two indices or nothing in it. A tensor that only the shard knows is not part of
+/// the checkpoint. Shards are mapped, and read where they are touched.
 class checkpoint {
  public:
   explicit checkpoint(std::filesystem::path path) : path_(std::move(path)) {
@@ -75,8 +77,9 @@ class checkpoint {
       add_all_of(shards_.emplace_back(path_));
     }
     std::sort(tensors_.begin(), tensors_.end(), by_name);
-    const auto twice = std::adjacent_find(tensors_.begin(), tensors_.end(),
-                                          [](const auto* a, const auto* b) { return a->name() == b->name(); });
+    const auto twice = std::adjacent_find(tensors_.begin(), tensors_.end(), [](const auto* a, const auto* b) {
+      return a->name() == b->name();
+    });
     if (twice != tensors_.end()) {
       twice[1]->fail("is in ", twice[0]->file().filename().string(), " too");
     }
@@ -127,18 +130,18 @@ class checkpoint {
       }
     }
     if (error) {
-      detail::file_failure(path_, "cannot be listed: ", error.message());
+      io::file_failure(path_, "cannot be listed: ", error.message());
     }
     if (indices.size() > 1) {
-      detail::file_failure(path_, "holds ", indices.size(), " index files; name the one to open, such as ",
-                           indices.begin()->filename().string());
+      io::file_failure(path_, "holds ", indices.size(), " index files; name the one to open, such as ",
+                       indices.begin()->filename().string());
     }
     if (indices.size() == 1) {
       open_index(*indices.begin());
       return;
     }
     if (files.empty()) {
-      detail::file_failure(path_, "holds no *.safetensors file");
+      io::file_failure(path_, "holds no *.safetensors file");
     }
     for (const auto& file : files) {
       add_all_of(shards_.emplace_back(file));
@@ -150,18 +153,18 @@ class checkpoint {
     const mapped_file file(index);
     const auto bytes = file.bytes();
     if (bytes.size() > safetensors_file::longest_header) {
-      detail::file_failure(index, "is too long for an index: ", bytes.size(), " bytes");
+      io::file_failure(index, "is too long for an index: ", bytes.size(), " bytes");
     }
     detail::index_visitor visitor(index);
     detail::read_strict_json(index, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, visitor);
     if (!visitor.found) {
-      detail::file_failure(index, "has no weight_map");
+      io::file_failure(index, "has no weight_map");
     }
     std::map<std::string, const safetensors_file*> opened;
     for (const auto& [tensor, shard] : visitor.weight_map) {
       if (!detail::is_plain_file_name(shard)) {
-        detail::file_failure(index, "tensor '", detail::printable(tensor), "': its shard '", detail::printable(shard),
-                             "' is no plain file name");
+        io::file_failure(index, "tensor '", io::printable(tensor), "': its shard '", io::printable(shard),
+                         "' is no plain file name");
       }
       opened.emplace(shard, nullptr);
     }
@@ -172,8 +175,8 @@ class checkpoint {
       const safetensors_file& holder = *opened.at(shard);
       const stored_tensor* const found = holder.find(tensor);
       if (found == nullptr) {
-        detail::file_failure(holder.path(), "has no tensor '", detail::printable(tensor), "', which ",
-                             index.filename().string(), " promises");
+        io::file_failure(holder.path(), "has no tensor '", io::printable(tensor), "', which ",
+                         index.filename().string(), " promises");
       }
       tensors_.push_back(found);
     }
@@ -185,4 +188,4 @@ class checkpoint {
   std::vector<const stored_tensor*> tensors_;
 };
 
-MPIROUTER_END_TYPES
+MPIROUTER_END

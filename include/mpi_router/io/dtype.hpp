@@ -9,17 +9,38 @@
 #include <optional>
 #include <string_view>
 
-static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian, and so must the host be");
+static_assert(std::endian::native == std::endian::little,
+              "safetensors files are little-endian, and so must the host be");
 
 MPIROUTER_BEGIN_TYPES
 
 /// Every element type of the format. Those without a C++ type here are read and written as bytes.
 enum class dtype : unsigned char {
-  boolean, f4, f6_e2m3, f6_e3m2, u8, i8, f8_e5m2, f8_e4m3, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz,
-  i16, u16, f16, bf16, i32, u32, f32, c64, f64, i64, u64
+  boolean,
+  f4,
+  f6_e2m3,
+  f6_e3m2,
+  u8,
+  i8,
+  f8_e5m2,
+  f8_e4m3,
+  f8_e8m0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  i16,
+  u16,
+  f16,
+  bf16,
+  i32,
+  u32,
+  f32,
+  c64,
+  f64,
+  i64,
+  u64
 };
 
-namespace detail {
+namespace io {
 
 struct dtype_entry {
   std::string_view name;
@@ -28,27 +49,27 @@ struct dtype_entry {
 
 // In the order of the enumeration.
 inline constexpr std::array<dtype_entry, 22> dtype_table{
-    {{"BOOL", 8},     {"F4", 4},        {"F6_E2M3", 6},     {"F6_E3M2", 6},     {"U8", 8},   {"I8", 8},
-     {"F8_E5M2", 8},  {"F8_E4M3", 8},   {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
-     {"I16", 16},     {"U16", 16},      {"F16", 16},        {"BF16", 16},       {"I32", 32}, {"U32", 32},
-     {"F32", 32},     {"C64", 64},      {"F64", 64},        {"I64", 64},        {"U64", 64}}};
+    {{"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+     {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+     {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+     {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}}};
 
-}  // namespace detail
+}  // namespace io
 
 /// The name that the format gives a type: "F32", "BF16", …
 [[nodiscard]] constexpr std::string_view to_string(dtype type) noexcept {
-  return detail::dtype_table[static_cast<std::size_t>(type)].name;
+  return io::dtype_table[static_cast<std::size_t>(type)].name;
 }
 
 /// Bits of one element; the four- and six-bit types are packed.
 [[nodiscard]] constexpr unsigned bits_of(dtype type) noexcept {
-  return detail::dtype_table[static_cast<std::size_t>(type)].bits;
+  return io::dtype_table[static_cast<std::size_t>(type)].bits;
 }
 
 /// The type with that name, if there is one.
 [[nodiscard]] constexpr std::optional<dtype> dtype_from_string(std::string_view name) noexcept {
-  for (std::size_t i = 0; i < detail::dtype_table.size(); ++i) {
-    if (detail::dtype_table[i].name == name) {
+  for (std::size_t i = 0; i < io::dtype_table.size(); ++i) {
+    if (io::dtype_table[i].name == name) {
       return static_cast<dtype>(i);
     }
   }

@@ -18,7 +18,7 @@ class file_error : public std::runtime_error {
 };
 #endif
 
-namespace detail {
+namespace io {
 
 /// Text from a file, fit for one line of a message: control bytes become \xNN, long text is cut.
 [[nodiscard]] inline std::string printable(std::string_view text, std::size_t most = 200) {
@@ -38,7 +38,7 @@ namespace detail {
 /// Throws file_error("file: reason"); without exceptions prints the same message to stderr and aborts.
 template <class... Parts>
 [[noreturn]] void file_failure(const std::filesystem::path& file, const Parts&... reason) {
-  const std::string message = concatenate(printable(file.string(), 4096), ": ", reason...);
+  const std::string message = core::concatenate(printable(file.string(), 4096), ": ", reason...);
 #if MPIROUTER_HAS_EXCEPTIONS
   throw file_error(message);
 #else
@@ -47,6 +47,6 @@ template <class... Parts>
 #endif
 }
 
-}  // namespace detail
+}  // namespace io
 
 MPIROUTER_END_TYPES

@@ -14,7 +14,7 @@
 #include <system_error>
 #include <utility>
 
-MPIROUTER_BEGIN_TYPES
+MPIROUTER_BEGIN
 
 namespace detail {
 
@@ -56,20 +56,20 @@ class mapped_file {
   explicit mapped_file(std::filesystem::path path) : path_(std::move(path)) {
     const detail::file_descriptor fd(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (fd.get() < 0) {
-      detail::file_failure(path_, "cannot be opened: ", detail::last_os_error());
+      io::file_failure(path_, "cannot be opened: ", detail::last_os_error());
     }
-    struct stat info {};
+    struct stat info{};
     if (::fstat(fd.get(), &info) != 0) {
-      detail::file_failure(path_, "cannot be examined: ", detail::last_os_error());
+      io::file_failure(path_, "cannot be examined: ", detail::last_os_error());
     }
     if (!S_ISREG(info.st_mode)) {
-      detail::file_failure(path_, "is not a regular file");
+      io::file_failure(path_, "is not a regular file");
     }
     size_ = static_cast<std::size_t>(info.st_size);
     if (size_ != 0) {
       void* const base = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
       if (base == MAP_FAILED) {
-        detail::file_failure(path_, "cannot be mapped: ", detail::last_os_error());
+        io::file_failure(path_, "cannot be mapped: ", detail::last_os_error());
       }
       base_ = base;
     }
@@ -104,4 +104,4 @@ class mapped_file {
   std::size_t size_ = 0;
 };
 
-MPIROUTER_END_TYPES
+MPIROUTER_END

@@ -17,7 +17,7 @@
 #include <numeric>
 #include <tuple>
 
-MPIROUTER_BEGIN_TYPES
+MPIROUTER_BEGIN
 
 namespace detail {
 
@@ -56,7 +56,7 @@ class header_visitor {
     } else if (at.size() == 2 && in_entry && at[1].key == "dtype" && value.text != nullptr) {
       entries.back().type = dtype_from_string(*value.text);
       if (!entries.back().type) {
-        refuse(at, "unknown dtype '", printable(*value.text), "'");
+        refuse(at, "unknown dtype '", io::printable(*value.text), "'");
       }
     } else if (at.size() == 3 && in_entry && value.integer) {
       number(at, *value.integer);
@@ -85,14 +85,15 @@ class header_visitor {
   }
   template <class... Parts>
   [[noreturn]] void refuse(levels at, const Parts&... reason) const {
-    file_failure(file_, "tensor '", printable(at[0].key), "': ", reason...);
+    io::file_failure(file_, "tensor '", io::printable(at[0].key), "': ", reason...);
   }
   [[noreturn]] void unexpected(levels at, std::string_view what) const {
     if (at[0].key == metadata_key) {
-      file_failure(file_, "the metadata holds ", what, " where only text may be");
+      io::file_failure(file_, "the metadata holds ", what, " where only text may be");
     }
-    refuse(at, at.size() == 1 ? "the header holds " : "its entry holds ", what,
-           at.size() == 1 ? std::string(" in place of its entry") : " under '" + printable(at[1].key) + "'");
+    refuse(
+        at, at.size() == 1 ? "the header holds " : "its entry holds ", what,
+        at.size() == 1 ? std::string(" in place of its entry") : " under '" + io::printable(at[1].key) + "'");
   }
 
   const std::filesystem::path& file_;
@@ -100,14 +101,16 @@ class header_visitor {
 
 }  // namespace detail
 
-/// A safetensors file, mapped and checked. The constructor reads the header and refuses, with a file_error that
-/// names file and tensor: a file or header that is cut short, a header over 100 MB or that is not the JSON above,
-/// duplicate keys, unknown dtypes, sizes that disagree with shape and dtype, offsets that overlap, leave gaps,
-/// overflow, or point outside the file. No tensor is read before it is touched.
-/// Complexity: O(header); immutable afterwards, so any number of threads may read. Movable: tensors keep their place.
+/// A safetensors file, mapped and checked. The constructor reads the header and refuses, with a file_error
+/// that names file and tensor: a file or header that is cut short, a header over 100 MB or that is not the
+/// JSON above, duplicate keys, unknown dtypes, sizes that disagree with shape and dtype, offsets that
+/// overlap, leave gaps, overflow, or point outside the file. No tensor is read before it is touched.
+/// Complexity: O(header); immutable afterwards, so any number of threads may read. Movable: tensors keep
+/// their place.
 class safetensors_file {
  public:
-  explicit safetensors_file(std::filesystem::path path) : map_(std::make_unique<mapped_file>(std::move(path))) {
+  explicit safetensors_file(std::filesystem::path path)
+      : map_(std::make_unique<mapped_file>(std::move(path))) {
     const auto bytes = map_->bytes();
     std::uint64_t length = 0;
     if (bytes.size() < sizeof length) {
@@ -139,16 +142,16 @@ class safetensors_file {
 
   /// The tensor of that name, or null. O(log n).
   [[nodiscard]] const stored_tensor* find(std::string_view name) const noexcept {
-    const auto it = std::lower_bound(by_name_.begin(), by_name_.end(), name, [this](std::size_t i, auto wanted) {
-      return tensors_[i].name() < wanted;
-    });
+    const auto it =
+        std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                         [this](std::size_t i, auto wanted) { return tensors_[i].name() < wanted; });
     return it != by_name_.end() && tensors_[*it].name() == name ? &tensors_[*it] : nullptr;
   }
   /// The tensor of that name. Throws file_error if there is none.
   [[nodiscard]] const stored_tensor& at(std::string_view name) const {
     const stored_tensor* const found = find(name);
     if (found == nullptr) {
-      fail("has no tensor '", detail::printable(name), "'");
+      fail("has no tensor '", io::printable(name), "'");
     }
     return *found;
   }
@@ -158,7 +161,7 @@ class safetensors_file {
  private:
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {
-    detail::file_failure(path(), reason...);
+    io::file_failure(path(), reason...);
   }
 
   /// Checks each entry against its neighbours and the data, and makes the tensors.
@@ -172,7 +175,7 @@ class safetensors_file {
     std::uint64_t end = 0;
     for (auto& e : entries) {
       if (e.offsets[0] != end) {
-        fail("tensor '", detail::printable(e.name), "': its bytes start at ", e.offsets[0],
+        fail("tensor '", io::printable(e.name), "': its bytes start at ", e.offsets[0],
              e.offsets[0] < end ? ", inside the tensor before it, which ends at "
                                 : " and leave a gap after the tensor before it, which ends at ",
              end);
@@ -193,10 +196,10 @@ class safetensors_file {
 
   void check(const detail::tensor_entry& e, std::uint64_t data_size) const {
     const auto refuse = [&](const auto&... reason) {
-      fail("tensor '", detail::printable(e.name), "': ", reason...);
+      fail("tensor '", io::printable(e.name), "': ", reason...);
     };
     if (!e.type || !e.has_shape || e.offsets.size() != 2) {
-      refuse(!e.type         ? "its entry has no dtype"
+      refuse(!e.type        ? "its entry has no dtype"
              : !e.has_shape ? "its entry has no shape"
                             : "its entry has no data_offsets of two numbers");
     }
@@ -215,8 +218,8 @@ class safetensors_file {
              " overflows or is no whole number of bytes");
     }
     if (*size != end - begin) {
-      refuse(detail::to_string(e.shape), " ", to_string(*e.type), " takes ", *size, " bytes, its data_offsets hold ",
-             end - begin);
+      refuse(detail::to_string(e.shape), " ", to_string(*e.type), " takes ", *size,
+             " bytes, its data_offsets hold ", end - begin);
     }
   }
 
@@ -227,4 +230,4 @@ class safetensors_file {
   std::vector<std::size_t> by_name_;
 };
 
-MPIROUTER_END_TYPES
+MPIROUTER_END

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-MPIROUTER_BEGIN_TYPES
+MPIROUTER_BEGIN
 
 namespace detail {
 
@@ -24,7 +24,8 @@ namespace detail {
 
 /// Bytes of a tensor; nothing if they do not fit in 64 bits or do not fill whole bytes. A tensor with an axis
 /// of length zero has none, whatever its other axes.
-[[nodiscard]] inline std::optional<std::uint64_t> byte_size(dtype type, std::span<const index_t> shape) noexcept {
+[[nodiscard]] inline std::optional<std::uint64_t> byte_size(dtype type,
+                                                            std::span<const index_t> shape) noexcept {
   for (const index_t extent : shape) {
     if (extent == 0) {
       return 0;
@@ -64,8 +65,8 @@ class tensor_data {
   std::span<const T> view_;
 };
 
-/// A tensor of a safetensors_file, which it must not outlive. Its size agrees with its shape and type, and its
-/// bytes lie inside the file: the reader has checked that.
+/// A tensor of a safetensors_file, which it must not outlive. Its size agrees with its shape and type, and
+/// its bytes lie inside the file: the reader has checked that.
 class stored_tensor {
  public:
   stored_tensor(const std::filesystem::path& file, std::string name, dtype type, std::vector<index_t> shape,
@@ -117,7 +118,7 @@ class stored_tensor {
   /// Throws file_error with a message that names the file and this tensor.
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {
-    detail::file_failure(*file_, "tensor '", detail::printable(name_), "': ", reason...);
+    io::file_failure(*file_, "tensor '", io::printable(name_), "': ", reason...);
   }
 
  private:
@@ -135,4 +136,4 @@ class stored_tensor {
   std::span<const std::byte> bytes_;
 };
 
-MPIROUTER_END_TYPES
+MPIROUTER_END

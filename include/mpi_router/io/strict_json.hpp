@@ -12,7 +12,7 @@
 #include <unordered_set>
 #include <vector>
 
-MPIROUTER_BEGIN_TYPES
+MPIROUTER_BEGIN
 
 namespace detail {
 
@@ -32,8 +32,8 @@ struct json_level {
 /// The SAX interface of nlohmann-json, turned into two calls on a visitor:
 ///   open(levels, is_object)   an object or array begins, as the value at the place that `levels` says
 ///   scalar(levels, value)     a scalar, likewise
-/// Both throw file_error for what they do not expect. Duplicate keys, NUL in keys and deep nesting are refused
-/// here.
+/// Both throw file_error for what they do not expect. Duplicate keys, NUL in keys and deep nesting are
+/// refused here.
 template <class Visitor>
 class strict_json_events {
  public:
@@ -44,9 +44,9 @@ class strict_json_events {
   bool null() { return scalar({}); }
   bool boolean(bool) { return scalar({}); }
   bool number_integer(json::number_integer_t) { return scalar({}); }
-  bool number_unsigned(json::number_unsigned_t value) { return scalar({.integer = value}); }
+  bool number_unsigned(json::number_unsigned_t value) { return scalar({.integer = value, .text = nullptr}); }
   bool number_float(json::number_float_t, const json::string_t&) { return scalar({}); }
-  bool string(json::string_t& value) { return scalar({.text = &value}); }
+  bool string(json::string_t& value) { return scalar({.integer = {}, .text = &value}); }
   bool binary(json::binary_t&) { return false; }
   bool start_object(std::size_t) { return open(true); }
   bool start_array(std::size_t) { return open(false); }
@@ -55,11 +55,12 @@ class strict_json_events {
 
   bool key(json::string_t& name) {
     if (name.find('\0') != std::string::npos) {
-      file_failure(file_, "the name '", printable(name), "' in its JSON contains NUL");
+      io::file_failure(file_, "the name '", io::printable(name), "' in its JSON contains NUL");
     }
     auto& level = levels_.back();
     if (!level.seen.insert(name).second) {
-      file_failure(file_, "the key '", printable(name), "' appears twice in ", place(levels_.size() - 1));
+      io::file_failure(file_, "the key '", io::printable(name), "' appears twice in ",
+                       place(levels_.size() - 1));
     }
     level.key = name;
     return true;
@@ -69,7 +70,7 @@ class strict_json_events {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
     std::string_view what = error.what();
     what.remove_prefix(std::min(what.size(), what.find("] ") + 2));
-    file_failure(file_, "no valid JSON at byte ", position, ": ", printable(what, 300));
+    io::file_failure(file_, "no valid JSON at byte ", position, ": ", io::printable(what, 300));
   }
 
  private:
@@ -82,7 +83,7 @@ class strict_json_events {
   bool open(bool is_object) {
     visitor_.open(std::span<const json_level>(levels_), is_object);
     if (levels_.size() == deepest) {
-      file_failure(file_, "JSON nested deeper than ", deepest, " levels");
+      io::file_failure(file_, "JSON nested deeper than ", deepest, " levels");
     }
     levels_.push_back({.is_object = is_object, .key = {}, .seen = {}});
     return true;
@@ -94,7 +95,7 @@ class strict_json_events {
   [[nodiscard]] std::string place(std::size_t depth) const {
     std::string out;
     for (std::size_t i = 0; i < depth; ++i) {
-      out += (i == 0 ? "'" : "' / '") + printable(levels_[i].key);
+      out += (i == 0 ? "'" : "' / '") + io::printable(levels_[i].key);
     }
     return depth == 0 ? "its JSON" : out + "'";
   }
@@ -109,10 +110,10 @@ template <class Visitor>
 void read_strict_json(const std::filesystem::path& file, std::string_view text, Visitor& visitor) {
   // The parser takes a raw NUL for the end of its input; what follows would go unread.
   if (text.find('\0') != std::string_view::npos) {
-    file_failure(file, "its JSON contains a NUL byte");
+    io::file_failure(file, "its JSON contains a NUL byte");
   }
   if (!text.starts_with('{')) {
-    file_failure(file, "its JSON does not start with '{'");
+    io::file_failure(file, "its JSON does not start with '{'");
   }
   strict_json_events<Visitor> events(file, visitor);
   nlohmann::json::sax_parse(text.begin(), text.end(), &events);
@@ -120,4 +121,4 @@ void read_strict_json(const std::filesystem::path& file, std::string_view text, 
 
 }  // namespace detail
 
-MPIROUTER_END_TYPES
+MPIROUTER_END

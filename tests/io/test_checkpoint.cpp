@@ -1,0 +1,145 @@
+// A checkpoint is one file, an index with its shards, or a folder; every way that they can disagree is
+// refused.
+#include "files.hpp"
+
+#include <algorithm>
+
+using namespace mpi_router;
+using namespace io_test;
+
+namespace {
+
+void write_shard(const std::filesystem::path& path, const std::vector<std::string>& names, float value) {
+  const std::vector<float> elements(4, value);
+  std::vector<tensor_source> sources;
+  for (const auto& name : names) {
+    sources.push_back(make_tensor_source<float>(name, {2, 2}, elements));
+  }
+  write_safetensors(path, sources);
+}
+
+std::vector<std::string> names_of(const checkpoint& c) {
+  std::vector<std::string> names;
+  for (const auto* t : c.tensors()) {
+    names.push_back(t->name());
+  }
+  return names;
+}
+
+const std::string index_name = "model.safetensors.index.json";
+
+}  // namespace
+
+TEST_CASE("one file, one folder, one index: the same tensors") {
+  const temporary_folder folder;
+  write_shard(folder / "model-00001-of-00002.safetensors", {"b", "d"}, 1);
+  write_shard(folder / "model-00002-of-00002.safetensors", {"a", "c"}, 2);
+  const std::vector<std::string> all{"a", "b", "c", "d"};
+  const auto check = [&](const checkpoint& c) {
+    CHECK(names_of(c) == all);
+    CHECK(c.shards().size() == 2);
+    REQUIRE(c.find("c") != nullptr);
+    CHECK(c.find("c")->data<float>()[3] == 2);
+    CHECK(c.find("c")->file().filename() == "model-00002-of-00002.safetensors");
+    CHECK(c.find("b")->data<float>()[0] == 1);
+    CHECK(c.find("e") == nullptr);
+    CHECK(c.find("") == nullptr);
+  };
+  SUBCASE("folder without an index") {
+    const checkpoint c(folder.path());
+    check(c);
+    CHECK(c.index().empty());
+  }
+  SUBCASE("folder with an index; other files do not matter") {
+    write_bytes(folder / index_name,
+                R"({"metadata":{"total_size":64,"more":[1,{"x":null}]},"weight_map":)"
+                R"({"a":"model-00002-of-00002.safetensors","b":"model-00001-of-00002.safetensors",)"
+                R"("c":"model-00002-of-00002.safetensors","d":"model-00001-of-00002.safetensors"}})");
+    write_bytes(folder / "consolidated.safetensors", "not a checkpoint");
+    write_bytes(folder / "config.json", "{}");
+    check(checkpoint(folder.path()));
+    const checkpoint c(folder / index_name);
+    check(c);
+    CHECK(c.index() == folder / index_name);
+  }
+  SUBCASE("an index may leave tensors out") {
+    write_bytes(folder / index_name, R"({"weight_map":{"a":"model-00002-of-00002.safetensors"}})");
+    CHECK(names_of(checkpoint(folder.path())) == std::vector<std::string>{"a"});
+  }
+  SUBCASE("one file of them") {
+    const checkpoint c(folder / "model-00001-of-00002.safetensors");
+    CHECK(names_of(c) == std::vector<std::string>{"b", "d"});
+  }
+  SUBCASE("through symbolic links, as download caches lay them out") {
+    std::filesystem::create_directory(folder / "snapshot");
+    for (const char* name : {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}) {
+      std::filesystem::create_symlink(std::string("../") + name, folder / "snapshot" / name);
+    }
+    check(checkpoint(folder / "snapshot"));
+  }
+}
+
+TEST_CASE("shards that disagree") {
+  const temporary_folder folder;
+  write_shard(folder / "1.safetensors", {"a", "b"}, 1);
+  const auto open = [&](const std::filesystem::path& path) {
+    return message_of([&] { checkpoint c(path); });
+  };
+  const auto open_index = [&](const std::string& index) {
+    write_bytes(folder / index_name, index);
+    return open(folder.path());
+  };
+  SUBCASE("a tensor in two shards") {
+    write_shard(folder / "2.safetensors", {"b", "c"}, 2);
+    CHECK(open(folder.path()) ==
+          (folder / "2.safetensors").string() + ": tensor 'b': is in 1.safetensors too");
+  }
+  SUBCASE("a missing shard") {
+    CHECK(contains(open_index(R"({"weight_map":{"a":"1.safetensors","c":"2.safetensors"}})"),
+                   (folder / "2.safetensors").string() + ": cannot be opened"));
+  }
+  SUBCASE("a damaged shard") {
+    write_bytes(folder / "2.safetensors", "");
+    CHECK(contains(open(folder.path()), (folder / "2.safetensors").string() + ": is too short"));
+  }
+  SUBCASE("a tensor that the shard lacks") {
+    CHECK(open_index(R"({"weight_map":{"a":"1.safetensors","c":"1.safetensors"}})") ==
+          (folder / "1.safetensors").string() +
+              ": has no tensor 'c', which model.safetensors.index.json promises");
+  }
+  SUBCASE("a way out of the folder") {
+    for (const char* shard :
+         {"../1.safetensors", "/etc/passwd", "", ".", "..", "sub/1.safetensors", "a\\\\b", "a\\u0000b"}) {
+      const auto message = open_index(R"({"weight_map":{"a":")" + std::string(shard) + "\"}}");
+      CAPTURE(shard);
+      CHECK(contains(message, index_name + ": tensor 'a': its shard '"));
+      CHECK(contains(message, "is no plain file name"));
+    }
+  }
+  SUBCASE("an index that is none") {
+    const std::string where = (folder / index_name).string() + ": ";
+    CHECK(open_index("") == where + "its JSON does not start with '{'");
+    CHECK(open_index("{}") == where + "has no weight_map");
+    CHECK(contains(open_index("{\"weight_map\":"), "no valid JSON at byte"));
+    CHECK(open_index(R"({"weight_map":[]})") == where + "the weight_map must map tensor names to file names");
+    CHECK(contains(open_index(R"({"weight_map":"x"})"), "must map tensor names"));
+    CHECK(contains(open_index(R"({"weight_map":{"a":1}})"), "to file names, and 'a' does not"));
+    CHECK(contains(open_index(R"({"weight_map":{"a":{}}})"), "to file names, and 'a' does not"));
+    CHECK(contains(open_index(R"({"weight_map":{"a":"1.safetensors","a":"1.safetensors"}})"),
+                   "the key 'a' appears twice in 'weight_map'"));
+    CHECK(contains(open_index(R"({"weight_map":{},"weight_map":{}})"), "'weight_map' appears twice"));
+    CHECK(contains(open_index(R"({"metadata":{"a":1,"a":2},"weight_map":{}})"),
+                   "'a' appears twice in 'metadata'"));
+    CHECK(contains(open_index("{\"metadata\":" + std::string(100000, '[')), "nested deeper than 16 levels"));
+  }
+  SUBCASE("a folder of two minds, or of none") {
+    write_bytes(folder / "a.safetensors.index.json", "{}");
+    write_bytes(folder / "b.safetensors.index.json", "{}");
+    CHECK(contains(open(folder.path()),
+                   "holds 2 index files; name the one to open, such as a.safetensors.index.json"));
+    std::filesystem::create_directory(folder / "empty");
+    CHECK(contains(open(folder / "empty"), "holds no *.safetensors file"));
+    CHECK(contains(open(folder / "missing"), "missing: cannot be opened"));
+    CHECK(contains(open(folder / "missing.json"), "missing.json: cannot be opened"));
+  }
+}
