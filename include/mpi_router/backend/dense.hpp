@@ -47,8 +47,9 @@ class dense_operator {
  private:
   void check(const char* what, const vector_view<const S>& in, index_t in_size, const vector_view<S>& out,
              index_t out_size) const {
-    detail::expect(in.size() == in_size && out.size() == out_size, what, ": A is [F = ", a_.rows(), ", D = ", a_.cols(),
-                   "], but the vectors have ", in.size(), " and ", out.size(), " elements, not ", in_size, " and ", out_size);
+    detail::expect(in.size() == in_size && out.size() == out_size, what, ": A is [F = ", a_.rows(),
+                   ", D = ", a_.cols(), "], but the vectors have ", in.size(), " and ", out.size(),
+                   " elements, not ", in_size, " and ", out_size);
     detail::expect(!detail::overlap(in, out), what, ": input and output overlap");
   }
 
@@ -56,8 +57,8 @@ class dense_operator {
   [[no_unique_address]] Backend backend_;
 };
 
-/// The operator of one gate matrix A, [F, D]. Sums are taken in accumulator_t<T>; `gram<double>(a)` takes them in
-/// double whatever the storage.
+/// The operator of one gate matrix A, [F, D]. Sums are taken in accumulator_t<T>; `gram<double>(a)` takes
+/// them in double whatever the storage.
 template <Scalar T, class Backend = reference>
 [[nodiscard]] auto gram(const matrix_view<T>& a, Backend backend = {}) {
   return dense_operator<std::remove_const_t<T>, accumulator_t<T>, Backend>(a, backend);

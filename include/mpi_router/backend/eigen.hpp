@@ -28,7 +28,8 @@ MPIROUTER_BEGIN
 
 namespace detail {
 
-/// An Eigen object whose elements lie in memory: Matrix, Array, Map, Ref, or a block of one. Expressions do not.
+/// An Eigen object whose elements lie in memory: Matrix, Array, Map, Ref, or a block of one. Expressions do
+/// not.
 template <class E>
 concept eigen_in_memory = requires(std::remove_cvref_t<E>& object) {
   typename std::remove_cvref_t<E>::Scalar;
@@ -40,7 +41,8 @@ concept eigen_in_memory = requires(std::remove_cvref_t<E>& object) {
   object.outerStride();
 };
 
-/// An lvalue, or one of Eigen's own views (Map, Ref, Block), which may be temporary: their data lives elsewhere.
+/// An lvalue, or one of Eigen's own views (Map, Ref, Block), which may be temporary: their data lives
+/// elsewhere.
 template <class E>
 inline constexpr bool outlives_call =
     std::is_lvalue_reference_v<E> ||
@@ -51,10 +53,10 @@ using eigen_element_t = std::remove_pointer_t<decltype(std::declval<E&>().data()
 
 }  // namespace detail
 
-/// The view of a dense Eigen object in memory, in either storage order, with any strides: a vector_view of what is a vector
-/// at compile time (a VectorXf, a row of a matrix), else a matrix_view, rows × cols as Eigen sees it. For a gate matrix
-/// pass A, [F, D]; for the paper's W_g, [D, F], use view(W).transposed(). O(1), no copy. The view must not outlive the object;
-/// a temporary Matrix is refused at compile time.
+/// The view of a dense Eigen object in memory, in either storage order, with any strides: a vector_view of
+/// what is a vector at compile time (a VectorXf, a row of a matrix), else a matrix_view, rows × cols as Eigen
+/// sees it. For a gate matrix pass A, [F, D]; for the paper's W_g, [D, F], use view(W).transposed(). O(1), no
+/// copy. The view must not outlive the object; a temporary Matrix is refused at compile time.
 template <class E>
   requires(detail::eigen_in_memory<E> && detail::outlives_call<E>)
 [[nodiscard]] auto view(E&& object) {
@@ -65,7 +67,8 @@ template <class E>
   if constexpr (static_cast<bool>(object_type::IsVectorAtCompileTime)) {
     return vector_view<element>(object.data(), object.size(), inner);
   } else {
-    return matrix_view<element>(object.data(), object.rows(), object.cols(), object_type::IsRowMajor ? outer : inner,
+    return matrix_view<element>(object.data(), object.rows(), object.cols(),
+                                object_type::IsRowMajor ? outer : inner,
                                 object_type::IsRowMajor ? inner : outer);
   }
 }
@@ -75,14 +78,16 @@ template <Scalar T>
 [[nodiscard]] auto map(const vector_view<T>& v) {
   using plain = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, 1>;
   using maybe_const = std::conditional_t<std::is_const_v<T>, const plain, plain>;
-  return Eigen::Map<maybe_const, 0, Eigen::InnerStride<>>(v.data(), v.size(), Eigen::InnerStride<>(v.stride()));
+  return Eigen::Map<maybe_const, 0, Eigen::InnerStride<>>(v.data(), v.size(),
+                                                          Eigen::InnerStride<>(v.stride()));
 }
 template <Scalar T>
 [[nodiscard]] auto map(const matrix_view<T>& m) {
   using plain = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, Eigen::Dynamic>;
   using maybe_const = std::conditional_t<std::is_const_v<T>, const plain, plain>;
   using stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
-  return Eigen::Map<maybe_const, 0, stride>(m.data(), m.rows(), m.cols(), stride(m.col_stride(), m.row_stride()));
+  return Eigen::Map<maybe_const, 0, stride>(m.data(), m.rows(), m.cols(),
+                                            stride(m.col_stride(), m.row_stride()));
 }
 
 /// The operator M = AᵀA of a dense Eigen object A, [F, D], as gram(view(A)).
@@ -92,8 +97,9 @@ template <class E, class Backend = reference>
   return gram(view(std::forward<E>(a)), backend);
 }
 
-/// M = AᵀA of any Eigen matrix that can be multiplied by a vector, sparse ones above all: two products through Eigen.
-/// A must outlive the operator. Holds one vector of F elements, so one operator serves one thread at a time.
+/// M = AᵀA of any Eigen matrix that can be multiplied by a vector, sparse ones above all: two products
+/// through Eigen. A must outlive the operator. Holds one vector of F elements, so one operator serves one
+/// thread at a time.
 template <class Matrix>
 class eigen_operator {
  public:

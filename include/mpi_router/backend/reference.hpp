@@ -39,7 +39,8 @@ template <Accumulator S>
 }
 
 template <Accumulator S, class T, class Load, class LoadX>
-[[nodiscard]] S dot(const vector_view<const T>& a, const vector_view<const S>& x, Load load, LoadX load_x) noexcept {
+[[nodiscard]] S dot(const vector_view<const T>& a, const vector_view<const S>& x, Load load,
+                    LoadX load_x) noexcept {
   std::array<S, lanes> lane{};
   const index_t n = a.size();
   const index_t whole = n - n % lanes;
@@ -51,7 +52,8 @@ template <Accumulator S, class T, class Load, class LoadX>
       }
     }
     for (index_t i = whole; i < n; ++i) {
-      lane[static_cast<std::size_t>(i - whole)] += load(widen<S>(a.data()[i * stride_a])) * load_x(x.data()[i * stride_x]);
+      lane[static_cast<std::size_t>(i - whole)] +=
+          load(widen<S>(a.data()[i * stride_a])) * load_x(x.data()[i * stride_x]);
     }
   };
   if (a.is_contiguous() && x.is_contiguous()) {
@@ -90,10 +92,11 @@ template <class T>
   return distance(a.row_stride()) < distance(a.col_stride());
 }
 
-/// u = xAᵀA, returns ‖Ax‖². One read of A from memory: row by row, or by panels of columns that stay in cache.
+/// u = xAᵀA, returns ‖Ax‖². One read of A from memory: row by row, or by panels of columns that stay in
+/// cache.
 template <Accumulator S, class T, class Load, class LoadX>
-[[nodiscard]] S gram_apply(const matrix_view<const T>& a, const vector_view<const S>& x, const vector_view<S>& u, Load load,
-                           LoadX load_x) noexcept {
+[[nodiscard]] S gram_apply(const matrix_view<const T>& a, const vector_view<const S>& x,
+                           const vector_view<S>& u, Load load, LoadX load_x) noexcept {
   fill_zero(u);
   S energy{0};
   if (!stored_by_columns(a)) {
@@ -123,7 +126,8 @@ template <Accumulator S, class T, class Load, class LoadX>
   return energy;
 }
 
-/// The exponent of the largest magnitude among the elements, in the sense of std::ilogb; 0 where there is none.
+/// The exponent of the largest magnitude among the elements, in the sense of std::ilogb; 0 where there is
+/// none.
 template <Accumulator S, class T>
 [[nodiscard]] int largest_exponent(const matrix_view<const T>& a) noexcept {
   S largest{0};
@@ -142,7 +146,8 @@ template <Accumulator S, class T>
 }  // namespace detail
 
 /// The reference backend: any strides, any storage type, sums in S (float or double), one thread, no
-/// scratch. O(F·D) time, A is read from memory once. Deterministic: the order of the sums depends on the shape and layout alone.
+/// scratch. O(F·D) time, A is read from memory once. Deterministic: the order of the sums depends on the
+/// shape and layout alone.
 struct reference {
   /// u = xM with M = AᵀA; returns the energy ‖Ax‖². A is [F, D], x and u have D elements.
   template <Scalar T, Accumulator S>
@@ -167,9 +172,10 @@ struct reference {
   template <Scalar T, Accumulator S>
   scaled_energy<S> apply_scaled(matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) const {
     const int a_exponent = detail::largest_exponent<S>(a);
-    const int x_exponent = detail::largest_exponent<S>(matrix_view<const S>(x.data(), x.size(), 1, x.stride(), 1));
-    const S energy =
-        detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent), detail::power_of_two<S>(-x_exponent));
+    const int x_exponent =
+        detail::largest_exponent<S>(matrix_view<const S>(x.data(), x.size(), 1, x.stride(), 1));
+    const S energy = detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent),
+                                        detail::power_of_two<S>(-x_exponent));
     return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
   }
 

@@ -58,14 +58,15 @@ concept ScalableGramOperator =
 /// Who multiplies: the one-expert kernels over a dense view of any storage type T with sums in S.
 /// x, y and u are contiguous or strided vectors of S; `apply` writes u = xAᵀA and returns the energy.
 template <class B, class T, class S>
-concept DenseBackend = requires(const B& backend, matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) {
-  { backend.apply(a, x, u) } -> std::same_as<S>;
-  backend.project(a, x, u);
-  backend.lift(a, x, u);
-};
+concept DenseBackend =
+    requires(const B& backend, matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) {
+      { backend.apply(a, x, u) } -> std::same_as<S>;
+      backend.project(a, x, u);
+      backend.lift(a, x, u);
+    };
 
-/// Who runs the tasks: `execute(count, task)` calls task(i) once for each i in [0, count), in any order, on any
-/// threads, and returns when all are done. Tasks never throw and never depend on each other, so results
+/// Who runs the tasks: `execute(count, task)` calls task(i) once for each i in [0, count), in any order, on
+/// any threads, and returns when all are done. Tasks never throw and never depend on each other, so results
 /// are bitwise the same for every executor.
 template <class E>
 concept Executor = requires(const E& execute, void (&task)(index_t)) { execute(index_t{}, task); };

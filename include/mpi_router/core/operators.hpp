@@ -13,7 +13,8 @@ template <Accumulator S, class Callable>
 class callable_operator {
  public:
   using scalar = S;
-  callable_operator(index_t dimension, Callable callable) : dimension_(dimension), callable_(std::move(callable)) {
+  callable_operator(index_t dimension, Callable callable)
+      : dimension_(dimension), callable_(std::move(callable)) {
     core::expect(dimension >= 0, "gram_operator: negative dimension ", dimension);
   }
   [[nodiscard]] index_t dimension() const noexcept { return dimension_; }
@@ -34,8 +35,8 @@ template <Accumulator S, class Callable>
 
 /// The partial form. The neurons of an expert (rows of A) are spread over shards, M = Σ_s A_sᵀA_s; this shard
 /// gives its contribution to the image and to the energy, and `reduce(u, energy)` replaces both by their
-/// sums over the shards, an all-reduce say, before anything is normalised. Every shard then goes on with the same
-/// bits, if the reduction gives every shard the same bits.
+/// sums over the shards, an all-reduce say, before anything is normalised. Every shard then goes on with the
+/// same bits, if the reduction gives every shard the same bits.
 ///
 /// Sharding along D goes through FactoredGramOperator: project, reduce the projection, lift.
 template <GramOperator Shard, class Reduce>

@@ -77,9 +77,7 @@ struct bf16 {
   std::uint16_t bits = 0;
   bf16() = default;
   constexpr explicit bf16(float x) noexcept : bits(core::float_to_bf16(x)) {}
-  [[nodiscard]] constexpr explicit operator float() const noexcept {
-    return core::bf16_to_float(bits);
-  }
+  [[nodiscard]] constexpr explicit operator float() const noexcept { return core::bf16_to_float(bits); }
 };
 
 /// IEEE binary16 storage: 5 exponent and 10 significand bits. Arithmetic is done in float.
@@ -87,9 +85,7 @@ struct f16 {
   std::uint16_t bits = 0;
   f16() = default;
   constexpr explicit f16(float x) noexcept : bits(core::float_to_f16(x)) {}
-  [[nodiscard]] constexpr explicit operator float() const noexcept {
-    return core::f16_to_float(bits);
-  }
+  [[nodiscard]] constexpr explicit operator float() const noexcept { return core::f16_to_float(bits); }
 };
 
 /// How the bits of a storage type are laid out: what a vectorised load needs to know.
@@ -122,9 +118,7 @@ struct scalar_traits<f16> {
 
 /// A storage type: f64, f32, bf16, f16, or one that scalar_traits was specialised for. No integers.
 template <class T>
-concept Scalar = requires {
-  typename scalar_traits<std::remove_const_t<T>>::accumulator;
-};
+concept Scalar = requires { typename scalar_traits<std::remove_const_t<T>>::accumulator; };
 
 /// A type that sums are taken in.
 template <class S>

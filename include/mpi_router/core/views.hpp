@@ -27,7 +27,8 @@ class vector_view {
   constexpr vector_view() = default;
 
   /// Throws usage_error on a negative size or null data for a size above zero.
-  constexpr vector_view(T* data, index_t size, index_t stride = 1) : data_(data), size_(size), stride_(stride) {
+  constexpr vector_view(T* data, index_t size, index_t stride = 1)
+      : data_(data), size_(size), stride_(stride) {
     core::expect(size >= 0, "vector_view: negative size ", size);
     core::expect(data != nullptr || size == 0, "vector_view: null data for size ", size);
   }
@@ -86,7 +87,7 @@ class matrix_view {
       : data_(data), rows_(rows), cols_(cols), row_stride_(row_stride), col_stride_(col_stride) {
     core::expect(rows >= 0 && cols >= 0, "matrix_view: negative extent in [", rows, ", ", cols, "]");
     core::expect(data != nullptr || rows == 0 || cols == 0, "matrix_view: null data for shape [", rows, ", ",
-                   cols, "]");
+                 cols, "]");
   }
 
   /// A view of const elements from one of mutable elements.
@@ -121,7 +122,7 @@ class matrix_view {
   /// The rows [first, first + count): a shard along the first axis.
   [[nodiscard]] constexpr matrix_view middle_rows(index_t first, index_t count) const {
     core::expect(first >= 0 && count >= 0 && first <= rows_ && count <= rows_ - first, "matrix_view: rows [",
-                   first, ", ", first, " + ", count, ") out of ", rows_);
+                 first, ", ", first, " + ", count, ") out of ", rows_);
     return {data_ + first * row_stride_, count, cols_, row_stride_, col_stride_};
   }
   /// The columns [first, first + count): a shard along the second axis.
@@ -191,14 +192,14 @@ class expert_batch_view {
   constexpr expert_batch_view(T* data, const expert_shape& shape, const expert_strides& strides)
       : data_(data), shape_(shape), strides_(strides) {
     check_shape();
-    core::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts, ", ",
-                   shape.ffn_dim, ", ", shape.hidden_dim, "]");
+    core::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts,
+                 ", ", shape.ffn_dim, ", ", shape.hidden_dim, "]");
   }
   constexpr expert_batch_view(T* const* table, const expert_shape& shape, const expert_strides& strides)
       : table_(table), shape_(shape), strides_(strides) {
     check_shape();
     core::expect(table != nullptr || empty(), "expert_batch_view: null pointer table for ", shape.num_experts,
-                   " experts");
+                 " experts");
   }
 
   /// A view of const elements from one of mutable elements.
@@ -236,11 +237,12 @@ class expert_batch_view {
  private:
   constexpr void check_shape() const {
     const auto [n, f, d] = shape_;
-    core::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d, "]");
+    core::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d,
+                 "]");
     // Twice the elements (gate and up fused), in bytes, must still be addressable.
     constexpr index_t most = std::numeric_limits<index_t>::max() / (2 * static_cast<index_t>(sizeof(T)));
     core::expect(empty() || (f <= most / d && n <= most / d / f), "expert_batch_view: [", n, ", ", f, ", ", d,
-                   "] elements do not fit in memory");
+                 "] elements do not fit in memory");
   }
 
   T* data_ = nullptr;
@@ -264,8 +266,8 @@ template <class Space = host_space, Scalar T>
 }
 /// [N, 2F, D], the F gate rows before the F up rows of each expert.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(T* data, const expert_shape& s,
-                                                                               fused_half half = fused_half::gate) {
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(
+    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? s.ffn_dim * s.hidden_dim : 0;
   return {data == nullptr ? data : data + offset,
           s,
@@ -273,8 +275,8 @@ template <class Space = host_space, Scalar T>
 }
 /// [N, 2F, D], gate rows (even) and up rows (odd) in turn.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(T* data, const expert_shape& s,
-                                                                              fused_half half = fused_half::gate) {
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(
+    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? s.hidden_dim : 0;
   return {data == nullptr ? data : data + offset,
           s,
@@ -282,8 +284,8 @@ template <class Space = host_space, Scalar T>
 }
 /// [N, D, 2F], the gate columns before the up columns: Llama-4, Qwen3-VL.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(T* data, const expert_shape& s,
-                                                                               fused_half half = fused_half::gate) {
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(
+    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? s.ffn_dim : 0;
   return {data == nullptr ? data : data + offset,
           s,
@@ -291,8 +293,8 @@ template <class Space = host_space, Scalar T>
 }
 /// [N, D, 2F], gate columns (even) and up columns (odd) in turn: gpt-oss.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(T* data, const expert_shape& s,
-                                                                              fused_half half = fused_half::gate) {
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(
+    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? 1 : 0;
   return {data == nullptr ? data : data + offset,
           s,
@@ -306,12 +308,14 @@ template <class Space = host_space, Scalar T>
 }
 /// One pointer per expert, each to a matrix stored [F, D].
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_fd_pointers(T* const* table, const expert_shape& s) {
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_fd_pointers(T* const* table,
+                                                                        const expert_shape& s) {
   return {table, s, {.expert = 0, .ffn = s.hidden_dim, .hidden = 1}};
 }
 /// One pointer per expert, each to a matrix stored [D, F].
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_df_pointers(T* const* table, const expert_shape& s) {
+[[nodiscard]] constexpr expert_batch_view<T, Space> experts_df_pointers(T* const* table,
+                                                                        const expert_shape& s) {
   return {table, s, {.expert = 0, .ffn = 1, .hidden = s.ffn_dim}};
 }
 

@@ -29,8 +29,8 @@ enum class stop_reason : unsigned char {
   return "unknown";
 }
 
-/// Momentum, x_{k+1} = M x_k − β x_{k−1} (Xu et al. 2018, "Accelerated stochastic power iteration"). With the best
-/// β = λ₂²/4 about √ of the number of steps is needed.
+/// Momentum, x_{k+1} = M x_k − β x_{k−1} (Xu et al. 2018, "Accelerated stochastic power iteration"). With the
+/// best β = λ₂²/4 about √ of the number of steps is needed.
 template <Accumulator S>
 struct momentum {
   enum class kind : unsigned char { none, fixed, estimated };
@@ -74,14 +74,15 @@ struct iteration_result {
 
 /// Elements of S that power_iteration needs as scratch for dimension D.
 template <Accumulator S>
-[[nodiscard]] constexpr index_t power_iteration_workspace(index_t dimension, const iteration_options<S>& options) noexcept {
+[[nodiscard]] constexpr index_t power_iteration_workspace(index_t dimension,
+                                                          const iteration_options<S>& options) noexcept {
   return options.acceleration.rule == momentum<S>::kind::none ? dimension : 2 * dimension;
 }
 
 namespace detail {
 
-/// Follows how fast the residual falls and infers λ₂: with momentum β the component along an eigenvalue λ grows
-/// by μ(λ) = (λ + √(λ² − 4β))/2 a step, so that an observed ratio t = μ(λ₂)/μ(λ₁) gives λ₂ = μ₂ + β/μ₂.
+/// Follows how fast the residual falls and infers λ₂: with momentum β the component along an eigenvalue λ
+/// grows by μ(λ) = (λ + √(λ² − 4β))/2 a step, so that an observed ratio t = μ(λ₂)/μ(λ₁) gives λ₂ = μ₂ + β/μ₂.
 /// Everything relative to ρ.
 template <Accumulator S>
 class momentum_estimate {
@@ -115,28 +116,33 @@ class momentum_estimate {
 
 }  // namespace detail
 
-/// Repeats the step of Eq. 4, 5 on `row` until a rule of `options` says stop, then leaves the row on the sphere of
-/// options.radius. Stateful by nature: the row is overwritten. The result describes the row returned.
+/// Repeats the step of Eq. 4, 5 on `row` until a rule of `options` says stop, then leaves the row on the
+/// sphere of options.radius. Stateful by nature: the row is overwritten. The result describes the row
+/// returned.
 ///
-/// row: D elements; workspace: power_iteration_workspace(D, options) elements, which do not overlap it. O(D) a step
-/// beyond the applications of M; nothing is allocated. `callback(record, row)` is called for every iterate; where it
-/// returns bool, false ends the iteration. A degenerate row is left as it was. ρ never decreases without momentum,
-/// and tan θ_k ≤ (σ₂/σ₁)^{2k} tan θ_0 (Golub & Van Loan, 8.2.1). Throws usage_error on sizes, overlap, radius ≤ 0.
+/// row: D elements; workspace: power_iteration_workspace(D, options) elements, which do not overlap it. O(D)
+/// a step beyond the applications of M; nothing is allocated. `callback(record, row)` is called for every
+/// iterate; where it returns bool, false ends the iteration. A degenerate row is left as it was. ρ never
+/// decreases without momentum, and tan θ_k ≤ (σ₂/σ₁)^{2k} tan θ_0 (Golub & Van Loan, 8.2.1). Throws
+/// usage_error on sizes, overlap, radius ≤ 0.
 template <GramOperator Op, class Callback>
 iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> workspace,
-                                                const iteration_options<scalar_of<Op>>& options, Callback&& callback) {
+                                                const iteration_options<scalar_of<Op>>& options,
+                                                Callback&& callback) {
   using S = scalar_of<Op>;
   const index_t dimension = row.size();
   detail::expect_radius("power_iteration", options.radius);
   detail::expect(options.max_steps >= 0, "power_iteration: max_steps is ", options.max_steps);
-  detail::expect(workspace.size() >= power_iteration_workspace(dimension, options) && workspace.is_contiguous(),
-                 "power_iteration: the workspace has ", workspace.size(), " elements, not ",
-                 power_iteration_workspace(dimension, options));
+  detail::expect(
+      workspace.size() >= power_iteration_workspace(dimension, options) && workspace.is_contiguous(),
+      "power_iteration: the workspace has ", workspace.size(), " elements, not ",
+      power_iteration_workspace(dimension, options));
   const vector_view<const S> current(row);
   const vector_view<S> image(workspace.data(), dimension);
   const bool accelerated = options.acceleration.rule != momentum<S>::kind::none;
-  const vector_view<S> previous(accelerated ? workspace.data() + dimension : nullptr, accelerated ? dimension : 0);
+  const vector_view<S> previous(accelerated ? workspace.data() + dimension : nullptr,
+                                accelerated ? dimension : 0);
 
   iteration_result<S> result;
   detail::momentum_estimate<S> estimate(options.acceleration);
@@ -166,10 +172,13 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
         step_angle = angle<S>(current, vector_view<const S>(image));
       }
     }
-    result.last = {step, at.rayleigh.unscaled(), (at.rayleigh * detail::scaled<S>{relative, 0}).unscaled(), relative, step_angle};
+    result.last = {step, at.rayleigh.unscaled(), (at.rayleigh * detail::scaled<S>{relative, 0}).unscaled(),
+                   relative, step_angle};
 
     bool go_on = true;
-    if constexpr (std::is_convertible_v<std::invoke_result_t<Callback&, const iteration_record<S>&, vector_view<const S>>, bool>) {
+    if constexpr (std::is_convertible_v<
+                      std::invoke_result_t<Callback&, const iteration_record<S>&, vector_view<const S>>,
+                      bool>) {
       go_on = callback(std::as_const(result.last), current);
     } else {
       callback(std::as_const(result.last), current);

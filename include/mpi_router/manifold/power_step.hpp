@@ -24,14 +24,15 @@ void degenerate(vector_view<const S> row, vector_view<S> out, degenerate_row pol
 
 }  // namespace detail
 
-/// One step: out = C · rM / ‖rM‖ (Eq. 4, 5). Stateless: the row is read, the result is written elsewhere, as in
-/// the authors' router, which computes r′ anew from the trained r at every forward.
+/// One step: out = C · rM / ‖rM‖ (Eq. 4, 5). Stateless: the row is read, the result is written elsewhere, as
+/// in the authors' router, which computes r′ anew from the trained r at every forward.
 ///
 /// row and out have D elements and do not overlap. One application of M and O(D). No scratch. A row without
 /// a step (see status) becomes what `policy` says. Throws usage_error on sizes, overlap, or radius ≤ 0.
 template <GramOperator Op>
-step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> row, vector_view<scalar_of<Op>> out,
-                                      scalar_of<Op> radius, degenerate_row policy = degenerate_row::keep) {
+step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> row,
+                                      vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
+                                      degenerate_row policy = degenerate_row::keep) {
   using S = scalar_of<Op>;
   detail::expect_radius("power_step", radius);
   const auto image = detail::apply_to_row("power_step", op, row, out);
@@ -39,14 +40,16 @@ step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> 
     detail::degenerate<S>(row, out, policy);
     return {image.state, S{0}, S{0}};
   }
-  const detail::scaled<S> stored_norm{image.image_norm.value, image.image_norm.exponent - image.image_exponent};
+  const detail::scaled<S> stored_norm{image.image_norm.value,
+                                      image.image_norm.exponent - image.image_exponent};
   detail::scale_into<S>(vector_view<const S>(out), out, detail::scaled<S>{radius, 0} / stored_norm);
   const S cosine = (image.rayleigh * image.row_norm / image.image_norm).unscaled();
   return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
 }
 
-/// One step that writes its result back: row ← C · rM / ‖rM‖. Stateful: use it to track the principal direction of a
-/// changing A, never together with the stateless form on the same row. `scratch` has D elements.
+/// One step that writes its result back: row ← C · rM / ‖rM‖. Stateful: use it to track the principal
+/// direction of a changing A, never together with the stateless form on the same row. `scratch` has D
+/// elements.
 template <GramOperator Op>
 step_result<scalar_of<Op>> stateful_power_step(Op&& op, vector_view<scalar_of<Op>> row,
                                                vector_view<scalar_of<Op>> scratch, scalar_of<Op> radius,

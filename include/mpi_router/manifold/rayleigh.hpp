@@ -1,4 +1,5 @@
-// The Rayleigh quotient, the tangent gradient that vanishes where it is stationary, and the alignment λ (Eq. 3).
+// The Rayleigh quotient, the tangent gradient that vanishes where it is stationary, and the alignment λ (Eq.
+// 3).
 #pragma once
 
 #include <mpi_router/manifold/sphere.hpp>
@@ -22,12 +23,14 @@ struct row_image {
 /// Below this the squares that went into an image may have lost bits to underflow.
 template <Accumulator S>
 [[nodiscard]] inline S smallest_safe() noexcept {
-  return std::numeric_limits<S>::min() / (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
+  return std::numeric_limits<S>::min() /
+         (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
 }
 
 /// u = rM up to a power of two. One application, one more where the plain one left the range of S.
 template <GramOperator Op>
-[[nodiscard]] row_image<scalar_of<Op>> apply_to_row(const char* what, Op& op, vector_view<const scalar_of<Op>> row,
+[[nodiscard]] row_image<scalar_of<Op>> apply_to_row(const char* what, Op& op,
+                                                    vector_view<const scalar_of<Op>> row,
                                                     vector_view<scalar_of<Op>> u) {
   using S = scalar_of<Op>;
   const auto dimension = static_cast<index_t>(op.dimension());
@@ -67,8 +70,8 @@ template <GramOperator Op>
 
 namespace detail {
 
-/// image ← h = r̂M/ρ − r̂ = g/ρ, the residual relative to ρ: it has no scale. Returns ‖h‖ = ‖g‖/ρ = tan ψ. Summed
-/// elementwise, since ‖r̂M‖² − ρ² would cancel.
+/// image ← h = r̂M/ρ − r̂ = g/ρ, the residual relative to ρ: it has no scale. Returns ‖h‖ = ‖g‖/ρ = tan ψ.
+/// Summed elementwise, since ‖r̂M‖² − ρ² would cancel.
 template <Accumulator S>
 S relative_residual(const row_image<S>& at, vector_view<const S> row, vector_view<S> image) noexcept {
   const scaler<S> image_scale(scaled<S>{S{1}, at.image_exponent} / (at.rayleigh * at.row_norm));
@@ -85,9 +88,10 @@ S relative_residual(const row_image<S>& at, vector_view<const S> row, vector_vie
 template <Accumulator S>
 struct rayleigh_result {
   status state = status::ok;
-  S rayleigh = 0;           ///< ρ = ‖rW_g‖² / ‖r‖² (Eq. 3), at most σ₁²; infinite or 0 where S cannot hold it
-  S residual = 0;           ///< ‖g‖: an eigenvalue of M lies within ‖g‖ of ρ
-  S relative_residual = 0;  ///< ‖g‖ / ρ = tan ψ, ψ the angle that a power step would move the row by; always in range
+  S rayleigh = 0;  ///< ρ = ‖rW_g‖² / ‖r‖² (Eq. 3), at most σ₁²; infinite or 0 where S cannot hold it
+  S residual = 0;  ///< ‖g‖: an eigenvalue of M lies within ‖g‖ of ρ
+  S relative_residual =
+      0;  ///< ‖g‖ / ρ = tan ψ, ψ the angle that a power step would move the row by; always in range
 };
 
 /// The Rayleigh quotient ρ of a row and its residual g = r̂M − ρ r̂, the gradient of ρ on the sphere up
@@ -106,7 +110,8 @@ rayleigh_result<scalar_of<Op>> rayleigh(Op&& op, vector_view<const scalar_of<Op>
   }
   const S relative = detail::relative_residual<S>(at, row, residual);
   detail::scale_into<S>(vector_view<const S>(residual), residual, at.rayleigh);
-  return {status::ok, at.rayleigh.unscaled(), (at.rayleigh * detail::scaled<S>{relative, 0}).unscaled(), relative};
+  return {status::ok, at.rayleigh.unscaled(), (at.rayleigh * detail::scaled<S>{relative, 0}).unscaled(),
+          relative};
 }
 
 /// λ with the spectral norm: ‖rW_g‖ / (‖r‖ σ₁) = √ρ / σ₁, in [0, 1]; 1 only for a principal direction.

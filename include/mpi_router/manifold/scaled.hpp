@@ -19,11 +19,16 @@ struct scaled {
   int exponent = 0;
 
   [[nodiscard]] S unscaled() const noexcept { return std::ldexp(value, exponent); }
-  friend scaled operator*(scaled a, scaled b) noexcept { return {a.value * b.value, a.exponent + b.exponent}; }
-  friend scaled operator/(scaled a, scaled b) noexcept { return {a.value / b.value, a.exponent - b.exponent}; }
+  friend scaled operator*(scaled a, scaled b) noexcept {
+    return {a.value * b.value, a.exponent + b.exponent};
+  }
+  friend scaled operator/(scaled a, scaled b) noexcept {
+    return {a.value / b.value, a.exponent - b.exponent};
+  }
 };
 
-/// Multiplies by a scaled number; its power of two is applied in two halves, so that it may itself be out of range.
+/// Multiplies by a scaled number; its power of two is applied in two halves, so that it may itself be out of
+/// range.
 template <Accumulator S>
 class scaler {
  public:

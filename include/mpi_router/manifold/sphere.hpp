@@ -18,7 +18,7 @@ void expect_radius(const char* what, S radius) {
 }
 template <Accumulator S>
 [[nodiscard]] constexpr status row_status(const scaled_norm<S>& row) noexcept {
-  return row.kind == magnitude::zero ? status::zero_row
+  return row.kind == magnitude::zero     ? status::zero_row
          : row.kind == magnitude::finite ? status::ok
                                          : status::non_finite;
 }
@@ -28,21 +28,22 @@ template <Accumulator S>
 /// A zero or non-finite x is copied as it is and named by the status. Throws usage_error on sizes that
 /// differ or a radius that is not positive.
 template <Accumulator S>
-status retract(std::type_identity_t<vector_view<const S>> x, vector_view<S> out, std::type_identity_t<S> radius) {
+status retract(std::type_identity_t<vector_view<const S>> x, vector_view<S> out,
+               std::type_identity_t<S> radius) {
   detail::expect_same_size("retract", x, out);
   detail::expect_radius("retract", radius);
   const auto length = detail::norm<S>(x);
   const status result = detail::row_status(length);
-  detail::scale_into<S>(x, out,
-                        result == status::ok ? detail::scaled<S>{radius, 0} / length.norm : detail::scaled<S>{S{1}, 0});
+  detail::scale_into<S>(
+      x, out, result == status::ok ? detail::scaled<S>{radius, 0} / length.norm : detail::scaled<S>{S{1}, 0});
   return result;
 }
 
 /// Orthogonal projection onto the tangent space at `base`: out = v − (v · b̂) b̂ with b̂ = base / ‖base‖.
 /// out may be v. O(D). At a zero base every direction is tangent: out = v.
 template <Accumulator S>
-status project_to_tangent(std::type_identity_t<vector_view<const S>> base, std::type_identity_t<vector_view<const S>> v,
-                          vector_view<S> out) {
+status project_to_tangent(std::type_identity_t<vector_view<const S>> base,
+                          std::type_identity_t<vector_view<const S>> v, vector_view<S> out) {
   detail::expect_same_size("project_to_tangent", base, v);
   detail::expect_same_size("project_to_tangent", base, out);
   const auto length = detail::norm<S>(base);
@@ -58,8 +59,8 @@ status project_to_tangent(std::type_identity_t<vector_view<const S>> base, std::
   return status::ok;
 }
 
-/// The angle between x and y in radians, in [0, π]. Accurate for angles near 0 and π too, where the arc cosine
-/// is not (Kahan: 2 atan2(‖x̂ − ŷ‖, ‖x̂ + ŷ‖)). NaN where either is zero or non-finite. O(D).
+/// The angle between x and y in radians, in [0, π]. Accurate for angles near 0 and π too, where the arc
+/// cosine is not (Kahan: 2 atan2(‖x̂ − ŷ‖, ‖x̂ + ŷ‖)). NaN where either is zero or non-finite. O(D).
 template <Accumulator S>
 [[nodiscard]] S angle(vector_view<const S> x, std::type_identity_t<vector_view<const S>> y) {
   detail::expect_same_size("angle", x, y);
@@ -71,8 +72,10 @@ template <Accumulator S>
   const detail::scaler<S> unit_x(detail::scaled<S>{S{1}, 0} / nx.norm);
   const detail::scaler<S> unit_y(detail::scaled<S>{S{1}, 0} / ny.norm);
   const auto squared = [](S value) { return value * value; };
-  const S apart = detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) - unit_y(y[i])); });
-  const S together = detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) + unit_y(y[i])); });
+  const S apart =
+      detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) - unit_y(y[i])); });
+  const S together =
+      detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) + unit_y(y[i])); });
   return S{2} * std::atan2(std::sqrt(apart), std::sqrt(together));
 }
 

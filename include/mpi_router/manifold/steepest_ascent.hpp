@@ -11,7 +11,8 @@ template <Accumulator S>
   return S{1} / rayleigh;
 }
 
-/// Every η is a shifted power step: r̂ + ηg ∝ r̂(M − sI) with s = ρ − 1/η. η → 0 is Oja's rule (s → −∞), s = 0 is MPI.
+/// Every η is a shifted power step: r̂ + ηg ∝ r̂(M − sI) with s = ρ − 1/η. η → 0 is Oja's rule (s → −∞), s = 0
+/// is MPI.
 template <Accumulator S>
 [[nodiscard]] S power_shift(S rayleigh, std::type_identity_t<S> eta) {
   return rayleigh - S{1} / eta;
@@ -34,8 +35,8 @@ namespace detail {
 /// out = C · (r̂ + t g/ρ) / ‖…‖ with t = ηρ, which has no scale: (1 − t) r̂ + t r̂M/ρ.
 template <GramOperator Op, class RelativeStep>
 step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const scalar_of<Op>> row,
-                                  vector_view<scalar_of<Op>> out, scalar_of<Op> radius, RelativeStep relative_step,
-                                  degenerate_row policy) {
+                                  vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
+                                  RelativeStep relative_step, degenerate_row policy) {
   using S = scalar_of<Op>;
   expect_radius(what, radius);
   const auto image = apply_to_row(what, op, row, out);
@@ -52,7 +53,8 @@ step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const sc
   const auto length = norm<S>(vector_view<const S>(out));
   if (length.kind != magnitude::finite) {  // an over-shifted step can land exactly on zero
     degenerate<S>(row, out, policy);
-    return {length.kind == magnitude::zero ? status::zero_image : status::non_finite, image.rayleigh.unscaled(), S{0}};
+    return {length.kind == magnitude::zero ? status::zero_image : status::non_finite,
+            image.rayleigh.unscaled(), S{0}};
   }
   scale_into<S>(vector_view<const S>(out), out, scaled<S>{radius, 0} / length.norm);
   // ⟨r̂, r̂ + ηg⟩ = 1, since g is tangent.
@@ -68,10 +70,13 @@ step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const sc
 template <GramOperator Op>
 step_result<scalar_of<Op>> steepest_ascent_step(Op&& op, vector_view<const scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
-                                                scalar_of<Op> eta, degenerate_row policy = degenerate_row::keep) {
+                                                scalar_of<Op> eta,
+                                                degenerate_row policy = degenerate_row::keep) {
   using S = scalar_of<Op>;
   detail::expect(is_finite(eta), "steepest_ascent_step: eta is not finite");
-  const auto relative = [eta](const detail::scaled<S>& rho) { return (detail::scaled<S>{eta, 0} * rho).unscaled(); };
+  const auto relative = [eta](const detail::scaled<S>& rho) {
+    return (detail::scaled<S>{eta, 0} * rho).unscaled();
+  };
   return detail::ascend("steepest_ascent_step", op, row, out, radius, relative, policy);
 }
 
@@ -81,7 +86,8 @@ step_result<scalar_of<Op>> adaptive_ascent_step(Op&& op, vector_view<const scala
                                                 vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                                 degenerate_row policy = degenerate_row::keep) {
   using S = scalar_of<Op>;
-  return detail::ascend("adaptive_ascent_step", op, row, out, radius, [](const detail::scaled<S>&) { return S{1}; }, policy);
+  return detail::ascend(
+      "adaptive_ascent_step", op, row, out, radius, [](const detail::scaled<S>&) { return S{1}; }, policy);
 }
 
 MPIROUTER_END

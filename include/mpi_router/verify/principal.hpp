@@ -1,0 +1,159 @@
+// Find the principal right singular direction of an expert, prove it, and say how far a router row is from
+// it.
+#pragma once
+
+#include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/verify/probe.hpp>
+#include <mpi_router/verify/trace_ladder.hpp>
+
+#include <Eigen/Core>
+
+#include <optional>
+
+MPIROUTER_BEGIN
+
+struct certify_options {
+  double residual_tolerance = 1e-10;  ///< of the direction found, relative to ρ
+  index_t max_steps = 10000;          ///< of the search for it
+  /// Where min(F, D) is at most this, the bound on σ₂ is the rigorous one of trace_ladder, at O(min(F, D)³) a
+  /// squaring; above it, and for operators without a matrix, the probabilistic one of a probe.
+  index_t rigorous_up_to = 512;
+  probe_options probe{};
+};
+
+/// A direction, what is proven of it, and what it cost.
+struct principal_direction {
+  Eigen::VectorXd direction;   ///< v̂, unit norm; empty where there is none
+  rayleigh_result<double> at;  ///< its ρ and residual
+  certificate proof;
+  index_t applications = 0;
+};
+
+/// Where a row stands against a proven direction: |∠(r, v₁) − ∠(r, v̂)| ≤ ∠(v̂, v₁) on lines.
+struct row_certificate {
+  status state = status::ok;
+  certainty label = certainty::none;
+  double rayleigh = 0;  ///< of the row
+  double residual = 0;  ///< of the row, ‖g‖
+  double angle = 0;     ///< to the direction found, radians in [0, π/2]
+  double angle_low = 0;
+  double angle_bound =
+      std::numbers::pi / 2;  ///< the row is certainly no farther than this from the principal direction
+};
+
+namespace detail {
+
+/// Rounding in the evaluation of g and ρ: sums of F and D terms of products bounded by ‖A‖_F σ₁ ≤ ‖A‖_F².
+[[nodiscard]] inline double evaluation_slack(double terms, double rayleigh) {
+  return 4 * std::sqrt(terms) * std::numeric_limits<double>::epsilon() * rayleigh;
+}
+
+template <GramOperator Op>
+iteration_result<double> search(Op& op, Eigen::VectorXd& row, const certify_options& options) {
+  Eigen::VectorXd workspace(2 * row.size());
+  return power_iteration(op, view(row), view(workspace),
+                         {.max_steps = options.max_steps,
+                          .residual_tolerance = options.residual_tolerance,
+                          .acceleration = momentum<double>::estimated()});
+}
+
+}  // namespace detail
+
+/// Finds v̂ by power iteration with momentum from `start` and bounds σ₂ by a random probe. A start without a
+/// component along v₁ ends on a lower singular direction; the probe sees that, and the search goes on from a
+/// random row. `probe_op` is the same M, perhaps in float, for the probe alone, which needs no accuracy.
+/// O((steps + probe steps) · F·D). Allocates O(D).
+template <GramOperator Op, GramOperator ProbeOp>
+  requires std::same_as<scalar_of<Op>, double>
+[[nodiscard]] principal_direction find_principal(Op&& op, ProbeOp&& probe_op, vector_view<const double> start,
+                                                 const certify_options& options = {}) {
+  const auto dimension = static_cast<index_t>(op.dimension());
+  detail::expect(start.size() == dimension, "find_principal: the operator has dimension ", dimension,
+                 ", the start ", start.size(), " elements");
+  principal_direction result;
+  Eigen::VectorXd row = map(start);
+  Eigen::VectorXd residual(dimension);
+  std::mt19937_64 random(options.probe.seed + 1);
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const auto found = detail::search(op, row, options);
+    result.applications += found.applications + 1;
+    if (found.state == status::non_finite) {
+      result.at.state = status::non_finite;
+      return result;
+    }
+    if (found.state == status::ok) {
+      result.at = rayleigh(op, view(std::as_const(row)), view(residual));
+      result.direction = row;
+      const auto probe =
+          probe_second_eigenvalue(probe_op, view(std::as_const(row)), result.at.rayleigh, options.probe);
+      result.applications += probe.applications;
+      result.proof = certify(result.at, probe.bound,
+                             detail::evaluation_slack(static_cast<double>(dimension), result.at.rayleigh));
+      if (probe.ritz_value < result.at.rayleigh * (1 + 1e-12)) {
+        return result;
+      }
+    } else {
+      result.at.state = found.state;
+    }
+    row = detail::gaussian<double>(dimension, random);
+  }
+  return result;
+}
+
+template <GramOperator Op>
+[[nodiscard]] principal_direction find_principal(Op&& op, vector_view<const double> start,
+                                                 const certify_options& options = {}) {
+  return find_principal(op, op, start, options);
+}
+
+/// As above for a matrix A, [F, D], in double; rigorous where min(F, D) ≤ options.rigorous_up_to.
+template <class Matrix>
+[[nodiscard]] principal_direction find_principal(const Eigen::PlainObjectBase<Matrix>& a,
+                                                 vector_view<const double> start,
+                                                 const certify_options& options = {}) {
+  auto op = gram(a.derived());
+  if (static_cast<index_t>(std::min(a.rows(), a.cols())) > options.rigorous_up_to) {
+    return find_principal(op, start, options);
+  }
+  principal_direction result;
+  auto ladder = trace_ladder(a);
+  if (ladder.direction.size() == 0) {
+    result.at.state = a.allFinite() ? status::zero_image : status::non_finite;
+    return result;
+  }
+  result.direction = std::move(ladder.direction);
+  const auto polish = detail::search(op, result.direction, options);
+  Eigen::VectorXd residual(a.cols());
+  result.at = rayleigh(op, view(std::as_const(result.direction)), view(residual));
+  result.applications = polish.applications + 1;
+  result.proof =
+      certify(result.at, ladder.bound,
+              detail::evaluation_slack(static_cast<double>(a.rows() + a.cols()), result.at.rayleigh));
+  return result;
+}
+
+/// Certifies a row against a direction that was found. One application of M.
+template <GramOperator Op>
+  requires std::same_as<scalar_of<Op>, double>
+[[nodiscard]] row_certificate certify_row(Op&& op, vector_view<const double> row,
+                                          const principal_direction& principal) {
+  row_certificate result;
+  Eigen::VectorXd residual(row.size());
+  const auto at = rayleigh(op, row, view(residual));
+  result.state = at.state;
+  if (at.state != status::ok || principal.direction.size() == 0) {
+    return result;
+  }
+  result.rayleigh = at.rayleigh;
+  result.residual = at.residual;
+  result.angle = line_angle<double>(row, view(principal.direction));
+  result.label = principal.proof.label;
+  if (result.label != certainty::none) {
+    result.angle_low = std::max(0.0, result.angle - principal.proof.angle_bound);
+    result.angle_bound = std::min(std::numbers::pi / 2, result.angle + principal.proof.angle_bound);
+  }
+  return result;
+}
+
+MPIROUTER_END

@@ -1,0 +1,91 @@
+// A rigorous bound on the second eigenvalue from the norms of powers of the smaller Gram matrix.
+#pragma once
+
+#include <mpi_router/verify/certificate.hpp>
+
+#include <Eigen/Core>
+
+#include <utility>
+
+MPIROUTER_BEGIN
+
+/// The principal direction of A and a proven bound on σ₂².
+struct ladder_result {
+  second_eigenvalue_bound bound;
+  Eigen::VectorXd direction;  ///< v̂, D elements, unit norm; empty where A is zero or not finite
+  int squarings = 0;
+};
+
+/// Squares K = AAᵀ (or AᵀA, whichever is smaller, m × m) again and again. H_p = K^p / ‖K^p‖_F has eigenvalues
+/// h_i whose squares sum to one, so for any unit z: h₂² ≤ 1 − h₁² ≤ 1 − (zᵀH_p z)², and λ₂ ≤ ‖K^p‖_F^{1/p} (1
+/// − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p shuts out more of the small
+/// eigenvalues, until rounding, for which δ below allows, or the gap itself stops it. The column of H_p with
+/// the largest diagonal element is also a start from which a few multiplications give the principal
+/// direction: no stored row can be orthogonal to it by ill luck.
+///
+/// A is [F, D] in double. O(m² max(F, D)) once and O(m³) a squaring. Allocates 3 m × m matrices.
+template <class Matrix>
+[[nodiscard]] ladder_result trace_ladder(const Eigen::MatrixBase<Matrix>& a, int max_squarings = 12) {
+  static_assert(std::is_same_v<typename Matrix::Scalar, double>, "the ladder is climbed in double");
+  constexpr double unit = std::numeric_limits<double>::epsilon();
+  const bool wide = a.rows() <= a.cols();
+  const Eigen::Index m = wide ? a.rows() : a.cols();
+  const auto terms = static_cast<double>(std::max(a.rows(), a.cols()));
+
+  ladder_result result;
+  Eigen::MatrixXd h(m, m);
+  h.setZero();
+  if (wide) {
+    h.template selfadjointView<Eigen::Lower>().rankUpdate(a.derived());
+  } else {
+    h.template selfadjointView<Eigen::Lower>().rankUpdate(a.derived().transpose());
+  }
+  h = h.template selfadjointView<Eigen::Lower>();
+  const double trace = h.trace();
+  double scale = h.norm();  // ‖K^p‖_F^{1/p}
+  if (m == 0 || !is_finite(scale) || scale <= std::numeric_limits<double>::min() / unit) {
+    return result;
+  }
+  h /= scale;
+  double delta = 2 * terms * unit * trace / scale;  // ‖fl(H_p) − H_p‖_F is at most this
+  double scale_error = delta;                       // relative, of `scale`
+
+  double alpha = std::numeric_limits<double>::infinity();
+  Eigen::VectorXd z;
+  Eigen::MatrixXd squared(m, m);
+  for (double p = 1;; p *= 2, ++result.squarings) {
+    Eigen::Index largest = 0;
+    h.diagonal().maxCoeff(&largest);
+    z = h.col(largest).normalized();
+    for (int polish = 0; polish < 3; ++polish) {
+      z = (h * z).normalized();
+    }
+    const double quotient = std::max(0.0, z.dot(h * z) - delta);  // ≤ h₁
+    const double rest = std::max(0.0, 1 - quotient * quotient) + 4 * static_cast<double>(m) * unit;
+    const double before = alpha;
+    alpha = std::min(alpha, scale * (1 + scale_error) * std::pow(rest, 1 / (2 * p)));
+    const double lambda_1 = scale * std::pow(quotient, 1 / p);
+    const bool settled = alpha < lambda_1 && before - alpha < 0.1 * (lambda_1 - alpha);
+    if (settled || result.squarings == max_squarings || delta > 0.1) {
+      break;
+    }
+    squared.setZero();
+    squared.template selfadjointView<Eigen::Lower>().rankUpdate(h);  // H is symmetric: HHᵀ = H²
+    h = squared.template selfadjointView<Eigen::Lower>();
+    const double norm = h.norm();
+    h /= norm;
+    delta = 2 * (2 * delta + delta * delta + static_cast<double>(m) * unit) / norm;
+    scale *= std::pow(norm, 1 / (2 * p));
+    scale_error += delta / (2 * p);
+  }
+  result.bound = {alpha, certainty::rigorous, 0};
+  if (wide) {
+    result.direction = a.derived().transpose() * z;
+    result.direction.normalize();
+  } else {
+    result.direction = z;
+  }
+  return result;
+}
+
+MPIROUTER_END
