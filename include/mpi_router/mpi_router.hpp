@@ -5,6 +5,7 @@
 #include <mpi_router/backend/dense.hpp>
 #include <mpi_router/backend/reference.hpp>
 #include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/operators.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/power_step.hpp>

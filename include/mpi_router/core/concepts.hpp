@@ -1,7 +1,7 @@
 // The seams: what an algorithm asks of an operator, of a backend, and of whoever runs tasks.
 #pragma once
 
-#include <mpi_router/core/views.hpp>
+#include <mpi_router/core/experts.hpp>
 
 #include <concepts>
 #include <type_traits>

@@ -1,12 +1,11 @@
-// What a matrix is: pointer, extents, named strides, and the memory space in the type. Nothing is owned, and
-// nothing is guessed from shapes: every layout is built by a function that says its name.
+// What a vector and a matrix are: pointer, extents, named strides, and the memory space in the type. Nothing
+// is owned, and nothing is guessed from shapes: every layout is built by a function that says its name.
 #pragma once
 
 #include <mpi_router/core/error.hpp>
 #include <mpi_router/core/scalar.hpp>
 
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 MPIROUTER_BEGIN_TYPES
@@ -160,163 +159,6 @@ template <class Space = host_space, Scalar T>
 template <class Space = host_space, Scalar T>
 [[nodiscard]] constexpr matrix_view<T, Space> gate_df(T* data, index_t hidden_dim, index_t ffn_dim) {
   return column_major<Space>(data, ffn_dim, hidden_dim);
-}
-
-/// Extents of a batch of experts. Named, because nothing can be told from their values.
-struct expert_shape {
-  index_t num_experts = 0;  ///< N
-  index_t ffn_dim = 0;      ///< F, of one expert; the gate half alone where gate and up are fused
-  index_t hidden_dim = 0;   ///< D
-  friend constexpr bool operator==(const expert_shape&, const expert_shape&) = default;
-};
-
-/// Distances in elements along the three axes of a batch of experts.
-struct expert_strides {
-  index_t expert = 0;
-  index_t ffn = 0;
-  index_t hidden = 0;
-};
-
-/// The gate matrices A_i (F × D) of N experts: one base pointer and a stride, or one pointer per expert.
-/// A table of pointers stays the caller's and must outlive the view.
-template <Scalar T, class Space = host_space>
-class expert_batch_view {
- public:
-  using element_type = T;
-  using value_type = std::remove_const_t<T>;
-  using space = Space;
-
-  constexpr expert_batch_view() = default;
-
-  /// Prefer the named functions below.
-  constexpr expert_batch_view(T* data, const expert_shape& shape, const expert_strides& strides)
-      : data_(data), shape_(shape), strides_(strides) {
-    check_shape();
-    core::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts,
-                 ", ", shape.ffn_dim, ", ", shape.hidden_dim, "]");
-  }
-  constexpr expert_batch_view(T* const* table, const expert_shape& shape, const expert_strides& strides)
-      : table_(table), shape_(shape), strides_(strides) {
-    check_shape();
-    core::expect(table != nullptr || empty(), "expert_batch_view: null pointer table for ", shape.num_experts,
-                 " experts");
-  }
-
-  /// A view of const elements from one of mutable elements.
-  template <class U>
-    requires(std::is_const_v<T> && std::same_as<U, value_type>)
-  constexpr expert_batch_view(const expert_batch_view<U, Space>& other)
-      : data_(other.data()), table_(other.table()), shape_(other.shape()), strides_(other.strides()) {}
-
-  [[nodiscard]] constexpr T* data() const noexcept { return data_; }
-  /// The pointers, one per expert; null where the batch has one base pointer.
-  [[nodiscard]] constexpr T* const* table() const noexcept { return table_; }
-  [[nodiscard]] constexpr const expert_shape& shape() const noexcept { return shape_; }
-  [[nodiscard]] constexpr const expert_strides& strides() const noexcept { return strides_; }
-  [[nodiscard]] constexpr index_t num_experts() const noexcept { return shape_.num_experts; }
-  [[nodiscard]] constexpr index_t ffn_dim() const noexcept { return shape_.ffn_dim; }
-  [[nodiscard]] constexpr index_t hidden_dim() const noexcept { return shape_.hidden_dim; }
-  [[nodiscard]] constexpr bool empty() const noexcept {
-    return shape_.num_experts == 0 || shape_.ffn_dim == 0 || shape_.hidden_dim == 0;
-  }
-
-  /// The gate matrix of expert i, F × D. Throws usage_error if i is out of range.
-  [[nodiscard]] constexpr matrix_view<T, Space> operator[](index_t i) const {
-    core::expect(i >= 0 && i < shape_.num_experts, "expert ", i, " out of ", shape_.num_experts);
-    T* base = nullptr;
-    if (table_ == nullptr) {
-      base = data_ == nullptr ? nullptr : data_ + i * strides_.expert;
-    } else if constexpr (std::same_as<Space, host_space>) {
-      base = table_[i];
-    } else {
-      core::usage_failure("a pointer table in device memory cannot be indexed on the host");
-    }
-    return {base, shape_.ffn_dim, shape_.hidden_dim, strides_.ffn, strides_.hidden};
-  }
-
- private:
-  constexpr void check_shape() const {
-    const auto [n, f, d] = shape_;
-    core::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d,
-                 "]");
-    // Twice the elements (gate and up fused), in bytes, must still be addressable.
-    constexpr index_t most = std::numeric_limits<index_t>::max() / (2 * static_cast<index_t>(sizeof(T)));
-    core::expect(empty() || (f <= most / d && n <= most / d / f), "expert_batch_view: [", n, ", ", f, ", ", d,
-                 "] elements do not fit in memory");
-  }
-
-  T* data_ = nullptr;
-  T* const* table_ = nullptr;
-  expert_shape shape_;
-  expert_strides strides_;
-};
-
-/// Which half of a fused gate-and-up tensor a view shows.
-enum class fused_half : unsigned char { gate, up };
-
-/// [N, F, D]: each stored row one neuron. PyTorch, MegaBlocks (flattened to [N·F, D]), this project.
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nfd(T* data, const expert_shape& s) {
-  return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = s.hidden_dim, .hidden = 1}};
-}
-/// [N, D, F]: the paper's W_g of each expert, used as x · W.
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_ndf(T* data, const expert_shape& s) {
-  return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = 1, .hidden = s.ffn_dim}};
-}
-/// [N, 2F, D], the F gate rows before the F up rows of each expert.
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(
-    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
-  const index_t offset = half == fused_half::up ? s.ffn_dim * s.hidden_dim : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = s.hidden_dim, .hidden = 1}};
-}
-/// [N, 2F, D], gate rows (even) and up rows (odd) in turn.
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(
-    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
-  const index_t offset = half == fused_half::up ? s.hidden_dim : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 2 * s.hidden_dim, .hidden = 1}};
-}
-/// [N, D, 2F], the gate columns before the up columns: Llama-4, Qwen3-VL.
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(
-    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
-  const index_t offset = half == fused_half::up ? s.ffn_dim : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 1, .hidden = 2 * s.ffn_dim}};
-}
-/// [N, D, 2F], gate columns (even) and up columns (odd) in turn: gpt-oss.
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(
-    T* data, const expert_shape& s, fused_half half = fused_half::gate) {
-  const index_t offset = half == fused_half::up ? 1 : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 2, .hidden = 2 * s.ffn_dim}};
-}
-/// Any strides, in elements.
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_strided(T* data, const expert_shape& s,
-                                                                    const expert_strides& strides) {
-  return {data, s, strides};
-}
-/// One pointer per expert, each to a matrix stored [F, D].
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_fd_pointers(T* const* table,
-                                                                        const expert_shape& s) {
-  return {table, s, {.expert = 0, .ffn = s.hidden_dim, .hidden = 1}};
-}
-/// One pointer per expert, each to a matrix stored [D, F].
-template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_df_pointers(T* const* table,
-                                                                        const expert_shape& s) {
-  return {table, s, {.expert = 0, .ffn = 1, .hidden = s.ffn_dim}};
 }
 
 namespace core {
