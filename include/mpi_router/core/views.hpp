@@ -1,5 +1,9 @@
 // What a vector and a matrix are: pointer, extents, named strides, and the memory space in the type. Nothing
 // is owned, and nothing is guessed from shapes: every layout is built by a function that says its name.
+//
+// Everything here is inlined whatever the optimiser thinks: translation units with different instruction sets
+// share these types, and a function left out of line would carry the instructions of one of them into the
+// other.
 #pragma once
 
 #include <mpi_router/core/error.hpp>
@@ -26,7 +30,7 @@ class vector_view {
   constexpr vector_view() = default;
 
   /// Throws usage_error on a negative size or null data for a size above zero.
-  constexpr vector_view(T* data, index_t size, index_t stride = 1)
+  MPIROUTER_ALWAYS_INLINE constexpr vector_view(T* data, index_t size, index_t stride = 1)
       : data_(data), size_(size), stride_(stride) {
     core::expect(size >= 0, "vector_view: negative size ", size);
     core::expect(data != nullptr || size == 0, "vector_view: null data for size ", size);
@@ -40,12 +44,13 @@ class vector_view {
                { range.size() } -> std::convertible_to<std::size_t>;
                requires !requires { range.stride(); } && !requires { range.innerStride(); };
              })
-  constexpr vector_view(Range&& range) : vector_view(range.data(), static_cast<index_t>(range.size())) {}
+  MPIROUTER_ALWAYS_INLINE constexpr vector_view(Range&& range)
+      : vector_view(range.data(), static_cast<index_t>(range.size())) {}
 
   /// A view of const elements from one of mutable elements.
   template <class U>
     requires(std::is_const_v<T> && std::same_as<U, value_type>)
-  constexpr vector_view(const vector_view<U, Space>& other)
+  MPIROUTER_ALWAYS_INLINE constexpr vector_view(const vector_view<U, Space>& other)
       : data_(other.data()), size_(other.size()), stride_(other.stride()) {}
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T* data() const noexcept { return data_; }
@@ -82,7 +87,8 @@ class matrix_view {
 
   /// Prefer the named functions below. Throws usage_error on a negative extent, or null data for a
   /// matrix that is not empty.
-  constexpr matrix_view(T* data, index_t rows, index_t cols, index_t row_stride, index_t col_stride)
+  MPIROUTER_ALWAYS_INLINE constexpr matrix_view(T* data, index_t rows, index_t cols, index_t row_stride,
+                                                index_t col_stride)
       : data_(data), rows_(rows), cols_(cols), row_stride_(row_stride), col_stride_(col_stride) {
     core::expect(rows >= 0 && cols >= 0, "matrix_view: negative extent in [", rows, ", ", cols, "]");
     core::expect(data != nullptr || rows == 0 || cols == 0, "matrix_view: null data for shape [", rows, ", ",
@@ -92,7 +98,7 @@ class matrix_view {
   /// A view of const elements from one of mutable elements.
   template <class U>
     requires(std::is_const_v<T> && std::same_as<U, value_type>)
-  constexpr matrix_view(const matrix_view<U, Space>& other)
+  MPIROUTER_ALWAYS_INLINE constexpr matrix_view(const matrix_view<U, Space>& other)
       : data_(other.data()),
         rows_(other.rows()),
         cols_(other.cols()),
@@ -115,20 +121,22 @@ class matrix_view {
   }
 
   /// Row i, a vector of cols() elements.
-  [[nodiscard]] constexpr vector_view<T, Space> row(index_t i) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr vector_view<T, Space> row(index_t i) const {
     return {cols_ == 0 ? data_ : data_ + i * row_stride_, cols_, col_stride_};
   }
   /// The rows [first, first + count): a shard along the first axis.
-  [[nodiscard]] constexpr matrix_view middle_rows(index_t first, index_t count) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view middle_rows(index_t first,
+                                                                          index_t count) const {
     core::expect(first >= 0 && count >= 0 && first <= rows_ && count <= rows_ - first, "matrix_view: rows [",
                  first, ", ", first, " + ", count, ") out of ", rows_);
     return {data_ + first * row_stride_, count, cols_, row_stride_, col_stride_};
   }
   /// The columns [first, first + count): a shard along the second axis.
-  [[nodiscard]] constexpr matrix_view middle_cols(index_t first, index_t count) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view middle_cols(index_t first,
+                                                                          index_t count) const {
     return transposed().middle_rows(first, count).transposed();
   }
-  [[nodiscard]] constexpr matrix_view transposed() const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view transposed() const {
     return {data_, cols_, rows_, col_stride_, row_stride_};
   }
 
@@ -142,22 +150,26 @@ class matrix_view {
 
 /// Rows stored one after the other, as in C, PyTorch and NumPy: router rows [N, D], tokens [T, D].
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr matrix_view<T, Space> row_major(T* data, index_t rows, index_t cols) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> row_major(T* data, index_t rows,
+                                                                                index_t cols) {
   return {data, rows, cols, cols, 1};
 }
 /// Columns stored one after the other, as in Fortran and by default in Eigen.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr matrix_view<T, Space> column_major(T* data, index_t rows, index_t cols) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> column_major(T* data, index_t rows,
+                                                                                   index_t cols) {
   return {data, rows, cols, 1, rows};
 }
 /// One gate matrix stored [F, D], each stored row one neuron: PyTorch's `gate_proj.weight`.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr matrix_view<T, Space> gate_fd(T* data, index_t ffn_dim, index_t hidden_dim) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> gate_fd(T* data, index_t ffn_dim,
+                                                                              index_t hidden_dim) {
   return row_major<Space>(data, ffn_dim, hidden_dim);
 }
 /// One gate matrix stored [D, F], as the paper writes W_g. The view is its transpose A, F × D.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr matrix_view<T, Space> gate_df(T* data, index_t hidden_dim, index_t ffn_dim) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> gate_df(T* data, index_t hidden_dim,
+                                                                              index_t ffn_dim) {
   return column_major<Space>(data, ffn_dim, hidden_dim);
 }
 
