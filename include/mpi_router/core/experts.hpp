@@ -36,13 +36,15 @@ class expert_batch_view {
   constexpr expert_batch_view() = default;
 
   /// Prefer the named functions below.
-  constexpr expert_batch_view(T* data, const expert_shape& shape, const expert_strides& strides)
+  MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view(T* data, const expert_shape& shape,
+                                                      const expert_strides& strides)
       : data_(data), shape_(shape), strides_(strides) {
     check_shape();
     core::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts,
                  ", ", shape.ffn_dim, ", ", shape.hidden_dim, "]");
   }
-  constexpr expert_batch_view(T* const* table, const expert_shape& shape, const expert_strides& strides)
+  MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view(T* const* table, const expert_shape& shape,
+                                                      const expert_strides& strides)
       : table_(table), shape_(shape), strides_(strides) {
     check_shape();
     core::expect(table != nullptr || empty(), "expert_batch_view: null pointer table for ", shape.num_experts,
@@ -52,23 +54,31 @@ class expert_batch_view {
   /// A view of const elements from one of mutable elements.
   template <class U>
     requires(std::is_const_v<T> && std::same_as<U, value_type>)
-  constexpr expert_batch_view(const expert_batch_view<U, Space>& other)
+  MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view(const expert_batch_view<U, Space>& other)
       : data_(other.data()), table_(other.table()), shape_(other.shape()), strides_(other.strides()) {}
 
-  [[nodiscard]] constexpr T* data() const noexcept { return data_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T* data() const noexcept { return data_; }
   /// The pointers, one per expert; null where the batch has one base pointer.
-  [[nodiscard]] constexpr T* const* table() const noexcept { return table_; }
-  [[nodiscard]] constexpr const expert_shape& shape() const noexcept { return shape_; }
-  [[nodiscard]] constexpr const expert_strides& strides() const noexcept { return strides_; }
-  [[nodiscard]] constexpr index_t num_experts() const noexcept { return shape_.num_experts; }
-  [[nodiscard]] constexpr index_t ffn_dim() const noexcept { return shape_.ffn_dim; }
-  [[nodiscard]] constexpr index_t hidden_dim() const noexcept { return shape_.hidden_dim; }
-  [[nodiscard]] constexpr bool empty() const noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T* const* table() const noexcept { return table_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const expert_shape& shape() const noexcept {
+    return shape_;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const expert_strides& strides() const noexcept {
+    return strides_;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t num_experts() const noexcept {
+    return shape_.num_experts;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t ffn_dim() const noexcept { return shape_.ffn_dim; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t hidden_dim() const noexcept {
+    return shape_.hidden_dim;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool empty() const noexcept {
     return shape_.num_experts == 0 || shape_.ffn_dim == 0 || shape_.hidden_dim == 0;
   }
 
   /// The gate matrix of expert i, F × D. Throws usage_error if i is out of range.
-  [[nodiscard]] constexpr matrix_view<T, Space> operator[](index_t i) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> operator[](index_t i) const {
     core::expect(i >= 0 && i < shape_.num_experts, "expert ", i, " out of ", shape_.num_experts);
     T* base = nullptr;
     if (table_ == nullptr) {
@@ -82,7 +92,7 @@ class expert_batch_view {
   }
 
  private:
-  constexpr void check_shape() const {
+  MPIROUTER_ALWAYS_INLINE constexpr void check_shape() const {
     const auto [n, f, d] = shape_;
     core::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d,
                  "]");
@@ -103,17 +113,19 @@ enum class fused_half : unsigned char { gate, up };
 
 /// [N, F, D]: each stored row one neuron. PyTorch, MegaBlocks (flattened to [N·F, D]), this project.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nfd(T* data, const expert_shape& s) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nfd(
+    T* data, const expert_shape& s) {
   return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = s.hidden_dim, .hidden = 1}};
 }
 /// [N, D, F]: the paper's W_g of each expert, used as x · W.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_ndf(T* data, const expert_shape& s) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_ndf(
+    T* data, const expert_shape& s) {
   return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = 1, .hidden = s.ffn_dim}};
 }
 /// [N, 2F, D], the F gate rows before the F up rows of each expert.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? s.ffn_dim * s.hidden_dim : 0;
   return {data == nullptr ? data : data + offset,
@@ -122,7 +134,7 @@ template <class Space = host_space, Scalar T>
 }
 /// [N, 2F, D], gate rows (even) and up rows (odd) in turn.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? s.hidden_dim : 0;
   return {data == nullptr ? data : data + offset,
@@ -131,7 +143,7 @@ template <class Space = host_space, Scalar T>
 }
 /// [N, D, 2F], the gate columns before the up columns: Llama-4, Qwen3-VL.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? s.ffn_dim : 0;
   return {data == nullptr ? data : data + offset,
@@ -140,7 +152,7 @@ template <class Space = host_space, Scalar T>
 }
 /// [N, D, 2F], gate columns (even) and up columns (odd) in turn: gpt-oss.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t offset = half == fused_half::up ? 1 : 0;
   return {data == nullptr ? data : data + offset,
@@ -149,20 +161,20 @@ template <class Space = host_space, Scalar T>
 }
 /// Any strides, in elements.
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_strided(T* data, const expert_shape& s,
-                                                                    const expert_strides& strides) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_strided(
+    T* data, const expert_shape& s, const expert_strides& strides) {
   return {data, s, strides};
 }
 /// One pointer per expert, each to a matrix stored [F, D].
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_fd_pointers(T* const* table,
-                                                                        const expert_shape& s) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_fd_pointers(
+    T* const* table, const expert_shape& s) {
   return {table, s, {.expert = 0, .ffn = s.hidden_dim, .hidden = 1}};
 }
 /// One pointer per expert, each to a matrix stored [D, F].
 template <class Space = host_space, Scalar T>
-[[nodiscard]] constexpr expert_batch_view<T, Space> experts_df_pointers(T* const* table,
-                                                                        const expert_shape& s) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_df_pointers(
+    T* const* table, const expert_shape& s) {
   return {table, s, {.expert = 0, .ffn = 1, .hidden = s.ffn_dim}};
 }
 

@@ -14,26 +14,26 @@ MPIROUTER_BEGIN_TYPES
 namespace core {
 
 // Bit patterns, so that the tests for NaN and infinity survive -ffast-math.
-[[nodiscard]] constexpr bool is_finite_bits(float x) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_finite_bits(float x) noexcept {
   return (std::bit_cast<std::uint32_t>(x) & 0x7f800000U) != 0x7f800000U;
 }
-[[nodiscard]] constexpr bool is_finite_bits(double x) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_finite_bits(double x) noexcept {
   return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000ULL) != 0x7ff0000000000000ULL;
 }
 
 // Round to nearest, ties to even; NaN stays NaN (made quiet).
-[[nodiscard]] constexpr std::uint16_t float_to_bf16(float x) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint16_t float_to_bf16(float x) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   if ((bits & 0x7fffffffU) > 0x7f800000U) {
     return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
   }
   return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
-[[nodiscard]] constexpr float bf16_to_float(std::uint16_t bits) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float bf16_to_float(std::uint16_t bits) noexcept {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
-[[nodiscard]] constexpr std::uint16_t float_to_f16(float x) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint16_t float_to_f16(float x) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   const auto sign = (bits >> 16) & 0x8000U;
   const auto magnitude = bits & 0x7fffffffU;
@@ -57,7 +57,7 @@ namespace core {
   const auto rounded = magnitude + 0xfffU + ((magnitude >> 13) & 1U);
   return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13));
 }
-[[nodiscard]] constexpr float f16_to_float(std::uint16_t bits) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float f16_to_float(std::uint16_t bits) noexcept {
   const auto sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
   const auto magnitude = static_cast<std::uint32_t>(bits & 0x7fffU);
   if (magnitude >= 0x7c00U) {
@@ -76,16 +76,20 @@ namespace core {
 struct bf16 {
   std::uint16_t bits = 0;
   bf16() = default;
-  constexpr explicit bf16(float x) noexcept : bits(core::float_to_bf16(x)) {}
-  [[nodiscard]] constexpr explicit operator float() const noexcept { return core::bf16_to_float(bits); }
+  MPIROUTER_ALWAYS_INLINE constexpr explicit bf16(float x) noexcept : bits(core::float_to_bf16(x)) {}
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr explicit operator float() const noexcept {
+    return core::bf16_to_float(bits);
+  }
 };
 
 /// IEEE binary16 storage: 5 exponent and 10 significand bits. Arithmetic is done in float.
 struct f16 {
   std::uint16_t bits = 0;
   f16() = default;
-  constexpr explicit f16(float x) noexcept : bits(core::float_to_f16(x)) {}
-  [[nodiscard]] constexpr explicit operator float() const noexcept { return core::f16_to_float(bits); }
+  MPIROUTER_ALWAYS_INLINE constexpr explicit f16(float x) noexcept : bits(core::float_to_f16(x)) {}
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr explicit operator float() const noexcept {
+    return core::f16_to_float(bits);
+  }
 };
 
 /// How the bits of a storage type are laid out: what a vectorised load needs to know.
