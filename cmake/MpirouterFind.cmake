@@ -1,12 +1,23 @@
 # How a third-party package is found. The installed package config includes this file too, so that a
 # component means the same to those who build the project and to those who use it.
 
-# Finds <package> and sets <package>_FOUND. Eigen is found without a version and then checked: the config
-# file of Eigen 5 refuses a request for 3.4.
-macro(mpirouter_find package)
-  find_package(${package} QUIET)
-  if("${package}" STREQUAL "Eigen3" AND Eigen3_FOUND AND Eigen3_VERSION VERSION_LESS 3.4)
+# Finds <package>, unless its <target> is there already, and sets <package>_FOUND.
+macro(mpirouter_find package target)
+  if(TARGET ${target})
+    set(${package}_FOUND TRUE)
+  else()
+    find_package(${package} QUIET)
+  endif()
+  # Eigen is found without a version and then checked: the config file of Eigen 5 refuses a request for 3.4.
+  if("${package}" STREQUAL "Eigen3" AND Eigen3_VERSION VERSION_LESS 3.4 AND Eigen3_VERSION)
     message(STATUS "mpi_router: Eigen ${Eigen3_VERSION} is too old, 3.4 or newer is needed")
     set(Eigen3_FOUND FALSE)
+  endif()
+  # Debian 12's xsimd asks to be linked with xtl, which it does not use unless told to, and does not install.
+  if("${package}" STREQUAL "xsimd" AND TARGET xsimd AND NOT TARGET xtl)
+    get_target_property(mpirouter_xsimd_links xsimd INTERFACE_LINK_LIBRARIES)
+    if("${mpirouter_xsimd_links}" STREQUAL "xtl")
+      set_property(TARGET xsimd PROPERTY INTERFACE_LINK_LIBRARIES "")
+    endif()
   endif()
 endmacro()

@@ -1,0 +1,46 @@
+# Configures, builds and runs a consumer in a fresh folder.
+cmake_minimum_required(VERSION 3.22)
+file(REMOVE_RECURSE ${BINARY})
+set(definitions "")
+set(configure_only FALSE)
+foreach(option IN LISTS OPTIONS)
+  list(APPEND definitions "-D${option}")
+  if(option STREQUAL "CONFIGURE_ONLY=ON")
+    set(configure_only TRUE)
+  endif()
+endforeach()
+if(LAUNCHER)
+  list(APPEND definitions "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}")
+endif()
+
+execute_process(
+  COMMAND ${CMAKE_COMMAND} -S ${SOURCE} -B ${BINARY} -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER}
+          -DCMAKE_BUILD_TYPE=Debug ${definitions}
+  RESULT_VARIABLE result
+  OUTPUT_VARIABLE output
+  ERROR_VARIABLE output)
+message("${output}")
+if(EXPECT_ERROR)
+  # The message may be wrapped.
+  string(REGEX REPLACE "[ \n]+" " " output "${output}")
+  if(result EQUAL 0)
+    message(FATAL_ERROR "configuring should have failed")
+  elseif(NOT output MATCHES "${EXPECT_ERROR}")
+    message(FATAL_ERROR "configuring failed, but without \"${EXPECT_ERROR}\"")
+  endif()
+  return()
+endif()
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "configuring failed")
+endif()
+if(configure_only)
+  return()
+endif()
+execute_process(COMMAND ${CMAKE_COMMAND} --build ${BINARY} RESULT_VARIABLE result)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "building failed")
+endif()
+execute_process(COMMAND ${BINARY}/consumer RESULT_VARIABLE result)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "the consumer failed: ${result}")
+endif()

@@ -1,0 +1,55 @@
+// What a user's first program does: one step, checked against a matrix whose answer is known.
+#include <mpi_router/mpi_router.hpp>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <string_view>
+
+#ifdef WITH_eigen
+#include <mpi_router/backend/eigen.hpp>
+
+#include <Eigen/Dense>
+#endif
+#ifdef EXPECT_EIGEN
+static_assert(EIGEN_MAJOR_VERSION == EXPECT_EIGEN);
+#endif
+#ifdef WITH_io
+#include <nlohmann/json.hpp>
+#endif
+#ifdef WITH_simd
+#include <xsimd/xsimd.hpp>
+#endif
+#ifdef WITH_tbb
+#include <tbb/parallel_for.h>
+#endif
+#ifdef WITH_openmp
+#ifndef _OPENMP
+#error "mpi_router::openmp does not switch OpenMP on"
+#endif
+#endif
+
+// A = diag(2, 1): from (1, 1), rM = (4, 1).
+int main() {
+  const std::array<double, 4> a{2, 0, 0, 1};
+  const std::array<double, 2> row{1, 1};
+  std::array<double, 2> out{};
+  const auto op = mpi_router::gram(mpi_router::gate_fd(a.data(), 2, 2));
+  const auto step = mpi_router::power_step(op, row, out, 1.0);
+  const double norm = std::sqrt(17.0);
+  bool good = step.state == mpi_router::status::ok && std::abs(out[0] - 4 / norm) < 1e-15 &&
+              std::abs(out[1] - 1 / norm) < 1e-15;
+
+#ifdef WITH_eigen
+  const Eigen::MatrixXd matrix = Eigen::Vector2d(2, 1).asDiagonal();
+  const Eigen::VectorXd start = Eigen::Vector2d(1, 1);
+  Eigen::VectorXd image(2);
+  mpi_router::power_step(mpi_router::gram(matrix), mpi_router::view(start), mpi_router::view(image), 1.0);
+  good = good && (image - Eigen::Vector2d(4, 1) / norm).norm() < 1e-15;
+#endif
+#ifdef WITH_io
+  good = good && nlohmann::json::parse("[17]")[0] == 17;
+#endif
+  std::printf("%s: (%.17g, %.17g)\n", good ? "good" : "WRONG", out[0], out[1]);
+  return good ? 0 : 1;
+}

@@ -1,0 +1,17 @@
+# Compiles SOURCE as it is, then with its mistake, which must be refused with a message that matches EXPECT.
+cmake_minimum_required(VERSION 3.22)
+set(ENV{LC_ALL} C) # plain quotes, English messages
+set(command ${COMPILER} -std=c++20 -fsyntax-only -I${INCLUDE_DIR} ${SOURCE})
+execute_process(COMMAND ${command} RESULT_VARIABLE result ERROR_VARIABLE error)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "the control does not compile:\n${error}")
+endif()
+execute_process(COMMAND ${command} -DMISTAKE RESULT_VARIABLE result ERROR_VARIABLE error)
+if(result EQUAL 0)
+  message(FATAL_ERROR "the mistake compiles")
+endif()
+string(REGEX MATCHALL "[^\n]*error:[^\n]*" errors "${error}")
+message("${errors}")
+if(NOT error MATCHES "${EXPECT}")
+  message(FATAL_ERROR "refused, but not with \"${EXPECT}\":\n${error}")
+endif()
