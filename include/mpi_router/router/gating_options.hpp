@@ -1,0 +1,123 @@
+// What a gate is asked to do: which scores, which experts, which weights. Plain data, shared by host and GPU.
+//
+// Every family of models is one setting. K, the groups and the factor are examples, those of the released
+// models; `bias` is the expert bias, an argument of the calls.
+//
+//   model family               score_function  order              renormalize  scaling  groups           bias
+//   Switch (K = 1)             softmax         score_then_select  false        1
+//   OLMoE, Qwen1.5/2-MoE       softmax         score_then_select  false        1
+//   Mixtral, Qwen3-MoE         softmax         score_then_select  true         1
+//   the MPI paper              softmax         score_then_select  true         1
+//   gpt-oss                    softmax         select_then_score  –            1
+//   DeepSeek-V2 (K = 6)        softmax         score_then_select  false        16       3 of 8, max
+//   DeepSeek-V3, Kimi-K2       sigmoid         score_then_select  true         2.5      4 of 8, top2_sum  yes
+//   DeepSeek-V4                sqrtsoftplus    score_then_select  true         1.5                       yes
+//   Llama-4 (K = 1)            sigmoid         select_then_score  false        1
+//
+//   here                 Megatron-Core (moe_router_…)           FlashInfer
+//   top_k                topk                                   top_k
+//   score_function       score_function                         RoutingMethodType: Default, RenormalizeNaive,
+//                                                               Renormalize, Llama4, DeepSeekV3
+//   order                pre_softmax = score_then_select        the same enumeration
+//   renormalize          fixed: sigmoid yes, pre_softmax no     the same enumeration
+//   scaling_factor       topk_scaling_factor                    routed_scaling_factor
+//   n_group, topk_group  num_groups, group_topk                 n_group, topk_group
+//   top_k_share_sum      the group score of Megatron-Core
+//   top2_sum             (moe_utils.group_limited_topk)         the group score of FlashInfer
+#pragma once
+
+#include <mpi_router/core/error.hpp>
+
+#include <cstdint>
+#include <string_view>
+
+MPIROUTER_BEGIN_TYPES
+
+/// How a logit becomes a score.
+enum class score_function : unsigned char {
+  softmax,      ///< over all experts, or over the selected ones (select_then_score)
+  sigmoid,      ///< 1 / (1 + e^−x)
+  sqrtsoftplus  ///< √log(1 + eˣ)
+};
+
+/// Whether experts are selected by their scores or by their logits. The two orders select alike but for
+/// rounding and for the expert bias, which is added to what is selected by; the softmax differs in its
+/// denominator.
+enum class selection_order : unsigned char {
+  score_then_select,  ///< scores over all experts, then the best K
+  select_then_score   ///< the best K logits, then scores over those
+};
+
+/// What a group of experts is worth when groups are selected first.
+enum class group_score : unsigned char {
+  top2_sum,         ///< the sum of its two best experts
+  top_k_share_sum,  ///< the sum of its best K / topk_group experts, rounded down, at least one
+  max               ///< its best expert
+};
+
+/// The name of an expert in index arrays: 0 … N − 1.
+using expert_id = std::int32_t;
+
+/// One setting of a gate; see the table above. The bias of the experts is data, an argument of the calls.
+struct gating_options {
+  index_t top_k = 2;  ///< K: experts per token, 1 … N
+  mpi_router::score_function score_function = mpi_router::score_function::softmax;
+  selection_order order = selection_order::score_then_select;
+  /// Divide the weights of a token by their sum. A sum of zero leaves zeros. Softmax over the selected
+  /// experts sums to one already.
+  bool renormalize = true;
+  double scaling_factor = 1;  ///< multiplies the weights last; positive and finite
+  index_t n_group = 1;        ///< groups of N / n_group neighbouring experts; must divide N
+  index_t topk_group = 1;     ///< groups that a token may choose from, 1 … n_group
+  mpi_router::group_score group_score = mpi_router::group_score::top2_sum;
+
+  friend constexpr bool operator==(const gating_options&, const gating_options&) = default;
+};
+
+[[nodiscard]] constexpr std::string_view to_string(score_function s) noexcept {
+  switch (s) {
+    case score_function::softmax: return "softmax";
+    case score_function::sigmoid: return "sigmoid";
+    case score_function::sqrtsoftplus: return "sqrtsoftplus";
+  }
+  return "unknown";
+}
+[[nodiscard]] constexpr std::string_view to_string(selection_order o) noexcept {
+  return o == selection_order::score_then_select ? "score_then_select" : "select_then_score";
+}
+[[nodiscard]] constexpr std::string_view to_string(group_score s) noexcept {
+  switch (s) {
+    case group_score::top2_sum: return "top2_sum";
+    case group_score::top_k_share_sum: return "top_k_share_sum";
+    case group_score::max: return "max";
+  }
+  return "unknown";
+}
+
+namespace core {
+
+/// How many of a group's best experts count towards its score.
+[[nodiscard]] constexpr index_t experts_in_group_score(const gating_options& options, index_t group_size) {
+  const index_t wanted = options.group_score == group_score::max        ? 1
+                         : options.group_score == group_score::top2_sum ? 2
+                                                                        : options.top_k / options.topk_group;
+  return wanted < 1 ? 1 : wanted > group_size ? group_size : wanted;
+}
+
+/// Throws usage_error where the options do not fit N experts.
+constexpr void check_gating(const char* what, const gating_options& o, index_t num_experts) {
+  expect(o.top_k >= 1 && o.top_k <= num_experts, what, ": top_k is ", o.top_k, " for ", num_experts,
+         " experts");
+  expect(o.n_group >= 1 && num_experts % o.n_group == 0, what, ": ", num_experts,
+         " experts do not fall into n_group = ", o.n_group, " groups");
+  expect(o.topk_group >= 1 && o.topk_group <= o.n_group, what, ": topk_group is ", o.topk_group,
+         " of n_group = ", o.n_group);
+  expect(o.top_k <= o.topk_group * (num_experts / o.n_group), what, ": top_k = ", o.top_k,
+         " experts cannot come from ", o.topk_group, " groups of ", num_experts / o.n_group);
+  expect(o.scaling_factor > 0 && o.scaling_factor <= 1e30, what,
+         ": scaling_factor is not positive and finite");
+}
+
+}  // namespace core
+
+MPIROUTER_END_TYPES
