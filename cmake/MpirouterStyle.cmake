@@ -29,7 +29,8 @@ endforeach()
 
 # clang-tidy reads the flags from the compilation database; those that clang does not know are g++'s own.
 set(mpirouter_tidy_command
-    ${MPIROUTER_CLANG_TIDY} --quiet -p ${PROJECT_BINARY_DIR} --extra-arg=-Wno-unknown-warning-option
+    ${MPIROUTER_CLANG_TIDY} --quiet --config-file=${PROJECT_SOURCE_DIR}/.clang-tidy -p ${PROJECT_BINARY_DIR}
+    --extra-arg=-Wno-unknown-warning-option
     --extra-arg=-Wno-ignored-optimization-argument)
 if(MPIROUTER_CLANG_TIDY AND CMAKE_EXPORT_COMPILE_COMMANDS)
   add_test(NAME style.tidy COMMAND ${mpirouter_tidy_command} ${mpirouter_tidy_source})

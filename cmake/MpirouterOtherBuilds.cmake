@@ -1,0 +1,52 @@
+# The tests once more, in other configurations: each is a build folder of its own and one entry of ctest, which
+# configures, builds and runs it. The target mpirouter_other_builds builds them beforehand, where progress shows.
+add_custom_target(mpirouter_other_builds)
+
+# mpirouter_other_build(<name> [COMPILER <name of one>] PRESET <preset> [OPTIONS <option>…])
+function(mpirouter_other_build name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "PRESET;COMPILER" "OPTIONS")
+  if(arg_COMPILER)
+    find_program(MPIROUTER_${arg_COMPILER} ${arg_COMPILER})
+    mark_as_advanced(MPIROUTER_${arg_COMPILER})
+    if(NOT MPIROUTER_${arg_COMPILER})
+      message(STATUS "mpi_router: no ${arg_COMPILER}, so no test builds.${name}")
+      add_test(NAME builds.${name} COMMAND ${CMAKE_COMMAND} -E false)
+      set_tests_properties(builds.${name} PROPERTIES DISABLED TRUE)
+      return()
+    endif()
+    list(APPEND arg_OPTIONS -DCMAKE_CXX_COMPILER=${MPIROUTER_${arg_COMPILER}})
+  endif()
+  set(folder ${PROJECT_BINARY_DIR}/builds/${name})
+  set(configure
+      ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR} -B ${folder} --preset ${arg_PRESET}
+      -DCMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER} -DMPIROUTER_FETCH_DEPENDENCIES=OFF
+      -DMPIROUTER_FULL_TESTS=${MPIROUTER_FULL_TESTS} ${arg_OPTIONS})
+  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+  add_custom_target(
+    mpirouter_build_${name}
+    COMMAND ${configure}
+    COMMAND ${CMAKE_COMMAND} --build ${folder} --parallel ${cores}
+    COMMENT "Build ${name}"
+    USES_TERMINAL VERBATIM)
+  add_dependencies(mpirouter_other_builds mpirouter_build_${name})
+  add_test(NAME builds.${name}.build COMMAND ${CMAKE_COMMAND} --build ${PROJECT_BINARY_DIR} --target
+                                             mpirouter_build_${name})
+  add_test(NAME builds.${name} COMMAND ${CMAKE_CTEST_COMMAND} --test-dir ${folder} --output-on-failure --parallel
+                                       ${cores} --no-tests=error)
+  set_tests_properties(
+    builds.${name}.build PROPERTIES FIXTURES_SETUP mpirouter_build_${name} TIMEOUT 3000 PROCESSORS ${cores})
+  set_tests_properties(
+    builds.${name} PROPERTIES FIXTURES_REQUIRED mpirouter_build_${name} TIMEOUT 3000 PROCESSORS ${cores})
+  if(MPIROUTER_FULL_TESTS)
+    set_tests_properties(builds.${name} builds.${name}.build PROPERTIES LABELS full)
+  endif()
+endfunction()
+
+# The tests of the packaging look at installed files and flags of their own: once is enough.
+set(laws "-DMPIROUTER_TEST_FOLDERS=support;core;backend;manifold;verify;io;router;examples")
+mpirouter_other_build(clang_sanitized COMPILER clang++-19 PRESET asan-ubsan OPTIONS ${laws})
+if(MPIROUTER_FULL_TESTS)
+  mpirouter_other_build(gcc_sanitized PRESET asan-ubsan OPTIONS ${laws})
+  mpirouter_other_build(clang_release COMPILER clang++-19 PRESET release OPTIONS -DMPIROUTER_BUILD_DOCS=OFF)
+  mpirouter_other_build(gcc_debug PRESET debug OPTIONS ${laws} -DMPIROUTER_BUILD_DOCS=OFF)
+endif()
