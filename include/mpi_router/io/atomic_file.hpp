@@ -20,7 +20,8 @@ namespace detail {
     suffix += alphabet[letter(entropy)];
   }
   // A file name has room for 255 bytes; the target may use all of them.
-  return target.parent_path() / ("." + target.filename().string().substr(0, 200) + "." + suffix + ".tmp");
+  return target.parent_path() /
+         core::concatenate(".", target.filename().string().substr(0, 200), ".", suffix, ".tmp");
 }
 
 /// Makes a rename in `folder` last through a power failure, where the file system can.

@@ -39,8 +39,9 @@ class index_visitor {
 
  private:
   [[noreturn]] void refuse(levels at) const {
-    io::file_failure(file_, "the weight_map must map tensor names to file names",
-                     at.size() > 1 ? ", and '" + io::printable(at[1].key) + "' does not" : std::string());
+    io::file_failure(
+        file_, "the weight_map must map tensor names to file names",
+        at.size() > 1 ? core::concatenate(", and '", io::printable(at[1].key), "' does not") : "");
   }
 
   const std::filesystem::path& file_;

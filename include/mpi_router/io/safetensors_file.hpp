@@ -91,9 +91,9 @@ class header_visitor {
     if (at[0].key == metadata_key) {
       io::file_failure(file_, "the metadata holds ", what, " where only text may be");
     }
-    refuse(
-        at, at.size() == 1 ? "the header holds " : "its entry holds ", what,
-        at.size() == 1 ? std::string(" in place of its entry") : " under '" + io::printable(at[1].key) + "'");
+    refuse(at, at.size() == 1 ? "the header holds " : "its entry holds ", what,
+           at.size() == 1 ? " in place of its entry"
+                          : core::concatenate(" under '", io::printable(at[1].key), "'"));
   }
 
   const std::filesystem::path& file_;

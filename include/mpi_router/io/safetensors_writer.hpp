@@ -86,17 +86,17 @@ inline void write_safetensors(const std::filesystem::path& path, std::span<const
 
   std::string header;
   for (const auto& [key, value] : metadata) {
-    header +=
-        (header.empty() ? "{\"__metadata__\":{" : ",") + detail::quote(key) + ":" + detail::quote(value);
+    header += core::concatenate(header.empty() ? R"({"__metadata__":{)" : ",", detail::quote(key), ":",
+                                detail::quote(value));
   }
   header += header.empty() ? "{" : "}";
   std::uint64_t offset = 0;
   for (const auto* t : order) {
-    header += (header.size() > 1 ? "," : "") + detail::quote(t->name) + ":{\"dtype\":\"" +
-              std::string(to_string(t->type)) + "\",\"shape\":" + detail::to_string(t->shape) +
-              ",\"data_offsets\":[" + std::to_string(offset) + "," +
-              std::to_string(offset + t->bytes.size()) + "]}";
-    offset += t->bytes.size();
+    const std::uint64_t end = offset + t->bytes.size();
+    header += core::concatenate(header.size() > 1 ? "," : "", detail::quote(t->name), R"(:{"dtype":")",
+                                to_string(t->type), R"(","shape":)", detail::to_string(t->shape),
+                                R"(,"data_offsets":[)", offset, ",", end, "]}");
+    offset = end;
   }
   header += "}";
   header.append((8 - header.size() % 8) % 8, ' ');

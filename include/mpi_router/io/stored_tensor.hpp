@@ -17,7 +17,7 @@ namespace detail {
 [[nodiscard]] inline std::string to_string(std::span<const index_t> shape) {
   std::string out = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) {
-    out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+    out += core::concatenate(i == 0 ? "" : ", ", shape[i]);
   }
   return out + "]";
 }

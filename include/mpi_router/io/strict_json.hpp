@@ -95,7 +95,7 @@ class strict_json_events {
   [[nodiscard]] std::string place(std::size_t depth) const {
     std::string out;
     for (std::size_t i = 0; i < depth; ++i) {
-      out += (i == 0 ? "'" : "' / '") + io::printable(levels_[i].key);
+      out += core::concatenate(i == 0 ? "'" : "' / '", io::printable(levels_[i].key));
     }
     return depth == 0 ? "its JSON" : out + "'";
   }

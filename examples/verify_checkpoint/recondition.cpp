@@ -1,0 +1,195 @@
+#include "recondition.hpp"
+
+#include "parallel.hpp"
+
+#include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/io/atomic_file.hpp>
+#include <mpi_router/manifold/power_iteration.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+
+namespace verify {
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace mpi_router;
+
+/// New bytes for one tensor.
+using replacements = std::map<const stored_tensor*, std::vector<std::byte>>;
+
+/// Rounds a row to the type of the tensor and puts it in its place among the tensor's bytes.
+void store_row(const stored_tensor& tensor, index_t i, const Eigen::VectorXd& row,
+               std::vector<std::byte>& bytes) {
+  const auto put = [&]<class T>(T) {
+    std::vector<T> rounded(static_cast<std::size_t>(row.size()));
+    for (index_t d = 0; d < row.size(); ++d) {
+      const T value = narrow<T>(row[d]);
+      if (!is_finite(value)) {
+        tensor.fail("a row of that length does not fit in ", to_string(tensor.type()));
+      }
+      rounded[static_cast<std::size_t>(d)] = value;
+    }
+    std::memcpy(bytes.data() + static_cast<std::size_t>(i * row.size()) * sizeof(T), rounded.data(),
+                rounded.size() * sizeof(T));
+  };
+  switch (tensor.type()) {
+    case dtype::f64: return put(double{});
+    case dtype::f32: return put(float{});
+    case dtype::bf16: return put(bf16{});
+    case dtype::f16: return put(f16{});
+    default: tensor.fail("is not floating point");
+  }
+}
+
+double radius_for(const recondition_options& options, const moe_layer& layer, const Eigen::VectorXd& row) {
+  switch (options.rule) {
+    case recondition_options::length::keep: return row.stableNorm();
+    case recondition_options::length::radius: return options.value;
+    case recondition_options::length::c_prime:
+      return options.value / std::sqrt(static_cast<double>(layer.num_experts));
+  }
+  return 1;
+}
+
+/// Takes the row of one expert `steps` further; its status if it has no step.
+status advance(const moe_layer& layer, index_t expert, const recondition_options& options,
+               Eigen::VectorXd& row) {
+  const Eigen::MatrixXd a = read_gate(layer.gates[static_cast<std::size_t>(expert)]);
+  const double length = row.stableNorm();
+  if (!std::isfinite(length) || length == 0) {
+    return length == 0 ? status::zero_row : status::non_finite;
+  }
+  if (options.steps == 0 && options.rule == recondition_options::length::keep) {
+    return status::ok;
+  }
+  Eigen::VectorXd scratch(row.size());
+  return power_iteration(gram(a), view(row), view(scratch),
+                         {.max_steps = options.steps, .radius = radius_for(options, layer, row)})
+      .state;
+}
+
+void write_shard(const safetensors_file& shard, const replacements& changed, const fs::path& target) {
+  atomic_file file(target);
+  file.write(shard.header());
+  for (const auto& tensor : shard.tensors()) {
+    const auto it = changed.find(&tensor);
+    file.write(it == changed.end() ? tensor.bytes() : std::span<const std::byte>(it->second));
+  }
+  file.commit();
+}
+
+/// A folder that appears under its name when it is whole.
+class atomic_folder {
+ public:
+  explicit atomic_folder(const fs::path& target) : target_(target) {
+    if (!target_.has_filename()) {
+      target_ = target_.parent_path();  // "out/"
+    }
+    std::error_code error;
+    if (fs::exists(fs::symlink_status(target_, error))) {
+      io::file_failure(target_, "exists; name a folder that does not");
+    }
+    temporary_ = detail::temporary_sibling(target_);
+    if (!fs::create_directory(temporary_, error)) {
+      io::file_failure(target_, "cannot be made: ", error.message());
+    }
+  }
+  atomic_folder(const atomic_folder&) = delete;
+  atomic_folder& operator=(const atomic_folder&) = delete;
+  ~atomic_folder() {
+    if (!temporary_.empty()) {
+      std::error_code error;
+      fs::remove_all(temporary_, error);
+    }
+  }
+  [[nodiscard]] const fs::path& temporary() const { return temporary_; }
+  void commit() {
+    std::error_code error;
+    fs::rename(temporary_, target_, error);
+    if (error) {
+      io::file_failure(target_, "cannot be put in place: ", error.message());
+    }
+    temporary_.clear();
+    detail::sync_folder(target_.parent_path());
+  }
+
+ private:
+  fs::path target_;
+  fs::path temporary_;
+};
+
+}  // namespace
+
+recondition_result recondition(const checkpoint& model, const std::vector<moe_layer>& layers,
+                               const fs::path& out, const recondition_options& options,
+                               const std::function<void(index_t, index_t)>& progress) {
+  const bool one_file =
+      model.index().empty() && model.shards().size() == 1 && model.shards()[0].path() == model.path();
+  for (const auto& shard : model.shards()) {
+    if (same_file(shard.path(), out)) {
+      io::file_failure(out, "is part of the input, which is never overwritten");
+    }
+  }
+  std::optional<atomic_folder> folder;
+  if (!one_file) {
+    folder.emplace(out);
+  } else if (fs::is_directory(out)) {
+    io::file_failure(out, "is a folder; name a file");
+  }
+
+  struct new_row {
+    const moe_layer* layer;
+    index_t expert;
+    Eigen::VectorXd row = {};
+    status state = status::ok;
+  };
+  std::vector<new_row> rows;
+  for (const auto& layer : layers) {
+    for (index_t e = 0; e < layer.num_experts; ++e) {
+      rows.push_back({&layer, e});
+    }
+  }
+  Eigen::setNbThreads(1);  // the experts are what is spread
+  for_each_parallel(
+      static_cast<index_t>(rows.size()),
+      [&](index_t i) {
+        auto& r = rows[static_cast<std::size_t>(i)];
+        r.row = read_row(*r.layer->router, r.expert);
+        r.state = advance(*r.layer, r.expert, options, r.row);
+      },
+      progress);
+
+  recondition_result result;
+  replacements changed;
+  for (const auto& r : rows) {
+    const auto& router = *r.layer->router;
+    auto& bytes = changed.try_emplace(&router, router.bytes().begin(), router.bytes().end()).first->second;
+    ++result.rows;
+    if (r.state == status::ok) {
+      store_row(router, r.expert, r.row, bytes);
+    } else {
+      result.kept.push_back(
+          core::concatenate(r.layer->name, ", expert ", r.expert, ": ", to_string(r.state)));
+    }
+  }
+
+  if (one_file) {
+    write_shard(model.shards()[0], changed, out);
+    return result;
+  }
+  for (const auto& shard : model.shards()) {
+    write_shard(shard, changed, folder->temporary() / shard.path().filename());
+  }
+  if (!model.index().empty()) {
+    atomic_file index(folder->temporary() / model.index().filename());
+    index.write(mapped_file(model.index()).bytes());
+    index.commit();
+  }
+  folder->commit();
+  return result;
+}
+
+}  // namespace verify
