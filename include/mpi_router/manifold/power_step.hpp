@@ -24,6 +24,36 @@ void degenerate(vector_view<const S> row, vector_view<S> out, degenerate_row pol
 
 }  // namespace detail
 
+namespace detail {
+
+/// The step, with all that is known of the image: out = C · rM / ‖rM‖, or what `policy` says.
+template <GramOperator Op>
+row_image<scalar_of<Op>> take_step(const char* what, Op& op, vector_view<const scalar_of<Op>> row,
+                                   vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
+                                   degenerate_row policy) {
+  using S = scalar_of<Op>;
+  expect_radius(what, radius);
+  const auto image = apply_to_row(what, op, row, out);
+  if (image.state != status::ok) {
+    degenerate<S>(row, out, policy);
+    return image;
+  }
+  const scaled<S> stored_norm{image.image_norm.value, image.image_norm.exponent - image.image_exponent};
+  scale_into<S>(vector_view<const S>(out), out, scaled<S>{radius, 0} / stored_norm);
+  return image;
+}
+
+template <Accumulator S>
+[[nodiscard]] step_result<S> step_result_of(const row_image<S>& image) noexcept {
+  if (image.state != status::ok) {
+    return {image.state, S{0}, S{0}};
+  }
+  const S cosine = (image.rayleigh * image.row_norm / image.image_norm).unscaled();
+  return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
+}
+
+}  // namespace detail
+
 /// One step: out = C · rM / ‖rM‖ (Eq. 4, 5). Stateless: the row is read, the result is written elsewhere, as
 /// in the authors' router, which computes r′ anew from the trained r at every forward.
 ///
@@ -33,18 +63,7 @@ template <GramOperator Op>
 step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> row,
                                       vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                       degenerate_row policy = degenerate_row::keep) {
-  using S = scalar_of<Op>;
-  detail::expect_radius("power_step", radius);
-  const auto image = detail::apply_to_row("power_step", op, row, out);
-  if (image.state != status::ok) {
-    detail::degenerate<S>(row, out, policy);
-    return {image.state, S{0}, S{0}};
-  }
-  const detail::scaled<S> stored_norm{image.image_norm.value,
-                                      image.image_norm.exponent - image.image_exponent};
-  detail::scale_into<S>(vector_view<const S>(out), out, detail::scaled<S>{radius, 0} / stored_norm);
-  const S cosine = (image.rayleigh * image.row_norm / image.image_norm).unscaled();
-  return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
+  return detail::step_result_of(detail::take_step("power_step", op, row, out, radius, policy));
 }
 
 /// One step that writes its result back: row ← C · rM / ‖rM‖. Stateful: use it to track the principal

@@ -1,0 +1,220 @@
+// The vector-Jacobian product of the step: gradients to the row and to the gate matrix.
+//
+// With z = rM, ẑ = z/‖z‖ and the incoming gradient ḡ of r′ = C ẑ:
+//   z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)),   r̄ = z̄M,   Ā = (Ar) z̄ᵀ + (Az̄) rᵀ.
+// So Ā has rank 2 at most, ⟨r̄, r⟩ = 0 and ⟨Ā, A⟩ = 0: r′ depends on neither length.
+#pragma once
+
+#include <mpi_router/manifold/power_step.hpp>
+
+MPIROUTER_BEGIN_TYPES
+
+/// Whether a gradient replaces what its buffer held or is added to it.
+enum class gradient_mode : unsigned char { write, accumulate };
+
+/// What the backward of a step needs from the forward, besides the two rows: ‖rM‖ = value · 2^exponent.
+/// A value of zero stands for a row that had no step.
+template <Accumulator S>
+struct saved_norm {
+  S value = 0;
+  int exponent = 0;
+};
+
+/// The gradient to A in factored form, Ā = projection · dual_rowᵀ + dual_projection · rowᵀ: two outer
+/// products in F + D numbers each. Up to a power of two moved between the factors of each product, so that
+/// none leaves the range of S, they are Ar, z̄, Az̄ and r.
+template <Accumulator S>
+struct rank2_factors {
+  vector_view<S> projection;       ///< F elements, Ar
+  vector_view<S> dual_row;         ///< D elements, z̄
+  vector_view<S> dual_projection;  ///< F elements, Az̄
+  vector_view<S> row;              ///< D elements, r
+};
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
+/// power_step that also saves what power_step_vjp needs: r′ itself, and ‖rM‖.
+template <GramOperator Op>
+step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> row,
+                                      vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
+                                      degenerate_row policy, saved_norm<scalar_of<Op>>& saved) {
+  const auto image = detail::take_step("power_step", op, row, out, radius, policy);
+  saved = {};
+  if (image.state == status::ok) {
+    saved = {image.image_norm.value, image.image_norm.exponent};
+  }
+  return detail::step_result_of(image);
+}
+
+namespace detail {
+
+/// C/‖z‖ = factor · 2^(row + dual), its power of two shared between r and z̄ so that A times either stays in
+/// range.
+template <Accumulator S>
+struct pullback_scale {
+  S factor;
+  int row;
+  int dual;
+
+  pullback_scale(saved_norm<S> image, S radius) noexcept {
+    const S quotient = radius / image.value;
+    const int exponent = std::ilogb(quotient);
+    factor = std::ldexp(quotient, -exponent);
+    dual = (exponent - image.exponent) / 2;
+    row = exponent - image.exponent - dual;
+  }
+};
+
+/// dual = z̄ / 2^row_scale = factor · 2^dual_scale · (ḡ − ẑ(ẑ·ḡ)), with ẑ = r′/C. dual may be grad.
+template <Accumulator S>
+void project_gradient(vector_view<const S> new_row, vector_view<const S> grad, const pullback_scale<S>& scale,
+                      S radius, vector_view<S> dual) noexcept {
+  const S inverse = S{1} / radius;
+  const S along = sum_terms<S>(grad.size(), [&](index_t i) { return (new_row[i] * inverse) * grad[i]; });
+  const scaler<S> outer({scale.factor, scale.dual});
+  for (index_t i = 0; i < grad.size(); ++i) {
+    dual[i] = outer(grad[i] - along * (new_row[i] * inverse));
+  }
+}
+
+/// What A is multiplied with: factors.row = r · 2^e and factors.dual_row = z̄ / 2^e. Returns e: r̄ = 2^e ·
+/// dual_row M.
+template <Accumulator S>
+[[nodiscard]] int prepare_pullback(vector_view<const S> row, vector_view<const S> new_row,
+                                   const saved_norm<S>& saved, vector_view<const S> grad, S radius,
+                                   const rank2_factors<S>& factors) noexcept {
+  const pullback_scale<S> scale(saved, radius);
+  scale_into<S>(row, factors.row, scaled<S>{S{1}, scale.row});
+  project_gradient<S>(new_row, grad, scale, radius, factors.dual_row);
+  return scale.row;
+}
+
+/// The gradient to a row that had no step: it went through unchanged, or became zero.
+template <Accumulator S>
+void degenerate_gradient(vector_view<const S> grad, vector_view<S> grad_row, degenerate_row policy) noexcept {
+  for (index_t i = 0; i < grad.size(); ++i) {
+    grad_row[i] = policy == degenerate_row::keep ? grad[i] : S{0};
+  }
+}
+
+}  // namespace detail
+
+/// The gradient to the row alone, M held constant (detached): r̄ = z̄M. One application of M.
+///
+/// new_row and `saved` are what power_step gave for the same operator, radius and policy; grad is ḡ, the
+/// gradient of new_row. new_row, grad, grad_row and scratch have D elements; grad_row may be grad, scratch
+/// overlaps nothing. A row that had no step passes ḡ on where the policy kept it, and zero where it became
+/// zero. Throws usage_error on sizes, overlap, radius ≤ 0.
+template <GramOperator Op>
+void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const saved_norm<scalar_of<Op>>& saved,
+                    vector_view<const scalar_of<Op>> grad, scalar_of<Op> radius,
+                    vector_view<scalar_of<Op>> grad_row, vector_view<scalar_of<Op>> scratch,
+                    degenerate_row policy = degenerate_row::keep) {
+  using S = scalar_of<Op>;
+  detail::expect_radius("power_step_vjp", radius);
+  detail::expect_same_size("power_step_vjp", new_row, grad);
+  detail::expect_same_size("power_step_vjp", new_row, grad_row);
+  detail::expect_same_size("power_step_vjp", new_row, scratch);
+  if (saved.value == S{0}) {
+    detail::degenerate_gradient<S>(grad, grad_row, policy);
+    return;
+  }
+  const detail::pullback_scale<S> scale(saved, radius);
+  detail::project_gradient<S>(new_row, grad, scale, radius, scratch);
+  op.apply(vector_view<const S>(scratch), grad_row);
+  detail::scale_into<S>(vector_view<const S>(grad_row), grad_row, detail::scaled<S>{S{1}, scale.row});
+}
+
+/// Both gradients, that to A in factored form: r̄ = z̄M and Ā = (Ar) z̄ᵀ + (Az̄) rᵀ. Two projections and one
+/// lift: three passes over A here, one where a backend has a fused kernel (router/router_rows_vjp.hpp).
+///
+/// As above; `factors` are written (zeros where the row had no step) and overlap neither each other nor an
+/// input, except that factors.dual_row may be grad.
+template <FactoredGramOperator Op>
+void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> row, vector_view<const scalar_of<Op>> new_row,
+                    const saved_norm<scalar_of<Op>>& saved, vector_view<const scalar_of<Op>> grad,
+                    scalar_of<Op> radius, vector_view<scalar_of<Op>> grad_row,
+                    const rank2_factors<scalar_of<Op>>& factors,
+                    degenerate_row policy = degenerate_row::keep) {
+  using S = scalar_of<Op>;
+  detail::expect_radius("power_step_vjp", radius);
+  detail::expect_same_size("power_step_vjp", row, new_row);
+  detail::expect_same_size("power_step_vjp", row, grad);
+  detail::expect_same_size("power_step_vjp", row, grad_row);
+  detail::expect_same_size("power_step_vjp", row, factors.row);
+  detail::expect_same_size("power_step_vjp", row, factors.dual_row);
+  detail::expect_same_size("power_step_vjp", factors.projection, factors.dual_projection);
+  if (saved.value == S{0}) {
+    detail::degenerate_gradient<S>(grad, grad_row, policy);
+    for (const auto& factor : {factors.projection, factors.dual_row, factors.dual_projection, factors.row}) {
+      for (index_t i = 0; i < factor.size(); ++i) {
+        factor[i] = S{0};
+      }
+    }
+    return;
+  }
+  const int row_exponent = detail::prepare_pullback<S>(row, new_row, saved, grad, radius, factors);
+  op.project(vector_view<const S>(factors.row), factors.projection);
+  op.project(vector_view<const S>(factors.dual_row), factors.dual_projection);
+  op.lift(vector_view<const S>(factors.dual_projection), grad_row);
+  detail::scale_into<S>(vector_view<const S>(grad_row), grad_row, detail::scaled<S>{S{1}, row_exponent});
+}
+
+namespace detail {
+
+/// out ← or += factor · (a bᵀ + c dᵀ), row by row.
+template <Accumulator S, Scalar G>
+void add_outer(const matrix_view<G>& out, const vector_view<S>& a, const vector_view<S>& b,
+               const vector_view<S>& c, const vector_view<S>& d, gradient_mode mode, S factor) noexcept {
+  const auto run = [&](auto stride, auto stride_b, auto stride_d, auto write) {
+    for (index_t i = 0; i < out.rows(); ++i) {
+      const S left = factor * a[i];
+      const S right = factor * c[i];
+      G* const row = out.data() + i * out.row_stride();
+      for (index_t j = 0; j < out.cols(); ++j) {
+        const S value = left * b.data()[j * stride_b] + right * d.data()[j * stride_d];
+        row[j * stride] = narrow<G>(write ? value : widen<S>(row[j * stride]) + value);
+      }
+    }
+  };
+  const auto with_strides = [&](auto write) {
+    constexpr std::integral_constant<index_t, 1> one{};
+    if (out.col_stride() == 1 && b.is_contiguous() && d.is_contiguous()) {
+      run(one, one, one, write);
+    } else {
+      run(out.col_stride(), b.stride(), d.stride(), write);
+    }
+  };
+  if (mode == gradient_mode::write) {
+    with_strides(std::true_type{});
+  } else {
+    with_strides(std::false_type{});
+  }
+}
+
+}  // namespace detail
+
+/// Ā ← or += projection · dual_rowᵀ + dual_projection · rowᵀ, in the storage of `gradient` ([F, D], any
+/// strides), times `factor` (−lr takes a step of descent without Ā ever in memory). O(F·D). Throws
+/// usage_error on sizes.
+template <Accumulator S, Scalar G>
+void add_rank2(const rank2_factors<S>& factors, const matrix_view<G>& gradient, gradient_mode mode,
+               std::type_identity_t<S> factor = S{1}) {
+  const index_t ffn_dim = factors.projection.size();
+  const index_t dimension = factors.row.size();
+  detail::expect(gradient.rows() == ffn_dim && gradient.cols() == dimension, "add_rank2: the gradient is [",
+                 gradient.rows(), ", ", gradient.cols(), "], the factors have F = ", ffn_dim,
+                 ", D = ", dimension);
+  const auto distance = [](index_t stride) { return stride < 0 ? -stride : stride; };
+  if (distance(gradient.row_stride()) < distance(gradient.col_stride())) {  // stored [D, F]
+    detail::add_outer<S>(gradient.transposed(), factors.dual_row, factors.projection, factors.row,
+                         factors.dual_projection, mode, factor);
+  } else {
+    detail::add_outer<S>(gradient, factors.projection, factors.dual_row, factors.dual_projection, factors.row,
+                         mode, factor);
+  }
+}
+
+MPIROUTER_END

@@ -1,0 +1,120 @@
+// What the batched step is asked to do, and what it tells besides the rows. Plain data.
+#pragma once
+
+#include <mpi_router/core/experts.hpp>
+#include <mpi_router/manifold/power_step_vjp.hpp>
+
+#include <cmath>
+#include <span>
+
+MPIROUTER_BEGIN_TYPES
+
+/// The radius C of the sphere that router rows live on: given, or C′/√N (Eq. 7).
+struct router_radius {
+  double value = 4;
+  bool is_scale_free = true;  ///< value is C′
+
+  /// C = C′/√N, so that the logits keep their size when the number of experts changes; C′ is about 4 in the
+  /// paper.
+  [[nodiscard]] static constexpr router_radius scale_free(double c_prime) { return {c_prime, true}; }
+  /// C itself.
+  [[nodiscard]] static constexpr router_radius fixed(double c) { return {c, false}; }
+
+  /// C for N experts. Under expert parallelism N counts the experts of all ranks.
+  [[nodiscard]] double of(index_t num_experts) const {
+    return is_scale_free ? value / std::sqrt(static_cast<double>(num_experts)) : value;
+  }
+};
+
+/// Through which steps the gradient reaches the gate matrices. The gradient to the router rows always goes
+/// through all steps; where A is left out, M is a constant (detached) there.
+enum class differentiate : unsigned char {
+  all,   ///< A of every step: the exact gradient, as the authors' code has it
+  last,  ///< A of the last step only
+  none   ///< M detached everywhere: no gradient to A
+};
+
+struct router_options {
+  router_radius radius{};
+  index_t steps = 1;                                 ///< power steps from the rows given, each retracted
+  degenerate_row degenerate = degenerate_row::keep;  ///< what a row without a step becomes
+  differentiate through = differentiate::all;        ///< used by the backward
+};
+
+/// What router_rows tells besides the rows. Each may be left empty: not wanted.
+template <Accumulator S>
+struct router_by_products {
+  std::span<status>
+      statuses{};  ///< N: what became of each row; of the first step that failed, if there are several
+  vector_view<S> rayleigh{};  ///< N: ρ of the row that the last step started from
+  vector_view<S> cosine{};    ///< N: cos of the angle of the last step, in (0, 1]
+  vector_view<S> tape{};      ///< router_tape_size(…) elements: what the backward needs
+};
+
+/// The type that the batched step computes in: double where the experts or the rows are stored in double.
+template <Scalar T, Scalar R>
+using router_scalar_t =
+    std::conditional_t<std::same_as<accumulator_t<T>, double> || std::same_as<accumulator_t<R>, double>,
+                       double, float>;
+
+/// Elements of the tape: of each expert the rows after each step, and their norms before the retraction.
+[[nodiscard]] constexpr index_t router_tape_size(const expert_shape& shape,
+                                                 const router_options& options) noexcept {
+  return shape.num_experts * options.steps * (shape.hidden_dim + 2);
+}
+
+/// Elements of scratch that router_rows needs: N · 2D.
+[[nodiscard]] constexpr index_t router_rows_workspace(const expert_shape& shape) noexcept {
+  return shape.num_experts * 2 * shape.hidden_dim;
+}
+
+/// Elements of scratch that the backward needs: N · (5D + 2F).
+[[nodiscard]] constexpr index_t router_rows_vjp_workspace(const expert_shape& shape) noexcept {
+  return shape.num_experts * (5 * shape.hidden_dim + 2 * shape.ffn_dim);
+}
+
+/// The gradient to the gate matrices as sums of outer products, two for each expert and step that is
+/// differentiated: Ā_i = Σ_j projection_j dual_row_jᵀ + dual_projection_j row_jᵀ with j = s · N + i over the
+/// steps s. Built over one buffer of size(…) elements.
+template <Accumulator S>
+class router_factors {
+ public:
+  /// Steps through which A is differentiated.
+  [[nodiscard]] static constexpr index_t terms(const router_options& options) noexcept {
+    return options.through == differentiate::all    ? options.steps
+           : options.through == differentiate::last ? 1
+                                                    : 0;
+  }
+  /// Elements that the factors take: 2 (F + D) for each expert and term.
+  [[nodiscard]] static constexpr index_t size(const expert_shape& shape,
+                                              const router_options& options) noexcept {
+    return terms(options) * shape.num_experts * 2 * (shape.ffn_dim + shape.hidden_dim);
+  }
+
+  /// Throws usage_error where the buffer is smaller than size(shape, options) or not contiguous.
+  router_factors(vector_view<S> buffer, const expert_shape& shape, const router_options& options)
+      : data_(buffer.data()), shape_(shape), terms_(terms(options)) {
+    core::expect(buffer.is_contiguous() && buffer.size() >= size(shape, options),
+                 "router_factors: the buffer has ", buffer.size(), " elements, not ", size(shape, options));
+  }
+
+  [[nodiscard]] const expert_shape& shape() const noexcept { return shape_; }
+  [[nodiscard]] index_t terms() const noexcept { return terms_; }
+  /// The factors of one expert and term.
+  [[nodiscard]] rank2_factors<S> at(index_t term, index_t expert) const {
+    core::expect(term >= 0 && term < terms_ && expert >= 0 && expert < shape_.num_experts,
+                 "router_factors: term ", term, " of ", terms_, ", expert ", expert, " of ",
+                 shape_.num_experts);
+    const index_t f = shape_.ffn_dim;
+    const index_t d = shape_.hidden_dim;
+    S* const base = data_ + (term * shape_.num_experts + expert) * 2 * (f + d);
+    return {{base, f}, {base + f, d}, {base + f + d, f}, {base + 2 * f + d, d}};
+  }
+
+ private:
+  S* data_;
+  expert_shape shape_;
+  index_t terms_;
+};
+
+MPIROUTER_END_TYPES

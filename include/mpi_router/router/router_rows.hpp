@@ -1,0 +1,169 @@
+// The batched step over all experts: the rows that tokens are compared with (Eq. 4, 5, 7).
+#pragma once
+
+#include <mpi_router/backend/dense.hpp>
+#include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/router/router_options.hpp>
+
+MPIROUTER_BEGIN
+
+namespace detail {
+
+/// One expert's part of the tape: r_1 … r_k, then ‖r_{j−1}M‖ of each step as value and exponent.
+template <class Element>
+class expert_tape {
+ public:
+  using S = std::remove_const_t<Element>;
+  expert_tape(const vector_view<Element>& tape, index_t expert, index_t steps, index_t dimension)
+      : base_(tape.data() + expert * steps * (dimension + 2)), steps_(steps), dimension_(dimension) {}
+
+  [[nodiscard]] vector_view<Element> row(index_t step) const {
+    return {base_ + step * dimension_, dimension_};
+  }
+  [[nodiscard]] saved_norm<S> norm(index_t step) const {
+    const auto* at = base_ + steps_ * dimension_ + 2 * step;
+    return {at[0], static_cast<int>(at[1])};
+  }
+  void save(index_t step, const saved_norm<S>& norm) const {
+    Element* at = base_ + steps_ * dimension_ + 2 * step;
+    at[0] = norm.value;
+    at[1] = static_cast<S>(norm.exponent);
+  }
+
+ private:
+  Element* base_;
+  index_t steps_;
+  index_t dimension_;
+};
+
+template <Accumulator S, Scalar R>
+void load_row(const vector_view<R>& in, const vector_view<S>& out) noexcept {
+  for (index_t d = 0; d < in.size(); ++d) {
+    out[d] = widen<S>(in[d]);
+  }
+}
+template <Scalar O, Accumulator S>
+void store_row(const vector_view<const S>& in, const vector_view<O>& out) noexcept {
+  for (index_t d = 0; d < in.size(); ++d) {
+    out[d] = narrow<O>(in[d]);
+  }
+}
+
+template <class Experts, class R>
+void expect_rows(const char* what, const char* name, const Experts& experts, const matrix_view<R>& rows) {
+  const auto [n, f, d] = experts.shape();
+  expect(rows.rows() == n && rows.cols() == d, what, ": the experts are [N = ", n, ", F = ", f, ", D = ", d,
+         "], ", name, " is [", rows.rows(), ", ", rows.cols(), "]");
+}
+
+template <class S>
+void expect_workspace(const char* what, const vector_view<S>& workspace, index_t size) {
+  expect(workspace.size() >= size && workspace.is_contiguous(), what, ": the workspace has ",
+         workspace.size(), " elements (stride ", workspace.stride(), "), not ", size, " contiguous ones");
+}
+
+/// Every pointer of the batch is there, and none of its matrices meets `out`, which is written.
+template <class Experts, class View>
+void expect_apart(const char* what, const Experts& experts, const View& out) {
+  for (index_t i = 0; i < experts.num_experts(); ++i) {
+    expect(!overlap(experts[i], out), what, ": the gate matrix of expert ", i, " and an output overlap");
+  }
+}
+
+inline void expect_options(const char* what, const router_options& options, index_t num_experts) {
+  expect(options.steps >= 1, what, ": steps is ", options.steps);
+  expect_radius(what, options.radius.of(num_experts > 0 ? num_experts : 1));
+}
+
+template <Accumulator S, class T, class R, class O, class Backend, class Run>
+void run_router_rows(const char* what, const expert_batch_view<T>& experts, const matrix_view<R>& router,
+                     const matrix_view<O>& rows, const router_options& options,
+                     const vector_view<S>& workspace, const router_by_products<S>& told,
+                     const Backend& backend, const Run& executor) {
+  const index_t n = experts.num_experts();
+  const index_t d = experts.hidden_dim();
+  expect_options(what, options, n);
+  expect_rows(what, "the router", experts, router);
+  expect_rows(what, "the output", experts, rows);
+  expect_workspace(what, workspace, router_rows_workspace(experts.shape()));
+  expect_apart(what, experts, rows);
+  const bool saves = told.tape.size() != 0;
+  expect(
+      !saves || (told.tape.size() >= router_tape_size(experts.shape(), options) && told.tape.is_contiguous()),
+      what, ": the tape has ", told.tape.size(), " elements, not ",
+      router_tape_size(experts.shape(), options));
+  const auto fits = [n](auto size) { return size == 0 || static_cast<index_t>(size) == n; };
+  expect(fits(told.statuses.size()) && fits(told.rayleigh.size()) && fits(told.cosine.size()), what,
+         ": by-products for ", told.statuses.size(), ", ", told.rayleigh.size(), " and ", told.cosine.size(),
+         " experts, not ", n);
+
+  const S radius = static_cast<S>(options.radius.of(n));
+  executor(n, [&](index_t i) {
+    const dense_operator<std::remove_const_t<T>, S, Backend> op(experts[i], backend);
+    S* const scratch = workspace.data() + i * 2 * d;
+    vector_view<S> from(scratch, d);
+    vector_view<S> spare(scratch + d, d);
+    load_row<S>(router.row(i), from);
+    status state = status::ok;
+    step_result<S> result;
+    for (index_t step = 0; step < options.steps; ++step) {
+      saved_norm<S> norm;
+      const auto tape = [&] { return expert_tape<S>(told.tape, i, options.steps, d); };
+      const vector_view<S> to = saves ? tape().row(step) : spare;
+      result = power_step(op, vector_view<const S>(from), to, radius, options.degenerate, norm);
+      if (saves) {
+        tape().save(step, norm);
+      } else {
+        spare = from;
+      }
+      from = to;
+      state = state == status::ok ? result.state : state;
+    }
+    store_row<O, S>(vector_view<const S>(from), rows.row(i));
+    if (!told.statuses.empty()) told.statuses[static_cast<std::size_t>(i)] = state;
+    if (told.rayleigh.size() != 0) told.rayleigh[i] = result.rayleigh;
+    if (told.cosine.size() != 0) told.cosine[i] = result.cosine;
+  });
+}
+
+}  // namespace detail
+
+/// The rows of the router: row i is C · r_i M_i / ‖r_i M_i‖, repeated options.steps times (Eq. 4, 5; C =
+/// C′/√N by Eq. 7). Stateless, as the authors' router: `router` is the trained parameter and stays as it is.
+///
+/// experts: [N, F, D] in any layout; router and rows: [N, D] of any storage type and strides, apart from each
+/// other; workspace: router_rows_workspace(shape) elements; told: see router_by_products, `tape` is what
+/// router_rows_vjp needs. Sums in router_scalar_t<T, R>. One read of the experts a step. Nothing is
+/// allocated; one task an expert, each with its own part of the workspace, so the result is bitwise the same
+/// for every executor. Degenerate rows are named by their status and become what options.degenerate says.
+/// Throws usage_error on shapes, overlap, radius, steps.
+template <Scalar T, Scalar R, Scalar O, class Backend = reference, class Run = serial_executor,
+          Accumulator S = router_scalar_t<T, R>>
+  requires DenseBackend<Backend, std::remove_const_t<T>, S>
+void router_rows(const expert_batch_view<T>& experts, const matrix_view<R>& router,
+                 const matrix_view<O>& rows, const router_options& options,
+                 std::type_identity_t<vector_view<S>> workspace,
+                 const std::type_identity_t<router_by_products<S>>& told = {}, const Backend& backend = {},
+                 const Run& executor = {}) {
+  detail::expect(!detail::overlap(router, rows), "router_rows: the router and the output overlap");
+  detail::run_router_rows<S>("router_rows", experts, router, rows, options, workspace, told, backend,
+                             executor);
+}
+
+/// The same, written back: router ← the rows after options.steps steps. Stateful: it tracks the principal
+/// directions of gate matrices that change, with an angle floor of about κ²δ/(1 − κ²) for a drift δ. Use one
+/// of the two forms for a router, never both. No tape: what is written back is state, not a function of a
+/// parameter.
+template <Scalar T, Scalar R, class Backend = reference, class Run = serial_executor,
+          Accumulator S = router_scalar_t<T, R>>
+  requires(DenseBackend<Backend, std::remove_const_t<T>, S> && !std::is_const_v<R>)
+void stateful_router_rows(const expert_batch_view<T>& experts, const matrix_view<R>& router,
+                          const router_options& options, std::type_identity_t<vector_view<S>> workspace,
+                          const std::type_identity_t<router_by_products<S>>& told = {},
+                          const Backend& backend = {}, const Run& executor = {}) {
+  detail::expect(told.tape.size() == 0, "stateful_router_rows: a tape is for the stateless form");
+  detail::run_router_rows<S>("stateful_router_rows", experts, router, router, options, workspace, told,
+                             backend, executor);
+}
+
+MPIROUTER_END
