@@ -1,0 +1,141 @@
+// Times the router on the current device beside its floors and cuBLAS. One JSON object a line on stdout.
+#include <cublas_v2.h>
+
+#include <mpi_router/cuda/router.cuh>
+
+#include "floors.cuh"
+#include "timing.hpp"
+
+namespace gpu_bench {
+namespace {
+
+using namespace mpi_router;
+
+constexpr int rounds = 40;
+
+template <class T>
+constexpr bool is_half = sizeof(T) == 2;
+template <class T>
+constexpr cudaDataType_t data_type = std::is_same_v<T, bf16> ? CUDA_R_16BF : std::is_same_v<T, f16> ? CUDA_R_16F : CUDA_R_32F;
+template <class T>
+constexpr const char* type_name = std::is_same_v<T, bf16> ? "bf16" : std::is_same_v<T, f16> ? "f16" : "f32";
+
+void must(cublasStatus_t code, const char* what) {
+  if (code != CUBLAS_STATUS_SUCCESS) {
+    std::fprintf(stderr, "%s: cublas status %d\n", what, static_cast<int>(code));
+    std::exit(1);
+  }
+}
+using gpu_bench::must;
+
+template <class T>
+std::vector<device_buffer<T>> filled(int copies, std::size_t size) {
+  std::vector<device_buffer<T>> out;
+  for (int i = 0; i < copies; ++i) {
+    out.emplace_back(size);
+    fill_kernel<><<<1024, 256>>>(reinterpret_cast<unsigned*>(out.back().data()), size * sizeof(T) / 4,
+                                 static_cast<unsigned>(i) * 7919U + 1U, is_half<T>);
+  }
+  must(cudaGetLastError(), "fill_kernel");
+  return out;
+}
+
+/// rM by two products for each expert: the library's way, without the normalising.
+template <class T>
+double cublas_microseconds(cublasHandle_t handle, bool gemv, const std::vector<device_buffer<T>>& weights, const T* rows,
+                           T* y, T* u, const expert_shape& s, cudaStream_t stream) {
+  const int n = static_cast<int>(s.num_experts), f = static_cast<int>(s.ffn_dim), d = static_cast<int>(s.hidden_dim);
+  const float one = 1.0F, zero = 0.0F;
+  const long long matrix = static_cast<long long>(f) * d;
+  return microseconds(stream, static_cast<int>(weights.size()), rounds, [&](int i) {
+    const T* const a = weights[static_cast<std::size_t>(i)].data();
+    if (gemv) {
+      const auto product = [&](cublasOperation_t op, const T* x, int x_stride, T* out, int out_stride) {
+        if constexpr (std::is_same_v<T, bf16>) {
+          must(cublasTSTgemvStridedBatched(handle, op, d, f, &one, reinterpret_cast<const __nv_bfloat16*>(a), d, matrix,
+                                           reinterpret_cast<const __nv_bfloat16*>(x), 1, x_stride, &zero,
+                                           reinterpret_cast<__nv_bfloat16*>(out), 1, out_stride, n),
+               "cublasTSTgemvStridedBatched");
+        } else if constexpr (std::is_same_v<T, float>) {
+          must(cublasSgemvStridedBatched(handle, op, d, f, &one, a, d, matrix, x, 1, x_stride, &zero, out, 1, out_stride, n),
+               "cublasSgemvStridedBatched");
+        }
+      };
+      product(CUBLAS_OP_T, rows, d, y, f);
+      product(CUBLAS_OP_N, y, f, u, d);
+    } else {
+      const auto product = [&](cublasOperation_t op, int m, int k, const T* x, int x_stride, T* out, int out_stride) {
+        must(cublasGemmStridedBatchedEx(handle, op, CUBLAS_OP_N, m, 1, k, &one, a, data_type<T>, d, matrix, x, data_type<T>,
+                                        x_stride, x_stride, &zero, out, data_type<T>, out_stride, out_stride, n,
+                                        CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+             "cublasGemmStridedBatchedEx");
+      };
+      product(CUBLAS_OP_T, f, d, rows, d, y, f);
+      product(CUBLAS_OP_N, d, f, y, f, u, d);
+    }
+  });
+}
+
+template <class T>
+void time_shape(const cuda::context& ctx, cublasHandle_t handle, const expert_shape& s) {
+  const auto [n, f, d] = s;
+  const auto count = static_cast<std::size_t>(n * f * d);
+  const double bytes = static_cast<double>(count) * sizeof(T);
+  const std::string shape = std::to_string(n) + "x" + std::to_string(f) + "x" + std::to_string(d);
+  const int copies = std::max(3, static_cast<int>(400e6 / bytes) + 1);
+  const auto weights = filled<T>(copies, count);
+  const auto rows = filled<T>(1, static_cast<std::size_t>(n * d));
+  const device_buffer<T> out(static_cast<std::size_t>(n * d)), y(static_cast<std::size_t>(n * f));
+  const device_buffer<unsigned> sink(1);
+  const auto at = [&](int i) { return static_cast<const T*>(weights[static_cast<std::size_t>(i)].data()); };
+  const auto line = [&](const char* work, double us, double moved) { print({work, shape, type_name<T>, us, moved}); };
+
+  const std::size_t vectors = count * sizeof(T) / 16;
+  line("read floor", microseconds(ctx.stream, copies, rounds, [&](int i) {
+         read_kernel<><<<floor_blocks(vectors), floor_threads, 0, ctx.stream>>>(reinterpret_cast<const uint4*>(at(i)), vectors,
+                                                                                sink.data());
+       }), bytes);
+  line("copy floor", microseconds(ctx.stream, copies / 2 * 2, rounds, [&](int i) {
+         copy_kernel<><<<floor_blocks(vectors), floor_threads, 0, ctx.stream>>>(
+             reinterpret_cast<const uint4*>(at(i)), reinterpret_cast<uint4*>(const_cast<T*>(at(i ^ 1))), vectors);
+       }), 2 * bytes);
+
+  const auto forward = [&](const cuda::context& c, const char* work, const auto& layout) {
+    const std::size_t need = cuda::router_rows_workspace(c, layout(at(0)));
+    const device_buffer<unsigned char> scratch(need);
+    const auto r = row_major<device_space>(static_cast<const T*>(rows[0].data()), n, d);
+    line(work, microseconds(c.stream, copies, rounds, [&](int i) {
+           cuda::router_rows(c, layout(at(i)), r, row_major<device_space>(out.data(), n, d), {}, {}, {scratch.data(), need},
+                             {.radius = 4.0});
+         }), bytes);
+    std::fprintf(stderr, "%s %s: workspace %.2f %% of the weights\n", work, shape.c_str(), 100.0 * static_cast<double>(need) / bytes);
+  };
+  const auto nfd = [&](const T* w) { return experts_nfd<device_space>(w, s); };
+  const auto ndf = [&](const T* w) { return experts_ndf<device_space>(w, s); };
+  forward(ctx, "forward", nfd);
+  forward(ctx, "forward [N,D,F]", ndf);
+  cuda::context old = ctx;
+  old.capability = 80;
+  forward(old, "forward, sm_80 path", nfd);
+  forward(old, "forward [N,D,F], sm_80 path", ndf);
+  line("cuBLAS gemv", cublas_microseconds<T>(handle, true, weights, rows[0].data(), y.data(), out.data(), s, ctx.stream), bytes);
+  line("cuBLAS gemm", cublas_microseconds<T>(handle, false, weights, rows[0].data(), y.data(), out.data(), s, ctx.stream), bytes);
+}
+
+}  // namespace
+}  // namespace gpu_bench
+
+int main() {
+  using namespace gpu_bench;
+  cudaStream_t stream = nullptr;
+  must(cudaStreamCreate(&stream), "cudaStreamCreate");
+  const auto ctx = mpi_router::cuda::make_context(stream);
+  cublasHandle_t handle = nullptr;
+  must(cublasCreate(&handle), "cublasCreate");
+  must(cublasSetStream(handle, stream), "cublasSetStream");
+  for (const mpi_router::expert_shape s :
+       {mpi_router::expert_shape{64, 512, 1024}, {64, 1024, 2048}, {128, 768, 2048}, {64, 2048, 7168}}) {
+    time_shape<mpi_router::bf16>(ctx, handle, s);
+    time_shape<float>(ctx, handle, s);
+  }
+}

@@ -1,0 +1,80 @@
+// Errors of CUDA calls, and the one way in which kernels are launched.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <mpi_router/cuda/types.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+
+// Kernels, and the host functions that launch them, have internal linkage: two shared objects that both
+// instantiate a weak __global__ template end up launching a kernel that one of them never registered.
+// clang-format off
+#define MPIROUTER_CUDA_BEGIN MPIROUTER_BEGIN_TYPES namespace cuda { namespace {
+#define MPIROUTER_CUDA_END } } MPIROUTER_END_TYPES
+// clang-format on
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+using core::concatenate;
+using core::expect;
+
+[[noreturn]] inline void cuda_failure(const char* call, int code, const char* reason) {
+  const std::string message = concatenate("mpi_router: ", call, ": ", reason, " (", code, ")");
+#if MPIROUTER_HAS_EXCEPTIONS
+  throw cuda_error(message, code);
+#else
+  std::fprintf(stderr, "%s\n", message.c_str());
+  std::abort();
+#endif
+}
+
+inline void check(const char* call, cudaError_t code) {
+  if (code != cudaSuccess) [[unlikely]] {
+    cuda_failure(call, static_cast<int>(code), cudaGetErrorString(code));
+  }
+}
+
+struct launch_shape {
+  unsigned blocks = 1;
+  unsigned threads = 1;
+  std::size_t shared_bytes = 0;
+  unsigned cluster = 1;
+  unsigned blocks_y = 1;
+};
+
+/// Launches `kernel`. On sm_90 the kernel may start before the one ahead of it in the stream has ended
+/// (programmatic dependent launch): every kernel here first waits for it on the device.
+template <class... Parameters, class... Arguments>
+void launch(const char* name, const context& ctx, const launch_shape& shape, void (*kernel)(Parameters...),
+            const Arguments&... arguments) {
+  if (shape.shared_bytes > 48 * 1024) {
+    check("cudaFuncSetAttribute", cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                       static_cast<int>(shape.shared_bytes)));
+  }
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (ctx.capability >= 90) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = shape.cluster;
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(shape.blocks, shape.blocks_y, 1);
+  config.blockDim = dim3(shape.threads, 1, 1);
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = ctx.stream;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  check(name, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

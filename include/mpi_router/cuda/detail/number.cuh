@@ -1,0 +1,178 @@
+// Numbers on the device: 16 bytes of storage as floats and back, powers of two, elements of any format.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <mpi_router/cuda/detail/ptx.cuh>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+template <class T>
+constexpr int vector_width = static_cast<int>(16 / sizeof(T));
+
+__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ __forceinline__ float to_float(f16 x) { return __half2float(__ushort_as_half(x.bits)); }
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(double x) { return static_cast<float>(x); }
+template <class T>
+__device__ __forceinline__ double to_double(T x) {
+  return static_cast<double>(to_float(x));
+}
+template <>
+__device__ __forceinline__ double to_double(double x) {
+  return x;
+}
+
+template <class T>
+__device__ __forceinline__ T from_double(double x);
+template <>
+__device__ __forceinline__ double from_double<double>(double x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ float from_double<float>(double x) {
+  return static_cast<float>(x);
+}
+template <>
+__device__ __forceinline__ bf16 from_double<bf16>(double x) {
+  bf16 y;
+  y.bits = __bfloat16_as_ushort(__float2bfloat16_rn(static_cast<float>(x)));
+  return y;
+}
+template <>
+__device__ __forceinline__ f16 from_double<f16>(double x) {
+  f16 y;
+  y.bits = __half_as_ushort(__float2half_rn(static_cast<float>(x)));
+  return y;
+}
+
+/// 16 bytes to vector_width<T> floats.
+template <class T>
+__device__ __forceinline__ void unpack(const uint4& v, float (&out)[vector_width<T>]) {
+  const unsigned words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      out[i] = __uint_as_float(words[i]);
+    } else if constexpr (std::is_same_v<T, bf16>) {
+      out[2 * i] = __uint_as_float(words[i] << 16);
+      out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000U);
+    } else {
+      const float2 pair = __half22float2(__halves2half2(__ushort_as_half(static_cast<unsigned short>(words[i])),
+                                                        __ushort_as_half(static_cast<unsigned short>(words[i] >> 16))));
+      out[2 * i] = pair.x;
+      out[2 * i + 1] = pair.y;
+    }
+  }
+}
+
+/// vector_width<T> floats to 16 bytes, rounded to nearest even.
+template <class T>
+__device__ __forceinline__ uint4 pack(const float* in) {
+  unsigned words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      words[i] = __float_as_uint(in[i]);
+    } else if constexpr (std::is_same_v<T, bf16>) {
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(in[2 * i + 1]), "f"(in[2 * i]));
+    } else {
+      asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(in[2 * i + 1]), "f"(in[2 * i]));
+    }
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+/// The first `count` of the elements at `p` (any alignment), the rest zero: 16 bytes.
+template <class T>
+__device__ __forceinline__ uint4 gather_vector(const T* p, int count) {
+  unsigned words[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < vector_width<T>; ++i) {
+    if (i < count) {
+      if constexpr (sizeof(T) == 4) {
+        words[i] = __float_as_uint(p[i]);
+      } else {
+        words[i / 2] |= static_cast<unsigned>(p[i].bits) << (16 * (i % 2));
+      }
+    }
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+template <class T>
+__device__ __forceinline__ void scatter_vector(T* p, const uint4& v, int count) {
+  const unsigned words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < vector_width<T>; ++i) {
+    if (i < count) {
+      if constexpr (sizeof(T) == 4) {
+        p[i] = __uint_as_float(words[i]);
+      } else {
+        p[i].bits = static_cast<unsigned short>(words[i / 2] >> (16 * (i % 2)));
+      }
+    }
+  }
+}
+
+/// 2^e, or zero where float holds no normal 2^e. e ≤ 127.
+__device__ __forceinline__ float power_of_two(int e) {
+  return e < -126 ? 0.0F : __int_as_float((min(e, 127) + 127) << 23);
+}
+/// 2^e for any e: infinite or zero beyond double.
+__device__ __forceinline__ double wide_power_of_two(int e) {
+  return e > 1023 ? __longlong_as_double(0x7ff0000000000000LL)
+         : e < -1022 ? 0.0
+                     : __longlong_as_double(static_cast<long long>(e + 1023) << 52);
+}
+
+/// A matrix on the device whose element type is known at run time: rows, images, gradients, never the weights.
+struct any_matrix {
+  void* data = nullptr;
+  long long row_stride = 0;
+  long long col_stride = 0;
+  storage_format format = storage_format::f32;
+
+  template <class T>
+  any_matrix(const matrix_view<T, device_space>& m)
+      : data(const_cast<std::remove_const_t<T>*>(m.data())),
+        row_stride(m.row_stride()),
+        col_stride(m.col_stride()),
+        format(scalar_traits<std::remove_const_t<T>>::format) {}
+  any_matrix() = default;
+  template <class T>
+  any_matrix(T* contiguous, long long cols)
+      : data(const_cast<std::remove_const_t<T>*>(contiguous)),
+        row_stride(cols),
+        col_stride(1),
+        format(scalar_traits<std::remove_const_t<T>>::format) {}
+
+  [[nodiscard]] any_matrix from_row(long long first) const {
+    any_matrix m = *this;
+    const long long bytes = format == storage_format::f64 ? 8 : format == storage_format::f32 ? 4 : 2;
+    m.data = data == nullptr ? nullptr : static_cast<unsigned char*>(data) + first * row_stride * bytes;
+    return m;
+  }
+
+  [[nodiscard]] __device__ __forceinline__ double load(int row, int col) const {
+    const long long at = row * row_stride + col * col_stride;
+    switch (format) {
+      case storage_format::f64: return static_cast<const double*>(data)[at];
+      case storage_format::f32: return to_double(static_cast<const float*>(data)[at]);
+      case storage_format::bf16: return to_double(static_cast<const bf16*>(data)[at]);
+      default: return to_double(static_cast<const f16*>(data)[at]);
+    }
+  }
+  __device__ __forceinline__ void store(int row, int col, double value) const {
+    const long long at = row * row_stride + col * col_stride;
+    switch (format) {
+      case storage_format::f64: static_cast<double*>(data)[at] = value; break;
+      case storage_format::f32: static_cast<float*>(data)[at] = from_double<float>(value); break;
+      case storage_format::bf16: static_cast<bf16*>(data)[at] = from_double<bf16>(value); break;
+      default: static_cast<f16*>(data)[at] = from_double<f16>(value);
+    }
+  }
+};
+
+}  // namespace detail
+MPIROUTER_CUDA_END

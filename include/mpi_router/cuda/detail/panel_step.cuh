@@ -1,0 +1,329 @@
+// The forward over stored columns ([N, D, F]): a panel of adjacent columns at a time, each read from memory once.
+//
+// A panel holds `lanes` × 16 bytes of each of the D stored rows. Each thread copies, keeps in registers and works on
+// its own 16 bytes of up to panel_passes rows: y = W_panelᵀ r needs all D rows, u += W_panel y the same registers again.
+// Where D is too large for one block, the blocks of a cluster share the rows of a panel and swap their parts of y.
+#pragma once
+
+#include <mpi_router/cuda/detail/row_plan.cuh>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+constexpr int panel_threads = 512;
+constexpr int panel_passes = 16;  // rows that a thread owns
+constexpr int panel_stages = 16;  // passes in flight
+
+template <class T>
+struct panel_step_args {
+  batch<const T> weights;
+  any_matrix rows;
+  int ffn;
+  int hidden;
+  int passes;
+  partition part;  // over clusters
+  partial_sums out;
+};
+
+__device__ __forceinline__ int cluster_rank() {
+  int rank = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+__device__ __forceinline__ int cluster_size() {
+  int size = 1;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+#endif
+  return size;
+}
+__device__ __forceinline__ void cluster_sync() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+/// Stores into the shared memory of block `rank` of the cluster, at the address that `here` has in this block.
+__device__ __forceinline__ void store_remote(float* here, int rank, float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f32 [a], %2;\n\t}" ::"r"(
+                   shared_address(here)),
+               "r"(rank), "f"(value)
+               : "memory");
+#endif
+}
+
+/// Sums each of `width` values over the lanes that differ above bit log2(lanes). Afterwards lane l holds in
+/// v[0 … left) the sums of the values from (l >> (5 − halvings)) · left on.
+template <int width, int lanes>
+struct panel_reduction {
+  static constexpr int log2(int x) { return x <= 1 ? 0 : 1 + log2(x / 2); }
+  static constexpr int halvings = log2(width) < log2(32 / lanes) ? log2(width) : log2(32 / lanes);
+  static constexpr int left = width >> halvings;
+
+  __device__ __forceinline__ static void run(float (&v)[width], int lane) {
+    int mask = 16;
+#pragma unroll
+    for (int half = width / 2; half >= left; half /= 2) {
+      const bool upper = (lane & mask) != 0;
+#pragma unroll
+      for (int i = 0; i < half; ++i) {
+        const float give = upper ? v[i] : v[i + half];
+        const float keep = upper ? v[i + half] : v[i];
+        v[i] = keep + __shfl_xor_sync(0xffffffffU, give, mask);
+      }
+      mask /= 2;
+      if (half == 1) {
+        break;
+      }
+    }
+#pragma unroll
+    for (int m = 16 >> halvings; m >= lanes; m /= 2) {
+#pragma unroll
+      for (int i = 0; i < left; ++i) {
+        v[i] += __shfl_xor_sync(0xffffffffU, v[i], m);
+      }
+    }
+  }
+  /// One of the lanes that hold the same sums.
+  [[nodiscard]] __device__ __forceinline__ static bool writes(int lane) {
+    return (lane & ((32 >> halvings) - 1) & ~(lanes - 1)) == 0;
+  }
+};
+
+template <class T, int lanes>
+__global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __grid_constant__ panel_step_args<T> a) {
+  constexpr int width = vector_width<T>;
+  constexpr int panel = lanes * width;                // columns
+  constexpr int pass_rows = panel_threads / lanes;    // rows of one pass
+  constexpr int warps = panel_threads / 32;
+  using reduction = panel_reduction<width, lanes>;
+  extern __shared__ __align__(128) unsigned char shared[];
+  uint4* const ring = reinterpret_cast<uint4*>(shared) + threadIdx.x;  // stage s at ring[s · panel_threads]
+  float* const by_warp = reinterpret_cast<float*>(shared + panel_stages * panel_threads * 16);  // [warps, panel]
+  float* const by_block = by_warp + warps * panel;                                              // [2, 8, panel]
+  float* const scratch = by_block + 2 * 8 * panel;  // for max_over_group
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+
+  const thread_group group(panel_threads);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int rank = cluster_rank();
+  const int blocks = cluster_size();
+  const int cluster = static_cast<int>(blockIdx.x) / blocks;
+  const int first_row = rank * a.passes * pass_rows + thread / lanes;  // this thread's row in pass 0
+  const int own = (thread % lanes) * width;                           // its first column in the panel
+  const int end = a.part.first_tile(cluster + 1);
+  int tile = a.part.first_tile(cluster);
+
+  const auto fast = [&](const T* base) {
+    return a.weights.ffn == 1 && aligned_to_16(base, a.weights.hidden * static_cast<long long>(sizeof(T)),
+                                               a.ffn * static_cast<long long>(sizeof(T)));
+  };
+  // The pass to copy next.
+  int next_panel = tile;
+  int next_pass = 0;
+  int next_stage = 0;
+  const T* next_at = nullptr;
+  bool next_in_ring = false;
+  const auto push = [&] {
+    if (next_panel < end) {
+      if (next_pass == 0) {
+        const int e = next_panel / a.part.tiles_per_expert;
+        const int column = (next_panel - e * a.part.tiles_per_expert) * panel + own;
+        const T* const base = a.weights.of(e);
+        next_in_ring = fast(base) && column < a.ffn;
+        next_at = base + column;
+      }
+      const int row = first_row + next_pass * pass_rows;
+      if (next_in_ring && row < a.hidden) {
+        copy_async_16(ring + next_stage * panel_threads, next_at + row * a.weights.hidden);
+      }
+      if (++next_pass == a.passes) {
+        next_pass = 0;
+        ++next_panel;
+      }
+    }
+    close_copy_group();
+    next_stage = next_stage + 1 == panel_stages ? 0 : next_stage + 1;
+  };
+#pragma unroll 1
+  for (int s = 0; s < panel_stages; ++s) {
+    push();
+  }
+
+  int turn = 0;
+  int y_turn = 0;
+  int stage = 0;
+  while (tile < end) {
+    const int expert = tile / a.part.tiles_per_expert;
+    const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
+    const T* const base = a.weights.of(expert);
+    const bool in_ring = fast(base);
+    unsigned most_word = 0;
+    for (int d = thread; d < a.hidden; d += panel_threads) {
+      most_word = max(most_word, high_word(a.rows.load(expert, d)));
+    }
+    const int row_exponent = exponent_of_high_word(max_over_group(most_word, group, scratch, turn));
+    const double row_scale = wide_power_of_two(-row_exponent);
+    float r[panel_passes];
+    float u[panel_passes];
+#pragma unroll
+    for (int p = 0; p < panel_passes; ++p) {
+      const int row = first_row + p * pass_rows;
+      r[p] = p < a.passes && row < a.hidden ? static_cast<float>(a.rows.load(expert, row) * row_scale) : 0.0F;
+      u[p] = 0.0F;
+    }
+    float energy = 0.0F;
+    row_shift shift;
+    sum_scale scale;
+
+    for (; tile < stop; ++tile) {
+      const int column = (tile - expert * a.part.tiles_per_expert) * panel + own;
+      uint4 stored[panel_passes];
+#pragma unroll
+      for (int p = 0; p < panel_passes; ++p) {
+        stored[p] = make_uint4(0, 0, 0, 0);
+        if (p < a.passes) {
+          wait_for_copy_groups<panel_stages - 1>();
+          const int row = first_row + p * pass_rows;
+          if (row < a.hidden && column < a.ffn) {
+            stored[p] = in_ring ? ring[stage * panel_threads]
+                                : gather_vector(base + row * a.weights.hidden + column, min(width, a.ffn - column));
+          }
+          push();
+          stage = stage + 1 == panel_stages ? 0 : stage + 1;
+        }
+      }
+      float y[width];
+      unsigned most = 0;
+      shift.begin_tile();
+      while (true) {
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+          y[i] = 0.0F;
+        }
+#pragma unroll
+        for (int p = 0; p < panel_passes; ++p) {
+          float x[width];
+          unpack<T>(stored[p], x);
+#pragma unroll
+          for (int i = 0; i < width; ++i) {
+            y[i] = fmaf(x[i], r[p], y[i]);
+          }
+        }
+        reduction::run(y, lane);
+        if (reduction::writes(lane)) {
+#pragma unroll
+          for (int i = 0; i < reduction::left; ++i) {
+            by_warp[(thread / 32) * panel + own + (lane >> (5 - reduction::halvings)) * reduction::left + i] = y[i];
+          }
+        }
+        __syncthreads();
+        float* const parts = by_block + y_turn * 8 * panel;
+        y_turn ^= 1;
+        if (thread < panel) {
+          float sum = 0.0F;
+#pragma unroll
+          for (int w = 0; w < warps; ++w) {
+            sum += by_warp[w * panel + thread];
+          }
+          if (blocks == 1) {
+            parts[thread] = sum;
+          } else {
+            for (int b = 0; b < blocks; ++b) {
+              store_remote(parts + rank * panel + thread, b, sum);
+            }
+          }
+        }
+        if (blocks == 1) {
+          __syncthreads();
+        } else {
+          cluster_sync();
+        }
+        most = 0;
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+          y[i] = 0.0F;
+        }
+        for (int b = 0; b < blocks; ++b) {
+#pragma unroll
+          for (int i = 0; i < width; ++i) {
+            y[i] += parts[b * panel + own + i];
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+          most = max(most, magnitude_bits(y[i]));
+        }
+#pragma unroll
+        for (int m = lanes / 2; m >= 1; m /= 2) {
+          most = max(most, __shfl_xor_sync(0xffffffffU, most, m));
+        }
+        const float factor = shift.retry(most);
+        if (factor == 0.0F) [[likely]] {
+          break;
+        }
+#pragma unroll
+        for (int p = 0; p < panel_passes; ++p) {
+          r[p] *= factor;
+        }
+      }
+      if (most == 0) {
+        continue;
+      }
+      scale.admit(most, shift.exponent(), [&](float image_factor, float energy_factor) {
+        energy *= energy_factor;
+#pragma unroll
+        for (int p = 0; p < panel_passes; ++p) {
+          u[p] *= image_factor;
+        }
+      });
+#pragma unroll
+      for (int i = 0; i < width; ++i) {
+        const float e = y[i] * scale.energy_factor;
+        energy = fmaf(e, e, energy);
+        y[i] *= scale.image_factor;
+      }
+#pragma unroll
+      for (int p = 0; p < panel_passes; ++p) {
+        float x[width];
+        unpack<T>(stored[p], x);
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+          u[p] = fmaf(x[i], y[i], u[p]);
+        }
+      }
+    }
+
+    const int slot = a.part.slot(cluster, expert);
+#pragma unroll
+    for (int m = lanes / 2; m >= 1; m /= 2) {
+      energy += __shfl_xor_sync(0xffffffffU, energy, m);
+#pragma unroll
+      for (int p = 0; p < panel_passes; ++p) {
+        u[p] += __shfl_xor_sync(0xffffffffU, u[p], m);
+      }
+    }
+    if (thread % lanes == 0) {
+#pragma unroll
+      for (int p = 0; p < panel_passes; ++p) {
+        const int row = first_row + p * pass_rows;
+        if (p < a.passes && row < a.out.pitch) {
+          a.out.rows[static_cast<long long>(slot) * a.out.pitch + row] = u[p];
+        }
+      }
+    }
+    if (rank == 0 && thread == 0) {
+      a.out.headers[slot] = {energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
+    }
+  }
+  if (blocks > 1) {
+    cluster_sync();  // no block may end while another still stores into it
+  }
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

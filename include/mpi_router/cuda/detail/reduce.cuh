@@ -1,0 +1,123 @@
+// Sums over threads in an order that never changes.
+#pragma once
+
+#include <mpi_router/cuda/detail/ring.cuh>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// Sums each of n values (a power of two up to 32) over the lanes of a warp. The lane returns the sum of value
+/// lane / (32 / n): halving the values at each step takes n + log2(32 / n) − 1 exchanges in place of 5 n.
+template <int n>
+__device__ __forceinline__ float sum_over_warp(float (&v)[n], int lane) {
+  int mask = 16;
+#pragma unroll
+  for (int half = n / 2; half >= 1; half /= 2) {
+    const bool upper = (lane & mask) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float give = upper ? v[i] : v[i + half];
+      const float keep = upper ? v[i + half] : v[i];
+      v[i] = keep + __shfl_xor_sync(0xffffffffU, give, mask);
+    }
+    mask /= 2;
+  }
+#pragma unroll
+  for (int left = n; left < 32; left *= 2) {
+    v[0] += __shfl_xor_sync(0xffffffffU, v[0], mask);
+    mask /= 2;
+  }
+  return v[0];
+}
+
+/// The most values that are summed over a group at once.
+constexpr int sums_at_once = 16;
+
+/// Sums each of n values over a group and gives every thread all n sums. `scratch` has 2 · sums_at_once floats for
+/// each warp, used in turn, so that one barrier a call is enough: `turn` alternates between 0 and 1.
+template <int n, class AtBarrier>
+__device__ __forceinline__ void sum_over_group(float (&v)[n], const thread_group& group, float* scratch, int& turn,
+                                               const AtBarrier& after_barrier) {
+  const int lane = group.lane();
+  const float mine = sum_over_warp(v, lane);
+  if (group.warps() == 1) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      v[i] = __shfl_sync(0xffffffffU, mine, i * (32 / n));
+    }
+    __syncwarp();
+    after_barrier();
+    return;
+  }
+  float* const sums = scratch + turn * group.warps() * sums_at_once;
+  turn ^= 1;
+  if (lane % (32 / n) == 0) {
+    sums[group.warp() * n + lane / (32 / n)] = mine;
+  }
+  group.sync();
+  after_barrier();
+  float total = 0.0F;
+  for (int i = lane; i < group.warps() * n; i += 32) {
+    total += sums[i];
+  }
+#pragma unroll
+  for (int mask = 16; mask >= n; mask /= 2) {
+    total += __shfl_xor_sync(0xffffffffU, total, mask);
+  }
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    v[i] = __shfl_sync(0xffffffffU, total, i);
+  }
+}
+
+/// The largest of the threads' |x| as bits, in which NaN is above infinity and all numbers are in order.
+__device__ __forceinline__ unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffU; }
+
+__device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_group& group, float* scratch, int& turn) {
+  bits = __reduce_max_sync(0xffffffffU, bits);
+  if (group.warps() == 1) {
+    return bits;
+  }
+  auto* const all = reinterpret_cast<unsigned*>(scratch + turn * group.warps() * sums_at_once);
+  turn ^= 1;
+  if (group.lane() == 0) {
+    all[group.warp()] = bits;
+  }
+  group.sync();
+  unsigned most = 0;
+  for (int i = 0; i < group.warps(); ++i) {
+    most = max(most, all[i]);
+  }
+  return most;
+}
+
+/// Sums n doubles over a block of up to 1024 threads; every thread gets the sums. `scratch` has 32 · n doubles.
+template <int n>
+__device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int warps = static_cast<int>(blockDim.x) / 32;
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+#pragma unroll
+    for (int mask = 16; mask >= 1; mask /= 2) {
+      v[i] += __shfl_xor_sync(0xffffffffU, v[i], mask);
+    }
+    if (lane == 0) {
+      scratch[warp * n + i] = v[i];
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    v[i] = lane < warps ? scratch[lane * n + i] : 0.0;
+#pragma unroll
+    for (int mask = 16; mask >= 1; mask /= 2) {
+      v[i] += __shfl_xor_sync(0xffffffffU, v[i], mask);
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

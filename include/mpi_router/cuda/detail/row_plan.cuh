@@ -1,0 +1,114 @@
+// The launch shape of the row kernels: how many threads share a row, how deep the ring is.
+#pragma once
+
+#include <mpi_router/cuda/detail/finish.cuh>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// `vectors` is 0 where the row kernels do not reach (too many columns, or too little shared memory).
+struct row_plan {
+  int vectors = 0;  // of 16 bytes, in each stored row, that a thread owns: 1, 2, 4 or 8
+  int rows = 0;     // stored rows in a tile
+  int group_threads = 0;
+  int groups = 0;
+  int stages = 0;
+  int stage_bytes = 0;
+  int pitch = 0;  // of a slot, in floats
+  std::size_t shared_bytes = 0;
+  partition part;
+};
+
+struct row_demand {
+  int element_bytes = 0;      // of the weights
+  int extra_bytes = 0;        // of a second tensor that travels with them
+  int most_columns = 0;       // that a thread can own
+  int vectors_in_flight = 0;  // rows × vectors: the registers that a tile takes
+};
+
+[[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape, const row_demand& demand) {
+  row_plan p;
+  const int width = 16 / demand.element_bytes;
+  if (shape.hidden_dim > 32768 || shape.ffn_dim > 0x3fffffff || shape.num_experts > 0x3fffffff) {
+    return p;
+  }
+  const int in_row = static_cast<int>((shape.hidden_dim + width - 1) / width);
+  int vectors = 1;
+  while (in_row > (vectors == 1 ? 256 : 512 * vectors)) {
+    vectors *= 2;
+  }
+  if (vectors * width > demand.most_columns) {
+    return p;
+  }
+  p.rows = demand.vectors_in_flight > vectors ? demand.vectors_in_flight / vectors : 1;
+  p.group_threads = ((in_row + vectors - 1) / vectors + 31) / 32 * 32;
+  p.pitch = in_row * width;
+  p.stage_bytes = p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes);
+  const int deepest = ctx.capability >= 90 ? most_stages : 4;
+  for (p.groups = 512 / p.group_threads; p.groups >= 1; --p.groups) {
+    const int warps = p.groups * p.group_threads / 32;
+    const int sums = p.groups > 1 ? p.groups * p.group_threads * vectors * width * 4 : 0;
+    const int fixed = block_memory::fixed_bytes(p.groups, warps) + sums;
+    p.stages = (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.groups * p.stage_bytes);
+    p.stages = p.stages < deepest ? p.stages : deepest;
+    if (p.stages >= 2) {
+      p.vectors = vectors;
+      p.shared_bytes = static_cast<std::size_t>(fixed) + static_cast<std::size_t>(p.groups * p.stages * p.stage_bytes);
+      p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
+      return p;
+    }
+  }
+  return p;
+}
+
+/// Memory for the partial sums of a plan.
+[[nodiscard]] inline partial_sums take_partial_sums(arena& memory, const partition& part, int pitch) {
+  partial_sums s;
+  s.pitch = pitch;
+  s.rows = memory.take<float>(static_cast<index_t>(part.slots()) * pitch);
+  s.headers = memory.take<slot_header>(part.slots());
+  return s;
+}
+
+template <class T, int vectors, copier by>
+void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
+  launch("row_step_kernel", ctx,
+         {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.groups * plan.group_threads),
+          plan.shared_bytes},
+         row_step_kernel<T, vectors, (vectors < 8 ? 8 / vectors : 1), by>, args);
+}
+template <class T, int vectors>
+void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
+  if (ctx.capability >= 90) {
+    launch_row_step<T, vectors, copier::engine>(ctx, plan, args);
+  } else {
+    launch_row_step<T, vectors, copier::threads>(ctx, plan, args);
+  }
+}
+
+/// The forward's partial sums over weights whose rows are contiguous.
+template <class T>
+void row_step(const context& ctx, const row_plan& plan, const batch<const T>& weights, const expert_shape& shape,
+              const any_matrix& rows, const partial_sums& out) {
+  const row_step_args<T> args{
+      {weights, 0, plan.pitch * static_cast<int>(sizeof(T))},
+      rows,
+      {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.rows, plan.part.tiles_per_expert},
+      plan.part,
+      out,
+      plan.group_threads,
+      plan.stages,
+      plan.stage_bytes};
+  switch (plan.vectors) {
+    case 1: launch_row_step<T, 1>(ctx, plan, args); break;
+    case 2: launch_row_step<T, 2>(ctx, plan, args); break;
+    case 4: launch_row_step<T, 4>(ctx, plan, args); break;
+    default:
+      if constexpr (sizeof(T) == 4) {
+        launch_row_step<T, 8>(ctx, plan, args);
+      }
+  }
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

@@ -1,0 +1,288 @@
+// The forward over stored rows: rM = Σ_f ⟨a_f, r⟩ a_f, each row a_f read from memory once.
+//
+// A group of threads takes a tile of whole rows from its ring into registers (every thread has fixed columns), sums
+// the dots over the group, and adds the rows, weighted by them, to the image in registers.
+#pragma once
+
+#include <mpi_router/cuda/detail/scaling.cuh>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+template <class T>
+struct row_step_args {
+  ring_lane<T> weights;
+  any_matrix rows;
+  tile_shape tiles;
+  partition part;
+  partial_sums out;
+  int group_threads;
+  int stages;
+  int stage_bytes;
+};
+
+constexpr int most_stages = 8;
+
+/// Where a block's shared memory goes, after the rings.
+struct block_memory {
+  unsigned char* rings;
+  std::uint64_t* barriers;  // [groups, most_stages]
+  float* scratch;           // [warps, 2 · sums_at_once]
+  slot_header* headers;     // [groups]
+  float* sums;              // [groups, columns], where there are several groups
+
+  [[nodiscard]] __host__ __device__ static constexpr int fixed_bytes(int groups, int warps) {
+    return groups * most_stages * 8 + warps * 2 * sums_at_once * 4 + groups * static_cast<int>(sizeof(slot_header));
+  }
+  __device__ __forceinline__ block_memory(unsigned char* shared, int ring_bytes, int groups, int warps)
+      : rings(shared),
+        barriers(reinterpret_cast<std::uint64_t*>(shared + groups * ring_bytes)),
+        scratch(reinterpret_cast<float*>(barriers + groups * most_stages)),
+        headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
+        sums(reinterpret_cast<float*>(headers + groups)) {}
+};
+
+/// This thread's columns of row e, scaled so that the row's largest element is in [1, 2): returns the exponent that
+/// was taken out. Columns beyond D are zero.
+template <int vectors, int width>
+__device__ __forceinline__ int load_row(const any_matrix& rows, int e, int hidden, const thread_group& group,
+                                        float* scratch, int& turn, float (&out)[vectors * width]) {
+  double x[vectors * width];
+  unsigned most = 0;
+#pragma unroll
+  for (int v = 0; v < vectors; ++v) {
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      const int column = (v * group.threads + group.rank) * width + i;
+      x[v * width + i] = column < hidden ? rows.load(e, column) : 0.0;
+      most = max(most, high_word(x[v * width + i]));
+    }
+  }
+  most = max_over_group(most, group, scratch, turn);
+  const int exponent = exponent_of_high_word(most);
+  const double scale = wide_power_of_two(-exponent);
+#pragma unroll
+  for (int i = 0; i < vectors * width; ++i) {
+    out[i] = static_cast<float>(x[i] * scale);
+  }
+  return exponent;
+}
+
+/// Takes this thread's share of a tile into registers: from the ring's stage, or from memory where it stayed out.
+template <class T, int vectors, int rows>
+__device__ __forceinline__ void load_tile(const ring_lane<T>& lane, const T* base, bool in_ring, const tile_rows& tile,
+                                          int hidden, const thread_group& group, const unsigned char* stage,
+                                          uint4 (&out)[rows][vectors]) {
+  constexpr int width = vector_width<T>;
+#pragma unroll
+  for (int g = 0; g < rows; ++g) {
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) {
+      const int at = v * group.threads + group.rank;
+      const int left = hidden - at * width;
+      out[g][v] = make_uint4(0, 0, 0, 0);
+      if (g < tile.count && left > 0) {
+        out[g][v] = in_ring
+                        ? *reinterpret_cast<const uint4*>(stage + lane.offset + g * lane.pitch + at * 16)
+                        : gather_vector(base + (tile.first + g) * lane.tensor.ffn + static_cast<long long>(at) * width,
+                                        min(left, width));
+      }
+    }
+  }
+}
+
+/// Writes a segment's sums to its slot: those of a single group from registers, those of several groups summed in
+/// the order of the groups.
+template <int vectors, int width>
+__device__ __forceinline__ void write_slot(const partial_sums& out, int slot, const block_memory& memory,
+                                           const thread_group& group, int groups, int vectors_in_row,
+                                           const slot_header& header, const float (&u)[vectors * width]) {
+  float* const row = out.rows + static_cast<long long>(slot) * out.pitch;
+  float* const own = groups == 1 ? row : memory.sums + group.id * group.threads * vectors * width;
+#pragma unroll
+  for (int v = 0; v < vectors; ++v) {
+    const int at = v * group.threads + group.rank;
+    if (at < vectors_in_row) {
+#pragma unroll
+      for (int i = 0; i < width; i += 4) {
+        *reinterpret_cast<float4*>(own + at * width + i) =
+            make_float4(u[v * width + i], u[v * width + i + 1], u[v * width + i + 2], u[v * width + i + 3]);
+      }
+    }
+  }
+  if (groups == 1) {
+    if (group.rank == 0) {
+      out.headers[slot] = header;
+    }
+    return;
+  }
+  if (group.rank == 0) {
+    memory.headers[group.id] = header;
+  }
+  __syncthreads();
+  slot_header total = memory.headers[0];
+  for (int g = 1; g < groups; ++g) {
+    total.image_exponent = max(total.image_exponent, memory.headers[g].image_exponent);
+    total.energy_exponent = max(total.energy_exponent, memory.headers[g].energy_exponent);
+  }
+  total.energy = 0.0F;
+  for (int g = 0; g < groups; ++g) {
+    total.energy += memory.headers[g].energy * power_of_two(memory.headers[g].energy_exponent - total.energy_exponent);
+  }
+  for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width; at += static_cast<int>(blockDim.x) * 4) {
+    float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
+    for (int g = 0; g < groups; ++g) {
+      const float scale = power_of_two(memory.headers[g].image_exponent - total.image_exponent);
+      const float4 x =
+          *reinterpret_cast<const float4*>(memory.sums + g * group.threads * vectors * width + at);
+      sum.x = fmaf(x.x, scale, sum.x);
+      sum.y = fmaf(x.y, scale, sum.y);
+      sum.z = fmaf(x.z, scale, sum.z);
+      sum.w = fmaf(x.w, scale, sum.w);
+    }
+    *reinterpret_cast<float4*>(row + at) = sum;
+  }
+  if (threadIdx.x == 0) {
+    out.headers[slot] = total;
+  }
+  __syncthreads();
+}
+
+template <class T, int vectors, int rows, copier by>
+__global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant__ row_step_args<T> a) {
+  constexpr int width = vector_width<T>;
+  constexpr int columns = vectors * width;
+  extern __shared__ __align__(128) unsigned char shared[];
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+
+  const thread_group group(a.group_threads);
+  const int groups = static_cast<int>(blockDim.x) / a.group_threads;
+  const int block = static_cast<int>(blockIdx.x);
+  const int end = a.part.first_tile(block + 1);
+  const int ring_bytes = a.stages * a.stage_bytes;
+  const block_memory memory(shared, ring_bytes, groups, static_cast<int>(blockDim.x) / 32);
+  float* const scratch = memory.scratch + group.id * group.warps() * 2 * sums_at_once;
+  ring_buffer<by> ring(memory.rings + group.id * ring_bytes, memory.barriers + group.id * most_stages, a.stages,
+                       a.stage_bytes, group);
+
+  int tile = a.part.first_tile(block);
+  int mine = tile + group.id;  // this group's next tile to work on, and to copy
+  int next = mine;
+  const auto push = [&] {
+    if (next < end) {
+      const tile_rows at = a.tiles.at(next);
+      const T* const base = a.weights.tensor.of(at.expert);
+      const bool in_ring = a.weights.fast(base, a.tiles.hidden);
+      const unsigned bytes = in_ring ? static_cast<unsigned>(at.count * a.tiles.hidden) * sizeof(T) : 0U;
+      ring.push(bytes, [&](unsigned char* stage, std::uint64_t* barrier) {
+        if (in_ring) {
+          ring.template copy_rows<16>(a.weights, base, at, a.tiles.hidden, stage, barrier);
+        }
+      });
+    } else {
+      ring.push_nothing();
+    }
+    next += groups;
+  };
+  for (int s = 0; s < a.stages; ++s) {
+    push();
+  }
+
+  int turn = 0;
+  while (tile < end) {
+    const int expert = tile / a.tiles.per_expert;
+    const int stop = min(end, (expert + 1) * a.tiles.per_expert);
+    const T* const base = a.weights.tensor.of(expert);
+    const bool in_ring = a.weights.fast(base, a.tiles.hidden);
+    float r[columns];
+    float u[columns];
+    const int row_exponent = load_row<vectors, width>(a.rows, expert, a.tiles.hidden, group, scratch, turn, r);
+#pragma unroll
+    for (int i = 0; i < columns; ++i) {
+      u[i] = 0.0F;
+    }
+    float energy = 0.0F;
+    row_shift shift;
+    sum_scale scale;
+
+    for (; mine < stop; mine += groups) {
+      const unsigned char* const stage = ring.pop();
+      uint4 stored[rows][vectors];
+      load_tile<T, vectors, rows>(a.weights, base, in_ring, a.tiles.at(mine), a.tiles.hidden, group, stage, stored);
+      float y[rows];
+      unsigned most = 0;
+      bool pushed = by == copier::threads;
+      if (pushed) {
+        push();
+      }
+      shift.begin_tile();
+      while (true) {
+#pragma unroll
+        for (int g = 0; g < rows; ++g) {
+          y[g] = 0.0F;
+#pragma unroll
+          for (int v = 0; v < vectors; ++v) {
+            float x[width];
+            unpack<T>(stored[g][v], x);
+#pragma unroll
+            for (int i = 0; i < width; ++i) {
+              y[g] = fmaf(x[i], r[v * width + i], y[g]);
+            }
+          }
+        }
+        sum_over_group(y, group, scratch, turn, [&] {
+          if (!pushed) {
+            push();
+            pushed = true;
+          }
+        });
+        most = 0;
+#pragma unroll
+        for (int g = 0; g < rows; ++g) {
+          most = max(most, magnitude_bits(y[g]));
+        }
+        const float factor = shift.retry(most);
+        if (factor == 0.0F) [[likely]] {
+          break;
+        }
+#pragma unroll
+        for (int i = 0; i < columns; ++i) {
+          r[i] *= factor;
+        }
+      }
+      if (most == 0) {
+        continue;
+      }
+      scale.admit(most, shift.exponent(), [&](float image_factor, float energy_factor) {
+        energy *= energy_factor;
+#pragma unroll
+        for (int i = 0; i < columns; ++i) {
+          u[i] *= image_factor;
+        }
+      });
+#pragma unroll
+      for (int g = 0; g < rows; ++g) {
+        const float e = y[g] * scale.energy_factor;
+        energy = fmaf(e, e, energy);
+        const float weight = y[g] * scale.image_factor;
+#pragma unroll
+        for (int v = 0; v < vectors; ++v) {
+          float x[width];
+          unpack<T>(stored[g][v], x);
+#pragma unroll
+          for (int i = 0; i < width; ++i) {
+            u[v * width + i] = fmaf(x[i], weight, u[v * width + i]);
+          }
+        }
+      }
+    }
+    const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
+    write_slot<vectors, width>(a.out, a.part.slot(block, expert), memory, group, groups,
+                               (a.tiles.hidden + width - 1) / width, header, u);
+    tile = stop;
+  }
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

@@ -1,0 +1,258 @@
+// The batched step over all experts on a GPU, and its two halves for sharded weights.
+#pragma once
+
+#include <mpi_router/cuda/detail/panel_plan.cuh>
+#include <mpi_router/cuda/detail/plain.cuh>
+
+MPIROUTER_CUDA_BEGIN
+
+/// Asks the driver once what the calls need to know about the current device.
+[[nodiscard]] inline context make_context(stream_t stream = nullptr) {
+  context ctx;
+  ctx.stream = stream;
+  int device = 0;
+  detail::check("cudaGetDevice", cudaGetDevice(&device));
+  const auto attribute = [device](cudaDeviceAttr which) {
+    int value = 0;
+    detail::check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, which, device));
+    return value;
+  };
+  ctx.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  ctx.capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+  ctx.shared_memory = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  return ctx;
+}
+
+namespace detail {
+
+/// How a batch of weights is walked, and the scratch of one forward.
+template <class T>
+struct forward_plan {
+  row_plan rows;
+  panel_plan panels;
+  partial_sums sums;
+  double* y = nullptr;
+  double* u = nullptr;
+  double* energies = nullptr;
+  float* between[2] = {};
+  status* statuses = nullptr;
+  std::size_t bytes = 0;
+
+  forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, int steps, void* data) {
+    const expert_shape& shape = experts.shape();
+    arena memory(data);
+    if (shape.num_experts == 0 || shape.hidden_dim == 0) {
+      return;
+    }
+    if constexpr (sizeof(T) <= 4) {
+      if (shape.ffn_dim == 0) {
+        // No plan.
+      } else if (experts.strides().hidden == 1) {
+        rows = make_row_plan(ctx, shape, {sizeof(T), 0, 32, 8});
+      } else if (experts.strides().ffn == 1) {
+        panels = make_panel_plan(ctx, shape, sizeof(T));
+      }
+    }
+    if (shape.ffn_dim == 0) {
+      // Nothing to read: every image is zero.
+    } else if (rows.vectors > 0) {
+      sums = take_partial_sums(memory, rows.part, rows.pitch);
+    } else if (panels.lanes > 0) {
+      sums = take_partial_sums(memory, panels.part, panels.pitch);
+    } else {
+      y = memory.take<double>(shape.num_experts * shape.ffn_dim);
+      u = memory.take<double>(shape.num_experts * shape.hidden_dim);
+      energies = memory.take<double>(shape.num_experts);
+    }
+    if (steps > 1) {
+      between[0] = memory.take<float>(shape.num_experts * shape.hidden_dim);
+      between[1] = steps > 2 ? memory.take<float>(shape.num_experts * shape.hidden_dim) : nullptr;
+      statuses = memory.take<status>(shape.num_experts);
+    }
+    bytes = memory.used();
+  }
+
+  /// Calls use(images) once the read of the weights is in the stream.
+  template <class Use>
+  void run(const context& ctx, const expert_batch_view<const T, device_space>& experts, const any_matrix& from,
+           const Use& use) const {
+    if (experts.ffn_dim() == 0) {
+      return use(matrix_images{});
+    }
+    const batch<const T> weights(experts);
+    if constexpr (sizeof(T) <= 4) {
+      if (rows.vectors > 0) {
+        row_step<T>(ctx, rows, weights, experts.shape(), from, sums);
+        return use(slot_images{sums, rows.part});
+      }
+      if (panels.lanes > 0) {
+        panel_step<T>(ctx, panels, weights, experts.shape(), from, sums);
+        return use(slot_images{sums, panels.part});
+      }
+    }
+    plain_step<T>(ctx, weights, experts.shape(), from, y, u, energies);
+    use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
+  }
+};
+
+inline void expect_workspace(const char* what, const workspace& scratch, std::size_t bytes) {
+  expect(scratch.bytes >= bytes, what, ": a workspace of ", scratch.bytes, " bytes where ", bytes, " are needed");
+  expect(bytes == 0 || scratch.data != nullptr, what, ": null workspace");
+  expect(reinterpret_cast<std::uintptr_t>(scratch.data) % 256 == 0, what, ": the workspace is not aligned to 256");
+}
+
+template <class T, class U>
+void expect_rows(const char* what, const char* name, const expert_batch_view<const T, device_space>& experts,
+                 const matrix_view<U, device_space>& m) {
+  expect(m.rows() == experts.num_experts() && m.cols() == experts.hidden_dim(), what, ": ", name, " of shape [",
+         m.rows(), ", ", m.cols(), "] for experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ",
+         experts.hidden_dim(), "]");
+}
+
+inline void expect_context(const char* what, const context& ctx) {
+  expect(ctx.multiprocessors > 0 && ctx.capability >= 80, what, ": a context of capability ", ctx.capability,
+         " with ", ctx.multiprocessors, " multiprocessors: use make_context(), on sm_80 or newer");
+}
+
+template <class T>
+void expect_experts(const char* what, const expert_batch_view<const T, device_space>& experts) {
+  constexpr index_t most = 0x3fffffff;
+  expect(experts.num_experts() <= most && experts.ffn_dim() <= most && experts.hidden_dim() <= 32768, what,
+         ": experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ", experts.hidden_dim(),
+         "], where D may be up to 32768 and N and F up to 2^30 - 1");
+}
+
+}  // namespace detail
+
+/// Bytes of workspace that router_rows, and image_of_rows with one step, need.
+template <class T>
+[[nodiscard]] std::size_t router_rows_workspace(const context& ctx, const expert_batch_view<T, device_space>& experts,
+                                                int steps = 1) {
+  using value = std::remove_const_t<T>;
+  return detail::forward_plan<value>(ctx, experts, steps, nullptr).bytes;
+}
+
+/// The batched step on a GPU: out_i = C · r_i M_i / ‖r_i M_i‖ for all N experts (Eq. 4, 5), `options.steps` times.
+///
+/// experts [N, F, D] in any layout, rows [N, D], out [N, D]; rows and out of any storage type, in device memory. out
+/// may be rows itself (the stateful form), not overlap it otherwise, nor the weights. `report` and `saved` are what
+/// the caller wants to know besides; saved is of the last step.
+///
+/// Reads the weights once a step where one axis of theirs has stride 1 (twice on the plain path: f64 storage, other
+/// strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered, no synchronisation, no
+/// allocation, may be captured in a graph. Bitwise the same from run to run on one kind of device. Sums in f32 with a
+/// scale of their own, so that neither tiny nor huge weights over- or underflow; f64 on the plain path.
+///
+/// Throws usage_error for shapes that do not fit or a workspace too small, cuda_error if a launch fails. A row
+/// without a step becomes what `options.degenerate` says; its by-products are zero. With no experts, does nothing;
+/// with F = 0 every image is zero.
+template <class T, class R, class O>
+void router_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
+                 const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& out,
+                 const step_by_products& report, const saved_step& saved, const workspace& scratch,
+                 const step_options& options) {
+  static_assert(!std::is_const_v<O>, "router_rows: the output is const");
+  using value = std::remove_const_t<T>;
+  constexpr const char* name = "cuda::router_rows";
+  const expert_batch_view<const value, device_space> weights = experts;
+  detail::expect_context(name, ctx);
+  detail::expect_experts(name, weights);
+  detail::expect_rows(name, "rows", weights, rows);
+  detail::expect_rows(name, "out", weights, out);
+  detail::expect(options.radius > 0 && is_finite(options.radius), name, ": the radius must be positive and finite, not ",
+                 options.radius);
+  detail::expect(options.steps >= 1, name, ": ", options.steps, " steps");
+  const bool in_place = static_cast<const void*>(rows.data()) == static_cast<const void*>(out.data()) &&
+                        std::is_same_v<std::remove_const_t<R>, O> && rows.row_stride() == out.row_stride() &&
+                        rows.col_stride() == out.col_stride();
+  detail::expect(in_place || !core::overlap(rows, out), name, ": rows and out overlap");
+  const detail::forward_plan<value> plan(ctx, weights, options.steps, scratch.data);
+  detail::expect_workspace(name, scratch, plan.bytes);
+  if (weights.num_experts() == 0 || weights.hidden_dim() == 0) {
+    return;
+  }
+  detail::any_matrix from(rows);
+  for (int step = 0; step < options.steps; ++step) {
+    const bool last = step + 1 == options.steps;
+    const detail::any_matrix to =
+        last ? detail::any_matrix(out) : detail::any_matrix(plan.between[step % 2], weights.hidden_dim());
+    plan.run(ctx, weights, from, [&](const auto& images) {
+      detail::finish(ctx, weights.num_experts(),
+                     detail::finish_args<std::remove_cvref_t<decltype(images)>>{
+                         images, from, to, last ? options.radius : 1.0, static_cast<int>(weights.hidden_dim()),
+                         options.degenerate, step == 0 ? nullptr : plan.statuses, plan.statuses,
+                         last ? report : step_by_products{}, last ? saved : saved_step{}});
+    });
+    from = to;
+  }
+}
+
+/// Bytes of workspace that image_of_rows needs.
+template <class T>
+[[nodiscard]] std::size_t image_of_rows_workspace(const context& ctx,
+                                                  const expert_batch_view<T, device_space>& experts) {
+  return router_rows_workspace(ctx, experts, 1);
+}
+
+/// The partial form: images u_i = r_i M_i [N, D] and energies ‖A_i r_i‖² [N] (device memory) of the shard of the
+/// weights at hand, before any normalising. Where F is sharded, sum both over the shards, then retract_images; where the
+/// experts are sharded there is nothing to sum. Cost and guarantees as for router_rows. In f32 images of weights
+/// beyond about 1e±18 leave the range: give an f64 `images` then.
+template <class T, class R, class O>
+void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
+                   const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& images,
+                   double* energies, const workspace& scratch) {
+  using value = std::remove_const_t<T>;
+  constexpr const char* name = "cuda::image_of_rows";
+  const expert_batch_view<const value, device_space> weights = experts;
+  detail::expect_context(name, ctx);
+  detail::expect_experts(name, weights);
+  detail::expect_rows(name, "rows", weights, rows);
+  detail::expect_rows(name, "images", weights, images);
+  detail::expect(!core::overlap(rows, images), name, ": rows and images overlap");
+  const detail::forward_plan<value> plan(ctx, weights, 1, scratch.data);
+  detail::expect_workspace(name, scratch, plan.bytes);
+  if (weights.num_experts() == 0 || weights.hidden_dim() == 0) {
+    return;
+  }
+  const int hidden = static_cast<int>(weights.hidden_dim());
+  plan.run(ctx, weights, detail::any_matrix(rows), [&](const auto& source) {
+    detail::collect(ctx, weights.num_experts(),
+                    detail::collect_args<std::remove_cvref_t<decltype(source)>>{
+                        source, detail::any_matrix(images), energies, nullptr, nullptr, hidden});
+  });
+}
+
+/// Second half of the partial form: out_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null if no
+/// by-product needs them) that were summed over shards. rows [N, D] are those that image_of_rows was given: they say
+/// what a row without a step becomes. No workspace; O(N·D).
+template <class U, class R, class O>
+void retract_images(const context& ctx, const matrix_view<U, device_space>& images, const double* energies,
+                    const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& out,
+                    const step_by_products& report, const saved_step& saved, const step_options& options) {
+  constexpr const char* name = "cuda::retract_images";
+  detail::expect_context(name, ctx);
+  detail::expect(rows.rows() == images.rows() && rows.cols() == images.cols() && out.rows() == images.rows() &&
+                     out.cols() == images.cols(),
+                 name, ": images [", images.rows(), ", ", images.cols(), "], rows [", rows.rows(), ", ", rows.cols(),
+                 "], out [", out.rows(), ", ", out.cols(), "]");
+  detail::expect(options.radius > 0 && is_finite(options.radius), name, ": the radius must be positive and finite, not ",
+                 options.radius);
+  detail::expect(!core::overlap(images, out), name, ": images and out overlap");
+  if (images.rows() == 0 || images.cols() == 0) {
+    return;
+  }
+  detail::finish(ctx, images.rows(),
+                 detail::finish_args<detail::matrix_images>{{detail::any_matrix(images), energies},
+                                                            detail::any_matrix(rows),
+                                                            detail::any_matrix(out),
+                                                            options.radius,
+                                                            static_cast<int>(images.cols()),
+                                                            options.degenerate,
+                                                            nullptr,
+                                                            nullptr,
+                                                            report,
+                                                            saved});
+}
+
+MPIROUTER_CUDA_END

@@ -1,0 +1,248 @@
+// The forward on a GPU against f64 loops on the host.
+#include "gpu_checks.hpp"
+#include "gpu_support.hpp"
+
+namespace gpu_check {
+namespace {
+
+struct by_products_on_device {
+  device_array<double> rayleigh, residual, energy, row_norm, image_norm, saved_norm;
+  device_array<float> direction;
+  device_array<status> statuses;
+  explicit by_products_on_device(index_t n, index_t d)
+      : rayleigh(size(n)), residual(size(n)), energy(size(n)), row_norm(size(n)), image_norm(size(n)), saved_norm(size(n)),
+        direction(size(n * d)), statuses(size(n)) {}
+  static std::size_t size(index_t n) { return static_cast<std::size_t>(n); }
+  [[nodiscard]] cuda::step_by_products report() const {
+    return {rayleigh.data(), residual.data(), energy.data(), row_norm.data(), image_norm.data(), statuses.data()};
+  }
+  [[nodiscard]] cuda::saved_step saved() const { return {direction.data(), saved_norm.data(), statuses.data()}; }
+};
+
+template <class O>
+constexpr double output_tolerance = std::is_same_v<O, bf16> ? 4e-3 : std::is_same_v<O, f16> ? 6e-4 : 0.0;
+
+template <class T, class R, class O>
+void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& spec, generator& g) {
+  const problem<T, R> p(spec, g);
+  const auto [n, f, d] = spec.shape;
+  const auto size = static_cast<std::size_t>(n * d);
+  cuda::step_options options{uniform(g, 1, 100) * 0.03, 1, uniform(g, 0, 1) ? degenerate_row::keep : degenerate_row::zero};
+  const device_array<O> out(size);
+  const by_products_on_device by(n, d);
+  const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
+  const device_array<unsigned char> scratch(bytes);
+  const auto to = row_major<device_space>(out.data(), n, d);
+  cuda::router_rows(ctx, p.view(), p.rows(), to, by.report(), by.saved(), {scratch.data(), bytes}, options);
+  sync();
+  check(out.intact() && scratch.intact() && by.direction.intact() && by.energy.intact(), p.name + ": writes out of bounds");
+
+  const auto got = values(out.host());
+  const auto direction = values(by.direction.host());
+  const auto states = by.statuses.host();
+  const auto rayleigh = by.rayleigh.host(), residual = by.residual.host(), energy = by.energy.host(),
+             row_norm = by.row_norm.host(), image_norm = by.image_norm.host();
+  const double tolerance = std::is_same_v<T, double> ? 1e-12 : 1e-5;
+  for (index_t e = 0; e < n; ++e) {
+    const double* const r = p.r.data() + e * d;
+    const reference_step ref(p, e, r);
+    const std::string what = p.name + " expert " + std::to_string(e);
+    const auto i = static_cast<std::size_t>(e);
+    check(states[i] == ref.state, what + ": status " + std::string(to_string(states[i])) + ", expected " +
+                                      std::string(to_string(ref.state)));
+    std::vector<double> want(static_cast<std::size_t>(d));
+    for (index_t k = 0; k < d; ++k) {
+      const auto j = static_cast<std::size_t>(k);
+      want[j] = ref.state == status::ok                           ? options.radius * ref.z[j] / ref.image_norm
+                : options.degenerate == degenerate_row::keep ? value(make<O>(r[k]))
+                                                             : 0.0;
+    }
+    if (ref.state != status::ok) {
+      for (index_t k = 0; k < d; ++k) {
+        const double x = got[static_cast<std::size_t>(e * d + k)], w = want[static_cast<std::size_t>(k)];
+        check(x == w || (std::isnan(x) && std::isnan(w)), what + ": a degenerate row changed");
+        check(direction[static_cast<std::size_t>(e * d + k)] == 0, what + ": a degenerate row has a direction");
+      }
+      check(rayleigh[i] == 0 && energy[i] == 0, what + ": by-products of a degenerate row");
+      continue;
+    }
+    const double off = difference(got.data() + e * d, want.data(), d);
+    check(off <= tolerance + output_tolerance<O>, what + ": row off by " + std::to_string(off));
+    check(difference(direction.data() + e * d, ref.z.data(), d) < HUGE_VAL, what + ": direction");
+    std::vector<double> unit(ref.z);
+    for (auto& x : unit) {
+      x /= ref.image_norm;
+    }
+    check(difference(direction.data() + e * d, unit.data(), d) <= tolerance + 1e-7, what + ": direction");
+    check(close(rayleigh[i], ref.rayleigh, tolerance), what + ": rayleigh");
+    check(close(energy[i], ref.energy, tolerance), what + ": energy");
+    check(close(row_norm[i], ref.row_norm, 1e-12), what + ": row norm");
+    check(close(image_norm[i], ref.image_norm, tolerance), what + ": image norm");
+    check(std::abs(residual[i] - ref.residual) <= tolerance * 4 * (ref.residual + ref.rayleigh), what + ": residual");
+  }
+
+  // The same again, bit for bit, into the same poisoned memory; captured in a graph; and in two halves.
+  const auto bits = out.host();
+  out.poison();
+  scratch.poison();
+  cudaStream_t stream = nullptr;
+  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  cuda::context captured = ctx;
+  captured.stream = stream;
+  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+  cuda::router_rows(captured, p.view(), p.rows(), to, by.report(), by.saved(), {scratch.data(), bytes}, options);
+  cudaGraph_t graph = nullptr;
+  must(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t exec = nullptr;
+  must(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
+  for (int i = 0; i < 2; ++i) {
+    must(cudaGraphLaunch(exec, stream), "cudaGraphLaunch");
+  }
+  sync();
+  cudaGraphExecDestroy(exec);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  check(std::memcmp(out.host().data(), bits.data(), size * sizeof(O)) == 0, p.name + ": a graph's replay differs");
+
+  const device_array<double> images(size), energies(static_cast<std::size_t>(n));
+  out.poison();
+  scratch.poison();
+  cuda::image_of_rows(ctx, p.view(), p.rows(), row_major<device_space>(images.data(), n, d), energies.data(),
+                      {scratch.data(), bytes});
+  cuda::retract_images(ctx, row_major<device_space>(images.data(), n, d), energies.data(), p.rows(), to, by.report(), {},
+                       options);
+  sync();
+  check(std::memcmp(out.host().data(), bits.data(), size * sizeof(O)) == 0, p.name + ": the two halves differ");
+  check(by.statuses.host() == states && by.rayleigh.host() == rayleigh, p.name + ": by-products of the two halves differ");
+}
+
+template <class T>
+void check_several_steps(const cuda::context& ctx, generator& g) {
+  const expert_shape shape{uniform(g, 1, 5), uniform(g, 1, 60), uniform(g, 1, 300)};
+  const problem<T, float> p({.shape = shape, .order = uniform(g, 0, 1) ? layout::nfd : layout::ndf, .specials = true}, g);
+  const auto [n, f, d] = shape;
+  const auto size = static_cast<std::size_t>(n * d);
+  const int steps = static_cast<int>(uniform(g, 2, 4));
+  const cuda::step_options several{2.0, steps, degenerate_row::zero};
+  const cuda::step_options once{1.0, 1, degenerate_row::zero};
+  const cuda::step_options last{2.0, 1, degenerate_row::zero};
+  const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view(), steps);
+  const device_array<unsigned char> scratch(bytes);
+  const device_array<float> out(size), chained(size);
+  const device_array<status> states(static_cast<std::size_t>(n)), first(static_cast<std::size_t>(n));
+  cuda::step_by_products report, first_report;
+  report.statuses = states.data();
+  first_report.statuses = first.data();
+  const auto to = row_major<device_space>(out.data(), n, d);
+  const auto chain = row_major<device_space>(chained.data(), n, d);
+  cuda::router_rows(ctx, p.view(), p.rows(), to, report, {}, {scratch.data(), bytes}, several);
+  cuda::router_rows(ctx, p.view(), p.rows(), chain, first_report, {}, {scratch.data(), bytes}, once);
+  for (int i = 1; i < steps; ++i) {  // in place: the stateful form
+    cuda::router_rows(ctx, p.view(), chain, chain, {}, {}, {scratch.data(), bytes}, i + 1 == steps ? last : once);
+  }
+  sync();
+  const auto a = out.host(), b = chained.host();
+  check(std::memcmp(a.data(), b.data(), size * sizeof(float)) == 0, p.name + ": several steps differ from single ones");
+  check(states.host() == first.host(), p.name + ": the status of several steps is not that of the first failure");
+}
+
+template <class T, class R, class O>
+void sweep(const cuda::context& ctx, generator& g, int count) {
+  for (int i = 0; i < count; ++i) {
+    typename problem<T, R>::spec s;
+    s.order = static_cast<layout>(uniform(g, 0, layouts - 1));
+    const auto odd = [&](index_t most) {
+      return uniform(g, 0, 2) == 0 ? uniform(g, 1, 9) : uniform(g, 0, 1) ? uniform(g, 1, most) : uniform(g, 1, most / 8 + 1) * 8;
+    };
+    s.shape = {uniform(g, 1, 9), odd(200), odd(700)};
+    if (i % 8 == 0) {
+      s.shape = {uniform(g, 1, 3), uniform(g, 1, 40), uniform(g, 1, 2) * uniform(g, 300, 4700)};
+    }
+    if (i % 16 == 7) {
+      s.shape = {uniform(g, 100, 400), uniform(g, 1, 12), uniform(g, 1, 40)};
+    }
+    s.offset = uniform(g, 0, 2) == 0 ? static_cast<int>(uniform(g, 1, 7)) : 0;
+    s.specials = uniform(g, 0, 3) == 0;
+    constexpr bool wide = !std::is_same_v<T, f16> && !std::is_same_v<R, f16> && !std::is_same_v<O, f16>;
+    if (wide && uniform(g, 0, 2) == 0) {
+      s.scale = std::pow(10.0, static_cast<double>(uniform(g, -18, 18)));
+      s.row_scale = std::pow(10.0, static_cast<double>(uniform(g, -18, 18)));
+    }
+    check_step<T, R, O>(ctx, s, g);
+  }
+}
+
+}  // namespace
+
+void check_forward(const cuda::context& ctx, int effort) {
+  generator g(12345);
+  sweep<bf16, bf16, float>(ctx, g, effort);
+  sweep<bf16, float, bf16>(ctx, g, effort);
+  sweep<f16, f16, f16>(ctx, g, effort / 2);
+  sweep<float, float, float>(ctx, g, effort);
+  sweep<double, double, double>(ctx, g, effort / 2);
+  for (int i = 0; i < effort / 2; ++i) {
+    check_several_steps<bf16>(ctx, g);
+    check_several_steps<float>(ctx, g);
+  }
+  // Sizes at the seams of the launch shapes, and the largest.
+  for (const index_t d : {1, 2, 7, 8, 255, 256, 2048, 2056, 4096, 4104, 7168, 8192, 8200, 16384, 16392, 32768}) {
+    for (const layout l : {layout::nfd, layout::ndf}) {
+      check_step<bf16, float, float>(ctx, {.shape = {2, 72, d}, .order = l}, g);
+      check_step<float, float, float>(ctx, {.shape = {3, 33, d}, .order = l}, g);
+    }
+  }
+  for (const double scale : {1e-40, 1e-38, 1e-30, 1e30, 1e38}) {  // denormals, and the ends of the range
+    for (const layout l : {layout::nfd, layout::ndf}) {
+      check_step<float, float, float>(ctx, {.shape = {3, 40, 512}, .order = l, .scale = scale * 0.1}, g);
+      check_step<float, float, float>(ctx, {.shape = {3, 40, 512}, .order = l, .row_scale = scale * 0.1}, g);
+    }
+  }
+  check_step<bf16, float, float>(ctx, {.shape = {1, 100000, 64}, .order = layout::nfd}, g);
+  check_step<bf16, float, float>(ctx, {.shape = {1, 1, 1}, .order = layout::nfd}, g);
+  check_step<bf16, float, float>(ctx, {.shape = {1, 20000, 64}, .order = layout::ndf}, g);
+  std::printf("forward: %d checks so far, %d failures\n", checks, failures);
+}
+
+void check_mistakes(const cuda::context& ctx) {
+  const device_array<float> w(64), r(16), o(16);
+  const auto experts = experts_nfd<device_space>(static_cast<const float*>(w.data()), {2, 4, 8});
+  const auto rows = row_major<device_space>(static_cast<const float*>(r.data()), 2, 8);
+  const auto out = row_major<device_space>(o.data(), 2, 8);
+  const device_array<unsigned char> memory(1 << 16);
+  const cuda::workspace scratch{memory.data(), 1 << 16};
+  const auto refused = [](const char* what, const auto& call) {
+    try {
+      call();
+      check(false, std::string(what) + ": not refused");
+    } catch (const usage_error&) {
+      check(true, what);
+    }
+  };
+  refused("rows too short", [&] {
+    cuda::router_rows(ctx, experts, row_major<device_space>(static_cast<const float*>(r.data()), 1, 8), out, {}, {}, scratch, {});
+  });
+  refused("no radius", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, scratch, {.radius = 0}); });
+  refused("no steps", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, scratch, {.steps = 0}); });
+  refused("small workspace", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, {memory.data(), 1}, {}); });
+  refused("no context", [&] { cuda::router_rows(cuda::context{}, experts, rows, out, {}, {}, scratch, {}); });
+  refused("overlap", [&] {
+    cuda::router_rows(ctx, experts, rows, row_major<device_space>(r.data() + 1, 1, 8), {}, {}, scratch, {});
+  });
+  // A failing launch surfaces with its name, and leaves no error behind that a later call would find.
+  cuda::context broken = ctx;
+  broken.shared_memory = 1 << 22;
+  try {
+    cuda::router_rows(broken, experts_nfd<device_space>(static_cast<const float*>(w.data()), {1, 1000000, 16}),
+                      row_major<device_space>(static_cast<const float*>(r.data()), 1, 16),
+                      row_major<device_space>(o.data(), 1, 16), {}, {}, scratch, {});
+    check(false, "an impossible launch: not reported");
+  } catch (const cuda::cuda_error& e) {
+    check(std::string(e.what()).find("cudaFuncSetAttribute") != std::string::npos && e.code() != 0, e.what());
+  } catch (const usage_error&) {
+    check(true, "");
+  }
+  cudaGetLastError();
+}
+
+}  // namespace gpu_check

@@ -1,0 +1,8 @@
+#pragma once
+
+#include <mpi_router/cuda/types.hpp>
+
+namespace gpu_check {
+void check_forward(const mpi_router::cuda::context& ctx, int effort);
+void check_mistakes(const mpi_router::cuda::context& ctx);
+}  // namespace gpu_check

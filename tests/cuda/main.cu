@@ -1,0 +1,31 @@
+// Checks everything in cuda/ on the current device: gpu_check [effort]. Exit code 77 where there is no device.
+#include <cstdlib>
+
+#include "gpu_checks.hpp"
+#include "gpu_support.hpp"
+
+int main(int argc, char** argv) {
+  using namespace gpu_check;
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("no CUDA device: nothing checked\n");
+    return 77;
+  }
+  const int effort = argc > 1 ? std::atoi(argv[1]) : 40;
+  try {
+    cuda::context ctx = cuda::make_context();
+    std::printf("sm_%d, %d multiprocessors, effort %d\n", ctx.capability, ctx.multiprocessors, effort);
+    check_mistakes(ctx);
+    check_forward(ctx, effort);
+    if (ctx.capability >= 90) {
+      std::printf("the same along the path of sm_80\n");
+      ctx.capability = 80;
+      check_forward(ctx, effort);
+    }
+  } catch (const std::exception& e) {
+    std::printf("FAILED: %s\n", e.what());
+    ++failures;
+  }
+  std::printf("%d checks, %d failures\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}
