@@ -92,7 +92,7 @@ template <Scalar T>
 
 /// The operator M = AᵀA of a dense Eigen object A, [F, D], as gram(view(A)).
 template <class E, class Backend = reference>
-  requires detail::eigen_in_memory<E>
+  requires(detail::eigen_in_memory<E> && detail::outlives_call<E>)
 [[nodiscard]] auto gram(E&& a, Backend backend = {}) {
   return gram(view(std::forward<E>(a)), backend);
 }

@@ -95,11 +95,11 @@ class momentum_estimate {
       return (scaled<S>{rule_.beta, 0} / (rho * rho)).unscaled();
     }
     if (rule_.rule == momentum<S>::kind::estimated && step % period == 0) {
-      if (step > 0 && relative_residual < S{0.9} * mark_ && relative_residual > S{0}) {
+      if (step > 0 && relative_residual < static_cast<S>(0.9) * mark_ && relative_residual > S{0}) {
         const S ratio = std::pow(relative_residual / mark_, S{1} / S{period});
         const S mu_1 = (S{1} + std::sqrt(S{1} - S{4} * beta_)) / S{2};
         const S mu_2 = std::max(ratio * mu_1, std::sqrt(beta_));
-        const S lambda_2 = std::min(mu_2 + beta_ / mu_2, S{0.999});
+        const S lambda_2 = std::min(mu_2 + beta_ / mu_2, static_cast<S>(0.999));
         beta_ = std::max(beta_, lambda_2 * lambda_2 / S{4});
       }
       mark_ = relative_residual;

@@ -32,7 +32,7 @@ template <Accumulator S>
 
 namespace detail {
 
-/// out = C · (r̂ + t g/ρ) / ‖…‖ with t = ηρ, which has no scale: (1 − t) r̂ + t r̂M/ρ.
+/// out = C · (r̂ + t g/ρ) / ‖r̂ + t g/ρ‖ with t = ηρ, which has no scale.
 template <GramOperator Op, class RelativeStep>
 step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const scalar_of<Op>> row,
                                   vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
@@ -45,16 +45,15 @@ step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const sc
     return {image.state, S{0}, S{0}};
   }
   const S t = relative_step(image.rayleigh);
-  const scaler<S> along_row(scaled<S>{S{1} - t, 0} / image.row_norm);
-  const scaler<S> along_image(scaled<S>{t, image.image_exponent} / (image.rayleigh * image.row_norm));
+  relative_residual<S>(image, row, out);  // out = g/ρ
+  const scaler<S> unit(scaled<S>{S{1}, 0} / image.row_norm);
   for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = along_row(row[i]) + along_image(out[i]);
+    out[i] = unit(row[i]) + t * out[i];
   }
   const auto length = norm<S>(vector_view<const S>(out));
-  if (length.kind != magnitude::finite) {  // an over-shifted step can land exactly on zero
+  if (length.kind != magnitude::finite) {  // t out of range: g is tangent, so the sum is never zero
     degenerate<S>(row, out, policy);
-    return {length.kind == magnitude::zero ? status::zero_image : status::non_finite,
-            image.rayleigh.unscaled(), S{0}};
+    return {status::non_finite, image.rayleigh.unscaled(), S{0}};
   }
   scale_into<S>(vector_view<const S>(out), out, scaled<S>{radius, 0} / length.norm);
   // ⟨r̂, r̂ + ηg⟩ = 1, since g is tangent.

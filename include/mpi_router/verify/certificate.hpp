@@ -38,13 +38,18 @@ struct second_eigenvalue_bound {
 };
 
 /// tr M = ‖A‖_F² ≥ λ₁ + λ₂ and λ₁ ≥ ρ give λ₂ ≤ ‖A‖_F² − ρ. Free, of use where one direction holds most of A.
-[[nodiscard]] inline second_eigenvalue_bound trace_bound(double frobenius_squared, double rayleigh) {
-  return {frobenius_squared - rayleigh, certainty::rigorous, 0};
+/// `error` is the relative rounding error allowed for in both numbers.
+[[nodiscard]] inline second_eigenvalue_bound trace_bound(double frobenius_squared, double rayleigh,
+                                                         double error = 1e-13) {
+  return {frobenius_squared * (1 + error) - rayleigh * (1 - error), certainty::rigorous, 0};
 }
 
 /// ‖M‖_F² ≥ λ₁² + λ₂² gives λ₂ ≤ √(‖M‖_F² − ρ²). ‖M‖_F = ‖AAᵀ‖_F.
-[[nodiscard]] inline second_eigenvalue_bound gram_norm_bound(double gram_norm, double rayleigh) {
-  return {std::sqrt(std::max(0.0, (gram_norm - rayleigh) * (gram_norm + rayleigh))), certainty::rigorous, 0};
+[[nodiscard]] inline second_eigenvalue_bound gram_norm_bound(double gram_norm, double rayleigh,
+                                                             double error = 1e-13) {
+  const double above = gram_norm * (1 + error);
+  const double below = rayleigh * (1 - error);
+  return {std::sqrt(std::max(0.0, above - below)) * std::sqrt(above + below), certainty::rigorous, 0};
 }
 
 /// What is proven of σ₁ and of the angle θ between a row and the principal right singular direction.
@@ -77,7 +82,7 @@ struct certificate {
   result.label = bound.label;
   result.alpha = bound.alpha;
   result.failure_probability = bound.failure_probability;
-  result.sigma_high = std::sqrt(at.rayleigh + slack + residual * residual / gap);
+  result.sigma_high = std::sqrt(at.rayleigh + slack + residual * (residual / gap));
   result.angle_bound = std::atan2(residual, gap);
   return result;
 }

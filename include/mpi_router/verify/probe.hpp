@@ -80,8 +80,9 @@ template <GramOperator Op>
   }
   v.normalize();
   const auto deflate = [&v](column& x) { x -= v.dot(x) * v; };
+  // Deflation leaves rounding of the size of ρ, not of what is left.
   const double rounding =
-      1 + static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon());
+      4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
   const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
   const double log_ratio = std::log(1.648 * std::sqrt(static_cast<double>(dimension)) / each);
 
@@ -105,9 +106,9 @@ template <GramOperator Op>
       deflate(image);
       image -= static_cast<S>(energy) * q + static_cast<S>(beta) * previous;
       deflate(image);
-      beta = static_cast<double>(image.norm());
-      diagonal[k - 1] = energy;
-      off_diagonal[k - 1] = beta;
+      beta = static_cast<double>(image.stableNorm());
+      diagonal[k - 1] = energy / rayleigh;  // near 1: the eigensolver does not scale
+      off_diagonal[k - 1] = beta / rayleigh;
       if (!is_finite(beta)) {
         return result;  // no bound
       }
@@ -118,9 +119,11 @@ template <GramOperator Op>
         next_look += next_look / 3;
         Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> ritz;
         ritz.computeFromTridiagonal(diagonal.head(k), off_diagonal.head(k - 1));
-        const double xi = ritz.eigenvalues()[k - 1] * rounding;
+        const double xi = rayleigh * ritz.eigenvalues()[k - 1] + rounding;
         const double root = log_ratio / static_cast<double>(2 * k - 1);
-        const double alpha = root < 1 ? xi / (1 - root * root) : std::numeric_limits<double>::infinity();
+        const double alpha = exhausted  ? xi
+                             : root < 1 ? xi / (1 - root * root)
+                                        : std::numeric_limits<double>::infinity();
         result.ritz_value = std::max(result.ritz_value, xi);
         if (alpha <= rayleigh - (rayleigh - xi) / 3 || exhausted || k == options.max_steps ||
             xi >= rayleigh) {

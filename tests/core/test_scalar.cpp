@@ -1,0 +1,84 @@
+// bf16 and f16 against Eigen's, bit by bit.
+#include <mpi_router/core/scalar.hpp>
+
+#include <doctest/doctest.h>
+#include <Eigen/Core>
+#include <support/random.hpp>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+using namespace mpi_router;
+
+namespace {
+
+template <class Ours, class Theirs>
+void every_stored_value() {
+  for (std::uint32_t bits = 0; bits <= 0xffff; ++bits) {
+    Ours x;
+    x.bits = static_cast<std::uint16_t>(bits);
+    const auto theirs = static_cast<float>(std::bit_cast<Theirs>(static_cast<std::uint16_t>(bits)));
+    const auto ours = static_cast<float>(x);
+    if (std::isnan(theirs)) {
+      CHECK(std::isnan(ours));
+      CHECK(std::isnan(static_cast<float>(Ours(ours))));
+    } else {
+      CHECK(std::bit_cast<std::uint32_t>(ours) == std::bit_cast<std::uint32_t>(theirs));
+      CHECK(Ours(ours).bits == x.bits);  // widening is exact, so narrowing gives the value back
+    }
+    CHECK(is_finite(x) == std::isfinite(theirs));
+  }
+}
+
+template <class Ours, class Theirs>
+void same_rounding(float x) {
+  const auto theirs = std::bit_cast<std::uint16_t>(Theirs(x));
+  if (std::isnan(x)) {
+    CHECK(std::isnan(static_cast<float>(Ours(x))));
+  } else {
+    CAPTURE(x);
+    CHECK(Ours(x).bits == theirs);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every bf16 and f16 value widens and narrows as in Eigen") {
+  every_stored_value<bf16, Eigen::bfloat16>();
+  every_stored_value<f16, Eigen::half>();
+}
+
+TEST_CASE("floats round to the nearest stored value, ties to even, as in Eigen") {
+  test_support::random_source random(1);
+  for (int i = 0; i < 200000; ++i) {
+    // Any bit pattern: normal, subnormal, infinite, NaN; and ones that lie on or beside a tie.
+    const auto bits = static_cast<std::uint32_t>(random.integer(0, 0xffffffffLL));
+    for (const std::uint32_t tie :
+         {bits, bits & 0xffffe000U, (bits & 0xffffe000U) | 0x1000U, (bits & 0xffff0000U) | 0x8000U,
+          (bits & 0xffff0000U) | 0x7fffU, (bits & 0xffffe000U) | 0xfffU}) {
+      same_rounding<bf16, Eigen::bfloat16>(std::bit_cast<float>(tie));
+      same_rounding<f16, Eigen::half>(std::bit_cast<float>(tie));
+    }
+  }
+  for (const float edge :
+       {0.0F, -0.0F, 65504.0F, 65519.99F, 65520.0F, 0x1p-24F, 0x1p-25F, 0x1.000002p-25F, 0x1p-14F,
+        std::numeric_limits<float>::max(), std::numeric_limits<float>::infinity()}) {
+    same_rounding<bf16, Eigen::bfloat16>(edge);
+    same_rounding<f16, Eigen::half>(edge);
+    same_rounding<f16, Eigen::half>(-edge);
+  }
+}
+
+TEST_CASE("sums are taken in f64 for f64 and in f32 for the rest") {
+  static_assert(std::is_same_v<accumulator_t<double>, double>);
+  static_assert(std::is_same_v<accumulator_t<const float>, float>);
+  static_assert(std::is_same_v<accumulator_t<bf16>, float> && std::is_same_v<accumulator_t<f16>, float>);
+  static_assert(!Scalar<int> && !Scalar<long double> && !Scalar<bool>);
+  static_assert(!Accumulator<bf16> && Accumulator<float>);
+  CHECK(widen<double>(bf16(1.5F)) == 1.5);
+  CHECK(static_cast<float>(narrow<bf16>(1.00390625F)) == 1.0F);  // a tie, to even
+  CHECK(!is_finite(std::numeric_limits<double>::quiet_NaN()));
+  CHECK(is_finite(std::numeric_limits<double>::denorm_min()));
+}

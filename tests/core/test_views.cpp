@@ -1,0 +1,145 @@
+// Every layout against the index arithmetic that defines it, and the checks of its edges.
+#include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/experts.hpp>
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <numeric>
+#include <span>
+#include <string>
+#include <vector>
+
+using namespace mpi_router;
+
+namespace {
+
+constexpr index_t N = 3;
+constexpr index_t F = 4;  // F and D differ, but a layout must be right where they are equal too
+constexpr index_t D = 5;
+
+/// A tensor of consecutive numbers: the value is the offset.
+std::vector<double> offsets(index_t size) {
+  std::vector<double> data(static_cast<std::size_t>(size));
+  std::iota(data.begin(), data.end(), 0.0);
+  return data;
+}
+
+template <class View, class Offset>
+void agrees(const View& experts, Offset offset) {
+  REQUIRE(experts.num_experts() == N);
+  for (index_t n = 0; n < N; ++n) {
+    const auto a = experts[n];
+    REQUIRE(a.rows() == experts.ffn_dim());
+    REQUIRE(a.cols() == experts.hidden_dim());
+    for (index_t f = 0; f < a.rows(); ++f) {
+      for (index_t d = 0; d < a.cols(); ++d) {
+        CHECK(a(f, d) == static_cast<double>(offset(n, f, d)));
+      }
+    }
+  }
+}
+
+template <class Call>
+std::string message_of(Call call) {
+  try {
+    call();
+  } catch (const usage_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("each named layout addresses the elements that its name says") {
+  auto data = offsets(2 * N * F * D);
+  for (const index_t hidden : {D, F}) {  // F = D: a guess from shapes would pass silently
+    const expert_shape shape{.num_experts = N, .ffn_dim = F, .hidden_dim = hidden};
+    const index_t H = hidden;
+    agrees(experts_nfd(data.data(), shape),
+           [=](index_t n, index_t f, index_t d) { return (n * F + f) * H + d; });
+    agrees(experts_ndf(data.data(), shape),
+           [=](index_t n, index_t f, index_t d) { return (n * H + d) * F + f; });
+    for (const auto half : {fused_half::gate, fused_half::up}) {
+      const index_t up = half == fused_half::up ? 1 : 0;
+      agrees(experts_n2fd_concatenated(data.data(), shape, half),
+             [=](index_t n, index_t f, index_t d) { return (n * 2 * F + up * F + f) * H + d; });
+      agrees(experts_n2fd_interleaved(data.data(), shape, half),
+             [=](index_t n, index_t f, index_t d) { return (n * 2 * F + 2 * f + up) * H + d; });
+      agrees(experts_nd2f_concatenated(data.data(), shape, half),
+             [=](index_t n, index_t f, index_t d) { return (n * H + d) * 2 * F + up * F + f; });
+      agrees(experts_nd2f_interleaved(data.data(), shape, half),
+             [=](index_t n, index_t f, index_t d) { return (n * H + d) * 2 * F + 2 * f + up; });
+    }
+    agrees(experts_strided(data.data() + 1, shape, {.expert = 2 * H, .ffn = H, .hidden = 1}),
+           [=](index_t n, index_t f, index_t d) { return 1 + 2 * n * H + f * H + d; });
+    const std::array<double*, N> table{data.data() + 40, data.data(), data.data() + 7};
+    const std::array<index_t, N> first{40, 0, 7};
+    const auto base = [&](index_t n) { return first[static_cast<std::size_t>(n)]; };
+    agrees(experts_fd_pointers(table.data(), shape),
+           [&](index_t n, index_t f, index_t d) { return base(n) + f * H + d; });
+    agrees(experts_df_pointers(table.data(), shape),
+           [&](index_t n, index_t f, index_t d) { return base(n) + d * F + f; });
+  }
+}
+
+TEST_CASE("matrix and vector views address, slice and convert") {
+  auto data = offsets(F * D);
+  const auto a = row_major(data.data(), F, D);
+  const matrix_view<const double> fixed = a;
+  CHECK(fixed(2, 3) == 13);
+  CHECK(column_major(data.data(), F, D)(2, 3) == 14);
+  CHECK(gate_fd(data.data(), F, D)(1, 2) == 7);
+  CHECK(gate_df(data.data(), D, F)(1, 2) == 9);  // stored [D, F], seen as F × D
+  CHECK(a.transposed()(3, 2) == 13);
+  CHECK(a.middle_rows(1, 2)(1, 0) == 10);
+  CHECK(a.middle_cols(2, 2)(1, 1) == 8);
+  CHECK(a.row(3)[4] == 19);
+  CHECK(a.transposed().row(4)[3] == 19);
+  CHECK_FALSE(a.transposed().row(4).is_contiguous());
+  const vector_view<const double> whole = data;
+  CHECK(whole.size() == F * D);
+  CHECK(vector_view<const double>(std::span<double>(data).subspan(3, 2))[1] == 4);
+  static_assert(!std::is_constructible_v<vector_view<double>, const std::vector<double>&>);
+  static_assert(!std::is_constructible_v<vector_view<double>, vector_view<const double>>);
+  static_assert(!std::is_constructible_v<vector_view<double>, vector_view<double, device_space>>);
+  static_assert(!std::is_convertible_v<matrix_view<float>, matrix_view<const double>>);
+}
+
+TEST_CASE("what does not fit is refused with the shapes in the message") {
+  double one = 1;
+  CHECK(contains(message_of([&] { (void)row_major(static_cast<double*>(nullptr), 2, 3); }),
+                 "null data for shape [2, 3]"));
+  CHECK(contains(message_of([&] { (void)row_major(&one, -2, 3); }), "[-2, 3]"));
+  CHECK(contains(message_of([&] { vector_view<double>(&one, -1); }), "-1"));
+  CHECK(contains(message_of([&] { (void)row_major(&one, 1, 1).middle_rows(1, 1); }), "out of 1"));
+  const expert_shape huge{.num_experts = 1LL << 31, .ffn_dim = 1LL << 31, .hidden_dim = 1LL << 31};
+  CHECK(contains(message_of([&] { (void)experts_nfd(&one, huge); }), "do not fit in memory"));
+  const expert_shape small{.num_experts = 1, .ffn_dim = 1, .hidden_dim = 1};
+  CHECK(contains(message_of([&] { (void)experts_nfd(&one, small)[1]; }), "expert 1 out of 1"));
+  CHECK(contains(message_of([&] { (void)experts_nfd(&one, small)[-1]; }), "expert -1 out of 1"));
+  CHECK(contains(message_of([&] { (void)experts_nfd(static_cast<double*>(nullptr), small); }), "[1, 1, 1]"));
+  CHECK(contains(message_of([&] { (void)experts_fd_pointers(static_cast<double* const*>(nullptr), small); }),
+                 "pointer table"));
+  CHECK(
+      experts_nfd(static_cast<double*>(nullptr), {.num_experts = 0, .ffn_dim = 1, .hidden_dim = 1}).empty());
+}
+
+TEST_CASE("overlap is seen through strides of either sign") {
+  auto data = offsets(20);
+  const auto slice = [&](index_t first, index_t size, index_t stride = 1) {
+    return vector_view<double>(data.data() + first, size, stride);
+  };
+  CHECK(core::overlap(slice(0, 5), slice(4, 2)));
+  CHECK_FALSE(core::overlap(slice(0, 5), slice(5, 2)));
+  CHECK(core::overlap(slice(0, 3, 5), slice(10, 1)));
+  CHECK(core::overlap(slice(10, 3, -5), slice(0, 1)));
+  CHECK_FALSE(core::overlap(slice(10, 3, -5), slice(11, 1)));
+  CHECK_FALSE(core::overlap(slice(3, 0), slice(3, 1)));
+  CHECK(core::overlap(row_major(data.data(), 4, 5), slice(19, 1)));
+}
