@@ -1,0 +1,135 @@
+// How many tokens each expert gets: counts, MaxVio, entropy, and the bias that evens them out without a loss.
+#pragma once
+
+#include <mpi_router/core/views.hpp>
+#include <mpi_router/router/gating_options.hpp>
+#include <mpi_router/router/statistics.hpp>
+
+#include <cmath>
+#include <span>
+
+MPIROUTER_BEGIN
+namespace detail {
+
+inline void expect_experts(const char* what, std::span<const expert_id> experts, index_t top_k,
+                           std::span<const status> statuses) {
+  const auto count = static_cast<index_t>(experts.size());
+  expect(top_k >= 1 && count % top_k == 0, what, ": ", count, " expert ids are not rows of ", top_k);
+  expect(statuses.empty() || static_cast<index_t>(statuses.size()) == count / top_k, what, ": ",
+         statuses.size(), " statuses for ", count / top_k, " tokens");
+}
+
+/// f(entry, expert) for each entry t · K + k of the tokens that are not left out.
+template <class F>
+void for_entries(std::span<const expert_id> experts, index_t top_k, std::span<const status> statuses,
+                 const F& f) {
+  for (index_t entry = 0; entry < static_cast<index_t>(experts.size()); ++entry) {
+    if (statuses.empty() || statuses[static_cast<std::size_t>(entry / top_k)] == status::ok) {
+      f(entry, static_cast<index_t>(experts[static_cast<std::size_t>(entry)]));
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Adds to load[i] the number of times that expert i was chosen. experts: T · K ids, all in [0, N), N =
+/// load.size(); statuses: T, tokens that are not ok count for nothing, or empty. Loads of batches, threads
+/// and ranks add up.
+inline void count_load(std::span<const expert_id> experts, index_t top_k, std::span<const status> statuses,
+                       std::span<index_t> load) {
+  detail::expect_experts("count_load", experts, top_k, statuses);
+  detail::for_entries(experts, top_k, statuses, [&](index_t, index_t expert) {
+    detail::expect(expert >= 0 && expert < static_cast<index_t>(load.size()), "count_load: expert ", expert,
+                   " of ", load.size());
+    ++load[static_cast<std::size_t>(expert)];
+  });
+}
+
+/// Mean of a load.
+[[nodiscard]] inline double mean_load(std::span<const index_t> load) noexcept {
+  double sum = 0;
+  for (const index_t count : load) {
+    sum += static_cast<double>(count);
+  }
+  return load.empty() ? 0 : sum / static_cast<double>(load.size());
+}
+
+/// MaxVio = max load / mean load − 1: 0 for even loads, N/K − 1 if every token goes to the same K experts. Of
+/// one batch or, from loads summed over a set, global. 0 where nothing was routed.
+[[nodiscard]] inline double max_violation(std::span<const index_t> load) noexcept {
+  const double mean = mean_load(load);
+  double largest = 0;
+  for (const index_t count : load) {
+    largest = std::max(largest, static_cast<double>(count));
+  }
+  return mean > 0 ? largest / mean - 1 : 0;
+}
+
+/// Entropy of the load in nats, −Σ p log p with p = load / Σ load; log N for even loads.
+[[nodiscard]] inline double load_entropy(std::span<const index_t> load) noexcept {
+  const double total = mean_load(load) * static_cast<double>(load.size());
+  double entropy = 0;
+  for (const index_t count : load) {
+    if (count > 0) {
+      const double p = static_cast<double>(count) / total;
+      entropy -= p * std::log(p);
+    }
+  }
+  return entropy;
+}
+
+/// Loads over time: MaxVio and entropy of each batch as running statistics, and the summed loads for the
+/// global ones. The N counts are the caller's and start at zero (or where an earlier tracker left them).
+class load_tracker {
+ public:
+  explicit load_tracker(std::span<index_t> total) : total_(total) {}
+
+  void add(std::span<const index_t> batch) {
+    sum(batch);
+    violation_.add(max_violation(batch));
+    entropy_.add(load_entropy(batch));
+  }
+  /// The batches that another thread or rank has seen.
+  void merge(const load_tracker& other) {
+    sum(other.total_);
+    violation_.merge(other.violation_);
+    entropy_.merge(other.entropy_);
+  }
+
+  /// MaxVio of the batches; its mean is MaxVio_batch.
+  [[nodiscard]] const running_statistics& batch_violation() const noexcept { return violation_; }
+  [[nodiscard]] const running_statistics& batch_entropy() const noexcept { return entropy_; }
+  /// MaxVio_global: of all tokens seen.
+  [[nodiscard]] double global_violation() const noexcept { return max_violation(total_); }
+  [[nodiscard]] double global_entropy() const noexcept { return load_entropy(total_); }
+  [[nodiscard]] std::span<const index_t> total() const noexcept { return total_; }
+
+ private:
+  void sum(std::span<const index_t> load) {
+    detail::expect(load.size() == total_.size(), "load_tracker: loads of ", load.size(), " and ",
+                   total_.size(), " experts");
+    for (std::size_t i = 0; i < load.size(); ++i) {
+      total_[i] += load[i];
+    }
+  }
+
+  std::span<index_t> total_;
+  running_statistics violation_;
+  running_statistics entropy_;
+};
+
+/// Balancing without a loss (Wang et al. 2024, DeepSeek-V3): bias_i += rate · sign(mean load − load_i). Call
+/// it once a step with the load of the whole batch, summed over ranks. No gradient: the bias only selects.
+template <Accumulator S>
+void update_expert_bias(std::span<const index_t> load, std::type_identity_t<S> rate,
+                        const vector_view<S>& bias) {
+  detail::expect(static_cast<index_t>(load.size()) == bias.size(), "update_expert_bias: loads of ",
+                 load.size(), " experts, biases of ", bias.size());
+  const double mean = mean_load(load);
+  for (index_t i = 0; i < bias.size(); ++i) {
+    const double lacking = mean - static_cast<double>(load[static_cast<std::size_t>(i)]);
+    bias[i] += lacking > 0 ? rate : lacking < 0 ? -rate : S{0};
+  }
+}
+
+MPIROUTER_END

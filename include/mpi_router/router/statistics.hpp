@@ -1,0 +1,67 @@
+// Running statistics that merge: over experts, layers, batches, threads, ranks.
+#pragma once
+
+#include <mpi_router/core/scalar.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+MPIROUTER_BEGIN_TYPES
+
+/// Count, mean, variance and range of a stream of numbers (Welford), in double. `merge` joins two streams
+/// (Chan et al. 1979): statistics gathered apart, by threads or ranks, join in any grouping up to rounding,
+/// and bitwise the same when they are joined in the same order. A plain value: send its five numbers as they
+/// are.
+struct running_statistics {
+  index_t count = 0;
+  double mean = 0;
+  double squares = 0;  ///< Σ (x − mean)²
+  double min = std::numeric_limits<double>::infinity();
+  double max = -std::numeric_limits<double>::infinity();
+
+  void add(double x) noexcept { merge({1, x, 0, x, x}); }
+  void merge(const running_statistics& other) noexcept {
+    if (other.count == 0) {
+      return;
+    }
+    const double n = static_cast<double>(count);
+    const double m = static_cast<double>(other.count);
+    const double apart = other.mean - mean;
+    mean += apart * (m / (n + m));
+    squares += other.squares + apart * apart * (n * m / (n + m));
+    min = std::min(min, other.min);
+    max = std::max(max, other.max);
+    count += other.count;
+  }
+  /// Of the numbers seen: divided by count. 0 for fewer than two.
+  [[nodiscard]] double variance() const noexcept {
+    return count > 1 ? squares / static_cast<double>(count) : 0.0;
+  }
+  /// Of what they are a sample of: divided by count − 1.
+  [[nodiscard]] double sample_deviation() const noexcept {
+    return count > 1 ? std::sqrt(squares / static_cast<double>(count - 1)) : 0.0;
+  }
+};
+
+/// How well router rows are aligned with their experts (Eq. 3): one `add` an expert, whenever it is measured.
+struct alignment_statistics {
+  running_statistics spectral;   ///< λ with σ₁: ‖rW_g‖ / (‖r‖ σ₁)
+  running_statistics frobenius;  ///< λ with ‖W_g‖_F
+  running_statistics
+      cosine;  ///< |cos| of the angle between the row and the principal direction, or of the last step
+
+  /// rayleigh: ρ of the row; sigma_1 and frobenius_norm of its gate matrix; cosine: as measured.
+  void add(double rayleigh, double sigma_1, double frobenius_norm, double cosine_of_row) noexcept {
+    spectral.add(std::sqrt(rayleigh) / sigma_1);
+    frobenius.add(std::sqrt(rayleigh) / frobenius_norm);
+    cosine.add(std::abs(cosine_of_row));
+  }
+  void merge(const alignment_statistics& other) noexcept {
+    spectral.merge(other.spectral);
+    frobenius.merge(other.frobenius);
+    cosine.merge(other.cosine);
+  }
+};
+
+MPIROUTER_END_TYPES
