@@ -33,7 +33,7 @@ list(LENGTH shared shared_count)
 message("${computing_count} tagged symbols, ${shared_count} shared ones")
 
 set(ours ${shared})
-list(FILTER ours INCLUDE REGEX "10mpi_router")
+list(FILTER ours INCLUDE REGEX "^_Z+NK?10mpi_router")
 list(FILTER ours EXCLUDE REGEX "11concatenateI")
 foreach(symbol IN LISTS ours)
   if(symbol MATCHES "power_step|gram_apply|dense_operator|reference")
