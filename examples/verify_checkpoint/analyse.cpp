@@ -51,7 +51,7 @@ void iterate(const Op& op, Eigen::VectorXd row, const reference_direction& princ
 expert_report analyse_row(const Eigen::MatrixXd& a, const Eigen::VectorXd& stored,
                           const analysis_options& options) {
   expert_report report;
-  if (!a.allFinite() || !stored.allFinite()) {
+  if (!a.allFinite()) {
     report.state = status::non_finite;
     return report;
   }

@@ -56,6 +56,25 @@ struct arguments {
   bool keep_norm = false;
 };
 
+/// Breaks a help text into lines that fit beside the option names.
+std::string wrapped(const std::string& text) {
+  constexpr std::size_t width = 70;
+  std::string out;
+  std::size_t line = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const auto end = std::min(text.find(' ', begin), text.size());
+    if (line > 0 && line + 1 + (end - begin) > width) {
+      out += '\n';
+      line = 0;
+    }
+    out += line > 0 ? " " : "";
+    out += text.substr(begin, end - begin);
+    line += (line > 0 ? 1 : 0) + (end - begin);
+    begin = end + 1;
+  }
+  return out;
+}
+
 void add_naming_options(CLI::App& app, arguments& a) {
   app.add_option("--router", a.router,
                  "Name of the router tensors, [N, D]. {layer} stands for any text, the same in --gate")
@@ -146,6 +165,12 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
       ->excludes(radius);
   add_naming_options(rewrite, a);
 
+  for (auto* some : {&app, &rewrite}) {
+    some->get_formatter()->column_width(30);
+    for (auto* option : some->get_options()) {
+      option->description(wrapped(option->get_description()));
+    }
+  }
   app.footer(footer);
 }
 
@@ -155,13 +180,18 @@ void require(bool condition, const std::string& message) {
   }
 }
 
+void flush_output() { require(std::fflush(stdout) == 0, "the standard output cannot be written"); }
+
 void check(const arguments& a) {
   require(std::isfinite(a.tolerance) && a.tolerance > 0 && a.tolerance < 1,
           "--tolerance must lie between 0 and 1");
-  require(a.max_steps >= 0, "--max-steps must not be negative");
+  constexpr index_t most = 1'000'000'000;
+  require(a.max_steps >= 0 && a.max_steps <= most,
+          fmt::format("--max-steps must lie between 0 and {}", most));
   require(!a.require_angle || (std::isfinite(*a.require_angle) && *a.require_angle > 0),
           "--require-angle must be positive");
-  require(a.recondition.steps >= 0, "--steps must not be negative");
+  require(a.recondition.steps >= 0 && a.recondition.steps <= most,
+          fmt::format("--steps must lie between 0 and {}", most));
   for (const auto& length : {a.radius, a.c_prime}) {
     require(!length || (std::isfinite(*length) && *length > 0), "--radius and --c-prime must be positive");
   }
@@ -270,10 +300,6 @@ int run_verify(const arguments& a) {
   }
   if (trace_file) {
     trace_file->write(to_csv(checkpoints));
-    trace_file->commit();
-  }
-  if (json_file) {
-    json_file->commit();
   }
   const bool colour = wants_colour(a.colour);
   if (a.json == "-") {
@@ -286,6 +312,12 @@ int run_verify(const arguments& a) {
                                                  .max_steps = a.max_steps,
                                                  .exact = options.exact}));
   }
+  flush_output();
+  for (const auto& file : {json_file.get(), trace_file.get()}) {
+    if (file != nullptr) {
+      file->commit();
+    }
+  }
   if (!a.require_angle) {
     return 0;
   }
@@ -297,7 +329,6 @@ int run_verify(const arguments& a) {
       }
     }
   }
-  std::fflush(stdout);
   fmt::print(stderr, "{} of {} rows are certified to be within {:g} rad of the principal direction\n",
              num_experts - short_of_it, num_experts, *a.require_angle);
   return short_of_it == 0 ? 0 : 1;
@@ -352,11 +383,8 @@ int main(int argc, char** argv) {
       throw input_error(fmt::format("{} (--help explains)", e.what()));
     }
     check(a);
-    if (*rewrite) {
-      require(a.inputs.empty(), "recondition comes first, before the checkpoint");
-      return run_recondition(a);
-    }
-    return run_verify(a);
+    require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
+    return *rewrite ? run_recondition(a) : run_verify(a);
   } catch (const std::exception& e) {
     std::string line = e.what();
     std::replace(line.begin(), line.end(), '\n', ' ');

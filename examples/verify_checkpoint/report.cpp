@@ -150,7 +150,7 @@ std::string legend(const report_options& options, const painter& paint) {
       "principal right singular direction of the expert's gate matrix. A step of Manifold Power\n"
       "Iteration turns the row towards it. For every expert:\n";
   const auto line = [&](const char* word, const std::string& meaning) {
-    out += fmt::format("  {}{}\n", paint.bold(fmt::format("{:<13}", word)), meaning);
+    out += fmt::format("  {}{}\n", paint.bold(fmt::format("{:<15}", word)), meaning);
   };
   line("cosine, angle", options.exact
                             ? "between the stored row and that direction, by an SVD; +1: after one step"
@@ -160,7 +160,7 @@ std::string legend(const report_options& options, const painter& paint) {
   line("ρ, residual", "Rayleigh quotient of the row and its distance from being stationary");
   line("proven angle",
        "what is certain of the angle without an SVD: a rigorous bound, or one with a failure");
-  out += fmt::format("  {:<13}probability of at most 1e-9 (probabilistic)\n", "");
+  out += fmt::format("  {:<15}probability of at most 1e-9 (probabilistic)\n", "");
   line("steps",
        fmt::format("from the stored row until the sine of the angle is at most {:g}", options.tolerance));
   line("null", "the same numbers for random rows and matrices: λ says little unless it is well above");

@@ -1,0 +1,93 @@
+// Figures are drawn by gnuplot from data in files, so that a reader can change the script and draw them again.
+#pragma once
+
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace figures {
+
+/// Lines and points that can be told apart on white and on black paper: contrast of at least 3 against both.
+struct palette {
+  static constexpr std::string_view blue = "#3b7fd4";
+  static constexpr std::string_view orange = "#d0660a";
+  static constexpr std::string_view green = "#2a9058";
+  static constexpr std::string_view purple = "#a05ac8";
+  static constexpr std::string_view red = "#dd4048";
+  static constexpr std::string_view grey = "#808080";
+};
+
+/// What became of a drawing.
+enum class drawn : unsigned char { yes, no_gnuplot, failed };
+
+inline constexpr std::string_view no_gnuplot_advice =
+    "gnuplot is missing, so there are no figures; the numbers are complete. "
+    "Debian and Ubuntu: apt-get install gnuplot-nox";
+
+/// Writes a whole file; throws std::runtime_error where it cannot.
+inline void write_file(const std::filesystem::path& path, std::string_view text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  if (!out.flush()) {
+    throw std::runtime_error(path.string() + ": cannot be written");
+  }
+}
+
+/// A table of numbers as CSV; NaN is an empty field, which gnuplot leaves out.
+inline void write_csv(const std::filesystem::path& path, const std::string& header,
+                      const std::vector<std::vector<double>>& rows) {
+  std::string text = header + "\n";
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      text += i > 0 ? "," : "";
+      text += row[i] == row[i] ? fmt::format("{:.12g}", row[i]) : "";
+    }
+    text += "\n";
+  }
+  write_file(path, text);
+}
+
+/// Runs gnuplot on `script`, a file in `folder`, where it also finds its data and leaves its figure.
+inline drawn run_gnuplot(const std::filesystem::path& folder, const std::string& script) {
+  std::fflush(nullptr);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::chdir(folder.c_str()) == 0) {
+      ::execlp("gnuplot", "gnuplot", script.c_str(), static_cast<char*>(nullptr));
+      ::_exit(127);
+    }
+    ::_exit(126);
+  }
+  int status = 0;
+  if (child < 0 || ::waitpid(child, &status, 0) != child || !WIFEXITED(status)) {
+    return drawn::failed;
+  }
+  return WEXITSTATUS(status) == 0     ? drawn::yes
+         : WEXITSTATUS(status) == 127 ? drawn::no_gnuplot
+                                      : drawn::failed;
+}
+
+/// The head of every script: SVG that fits any width, UTF-8, CSV, a quiet frame.
+inline std::string script_head(const std::string& output, int width, int height, bool white_paper) {
+  return fmt::format(R"(set encoding utf8
+set terminal svg size {},{} dynamic enhanced font "sans-serif,13" {} linewidth 1.2
+set output "{}"
+set datafile separator ","
+set datafile missing ""
+set border 3
+set tics nomirror out
+set grid lc rgb "{}" lw 0.4 dt 3
+set key noenhanced
+)",
+                     width, height, white_paper ? R"(background rgb "white")" : "", output, palette::grey);
+}
+
+}  // namespace figures

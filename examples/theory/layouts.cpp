@@ -1,0 +1,85 @@
+// Layouts: where each named function looks for each number. The picture is taken from the views themselves.
+#include "demonstration.hpp"
+
+#include <mpi_router/core/experts.hpp>
+
+using namespace theory;
+
+namespace {
+
+constexpr expert_shape shape{.num_experts = 2, .ffn_dim = 2, .hidden_dim = 3};
+
+using make_view = expert_batch_view<const float> (*)(const float*, fused_half);
+
+struct layout {
+  const char* name;
+  bool fused;  ///< gate and up in one tensor
+  make_view view;
+};
+
+constexpr layout layouts[]{
+    {"experts_nfd  [N, F, D]", false, [](const float* p, fused_half) { return experts_nfd(p, shape); }},
+    {"experts_ndf  [N, D, F]", false, [](const float* p, fused_half) { return experts_ndf(p, shape); }},
+    {"experts_n2fd_concatenated  [N, 2F, D]", true,
+     [](const float* p, fused_half half) { return experts_n2fd_concatenated(p, shape, half); }},
+    {"experts_n2fd_interleaved  [N, 2F, D]", true,
+     [](const float* p, fused_half half) { return experts_n2fd_interleaved(p, shape, half); }},
+    {"experts_nd2f_concatenated  [N, D, 2F]", true,
+     [](const float* p, fused_half half) { return experts_nd2f_concatenated(p, shape, half); }},
+    {"experts_nd2f_interleaved  [N, D, 2F]", true,
+     [](const float* p, fused_half half) { return experts_nd2f_interleaved(p, shape, half); }}};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run(argc, argv, "layouts", [](const demonstration& demo) {
+    constexpr index_t most = 2 * shape.num_experts * shape.ffn_dim * shape.hidden_dim;
+    const std::vector<float> memory(static_cast<std::size_t>(most));
+    std::vector<std::vector<double>> cells;
+    std::string names;
+    int strip = 0;
+    for (const auto& layout : layouts) {
+      for (const auto half : {fused_half::gate, fused_half::up}) {
+        if (half == fused_half::up && !layout.fused) {
+          continue;
+        }
+        const auto experts = layout.view(memory.data(), half);
+        for (index_t e = 0; e < shape.num_experts; ++e) {
+          for (index_t f = 0; f < shape.ffn_dim; ++f) {
+            for (index_t d = 0; d < shape.hidden_dim; ++d) {
+              const auto address = &experts[e](f, d) - memory.data();
+              cells.push_back({static_cast<double>(strip), static_cast<double>(address),
+                               half == fused_half::up ? 1.0 : 0.0, static_cast<double>(e),
+                               static_cast<double>(f), static_cast<double>(d)});
+            }
+          }
+        }
+      }
+      names += fmt::format("set label {} \"{}\" at -0.5,{} left noenhanced\n", strip + 1, layout.name,
+                           -2 * strip + 0.82);
+      ++strip;
+    }
+    demo.csv("cells", "strip,address,up,expert,neuron,hidden", cells);
+    fmt::print("N = {} experts, F = {} neurons each, D = {} hidden dimensions. One strip of memory a layout; each cell\n"
+               "is one number, named by expert, neuron f and hidden dimension d. Grey cells belong to the up projection.\n",
+               shape.num_experts, shape.ffn_dim, shape.hidden_dim);
+    demo.figure(900, 560, names + R"gp(
+set datafile columnheaders
+unset border
+unset grid
+unset ytics
+set xrange [-0.6:23.6]
+set yrange [-11:2.1]
+set xtics 0,1,23 scale 0
+set xlabel "address (elements from the start of the tensor)"
+set key top right horizontal
+cell(e,up) = up > 0 ? 0xd9d9d9 : (e == 0 ? 0xcfe2f8 : 0xfbdcbf)
+plot "layouts-cells.csv" using 2:(-2*$1):(0.48):(0.4):(cell($4,$3)) with boxxyerror fs solid border lc rgb "#666666" fc rgb variable notitle, \
+  "" using 2:(-2*$1+0.15):(sprintf("f%d", $5)) with labels font ",12" notitle, \
+  "" using 2:(-2*$1-0.17):(sprintf("d%d", $6)) with labels font ",12" notitle, \
+  NaN with boxes fs solid fc rgb "#cfe2f8" title "expert 0, gate", \
+  NaN with boxes fs solid fc rgb "#fbdcbf" title "expert 1, gate", \
+  NaN with boxes fs solid fc rgb "#d9d9d9" title "up (either expert)"
+)gp");
+  });
+}
