@@ -56,7 +56,7 @@ struct forward_plan {
     if (shape.ffn_dim == 0) {
       // Nothing to read: every image is zero.
     } else if (rows.vectors > 0) {
-      sums = take_partial_sums(memory, rows.part, rows.pitch);
+      sums = take_partial_sums(memory, rows.part, rows.pitch);  // image_of_rows needs them in any case
     } else if (panels.lanes > 0) {
       sums = take_partial_sums(memory, panels.part, panels.pitch);
     } else {
@@ -72,25 +72,27 @@ struct forward_plan {
     bytes = memory.used();
   }
 
-  /// Calls use(images) once the read of the weights is in the stream.
+  /// Reads the weights once with the rows of `args`, then calls use(images), unless the step finished by itself as
+  /// `args` say, which it may if `fuse`.
   template <class Use>
-  void run(const context& ctx, const expert_batch_view<const T, device_space>& experts, const any_matrix& from,
-           const Use& use) const {
+  void run(const context& ctx, const expert_batch_view<const T, device_space>& experts, const finish_args& args,
+           bool fuse, const Use& use) const {
     if (experts.ffn_dim() == 0) {
       return use(matrix_images{});
     }
     const batch<const T> weights(experts);
     if constexpr (sizeof(T) <= 4) {
       if (rows.vectors > 0) {
-        row_step<T>(ctx, rows, weights, experts.shape(), from, sums);
-        return use(slot_images{sums, rows.part});
+        const bool fused = fuse && fused_cluster(ctx, rows.part) > 0;
+        row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, args);
+        return fused ? void() : use(slot_images{sums, rows.part});
       }
       if (panels.lanes > 0) {
-        panel_step<T>(ctx, panels, weights, experts.shape(), from, sums);
+        panel_step<T>(ctx, panels, weights, experts.shape(), args.rows, sums);
         return use(slot_images{sums, panels.part});
       }
     }
-    plain_step<T>(ctx, weights, experts.shape(), from, y, u, energies);
+    plain_step<T>(ctx, weights, experts.shape(), args.rows, y, u, energies);
     use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
   }
 };
@@ -176,13 +178,17 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
     const bool last = step + 1 == options.steps;
     const detail::any_matrix to =
         last ? detail::any_matrix(out) : detail::any_matrix(plan.between[step % 2], weights.hidden_dim());
-    plan.run(ctx, weights, from, [&](const auto& images) {
-      detail::finish(ctx, weights.num_experts(),
-                     detail::finish_args<std::remove_cvref_t<decltype(images)>>{
-                         images, from, to, last ? options.radius : 1.0, static_cast<int>(weights.hidden_dim()),
-                         options.degenerate, step == 0 ? nullptr : plan.statuses, plan.statuses,
-                         last ? report : step_by_products{}, last ? saved : saved_step{}});
-    });
+    const detail::finish_args args{from,
+                                   to,
+                                   last ? options.radius : 1.0,
+                                   static_cast<int>(weights.hidden_dim()),
+                                   options.degenerate,
+                                   step == 0 ? nullptr : plan.statuses,
+                                   plan.statuses,
+                                   last ? report : step_by_products{},
+                                   last ? saved : saved_step{}};
+    plan.run(ctx, weights, args, true,
+             [&](const auto& images) { detail::finish(ctx, weights.num_experts(), images, args); });
     from = to;
   }
 }
@@ -216,7 +222,9 @@ void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>&
     return;
   }
   const int hidden = static_cast<int>(weights.hidden_dim());
-  plan.run(ctx, weights, detail::any_matrix(rows), [&](const auto& source) {
+  detail::finish_args args{};
+  args.rows = detail::any_matrix(rows);
+  plan.run(ctx, weights, args, false, [&](const auto& source) {
     detail::collect(ctx, weights.num_experts(),
                     detail::collect_args<std::remove_cvref_t<decltype(source)>>{
                         source, detail::any_matrix(images), energies, nullptr, nullptr, hidden});
@@ -242,17 +250,9 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
   if (images.rows() == 0 || images.cols() == 0) {
     return;
   }
-  detail::finish(ctx, images.rows(),
-                 detail::finish_args<detail::matrix_images>{{detail::any_matrix(images), energies},
-                                                            detail::any_matrix(rows),
-                                                            detail::any_matrix(out),
-                                                            options.radius,
-                                                            static_cast<int>(images.cols()),
-                                                            options.degenerate,
-                                                            nullptr,
-                                                            nullptr,
-                                                            report,
-                                                            saved});
+  detail::finish(ctx, images.rows(), detail::matrix_images{detail::any_matrix(images), energies},
+                 detail::finish_args{detail::any_matrix(rows), detail::any_matrix(out), options.radius,
+                                     static_cast<int>(images.cols()), options.degenerate, nullptr, nullptr, report, saved});
 }
 
 MPIROUTER_CUDA_END

@@ -1,12 +1,13 @@
-// What follows the read of the weights: sum the segments in order, then normalise (Eq. 5) and report.
+// What follows the read of the weights: sum the partial images, then normalise (Eq. 5) and report.
 #pragma once
 
-#include <mpi_router/cuda/detail/row_step.cuh>
+#include <mpi_router/cuda/detail/cluster.cuh>
+#include <mpi_router/cuda/detail/scaling.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// The images as the step kernels leave them: one slot for each segment.
+/// The images as the step kernels leave them in memory: one slot for each segment.
 struct slot_images {
   partial_sums sums;
   partition part;
@@ -37,10 +38,47 @@ struct slot_images {
     }
   };
   [[nodiscard]] __device__ __forceinline__ row of(int expert, int) const {
-    const int first = part.block_of(expert * part.tiles_per_expert);
-    const int last = part.block_of((expert + 1) * part.tiles_per_expert - 1);
-    const int slot = part.slot(first, expert);
-    return {sums.rows + static_cast<long long>(slot) * sums.pitch, sums.headers + slot, last - first + 1, sums.pitch};
+    int slot = 0;
+    int count = 0;
+    if (part.whole != 0) {
+      count = part.blocks / part.experts;
+      slot = expert * count;
+    } else {
+      const int first = part.block_of(expert * part.tiles_per_expert);
+      count = part.block_of((expert + 1) * part.tiles_per_expert - 1) - first + 1;
+      slot = part.slot(first, expert);
+    }
+    return {sums.rows + static_cast<long long>(slot) * sums.pitch, sums.headers + slot, count, sums.pitch};
+  }
+};
+
+/// The parts of one image in the shared memory of a cluster's blocks, at the same place in each.
+struct cluster_image {
+  const float* sums;
+  const slot_header* header;
+  int blocks;
+
+  [[nodiscard]] __device__ __forceinline__ float4 header_of(int block) const {
+    return load_remote(reinterpret_cast<const float4*>(header), block);
+  }
+  [[nodiscard]] __device__ __forceinline__ double energy() const {
+    double total = 0.0;
+    for (int b = 0; b < blocks; ++b) {
+      const float4 h = header_of(b);
+      total += h.x * wide_power_of_two(__float_as_int(h.y));
+    }
+    return total;
+  }
+  __device__ __forceinline__ void load(int column, double (&out)[4]) const {
+    out[0] = out[1] = out[2] = out[3] = 0.0;
+    for (int b = 0; b < blocks; ++b) {
+      const double scale = wide_power_of_two(__float_as_int(header_of(b).z));
+      const float4 x = load_remote(reinterpret_cast<const float4*>(sums + column), b);
+      out[0] += x.x * scale;
+      out[1] += x.y * scale;
+      out[2] += x.z * scale;
+      out[3] += x.w * scale;
+    }
   }
 };
 
@@ -67,9 +105,8 @@ struct matrix_images {
   }
 };
 
-template <class Images>
+/// What becomes of an image.
 struct finish_args {
-  Images images;
   any_matrix rows;
   any_matrix out;
   double radius;
@@ -81,42 +118,37 @@ struct finish_args {
   saved_step saved;
 };
 
-/// Chunks of four columns that a thread keeps in registers between the norm and the division.
-constexpr int kept_chunks = 4;
+constexpr int finish_scratch = team_scratch(2) + team_scratch(1);  // doubles
 
-/// One block for each expert. `kept`: D ≤ 4 · kept_chunks · threads, so that the images are summed only once.
-template <class Images, bool kept>
-__global__ void __launch_bounds__(512, 1) finish_kernel(const __grid_constant__ finish_args<Images> a) {
-  __shared__ double scratch[64];
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int e = static_cast<int>(blockIdx.x);
-  const int threads = static_cast<int>(blockDim.x);
-  const auto image = a.images.of(e, a.hidden);
-  double z[kept_chunks][4];
-  double r[kept_chunks][4];
+/// Normalises and reports the image of expert e. The blocks of a cluster share the columns, this one has [begin, end).
+/// `kept` chunks of four columns stay in registers between the norm and the division; with 0, images and rows are
+/// read twice, and there may be any number of columns.
+template <int kept, class Image>
+__device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image, int begin, int end,
+                                              double* scratch) {
+  constexpr int chunks = kept > 0 ? kept : 1;
+  const int stride = static_cast<int>(blockDim.x) * 4;
+  const int first = begin + static_cast<int>(threadIdx.x) * 4;
+  double z[chunks][4];
+  double r[chunks][4];
   const auto load = [&](int c, int column) {
     image.load(column, z[c]);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      r[c][i] = column + i < a.hidden ? a.rows.load(e, column + i) : 0.0;
-    }
+    a.rows.load_four(e, column, a.hidden, r[c]);
   };
-  // Visits this thread's columns, four at a time, as visit(chunk, first column).
-  const auto for_columns = [&](bool reload, const auto& visit) {
-    if constexpr (kept) {
+  const auto for_columns = [&](bool again, const auto& visit) {
+    if constexpr (kept > 0) {
 #pragma unroll
-      for (int c = 0; c < kept_chunks; ++c) {
-        const int column = (c * threads + static_cast<int>(threadIdx.x)) * 4;
-        if (column < a.hidden) {
-          if (reload) {
+      for (int c = 0; c < kept; ++c) {
+        const int column = first + c * stride;
+        if (column < end) {
+          if (!again) {
             load(c, column);
           }
           visit(c, column);
         }
       }
     } else {
-      for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += threads * 4) {
+      for (int column = first; column < end; column += stride) {
         load(0, column);
         visit(0, column);
       }
@@ -124,15 +156,14 @@ __global__ void __launch_bounds__(512, 1) finish_kernel(const __grid_constant__ 
   };
 
   double norms[2] = {0.0, 0.0};
-  for_columns(true, [&](int c, int) {
+  for_columns(false, [&](int c, int) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       norms[0] = fma(r[c][i], r[c][i], norms[0]);
       norms[1] = fma(z[c][i], z[c][i], norms[1]);
     }
   });
-  sum_over_block(norms, scratch);
-  const double energy = image.energy();
+  sum_over_cluster(norms, scratch);
   status state = status::ok;
   if (!isfinite(norms[0])) {
     state = status::non_finite;
@@ -143,33 +174,36 @@ __global__ void __launch_bounds__(512, 1) finish_kernel(const __grid_constant__ 
   } else if (norms[1] == 0.0) {
     state = status::zero_image;
   }
-  const double rayleigh = energy / norms[0];
-  const double row_norm = sqrt(norms[0]);
-  const double image_norm = sqrt(norms[1]);
-  const double scale = a.radius / image_norm;
+  const double per_norm = rsqrt(norms[1]);
+  const double scale = a.radius * per_norm;
+  const bool wants_residual = a.report.residual != nullptr;
+  const double rayleigh = wants_residual || a.report.rayleigh != nullptr ? image.energy() / norms[0] : 0.0;
 
   double residual[1] = {0.0};
-  for_columns(false, [&](int c, int column) {
+  for_columns(true, [&](int c, int column) {
+    double out[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (column + i < a.hidden) {
-        const double g = z[c][i] - rayleigh * r[c][i];
-        residual[0] = fma(g, g, residual[0]);
-        if (a.out.data != nullptr) {
-          const double kept_row = a.degenerate == degenerate_row::keep ? r[c][i] : 0.0;
-          a.out.store(e, column + i, state == status::ok ? z[c][i] * scale : kept_row);
-        }
-        if (a.saved.direction != nullptr) {
+      const double g = z[c][i] - rayleigh * r[c][i];
+      residual[0] = fma(g, g, residual[0]);  // columns beyond D add zero
+      const double old = a.degenerate == degenerate_row::keep ? r[c][i] : 0.0;
+      out[i] = state == status::ok ? z[c][i] * scale : old;
+    }
+    a.out.store_four(e, column, a.hidden, out);
+    if (a.saved.direction != nullptr) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (column + i < a.hidden) {
           a.saved.direction[static_cast<long long>(e) * a.hidden + column + i] =
-              state == status::ok ? static_cast<float>(z[c][i] / image_norm) : 0.0F;
+              state == status::ok ? static_cast<float>(z[c][i] * per_norm) : 0.0F;
         }
       }
     }
   });
-  if (a.report.residual != nullptr) {
-    sum_over_block(residual, scratch);
+  if (wants_residual) {
+    sum_over_cluster(residual, scratch + team_scratch(2));
   }
-  if (threadIdx.x != 0) {
+  if (threadIdx.x != 0 || cluster_rank() != 0) {
     return;
   }
   if (a.earlier != nullptr && a.earlier[e] != status::ok) {
@@ -182,24 +216,34 @@ __global__ void __launch_bounds__(512, 1) finish_kernel(const __grid_constant__ 
   };
   const bool ok = state == status::ok;
   report(a.report.rayleigh, ok ? rayleigh : 0.0);
-  report(a.report.residual, ok ? sqrt(residual[0]) / row_norm : 0.0);
-  report(a.report.energy, ok ? energy : 0.0);
-  report(a.report.row_norm, ok ? row_norm : 0.0);
-  report(a.report.image_norm, ok ? image_norm : 0.0);
+  report(a.report.residual, ok ? sqrt(residual[0] / norms[0]) : 0.0);
+  report(a.report.energy, ok && a.report.energy != nullptr ? image.energy() : 0.0);
+  report(a.report.row_norm, ok ? sqrt(norms[0]) : 0.0);
+  report(a.report.image_norm, ok ? sqrt(norms[1]) : 0.0);
   report(a.report.statuses, state);
-  report(a.saved.image_norm, ok ? image_norm : 0.0);
+  report(a.saved.image_norm, ok ? sqrt(norms[1]) : 0.0);
   report(a.saved.statuses, state);
   report(a.final_status, state);
 }
 
+/// One block for each expert.
+template <class Images, int kept>
+__global__ void __launch_bounds__(512, 1)
+    finish_kernel(const __grid_constant__ Images images, const __grid_constant__ finish_args a) {
+  __shared__ double scratch[finish_scratch];
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int e = static_cast<int>(blockIdx.x);
+  finish_expert<kept>(a, e, images.of(e, a.hidden), 0, a.hidden, scratch);
+}
+
 /// Sums the segments into a matrix, without normalising: the image of one shard, or the gradient to the rows.
-/// `exponents`, where given, holds a power of two for each expert to multiply by.
 template <class Images>
 struct collect_args {
   Images images;
   any_matrix out;
   double* energies;
-  const int* exponents;
+  const int* exponents;    // null, or a power of two for each expert to multiply by
   const status* statuses;  // rows whose status is not ok become zero
   int hidden;
 };
@@ -217,10 +261,9 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
     image.load(column, z);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (column + i < a.hidden) {
-        a.out.store(e, column + i, dead ? 0.0 : z[i] * scale);
-      }
+      z[i] = dead ? 0.0 : z[i] * scale;
     }
+    a.out.store_four(e, column, a.hidden, z);
   }
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
@@ -228,7 +271,8 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
 }
 
 [[nodiscard]] inline launch_shape one_block_each(index_t experts, int hidden) {
-  return {static_cast<unsigned>(experts), hidden <= 2048 ? 256U : 512U};
+  const int threads = hidden <= 1024 ? 256 : 512;
+  return {static_cast<unsigned>(experts), static_cast<unsigned>(threads)};
 }
 
 template <class Images>
@@ -237,12 +281,12 @@ void collect(const context& ctx, index_t experts, const collect_args<Images>& ar
 }
 
 template <class Images>
-void finish(const context& ctx, index_t experts, const finish_args<Images>& args) {
+void finish(const context& ctx, index_t experts, const Images& images, const finish_args& args) {
   const launch_shape shape = one_block_each(experts, args.hidden);
-  if (args.hidden <= 4 * kept_chunks * static_cast<int>(shape.threads)) {
-    launch("finish_kernel", ctx, shape, finish_kernel<Images, true>, args);
+  if (args.hidden <= 8192) {
+    launch("finish_kernel", ctx, shape, finish_kernel<Images, 4>, images, args);
   } else {
-    launch("finish_kernel", ctx, shape, finish_kernel<Images, false>, args);
+    launch("finish_kernel", ctx, shape, finish_kernel<Images, 0>, images, args);
   }
 }
 

@@ -163,6 +163,59 @@ struct any_matrix {
       default: return to_double(static_cast<const f16*>(data)[at]);
     }
   }
+  /// The elements [col, col + 4) of a row, zero beyond `cols`.
+  __device__ __forceinline__ void load_four(int row, int col, int cols, double (&out)[4]) const {
+    if (four_at(row, col, cols)) {
+      const long long at = row * row_stride + col;
+      if (format == storage_format::f32) {
+        const float4 v = *reinterpret_cast<const float4*>(static_cast<const float*>(data) + at);
+        out[0] = v.x;
+        out[1] = v.y;
+        out[2] = v.z;
+        out[3] = v.w;
+      } else {
+        const uint2 v = *reinterpret_cast<const uint2*>(static_cast<const unsigned short*>(data) + at);
+        float x[8];
+        if (format == storage_format::bf16) {
+          unpack<bf16>(make_uint4(v.x, v.y, 0, 0), x);
+        } else {
+          unpack<f16>(make_uint4(v.x, v.y, 0, 0), x);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          out[i] = x[i];
+        }
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      out[i] = col + i < cols ? load(row, col + i) : 0.0;
+    }
+  }
+  __device__ __forceinline__ void store_four(int row, int col, int cols, const double (&in)[4]) const {
+    if (four_at(row, col, cols)) {
+      const long long at = row * row_stride + col;
+      float x[8] = {};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        x[i] = static_cast<float>(in[i]);
+      }
+      if (format == storage_format::f32) {
+        *reinterpret_cast<float4*>(static_cast<float*>(data) + at) = make_float4(x[0], x[1], x[2], x[3]);
+      } else {
+        const uint4 v = format == storage_format::bf16 ? pack<bf16>(x) : pack<f16>(x);
+        *reinterpret_cast<uint2*>(static_cast<unsigned short*>(data) + at) = make_uint2(v.x, v.y);
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (col + i < cols) {
+        store(row, col + i, in[i]);
+      }
+    }
+  }
   __device__ __forceinline__ void store(int row, int col, double value) const {
     const long long at = row * row_stride + col * col_stride;
     switch (format) {
@@ -171,6 +224,18 @@ struct any_matrix {
       case storage_format::bf16: static_cast<bf16*>(data)[at] = from_double<bf16>(value); break;
       default: static_cast<f16*>(data)[at] = from_double<f16>(value);
     }
+  }
+
+ private:
+  /// Whether four elements can be moved at once.
+  [[nodiscard]] __device__ __forceinline__ bool four_at(int row, int col, int cols) const {
+    if (format == storage_format::f64 || col_stride != 1 || col + 4 > cols) {
+      return false;
+    }
+    const unsigned long long bytes = format == storage_format::f32 ? 4 : 2;
+    const unsigned long long at = reinterpret_cast<unsigned long long>(data) +
+                                  static_cast<unsigned long long>(row * row_stride + col) * bytes;
+    return (at & (4 * bytes - 1)) == 0;
   }
 };
 

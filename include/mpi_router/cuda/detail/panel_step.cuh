@@ -25,35 +25,6 @@ struct panel_step_args {
   partial_sums out;
 };
 
-__device__ __forceinline__ int cluster_rank() {
-  int rank = 0;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return rank;
-}
-__device__ __forceinline__ int cluster_size() {
-  int size = 1;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-#endif
-  return size;
-}
-__device__ __forceinline__ void cluster_sync() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-/// Stores into the shared memory of block `rank` of the cluster, at the address that `here` has in this block.
-__device__ __forceinline__ void store_remote(float* here, int rank, float value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f32 [a], %2;\n\t}" ::"r"(
-                   shared_address(here)),
-               "r"(rank), "f"(value)
-               : "memory");
-#endif
-}
-
 /// Sums each of `width` values over the lanes that differ above bit log2(lanes). Afterwards lane l holds in
 /// v[0 … left) the sums of the values from (l >> (5 − halvings)) · left on.
 template <int width, int lanes>

@@ -30,8 +30,8 @@ __device__ __forceinline__ float sum_over_warp(float (&v)[n], int lane) {
   return v[0];
 }
 
-/// The most values that are summed over a group at once.
-constexpr int sums_at_once = 16;
+constexpr int sums_at_once = 16;  // the most values that are summed over a group at once
+constexpr int most_warps = 16;    // in a group, and in a block
 
 /// Sums each of n values over a group and gives every thread all n sums. `scratch` has 2 · sums_at_once floats for
 /// each warp, used in turn, so that one barrier a call is enough: `turn` alternates between 0 and 1.
@@ -57,8 +57,9 @@ __device__ __forceinline__ void sum_over_group(float (&v)[n], const thread_group
   group.sync();
   after_barrier();
   float total = 0.0F;
-  for (int i = lane; i < group.warps() * n; i += 32) {
-    total += sums[i];
+#pragma unroll
+  for (int i = 0; i < most_warps * n; i += 32) {
+    total += i + lane < group.warps() * n ? sums[i + lane] : 0.0F;
   }
 #pragma unroll
   for (int mask = 16; mask >= n; mask /= 2) {
@@ -91,32 +92,42 @@ __device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_g
   return most;
 }
 
-/// Sums n doubles over a block of up to 1024 threads; every thread gets the sums. `scratch` has 32 · n doubles.
+/// Sums n doubles over a block of up to 512 threads; every thread gets the sums. `scratch` has n · most_warps doubles
+/// that nothing else uses.
 template <int n>
 __device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warps = static_cast<int>(blockDim.x) / 32;
 #pragma unroll
-  for (int i = 0; i < n; ++i) {
+  for (int mask = 16; mask >= 1; mask /= 2) {
 #pragma unroll
-    for (int mask = 16; mask >= 1; mask /= 2) {
+    for (int i = 0; i < n; ++i) {
       v[i] += __shfl_xor_sync(0xffffffffU, v[i], mask);
     }
-    if (lane == 0) {
-      scratch[warp * n + i] = v[i];
+  }
+  if (lane == 0) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      scratch[i * most_warps + warp] = v[i];
     }
   }
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < n; ++i) {
-    v[i] = lane < warps ? scratch[lane * n + i] : 0.0;
+    v[i] = lane < warps ? scratch[i * most_warps + lane] : 0.0;
+  }
 #pragma unroll
-    for (int mask = 16; mask >= 1; mask /= 2) {
+  for (int mask = most_warps / 2; mask >= 1; mask /= 2) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
       v[i] += __shfl_xor_sync(0xffffffffU, v[i], mask);
     }
   }
-  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    v[i] = __shfl_sync(0xffffffffU, v[i], 0);
+  }
 }
 
 }  // namespace detail

@@ -32,23 +32,11 @@ struct thread_group {
   }
 };
 
-/// The stored rows of a tile: `count` rows of expert `expert` from row `first`.
-struct tile_rows {
-  int expert;
-  int first;
-  int count;
-};
-
 struct tile_shape {
-  int ffn;      // F
-  int hidden;   // D
-  int rows;     // of a full tile
+  int ffn;         // F
+  int hidden;      // D
+  int rows;        // of a full tile
   int per_expert;  // tiles
-  [[nodiscard]] __device__ __forceinline__ tile_rows at(int tile) const {
-    const int e = tile / per_expert;
-    const int first = (tile - e * per_expert) * rows;
-    return {e, first, min(rows, ffn - first)};
-  }
 };
 
 /// One tensor's share of a stage.
@@ -62,6 +50,50 @@ struct ring_lane {
     return aligned_to_16(base, tensor.ffn * static_cast<long long>(sizeof(T)),
                          hidden * static_cast<long long>(sizeof(T)));
   }
+};
+
+/// Where a group's copying is: a tile of some expert, and whether its rows can go through the ring.
+template <class T>
+class tile_cursor {
+ public:
+  __device__ __forceinline__ tile_cursor(const tile_shape& tiles, const ring_lane<T>& lane, int tile, int experts)
+      : tiles_(tiles), lane_(lane), experts_(experts), expert_(tile / tiles.per_expert),
+        first_((tile - expert_ * tiles.per_expert) * tiles.rows) {
+    enter();
+  }
+  __device__ __forceinline__ void advance(int count) {
+    first_ += count * tiles_.rows;
+    if (first_ >= tiles_.ffn) {
+      const int span = tiles_.per_expert * tiles_.rows;
+      if (first_ >= span) {
+        do {
+          first_ -= span;
+          ++expert_;
+        } while (first_ >= span);
+        enter();
+      }
+    }
+  }
+  [[nodiscard]] __device__ __forceinline__ int expert() const { return expert_; }
+  [[nodiscard]] __device__ __forceinline__ int first() const { return first_; }
+  [[nodiscard]] __device__ __forceinline__ int count() const { return min(tiles_.rows, tiles_.ffn - first_); }
+  [[nodiscard]] __device__ __forceinline__ const T* base() const { return base_; }
+  [[nodiscard]] __device__ __forceinline__ bool in_ring() const { return in_ring_; }
+
+ private:
+  __device__ __forceinline__ void enter() {
+    if (expert_ < experts_) {
+      base_ = lane_.tensor.of(expert_);
+      in_ring_ = lane_.fast(base_, tiles_.hidden);
+    }
+  }
+  const tile_shape& tiles_;
+  const ring_lane<T>& lane_;
+  int experts_;
+  int expert_;
+  int first_;
+  const T* base_ = nullptr;
+  bool in_ring_ = false;
 };
 
 /// The ring of one group. Tiles are numbered 0, 1, … in the order of their use; tile i lives in stage
@@ -132,22 +164,22 @@ class ring_buffer {
 
   /// Copies the rows of a tile of one tensor, of whose rows each thread owns `unit` bytes at a time.
   template <int unit, class T>
-  __device__ __forceinline__ void copy_rows(const ring_lane<T>& lane, const T* base, const tile_rows& tile, int hidden,
+  __device__ __forceinline__ void copy_rows(const ring_lane<T>& lane, const T* base, int first, int count, int hidden,
                                             unsigned char* stage, std::uint64_t* barrier) const {
-    const T* const from = base + tile.first * lane.tensor.ffn;
+    const T* const from = base + first * lane.tensor.ffn;
     unsigned char* const to = stage + lane.offset;
     const int row_bytes = hidden * static_cast<int>(sizeof(T));
     if constexpr (by == copier::engine) {
       if (lane.tensor.ffn == hidden) {
         if (group_.rank == 0) {
-          copy_bulk(to, from, static_cast<unsigned>(row_bytes * tile.count), barrier);
+          copy_bulk(to, from, static_cast<unsigned>(row_bytes * count), barrier);
         }
-      } else if (group_.rank < tile.count) {
+      } else if (group_.rank < count) {
         copy_bulk(to + group_.rank * lane.pitch, from + group_.rank * lane.tensor.ffn,
                   static_cast<unsigned>(row_bytes), barrier);
       }
     } else {
-      for (int g = 0; g < tile.count; ++g) {
+      for (int g = 0; g < count; ++g) {
         const auto* const row = reinterpret_cast<const unsigned char*>(from + g * lane.tensor.ffn);
         for (int at = group_.rank * unit; at < row_bytes; at += group_.threads * unit) {
 #pragma unroll

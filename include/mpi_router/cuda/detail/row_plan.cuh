@@ -1,7 +1,7 @@
 // The launch shape of the row kernels: how many threads share a row, how deep the ring is.
 #pragma once
 
-#include <mpi_router/cuda/detail/finish.cuh>
+#include <mpi_router/cuda/detail/row_step.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
@@ -45,20 +45,27 @@ struct row_demand {
   p.pitch = in_row * width;
   p.stage_bytes = p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes);
   const int deepest = ctx.capability >= 90 ? most_stages : 4;
+  p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
   for (p.groups = 512 / p.group_threads; p.groups >= 1; --p.groups) {
     const int warps = p.groups * p.group_threads / 32;
-    const int sums = p.groups > 1 ? p.groups * p.group_threads * vectors * width * 4 : 0;
+    const int sums = p.groups > 1 && p.part.whole == 0 ? p.groups * p.group_threads * vectors * width * 4 : 0;
     const int fixed = block_memory::fixed_bytes(p.groups, warps) + sums;
     p.stages = (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.groups * p.stage_bytes);
     p.stages = p.stages < deepest ? p.stages : deepest;
     if (p.stages >= 2) {
       p.vectors = vectors;
       p.shared_bytes = static_cast<std::size_t>(fixed) + static_cast<std::size_t>(p.groups * p.stages * p.stage_bytes);
-      p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
       return p;
     }
   }
   return p;
+}
+
+/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed. Clusters of
+/// up to 4 leave next to no multiprocessor idle.
+[[nodiscard]] inline int fused_cluster(const context& ctx, const partition& part) {
+  const int each = part.whole != 0 ? part.blocks / part.experts : 0;
+  return each == 1 || (each <= 4 && ctx.capability >= 90) ? each : 0;
 }
 
 /// Memory for the partial sums of a plan.
@@ -72,9 +79,10 @@ struct row_demand {
 
 template <class T, int vectors, copier by>
 void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
+  const int cluster = args.fused ? fused_cluster(ctx, plan.part) : 1;
   launch("row_step_kernel", ctx,
          {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.groups * plan.group_threads),
-          plan.shared_bytes},
+          plan.shared_bytes, static_cast<unsigned>(cluster)},
          row_step_kernel<T, vectors, (vectors < 8 ? 8 / vectors : 1), by>, args);
 }
 template <class T, int vectors>
@@ -86,19 +94,20 @@ void launch_row_step(const context& ctx, const row_plan& plan, const row_step_ar
   }
 }
 
-/// The forward's partial sums over weights whose rows are contiguous.
+/// The forward over weights whose rows are contiguous: partial sums in `out`, or the finished rows if `fused`.
 template <class T>
 void row_step(const context& ctx, const row_plan& plan, const batch<const T>& weights, const expert_shape& shape,
-              const any_matrix& rows, const partial_sums& out) {
+              const partial_sums& out, bool fused, const finish_args& finish) {
   const row_step_args<T> args{
       {weights, 0, plan.pitch * static_cast<int>(sizeof(T))},
-      rows,
       {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.rows, plan.part.tiles_per_expert},
       plan.part,
       out,
       plan.group_threads,
       plan.stages,
-      plan.stage_bytes};
+      plan.stage_bytes,
+      fused,
+      finish};
   switch (plan.vectors) {
     case 1: launch_row_step<T, 1>(ctx, plan, args); break;
     case 2: launch_row_step<T, 2>(ctx, plan, args); break;

@@ -4,7 +4,7 @@
 // the dots over the group, and adds the rows, weighted by them, to the image in registers.
 #pragma once
 
-#include <mpi_router/cuda/detail/scaling.cuh>
+#include <mpi_router/cuda/detail/finish.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
@@ -12,34 +12,37 @@ namespace detail {
 template <class T>
 struct row_step_args {
   ring_lane<T> weights;
-  any_matrix rows;
   tile_shape tiles;
   partition part;
   partial_sums out;
   int group_threads;
   int stages;
   int stage_bytes;
+  /// The blocks of an expert are a cluster, which also does what otherwise a second kernel does.
+  bool fused;
+  finish_args finish;
 };
 
 constexpr int most_stages = 8;
 
 /// Where a block's shared memory goes, after the rings.
 struct block_memory {
-  unsigned char* rings;
+  double* finish;           // scratch
   std::uint64_t* barriers;  // [groups, most_stages]
   float* scratch;           // [warps, 2 · sums_at_once]
-  slot_header* headers;     // [groups]
-  float* sums;              // [groups, columns], where there are several groups
+  slot_header* headers;     // [groups + 1]: of each group, of the block
+  float* sums;              // [groups, columns], where there are several groups, and several segments
 
   [[nodiscard]] __host__ __device__ static constexpr int fixed_bytes(int groups, int warps) {
-    return groups * most_stages * 8 + warps * 2 * sums_at_once * 4 + groups * static_cast<int>(sizeof(slot_header));
+    return finish_scratch * 8 + groups * most_stages * 8 + warps * 2 * sums_at_once * 4 +
+           (groups + 1) * static_cast<int>(sizeof(slot_header));
   }
-  __device__ __forceinline__ block_memory(unsigned char* shared, int ring_bytes, int groups, int warps)
-      : rings(shared),
-        barriers(reinterpret_cast<std::uint64_t*>(shared + groups * ring_bytes)),
+  __device__ __forceinline__ block_memory(unsigned char* after_rings, int groups, int warps)
+      : finish(reinterpret_cast<double*>(after_rings)),
+        barriers(reinterpret_cast<std::uint64_t*>(finish + finish_scratch)),
         scratch(reinterpret_cast<float*>(barriers + groups * most_stages)),
         headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
-        sums(reinterpret_cast<float*>(headers + groups)) {}
+        sums(reinterpret_cast<float*>(headers + groups + 1)) {}
 };
 
 /// This thread's columns of row e, scaled so that the row's largest element is in [1, 2): returns the exponent that
@@ -70,35 +73,42 @@ __device__ __forceinline__ int load_row(const any_matrix& rows, int e, int hidde
 
 /// Takes this thread's share of a tile into registers: from the ring's stage, or from memory where it stayed out.
 template <class T, int vectors, int rows>
-__device__ __forceinline__ void load_tile(const ring_lane<T>& lane, const T* base, bool in_ring, const tile_rows& tile,
+__device__ __forceinline__ void load_tile(const ring_lane<T>& lane, const T* base, bool in_ring, int first, int count,
                                           int hidden, const thread_group& group, const unsigned char* stage,
                                           uint4 (&out)[rows][vectors]) {
   constexpr int width = vector_width<T>;
+  if (in_ring) [[likely]] {
+    const unsigned char* const own = stage + lane.offset + group.rank * 16;
+#pragma unroll
+    for (int g = 0; g < rows; ++g) {
+#pragma unroll
+      for (int v = 0; v < vectors; ++v) {
+        const bool inside = g < count && (v * group.threads + group.rank) * width < hidden;
+        out[g][v] = inside ? *reinterpret_cast<const uint4*>(own + g * lane.pitch + v * group.threads * 16)
+                           : make_uint4(0, 0, 0, 0);
+      }
+    }
+    return;
+  }
 #pragma unroll
   for (int g = 0; g < rows; ++g) {
 #pragma unroll
     for (int v = 0; v < vectors; ++v) {
-      const int at = v * group.threads + group.rank;
-      const int left = hidden - at * width;
-      out[g][v] = make_uint4(0, 0, 0, 0);
-      if (g < tile.count && left > 0) {
-        out[g][v] = in_ring
-                        ? *reinterpret_cast<const uint4*>(stage + lane.offset + g * lane.pitch + at * 16)
-                        : gather_vector(base + (tile.first + g) * lane.tensor.ffn + static_cast<long long>(at) * width,
-                                        min(left, width));
-      }
+      const int at = (v * group.threads + group.rank) * width;
+      out[g][v] = g < count ? gather_vector(base + (first + g) * lane.tensor.ffn + at, min(hidden - at, width))
+                            : make_uint4(0, 0, 0, 0);
     }
   }
 }
 
-/// Writes a segment's sums to its slot: those of a single group from registers, those of several groups summed in
-/// the order of the groups.
+/// Adds up a block's sums of one segment into `row` and `header`: those of a single group from registers, those of
+/// several groups through `group_sums` (`distance` floats apart; the first may be `row`) in the order of the groups.
 template <int vectors, int width>
-__device__ __forceinline__ void write_slot(const partial_sums& out, int slot, const block_memory& memory,
-                                           const thread_group& group, int groups, int vectors_in_row,
-                                           const slot_header& header, const float (&u)[vectors * width]) {
-  float* const row = out.rows + static_cast<long long>(slot) * out.pitch;
-  float* const own = groups == 1 ? row : memory.sums + group.id * group.threads * vectors * width;
+__device__ __forceinline__ void gather_segment(float* row, slot_header* header, float* group_sums, int distance,
+                                               slot_header* group_headers, const thread_group& group, int groups,
+                                               int vectors_in_row, const slot_header& own_header,
+                                               const float (&u)[vectors * width]) {
+  float* const own = groups == 1 ? row : group_sums + group.id * distance;
 #pragma unroll
   for (int v = 0; v < vectors; ++v) {
     const int at = v * group.threads + group.rank;
@@ -110,31 +120,27 @@ __device__ __forceinline__ void write_slot(const partial_sums& out, int slot, co
       }
     }
   }
+  if (group.rank == 0) {
+    *(groups == 1 ? header : group_headers + group.id) = own_header;
+  }
   if (groups == 1) {
-    if (group.rank == 0) {
-      out.headers[slot] = header;
-    }
     return;
   }
-  if (group.rank == 0) {
-    memory.headers[group.id] = header;
-  }
   __syncthreads();
-  slot_header total = memory.headers[0];
+  slot_header total = group_headers[0];
   for (int g = 1; g < groups; ++g) {
-    total.image_exponent = max(total.image_exponent, memory.headers[g].image_exponent);
-    total.energy_exponent = max(total.energy_exponent, memory.headers[g].energy_exponent);
+    total.image_exponent = max(total.image_exponent, group_headers[g].image_exponent);
+    total.energy_exponent = max(total.energy_exponent, group_headers[g].energy_exponent);
   }
   total.energy = 0.0F;
   for (int g = 0; g < groups; ++g) {
-    total.energy += memory.headers[g].energy * power_of_two(memory.headers[g].energy_exponent - total.energy_exponent);
+    total.energy += group_headers[g].energy * power_of_two(group_headers[g].energy_exponent - total.energy_exponent);
   }
   for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width; at += static_cast<int>(blockDim.x) * 4) {
     float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
     for (int g = 0; g < groups; ++g) {
-      const float scale = power_of_two(memory.headers[g].image_exponent - total.image_exponent);
-      const float4 x =
-          *reinterpret_cast<const float4*>(memory.sums + g * group.threads * vectors * width + at);
+      const float scale = power_of_two(group_headers[g].image_exponent - total.image_exponent);
+      const float4 x = *reinterpret_cast<const float4*>(group_sums + g * distance + at);
       sum.x = fmaf(x.x, scale, sum.x);
       sum.y = fmaf(x.y, scale, sum.y);
       sum.z = fmaf(x.z, scale, sum.z);
@@ -143,7 +149,7 @@ __device__ __forceinline__ void write_slot(const partial_sums& out, int slot, co
     *reinterpret_cast<float4*>(row + at) = sum;
   }
   if (threadIdx.x == 0) {
-    out.headers[slot] = total;
+    *header = total;
   }
   __syncthreads();
 }
@@ -153,37 +159,39 @@ __global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant_
   constexpr int width = vector_width<T>;
   constexpr int columns = vectors * width;
   extern __shared__ __align__(128) unsigned char shared[];
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-
   const thread_group group(a.group_threads);
   const int groups = static_cast<int>(blockDim.x) / a.group_threads;
   const int block = static_cast<int>(blockIdx.x);
+  const int hidden = a.tiles.hidden;
   const int end = a.part.first_tile(block + 1);
   const int ring_bytes = a.stages * a.stage_bytes;
-  const block_memory memory(shared, ring_bytes, groups, static_cast<int>(blockDim.x) / 32);
+  const block_memory memory(shared + groups * ring_bytes, groups, static_cast<int>(blockDim.x) / 32);
   float* const scratch = memory.scratch + group.id * group.warps() * 2 * sums_at_once;
-  ring_buffer<by> ring(memory.rings + group.id * ring_bytes, memory.barriers + group.id * most_stages, a.stages,
-                       a.stage_bytes, group);
+  ring_buffer<by> ring(shared + group.id * ring_bytes, memory.barriers + group.id * most_stages, a.stages, a.stage_bytes,
+                       group);
+  wait_for_previous_kernel();
+  let_next_kernel_start();
 
   int tile = a.part.first_tile(block);
-  int mine = tile + group.id;  // this group's next tile to work on, and to copy
-  int next = mine;
+  int mine = tile + group.id;  // this group's next tile to work on
+  int next = mine;             // and to copy
+  tile_cursor<T> cursor(a.tiles, a.weights, next, a.part.experts);
   const auto push = [&] {
+    if (by == copier::engine && group.rank >= 32) {
+      return;
+    }
     if (next < end) {
-      const tile_rows at = a.tiles.at(next);
-      const T* const base = a.weights.tensor.of(at.expert);
-      const bool in_ring = a.weights.fast(base, a.tiles.hidden);
-      const unsigned bytes = in_ring ? static_cast<unsigned>(at.count * a.tiles.hidden) * sizeof(T) : 0U;
+      const unsigned bytes = cursor.in_ring() ? static_cast<unsigned>(cursor.count() * hidden) * sizeof(T) : 0U;
       ring.push(bytes, [&](unsigned char* stage, std::uint64_t* barrier) {
-        if (in_ring) {
-          ring.template copy_rows<16>(a.weights, base, at, a.tiles.hidden, stage, barrier);
+        if (cursor.in_ring()) {
+          ring.template copy_rows<16>(a.weights, cursor.base(), cursor.first(), cursor.count(), hidden, stage, barrier);
         }
       });
+      next += groups;
+      cursor.advance(groups);
     } else {
       ring.push_nothing();
     }
-    next += groups;
   };
   for (int s = 0; s < a.stages; ++s) {
     push();
@@ -194,10 +202,10 @@ __global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant_
     const int expert = tile / a.tiles.per_expert;
     const int stop = min(end, (expert + 1) * a.tiles.per_expert);
     const T* const base = a.weights.tensor.of(expert);
-    const bool in_ring = a.weights.fast(base, a.tiles.hidden);
+    const bool in_ring = a.weights.fast(base, hidden);
     float r[columns];
     float u[columns];
-    const int row_exponent = load_row<vectors, width>(a.rows, expert, a.tiles.hidden, group, scratch, turn, r);
+    const int row_exponent = load_row<vectors, width>(a.finish.rows, expert, hidden, group, scratch, turn, r);
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
       u[i] = 0.0F;
@@ -205,11 +213,12 @@ __global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant_
     float energy = 0.0F;
     row_shift shift;
     sum_scale scale;
+    int first = (mine - expert * a.tiles.per_expert) * rows;
 
-    for (; mine < stop; mine += groups) {
+    for (; mine < stop; mine += groups, first += groups * rows) {
       const unsigned char* const stage = ring.pop();
       uint4 stored[rows][vectors];
-      load_tile<T, vectors, rows>(a.weights, base, in_ring, a.tiles.at(mine), a.tiles.hidden, group, stage, stored);
+      load_tile<T, vectors, rows>(a.weights, base, in_ring, first, a.tiles.ffn - first, hidden, group, stage, stored);
       float y[rows];
       unsigned most = 0;
       bool pushed = by == copier::threads;
@@ -278,8 +287,27 @@ __global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant_
       }
     }
     const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
-    write_slot<vectors, width>(a.out, a.part.slot(block, expert), memory, group, groups,
-                               (a.tiles.hidden + width - 1) / width, header, u);
+    const int vectors_in_row = (hidden + width - 1) / width;
+    // After a block's only segment the rings are idle, and their memory takes the sums.
+    float* const sums = a.part.whole != 0 ? reinterpret_cast<float*>(shared) : memory.sums;
+    const int distance = a.part.whole != 0 ? ring_bytes / 4 : group.threads * columns;
+    if (a.fused) {
+      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group, groups,
+                                     vectors_in_row, header, u);
+      const int blocks = cluster_size();
+      cluster_sync();
+      const int share = ((hidden + blocks - 1) / blocks + 3) / 4 * 4;
+      const int begin = cluster_rank() * share;
+      finish_expert<0>(a.finish, expert, cluster_image{sums, memory.headers + groups, blocks}, begin,
+                       min(begin + share, hidden), memory.finish);
+      if (blocks > 1) {
+        cluster_sync();  // no block may end while another still reads its memory
+      }
+    } else {
+      const int slot = a.part.slot(block, expert);
+      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch, a.out.headers + slot,
+                                     sums, distance, memory.headers, group, groups, vectors_in_row, header, u);
+    }
     tile = stop;
   }
 }

@@ -64,15 +64,15 @@ struct partition {
   partition p;
   p.experts = static_cast<int>(experts);
   p.tiles_per_expert = static_cast<int>(tiles_per_expert);
-  const int tiles = p.tiles();
-  p.blocks = tiles < limit ? tiles : limit;
-  const int per_expert = limit / (p.experts > 0 ? p.experts : 1);
-  if (per_expert > 0) {
-    const int c = per_expert < p.tiles_per_expert ? per_expert : p.tiles_per_expert;
-    if (c == p.tiles_per_expert || c * p.experts * 100 >= limit * 93) {
-      p.blocks = c * p.experts;
-      p.whole = 1;
-    }
+  p.blocks = p.tiles() < limit ? p.tiles() : limit;
+  int each = 1;
+  while (2 * each * experts <= limit && 2 * each <= tiles_per_expert) {
+    each *= 2;
+  }
+  const index_t blocks = each * experts;
+  if (blocks <= limit && (blocks * 100 >= limit * 93 || 2 * each > tiles_per_expert)) {
+    p.blocks = static_cast<int>(blocks);
+    p.whole = 1;
   }
   return p;
 }
