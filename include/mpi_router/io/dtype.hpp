@@ -42,6 +42,7 @@ enum class dtype : unsigned char {
 
 namespace io {
 
+/// What safetensors calls an element type, and its size.
 struct dtype_entry {
   std::string_view name;
   unsigned bits;

@@ -43,6 +43,7 @@ struct momentum {
   [[nodiscard]] static constexpr momentum estimated() { return {kind::estimated, S{0}}; }
 };
 
+/// When an iteration stops, and how it goes.
 template <Accumulator S>
 struct iteration_options {
   index_t max_steps = 1000;

@@ -34,6 +34,7 @@ enum class differentiate : unsigned char {
   none   ///< M detached everywhere: no gradient to A
 };
 
+/// How the batched step is taken.
 struct router_options {
   router_radius radius{};
   index_t steps = 1;                                 ///< power steps from the rows given, each retracted

@@ -13,6 +13,7 @@
 
 MPIROUTER_BEGIN
 
+/// How hard to look for a certificate.
 struct certify_options {
   double residual_tolerance = 1e-10;  ///< of the direction found, relative to ρ
   index_t max_steps = 10000;          ///< of the search for it
