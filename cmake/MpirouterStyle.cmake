@@ -7,7 +7,7 @@ file(GLOB_RECURSE mpirouter_sources CONFIGURE_DEPENDS
      include/mpi_router/*.hpp include/mpi_router/*.cuh tests/*.hpp tests/*.cpp tests/*.cu examples/*.hpp
      examples/*.cpp examples/*.cu bench/*.hpp bench/*.cpp bench/*.cu cmake/*.cpp cmake/*.hpp)
 if(MPIROUTER_CLANG_FORMAT)
-  add_test(NAME style.format COMMAND ${MPIROUTER_CLANG_FORMAT} --dry-run -Werror ${mpirouter_sources})
+  add_test(NAME style.format COMMAND ${MPIROUTER_CLANG_FORMAT} --dry-run -Werror --ferror-limit=1 ${mpirouter_sources})
 else()
   add_test(NAME style.format COMMAND ${CMAKE_COMMAND} -E false)
   set_tests_properties(style.format PROPERTIES DISABLED TRUE) # no clang-format-19
