@@ -67,6 +67,7 @@ struct saved_step {
   status* statuses = nullptr;    ///< [N]
 };
 
+/// How the step is taken.
 struct step_options {
   double radius = 1.0;  ///< C; C′/√N in Eq. 7
   int steps = 1;        ///< power steps from `rows`, each retracted; rows in between are kept in f32
