@@ -20,8 +20,8 @@ struct tolerances {
   switch (format) {
     case f64: return {.storage = 0x1p-53, .arithmetic = 1e-13, .identity = 1e-12, .recorded = 1e-12};
     case f32: return {.storage = 0x1p-24, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
-    case bf16: return {.storage = 0x1p-9, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
-    case f16: return {.storage = 0x1p-12, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
+    case bf16: return {.storage = 0x1p-8, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
+    case f16: return {.storage = 0x1p-11, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
   }
   return {};
 }
