@@ -42,7 +42,7 @@ std::pair<certainty, certainty> never_refuted(const matrix& a, const column& sta
     }
     return proof.state == status::ok ? found.proof.label : certainty::none;
   };
-  const certify_options by_probe{.max_steps = 3000, .rigorous_up_to = 0};
+  const certify_options by_probe{.rigorous_up_to = 0};
   const auto rigorous = label_of(find_principal(a, row));
   const auto probed = label_of(find_principal(gram(a), row, by_probe));
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
-#include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/verify/probe.hpp>
 #include <mpi_router/verify/trace_ladder.hpp>
 
@@ -16,7 +15,8 @@ MPIROUTER_BEGIN
 /// How hard to look for a certificate.
 struct certify_options {
   double residual_tolerance = 1e-10;  ///< of the direction found, relative to ρ
-  index_t max_steps = 10000;          ///< of the search for it
+  index_t max_steps = 2000;           ///< applications of M that the search for it may take
+  index_t basis = 64;                 ///< vectors of D elements that the search keeps
   /// Where min(F, D) is at most this, the bound on σ₂ is the rigorous one of trace_ladder, at O(min(F, D)³) a
   /// squaring; above it, and for operators without a matrix, the probabilistic one of a probe.
   index_t rigorous_up_to = 512;
@@ -50,21 +50,49 @@ namespace detail {
   return 4 * std::sqrt(terms) * std::numeric_limits<double>::epsilon() * rayleigh;
 }
 
+/// Turns `row` to the principal direction of its Krylov space, again and again, until its residual is small.
+/// Returns the applications of M; `at` describes the row.
 template <GramOperator Op>
-iteration_result<double> search(Op& op, Eigen::VectorXd& row, const certify_options& options) {
-  Eigen::VectorXd workspace(2 * row.size());
-  return power_iteration(op, view(row), view(workspace),
-                         {.max_steps = options.max_steps,
-                          .residual_tolerance = options.residual_tolerance,
-                          .acceleration = momentum<double>::estimated()});
+index_t search(Op& op, Eigen::VectorXd& row, rayleigh_result<double>& at, const certify_options& options) {
+  const index_t dimension = row.size();
+  index_t applications = 1;
+  Eigen::VectorXd residual(dimension);
+  at = rayleigh(op, view(std::as_const(row)), view(residual));
+  while (at.state == status::ok && at.relative_residual > options.residual_tolerance &&
+         applications < options.max_steps) {
+    lanczos<double> krylov(dimension, std::min(options.basis, dimension), at.rayleigh);
+    if (!krylov.start(row)) {
+      break;
+    }
+    for (index_t k = 1, next_look = 6;; ++k) {
+      const bool last = !krylov.step(op) || k == krylov.capacity();
+      ++applications;
+      if (k != next_look && !last) {
+        continue;
+      }
+      next_look += std::max(index_t{2}, next_look / 6);
+      const auto ritz = krylov.top();
+      if (last || ritz.residual <= 0.5 * options.residual_tolerance * ritz.value) {
+        row = krylov.vector(ritz);
+        break;
+      }
+    }
+    ++applications;
+    const double before = at.relative_residual;
+    at = rayleigh(op, view(std::as_const(row)), view(residual));
+    if (!(at.relative_residual < 0.9 * before)) {  // as far as rounding or a tiny gap allows
+      break;
+    }
+  }
+  return applications;
 }
 
 }  // namespace detail
 
-/// Finds v̂ by power iteration with momentum from `start` and bounds σ₂ by a random probe. A start without a
-/// component along v₁ ends on a lower singular direction; the probe sees that, and the search goes on from a
-/// random row. `probe_op` is the same M, perhaps in float, for the probe alone, which needs no accuracy.
-/// O((steps + probe steps) · F·D). Allocates O(D).
+/// Finds v̂ by Lanczos from `start` and bounds σ₂ by a random probe beside it. A start without a component
+/// along v₁ ends on a lower singular direction; the probe sees that, and the search goes on from what it saw.
+/// `probe_op` is the same M, perhaps in float, for the probe alone, which needs no accuracy.
+/// O(applications · F·D) time. Allocates O(options.basis · D).
 template <GramOperator Op, GramOperator ProbeOp>
   requires std::same_as<scalar_of<Op>, double>
 [[nodiscard]] principal_direction find_principal(Op&& op, ProbeOp&& probe_op, vector_view<const double> start,
@@ -74,30 +102,23 @@ template <GramOperator Op, GramOperator ProbeOp>
                  ", the start ", start.size(), " elements");
   principal_direction result;
   Eigen::VectorXd row = map(start);
-  Eigen::VectorXd residual(dimension);
   std::mt19937_64 random(options.probe.seed + 1);
   for (int attempt = 0; attempt < 3; ++attempt) {
-    const auto found = detail::search(op, row, options);
-    result.applications += found.applications + 1;
-    if (found.state == status::non_finite) {
-      result.at.state = status::non_finite;
-      return result;
+    result.applications += detail::search(op, row, result.at, options);
+    if (result.at.state != status::ok) {  // no direction in this start: try a random one
+      row = detail::gaussian<double>(dimension, random);
+      continue;
     }
-    if (found.state == status::ok) {
-      result.at = rayleigh(op, view(std::as_const(row)), view(residual));
-      result.direction = row;
-      const auto probe =
-          probe_second_eigenvalue(probe_op, view(std::as_const(row)), result.at.rayleigh, options.probe);
-      result.applications += probe.applications;
-      result.proof = certify(result.at, probe.bound,
-                             detail::evaluation_slack(static_cast<double>(dimension), result.at.rayleigh));
-      if (probe.ritz_value < result.at.rayleigh * (1 + 1e-12)) {
-        return result;
-      }
-    } else {
-      result.at.state = found.state;
+    result.direction = row.normalized();
+    auto probe = probe_second_eigenvalue(probe_op, view(std::as_const(result.direction)), result.at.rayleigh,
+                                         options.probe);
+    result.applications += probe.applications;
+    result.proof = certify(result.at, probe.bound,
+                           detail::evaluation_slack(static_cast<double>(dimension), result.at.rayleigh));
+    if (probe.vector.size() == 0) {
+      break;
     }
-    row = detail::gaussian<double>(dimension, random);
+    row = result.direction + probe.vector;
   }
   return result;
 }
@@ -124,10 +145,7 @@ template <class Matrix>
     return result;
   }
   result.direction = std::move(ladder.direction);
-  const auto polish = detail::search(op, result.direction, options);
-  Eigen::VectorXd residual(a.cols());
-  result.at = rayleigh(op, view(std::as_const(result.direction)), view(residual));
-  result.applications = polish.applications + 1;
+  result.applications = detail::search(op, result.direction, result.at, options);
   result.proof =
       certify(result.at, ladder.bound,
               detail::evaluation_slack(static_cast<double>(a.rows() + a.cols()), result.at.rayleigh));

@@ -2,46 +2,35 @@
 #pragma once
 
 #include <mpi_router/verify/certificate.hpp>
-
-#include <Eigen/Eigenvalues>
+#include <mpi_router/verify/lanczos.hpp>
 
 #include <cstdint>
 #include <random>
 
 MPIROUTER_BEGIN
 
+/// How sure a probe has to be, and what it may cost.
 struct probe_options {
-  double failure_probability = 1e-9;  ///< wanted, over all starts together
+  double failure_probability = 1e-6;  ///< wanted, over all starts together
   index_t starts = 2;                 ///< independent random starts; all must miss for the bound to fail
-  index_t max_steps = 400;            ///< of Lanczos, for each start
+  index_t max_steps = 300;            ///< of Lanczos, for each start
   std::uint64_t seed = 20260612;
 };
 
 /// What a probe found.
 struct probe_result {
   second_eigenvalue_bound bound;
-  double ritz_value =
-      0;  ///< the largest eigenvalue of the deflated operator that was seen: a lower bound on it
+  double ritz_value = 0;   ///< the largest eigenvalue of the deflated operator that was seen, rounding added
+  Eigen::VectorXd vector;  ///< its Ritz vector where ritz_value ≥ ρ: a better direction than v̂
   index_t applications = 0;
 };
 
 namespace detail {
 
 template <Accumulator S>
-using column = Eigen::Matrix<S, Eigen::Dynamic, 1>;
-template <Accumulator S>
-[[nodiscard]] vector_view<const S> as_view(const column<S>& x) {
-  return {x.data(), static_cast<index_t>(x.size())};
-}
-template <Accumulator S>
-[[nodiscard]] vector_view<S> as_view(column<S>& x) {
-  return {x.data(), static_cast<index_t>(x.size())};
-}
-
-template <Accumulator S>
-[[nodiscard]] column<S> gaussian(index_t size, std::mt19937_64& random) {
+[[nodiscard]] typename lanczos<S>::column gaussian(index_t size, std::mt19937_64& random) {
   std::normal_distribution<double> normal;
-  column<S> x(size);
+  typename lanczos<S>::column x(size);
   for (auto& value : x) {
     value = static_cast<S>(normal(random));
   }
@@ -58,88 +47,66 @@ template <Accumulator S>
 /// is ξ plus its Ritz residual and the label says heuristic.
 ///
 /// direction: v̂, D elements; rayleigh: its ρ. The operator may compute in float: α needs few digits, and the
-/// bound holds for whatever unit vector v̂ rounds to. One application of M a step, O(D) memory (allocated
-/// here).
+/// bound holds for whatever unit vector v̂ rounds to. One application of M a step, O(D · steps) memory
+/// (allocated here).
 template <GramOperator Op>
 [[nodiscard]] probe_result probe_second_eigenvalue(Op&& op, vector_view<const double> direction,
                                                    double rayleigh, const probe_options& options = {}) {
   using S = scalar_of<Op>;
-  using column = detail::column<S>;
   const auto dimension = static_cast<index_t>(op.dimension());
   detail::expect(direction.size() == dimension, "probe: the operator has dimension ", dimension,
                  ", the direction ", direction.size(), " elements");
   detail::expect(options.starts >= 1 && options.max_steps >= 1, "probe: at least one start and one step");
   probe_result result;
-  if (dimension == 1) {  // nothing is orthogonal to the direction
-    result.bound = {0, certainty::rigorous, 0};
-    return result;
-  }
-  column v(dimension);
-  for (index_t i = 0; i < dimension; ++i) {
-    v[i] = static_cast<S>(direction[i]);
-  }
-  v.normalize();
-  const auto deflate = [&v](column& x) { x -= v.dot(x) * v; };
+  const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
+  const double log_ratio = std::log(1.648 * std::sqrt(static_cast<double>(dimension)) / each);
   // Deflation leaves rounding of the size of ρ, not of what is left.
   const double rounding =
       4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
-  const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
-  const double log_ratio = std::log(1.648 * std::sqrt(static_cast<double>(dimension)) / each);
 
+  lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh);
+  krylov.deflate(map(direction).template cast<S>().normalized());
   std::mt19937_64 random(options.seed);
-  double alpha_seen = 0;     // over all starts
-  double alpha_guessed = 0;  // ξ plus its residual
-  bool in_reach = true;
+  double alpha_proven = rounding;   // over all starts; nothing but rounding where nothing is left beside v̂
+  double alpha_guessed = rounding;  // ξ plus its residual
   for (index_t start = 0; start < options.starts; ++start) {
-    column q = detail::gaussian<S>(dimension, random);
-    deflate(q);
-    q.normalize();
-    column previous = column::Zero(dimension);
-    column image(dimension);
-    Eigen::VectorXd diagonal(options.max_steps);
-    Eigen::VectorXd off_diagonal(options.max_steps);
-    double beta = 0;
+    if (!krylov.start(detail::gaussian<S>(dimension, random))) {
+      continue;
+    }
     for (index_t k = 1, next_look = 6;; ++k) {
-      const auto energy =
-          static_cast<double>(op.apply(detail::as_view<S>(std::as_const(q)), detail::as_view<S>(image)));
+      const bool exhausted = !krylov.step(op);
       ++result.applications;
-      deflate(image);
-      image -= static_cast<S>(energy) * q + static_cast<S>(beta) * previous;
-      deflate(image);
-      beta = static_cast<double>(image.stableNorm());
-      diagonal[k - 1] = energy / rayleigh;  // near 1: the eigensolver does not scale
-      off_diagonal[k - 1] = beta / rayleigh;
-      if (!is_finite(beta)) {
+      const bool last = exhausted || k == krylov.capacity();
+      if (k != next_look && !last) {
+        continue;
+      }
+      next_look += std::max(index_t{2}, next_look / 4);
+      const auto ritz = krylov.top();
+      const double xi = ritz.value + rounding;
+      if (!is_finite(xi)) {
         return result;  // no bound
       }
-      // Nothing new in the Krylov space, or all of it spanned: the Ritz values are eigenvalues.
-      const bool exhausted =
-          k >= dimension - 1 || beta <= static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
-      if (k == next_look || k == options.max_steps || exhausted) {
-        next_look += next_look / 3;
-        Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> ritz;
-        ritz.computeFromTridiagonal(diagonal.head(k), off_diagonal.head(k - 1));
-        const double xi = rayleigh * ritz.eigenvalues()[k - 1] + rounding;
-        const double root = log_ratio / static_cast<double>(2 * k - 1);
-        const double alpha = exhausted  ? xi
-                             : root < 1 ? xi / (1 - root * root)
-                                        : std::numeric_limits<double>::infinity();
-        result.ritz_value = std::max(result.ritz_value, xi);
-        if (alpha <= rayleigh - (rayleigh - xi) / 3 || exhausted || k == options.max_steps ||
-            xi >= rayleigh) {
-          alpha_seen = std::max(alpha_seen, alpha);
-          alpha_guessed = std::max(alpha_guessed, xi + beta * std::abs(ritz.eigenvectors()(k - 1, k - 1)));
-          in_reach = in_reach && alpha < rayleigh;
-          break;
-        }
+      const double root = log_ratio / static_cast<double>(2 * k - 1);
+      double alpha = std::numeric_limits<double>::infinity();
+      if (exhausted) {
+        alpha = xi;
+      } else if (root < 1) {
+        alpha = xi / (1 - root * root);
       }
-      previous.swap(q);
-      q = image / static_cast<S>(beta);
+      if (xi >= rayleigh && xi > result.ritz_value) {
+        result.vector = krylov.vector(ritz);
+      }
+      result.ritz_value = std::max(result.ritz_value, xi);
+      if (last || alpha <= rayleigh - (rayleigh - xi) / 3 || xi >= rayleigh) {
+        alpha_proven = std::max(alpha_proven, alpha);
+        alpha_guessed = std::max(alpha_guessed, xi + ritz.residual);
+        break;
+      }
     }
   }
-  result.bound =
-      in_reach ? second_eigenvalue_bound{alpha_seen, certainty::probabilistic, options.failure_probability}
-               : second_eigenvalue_bound{alpha_guessed, certainty::heuristic, 1};
+  result.bound = alpha_proven < rayleigh ? second_eigenvalue_bound{alpha_proven, certainty::probabilistic,
+                                                                   options.failure_probability}
+                                         : second_eigenvalue_bound{alpha_guessed, certainty::heuristic, 1};
   return result;
 }
 
