@@ -43,7 +43,7 @@ function(mpirouter_other_build name)
 endfunction()
 
 # The tests of the packaging look at installed files and flags of their own: once is enough.
-set(laws "-DMPIROUTER_TEST_FOLDERS=support;core;backend;manifold;verify;io;router;examples")
+set(laws -DMPIROUTER_PACKAGING_TESTS=OFF)
 mpirouter_other_build(clang_sanitized COMPILER clang++-19 PRESET asan-ubsan OPTIONS ${laws})
 if(MPIROUTER_FULL_TESTS)
   mpirouter_other_build(gcc_sanitized PRESET asan-ubsan OPTIONS ${laws})
