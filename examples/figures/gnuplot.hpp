@@ -1,4 +1,5 @@
-// Figures are drawn by gnuplot from data in files, so that a reader can change the script and draw them again.
+// Figures are drawn by gnuplot from data in files, so that a reader can change the script and draw them
+// again.
 #pragma once
 
 #include <fmt/format.h>
@@ -85,7 +86,8 @@ set datafile missing ""
 set border 3
 set tics nomirror out
 set grid lc rgb "{}" lw 0.4 dt 3
-set key noenhanced
+set xlabel offset 0,0.5
+set key outside below Left reverse samplen 2 maxcols 2 noenhanced
 )",
                      width, height, white_paper ? R"(background rgb "white")" : "", output, palette::grey);
 }

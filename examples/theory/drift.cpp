@@ -7,7 +7,8 @@ using namespace theory;
 
 namespace {
 
-/// An expert with singular values 1, κ and smaller ones, whose two principal directions turn by δ a time step.
+/// An expert with singular values 1, κ and smaller ones, whose two principal directions turn by δ a time
+/// step.
 class turning_expert {
  public:
   turning_expert(double kappa, double delta) : delta_(delta), sigma_(6) {
@@ -60,8 +61,8 @@ int main(int argc, char** argv) {
     for (int time = 0; time <= 160; ++time) {
       expert.turn_to(time);
       const auto op = gram(expert.a());
-      power_step(op, view(trained), view(recomputed), 1.0);                // R stays, r′ is made anew
-      stateful_power_step(op, view(tracked), view(scratch), 1.0);          // r′ is written back
+      power_step(op, view(trained), view(recomputed), 1.0);        // R stays, r′ is made anew
+      stateful_power_step(op, view(tracked), view(scratch), 1.0);  // r′ is written back
       course.push_back({static_cast<double>(time), expert.angle_of(trained) / degree,
                         expert.angle_of(recomputed) / degree, expert.angle_of(tracked) / degree});
     }
@@ -72,16 +73,16 @@ int main(int argc, char** argv) {
       for (double d = 0.01; d < 1.5; d *= 2) {
         floors.push_back({k, d, floor_of(k, d * degree) / degree, measured_floor(k, d * degree) / degree});
       }
-      floors.emplace_back();
-      floors.emplace_back();
     }
     demo.csv("floor", "kappa,delta_deg,theory_deg,measured_deg", floors);
 
     fmt::print(
         "W turns by δ = {:.1f}° a time step; κ = σ₂/σ₁ = {:.1f}.\n"
-        "Stateless: the stored row stays where it was, one step from it helps less and less: {:.0f}° off after 160.\n"
+        "Stateless: the stored row stays where it was, one step from it helps less and less: {:.0f}° off "
+        "after 160.\n"
         "Stateful: the row is written back and follows, at {:.2f}° behind; κ²δ/(1 − κ²) = {:.2f}°.\n"
-        "(In training the stored row of the stateless form is moved by its own gradient; here nothing trains it.)\n"
+        "(In training the stored row of the stateless form is moved by its own gradient; here nothing trains "
+        "it.)\n"
         "The smaller the gap, the farther behind: see the right panel.\n",
         delta / degree, kappa, course.back()[2], course.back()[3], floor_of(kappa, delta) / degree);
     demo.figure(900, 400, R"gp(
@@ -91,7 +92,6 @@ set xlabel "time step"
 set ylabel "angle to v₁ of the moment (degrees)"
 set yrange [0:90]
 set ytics 15
-set key top left
 plot "drift-course.csv" using 1:2 with lines lw 2 lc rgb "#808080" title "stored row", \
   "" using 1:3 with lines lw 2 lc rgb "#d0660a" title "stateless: one step from it", \
   "" using 1:4 with lines lw 2 lc rgb "#3b7fd4" title "stateful: written back"
@@ -101,15 +101,14 @@ set logscale xy
 set xrange [0.008:2]
 set yrange [0.002:20]
 set ytics auto
-set key bottom right
-plot "drift-floor.csv" index 0 using 2:3 with lines lw 2 lc rgb "#2a9058" title "κ²δ/(1−κ²), κ = 0.5", \
-  "" index 0 using 2:4 with points pt 7 lc rgb "#2a9058" notitle, \
-  "" index 1 using 2:3 with lines lw 2 lc rgb "#3b7fd4" title "κ = 0.8", \
-  "" index 1 using 2:4 with points pt 7 lc rgb "#3b7fd4" notitle, \
-  "" index 2 using 2:3 with lines lw 2 lc rgb "#a05ac8" title "κ = 0.9", \
-  "" index 2 using 2:4 with points pt 7 lc rgb "#a05ac8" notitle, \
-  "" index 3 using 2:3 with lines lw 2 lc rgb "#dd4048" title "κ = 0.95", \
-  "" index 3 using 2:4 with points pt 7 lc rgb "#dd4048" title "measured (all colours)"
+plot "drift-floor.csv" using ($1==0.5 ? $2 : NaN):3 with lines lw 2 lc rgb "#2a9058" title "κ²δ/(1−κ²), κ = 0.5", \
+  "" using ($1==0.5 ? $2 : NaN):4 with points pt 7 lc rgb "#2a9058" notitle, \
+  "" using ($1==0.8 ? $2 : NaN):3 with lines lw 2 lc rgb "#3b7fd4" title "κ = 0.8", \
+  "" using ($1==0.8 ? $2 : NaN):4 with points pt 7 lc rgb "#3b7fd4" notitle, \
+  "" using ($1==0.9 ? $2 : NaN):3 with lines lw 2 lc rgb "#a05ac8" title "κ = 0.9", \
+  "" using ($1==0.9 ? $2 : NaN):4 with points pt 7 lc rgb "#a05ac8" notitle, \
+  "" using ($1==0.95 ? $2 : NaN):3 with lines lw 2 lc rgb "#dd4048" title "κ = 0.95", \
+  "" using ($1==0.95 ? $2 : NaN):4 with points pt 7 lc rgb "#dd4048" title "measured"
 unset multiplot
 )gp");
   });

@@ -1,4 +1,5 @@
-// One slider: η from Oja's rule through MPI (η = 1/ρ) to steps that are too long, and how fast each converges.
+// One slider: η from Oja's rule through MPI (η = 1/ρ) to steps that are too long, and how fast each
+// converges.
 #include "demonstration.hpp"
 
 #include <array>
@@ -7,8 +8,8 @@ using namespace theory;
 
 namespace {
 
-/// With η = t/ρ the step is a power step shifted by s = ρ(1 − 1/t). Near the principal direction it multiplies
-/// the component along vᵢ by (σᵢ² − s)/(σ₁² − s) = 1 − t(1 − σᵢ²/σ₁²).
+/// With η = t/ρ the step is a power step shifted by s = ρ(1 − 1/t). Near the principal direction it
+/// multiplies the component along vᵢ by (σᵢ² − s)/(σ₁² − s) = 1 − t(1 − σᵢ²/σ₁²).
 double predicted_rate(const VectorXd& sigma, double t) {
   double worst = 0;
   for (index_t i = 1; i < sigma.size(); ++i) {
@@ -108,9 +109,11 @@ int main(int argc, char** argv) {
         "  t = 1        MPI: tan θ shrinks by κ² = {:.2f} a step\n"
         "  t = {:.3f}    the best for this spectrum: by {:.3f} a step, but one must know the spectrum\n"
         "  t > {:.3f}    over-shifted: the smallest singular direction grows instead, nothing arrives\n"
-        "Over 50 random experts the ascent with η = 1/ρ and the power step differ by {:.1e} at most: rounding.\n",
+        "Over 50 random experts the ascent with η = 1/ρ and the power step differ by {:.1e} at most: "
+        "rounding.\n",
         kappa_squared, best, predicted_rate(sigma, best), limit, difference);
-    demo.figure(900, 400, fmt::format(R"gp(
+    demo.figure(900, 400,
+                fmt::format(R"gp(
 set datafile columnheaders
 set multiplot layout 1,2
 set xlabel "t = ηρ (dimensionless)"
@@ -119,11 +122,10 @@ set logscale x
 set xrange [0.05:3]
 set yrange [0:1.3]
 set xtics (0.05,0.1,0.2,0.5,1,2)
-set key bottom left
 set arrow 1 from 1,0 to 1,1.3 nohead dt 2 lc rgb "#808080"
-set label 1 "MPI" at 1,1.24 right offset -0.5,0
+set label 1 "MPI" at 1,0.04 left rotate by 90 offset -0.7,0
 set arrow 2 from {0},0 to {0},1.3 nohead dt 2 lc rgb "#808080"
-set label 2 "too long" at {0},1.24 left offset 0.3,0
+set label 2 "too long beyond" at {0},0.04 left rotate by 90 offset -0.7,0
 plot "eta-rates.csv" using 1:2 with lines lw 2 lc rgb "#d0660a" title "theory", \
   "" using 1:3 with points pt 7 ps 0.6 lc rgb "#3b7fd4" title "measured"
 unset arrow
@@ -136,7 +138,6 @@ set yrange [1e-12:200]
 set xtics 10
 set xlabel "step"
 set ylabel "angle to v₁ (degrees)"
-set key top right maxrows 3
 plot "eta-angles.csv" using 1:2 with lines lw 2 lc rgb "#808080" title "t = 0.1 (nearly Oja)", \
   "" using 1:3 with lines lw 2 lc rgb "#2a9058" title "t = 0.4", \
   "" using 1:4 with lines lw 2 lc rgb "#3b7fd4" title "t = 1 (MPI)", \
@@ -144,6 +145,6 @@ plot "eta-angles.csv" using 1:2 with lines lw 2 lc rgb "#808080" title "t = 0.1 
   "" using 1:6 with lines lw 2 lc rgb "#dd4048" title "t = {2:.2f} (too long)"
 unset multiplot
 )gp",
-                                      limit, best, 1.1 * limit));
+                            limit, best, 1.1 * limit));
   });
 }

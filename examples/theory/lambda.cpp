@@ -15,10 +15,9 @@ struct gaussian_expert {
   gaussian_expert(index_t ffn_dim, index_t hidden_dim, std::uint64_t seed)
       : a(gaussian(ffn_dim, hidden_dim, seed)), principal(gaussian(hidden_dim, 1, seed + 1)) {
     VectorXd workspace(2 * hidden_dim);
-    const auto found = power_iteration(gram(a), view(principal), view(workspace),
-                                       {.max_steps = 5000,
-                                        .residual_tolerance = 1e-7,
-                                        .acceleration = momentum<double>::estimated()});
+    const auto found = power_iteration(
+        gram(a), view(principal), view(workspace),
+        {.max_steps = 5000, .residual_tolerance = 1e-7, .acceleration = momentum<double>::estimated()});
     sigma_1 = std::sqrt(found.last.rayleigh);
   }
 };
@@ -59,8 +58,13 @@ int main(int argc, char** argv) {
     demo.csv("steps", "step,lambda,cosine", steps);
 
     std::vector<std::vector<double>> shapes;
-    for (const auto& [ffn_dim, hidden_dim] :
-         {std::pair{2048, 256}, {1024, 256}, {1024, 512}, {512, 512}, {512, 1024}, {256, 1024}, {256, 2048}}) {
+    for (const auto& [ffn_dim, hidden_dim] : {std::pair{2048, 256},
+                                              {1024, 256},
+                                              {1024, 512},
+                                              {512, 512},
+                                              {512, 1024},
+                                              {256, 1024},
+                                              {256, 2048}}) {
       const auto null = null_model(ffn_dim, hidden_dim);
       const auto seen = mean_course(gaussian_expert(ffn_dim, hidden_dim, 13), 1, 24);
       shapes.push_back({static_cast<double>(hidden_dim) / ffn_dim, null.stored, seen[0].lambda, null.one_step,
@@ -72,7 +76,8 @@ int main(int argc, char** argv) {
     fmt::print(
         "A Gaussian matrix, [F, D] = [1024, 1024], never trained: there is nothing to align with.\n"
         "One step lifts λ from {:.3f} to {:.3f} (limits for large matrices: {:.3f} and {:.3f}),\n"
-        "yet the cosine to the principal direction goes from {:.3f} to {:.3f} only: still nearly orthogonal.\n"
+        "yet the cosine to the principal direction goes from {:.3f} to {:.3f} only: still nearly "
+        "orthogonal.\n"
         "So λ alone is no certificate. Read it beside its null, the angle and the gap.\n",
         course[0].lambda, course[1].lambda, null.stored, null.one_step, course[0].cosine, course[1].cosine);
     demo.figure(900, 400, R"gp(
@@ -82,7 +87,6 @@ set xlabel "step"
 set ylabel "mean over 24 random rows (dimensionless)"
 set xrange [0:40]
 set yrange [0:1]
-set key center right
 plot "lambda-steps.csv" using 1:2 with linespoints pt 7 ps 0.5 lw 2 lc rgb "#3b7fd4" title "λ = ‖rW‖/(‖r‖σ₁)", \
   "" using 1:3 with linespoints pt 5 ps 0.5 lw 2 lc rgb "#dd4048" title "cosine to v₁"
 set xlabel "q = D/F (dimensionless)"
@@ -90,7 +94,6 @@ set ylabel "λ, or cosine (dimensionless)"
 set logscale x 2
 set xrange [0.1:10]
 set xtics ("1/8" 0.125, "1/4" 0.25, "1/2" 0.5, "1" 1, "2" 2, "4" 4, "8" 8)
-set key at graph 0.98,0.42
 stored(q) = 1/(1+sqrt(q))
 one_step(q) = sqrt((1+3*q+q*q)/(1+q))/(1+sqrt(q))
 plot one_step(x) with lines lw 2 lc rgb "#2a9058" title "limit of λ after one step", \

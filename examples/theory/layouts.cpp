@@ -60,9 +60,12 @@ int main(int argc, char** argv) {
       ++strip;
     }
     demo.csv("cells", "strip,address,up,expert,neuron,hidden", cells);
-    fmt::print("N = {} experts, F = {} neurons each, D = {} hidden dimensions. One strip of memory a layout; each cell\n"
-               "is one number, named by expert, neuron f and hidden dimension d. Grey cells belong to the up projection.\n",
-               shape.num_experts, shape.ffn_dim, shape.hidden_dim);
+    fmt::print(
+        "N = {} experts, F = {} neurons each, D = {} hidden dimensions. One strip of memory a layout; each "
+        "cell\n"
+        "is one number, named by expert, neuron f and hidden dimension d. Grey cells belong to the up "
+        "projection.\n",
+        shape.num_experts, shape.ffn_dim, shape.hidden_dim);
     demo.figure(900, 560, names + R"gp(
 set datafile columnheaders
 unset border
@@ -72,8 +75,7 @@ set xrange [-0.6:23.6]
 set yrange [-11:2.1]
 set xtics 0,1,23 scale 0
 set xlabel "address (elements from the start of the tensor)"
-set key top right horizontal
-cell(e,up) = up > 0 ? 0xd9d9d9 : (e == 0 ? 0xcfe2f8 : 0xfbdcbf)
+cell(e,up) = (up > 0) ? 0xd9d9d9 : ((e == 0) ? 0xcfe2f8 : 0xfbdcbf)
 plot "layouts-cells.csv" using 2:(-2*$1):(0.48):(0.4):(cell($4,$3)) with boxxyerror fs solid border lc rgb "#666666" fc rgb variable notitle, \
   "" using 2:(-2*$1+0.15):(sprintf("f%d", $5)) with labels font ",12" notitle, \
   "" using 2:(-2*$1-0.17):(sprintf("d%d", $6)) with labels font ",12" notitle, \

@@ -1,5 +1,5 @@
-// Why one step suffices in training: the adaptive step of Eq. 10 shrinks as the row aligns, until it is as long
-// as the weights drift.
+// Why one step suffices in training: the adaptive step of Eq. 10 shrinks as the row aligns, until it is as
+// long as the weights drift.
 #include "demonstration.hpp"
 
 #include <mpi_router/io/safetensors.hpp>
@@ -51,8 +51,6 @@ int main(int argc, char** argv) {
         line.insert(line.begin(), delta / degree);
         table.push_back(std::move(line));
       }
-      table.emplace_back();
-      table.emplace_back();
     }
     demo.csv("course", "delta_deg,time,angle_deg,tan_psi,psi_deg,moved_deg", table);
 
@@ -73,8 +71,8 @@ int main(int argc, char** argv) {
         const index_t hidden_dim = gates->shape()[2];
         for (index_t e = 0; e < num_experts; ++e) {
           const auto gate = gate_fd(weights.data() + e * ffn_dim * hidden_dim, ffn_dim, hidden_dim);
-          VectorXd row = Eigen::Map<const Eigen::VectorXf>(rows.data() + e * hidden_dim, hidden_dim)
-                             .cast<double>();
+          VectorXd row =
+              Eigen::Map<const Eigen::VectorXf>(rows.data() + e * hidden_dim, hidden_dim).cast<double>();
           VectorXd g(hidden_dim);
           const singular_spectrum spectrum(gate);
           const auto at = rayleigh(gram<double>(gate), view(row), view(g));
@@ -86,13 +84,15 @@ int main(int argc, char** argv) {
     }
     demo.csv("real", "mpi,angle_deg,psi_deg", real);
 
-    const auto& settled = table[table.size() - 3];
+    const auto& settled = table.back();
     fmt::print(
         "The step of Eq. 10 moves a row by the angle ψ with tan ψ = ‖g‖/ρ, with no step size to choose.\n"
         "Far away it is long. Near v₁ it is (1 − κ²) of what is left: tan θ shrinks by κ² = {:.2f} a step.\n"
-        "When the weights turn by δ = {:.2f}° between two steps, the row settles {:.2f}° behind, and each step is\n"
-        "{:.2f}° long: just what the weights moved. A second step would find almost nothing to do, as long as\n"
-        "the weights change little from one training step to the next.\n",
+        "When the weights turn by δ = {:.2f}° between two steps, the row settles {:.2f}° behind, and each "
+        "step is\n"
+        "{:.2f}° long: just what the weights moved. One step is enough to keep up; what stays behind is "
+        "small as\n"
+        "long as the weights change little from one training step to the next.\n",
         kappa * kappa, settled[0], settled[2], settled[4]);
     demo.figure(900, 400, R"gp(
 set datafile columnheaders
@@ -103,10 +103,9 @@ set logscale y
 set format y "10^{%T}"
 set yrange [1e-6:200]
 set xrange [0:60]
-set key top right
-plot "one_step-course.csv" index 2 using 2:5 with linespoints pt 7 ps 0.4 lw 2 lc rgb "#dd4048" title "W turns by 0.5° a step", \
-  "" index 1 using 2:5 with linespoints pt 7 ps 0.4 lw 2 lc rgb "#3b7fd4" title "by 0.02° a step", \
-  "" index 0 using 2:5 with linespoints pt 7 ps 0.4 lw 2 lc rgb "#2a9058" title "W stays"
+plot "one_step-course.csv" using ($1==0.5 ? $2 : NaN):5 with linespoints pt 7 ps 0.4 lw 2 lc rgb "#dd4048" title "W turns by 0.5° a step", \
+  "" using ($1==0.02 ? $2 : NaN):5 with linespoints pt 7 ps 0.4 lw 2 lc rgb "#3b7fd4" title "by 0.02° a step", \
+  "" using ($1==0 ? $2 : NaN):5 with linespoints pt 7 ps 0.4 lw 2 lc rgb "#2a9058" title "W stays"
 set xlabel "angle θ of the row to v₁ (degrees)"
 set ylabel "length of the step, ψ (degrees)"
 unset logscale y
@@ -115,8 +114,7 @@ set xrange [0:90]
 set yrange [0:90]
 set xtics 15
 set ytics 15
-set key top left
-plot "one_step-course.csv" index 0 using 3:5 with linespoints pt 7 ps 0.5 lw 2 lc rgb "#2a9058" title "W stays", \
+plot "one_step-course.csv" using ($1==0 ? $3 : NaN):5 with linespoints pt 7 ps 0.5 lw 2 lc rgb "#2a9058" title "W stays", \
   "one_step-real.csv" using ($1==0 ? $2 : NaN):3 with points pt 5 ps 0.7 lc rgb "#d0660a" title "rows of the usual tiny model", \
   "" using ($1==1 ? $2 : NaN):3 with points pt 7 ps 0.7 lc rgb "#3b7fd4" title "rows of the MPI tiny model"
 unset multiplot

@@ -14,8 +14,10 @@ struct rule {
   double fixed_step;     ///< η in units of 1/σ₁²
 };
 
-constexpr std::array<rule, 4> rules{
-    {{"MPI", 1, 0}, {"Oja's rule, η = 0.05/σ₁²", 0, 0.05}, {"Eq. 9, η = 0.5/σ₁²", 0, 0.5}, {"Eq. 9, η = 1/ρ", 1, 0}}};
+constexpr std::array<rule, 4> rules{{{"MPI", 1, 0},
+                                     {"Oja's rule, η = 0.05/σ₁²", 0, 0.05},
+                                     {"Eq. 9, η = 0.5/σ₁²", 0, 0.5},
+                                     {"Eq. 9, η = 1/ρ", 1, 0}}};
 
 }  // namespace
 
@@ -38,7 +40,8 @@ int main(int argc, char** argv) {
       for (int k = 0; k <= 400; ++k) {
         const double rho = rayleigh(op, view(row), view(g)).rayleigh;
         const double theta = angle_between(row, principal);
-        path.push_back({static_cast<double>(i), static_cast<double>(k), row[0], row[1], row[2], rho, theta / degree});
+        path.push_back(
+            {static_cast<double>(i), static_cast<double>(k), row[0], row[1], row[2], rho, theta / degree});
         if (i == 0) {
           mpi_path.push_back(row);
         } else if (i == 3 && static_cast<std::size_t>(k) < mpi_path.size()) {
@@ -72,22 +75,25 @@ int main(int argc, char** argv) {
     }
     demo.csv("landscape", "v1,v2,v3,rho", landscape);
 
-    fmt::print("The Rayleigh quotient ρ on the unit sphere; its top is the principal direction v₁ (σ = 1, 0.75, 0.4).\n"
-               "From one start, {:.0f}° away, the steps until the row is within 1° of v₁:\n",
-               angle_between(start, principal) / degree);
+    fmt::print(
+        "The Rayleigh quotient ρ on the unit sphere; its top is the principal direction v₁ (σ = 1, 0.75, "
+        "0.4).\n"
+        "From one start, {:.0f}° away, the steps until the row is within 1° of v₁:\n",
+        angle_between(start, principal) / degree);
     for (std::size_t i = 0; i < rules.size(); ++i) {
       fmt::print("  {:<26} {:>4}\n", rules[i].name, steps[i]);
     }
-    fmt::print("MPI and Eq. 9 with η = 1/ρ are one path: their iterates differ by {:.0e} at most.\n"
-               "Oja's rule walks along the slope in small steps and needs many times as many of them.\n",
-               apart);
+    fmt::print(
+        "MPI and Eq. 9 with η = 1/ρ are one path: their iterates differ by {:.0e} at most.\n"
+        "Oja's rule walks along the slope in small steps and needs many times as many of them.\n",
+        apart);
 
     demo.figure(900, 430, R"gp(
 set datafile columnheaders
 set multiplot
 set size 0.52,1
 set origin 0,0
-set view 62,120,1.3
+set view 60,145,1.35
 set view equal xyz
 unset border
 unset tics
@@ -96,6 +102,8 @@ set cblabel "Rayleigh quotient ρ (units of σ₁²)"
 set colorbox horizontal user origin 0.11,0.14 size 0.3,0.03
 set cbtics 0.2 out
 set palette defined (0 "#fbf8ee", 1 "#8db4e4")
+set cbrange [0:1]
+set hidden3d front
 set pm3d depthorder border lc rgb "#c8d0da" lw 0.2
 set xrange [-1.1:1.1]
 set yrange [-1.1:1.1]
@@ -103,7 +111,7 @@ set zrange [-1.1:1.1]
 set label 1 "v₁ (the top)" at 0,0,1.25 center front
 set label 2 "v₂" at 1.25,0,0 center front
 set label 3 "v₃" at 0,1.25,0 center front
-lift = 1.02
+lift = 1.06
 splot "sphere-landscape.csv" using 2:3:1:4 with pm3d notitle, \
   "sphere-path.csv" using (lift*$4):(lift*$5):($1==2 ? lift*$3 : NaN) with linespoints lw 2 pt 4 ps 0.7 lc rgb "#2a9058" notitle, \
   "" using (lift*$4):(lift*$5):($1==1 ? lift*$3 : NaN) with linespoints lw 1 pt 7 ps 0.25 lc rgb "#d0660a" notitle, \
@@ -113,16 +121,17 @@ unset label
 set size 0.48,1
 set origin 0.52,0
 set border 3
-set tics nomirror out
+set xtics nomirror out
+set ytics nomirror out
 set grid
 set autoscale
 set logscale x
 set xrange [1:400]
 set yrange [0:90]
-set ytics 15
+set ytics 15 nomirror
+unset hidden3d
 set xlabel "step + 1"
 set ylabel "angle to v₁ (degrees)"
-set key top right
 plot "sphere-path.csv" using ($1==1 ? $2+1 : NaN):7 with linespoints lw 1 pt 7 ps 0.25 lc rgb "#d0660a" title "Oja's rule, η = 0.05/σ₁²", \
   "" using ($1==2 ? $2+1 : NaN):7 with linespoints lw 2 pt 4 ps 0.7 lc rgb "#2a9058" title "Eq. 9, η = 0.5/σ₁²", \
   "" using ($1==0 ? $2+1 : NaN):7 with linespoints lw 2 pt 7 ps 0.8 lc rgb "#3b7fd4" title "MPI", \

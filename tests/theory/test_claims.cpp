@@ -1,0 +1,277 @@
+// Every figure's numbers are made anew by its program, and what the program and docs/theory.md say is checked
+// in them.
+#include <mpi_router/verify/null_model.hpp>
+
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <numbers>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+using table = std::vector<std::map<std::string, double>>;
+
+/// Runs theory_<name> in a new folder, which goes when the object does.
+class demonstration {
+ public:
+  explicit demonstration(const std::string& name, const std::string& environment = "")
+      : name_(name), folder_(make_folder()) {
+    const std::string command =
+        environment + " '" + THEORY_PROGRAMS + "/theory_" + name + "' '" + folder_.string() + "' 2>&1";
+    std::FILE* const pipe = ::popen(command.c_str(), "r");
+    REQUIRE(pipe != nullptr);
+    for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) {
+      words_ += static_cast<char>(c);
+    }
+    const int status = ::pclose(pipe);
+    CAPTURE(words_);
+    REQUIRE(WIFEXITED(status));
+    REQUIRE(WEXITSTATUS(status) == 0);
+  }
+  demonstration(const demonstration&) = delete;
+  demonstration& operator=(const demonstration&) = delete;
+  ~demonstration() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+
+  [[nodiscard]] const std::string& words() const { return words_; }
+  [[nodiscard]] bool drew() const {
+    std::ifstream svg(folder_ / (name_ + ".svg"));
+    const std::string text{std::istreambuf_iterator<char>(svg), {}};
+    return text.find("</svg>") != text.npos;
+  }
+
+  [[nodiscard]] table read(const std::string& part) const {
+    std::ifstream file(folder_ / (name_ + "-" + part + ".csv"));
+    std::string line;
+    REQUIRE(std::getline(file, line));
+    const auto names = fields(line);
+    table rows;
+    while (std::getline(file, line)) {
+      if (line.empty()) {
+        continue;
+      }
+      const auto values = fields(line);
+      REQUIRE(values.size() == names.size());
+      auto& row = rows.emplace_back();
+      for (std::size_t i = 0; i < names.size(); ++i) {
+        row[names[i]] = values[i].empty() ? std::numeric_limits<double>::quiet_NaN() : std::stod(values[i]);
+      }
+    }
+    REQUIRE(!rows.empty());
+    return rows;
+  }
+
+ private:
+  static std::filesystem::path make_folder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "theory-XXXXXX").string();
+    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
+    return pattern;
+  }
+  static std::vector<std::string> fields(const std::string& line) {
+    std::vector<std::string> out(1);
+    for (const char c : line) {
+      if (c == ',') {
+        out.emplace_back();
+      } else {
+        out.back() += c;
+      }
+    }
+    return out;
+  }
+
+  std::string name_;
+  std::filesystem::path folder_;
+  std::string words_;
+};
+
+bool has_gnuplot() { return std::system("gnuplot --version >/dev/null 2>&1") == 0; }
+
+}  // namespace
+
+TEST_CASE("every demonstration draws its figure, or says what is missing and still writes its numbers") {
+  for (const char* name : {"sphere", "eta", "drift", "gap", "one_step", "layouts"}) {
+    CAPTURE(name);
+    const demonstration with(name);
+    CHECK(with.drew() == has_gnuplot());
+  }
+  const demonstration without("drift", "PATH=/nonexistent");
+  CHECK_FALSE(without.drew());
+  CHECK(without.words().find("gnuplot is missing") != std::string::npos);
+  CHECK(without.read("course").size() == 161);
+}
+
+TEST_CASE("sphere: MPI and Eq. 9 with η = 1/ρ are one path; Oja's rule needs many times the steps") {
+  const demonstration demo("sphere");
+  std::map<int, table> paths;
+  for (const auto& row : demo.read("path")) {
+    paths[static_cast<int>(row.at("rule"))].push_back(row);
+    CHECK(std::hypot(row.at("v1"), row.at("v2"), row.at("v3")) == doctest::Approx(1).epsilon(1e-10));
+    // The rate is that of σ₂/σ₁ = 0.75 on the diagonal matrix: ρ is its Rayleigh quotient.
+    CHECK(row.at("rho") == doctest::Approx(std::pow(row.at("v1"), 2) + std::pow(0.75 * row.at("v2"), 2) +
+                                           std::pow(0.4 * row.at("v3"), 2))
+                               .epsilon(1e-9));
+  }
+  REQUIRE(paths.size() == 4);
+  for (auto& [rule, path] : paths) {
+    CAPTURE(rule);
+    CHECK(path.back().at("angle_deg") < 1);
+    for (std::size_t k = 1; k < path.size(); ++k) {
+      CHECK(path[k].at("rho") > path[k - 1].at("rho"));
+    }
+  }
+  REQUIRE(paths[0].size() == paths[3].size());
+  for (std::size_t k = 0; k < paths[0].size(); ++k) {
+    for (const char* axis : {"v1", "v2", "v3"}) {
+      CHECK(std::abs(paths[0][k].at(axis) - paths[3][k].at(axis)) < 1e-11);  // the CSV has 12 digits
+    }
+  }
+  CHECK(paths[1].size() > 10 * paths[0].size());
+}
+
+TEST_CASE("η: measured rates are those of theory within 5 %, and η = 1/ρ is the power step to rounding") {
+  const demonstration demo("eta");
+  int arrived = 0;
+  for (const auto& row : demo.read("rates")) {
+    CAPTURE(row.at("t"));
+    // σ = 1, 0.8, …, 0.3: the slowest of the two ends of the rest of the spectrum.
+    const double theory =
+        std::max(std::abs(1 - row.at("t") * (1 - 0.64)), std::abs(1 - row.at("t") * (1 - 0.09)));
+    CHECK(row.at("predicted") == doctest::Approx(theory).epsilon(1e-9));
+    if (std::isnan(row.at("measured"))) {
+      CHECK(theory > 0.99);  // only what should not arrive does not
+    } else {
+      ++arrived;
+      CHECK(row.at("measured") == doctest::Approx(theory).epsilon(0.05));
+    }
+  }
+  CHECK(arrived > 40);
+  CHECK(demo.read("equality")[0].at("largest_difference") < 1e-14);
+  const auto last = demo.read("angles").back();
+  CHECK(last.at("t_over") > 5);  // degrees: it never comes near
+  CHECK(last.at("t_best") < last.at("t_1"));
+  CHECK(last.at("t_1") < last.at("t_0_4"));
+  CHECK(last.at("t_0_4") < last.at("t_0_1"));
+}
+
+TEST_CASE("λ: one step lifts it to its null, and the cosine stays small") {
+  const demonstration demo("lambda");
+  CHECK(demo.drew() == has_gnuplot());
+  const auto steps = demo.read("steps");
+  CHECK(steps[0].at("lambda") == doctest::Approx(0.5).epsilon(0.05));
+  CHECK(steps[1].at("lambda") == doctest::Approx(std::sqrt(5.0 / 8)).epsilon(0.05));
+  CHECK(steps[1].at("cosine") < 0.1);
+  for (const auto& row : demo.read("shapes")) {
+    const double q = row.at("q");
+    CAPTURE(q);
+    CHECK(row.at("null_stored") == doctest::Approx(1 / (1 + std::sqrt(q))).epsilon(1e-9));
+    CHECK(row.at("lambda_stored") == doctest::Approx(row.at("null_stored")).epsilon(0.05));
+    CHECK(row.at("lambda_one_step") == doctest::Approx(row.at("null_one_step")).epsilon(0.05));
+    CHECK(row.at("cosine_one_step") < 0.2);
+  }
+}
+
+TEST_CASE("drift: the floor is κ²δ/(1 − κ²) within 20 %, and the stateless row is left behind") {
+  const demonstration demo("drift");
+  const auto floors = demo.read("floor");
+  CHECK(floors.size() == 32);
+  for (const auto& row : floors) {
+    const double kappa_squared = std::pow(row.at("kappa"), 2);
+    CAPTURE(row.at("kappa"));
+    CAPTURE(row.at("delta_deg"));
+    const double theory = kappa_squared * row.at("delta_deg") / (1 - kappa_squared);
+    CHECK(row.at("measured_deg") == doctest::Approx(theory).epsilon(0.2));
+  }
+  const auto last = demo.read("course").back();
+  CHECK(last.at("stateful_deg") == doctest::Approx(0.64 * 0.5 / 0.36).epsilon(0.2));
+  CHECK(last.at("stateless_deg") > 20 * last.at("stateful_deg"));
+  CHECK(last.at("stateless_deg") < last.at("stored_deg"));
+}
+
+TEST_CASE("gap: certificates hold, are good while there is a gap, and claim nothing at a repeated σ₁") {
+  const demonstration demo("gap");
+  const auto rows = demo.read("certificates");
+  for (const auto& row : rows) {
+    CAPTURE(row.at("gap"));
+    CHECK(row.at("sigma_low") <= 1);
+    CHECK(row.at("sigma_low") > 0.99);
+    if (row.at("rigorous") > 0) {
+      CHECK(row.at("sigma_high") >= 1);
+      CHECK(row.at("gap") > 1e-16);
+    } else {
+      CHECK(row.at("bound_deg") == doctest::Approx(90));
+    }
+    if (row.at("gap") > 0) {
+      CHECK(row.at("angle_deg") <= row.at("bound_deg") * (1 + 1e-9));
+    }
+    if (row.at("gap") > 2e-3) {
+      CHECK(row.at("rigorous") == 1);
+      CHECK(row.at("bound_deg") < 1e-6);
+      CHECK(row.at("apart_deg") < 1e-6);
+    }
+  }
+  CHECK(rows.back().at("gap") == 0);
+  CHECK(rows.back().at("rigorous") == 0);
+  CHECK(rows.back().at("apart_deg") > 1);
+}
+
+TEST_CASE("one step: tan ψ = ‖g‖/ρ is what the row moves, shrinks by κ² a step, and settles at the drift") {
+  const demonstration demo("one_step");
+  std::map<double, table> courses;
+  for (const auto& row : demo.read("course")) {
+    courses[row.at("delta_deg")].push_back(row);
+    const double psi = row.at("psi_deg") * std::numbers::pi / 180;
+    CHECK(std::tan(psi) == doctest::Approx(row.at("tan_psi")).epsilon(1e-9));
+    CHECK(std::abs(row.at("psi_deg") - row.at("moved_deg")) < 1e-9 + 1e-9 * row.at("psi_deg"));
+  }
+  REQUIRE(courses.size() == 3);
+  const auto& still = courses[0];
+  CHECK(still[15].at("psi_deg") / still[14].at("psi_deg") == doctest::Approx(0.49).epsilon(0.05));
+  CHECK(still[15].at("psi_deg") / still[15].at("angle_deg") == doctest::Approx(1 - 0.49).epsilon(0.05));
+  for (const double delta : {0.02, 0.5}) {
+    CHECK(courses[delta].back().at("psi_deg") == doctest::Approx(delta).epsilon(0.05));
+    // Seen before the step, the row is behind by the floor and by the turn that it has yet to follow.
+    CHECK(courses[delta].back().at("angle_deg") == doctest::Approx(delta / (1 - 0.49)).epsilon(0.05));
+  }
+  const auto real = demo.read("real");
+  CHECK(real.size() == 32);
+  double usual = 0;
+  double mpi = 0;
+  for (const auto& row : real) {
+    (row.at("mpi") > 0 ? mpi : usual) += row.at("angle_deg") / 16;
+    CHECK(row.at("psi_deg") > 0);
+    CHECK(row.at("psi_deg") < 90);
+  }
+  CHECK(mpi < usual);  // rows of the MPI model lie nearer
+}
+
+TEST_CASE("layouts: every address is used once, and the strides are those that the names say") {
+  const demonstration demo("layouts");
+  std::map<std::pair<int, int>, std::map<std::string, double>> cells;
+  for (const auto& row : demo.read("cells")) {
+    const auto key = std::pair(static_cast<int>(row.at("strip")), static_cast<int>(row.at("address")));
+    CHECK(cells.emplace(key, row).second);
+  }
+  CHECK(cells.size() == 2 * 12 + 4 * 24);
+  // [N, F, D] = [2, 2, 3] counts d fastest; [N, D, F] counts f fastest.
+  CHECK(cells[{0, 7}].at("expert") == 1);
+  CHECK(cells[{0, 4}].at("neuron") == 1);
+  CHECK(cells[{0, 4}].at("hidden") == 1);
+  CHECK(cells[{1, 3}].at("neuron") == 1);
+  CHECK(cells[{1, 3}].at("hidden") == 1);
+  CHECK(cells[{2, 6}].at("up") == 1);  // [N, 2F, D] concatenated: F·D = 6 gate numbers come first
+  CHECK(cells[{3, 3}].at("up") == 1);  // interleaved: rows of D = 3 in turn
+  CHECK(cells[{4, 2}].at("up") == 1);  // [N, D, 2F] concatenated: F = 2 gate numbers come first
+  CHECK(cells[{5, 1}].at("up") == 1);  // interleaved: numbers in turn
+}
