@@ -1,0 +1,257 @@
+// Weights and their gradients: against plain formulas in double and central differences, for every option.
+#include <mpi_router/router/gating_vjp.hpp>
+
+#include <doctest/doctest.h>
+#include <support/layouts.hpp>
+
+#include "batch.hpp"
+
+using namespace mpi_router;
+using namespace test_support;
+
+namespace {
+
+/// Every setting that fits 12 experts and K experts a token.
+template <class F>
+void for_all_options(index_t top_k, F f) {
+  for (const auto score : {score_function::softmax, score_function::sigmoid, score_function::sqrtsoftplus}) {
+    for (const auto order : {selection_order::score_then_select, selection_order::select_then_score}) {
+      for (const bool renormalize : {true, false}) {
+        for (const double factor : {1.0, 2.5}) {
+          for (const auto& [n_group, topk_group] : {std::pair<index_t, index_t>{1, 1}, {4, 2}}) {
+            for (const auto group : {group_score::top2_sum, group_score::top_k_share_sum, group_score::max}) {
+              if (n_group > 1 || group == group_score::max) {
+                f(gating_options{top_k, score, order, renormalize, factor, n_group, topk_group, group});
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+struct problem {
+  index_t tokens, experts;
+  gating_options options;
+  std::vector<double> logits, bias, weights, workspace;
+  std::vector<expert_id> ids;
+  std::vector<status> statuses;
+
+  problem(index_t t, index_t n, const gating_options& o, std::uint64_t seed, bool biased)
+      : tokens(t), experts(n), options(o) {
+    random_source random(seed);
+    logits = random_vector<double>(random, t * n);
+    if (biased) bias = random_vector<double>(random, n, 0.3);
+    weights.resize(static_cast<std::size_t>(t * o.top_k));
+    ids.resize(weights.size());
+    statuses.resize(static_cast<std::size_t>(t));
+    workspace.resize(static_cast<std::size_t>(gating_workspace(t, n)));
+  }
+  void forward() {
+    gate<double>(row_major(logits.data(), tokens, experts), options, bias,
+                 {row_major(weights.data(), tokens, options.top_k), ids, statuses}, workspace);
+  }
+};
+
+double plain_score(score_function f, double x) {
+  return f == score_function::sigmoid ? 1 / (1 + std::exp(-x)) : std::sqrt(std::log(1 + std::exp(x)));
+}
+
+}  // namespace
+
+TEST_CASE("weights are the scores of the selected experts") {
+  std::uint64_t seed = 1;
+  for (const index_t top_k : {1, 4, 6}) {
+    for_all_options(top_k, [&](const gating_options& o) {
+      ++seed;
+      problem p(5, 12, o, seed, seed % 2 == 0);
+      p.forward();
+      for (index_t t = 0; t < 5; ++t) {
+        const auto logit = [&](index_t e) { return p.logits[static_cast<std::size_t>(t * 12 + e)]; };
+        const auto id = [&](index_t k) { return p.ids[static_cast<std::size_t>(t * top_k + k)]; };
+        const bool all = o.order == selection_order::score_then_select;
+        double denominator = 0;
+        for (index_t e = 0; e < (all ? 12 : top_k); ++e) denominator += std::exp(logit(all ? e : id(e)));
+        const auto score = [&](index_t e) {
+          return o.score_function == score_function::softmax ? std::exp(logit(e)) / denominator
+                                                             : plain_score(o.score_function, logit(e));
+        };
+        double sum = 0;
+        for (index_t k = 0; k < top_k; ++k) sum += score(id(k));
+        for (index_t k = 0; k < top_k; ++k) {
+          const double want = score(id(k)) / (o.renormalize ? sum : 1) * o.scaling_factor;
+          CHECK(close(p.weights[static_cast<std::size_t>(t * top_k + k)], want, 1e-13));
+        }
+        CHECK(p.statuses[static_cast<std::size_t>(t)] == status::ok);
+      }
+    });
+  }
+}
+
+TEST_CASE("the gradient to the logits equals central differences, for every option") {
+  std::uint64_t seed = 100;
+  for (const index_t top_k : {1, 4, 6}) {
+    for_all_options(top_k, [&](const gating_options& o) {
+      ++seed;
+      problem p(3, 12, o, seed, seed % 2 == 0);
+      p.forward();
+      const auto ids = p.ids;
+      random_source random(seed);
+      const auto grad = random_vector<double>(random, 3 * top_k);
+      const auto loss = [&] {
+        p.forward();
+        CHECK(p.ids == ids);  // no choice flips inside the difference
+        double sum = 0;
+        for (std::size_t i = 0; i < grad.size(); ++i) sum += grad[i] * p.weights[i];
+        return sum;
+      };
+      const auto numeric = numeric_gradient(p.logits, loss, 1e-5);
+      std::vector<double> got(p.logits.size(), 7.0);
+      gate_vjp(row_major(p.logits.data(), 3, 12), o, ids, row_major(grad.data(), 3, top_k),
+               row_major(got.data(), 3, 12), gradient_mode::write, p.workspace);
+      CHECK(distance_above(got, numeric, 1e-2) < 1e-8);
+      auto twice = got;
+      gate_vjp(row_major(p.logits.data(), 3, 12), o, ids, row_major(grad.data(), 3, top_k),
+               row_major(twice.data(), 3, 12), gradient_mode::accumulate, p.workspace);
+      for (std::size_t i = 0; i < got.size(); ++i) CHECK(close(twice[i], 2 * got[i], 1e-13, 1e-15));
+    });
+  }
+}
+
+TEST_CASE("score functions and their derivatives hold far out") {
+  for (const auto f : {score_function::sigmoid, score_function::sqrtsoftplus}) {
+    for (const double x : {-700.0, -50.0, -5.0, -1e-3, 0.0, 1e-3, 5.0, 50.0, 700.0}) {
+      const double score = detail::score_of(f, x);
+      const long double wide = static_cast<long double>(x);
+      const long double exact =
+          f == score_function::sigmoid ? 1 / (1 + std::exp(-wide)) : std::sqrt(std::log1p(std::exp(wide)));
+      CHECK(close(score, static_cast<double>(exact), 1e-14));
+      const long double slope = f == score_function::sigmoid ? exact / (1 + std::exp(wide))
+                                                             : 1 / (1 + std::exp(-wide)) / (2 * exact);
+      CHECK(close(detail::score_derivative(f, x, score), static_cast<double>(slope), 1e-13));
+    }
+    for (const float x : {-1e30F, -200.0F, 200.0F, -std::numeric_limits<float>::infinity()}) {
+      CHECK(std::isfinite(detail::score_derivative(f, x, detail::score_of(f, x))));
+    }
+  }
+}
+
+TEST_CASE("tokens that nothing can be said of give no gradient") {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> logits{nan, 1, 2, inf, 0, 1, -inf, -inf, -inf, 0, 1, -inf};
+  const std::vector<expert_id> ids{0, 1, 0, 1, 0, 1, 1, 0};
+  const std::vector<float> grad(8, 1.0F);
+  std::vector<float> got(12), workspace(static_cast<std::size_t>(gating_workspace(4, 3)));
+  for (const auto order : {selection_order::score_then_select, selection_order::select_then_score}) {
+    gate_vjp(row_major(logits.data(), 4, 3), {.order = order, .renormalize = false}, ids,
+             row_major(grad.data(), 4, 2), row_major(got.data(), 4, 3), gradient_mode::write, workspace);
+    for (std::size_t i = 0; i < 9; ++i) CHECK(got[i] == 0.0F);
+    for (std::size_t i = 9; i < 12; ++i) CHECK(std::isfinite(got[i]));
+  }
+}
+
+TEST_CASE_TEMPLATE("products agree with sums in double, for all shapes and layouts", S, double, float) {
+  random_source random(9);
+  const auto check = [&](index_t m, index_t k, index_t n, layout la, layout lb, layout lc) {
+    const auto a = random_vector<S>(random, m * k);
+    const auto b = random_vector<S>(random, k * n);
+    const stored_matrix<S> sa(a, m, k, la);
+    const stored_matrix<S> sb(b, k, n, lb);
+    stored_matrix<S> sc(std::vector<S>(static_cast<std::size_t>(m * n), S(1)), m, n, lc);
+    for (const bool add : {false, true}) {
+      plain_products{}.multiply(sa.view(), sb.view(), sc.view(),
+                                add ? gradient_mode::accumulate : gradient_mode::write);
+      double worst = 0;
+      for (index_t i = 0; i < m; ++i) {
+        for (index_t j = 0; j < n; ++j) {
+          double sum = 0;
+          double size = 0;
+          for (index_t t = 0; t < k; ++t) {
+            const double term = static_cast<double>(sa.view()(i, t)) * static_cast<double>(sb.view()(t, j));
+            sum += term;
+            size += std::abs(term);
+          }
+          worst = std::max(
+              worst, std::abs(static_cast<double>(sc.view()(i, j)) - (add ? 2 : 1) * sum) / (size + 1e-300));
+        }
+      }
+      CHECK(worst < tolerance<S>.arithmetic);
+    }
+  };
+  for (const layout la : all_layouts) {
+    for (const layout lb : all_layouts) check(5, 17, 19, la, lb, layout::row_major);
+    check(9, 300, 70, la, layout::row_major, la);
+  }
+  for (const index_t m : {1, 3, 4, 5, 8}) {
+    for (const index_t k : {1, 127, 128, 129}) {
+      for (const index_t n : {1, 15, 16, 17, 64, 65, 130})
+        check(m, k, n, layout::row_major, layout::column_major, layout::row_major);
+    }
+  }
+  check(3, 0, 4, layout::row_major, layout::row_major, layout::row_major);
+}
+
+TEST_CASE("route is the logits and the gate; its backward equals central differences") {
+  random_source random(12);
+  const index_t T = 300, N = 6, D = 9, K = 2;
+  auto tokens = random_vector<double>(random, T * D);
+  auto rows = random_vector<double>(random, N * D);
+  const auto grad = random_vector<double>(random, T * N);
+  std::vector<double> logits(static_cast<std::size_t>(T * N)), separate(logits.size());
+  std::vector<double> weights(static_cast<std::size_t>(T * K)),
+      workspace(static_cast<std::size_t>(gating_workspace(T, N)));
+  std::vector<expert_id> ids(weights.size());
+  const auto X = [&] { return row_major(tokens.data(), T, D); };
+  const auto R = [&] { return row_major(rows.data(), N, D); };
+  route(X(), R(), {}, {}, row_major(logits.data(), T, N), {row_major(weights.data(), T, K), ids}, workspace);
+  router_logits(X(), R(), row_major(separate.data(), T, N));
+  CHECK(logits == separate);
+  for (const index_t t : {index_t{0}, T - 1}) {
+    double sum = 0;
+    for (index_t d = 0; d < D; ++d)
+      sum += tokens[static_cast<std::size_t>(t * D + d)] * rows[static_cast<std::size_t>(2 * D + d)];
+    CHECK(close(logits[static_cast<std::size_t>(t * N + 2)], sum, 1e-14, 1));
+  }
+  std::vector<double> to_tokens(tokens.size()), to_rows(rows.size());
+  router_logits_vjp(X(), R(), row_major(grad.data(), T, N), row_major(to_tokens.data(), T, D),
+                    row_major(to_rows.data(), N, D), gradient_mode::write);
+  const auto loss = [&] {
+    router_logits(X(), R(), row_major(logits.data(), T, N));
+    double sum = 0;
+    for (std::size_t i = 0; i < grad.size(); ++i) sum += grad[i] * logits[i];
+    return sum;
+  };
+  CHECK(distance_above(to_rows, numeric_gradient(rows, loss, 1e-2), 0) < 1e-10);
+  tokens.resize(static_cast<std::size_t>(T * D));
+  std::vector<double> part(to_tokens.begin(), to_tokens.begin() + 2 * D);
+  for (int i = 0; i < 2 * D; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    const double at = tokens[k];
+    tokens[k] = at + 1;
+    const double up = loss();
+    tokens[k] = at - 1;
+    CHECK(close(part[k], (up - loss()) / 2, 1e-10, 1));  // linear in the tokens
+    tokens[k] = at;
+  }
+}
+
+#if MPIROUTER_HAS_EXCEPTIONS
+TEST_CASE("settings that do not fit are refused") {
+  CHECK_NOTHROW(core::check_gating("gate", {.top_k = 8, .n_group = 4, .topk_group = 2}, 16));
+  CHECK_THROWS_AS(core::check_gating("gate", {.top_k = 9, .n_group = 4, .topk_group = 2}, 16), usage_error);
+  CHECK_THROWS_AS(core::check_gating("gate", {.top_k = 17}, 16), usage_error);
+  CHECK_THROWS_AS(core::check_gating("gate", {.top_k = 0}, 16), usage_error);
+  CHECK_THROWS_AS(core::check_gating("gate", {.n_group = 3}, 16), usage_error);
+  CHECK_THROWS_AS(core::check_gating("gate", {.n_group = 4, .topk_group = 5}, 16), usage_error);
+  CHECK_THROWS_AS(core::check_gating("gate", {.scaling_factor = 0}, 16), usage_error);
+  problem p(3, 8, {}, 1, false);
+  CHECK_NOTHROW(p.forward());
+  p.bias.resize(7);
+  CHECK_THROWS_AS(p.forward(), usage_error);
+  p.bias.clear();
+  p.ids.resize(5);
+  CHECK_THROWS_AS(p.forward(), usage_error);
+}
+#endif
