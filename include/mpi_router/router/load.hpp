@@ -1,7 +1,7 @@
 // How many tokens each expert gets: counts, MaxVio, entropy, and the bias that evens them out without a loss.
 #pragma once
 
-#include <mpi_router/core/views.hpp>
+#include <mpi_router/core/concepts.hpp>
 #include <mpi_router/router/gating_options.hpp>
 #include <mpi_router/router/statistics.hpp>
 

@@ -1,0 +1,196 @@
+// Losses against their formulas in plain sums, gradients against central differences.
+#include <mpi_router/router/balance.hpp>
+#include <mpi_router/router/z_loss.hpp>
+
+#include <doctest/doctest.h>
+
+#include "batch.hpp"
+
+using namespace mpi_router;
+using namespace test_support;
+
+namespace {
+
+constexpr index_t N = 6, K = 2, L = 300, T = 600;  // two sequences, each more than one block of tokens
+
+struct layer {
+  std::vector<double> logits, workspace;
+  std::vector<expert_id> ids;
+  explicit layer(std::uint64_t seed) {
+    random_source random(seed);
+    logits = random_vector<double>(random, T * N, 1.5);
+    for (index_t t = 0; t < T; ++t) {
+      const auto first = static_cast<expert_id>(random.integer(0, N - 1));
+      ids.push_back(first);
+      ids.push_back(static_cast<expert_id>((first + random.integer(1, 2)) % N));
+    }
+    workspace.resize(static_cast<std::size_t>(balance_workspace(T, N, L)));
+  }
+  auto view() { return row_major(logits.data(), T, N); }
+  double score(score_function f, index_t t, index_t e) const {
+    const double x = logits[static_cast<std::size_t>(t * N + e)];
+    return f == score_function::softmax   ? std::exp(x)
+           : f == score_function::sigmoid ? 1 / (1 + std::exp(-x))
+                                          : std::sqrt(std::log(1 + std::exp(x)));
+  }
+  double probability(score_function f, index_t t, index_t e) const {
+    double sum = 0;
+    for (index_t i = 0; i < N; ++i) sum += score(f, t, i);
+    return score(f, t, e) / sum;
+  }
+  /// N Σ f_i P_i of the tokens [first, end), f from those tokens.
+  double plain_loss(score_function f, index_t first, index_t end) const {
+    double loss = 0;
+    for (index_t e = 0; e < N; ++e) {
+      double count = 0;
+      double mean = 0;
+      for (index_t t = first; t < end; ++t) {
+        for (index_t k = 0; k < K; ++k) count += ids[static_cast<std::size_t>(t * K + k)] == e ? 1 : 0;
+        mean += probability(f, t, e) / static_cast<double>(end - first);
+      }
+      loss += count / static_cast<double>((end - first) * K) * mean * N;
+    }
+    return loss;
+  }
+};
+
+constexpr std::array all_scores{score_function::softmax, score_function::sigmoid,
+                                score_function::sqrtsoftplus};
+
+/// Some elements of the gradient of f, by central differences.
+template <class F>
+void check_some(std::vector<double>& x, const std::vector<double>& gradient, double factor, F f) {
+  for (std::size_t i = 0; i < x.size(); i += 97) {
+    const double at = x[i];
+    const auto value = [&](double h) {
+      x[i] = at + h;
+      return factor * f();
+    };
+    const double h = 1e-3;
+    const double numeric = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h);
+    x[i] = at;
+    CHECK(close(gradient[i], numeric, 1e-6, 1e-5));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("sequence, batch and global balance losses, and their gradients") {
+  for (const auto f : all_scores) {
+    layer l(3);
+    std::vector<double> gradient(l.logits.size());
+    const auto sequence = [&](index_t length) {
+      std::vector<double> scratch(static_cast<std::size_t>(balance_workspace(T, N, length)));
+      return balance_loss<double>(l.view(), f, l.ids, K, length, vector_view<double>(scratch));
+    };
+    CHECK(close(sequence(L), (l.plain_loss(f, 0, L) + l.plain_loss(f, L, T)) / 2, 1e-13));
+    CHECK(close(sequence(T), l.plain_loss(f, 0, T), 1e-13));
+
+    for (const index_t length : {L, T, index_t{1}}) {
+      std::vector<double> scratch(static_cast<std::size_t>(balance_workspace(T, N, length)));
+      balance_loss_vjp(l.view(), f, l.ids, K, length, 50.0, row_major(gradient.data(), T, N),
+                       gradient_mode::write, scratch);
+      check_some(l.logits, gradient, 50, [&] { return sequence(length); });
+      auto twice = gradient;
+      balance_loss_vjp(l.view(), f, l.ids, K, length, 50.0, row_major(twice.data(), T, N),
+                       gradient_mode::accumulate, scratch);
+      for (std::size_t i = 0; i < twice.size(); ++i) CHECK(close(twice[i], 2 * gradient[i], 1e-14, 1e-18));
+    }
+
+    std::vector<index_t> load(static_cast<std::size_t>(N));
+    count_load(l.ids, K, {}, load);
+    std::vector<double> scratch(static_cast<std::size_t>(balance_workspace(T, N, T)));
+    const auto global = [&] {
+      return global_balance_loss<double>(l.view(), f, load, vector_view<double>(scratch));
+    };
+    CHECK(close(global(), l.plain_loss(f, 0, T), 1e-13));  // its own counts: the batch loss
+    load[0] += 500;                                        // and some of another rank
+    global_balance_loss_vjp(l.view(), f, load, 50.0, row_major(gradient.data(), T, N), gradient_mode::write,
+                            scratch);
+    check_some(l.logits, gradient, 50, global);
+  }
+}
+
+TEST_CASE("the global loss of the parts is the loss of the whole") {
+  layer l(4);
+  std::vector<index_t> load(static_cast<std::size_t>(N));
+  count_load(l.ids, K, {}, load);
+  std::vector<double> scratch(static_cast<std::size_t>(balance_workspace(T, N, T)));
+  double mean = 0;
+  for (const index_t part : {0, 1}) {
+    mean += global_balance_loss<double>(l.view().middle_rows(part * L, L), score_function::softmax, load,
+                                        vector_view<double>(scratch)) /
+            2;
+  }
+  CHECK(close(mean, l.plain_loss(score_function::softmax, 0, T), 1e-13));
+}
+
+TEST_CASE("even loads cost 1, one favourite costs N / K or less, gradients sum to zero") {
+  layer l(5);
+  std::fill(l.logits.begin(), l.logits.end(), 0.0);
+  for (std::size_t i = 0; i < l.ids.size(); ++i)
+    l.ids[i] = static_cast<expert_id>(i % static_cast<std::size_t>(N));
+  const auto loss = [&] {
+    return balance_loss<double>(l.view(), score_function::softmax, l.ids, K, L,
+                                vector_view<double>(l.workspace));
+  };
+  CHECK(close(loss(), 1, 1e-14));
+  for (std::size_t i = 0; i < l.ids.size(); ++i) l.ids[i] = static_cast<expert_id>(i % 2);
+  for (std::size_t i = 0; i < l.logits.size(); ++i)
+    l.logits[i] = i % static_cast<std::size_t>(N) < 2 ? 40 : -40;
+  CHECK(close(loss(), static_cast<double>(N) / K, 1e-14));
+
+  layer any(6);
+  std::vector<double> gradient(any.logits.size());
+  balance_loss_vjp(any.view(), score_function::softmax, any.ids, K, L, 1.0, row_major(gradient.data(), T, N),
+                   gradient_mode::write, any.workspace);
+  for (index_t t = 0; t < T; t += 50) {  // the softmax does not see a shift
+    double sum = 0;
+    for (index_t e = 0; e < N; ++e) sum += gradient[static_cast<std::size_t>(t * N + e)];
+    CHECK(std::abs(sum) < 1e-17);
+  }
+}
+
+TEST_CASE("z-loss and its gradient") {
+  layer l(7);
+  std::vector<double> scratch(8);
+  const auto loss = [&] { return z_loss<double>(l.view(), vector_view<double>(scratch)); };
+  double plain = 0;
+  for (index_t t = 0; t < T; ++t) {
+    double sum = 0;
+    for (index_t e = 0; e < N; ++e) sum += std::exp(l.logits[static_cast<std::size_t>(t * N + e)]);
+    plain += std::log(sum) * std::log(sum) / T;
+  }
+  CHECK(close(loss(), plain, 1e-13));
+  std::vector<double> gradient(l.logits.size());
+  z_loss_vjp(l.view(), 50.0, row_major(gradient.data(), T, N), gradient_mode::write);
+  check_some(l.logits, gradient, 50, loss);
+  auto twice = gradient;
+  z_loss_vjp(l.view(), 50.0, row_major(twice.data(), T, N), gradient_mode::accumulate);
+  for (std::size_t i = 0; i < twice.size(); ++i) CHECK(close(twice[i], 2 * gradient[i], 1e-14));
+  for (double& x : l.logits) x += 1000;  // far beyond e^x
+  CHECK(std::isfinite(loss()));
+}
+
+TEST_CASE("a token of NaN adds nothing to the losses and gets no gradient") {
+  layer l(8);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  l.logits[static_cast<std::size_t>(5 * N + 1)] = nan;
+  CHECK(std::isfinite(z_loss<double>(l.view(), vector_view<double>(l.workspace))));
+  for (const auto f : all_scores) {
+    CHECK(std::isfinite(balance_loss<double>(l.view(), f, l.ids, K, L, vector_view<double>(l.workspace))));
+    std::vector<double> gradient(l.logits.size(), nan);
+    balance_loss_vjp(l.view(), f, l.ids, K, L, 1.0, row_major(gradient.data(), T, N), gradient_mode::write,
+                     l.workspace);
+    z_loss_vjp(l.view(), 1.0, row_major(gradient.data(), T, N), gradient_mode::accumulate);
+    for (index_t e = 0; e < N; ++e) CHECK(gradient[static_cast<std::size_t>(5 * N + e)] == 0);
+    for (const double g : gradient) CHECK(std::isfinite(g));
+  }
+}
+
+TEST_CASE("no tokens, no loss") {
+  std::vector<double> nothing;
+  const matrix_view<const double> none(nullptr, 0, 4, 4, 1);
+  CHECK(z_loss<double>(none, vector_view<double>(nothing)) == 0);
+  CHECK(balance_loss<double>(none, score_function::softmax, {}, 2, 5, vector_view<double>(nothing)) == 0);
+}
