@@ -1,4 +1,5 @@
-// Half precision in vector registers. The one header with intrinsics: xsimd cannot convert f16, the machine can.
+// Half precision in vector registers. The one header with intrinsics: xsimd cannot convert f16, the machine
+// can.
 #pragma once
 
 #include <mpi_router/backend/simd_lanes.hpp>
@@ -9,35 +10,45 @@
 #include <arm_neon.h>
 #endif
 
+// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
 #if defined(__F16C__) || defined(__aarch64__)
 
+template <std::size_t Lanes>
+struct lane_count {};
+
 #if defined(__F16C__)
 #if defined(__AVX512F__)
-MPIROUTER_ALWAYS_INLINE __m512 widen_f16(const void* stored, const __m512&) noexcept {
+MPIROUTER_ALWAYS_INLINE __m512 widen_f16(const void* stored, lane_count<16>) noexcept {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i_u*>(stored)));
 }
 MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const __m512& x) noexcept {
   _mm256_storeu_si256(static_cast<__m256i_u*>(stored), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
 #endif
-MPIROUTER_ALWAYS_INLINE __m256 widen_f16(const void* stored, const __m256&) noexcept {
+MPIROUTER_ALWAYS_INLINE __m256 widen_f16(const void* stored, lane_count<8>) noexcept {
   return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i_u*>(stored)));
 }
 MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const __m256& x) noexcept {
   _mm_storeu_si128(static_cast<__m128i_u*>(stored), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
-MPIROUTER_ALWAYS_INLINE __m128 widen_f16(const void* stored, const __m128&) noexcept {
+MPIROUTER_ALWAYS_INLINE __m128 widen_f16(const void* stored, lane_count<4>) noexcept {
   return _mm_cvtph_ps(_mm_loadl_epi64(static_cast<const __m128i_u*>(stored)));
 }
 MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const __m128& x) noexcept {
   _mm_storel_epi64(static_cast<__m128i_u*>(stored), _mm_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
-MPIROUTER_ALWAYS_INLINE float32x4_t widen_f16(const void* stored, const float32x4_t&) noexcept {
+MPIROUTER_ALWAYS_INLINE float32x4_t widen_f16(const void* stored, lane_count<4>) noexcept {
   return vcvt_f32_f16(load_unaligned<float16x4_t>(stored));
 }
 MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const float32x4_t& x) noexcept {
@@ -49,14 +60,15 @@ MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const float32x4_t& x) noex
 template <class Arch>
 struct lanes<storage_format::f16, float, Arch> {
   using batch = xsimd::batch<float, Arch>;
-  static constexpr index_t width = 32;
-  static constexpr std::size_t count = 32 / batch::size;
+  static constexpr std::size_t count = 2;
+  static constexpr auto width = static_cast<index_t>(count * batch::size);
   using line = kernels::line<float, Arch, count>;
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
     line v;
     for (std::size_t i = 0; i < count; ++i) {
-      v.part[i] = batch(widen_f16(static_cast<const char*>(stored) + i * batch::size * 2, v.part[i].data));
+      v.part[i] =
+          batch(widen_f16(static_cast<const char*>(stored) + i * batch::size * 2, lane_count<batch::size>{}));
     }
     return v;
   }
@@ -101,7 +113,8 @@ struct f16_codec {
   template <class Batch, class Words>
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Batch widened(const Words& half) noexcept {
     const auto magnitude = std::bit_cast<Batch>((half & Words(0x7fffU)) << 13) * Batch(0x1p112F);
-    const Words infinite = xsimd::select((half & Words(0x7c00U)) == Words(0x7c00U), Words(0x7f800000U), Words(0U));
+    const Words infinite =
+        xsimd::select((half & Words(0x7c00U)) == Words(0x7c00U), Words(0x7f800000U), Words(0U));
     return std::bit_cast<Batch>(std::bit_cast<Words>(magnitude) | infinite | ((half & Words(0x8000U)) << 16));
   }
   // Nearest, ties to even. Below 2^-14 the rounding is that of adding 1/2: the sum's last bit is 2^-24.
@@ -109,8 +122,10 @@ struct f16_codec {
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Words narrowed(const Batch& x) noexcept {
     const auto bits = std::bit_cast<Words>(x);
     const Words magnitude = bits & Words(0x7fffffffU);
-    const Words normal = (magnitude + Words(0xfffU) + ((magnitude >> 13) & Words(1U)) - Words(0x38000000U)) >> 13;
-    const Words subnormal = std::bit_cast<Words>(std::bit_cast<Batch>(magnitude) + Batch(0.5F)) - Words(0x3f000000U);
+    const Words normal =
+        (magnitude + Words(0xfffU) + ((magnitude >> 13) & Words(1U)) - Words(0x38000000U)) >> 13;
+    const Words subnormal =
+        std::bit_cast<Words>(std::bit_cast<Batch>(magnitude) + Batch(0.5F)) - Words(0x3f000000U);
     const Words special = xsimd::select(magnitude > Words(0x7f800000U), Words(0x7e00U), Words(0x7c00U));
     const Words finite = xsimd::select(magnitude < Words(0x38800000U), subnormal, normal);
     return xsimd::select(magnitude < Words(0x477ff000U), finite, special) | ((bits >> 16) & Words(0x8000U));
@@ -125,3 +140,7 @@ struct lanes<storage_format::f16, float, Arch> : paired_lanes<Arch, f16_codec> {
 }  // namespace detail::kernels
 
 MPIROUTER_END
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

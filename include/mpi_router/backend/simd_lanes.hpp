@@ -1,9 +1,10 @@
-// One cache line of stored weights in vector registers: loads and stores of every storage format, over xsimd.
+// A line of stored weights in one or two vector registers, at most a cache line: loads and stores of every
+// storage format, over xsimd.
 //
-// xsimd has no batch of 16-bit floats. Two neighbouring ones fill a 32-bit lane, so a line of bf16 splits into its
-// even and its odd elements by a shift and a mask, with no lane crossing. Whatever meets those registers, the
-// vectors x and u, is brought into the same "lane order"; that costs a few shuffles per line, shared by all the
-// rows that a kernel holds at a time.
+// xsimd has no batch of 16-bit floats. Two neighbouring ones fill a 32-bit lane, so a register of bf16 splits
+// into its even and its odd elements by a shift and a mask, with no lane crossing. Whatever meets those
+// registers, the vectors x and u, is brought into the same "lane order"; that costs a few shuffles per line,
+// shared by all the rows that a kernel holds at a time.
 #pragma once
 
 #include <mpi_router/core/scalar.hpp>
@@ -15,15 +16,31 @@
 
 #include <xsimd/xsimd.hpp>
 
+// Kernels are built from small lambdas that must vanish at every level of optimisation.
+#if defined(__GNUC__)
+#define MPIROUTER_DETAIL_INLINE_LAMBDA __attribute__((always_inline))
+#else
+#define MPIROUTER_DETAIL_INLINE_LAMBDA
+#endif
+
+// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-inline constexpr index_t line_bytes = 64;
-
-/// Elements of T in a cache line.
-template <class T>
-inline constexpr index_t line_width = line_bytes / static_cast<index_t>(sizeof(T));
+/// f(0), …, f(N − 1) with constant arguments: arrays indexed by them live in registers.
+template <std::size_t N, class F>
+MPIROUTER_ALWAYS_INLINE void unroll(F&& f) noexcept {
+  [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    (f(std::integral_constant<std::size_t, I>{}), ...);
+  }(std::make_index_sequence<N>{});
+}
 
 /// The batches of S that hold the elements of one line.
 template <class S, class Arch, std::size_t Count>
@@ -45,7 +62,8 @@ MPIROUTER_ALWAYS_INLINE void store_unaligned(void* to, const Batch& b) noexcept 
 }
 
 template <std::size_t... I, class Batch>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch shuffle(const Batch& a, const Batch& b, std::index_sequence<I...>) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch shuffle(const Batch& a, const Batch& b,
+                                                    std::index_sequence<I...>) noexcept {
 #if defined(__GNUC__)
   return Batch(__builtin_shufflevector(a.data, b.data, static_cast<int>(I)...));
 #else
@@ -61,7 +79,7 @@ template <std::size_t... I, class Batch>
 /// The even (First = 0) or odd (First = 1) elements of a followed by b.
 template <std::size_t First, class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch every_other(const Batch& a, const Batch& b) noexcept {
-  return [&]<std::size_t... I>(std::index_sequence<I...>) {
+  return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
     return shuffle(a, b, std::index_sequence<(2 * I + First)...>{});
   }(std::make_index_sequence<Batch::size>{});
 }
@@ -69,7 +87,7 @@ template <std::size_t First, class Batch>
 template <std::size_t Half, class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch in_turn(const Batch& a, const Batch& b) noexcept {
   constexpr std::size_t n = Batch::size;
-  return [&]<std::size_t... I>(std::index_sequence<I...>) {
+  return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
     return shuffle(a, b, std::index_sequence<(Half * n / 2 + I / 2 + (I % 2) * n)...>{});
   }(std::make_index_sequence<n>{});
 }
@@ -78,7 +96,7 @@ template <std::size_t Half, class Batch>
 template <std::size_t Segment, class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch fold(const Batch& a, const Batch& b) noexcept {
   constexpr std::size_t h = Segment / 2;
-  return [&]<std::size_t... I>(std::index_sequence<I...>) {
+  return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
     return shuffle(a, b, std::index_sequence<((I / h) * Segment + I % h)...>{}) +
            shuffle(a, b, std::index_sequence<((I / h) * Segment + I % h + h)...>{});
   }(std::make_index_sequence<Batch::size>{});
@@ -108,7 +126,9 @@ template <std::size_t Count, class Batch>
   static_assert(std::has_single_bit(Count));
   using S = typename Batch::value_type;
   std::array<S, (Count > Batch::size ? Count : Batch::size)> out;
-  sum_each<Batch::size, Count>(sums, out.data());
+  Batch copies[Count];  // the callers' sums have no address, so that they stay in registers
+  unroll<Count>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { copies[i] = sums[i]; });
+  sum_each<Batch::size, Count>(copies, out.data());
   return out;
 }
 
@@ -120,8 +140,8 @@ template <storage_format Format, class S, class Arch>
   requires(Format == storage_format::f64 || Format == storage_format::f32)
 struct lanes<Format, S, Arch> {
   using batch = xsimd::batch<S, Arch>;
-  static constexpr index_t width = line_bytes / static_cast<index_t>(sizeof(S));
-  static constexpr std::size_t count = static_cast<std::size_t>(width) / batch::size;
+  static constexpr std::size_t count = sizeof(batch) < 64 ? 2 : 1;
+  static constexpr auto width = static_cast<index_t>(count * batch::size);
   using line = kernels::line<S, Arch, count>;
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
@@ -144,46 +164,31 @@ struct lanes<Format, S, Arch> {
   }
 };
 
-/// Two 16-bit elements in a 32-bit lane: part 2j holds the even, part 2j + 1 the odd elements of the j-th register.
+/// Two 16-bit elements in a 32-bit lane: part 0 holds the even, part 1 the odd elements.
 /// Codec supplies even, odd and pair.
 template <class Arch, class Codec>
 struct paired_lanes {
   using batch = xsimd::batch<float, Arch>;
   using words = xsimd::batch<std::uint32_t, Arch>;
-  static constexpr index_t width = 32;
-  static constexpr std::size_t count = 32 / batch::size;
+  static constexpr std::size_t count = 2;
+  static constexpr auto width = static_cast<index_t>(count * batch::size);
   using line = kernels::line<float, Arch, count>;
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
-    line v;
-    for (std::size_t i = 0; i < count; i += 2) {
-      const auto pair = load_unaligned<words>(static_cast<const char*>(stored) + i * sizeof(words) / 2);
-      v.part[i] = Codec::template even<batch>(pair);
-      v.part[i + 1] = Codec::template odd<batch>(pair);
-    }
-    return v;
+    const auto pair = load_unaligned<words>(stored);
+    return {{Codec::template even<batch>(pair), Codec::template odd<batch>(pair)}};
   }
   MPIROUTER_ALWAYS_INLINE static void store(void* stored, const line& v) noexcept {
-    for (std::size_t i = 0; i < count; i += 2) {
-      store_unaligned(static_cast<char*>(stored) + i * sizeof(words) / 2,
-                      Codec::template pair<words>(v.part[i], v.part[i + 1]));
-    }
+    store_unaligned(stored, Codec::template pair<words>(v.part[0], v.part[1]));
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const float* x) noexcept {
-    line v;
-    for (std::size_t i = 0; i < count; i += 2) {
-      const auto a = load_unaligned<batch>(x + i * batch::size);
-      const auto b = load_unaligned<batch>(x + (i + 1) * batch::size);
-      v.part[i] = every_other<0>(a, b);
-      v.part[i + 1] = every_other<1>(a, b);
-    }
-    return v;
+    const auto a = load_unaligned<batch>(x);
+    const auto b = load_unaligned<batch>(x + batch::size);
+    return {{every_other<0>(a, b), every_other<1>(a, b)}};
   }
   MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept {
-    for (std::size_t i = 0; i < count; i += 2) {
-      store_unaligned(x + i * batch::size, in_turn<0>(v.part[i], v.part[i + 1]));
-      store_unaligned(x + (i + 1) * batch::size, in_turn<1>(v.part[i], v.part[i + 1]));
-    }
+    store_unaligned(x, in_turn<0>(v.part[0], v.part[1]));
+    store_unaligned(x + batch::size, in_turn<1>(v.part[0], v.part[1]));
   }
 };
 
@@ -217,3 +222,7 @@ struct lanes<storage_format::bf16, float, Arch> : paired_lanes<Arch, bf16_codec>
 }  // namespace detail::kernels
 
 MPIROUTER_END
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

@@ -1,0 +1,118 @@
+// One read of A, stored by rows ([N, F, D]): rM = Σ_f ⟨a_f, r⟩ a_f, a few stored rows at a time.
+//
+// A group of rows that fits the first cache is projected and then lifted. While it is lifted the next group
+// is prefetched, so that loads from memory never pause; hardware prefetchers alone would let them, for they
+// follow what is loaded and stop at the ends of pages.
+#pragma once
+
+#include <mpi_router/backend/simd_groups.hpp>
+
+// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+MPIROUTER_BEGIN
+
+namespace detail::kernels {
+
+/// What one read of A is for. The image and the energy are those of the last probe.
+template <class S, std::size_t Probes>
+struct sweep {
+  std::array<const S*, Probes> probe{};  ///< vectors that A is multiplied with
+  std::array<S*, Probes> projection{};   ///< A probe, or null
+  S* image = nullptr;                    ///< (A last probe) A
+};
+
+/// What becomes of the gradient y qᵀ + w pᵀ, where p, q are the probes and y, w their projections.
+enum class update : unsigned char { none, write, accumulate };
+
+template <class S>
+void fill_zero(S* x, index_t size) noexcept {
+  for (index_t i = 0; i < size; ++i) {
+    x[i] = S{0};
+  }
+}
+
+/// Hands out the projections of a group to one probe, zeroes those of missing rows, and returns their energy.
+template <std::size_t Rows, class S>
+MPIROUTER_ALWAYS_INLINE S leave_group(index_t first, index_t count, S (&y)[Rows], S* projection) noexcept {
+  S energy{0};
+  for (index_t g = 0; g < static_cast<index_t>(Rows); ++g) {
+    if (g >= count) {
+      y[g] = S{0};
+    } else if (projection != nullptr) {
+      projection[first + g] = y[g];
+    }
+    energy += y[g] * y[g];
+  }
+  return energy;
+}
+
+/// One read of A, and of the gradient where Update says so. Returns the energy. Needs a.cols ≥ one line.
+template <class Lanes, std::size_t Rows, update Update, std::size_t Probes, class T, class S, class G>
+S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
+             const stored_rows<G>& gradient) noexcept {
+  constexpr auto group = static_cast<index_t>(Rows);
+  const tail_mask<S, Lanes::width> mask(a.cols);
+  fill_zero(work.image, a.cols);
+  S energy{0};
+  for (index_t first = 0; first < a.rows; first += group) {
+    const index_t count = a.rows - first < group ? a.rows - first : group;
+    const auto row = rows_of<Rows>(a, first, count);
+    S y[Probes][Rows];
+    project_group<Lanes>(row, a.cols, work.probe, mask.value, y);
+    S group_energy{0};
+    for (std::size_t p = 0; p < Probes; ++p) {
+      group_energy = leave_group<Rows>(first, count, y[p], work.projection[p]);
+    }
+    energy += group_energy;
+    lift_group<Lanes>(row, a.cols, y[Probes - 1], work.image, mask.value, group * a.stride);
+    if constexpr (Update != update::none) {
+      update_rows<Lanes, Update == update::accumulate>(gradient, first, count, y,
+                                                       {work.probe[1], work.probe[0]}, mask.value);
+    }
+  }
+  return energy;
+}
+
+/// y = A x.
+template <class Lanes, std::size_t Rows, class T, class S>
+void project_rows(const stored_rows<const T>& a, const S* x, S* y) noexcept {
+  constexpr auto group = static_cast<index_t>(Rows);
+  const tail_mask<S, Lanes::width> mask(a.cols);
+  for (index_t first = 0; first < a.rows; first += group) {
+    const index_t count = a.rows - first < group ? a.rows - first : group;
+    S dots[1][Rows];
+    project_group<Lanes, Rows, 1>(rows_of<Rows>(a, first, count), a.cols, {x}, mask.value, dots);
+    for (index_t g = 0; g < count; ++g) {
+      y[first + g] = dots[0][g];
+    }
+  }
+}
+
+/// image = y A.
+template <class Lanes, std::size_t Rows, class T, class S>
+void lift_rows(const stored_rows<const T>& a, const S* y, S* image) noexcept {
+  constexpr auto group = static_cast<index_t>(Rows);
+  const tail_mask<S, Lanes::width> mask(a.cols);
+  fill_zero(image, a.cols);
+  for (index_t first = 0; first < a.rows; first += group) {
+    const index_t count = a.rows - first < group ? a.rows - first : group;
+    S scale[Rows] = {};
+    for (index_t g = 0; g < count; ++g) {
+      scale[g] = y[first + g];
+    }
+    lift_group<Lanes>(rows_of<Rows>(a, first, count), a.cols, scale, image, mask.value, group * a.stride);
+  }
+}
+
+}  // namespace detail::kernels
+
+MPIROUTER_END
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
