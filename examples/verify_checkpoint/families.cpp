@@ -289,10 +289,10 @@ std::optional<std::string> block_of_gate(std::string_view name) {
 }
 
 /// Routers and gates, by the look of their names, of blocks about which nothing has been said yet.
-std::vector<unmatched> leftovers(const checkpoint& model, std::set<std::string> said) {
+std::vector<unmatched> leftovers(const checkpoint& model, const std::set<std::string>& said) {
   std::map<std::string, std::pair<std::string, int>> groups;  // pattern: reason, count
-  const auto add = [&](const stored_tensor* t, std::string reason) {
-    ++groups.try_emplace(with_stars(t->name()), std::move(reason), 0).first->second.second;
+  const auto add = [&](const stored_tensor* t, const std::string& reason) {
+    ++groups.try_emplace(with_stars(t->name()), reason, 0).first->second.second;
   };
   std::set<std::string> with_gates;
   for (const auto* t : model.tensors()) {
@@ -314,6 +314,7 @@ std::vector<unmatched> leftovers(const checkpoint& model, std::set<std::string> 
     }
   }
   std::vector<unmatched> out;
+  out.reserve(groups.size());
   for (const auto& [pattern, group] : groups) {
     out.push_back(
         {group.second > 1 ? fmt::format("{} ({} tensors)", pattern, group.second) : pattern, group.first});
@@ -370,7 +371,7 @@ search_result find_layers(const checkpoint& model, const search_options& options
         }
       }
     }
-    auto rest = leftovers(model, std::move(said));
+    auto rest = leftovers(model, said);
     std::move(rest.begin(), rest.end(), std::back_inserter(result.others));
   }
   std::stable_sort(result.layers.begin(), result.layers.end(),

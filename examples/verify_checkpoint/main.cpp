@@ -357,9 +357,8 @@ int run_recondition(arguments a) {
   return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+/// Parses the arguments and does what they say. Throws what main turns into one line.
+int run(int argc, char** argv) {
   CLI::App app(
       "How far is each router row of a Mixture-of-Experts checkpoint from the principal right singular "
       "direction of its\n"
@@ -374,22 +373,29 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", fmt::format("mpi_router {}.{}.{}", MPIROUTER_VERSION_MAJOR,
                                                 MPIROUTER_VERSION_MINOR, MPIROUTER_VERSION_PATCH));
   try {
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::ParseError& e) {
-      if (e.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
-        return app.exit(e);  // --help, --version
-      }
-      throw input_error(fmt::format("{} (--help explains)", e.what()));
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
+      return app.exit(e);  // --help, --version
     }
-    check(a);
-    require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
-    return *rewrite ? run_recondition(a) : run_verify(a);
+    throw input_error(fmt::format("{} (--help explains)", e.what()));
+  }
+  check(a);
+  require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
+  return *rewrite ? run_recondition(a) : run_verify(a);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
   } catch (const std::exception& e) {
-    std::string line = e.what();
-    std::replace(line.begin(), line.end(), '\n', ' ');
-    std::fflush(stdout);
-    fmt::print(stderr, "verify_checkpoint: {}\n", line);
+    std::fputs("verify_checkpoint: ", stderr);
+    for (const char* c = e.what(); *c != '\0'; ++c) {
+      std::fputc(*c == '\n' ? ' ' : *c, stderr);
+    }
+    std::fputc('\n', stderr);
     return 2;
   }
 }

@@ -124,8 +124,9 @@ std::string format_layer(const layer_report& report, const report_options& optio
       std::sqrt(2 / (std::numbers::pi * static_cast<double>(report.layer->hidden_dim)));
   std::string out = describe_layer(*report.layer, paint) + "\n";
   out += paint.faint(
-      fmt::format("  {:>6}  {:>6}  {:>6} {:>6}  {:>9}  {:>6} {:>6}  {:>9}  {:>9}  {:<23}  {:>7}\n", "expert",
+      fmt::format("  {:>6}  {:>6}  {:>6} {:>6}  {:>9}  {:>6} {:>6}  {:>9}  {:>9}  {:<23}  {:>7}", "expert",
                   "σ₂/σ₁", "cosine", "+1", "angle", "λ", "+1", "ρ", "residual", "proven angle", "steps"));
+  out += '\n';
   for (const auto i : order_of(report, options.worst_first)) {
     const auto& e = report.experts[i];
     const std::string proof = e.state != status::ok ? std::string(to_string(e.state))
@@ -139,9 +140,9 @@ std::string format_layer(const layer_report& report, const report_options& optio
                        scientific(e.residual, 9), proof, steps_cell(e, options));
   }
   out +=
-      paint.faint(fmt::format("  {:>6}  {:>6}  {} {:>6}  {:>9}  {} {}\n", "null", "", cell(null_cosine, 6, 3),
+      paint.faint(fmt::format("  {:>6}  {:>6}  {} {:>6}  {:>9}  {} {}", "null", "", cell(null_cosine, 6, 3),
                               "", "", cell(null.stored, 6, 3), cell(null.one_step, 6, 3)));
-  return out;
+  return out + "\n";
 }
 
 std::string legend(const report_options& options, const painter& paint) {
@@ -178,9 +179,9 @@ std::string glance(const std::vector<checkpoint_report>& checkpoints, const repo
       width = std::max(width, label(c, layer).size());
     }
   }
-  std::string out =
-      paint.faint(fmt::format("{:<{}}  {:>6} {:>7} {:>7}  {:>15}  {:>11}  {}\n", "layer (means)", width,
-                              "cosine", "+1", "λ +1", "(null)", "steps", "proven"));
+  std::string out = paint.faint(fmt::format("{:<{}}  {:>6} {:>7} {:>7}  {:>15}  {:>11}  {}", "layer (means)",
+                                            width, "cosine", "+1", "λ +1", "(null)", "steps", "proven"));
+  out += '\n';
   for (const auto& c : checkpoints) {
     for (const auto& layer : c.layers) {
       const auto null = mpi_router::null_model(layer.layer->ffn_dim, layer.layer->hidden_dim);

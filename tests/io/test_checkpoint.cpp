@@ -12,6 +12,7 @@ namespace {
 void write_shard(const std::filesystem::path& path, const std::vector<std::string>& names, float value) {
   const std::vector<float> elements(4, value);
   std::vector<tensor_source> sources;
+  sources.reserve(names.size());
   for (const auto& name : names) {
     sources.push_back(make_tensor_source<float>(name, {2, 2}, elements));
   }

@@ -19,6 +19,11 @@ std::vector<std::byte> random_bytes(test_support::random_source& random, std::si
   return out;
 }
 
+template <class T>
+bool same_bytes(const T* data, const std::vector<T>& expected) {
+  return std::memcmp(data, expected.data(), expected.size() * sizeof(T)) == 0;
+}
+
 }  // namespace
 
 TEST_CASE("the names and sizes of the types are those of the format") {
@@ -113,7 +118,7 @@ TEST_CASE_TEMPLATE("typed elements come back as they went", T, double, float, bf
     const auto loaded = x.template load<T>();
     CHECK(loaded.data() == x.template data<T>());
     CHECK_FALSE(loaded.is_copy());
-    CHECK(std::memcmp(loaded.data(), elements.data(), bytes.size()) == 0);
+    CHECK(same_bytes(loaded.data(), elements));
   }
   SUBCASE("by a copy, where it does not") {
     const std::string header = R"({"x":{"dtype":")" + std::string(to_string(dtype_of<T>::value)) +
@@ -129,7 +134,7 @@ TEST_CASE_TEMPLATE("typed elements come back as they went", T, double, float, bf
     const auto moved = std::move(loaded);
     CHECK(moved.data() == before);
     REQUIRE(moved.size() == elements.size());
-    CHECK(std::memcmp(moved.data(), elements.data(), bytes.size()) == 0);
+    CHECK(same_bytes(moved.data(), elements));
     if (sizeof(T) > 1) {
       const auto message = message_of([&] { static_cast<void>(x.template data<T>()); });
       CHECK(contains(message, "odd.safetensors: tensor 'x'"));
