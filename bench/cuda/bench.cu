@@ -110,6 +110,50 @@ void time_shape(const cuda::context& ctx, cublasHandle_t handle, const expert_sh
          }), bytes);
     std::fprintf(stderr, "%s %s: workspace %.2f %% of the weights\n", work, shape.c_str(), 100.0 * static_cast<double>(need) / bytes);
   };
+  const auto backward = [&](const cuda::context& c) {
+    const auto upstream = filled<T>(1, static_cast<std::size_t>(n * d));
+    const device_buffer<float> direction(static_cast<std::size_t>(n * d)), dual(static_cast<std::size_t>(n * d)),
+        grad_rows(static_cast<std::size_t>(n * d)), yf(static_cast<std::size_t>(n * f)), wf(static_cast<std::size_t>(n * f));
+    const device_buffer<double> norms(static_cast<std::size_t>(n));
+    const device_buffer<status> statuses(static_cast<std::size_t>(n));
+    const cuda::saved_step saved{direction.data(), norms.data(), statuses.data()};
+    const auto weights_at = [&](int i) { return experts_nfd<device_space>(at(i), s); };
+    const auto r = row_major<device_space>(static_cast<const T*>(rows[0].data()), n, d);
+    const auto g = row_major<device_space>(static_cast<const T*>(upstream[0].data()), n, d);
+    const auto to_rows = row_major<device_space>(grad_rows.data(), n, d);
+    const auto to = row_major<device_space>(out.data(), n, d);
+    const device_buffer<unsigned char> scratch(std::size_t{64} << 20);
+    const cuda::workspace work{scratch.data(), scratch.size()};
+    const cuda::step_options options{.radius = 4.0};
+    cuda::router_rows(c, weights_at(0), r, to, {}, saved, work, options);
+    line("backward, factored", microseconds(c.stream, copies, rounds, [&](int i) {
+           cuda::router_rows_vjp_factored(c, weights_at(i), r, saved, g, to_rows, {yf.data(), wf.data(), dual.data()}, work, options);
+         }), bytes);
+    line("forward + backward, factored", microseconds(c.stream, copies, rounds, [&](int i) {
+           cuda::router_rows(c, weights_at(i), r, to, {}, saved, work, options);
+           cuda::router_rows_vjp_factored(c, weights_at(i), r, saved, g, to_rows, {yf.data(), wf.data(), dual.data()}, work, options);
+         }), 2 * bytes);
+    const auto gradients = filled<T>(copies, count);
+    const auto gradient_at = [&](int i) { return experts_nfd<device_space>(gradients[static_cast<std::size_t>(i)].data(), s); };
+    for (const auto mode : {cuda::gradient_mode::write, cuda::gradient_mode::accumulate}) {
+      const bool write = mode == cuda::gradient_mode::write;
+      line(write ? "backward, written" : "backward, accumulated", microseconds(c.stream, copies, rounds, [&](int i) {
+             cuda::router_rows_vjp(c, weights_at(i), r, saved, g, to_rows, gradient_at(i), mode, work, options);
+           }), (write ? 2 : 3) * bytes);
+    }
+    line("forward + backward, written", microseconds(c.stream, copies, rounds, [&](int i) {
+           cuda::router_rows(c, weights_at(i), r, to, {}, saved, work, options);
+           cuda::router_rows_vjp(c, weights_at(i), r, saved, g, to_rows, gradient_at(i), cuda::gradient_mode::write, work, options);
+         }), 3 * bytes);
+    if constexpr (is_half<T>) {
+      const auto sums = filled<float>(copies, count);
+      line("backward, accumulated in f32", microseconds(c.stream, copies, rounds, [&](int i) {
+             cuda::router_rows_vjp(c, weights_at(i), r, saved, g, to_rows,
+                                   experts_nfd<device_space>(sums[static_cast<std::size_t>(i)].data(), s),
+                                   cuda::gradient_mode::accumulate, work, options);
+           }), 5 * bytes);
+    }
+  };
   const auto nfd = [&](const T* w) { return experts_nfd<device_space>(w, s); };
   const auto ndf = [&](const T* w) { return experts_ndf<device_space>(w, s); };
   forward(ctx, "forward", nfd);
@@ -118,6 +162,7 @@ void time_shape(const cuda::context& ctx, cublasHandle_t handle, const expert_sh
   old.capability = 80;
   forward(old, "forward, sm_80 path", nfd);
   forward(old, "forward [N,D,F], sm_80 path", ndf);
+  backward(ctx);
   line("cuBLAS gemv", cublas_microseconds<T>(handle, true, weights, rows[0].data(), y.data(), out.data(), s, ctx.stream), bytes);
   line("cuBLAS gemm", cublas_microseconds<T>(handle, false, weights, rows[0].data(), y.data(), out.data(), s, ctx.stream), bytes);
 }

@@ -17,10 +17,12 @@ int main(int argc, char** argv) {
     std::printf("sm_%d, %d multiprocessors, effort %d\n", ctx.capability, ctx.multiprocessors, effort);
     check_mistakes(ctx);
     check_forward(ctx, effort);
+    check_backward(ctx, effort);
     if (ctx.capability >= 90) {
       std::printf("the same along the path of sm_80\n");
       ctx.capability = 80;
       check_forward(ctx, effort);
+      check_backward(ctx, effort);
     }
   } catch (const std::exception& e) {
     std::printf("FAILED: %s\n", e.what());

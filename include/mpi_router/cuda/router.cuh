@@ -2,3 +2,4 @@
 #pragma once
 
 #include <mpi_router/cuda/router_rows.cuh>
+#include <mpi_router/cuda/router_rows_vjp.cuh>

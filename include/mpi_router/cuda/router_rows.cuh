@@ -227,7 +227,7 @@ void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>&
   plan.run(ctx, weights, args, false, [&](const auto& source) {
     detail::collect(ctx, weights.num_experts(),
                     detail::collect_args<std::remove_cvref_t<decltype(source)>>{
-                        source, detail::any_matrix(images), energies, nullptr, nullptr, hidden});
+                        source, detail::any_matrix(images), energies, nullptr, hidden});
   });
 }
 

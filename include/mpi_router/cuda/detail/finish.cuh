@@ -237,14 +237,28 @@ __global__ void __launch_bounds__(512, 1)
   finish_expert<kept>(a, e, images.of(e, a.hidden), 0, a.hidden, scratch);
 }
 
+/// Writes an image as it is, zero if `dead`: columns from `column` on, four in every `stride`.
+template <class Image>
+__device__ __forceinline__ void collect_expert(const Image& image, const any_matrix& out, int e, bool dead, int hidden,
+                                               int column, int stride) {
+  for (; column < hidden && out.data != nullptr; column += stride) {
+    double z[4];
+    image.load(column, z);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      z[i] = dead ? 0.0 : z[i];
+    }
+    out.store_four(e, column, hidden, z);
+  }
+}
+
 /// Sums the segments into a matrix, without normalising: the image of one shard, or the gradient to the rows.
 template <class Images>
 struct collect_args {
   Images images;
   any_matrix out;
   double* energies;
-  const int* exponents;    // null, or a power of two for each expert to multiply by
-  const status* statuses;  // rows whose status is not ok become zero
+  const status* statuses;  // null, or rows whose status is not ok become zero
   int hidden;
 };
 
@@ -254,17 +268,8 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
   let_next_kernel_start();
   const int e = static_cast<int>(blockIdx.x);
   const auto image = a.images.of(e, a.hidden);
-  const double scale = a.exponents == nullptr ? 1.0 : wide_power_of_two(a.exponents[e]);
   const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
-  for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += static_cast<int>(blockDim.x) * 4) {
-    double z[4];
-    image.load(column, z);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      z[i] = dead ? 0.0 : z[i] * scale;
-    }
-    a.out.store_four(e, column, a.hidden, z);
-  }
+  collect_expert(image, a.out, e, dead, a.hidden, static_cast<int>(threadIdx.x) * 4, static_cast<int>(blockDim.x) * 4);
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
   }

@@ -1,0 +1,376 @@
+// The backward over stored rows (§ the gradient of the step): with z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), y = A r and w = A z̄,
+// the gradients are r̄ = Σ_f w_f a_f and Ā = y z̄ᵀ + w rᵀ: each stored row is read once and its gradient written once.
+#pragma once
+
+#include <mpi_router/cuda/detail/row_tile.cuh>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+enum class vjp_mode { factored, write, accumulate };
+
+/// The dual row z̄ before its scale: ḡ, the saved forward and C.
+struct dual_source {
+  any_matrix grad_out;
+  saved_step saved;
+  double radius;
+};
+
+template <class T, class G>
+struct row_vjp_args {
+  ring_lane<T> weights;
+  ring_lane<G> old;   // what the gradient is added to, if it is
+  batch<G> gradient;  // where it is written
+  gradient_factors factors;
+  any_matrix rows;
+  dual_source dual;
+  any_matrix grad_rows;
+  tile_shape tiles;
+  partition part;
+  partial_sums out;
+  int group_threads;
+  int stages;
+  int stage_bytes;
+  bool fused;
+};
+
+__device__ __forceinline__ double sum_over_group(double x, const thread_group& group, float* scratch, int& turn) {
+#pragma unroll
+  for (int mask = 16; mask >= 1; mask /= 2) {
+    x += __shfl_xor_sync(0xffffffffU, x, mask);
+  }
+  if (group.warps() == 1) {
+    return x;
+  }
+  auto* const all = reinterpret_cast<double*>(scratch + turn * group.warps() * sums_at_once);
+  turn ^= 1;
+  if (group.lane() == 0) {
+    all[group.warp()] = x;
+  }
+  group.sync();
+  double sum = 0.0;
+  for (int i = 0; i < group.warps(); ++i) {
+    sum += all[i];
+  }
+  return sum;
+}
+
+/// This thread's columns of z̄ of expert e, scaled to have the row's largest element in [1, 4): returns the exponent
+/// that was taken out. Zero where there was no step.
+template <int vectors, int width>
+__device__ __forceinline__ int load_dual(const dual_source& from, int e, bool dead, int hidden, const thread_group& group,
+                                         float* scratch, int& turn, float (&out)[vectors * width]) {
+  double t[vectors * width];
+  const float* const direction = from.saved.direction + static_cast<long long>(e) * hidden;
+  double along = 0.0;
+#pragma unroll
+  for (int v = 0; v < vectors; ++v) {
+#pragma unroll
+    for (int i = 0; i < width; i += 4) {
+      const int column = (v * group.threads + group.rank) * width + i;
+      double four[4];
+      from.grad_out.load_four(e, column, hidden, four);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const bool inside = !dead && column + k < hidden;
+        t[v * width + i + k] = inside ? four[k] : 0.0;
+        out[v * width + i + k] = inside ? direction[column + k] : 0.0F;
+        along = fma(t[v * width + i + k], static_cast<double>(out[v * width + i + k]), along);
+      }
+    }
+  }
+  along = sum_over_group(along, group, scratch, turn);
+  unsigned most = 0;
+#pragma unroll
+  for (int i = 0; i < vectors * width; ++i) {
+    t[i] = fma(-along, static_cast<double>(out[i]), t[i]);
+    most = max(most, high_word(t[i]));
+  }
+  most = max_over_group(most, group, scratch, turn);
+  const double gain = dead ? 1.0 : from.radius / from.saved.image_norm[e];
+  const int exponent = exponent_of_high_word(most);
+  const int gain_exponent = exponent_of_high_word(high_word(gain));
+  const double scale = wide_power_of_two(-exponent) * (gain * wide_power_of_two(-gain_exponent));
+#pragma unroll
+  for (int i = 0; i < vectors * width; ++i) {
+    out[i] = static_cast<float>(t[i] * scale);
+  }
+  return exponent + gain_exponent;
+}
+
+/// x · 2^e for any e that leaves the result in range.
+__device__ __forceinline__ float scale_by(float x, int e) { return x * power_of_two(e / 2) * power_of_two(e - e / 2); }
+
+/// This thread's `width` columns from `column` of one row of the gradient: values, or old values plus values.
+template <class G, int width, bool add>
+__device__ __forceinline__ void write_gradient(G* row, bool vector_access, int column, int hidden,
+                                               const unsigned char* old_in_ring, float (&value)[width]) {
+  constexpr int step = vector_width<G> < width ? vector_width<G> : width;
+#pragma unroll
+  for (int i = 0; i < width; i += step) {
+    const int left = hidden - column - i;
+    if (left <= 0) {
+      return;
+    }
+    if (vector_access && step == vector_width<G>) {
+      if constexpr (add) {
+        float old[vector_width<G>];
+        unpack<G>(old_in_ring != nullptr
+                      ? *reinterpret_cast<const uint4*>(old_in_ring + (column + i) * static_cast<int>(sizeof(G)))
+                      : *reinterpret_cast<const uint4*>(row + column + i),
+                  old);
+#pragma unroll
+        for (int k = 0; k < step; ++k) {
+          value[i + k] += old[k];
+        }
+      }
+      if constexpr (step == vector_width<G>) {
+        __stcs(reinterpret_cast<uint4*>(row + column + i), pack<G>(value + i));
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < step; ++k) {
+        if (k < left) {
+          G& at = row[column + i + k];
+          at = from_double<G>(static_cast<double>(add ? to_float(at) + value[i + k] : value[i + k]));
+        }
+      }
+    }
+  }
+}
+
+template <class T, class G, int vectors, int rows, vjp_mode mode, copier by>
+__global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__ row_vjp_args<T, G> a) {
+  constexpr int width = vector_width<T>;
+  constexpr int columns = vectors * width;
+  constexpr bool accumulate = mode == vjp_mode::accumulate;
+  // The old gradient is read from a stage after the group's barrier, so the engine may refill only the stage before.
+  constexpr bool late = accumulate && by == copier::engine;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const thread_group group(a.group_threads);
+  const int groups = static_cast<int>(blockDim.x) / a.group_threads;
+  const int block = static_cast<int>(blockIdx.x);
+  const int hidden = a.tiles.hidden;
+  const int end = a.part.first_tile(block + 1);
+  const int ring_bytes = a.stages * a.stage_bytes;
+  const block_memory memory(shared + groups * ring_bytes, groups, static_cast<int>(blockDim.x) / 32);
+  float* const scratch = memory.scratch + group.id * group.warps() * 2 * sums_at_once;
+  ring_buffer<by> ring(shared + group.id * ring_bytes, memory.barriers + group.id * most_stages, a.stages, a.stage_bytes,
+                       group);
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+
+  int tile = a.part.first_tile(block);
+  int mine = tile + group.id;
+  int next = mine;
+  tile_cursor<T> cursor(a.tiles, a.weights, next, a.part.experts);
+  const auto push = [&] {
+    if (by == copier::engine && group.rank >= 32) {
+      return;
+    }
+    if (next < end) {
+      unsigned bytes = cursor.in_ring() ? static_cast<unsigned>(cursor.count() * hidden) * sizeof(T) : 0U;
+      const G* old = nullptr;
+      if constexpr (accumulate) {
+        old = a.old.tensor.of(cursor.expert());
+        if (a.old.fast(old, hidden)) {
+          bytes += static_cast<unsigned>(cursor.count() * hidden) * sizeof(G);
+        } else {
+          old = nullptr;
+        }
+      }
+      ring.push(bytes, [&](unsigned char* stage, std::uint64_t* barrier) {
+        if (cursor.in_ring()) {
+          ring.template copy_rows<16>(a.weights, cursor.base(), cursor.first(), cursor.count(), hidden, stage, barrier);
+        }
+        if constexpr (accumulate) {
+          if (old != nullptr) {
+            ring.template copy_rows<width * sizeof(G)>(a.old, old, cursor.first(), cursor.count(), hidden, stage, barrier);
+          }
+        }
+      });
+      next += groups;
+      cursor.advance(groups);
+    } else {
+      ring.push_nothing();
+    }
+  };
+  for (int s = late ? 1 : 0; s < a.stages; ++s) {
+    push();
+  }
+
+  int turn = 0;
+  while (tile < end) {
+    const int expert = tile / a.tiles.per_expert;
+    const int stop = min(end, (expert + 1) * a.tiles.per_expert);
+    const T* const base = a.weights.tensor.of(expert);
+    const bool in_ring = a.weights.fast(base, hidden);
+    const bool dead = a.dual.saved.statuses != nullptr && a.dual.saved.statuses[expert] != status::ok;
+    G* gradient = nullptr;
+    bool gradient_vectors = false;
+    if constexpr (mode != vjp_mode::factored) {
+      gradient = a.gradient.of(expert);
+      gradient_vectors = aligned_to_16(gradient, a.gradient.ffn * static_cast<long long>(sizeof(G)),
+                                       hidden * static_cast<long long>(sizeof(G)));
+    }
+    float r[columns];
+    float z[columns];
+    float u[columns];
+    const int row_exponent = load_row<vectors, width>(a.rows, expert, hidden, group, scratch, turn, r);
+    const int dual_exponent = load_dual<vectors, width>(a.dual, expert, dead, hidden, group, scratch, turn, z);
+#pragma unroll
+    for (int i = 0; i < columns; ++i) {
+      u[i] = 0.0F;
+    }
+    if (mode == vjp_mode::factored && tile == expert * a.tiles.per_expert && group.id == 0 &&
+        a.factors.dual_row != nullptr) {
+#pragma unroll
+      for (int i = 0; i < columns; ++i) {
+        const int column = (i / width * group.threads + group.rank) * width + i % width;
+        if (column < hidden) {
+          a.factors.dual_row[static_cast<long long>(expert) * hidden + column] = scale_by(z[i], dual_exponent);
+        }
+      }
+    }
+    row_shift shift;
+    sum_scale scale;
+    int first = (mine - expert * a.tiles.per_expert) * rows;
+
+    for (; mine < stop; mine += groups, first += groups * rows) {
+      const unsigned char* const stage = ring.pop();
+      uint4 stored[rows][vectors];
+      load_tile<T, vectors, rows>(a.weights, base, in_ring, first, a.tiles.ffn - first, hidden, group, stage, stored);
+      float dots[2 * rows];  // y, then w
+      unsigned most = 0;
+      bool pushed = by == copier::threads;
+      if (pushed && !accumulate) {
+        push();
+      }
+      shift.begin_tile();
+      while (true) {
+#pragma unroll
+        for (int g = 0; g < rows; ++g) {
+          dots[g] = 0.0F;
+          dots[rows + g] = 0.0F;
+#pragma unroll
+          for (int v = 0; v < vectors; ++v) {
+            float x[width];
+            unpack<T>(stored[g][v], x);
+#pragma unroll
+            for (int i = 0; i < width; ++i) {
+              dots[g] = fmaf(x[i], r[v * width + i], dots[g]);
+              dots[rows + g] = fmaf(x[i], z[v * width + i], dots[rows + g]);
+            }
+          }
+        }
+        sum_over_group(dots, group, scratch, turn, [&] {
+          if (!pushed) {
+            push();
+            pushed = true;
+          }
+        });
+        most = 0;
+#pragma unroll
+        for (int g = 0; g < 2 * rows; ++g) {
+          most = max(most, magnitude_bits(dots[g]));
+        }
+        const float factor = dead ? 0.0F : shift.retry(most);
+        if (factor == 0.0F) [[likely]] {
+          break;
+        }
+#pragma unroll
+        for (int i = 0; i < columns; ++i) {
+          r[i] *= factor;
+          z[i] *= factor;
+        }
+      }
+      if (dead) {  // no gradient, whatever the weights hold
+#pragma unroll
+        for (int g = 0; g < 2 * rows; ++g) {
+          dots[g] = 0.0F;
+        }
+      }
+      unsigned most_w = 0;
+#pragma unroll
+      for (int g = rows; g < 2 * rows; ++g) {
+        most_w = max(most_w, magnitude_bits(dots[g]));
+      }
+      if (most_w != 0) {
+        scale.admit(most_w, shift.exponent(), [&](float image_factor, float) {
+#pragma unroll
+          for (int i = 0; i < columns; ++i) {
+            u[i] *= image_factor;
+          }
+        });
+      }
+#pragma unroll
+      for (int g = 0; g < rows; ++g) {
+        const bool inside = first + g < a.tiles.ffn;
+        const float weight = most_w != 0 ? dots[rows + g] * scale.image_factor : 0.0F;
+        if (mode == vjp_mode::factored && group.rank == 0 && inside) {
+          const long long at = static_cast<long long>(expert) * a.tiles.ffn + first + g;
+          if (a.factors.projection != nullptr) {
+            a.factors.projection[at] = scale_by(dots[g], row_exponent - shift.exponent());
+          }
+          if (a.factors.dual_projection != nullptr) {
+            a.factors.dual_projection[at] = scale_by(dots[rows + g], dual_exponent - shift.exponent());
+          }
+        }
+        const int exponent = row_exponent + dual_exponent - 2 * shift.exponent();
+        const float y = scale_by(dots[g], exponent);
+        const float w = scale_by(dots[rows + g], exponent);
+        G* const gradient_row = gradient + static_cast<long long>(first + g) * a.gradient.ffn;
+        const unsigned char* const old_row =
+            accumulate && gradient_vectors ? stage + a.old.offset + g * a.old.pitch : nullptr;
+#pragma unroll
+        for (int v = 0; v < vectors; ++v) {
+          float x[width];
+          if (!dead) {
+            unpack<T>(stored[g][v], x);
+#pragma unroll
+            for (int i = 0; i < width; ++i) {
+              u[v * width + i] = fmaf(x[i], weight, u[v * width + i]);
+            }
+          }
+          if constexpr (mode != vjp_mode::factored) {
+            if (inside && !(accumulate && dead)) {
+#pragma unroll
+              for (int i = 0; i < width; ++i) {
+                x[i] = dead ? 0.0F : fmaf(y, z[v * width + i], w * r[v * width + i]);
+              }
+              write_gradient<G, width, accumulate>(gradient_row, gradient_vectors,
+                                                   (v * group.threads + group.rank) * width, hidden, old_row, x);
+            }
+          }
+        }
+      }
+      if (accumulate && by == copier::threads) {
+        push();
+      }
+    }
+    const slot_header header{0.0F, exponent_unset, scale.image + dual_exponent, 0};
+    const int vectors_in_row = (hidden + width - 1) / width;
+    float* const sums = a.part.whole != 0 ? reinterpret_cast<float*>(shared) : memory.sums;
+    const int distance = a.part.whole != 0 ? ring_bytes / 4 : group.threads * columns;
+    if (a.fused) {
+      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group, groups,
+                                     vectors_in_row, header, u);
+      const int blocks = cluster_size();
+      cluster_sync();
+      collect_expert(cluster_image{sums, memory.headers + groups, blocks}, a.grad_rows, expert, dead, hidden,
+                     (cluster_rank() * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * 4,
+                     blocks * static_cast<int>(blockDim.x) * 4);
+      if (blocks > 1) {
+        cluster_sync();
+      }
+    } else {
+      const int slot = a.part.slot(block, expert);
+      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch, a.out.headers + slot,
+                                     sums, distance, memory.headers, group, groups, vectors_in_row, header, u);
+    }
+    tile = stop;
+  }
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

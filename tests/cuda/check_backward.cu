@@ -1,0 +1,265 @@
+// The backward on a GPU against f64 loops on the host, in its three forms.
+#include "gpu_checks.hpp"
+#include "gpu_support.hpp"
+
+namespace gpu_check {
+namespace {
+
+template <class G>
+constexpr double rounding = std::is_same_v<G, double> ? 1e-15 : std::is_same_v<G, float> ? 1e-7 : std::is_same_v<G, f16> ? 6e-4 : 4e-3;
+
+/// The gradient of one expert in f64.
+struct reference_gradient {
+  std::vector<double> dual, y, w, rows;
+  double bound_rows = 0, bound_weights = 0;  // what rounding is relative to
+
+  template <class P>
+  reference_gradient(const P& p, index_t e, const reference_step& step, const double* r, const double* g, double radius) {
+    const auto [n, f, d] = p.place.shape;
+    (void)n;
+    const auto fs = static_cast<std::size_t>(f), ds = static_cast<std::size_t>(d);
+    dual.assign(ds, 0.0);
+    y.assign(fs, 0.0);
+    w.assign(fs, 0.0);
+    rows.assign(ds, 0.0);
+    if (step.state != status::ok) {
+      return;
+    }
+    double along = 0, gg = 0, frobenius = 0, yy = 0;
+    for (std::size_t k = 0; k < ds; ++k) {
+      along += step.z[k] / step.image_norm * g[k];
+      gg += g[k] * g[k];
+    }
+    const double gain = radius / step.image_norm;
+    for (std::size_t k = 0; k < ds; ++k) {
+      dual[k] = gain * (g[k] - step.z[k] / step.image_norm * along);
+    }
+    y = step.y;
+    for (index_t j = 0; j < f; ++j) {
+      double s = 0;
+      for (index_t k = 0; k < d; ++k) {
+        const double x = p.weight(e, j, k);
+        s += x * dual[static_cast<std::size_t>(k)];
+        frobenius += x * x;
+      }
+      w[static_cast<std::size_t>(j)] = s;
+      yy += y[static_cast<std::size_t>(j)] * y[static_cast<std::size_t>(j)];
+      for (index_t k = 0; k < d; ++k) {
+        rows[static_cast<std::size_t>(k)] += s * p.weight(e, j, k);
+      }
+    }
+    (void)r;
+    bound_rows = gain * std::sqrt(gg) * frobenius;
+    bound_weights = gain * std::sqrt(gg) * (std::sqrt(yy) + std::sqrt(frobenius) * step.row_norm);
+  }
+};
+
+struct distance {
+  double top = 0, bottom = 0;
+  void add(double x, double reference) {
+    top += (x - reference) * (x - reference);
+    bottom += reference * reference;
+  }
+  [[nodiscard]] bool within(double relative, double absolute) const {
+    return std::sqrt(top) <= relative * std::sqrt(bottom) + absolute;  // false for NaN
+  }
+};
+
+template <class T, class R, class G>
+void check_gradient(const cuda::context& ctx, const typename problem<T, R>::spec& spec, layout gradient_layout, generator& g) {
+  const problem<T, R> p(spec, g);
+  const auto [n, f, d] = spec.shape;
+  const auto size = static_cast<std::size_t>(n * d);
+  const double tolerance = std::is_same_v<T, double> ? 1e-12 : 1e-5;
+  const double noise = std::is_same_v<T, double> ? 1e-14 : 5e-7;
+  const cuda::step_options options{uniform(g, 1, 100) * 0.03, 1, degenerate_row::keep};
+  std::normal_distribution<double> normal;
+  const double upstream_scale = spec.scale == 1.0 ? 1.0 : std::pow(10.0, static_cast<double>(uniform(g, -6, 6)));
+  std::vector<R> upstream(size);
+  for (auto& x : upstream) {
+    x = make<R>(normal(g) * upstream_scale);
+  }
+  const auto gs = values(upstream);
+  const device_array<R> grad_out(upstream);
+  const device_array<float> direction(size), dual(size);
+  const device_array<double> norms(static_cast<std::size_t>(n));
+  const device_array<status> statuses(static_cast<std::size_t>(n));
+  const device_array<R> out(size);
+  const cuda::saved_step saved{direction.data(), norms.data(), statuses.data()};
+  {
+    const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
+    const device_array<unsigned char> scratch(bytes);
+    cuda::router_rows(ctx, p.view(), p.rows(), row_major<device_space>(out.data(), n, d), {}, saved, {scratch.data(), bytes},
+                      options);
+    sync();
+  }
+  std::vector<reference_step> steps;
+  std::vector<reference_gradient> want;
+  for (index_t e = 0; e < n; ++e) {
+    steps.emplace_back(p, e, p.r.data() + e * d);
+    want.emplace_back(p, e, steps.back(), p.r.data() + e * d, gs.data() + e * d, options.radius);
+  }
+  const auto upstream_view = row_major<device_space>(const_cast<const R*>(grad_out.data()), n, d);
+
+  using S = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const device_array<S> grad_rows(size);
+  const auto rows_view = row_major<device_space>(grad_rows.data(), n, d);
+  const auto check_rows = [&](const char* mode) {
+    const auto got = values(grad_rows.host());
+    check(grad_rows.intact(), p.name + ": grad_rows out of bounds");
+    for (index_t e = 0; e < n; ++e) {
+      const auto& w = want[static_cast<std::size_t>(e)];
+      distance off;
+      for (index_t k = 0; k < d; ++k) {
+        off.add(got[static_cast<std::size_t>(e * d + k)], w.rows[static_cast<std::size_t>(k)]);
+      }
+      check(off.within(tolerance, noise * w.bound_rows), p.name + ": gradient to row " + std::to_string(e) + " (" + mode + ") off by " +
+                                                          std::to_string(std::sqrt(off.top / off.bottom)));
+    }
+  };
+
+  const experts_in_memory<G> place(spec.shape, gradient_layout, g, spec.offset != 0);
+  for (const auto mode : {cuda::gradient_mode::write, cuda::gradient_mode::accumulate}) {
+    const bool add = mode == cuda::gradient_mode::accumulate;
+    std::vector<G> before(static_cast<std::size_t>(place.size), make<G>(7.0));
+    if (add) {
+      for (auto& x : before) {
+        x = make<G>(normal(g) * spec.scale);
+      }
+    }
+    const device_array<G> memory(before, static_cast<std::size_t>(spec.offset));
+    std::vector<G*> table;
+    for (const index_t start : place.starts) {
+      table.push_back(memory.data() + start);
+    }
+    const device_array<G*> device_table(table);
+    const auto gradient = place.pointers
+                              ? expert_batch_view<G, device_space>(static_cast<G* const*>(device_table.data()), spec.shape, place.strides)
+                              : expert_batch_view<G, device_space>(memory.data() + place.first, spec.shape, place.strides);
+    const std::size_t bytes = cuda::router_rows_vjp_workspace(ctx, p.view(), gradient, mode);
+    const device_array<unsigned char> scratch(bytes);
+    grad_rows.poison();
+    cuda::router_rows_vjp(ctx, p.view(), p.rows(), saved, upstream_view, rows_view, gradient, mode, {scratch.data(), bytes},
+                          options);
+    sync();
+    check_rows(add ? "accumulate" : "write");
+    const auto after = memory.host();
+    const std::string what = p.name + " " + type_name<G> + " gradient " + name_of(gradient_layout) + (add ? " accumulated" : " written");
+    check(memory.intact() && scratch.intact(), what + ": out of bounds");
+    std::vector<bool> touched(after.size(), false);
+    for (index_t e = 0; e < n; ++e) {
+      const auto& w = want[static_cast<std::size_t>(e)];
+      distance off;
+      double old = 0;
+      for (index_t j = 0; j < f; ++j) {
+        for (index_t k = 0; k < d; ++k) {
+          const auto at = static_cast<std::size_t>(place.at(e, j, k));
+          touched[at] = true;
+          double x = 0;
+          if (steps[static_cast<std::size_t>(e)].state == status::ok) {
+            x = w.y[static_cast<std::size_t>(j)] * w.dual[static_cast<std::size_t>(k)] +
+                w.w[static_cast<std::size_t>(j)] * p.r[static_cast<std::size_t>(e * d + k)];
+          }
+          if (add) {
+            x += value(before[at]);
+            old += value(before[at]) * value(before[at]);
+          }
+          off.add(value(after[at]), x);
+        }
+      }
+      check(off.within(tolerance + rounding<G>, noise * w.bound_weights + rounding<G> * std::sqrt(old)),
+            what + ": expert " + std::to_string(e) + " off by " + std::to_string(std::sqrt(off.top / off.bottom)));
+    }
+    bool gaps = true;
+    for (std::size_t i = 0; i < after.size(); ++i) {
+      gaps = gaps && (touched[i] || std::memcmp(&after[i], &before[i], sizeof(G)) == 0);
+    }
+    check(gaps, what + ": wrote between the rows");
+    if (!add) {  // the same bits again
+      scratch.poison();
+      cuda::router_rows_vjp(ctx, p.view(), p.rows(), saved, upstream_view, rows_view, gradient, mode, {scratch.data(), bytes},
+                            options);
+      sync();
+      check(std::memcmp(memory.host().data(), after.data(), after.size() * sizeof(G)) == 0, what + ": two runs differ");
+    }
+  }
+
+  const auto count = static_cast<std::size_t>(n * f);
+  const device_array<float> y(count), w(count);
+  const std::size_t bytes = cuda::router_rows_vjp_factored_workspace(ctx, p.view());
+  const device_array<unsigned char> scratch(bytes);
+  grad_rows.poison();
+  cuda::router_rows_vjp_factored(ctx, p.view(), p.rows(), saved, upstream_view, rows_view, {y.data(), w.data(), dual.data()},
+                                 {scratch.data(), bytes}, options);
+  sync();
+  check_rows("factored");
+  check(y.intact() && w.intact() && dual.intact() && scratch.intact(), p.name + ": factors out of bounds");
+  const auto ys = y.host(), ws = w.host(), duals = dual.host();
+  for (index_t e = 0; e < n; ++e) {
+    const auto& ref = want[static_cast<std::size_t>(e)];
+    distance offs[3];
+    double gain = 0;
+    for (index_t j = 0; j < f; ++j) {
+      offs[0].add(ys[static_cast<std::size_t>(e * f + j)], ref.y[static_cast<std::size_t>(j)]);
+      offs[1].add(ws[static_cast<std::size_t>(e * f + j)], ref.w[static_cast<std::size_t>(j)]);
+    }
+    for (index_t k = 0; k < d; ++k) {
+      const auto at = static_cast<std::size_t>(e * d + k);
+      offs[2].add(duals[at], ref.dual[static_cast<std::size_t>(k)]);
+      gain += gs[at] * gs[at];
+    }
+    const auto& step = steps[static_cast<std::size_t>(e)];
+    const bool ok = step.state == status::ok;
+    gain = ok ? std::sqrt(gain) * options.radius / step.image_norm : 0.0;
+    const double frobenius = ok && gain > 0 ? std::sqrt(ref.bound_rows / gain) : 0.0;
+    check(offs[0].within(1e-5, 1e-6 * frobenius * (ok ? step.row_norm : 0.0)), p.name + ": y");
+    check(offs[1].within(1e-5, 1e-6 * frobenius * gain), p.name + ": w");
+    check(offs[2].within(1e-5, 1e-6 * gain), p.name + ": the dual row");
+  }
+}
+
+template <class T, class R, class G>
+void sweep(const cuda::context& ctx, generator& g, int count) {
+  for (int i = 0; i < count; ++i) {
+    typename problem<T, R>::spec s;
+    s.order = static_cast<layout>(uniform(g, 0, layouts - 1));
+    const auto odd = [&](index_t most) {
+      return uniform(g, 0, 2) == 0 ? uniform(g, 1, 9) : uniform(g, 0, 1) ? uniform(g, 1, most) : uniform(g, 1, most / 8 + 1) * 8;
+    };
+    s.shape = {uniform(g, 1, 6), odd(120), odd(500)};
+    if (i % 8 == 0) {
+      s.shape = {uniform(g, 1, 2), uniform(g, 1, 30), uniform(g, 300, 4700)};
+    }
+    if (i % 16 == 7) {
+      s.shape = {uniform(g, 100, 300), uniform(g, 1, 12), uniform(g, 1, 40)};
+    }
+    s.offset = uniform(g, 0, 2) == 0 ? static_cast<int>(uniform(g, 1, 7)) : 0;
+    s.specials = uniform(g, 0, 3) == 0;
+    constexpr bool wide = !std::is_same_v<T, f16> && !std::is_same_v<R, f16> && !std::is_same_v<G, f16>;
+    if (wide && uniform(g, 0, 2) == 0) {
+      s.scale = std::pow(10.0, static_cast<double>(uniform(g, -15, 15)));
+      s.row_scale = std::pow(10.0, static_cast<double>(uniform(g, -6, 6)));
+    }
+    const layout gradient = uniform(g, 0, 2) == 0 ? static_cast<layout>(uniform(g, 0, layouts - 1)) : s.order;
+    check_gradient<T, R, G>(ctx, s, gradient, g);
+  }
+}
+
+}  // namespace
+
+void check_backward(const cuda::context& ctx, int effort) {
+  generator g(777);
+  sweep<bf16, float, bf16>(ctx, g, effort);
+  sweep<bf16, bf16, float>(ctx, g, effort);
+  sweep<f16, f16, f16>(ctx, g, effort / 2);
+  sweep<float, float, float>(ctx, g, effort);
+  sweep<double, double, double>(ctx, g, effort / 2);
+  for (const index_t d : {1, 8, 256, 2048, 2056, 4096, 7168, 8192, 8200}) {
+    check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 72, d}}, layout::nfd, g);
+    check_gradient<bf16, float, float>(ctx, {.shape = {3, 33, d}}, layout::n2fd_interleaved, g);
+    check_gradient<float, float, float>(ctx, {.shape = {2, 41, d}}, layout::nfd, g);
+  }
+  std::printf("backward: %d checks so far, %d failures\n", checks, failures);
+}
+
+}  // namespace gpu_check
