@@ -19,16 +19,21 @@ set(mpirouter_benchmark_sha256 6430e4092653380d9dc4ccb45a1e2dc9259d581f4866dc075
 set(mpirouter_spectra_url https://github.com/yixuan/spectra/archive/refs/tags/v1.0.1.tar.gz)
 set(mpirouter_spectra_sha256 919e3fbc8c539a321fd5a0766966922b7637cc52eb50a969241a997c733789f3)
 
-# Downloads <package>, checks its hash and adds its targets without its tests, examples or install rules.
-macro(mpirouter_fetch package)
+set(mpirouter_Eigen3_include .)
+set(mpirouter_xsimd_include include)
+set(mpirouter_nlohmann_json_include include)
+set(mpirouter_doctest_include .)
+set(mpirouter_CLI11_include include)
+set(mpirouter_fmt_include include)
+set(mpirouter_spectra_include include)
+
+# Downloads <package>, checks its hash and makes <target>. Header-only packages are include paths and nothing more:
+# their own build files, with their options, tests and install rules, stay out of this build.
+macro(mpirouter_fetch package target)
   message(STATUS "mpi_router: ${package} is not installed, fetching ${mpirouter_${package}_url}")
-  foreach(option IN ITEMS BUILD_TESTING EIGEN_BUILD_TESTING EIGEN_BUILD_DOC EIGEN_BUILD_PKGCONFIG JSON_BuildTests
-                          JSON_Install DOCTEST_WITH_TESTS DOCTEST_NO_INSTALL CLI11_BUILD_TESTS CLI11_BUILD_EXAMPLES
-                          BENCHMARK_ENABLE_TESTING BENCHMARK_ENABLE_INSTALL BENCHMARK_ENABLE_GTEST_TESTS
-                          BENCHMARK_ENABLE_WERROR)
-    set(${option} OFF)
-  endforeach()
-  set(DOCTEST_NO_INSTALL ON)
+  if(POLICY CMP0135)
+    cmake_policy(SET CMP0135 NEW)
+  endif()
   FetchContent_Declare(
     ${package}
     URL ${mpirouter_${package}_url}
@@ -37,8 +42,21 @@ macro(mpirouter_fetch package)
   string(TOLOWER ${package} lowercase)
   if(NOT ${lowercase}_POPULATED)
     FetchContent_Populate(${package})
-    # Not part of "all", and so not of "install" either.
+  endif()
+  if(DEFINED mpirouter_${package}_include)
+    add_library(${target} INTERFACE IMPORTED GLOBAL)
+    target_include_directories(${target} INTERFACE ${${lowercase}_SOURCE_DIR}/${mpirouter_${package}_include})
+  else()
+    set(CMAKE_POLICY_DEFAULT_CMP0077 NEW) # option() keeps these
+    set(BENCHMARK_ENABLE_TESTING OFF)
+    set(BENCHMARK_ENABLE_INSTALL OFF)
+    set(BENCHMARK_ENABLE_WERROR OFF)
     add_subdirectory(${${lowercase}_SOURCE_DIR} ${${lowercase}_BINARY_DIR} EXCLUDE_FROM_ALL)
+  endif()
+  if("${package}" STREQUAL "fmt")
+    target_compile_definitions(${target} INTERFACE FMT_HEADER_ONLY)
+  elseif("${package}" STREQUAL "spectra")
+    target_link_libraries(${target} INTERFACE Eigen3::Eigen)
   endif()
 endmacro()
 
@@ -47,7 +65,7 @@ endmacro()
 macro(mpirouter_require package target)
   mpirouter_find(${package} ${target})
   if(NOT ${package}_FOUND AND NOT TARGET ${target} AND MPIROUTER_FETCH_DEPENDENCIES AND DEFINED mpirouter_${package}_url)
-    mpirouter_fetch(${package})
+    mpirouter_fetch(${package} ${target})
     set(${package}_FOUND TRUE)
   endif()
 endmacro()
