@@ -1,0 +1,173 @@
+// The batched product: right, and bitwise the same for every executor and number of threads.
+#include <mpi_router/backend/parallel.hpp>
+#include <mpi_router/backend/reference.hpp>
+#include <mpi_router/backend/simd.hpp>
+#include <mpi_router/backend/tbb.hpp>
+
+#include <doctest/doctest.h>
+#include <oneapi/tbb/global_control.h>
+#include <support/random.hpp>
+#include <support/tolerance.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using namespace mpi_router;
+
+/// A pool of the caller's own: threads that take the next task there is.
+struct own_pool {
+  int threads = 1;
+  template <class Task>
+  void operator()(index_t count, Task&& task) const {
+    std::atomic<index_t> next{0};
+    std::vector<std::thread> pool;
+    for (int t = 0; t < threads; ++t) {
+      pool.emplace_back([&] {
+        for (index_t i = next++; i < count; i = next++) task(i);
+      });
+    }
+    for (std::thread& t : pool) t.join();
+  }
+};
+
+/// Last task first.
+struct backwards {
+  template <class Task>
+  void operator()(index_t count, Task&& task) const {
+    for (index_t i = count - 1; i >= 0; --i) task(i);
+  }
+};
+
+template <class S>
+struct outcome {
+  std::vector<S> images;
+  std::vector<S> energies;
+  bool operator==(const outcome&) const = default;
+};
+
+template <class S, class T, class Backend, class Run>
+outcome<S> apply_all(const Backend& backend, const expert_batch_view<T>& experts, const std::vector<S>& rows,
+                     const Run& executor) {
+  const auto [n, f, d] = experts.shape();
+  outcome<S> out{std::vector<S>(rows.size(), S{7}), std::vector<S>(static_cast<std::size_t>(n), S{7})};
+  std::vector<S> workspace(static_cast<std::size_t>(apply_experts_workspace(experts.shape())),
+                           std::numeric_limits<S>::quiet_NaN());
+  apply_experts(backend, experts, row_major(rows.data(), n, d), row_major(out.images.data(), n, d),
+                vector_view<S>(out.energies), vector_view<S>(workspace), executor);
+  return out;
+}
+
+const expert_shape some_shapes[] = {{1, 1030, 1030}, {3, 700, 517}, {70, 9, 31}, {66, 600, 500}, {5, 3, 40},
+                                    {0, 8, 8},       {4, 0, 8},     {2, 8, 0},   {1, 1, 300000}};
+
+template <class T, class Backend>
+void is_right_and_the_same_for_everyone(const Backend& backend) {
+  using S = accumulator_t<T>;
+  test_support::random_source random(11);
+  const tbb::global_control allow(tbb::global_control::max_allowed_parallelism, 7);
+  for (const expert_shape& shape : some_shapes) {
+    const auto [n, f, d] = shape;
+    CAPTURE(n);
+    CAPTURE(f);
+    CAPTURE(d);
+    const std::vector<T> weights = test_support::random_vector<T>(random, n * f * d);
+    const std::vector<S> rows = test_support::random_vector<S>(random, n * d);
+    for (const bool by_rows : {true, false}) {
+      const auto experts = by_rows ? experts_nfd(weights.data(), shape) : experts_ndf(weights.data(), shape);
+      const outcome<S> serial = apply_all<S>(backend, experts, rows, serial_executor{});
+      CHECK(serial == apply_all<S>(backend, experts, rows, backwards{}));
+      for (const int threads : {1, 2, 3, 7}) {
+        CHECK(serial == apply_all<S>(backend, experts, rows, own_pool{threads}));
+        tbb::task_arena arena(threads);
+        CHECK(serial == apply_all<S>(backend, experts, rows, tbb_executor{&arena}));
+#if defined(_OPENMP)
+        CHECK(serial == apply_all<S>(backend, experts, rows, openmp_executor{threads}));
+#endif
+      }
+      // Against sums in double.
+      for (index_t i = 0; i < n; i += 17) {
+        const auto at = static_cast<std::size_t>(i * d);
+        const std::vector<double> x(rows.begin() + i * d, rows.begin() + (i + 1) * d);
+        std::vector<double> image(static_cast<std::size_t>(d));
+        const double energy = reference{}.apply<T, double>(
+            matrix_view<const T>(experts[i]), vector_view<const double>(x), vector_view<double>(image));
+        double error = 0;
+        double size = 0;
+        for (std::size_t k = 0; k < image.size(); ++k) {
+          error += std::pow(static_cast<double>(serial.images[at + k]) - image[k], 2);
+          size += image[k] * image[k];
+        }
+        const double bound = 4 * test_support::tolerance<T>.arithmetic;
+        CHECK(std::sqrt(error) <= bound * std::sqrt(size));
+        CHECK(std::abs(static_cast<double>(serial.energies[static_cast<std::size_t>(i)]) - energy) <=
+              bound * energy);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the batched product is bitwise the same for every executor") {
+  SUBCASE("reference, f32") { is_right_and_the_same_for_everyone<float>(reference{}); }
+  SUBCASE("one-read kernels, f32") { is_right_and_the_same_for_everyone<float>(simd{}); }
+  SUBCASE("one-read kernels, f64") { is_right_and_the_same_for_everyone<double>(simd{}); }
+  SUBCASE("one-read kernels, bf16") { is_right_and_the_same_for_everyone<bf16>(simd{}); }
+  SUBCASE("one-read kernels, f16") { is_right_and_the_same_for_everyone<f16>(simd{}); }
+}
+
+TEST_CASE("an expert's image does not depend on the batch that it is in") {
+  test_support::random_source random(12);
+  const expert_shape all{65, 700, 520};
+  const std::vector<float> weights = test_support::random_vector<float>(random, 65 * 700 * 520);
+  const std::vector<float> rows = test_support::random_vector<float>(random, 65 * 520);
+  const auto together = apply_all<float>(simd{}, experts_nfd(weights.data(), all), rows, serial_executor{});
+  const expert_shape one{1, 700, 520};
+  const auto alone = apply_all<float>(simd{}, experts_nfd(weights.data() + 64 * 700 * 520, one),
+                                      std::vector<float>(rows.end() - 520, rows.end()), serial_executor{});
+  CHECK(std::equal(alone.images.begin(), alone.images.end(), together.images.end() - 520));
+  CHECK(alone.energies[0] == together.energies[64]);
+}
+
+TEST_CASE("blocks of neurons cover an expert once, in order") {
+  for (const index_t stride : {index_t{1}, index_t{1000}}) {
+    for (const index_t f : {1, 7, 8, 9, 255, 256, 257, 1000, 4096, 100000}) {
+      for (const index_t d : {1, 64, 7168, 1000000}) {
+        const expert_shape shape{1, f, d};
+        const expert_strides strides{.expert = 0, .ffn = stride, .hidden = 1};
+        const index_t blocks = detail::blocks_of(shape);
+        CHECK(detail::block_start(shape, strides, 0) == 0);
+        CHECK(detail::block_start(shape, strides, blocks) == f);
+        for (index_t b = 0; b < blocks; ++b) {
+          CHECK(detail::block_start(shape, strides, b) <= detail::block_start(shape, strides, b + 1));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("apply_experts names both shapes") {
+  std::vector<float> data(1000);
+  const auto experts = experts_nfd(data.data(), {2, 3, 4});
+  std::vector<float> rows(8);
+  std::vector<float> images(8);
+  std::vector<float> energies(2);
+  const vector_view<float> none;
+  CHECK_THROWS_AS(apply_experts(simd{}, experts, row_major(rows.data(), 2, 3), row_major(images.data(), 2, 4),
+                                vector_view<float>(energies), none),
+                  usage_error);
+  CHECK_THROWS_AS(apply_experts(simd{}, experts, row_major(rows.data(), 2, 4), row_major(rows.data(), 2, 4),
+                                vector_view<float>(energies), none),
+                  usage_error);
+  const auto large = experts_nfd(data.data(), {2, 1000, 1000});
+  std::vector<float> wide(2000);
+  std::vector<float> wide_images(2000);
+  CHECK_THROWS_AS(apply_experts(simd{}, large, row_major(wide.data(), 2, 1000),
+                                row_major(wide_images.data(), 2, 1000), vector_view<float>(energies), none),
+                  usage_error);
+}
