@@ -1,5 +1,6 @@
 // verify_checkpoint: how far each router row of an MoE checkpoint is from its expert's principal singular
 // direction.
+#include "html_report.hpp"
 #include "progress.hpp"
 #include "recondition.hpp"
 #include "records.hpp"
@@ -39,6 +40,8 @@ struct arguments {
   std::string how;
   std::string json;
   std::string trace;
+  std::string report;
+  std::string command;  ///< all of it, for the report
   double tolerance = 1e-6;
   index_t max_steps = 10000;
   std::optional<double> require_angle;
@@ -110,6 +113,7 @@ Exit status: 0 done; 1 done, but a row could not be certified to --require-angle
 Examples:
   verify_checkpoint                                       the two small models that come with the project
   verify_checkpoint model-folder --summary --json out.json
+  verify_checkpoint model-folder --report pages           then open pages/index.html
   verify_checkpoint model.safetensors --no-svd --require-angle 0.01
   verify_checkpoint m.safetensors --router 'blk.{{layer}}.route' --gate 'blk.{{layer}}.ffn.{{expert}}.gate' --layout nfd
   verify_checkpoint recondition model-folder new-folder --steps 20
@@ -129,6 +133,10 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
          "--trace", a.trace,
          "Write file,layer,expert,step,rho,residual,angle (radians) for each step from the stored row as CSV")
       ->type_name("FILE");
+  app.add_option("--report", a.report,
+                 "Write DIR/index.html, a page with figures and sortable tables, and its data; gnuplot draws "
+                 "the figures")
+      ->type_name("DIR");
   app.add_option("--tolerance", a.tolerance, "Sine of the angle at which a row counts as arrived, for steps")
       ->capture_default_str();
   app.add_option("--max-steps", a.max_steps, "Steps to try at most")->capture_default_str();
@@ -276,6 +284,8 @@ int run_verify(const arguments& a) {
   require(a.json.empty() || a.json == "-" || a.trace.empty() || a.json != a.trace,
           "--json and --trace name one file");
   require(a.trace != "-", "--trace needs a file");
+  require(a.report.empty() || !std::filesystem::exists(a.report) || std::filesystem::is_directory(a.report),
+          a.report + ": --report needs a folder");
   const auto json_file = open_output(a.json, models);
   const auto trace_file = open_output(a.trace, models);
 
@@ -317,6 +327,10 @@ int run_verify(const arguments& a) {
     if (file != nullptr) {
       file->commit();
     }
+  }
+  if (!a.report.empty()) {
+    const auto problem = write_html_report(a.report, checkpoints, {options, a.command});
+    fmt::print(stderr, "{}{}report: {}/index.html\n", problem, problem.empty() ? "" : "\n", a.report);
   }
   if (!a.require_angle) {
     return 0;
@@ -370,6 +384,7 @@ int run(int argc, char** argv) {
       "recondition",
       "Write a checkpoint with its router rows some power steps on, all else byte for byte unchanged");
   define(app, *rewrite, a);
+  a.command = quoted_command(argc, argv);
   app.set_version_flag("--version", fmt::format("mpi_router {}.{}.{}", MPIROUTER_VERSION_MAJOR,
                                                 MPIROUTER_VERSION_MINOR, MPIROUTER_VERSION_PATCH));
   try {
