@@ -1,0 +1,42 @@
+// Four ways to make the rows that tokens are compared with: the paper's ablation.
+#pragma once
+
+#include "tensor.hpp"
+
+#include <mpi_router/router/router_rows_vjp.hpp>
+
+#include <array>
+#include <string_view>
+
+namespace train {
+
+enum class router_kind : unsigned char {
+  usual,       ///< R itself
+  mpi,         ///< C · rM / ‖rM‖ (Eq. 4, 5)
+  retraction,  ///< C · r / ‖r‖: the sphere without the power step
+  power_step   ///< rM: the power step without the sphere
+};
+inline constexpr std::array all_routers{router_kind::usual, router_kind::mpi, router_kind::retraction,
+                                        router_kind::power_step};
+[[nodiscard]] std::string_view to_string(router_kind kind);
+
+/// Makes the rows from the trained ones and the gate matrices, and takes gradients back.
+class row_maker {
+ public:
+  row_maker(router_kind kind, const mpi_router::expert_shape& shape, double c_prime);
+
+  /// rows: N × D, from router (N × D) and gates ([N, F, D]).
+  void forward(const matrix& router, const matrix& gates, matrix& rows);
+  /// Adds to the gradients of both.
+  void backward(const matrix& router, const matrix& gates, const matrix& grad_rows, matrix& grad_router,
+                matrix& grad_gates);
+
+ private:
+  router_kind kind_;
+  mpi_router::expert_shape shape_;
+  mpi_router::router_options options_;
+  std::vector<float> workspace_;
+  std::vector<float> tape_;
+};
+
+}  // namespace train
