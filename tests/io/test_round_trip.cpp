@@ -73,8 +73,10 @@ TEST_CASE("every type and shape survives a round trip") {
     CHECK(read.type() == source.type);
     CHECK(std::ranges::equal(read.shape(), source.shape));
     CHECK(std::ranges::equal(read.bytes(), source.bytes));
-    CHECK((read.bytes().empty() ||
-           reinterpret_cast<std::uintptr_t>(read.bytes().data()) * 8 % bits_of(read.type()) == 0));
+    if (bits_of(read.type()) >= 8) {  // the smaller ones are packed and have no alignment
+      CHECK((reinterpret_cast<std::uintptr_t>(read.bytes().data()) % (bits_of(read.type()) / 8) == 0 ||
+             read.bytes().empty()));
+    }
   }
 
   SUBCASE("the bytes do not depend on the order of the tensors") {
