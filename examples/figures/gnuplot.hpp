@@ -87,7 +87,7 @@ set border 3
 set tics nomirror out
 set grid lc rgb "{}" lw 0.4 dt 3
 set xlabel offset 0,0.5
-set key outside below Left reverse samplen 2 maxcols 2 noenhanced
+set key outside below Left reverse samplen 2 maxcols 2 height 0.6 noenhanced
 )",
                      width, height, white_paper ? R"(background rgb "white")" : "", output, palette::grey);
 }

@@ -249,7 +249,7 @@ close_look look_at(const checkpoint_report& checkpoint, const chosen& which,
 
 void draw_close_looks(artist& draw, const checkpoint_report& checkpoint, const analysis_options& options) {
   const auto experts = choose(checkpoint);
-  const std::string convergence_title = "Convergence of chosen experts, and the bound κ^{2k}";
+  const std::string convergence_title = "Convergence of chosen experts, and the bound κ²ᵏ";
   if (experts.empty()) {
     draw.leave_out("Convergence and singular spectra",
                    "No row of this checkpoint has a direction to follow.");
@@ -290,7 +290,7 @@ void draw_close_looks(artist& draw, const checkpoint_report& checkpoint, const a
       spectrum_plots += fmt::format(
           ", \"{}\" using ($1=={} ? $2 : NaN):3:4 with yerrorbars pt 0 lw 3 lc rgb \"{}\" notitle",
           draw.data("gaps"), i, colours[i]);
-      gaps.push_back({id, 1.15 + 0.12 * id, (look.sigma[0] + look.sigma[1]) / (2 * look.sigma[0]),
+      gaps.push_back({id, 0.55 * std::pow(1.15, id), (look.sigma[0] + look.sigma[1]) / (2 * look.sigma[0]),
                       (look.sigma[0] - look.sigma[1]) / (2 * look.sigma[0])});
     }
   }
@@ -298,7 +298,7 @@ void draw_close_looks(artist& draw, const checkpoint_report& checkpoint, const a
   draw.draw(
       "convergence", 380, convergence_title,
       "Solid: the angle between the row and the principal direction. Dashed, in the same colour: the bound "
-      "tan θ_k ≤ κ^{2k} tan θ_0, with κ = σ₂/σ₁. From the farthest row to the nearest.",
+      "tan θₖ ≤ κ²ᵏ tan θ₀, with κ = σ₂/σ₁. From the farthest row to the nearest.",
       R"gp(set xlabel "step"
 set ylabel "angle to the principal direction (degrees)"
 set logscale y
@@ -313,13 +313,14 @@ plot )gp" +
   draw.csv("spectra", "chosen,layer,expert,index,sigma_over_sigma_1", spectra);
   draw.csv("gaps", "chosen,x,middle,half", gaps);
   draw.draw("spectra", 380, "Singular spectra, with the gap",
-            "Singular values of the gate matrices, from the largest down. The thick bars mark the gap from "
+            "Singular values of the gate matrices, from the largest down. The thick bars at the left mark "
+            "the gap from "
             "σ₂ to σ₁: "
             "the longer, the fewer steps are needed.",
             fmt::format(R"gp(set xlabel "index of the singular value"
 set ylabel "σ / σ₁ (dimensionless)"
 set logscale x
-set xrange [0.9:{}]
+set xrange [0.5:{}]
 set yrange [0:1.05]
 plot )gp",
                         std::max(2.0, 1.1 * last_index)) +

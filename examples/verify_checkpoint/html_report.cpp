@@ -28,7 +28,7 @@ constexpr std::string_view style = R"css(
 body { margin: 0 auto; max-width: 72rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.3rem; margin-top: 2.5rem; overflow-wrap: anywhere; }
-h3 { font-size: 1rem; margin: 0 0 .3rem; }
+h3 { font-size: 1rem; margin: 0 0 .3rem; } .figures + h3 { margin-top: 2rem; }
 p, li { max-width: 46rem; overflow-wrap: anywhere; }
 a { color: var(--link); }
 pre { padding: .7rem; background: var(--head); border: 1px solid var(--line); overflow-x: auto; white-space: pre-wrap;
