@@ -186,7 +186,7 @@ TEST_CASE("the probe misses no more often than it says") {
   CHECK(float_probe.bound.alpha >= 0.81 * (1 - 1e-6));
   CHECK(float_probe.bound.label == certainty::probabilistic);
   // Too few steps for the probability: the label falls to heuristic, it does not stay.
-  const auto hasty = probe_second_eigenvalue(gram(a), view(v1), 1.0, {.max_steps = 8});
+  const auto hasty = probe_second_eigenvalue(gram(a), view(v1), 1.0, {.max_steps = 3});
   CHECK(hasty.bound.label == certainty::heuristic);
 }
 

@@ -8,7 +8,9 @@
 
 #include <Eigen/Core>
 
-#include <optional>
+#include <algorithm>
+#include <numbers>
+#include <utility>
 
 MPIROUTER_BEGIN
 
@@ -64,13 +66,9 @@ index_t search(Op& op, Eigen::VectorXd& row, rayleigh_result<double>& at, const 
     if (!krylov.start(row)) {
       break;
     }
-    for (index_t k = 1, next_look = 6;; ++k) {
-      const bool last = !krylov.step(op) || k == krylov.capacity();
+    for (bool last = false; !last;) {
+      last = !krylov.step(op) || krylov.steps() == krylov.capacity();
       ++applications;
-      if (k != next_look && !last) {
-        continue;
-      }
-      next_look += std::max(index_t{2}, next_look / 6);
       const auto ritz = krylov.top();
       if (last || ritz.residual <= 0.5 * options.residual_tolerance * ritz.value) {
         row = krylov.vector(ritz);

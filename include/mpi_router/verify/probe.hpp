@@ -4,7 +4,10 @@
 #include <mpi_router/verify/certificate.hpp>
 #include <mpi_router/verify/lanczos.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <numbers>
 #include <random>
 
 MPIROUTER_BEGIN
@@ -39,16 +42,21 @@ template <Accumulator S>
 
 }  // namespace detail
 
-/// Bounds λ₂(M) from above by probing PMP, P = I − v̂v̂ᵀ, whose largest eigenvalue is at least λ₂ for *any*
-/// unit v̂ (Cauchy). k Lanczos steps from a random start leave its largest Ritz value ξ below (1 − ε) of that
-/// eigenvalue with probability at most 1.648 √D exp(−√ε (2k − 1)) (Kuczyński & Woźniakowski 1992,
-/// Theorem 4.2, in exact arithmetic), so α = ξ/(1 − ε). Each start goes on until α is a third of the way from
-/// ρ down to ξ, or ξ shows that v̂ is not principal. If the wanted probability is out of reach in max_steps, α
-/// is ξ plus its Ritz residual and the label says heuristic.
+/// Bounds λ₂(M) from above by probing B = PMP, P = I − v̂v̂ᵀ, whose largest eigenvalue μ is at least λ₂ for
+/// *any* unit v̂ (Cauchy). Lanczos from a random unit x builds T with p(t) = det(tI − T) and ‖p(B)x‖ = β₁⋯β_k,
+/// so that the component x₁ of x along the top eigenvector has |p(μ)| |x₁| ≤ β₁⋯β_k. Since |x₁| < δ has
+/// probability at most √(2D/π) δ, and p grows beyond the largest Ritz value ξ, every α > ξ with p(α) ≥ β₁⋯β_k
+/// √(2D/π)/η exceeds μ with probability at least 1 − η (in exact arithmetic; rounding of size D ε ρ is
+/// added). The number of steps that it takes is that of Kuczyński & Woźniakowski (1992), about log(√D/η) / (2
+/// √(1 − ξ/α)), but nothing is assumed of the spectrum.
+///
+/// Each start goes on until α is no more than two thirds of the way from ξ to ρ, or ξ shows that v̂ is not
+/// principal. If max_steps do not reach any α < ρ, α is ξ plus its Ritz residual and the label says
+/// heuristic.
 ///
 /// direction: v̂, D elements; rayleigh: its ρ. The operator may compute in float: α needs few digits, and the
-/// bound holds for whatever unit vector v̂ rounds to. One application of M a step, O(D · steps) memory
-/// (allocated here).
+/// bound holds for whatever unit vector v̂ rounds to. One application of M and O(D · steps) a step; O(D ·
+/// max_steps) memory, allocated here.
 template <GramOperator Op>
 [[nodiscard]] probe_result probe_second_eigenvalue(Op&& op, vector_view<const double> direction,
                                                    double rayleigh, const probe_options& options = {}) {
@@ -59,7 +67,7 @@ template <GramOperator Op>
   detail::expect(options.starts >= 1 && options.max_steps >= 1, "probe: at least one start and one step");
   probe_result result;
   const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
-  const double log_ratio = std::log(1.648 * std::sqrt(static_cast<double>(dimension)) / each);
+  const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) / each);
   // Deflation leaves rounding of the size of ρ, not of what is left.
   const double rounding =
       4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
@@ -67,46 +75,49 @@ template <GramOperator Op>
   lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh);
   krylov.deflate(map(direction).template cast<S>().normalized());
   std::mt19937_64 random(options.seed);
-  double alpha_proven = rounding;   // over all starts; nothing but rounding where nothing is left beside v̂
-  double alpha_guessed = rounding;  // ξ plus its residual
+  double proven = rounding;   // over all starts; only rounding where nothing is left beside v̂
+  double guessed = rounding;  // ξ plus its residual
   for (index_t start = 0; start < options.starts; ++start) {
-    if (!krylov.start(detail::gaussian<S>(dimension, random))) {
-      continue;
+    if (dimension == 1) {  // nothing is left beside v̂
+      break;
     }
-    for (index_t k = 1, next_look = 6;; ++k) {
-      const bool exhausted = !krylov.step(op);
+    if (!krylov.start(detail::gaussian<S>(dimension, random))) {
+      return result;  // no bound
+    }
+    for (bool last = false; !last;) {
+      last = !krylov.step(op) || krylov.steps() == krylov.capacity();
       ++result.applications;
-      const bool last = exhausted || k == krylov.capacity();
-      if (k != next_look && !last) {
-        continue;
-      }
-      next_look += std::max(index_t{2}, next_look / 4);
       const auto ritz = krylov.top();
       const double xi = ritz.value + rounding;
       if (!is_finite(xi)) {
         return result;  // no bound
       }
-      const double root = log_ratio / static_cast<double>(2 * k - 1);
-      double alpha = std::numeric_limits<double>::infinity();
-      if (exhausted) {
-        alpha = xi;
-      } else if (root < 1) {
-        alpha = xi / (1 - root * root);
-      }
       if (xi >= rayleigh && xi > result.ritz_value) {
         result.vector = krylov.vector(ritz);
       }
       result.ritz_value = std::max(result.ritz_value, xi);
-      if (last || alpha <= rayleigh - (rayleigh - xi) / 3 || xi >= rayleigh) {
-        alpha_proven = std::max(alpha_proven, alpha);
-        alpha_guessed = std::max(alpha_guessed, xi + ritz.residual);
-        break;
+      const auto exceeds = [&](double alpha) { return krylov.log_level(alpha) >= needed; };
+      double above = xi + (rayleigh - xi) * (last ? 0.99 : 2.0 / 3);
+      if (xi < rayleigh && !exceeds(above) && !last) {
+        continue;
       }
+      if (xi >= rayleigh || !exceeds(above)) {
+        proven = std::numeric_limits<double>::infinity();
+      } else {
+        double below = xi;
+        for (int halving = 0; halving < 8; ++halving) {
+          const double middle = (below + above) / 2;
+          (exceeds(middle) ? above : below) = middle;
+        }
+        proven = std::max(proven, above + rounding);
+      }
+      guessed = std::max(guessed, xi + ritz.residual);
+      break;
     }
   }
-  result.bound = alpha_proven < rayleigh ? second_eigenvalue_bound{alpha_proven, certainty::probabilistic,
-                                                                   options.failure_probability}
-                                         : second_eigenvalue_bound{alpha_guessed, certainty::heuristic, 1};
+  result.bound = proven < rayleigh
+                     ? second_eigenvalue_bound{proven, certainty::probabilistic, options.failure_probability}
+                     : second_eigenvalue_bound{guessed, certainty::heuristic, 1};
   return result;
 }
 
