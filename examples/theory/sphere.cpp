@@ -63,8 +63,8 @@ int main(int argc, char** argv) {
     demo.csv("path", "rule,step,v1,v2,v3,rho,angle_deg", path);
 
     std::vector<std::vector<double>> landscape;
-    for (int latitude = -90; latitude <= 90; latitude += 5) {
-      for (int longitude = 0; longitude <= 360; longitude += 5) {
+    for (int latitude = -90; latitude <= 90; latitude += 10) {
+      for (int longitude = 0; longitude <= 360; longitude += 10) {
         const double cosine = std::cos(latitude * degree);
         const VectorXd row{{std::sin(latitude * degree), cosine * std::cos(longitude * degree),
                             cosine * std::sin(longitude * degree)}};
