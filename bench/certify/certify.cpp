@@ -32,15 +32,10 @@ template <class S>
 using by_rows = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 struct expert {
-  Eigen::MatrixXd a;       // what Eigen and Spectra read, in Eigen's own order
-  by_rows<double> stored;  // what the search reads, [F, D] as checkpoints store it
-  by_rows<float> probed;   // what the probe reads: α needs few digits
+  Eigen::MatrixXd a;  // what Eigen and Spectra read, in Eigen's own order
   Eigen::VectorXd row;
-
-  void copy() {
-    stored = a;
-    probed = a.cast<float>();
-  }
+  by_rows<double> stored = a;               // what the search reads, [F, D] as checkpoints store it
+  by_rows<float> probed = a.cast<float>();  // what the probe reads: α needs few digits
 };
 
 std::vector<expert> experts_of(const std::string& model) {
@@ -56,14 +51,11 @@ std::vector<expert> experts_of(const std::string& model) {
         experts_nfd(elements.data(), {.num_experts = shape[0], .ffn_dim = shape[1], .hidden_dim = shape[2]});
     for (index_t e = 0; e < batch.num_experts(); ++e) {
       const auto a = batch[e];
-      expert one{Eigen::MatrixXd(a.rows(), a.cols()),
-                 {},
-                 map(row_major(rows.data(), shape[0], shape[2]).row(e)).cast<double>()};
+      Eigen::MatrixXd dense(a.rows(), a.cols());
       for (index_t f = 0; f < a.rows(); ++f) {
-        for (index_t d = 0; d < a.cols(); ++d) one.a(f, d) = widen<double>(a(f, d));
+        for (index_t d = 0; d < a.cols(); ++d) dense(f, d) = widen<double>(a(f, d));
       }
-      one.copy();
-      out.push_back(std::move(one));
+      out.push_back({dense, map(row_major(rows.data(), shape[0], shape[2]).row(e)).cast<double>()});
     }
   }
   return out;
@@ -84,11 +76,8 @@ std::vector<expert> one_large() {
   };
   const Eigen::VectorXd sigma =
       Eigen::VectorXd::LinSpaced(rank, 1, static_cast<double>(rank)).array().pow(-0.25);
-  expert one{orthonormal(F) * sigma.asDiagonal() * orthonormal(D).transpose(), {}, {}, gaussian(D, 1)};
-  one.copy();
-  std::vector<expert> out;
-  out.push_back(std::move(one));
-  return out;
+  const expert one{orthonormal(F) * sigma.asDiagonal() * orthonormal(D).transpose(), gaussian(D, 1)};
+  return {one};
 }
 
 double median(std::vector<double> values) {

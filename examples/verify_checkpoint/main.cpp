@@ -142,7 +142,7 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   app.add_option("--max-steps", a.max_steps, "Steps to try at most")->capture_default_str();
   app.add_option("--require-angle", a.require_angle,
                  "In radians: exit with 1 unless every row is certified, rigorously or but for a probability "
-                 "of 1e-9, to "
+                 "of 1e-6, to "
                  "be no farther than this from the principal direction");
   app.add_flag("--no-svd", a.no_svd,
                "Certificates alone, for experts too large to decompose: all is measured against a direction "

@@ -161,7 +161,7 @@ std::string legend(const report_options& options, const painter& paint) {
   line("ρ, residual", "Rayleigh quotient of the row and its distance from being stationary");
   line("proven angle",
        "what is certain of the angle without an SVD: a rigorous bound, or one with a failure");
-  out += fmt::format("  {:<15}probability of at most 1e-9 (probabilistic)\n", "");
+  out += fmt::format("  {:<15}probability of at most 1e-6 (probabilistic)\n", "");
   line("steps",
        fmt::format("from the stored row until the sine of the angle is at most {:g}", options.tolerance));
   line("null", "the same numbers for random rows and matrices: λ says little unless it is well above");
