@@ -36,9 +36,9 @@ MPIROUTER_ALWAYS_INLINE void for_each_chunk(index_t count, F&& f) noexcept {
 }
 
 template <std::size_t Count, class S>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE std::array<const S*, Count> vectors_of(const vector_block<const S>& x,
-                                                                             index_t first) noexcept {
-  std::array<const S*, Count> out;
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE few<const S*, Count> vectors_of(const vector_block<const S>& x,
+                                                                      index_t first) noexcept {
+  few<const S*, Count> out;
   unroll<Count>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA { out[p] = x[first + index_t{p}]; });
   return out;
 }
@@ -95,7 +95,7 @@ void sweep_panels_block(const stored_rows<const T>& a, const vector_block<const 
       const stored_rows<const T> part{a.data + first, a.rows, width, a.stride};
       for (index_t d = 0; d < a.rows; d += group) {
         const index_t count = a.rows - d < group ? a.rows - d : group;
-        std::array<const S*, vectors> y;
+        few<const S*, vectors> y;
         unroll<vectors>([&](auto v) MPIROUTER_DETAIL_INLINE_LAMBDA { y[v] = p.y[v]; });
         S dots[vectors][Rows];
         project_group<Lanes>(rows_of<Rows>(part, d, count), width, y, mask.value, dots);

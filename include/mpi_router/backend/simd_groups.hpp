@@ -71,8 +71,8 @@ struct tail_mask {
 
 /// y[p][g] = ⟨row g, probe p⟩.
 template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S>
-MPIROUTER_ALWAYS_INLINE void project_group(const std::array<const T*, Rows>& row, index_t cols,
-                                           const std::array<const S*, Probes>& probe, const S* mask,
+MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index_t cols,
+                                           const few<const S*, Probes>& probe, const S* mask,
                                            S (&y)[Probes][Rows]) noexcept {
   using batch = typename Lanes::batch;
   using line = typename Lanes::line;
@@ -129,8 +129,8 @@ inline constexpr std::size_t lines_in =
 
 /// image += Σ_g y[g] row g; asks for the rows `ahead` elements further on.
 template <class Lanes, std::size_t Rows, class T, class S>
-MPIROUTER_ALWAYS_INLINE void lift_group(const std::array<const T*, Rows>& row, index_t cols,
-                                        const S (&y)[Rows], S* image, const S* mask, index_t ahead) noexcept {
+MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t cols, const S (&y)[Rows],
+                                        S* image, const S* mask, index_t ahead) noexcept {
   using batch = typename Lanes::batch;
   using line = typename Lanes::line;
   batch scale[Rows];
@@ -176,9 +176,8 @@ MPIROUTER_ALWAYS_INLINE void store_gradient(G* g, const typename Lanes::line& v)
 
 /// gradient_g (+)= c[0][g] v[0] + c[1][g] v[1], added where Accumulate says so.
 template <class Lanes, bool Accumulate, std::size_t Rows, class S, class G>
-MPIROUTER_ALWAYS_INLINE void update_group(const std::array<G*, Rows>& gradient, index_t cols,
-                                          const S (&c)[2][Rows], const std::array<const S*, 2>& v,
-                                          const S* mask, index_t ahead) noexcept {
+MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t cols, const S (&c)[2][Rows],
+                                          const few<const S*, 2>& v, const S* mask, index_t ahead) noexcept {
   using batch = typename Lanes::batch;
   using line = typename Lanes::line;
   for_each_line<Lanes, lines_in<Lanes, 4>>(
@@ -216,9 +215,9 @@ MPIROUTER_ALWAYS_INLINE void update_group(const std::array<G*, Rows>& gradient, 
 
 /// The rows [first, first + count) of a group: missing ones repeat the first.
 template <std::size_t Rows, class T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE std::array<T*, Rows> rows_of(const stored_rows<T>& a, index_t first,
-                                                                   index_t count) noexcept {
-  std::array<T*, Rows> row;
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE few<T*, Rows> rows_of(const stored_rows<T>& a, index_t first,
+                                                            index_t count) noexcept {
+  few<T*, Rows> row;
   unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
     row[g] = a.data + (first + (index_t{g} < count ? index_t{g} : 0)) * a.stride;
   });
@@ -228,7 +227,7 @@ template <std::size_t Rows, class T>
 /// update_group for a group that may lack rows: a row of the gradient must not be updated twice.
 template <class Lanes, bool Accumulate, std::size_t Rows, class S, class G>
 MPIROUTER_ALWAYS_INLINE void update_rows(const stored_rows<G>& gradient, index_t first, index_t count,
-                                         const S (&c)[2][Rows], const std::array<const S*, 2>& v,
+                                         const S (&c)[2][Rows], const few<const S*, 2>& v,
                                          const S* mask) noexcept {
   if (count == static_cast<index_t>(Rows)) {
     update_group<Lanes, Accumulate>(rows_of<Rows>(gradient, first, count), gradient.cols, c, v, mask,

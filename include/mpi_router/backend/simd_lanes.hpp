@@ -9,7 +9,6 @@
 
 #include <mpi_router/core/scalar.hpp>
 
-#include <array>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -33,6 +32,15 @@
 MPIROUTER_BEGIN
 
 namespace detail::kernels {
+
+/// A few values, in registers where the compiler can. (Not std::array: it is the same type for every
+/// instruction set.)
+template <class T, std::size_t N>
+struct few {
+  T value[N];
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE T& operator[](std::size_t i) noexcept { return value[i]; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE const T& operator[](std::size_t i) const noexcept { return value[i]; }
+};
 
 /// f(0), …, f(N − 1) with constant arguments: arrays indexed by them live in registers.
 template <std::size_t N, class F>
@@ -125,10 +133,10 @@ template <std::size_t Count, class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE auto sum_lanes_of(const Batch (&sums)[Count]) noexcept {
   static_assert(std::has_single_bit(Count));
   using S = typename Batch::value_type;
-  std::array<S, (Count > Batch::size ? Count : Batch::size)> out;
+  few<S, (Count > Batch::size ? Count : Batch::size)> out;
   Batch copies[Count];  // the callers' sums have no address, so that they stay in registers
   unroll<Count>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { copies[i] = sums[i]; });
-  sum_each<Batch::size, Count>(copies, out.data());
+  sum_each<Batch::size, Count>(copies, out.value);
   return out;
 }
 

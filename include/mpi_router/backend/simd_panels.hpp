@@ -48,8 +48,8 @@ template <class S>
 /// Adds `Rows` stored rows, of which `count` exist, to the projections of a panel.
 template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S>
 MPIROUTER_ALWAYS_INLINE void project_panel(const stored_rows<const T>& a, index_t d, index_t count,
-                                           const std::array<const S*, Probes>& probe,
-                                           panel<T, S, Probes>& out, const S* mask) noexcept {
+                                           const few<const S*, Probes>& probe, panel<T, S, Probes>& out,
+                                           const S* mask) noexcept {
   const stored_rows<const T> part{a.data + out.first, a.rows, out.width, a.stride};
   const auto row = rows_of<Rows>(part, d, count);
   unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {

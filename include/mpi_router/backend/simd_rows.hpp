@@ -21,9 +21,9 @@ namespace detail::kernels {
 /// What one read of A is for. The image and the energy are those of the last probe.
 template <class S, std::size_t Probes>
 struct sweep {
-  std::array<const S*, Probes> probe{};  ///< vectors that A is multiplied with
-  std::array<S*, Probes> projection{};   ///< A probe, or null
-  S* image = nullptr;                    ///< (A last probe) A
+  few<const S*, Probes> probe{};  ///< vectors that A is multiplied with
+  few<S*, Probes> projection{};   ///< A probe, or null
+  S* image = nullptr;             ///< (A last probe) A
 };
 
 /// What becomes of the gradient y qᵀ + w pᵀ, where p, q are the probes and y, w their projections.

@@ -1,0 +1,188 @@
+// A backend over kernels that read A from memory once: which matrices they take, and what becomes of the
+// others.
+//
+// Where the kernels come from is a parameter: compiled in (simd.hpp) or chosen at run time (dispatch.hpp).
+#pragma once
+
+#include <mpi_router/backend/kernel_table.hpp>
+#include <mpi_router/backend/reference.hpp>
+
+#include <type_traits>
+
+MPIROUTER_BEGIN
+
+/// Kernels that read A from memory once. `Kernels` gives a core::kernel_table for each storage format.
+///
+/// Hidden-contiguous matrices ([N, F, D] and its fused and strided variants: unit column stride) go by stored
+/// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns. bf16 and f16 are converted in
+/// registers. Any extents and alignment; nothing outside the matrix is read. What has no kernel (less than a
+/// register's or two of neighbours, no unit stride, vectors with gaps, sums in double of narrower weights)
+/// goes to `reference`: the same function, slower.
+///
+/// One thread, no allocation, at most 16 KiB of stack. O(F·D). Deterministic: the order of the sums depends
+/// on shape, layout and instruction set alone. Products are not guarded against overflow, as in `reference`.
+template <class Kernels>
+class one_read_backend {
+ public:
+  constexpr one_read_backend() = default;
+  explicit constexpr one_read_backend(Kernels kernels) : kernels_(kernels) {}
+
+  /// u = xM with M = AᵀA; returns the energy ‖Ax‖². A is [F, D], x and u have D elements.
+  template <Scalar T, Accumulator S>
+  S apply(matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) const {
+    if constexpr (has_kernels<T, S>) {
+      if (const auto stored = stored_as<T>(a); stored.data != nullptr && contiguous(x, u)) {
+        return table<T>().apply(stored, x.data(), u.data());
+      }
+    }
+    return reference{}.apply(a, x, u);
+  }
+
+  /// U = XM for a block of vectors in one read of A: X and U are [k, D], energies has k elements. Throws
+  /// usage_error on shapes that do not fit and on overlap.
+  template <Scalar T, Accumulator S>
+  void apply_block(matrix_view<const T> a, matrix_view<const S> x, matrix_view<S> u,
+                   vector_view<S> energies) const {
+    detail::expect(
+        x.rows() == u.rows() && x.rows() == energies.size() && x.cols() == a.cols() && u.cols() == a.cols(),
+        "apply_block: A is [F = ", a.rows(), ", D = ", a.cols(), "], but X is [", x.rows(), ", ", x.cols(),
+        "], U [", u.rows(), ", ", u.cols(), "] and there are ", energies.size(), " energies");
+    detail::expect(!detail::overlap(x, u), "apply_block: X and U overlap");
+    if constexpr (has_kernels<T, S>) {
+      if (const auto stored = stored_as<T>(a);
+          stored.data != nullptr && x.col_stride() == 1 && u.col_stride() == 1) {
+        table<T>().apply_block(stored, {.x = x.data(),
+                                        .u = u.data(),
+                                        .energy = energies.data(),
+                                        .x_stride = x.row_stride(),
+                                        .u_stride = u.row_stride(),
+                                        .energy_stride = energies.stride(),
+                                        .count = x.rows()});
+        return;
+      }
+    }
+    for (index_t j = 0; j < x.rows(); ++j) {
+      energies[j] = apply<T, S>(a, x.row(j), u.row(j));
+    }
+  }
+
+  /// The projection y = A x. x has D elements, y has F.
+  template <Scalar T, Accumulator S>
+  void project(matrix_view<const T> a, vector_view<const S> x, vector_view<S> y) const {
+    if constexpr (has_kernels<T, S>) {
+      if (const auto stored = stored_as<T>(a); stored.data != nullptr && contiguous(x, y)) {
+        (stored.by_neurons ? table<T>().dots : table<T>().axpys)(stored, x.data(), y.data());
+        return;
+      }
+    }
+    reference{}.project(a, x, y);
+  }
+
+  /// u = y A. y has F elements, u has D.
+  template <Scalar T, Accumulator S>
+  void lift(matrix_view<const T> a, vector_view<const S> y, vector_view<S> u) const {
+    project(a.transposed(), y, u);
+  }
+
+  /// The one read that a backward needs: y = A p, w = A q, u = wA. p, q and u have D elements, y and w have
+  /// F. Throws usage_error on shapes that do not fit.
+  template <Scalar T, Accumulator S>
+  void pull_back(matrix_view<const T> a, vector_view<const S> p, vector_view<const S> q, vector_view<S> y,
+                 vector_view<S> w, vector_view<S> u) const {
+    expect_vectors(a, p, q, y, w, u);
+    if constexpr (has_kernels<T, S>) {
+      if (const auto stored = stored_as<T>(a); stored.data != nullptr && contiguous(p, q, y, w, u)) {
+        table<T>().pull_back(stored,
+                             {.p = p.data(), .q = q.data(), .y = y.data(), .w = w.data(), .u = u.data()});
+        return;
+      }
+    }
+    reference{}.project(a, p, y);
+    reference{}.project(a, q, w);
+    reference{}.lift(a, vector_view<const S>(w), u);
+  }
+
+  /// The same, and in that read the gradient, F × D, of any storage type: = or += y qᵀ + w pᵀ as `mode`, an
+  /// enumeration with `write` and `accumulate`, says.
+  template <Scalar T, Accumulator S, Scalar G, class Mode>
+    requires requires { Mode::write, Mode::accumulate; }
+  void pull_back(matrix_view<const T> a, vector_view<const S> p, vector_view<const S> q, vector_view<S> y,
+                 vector_view<S> w, vector_view<S> u, matrix_view<G> gradient, Mode mode) const {
+    expect_vectors(a, p, q, y, w, u);
+    detail::expect(gradient.rows() == a.rows() && gradient.cols() == a.cols(),
+                   "pull_back: A is [F = ", a.rows(), ", D = ", a.cols(), "], but the gradient is [",
+                   gradient.rows(), ", ", gradient.cols(), "]");
+    if constexpr (has_kernels<T, S> && element_of<T, S, G> != core::gradient_element::none) {
+      const auto stored = stored_as<T>(a);
+      const index_t unit = stored.by_neurons ? gradient.col_stride() : gradient.row_stride();
+      if (stored.data != nullptr && unit == 1 && contiguous(p, q, y, w, u)) {
+        table<T>().pull_back(
+            stored, {.p = p.data(),
+                     .q = q.data(),
+                     .y = y.data(),
+                     .w = w.data(),
+                     .u = u.data(),
+                     .gradient = gradient.data(),
+                     .gradient_stride = stored.by_neurons ? gradient.row_stride() : gradient.col_stride(),
+                     .element = element_of<T, S, G>,
+                     .accumulate = mode == Mode::accumulate});
+        return;
+      }
+    }
+    pull_back(a, p, q, y, w, u);
+    for (index_t f = 0; f < a.rows(); ++f) {
+      for (index_t d = 0; d < a.cols(); ++d) {
+        const S change = y[f] * q[d] + w[f] * p[d];
+        gradient(f, d) = narrow<G>(mode == Mode::accumulate ? widen<S>(gradient(f, d)) + change : change);
+      }
+    }
+  }
+
+ private:
+  template <class T, class S>
+  static constexpr bool has_kernels = std::is_same_v<S, accumulator_t<T>>;
+
+  template <class T, class S, class G>
+  static constexpr core::gradient_element element_of =
+      std::is_same_v<G, S>                                   ? core::gradient_element::sum
+      : scalar_traits<G>::format == scalar_traits<T>::format ? core::gradient_element::weight
+                                                             : core::gradient_element::none;
+
+  template <class T>
+  [[nodiscard]] const auto& table() const {
+    return kernels_.template table<scalar_traits<T>::format>();
+  }
+
+  /// Null data where there is no kernel for these extents and strides.
+  template <class T>
+  [[nodiscard]] core::stored_matrix stored_as(const matrix_view<const T>& a) const {
+    const index_t shortest = table<T>().shortest_run;
+    if (a.col_stride() == 1 && a.cols() >= shortest) {
+      return {a.data(), a.rows(), a.cols(), a.row_stride(), true};
+    }
+    if (a.row_stride() == 1 && a.rows() >= shortest) {
+      return {a.data(), a.cols(), a.rows(), a.col_stride(), false};
+    }
+    return {};
+  }
+
+  template <class... Views>
+  [[nodiscard]] static bool contiguous(const Views&... v) noexcept {
+    return (v.is_contiguous() && ...);
+  }
+
+  template <class T, class S>
+  static void expect_vectors(const matrix_view<const T>& a, const vector_view<const S>& p,
+                             const vector_view<const S>& q, const vector_view<S>& y, const vector_view<S>& w,
+                             const vector_view<S>& u) {
+    const index_t f = a.rows();
+    const index_t d = a.cols();
+    detail::expect(p.size() == d && q.size() == d && u.size() == d && y.size() == f && w.size() == f,
+                   "pull_back: A is [F = ", f, ", D = ", d, "], but p, q and u have ", p.size(), ", ",
+                   q.size(), " and ", u.size(), " elements, y and w ", y.size(), " and ", w.size());
+  }
+
+  [[no_unique_address]] Kernels kernels_{};
+};
+
+MPIROUTER_END
