@@ -137,6 +137,33 @@ TEST_CASE("score functions and their derivatives hold far out") {
   }
 }
 
+TEST_CASE("the exponential and the logarithm of scores are those of the standard library") {
+  double worst_exp = 0;
+  double worst_log = 0;
+  for (std::uint32_t bits = 0; bits <= 0x7f800000U; bits += 1009) {  // magnitudes from 0 to infinity
+    const auto x = std::bit_cast<float>(bits);
+    const double exact = std::exp(-static_cast<double>(x));
+    const auto got = static_cast<double>(detail::exp_of_nonpositive(-x));
+    worst_exp =
+        std::max(worst_exp, (std::abs(got - exact) - 0x1p-149) / exact);  // subnormal results: one unit
+    if (x <= 1.0F) {
+      const double log = std::log1p(static_cast<double>(x));
+      worst_log =
+          std::max(worst_log, std::abs(static_cast<double>(detail::log1p_of_unit(x)) - log) - 2e-7 * log);
+    }
+  }
+  CHECK(worst_exp < 1.2e-7);
+  CHECK(worst_log <= 0x1p-149);
+  CHECK(detail::exp_of_nonpositive(0.0F) == 1.0F);
+  CHECK(detail::exp_of_nonpositive(-std::numeric_limits<float>::infinity()) == 0.0F);
+  std::vector<float> x;
+  for (int n = 0; n < 40; ++n) {
+    CHECK(detail::largest_of(x.data(), n) ==
+          (n == 0 ? -std::numeric_limits<float>::infinity() : *std::max_element(x.begin(), x.end())));
+    x.push_back(static_cast<float>((n * 29) % 31) - 60);
+  }
+}
+
 TEST_CASE("tokens that nothing can be said of give no gradient") {
   const float inf = std::numeric_limits<float>::infinity();
   const float nan = std::numeric_limits<float>::quiet_NaN();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/manifold/scaled.hpp>
+#include <mpi_router/router/elementary.hpp>
 #include <mpi_router/router/gating_options.hpp>
 
 #include <algorithm>
@@ -11,28 +12,35 @@ MPIROUTER_BEGIN
 namespace detail {
 
 /// Elements of scratch for one token: keys, scores, and what the groups need.
-[[nodiscard]] constexpr index_t token_scratch(index_t num_experts) noexcept { return 5 * num_experts; }
+[[nodiscard]] constexpr index_t token_scratch(index_t num_experts) noexcept { return 6 * num_experts; }
 
+/// By the bits, so that it holds under -ffast-math.
 template <Accumulator S>
 [[nodiscard]] bool has_nan(const vector_view<const S>& x) noexcept {
   constexpr S infinity = std::numeric_limits<S>::infinity();
   return largest_magnitude_bits(x) > std::bit_cast<decltype(largest_magnitude_bits(x))>(infinity);
 }
+template <Accumulator S>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE bool is_nan(S x) noexcept {
+  using bits = std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>;
+  constexpr bits magnitude_mask = static_cast<bits>(~bits{0}) >> 1;
+  return (std::bit_cast<bits>(x) & magnitude_mask) > std::bit_cast<bits>(std::numeric_limits<S>::infinity());
+}
 
 /// NaN, as an infinite bias can make of a score, counts as −∞: every key has its place in the order.
 template <Accumulator S>
-[[nodiscard]] S as_key(S x) noexcept {
-  return has_nan(vector_view<const S>(&x, 1)) ? -std::numeric_limits<S>::infinity() : x;
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE S as_key(S x) noexcept {
+  return is_nan(x) ? -std::numeric_limits<S>::infinity() : x;
 }
 
 template <Accumulator S>
-[[nodiscard]] S sigmoid(S x) noexcept {
-  const S e = std::exp(-std::abs(x));
-  return (x >= S{0} ? S{1} : e) / (S{1} + e);
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sigmoid(S x) noexcept {
+  const S e = exp_of_nonpositive(-std::abs(x));
+  return by_sign(x, e, S{1}) / (S{1} + e);
 }
 template <Accumulator S>
-[[nodiscard]] S softplus(S x) noexcept {
-  return std::max(x, S{0}) + std::log1p(std::exp(-std::abs(x)));
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE S softplus(S x) noexcept {
+  return by_sign(x, S{0}, x) + log1p_of_unit(exp_of_nonpositive(-std::abs(x)));
 }
 
 /// The score of one logit by itself.
@@ -55,18 +63,16 @@ template <Accumulator S>
 template <Accumulator S>
 [[nodiscard]] bool softmax(const vector_view<S>& x) noexcept {
   S* const data = x.data();
-  S largest = -std::numeric_limits<S>::infinity();
-  for (index_t i = 0; i < x.size(); ++i) {
-    largest = std::max(largest, data[i]);
-  }
+  const index_t n = x.size();
+  const S largest = largest_of(data, n);
   if (!is_finite(largest)) {
     return false;
   }
-  for (index_t i = 0; i < x.size(); ++i) {
-    data[i] = std::exp(data[i] - largest);
+  for (index_t i = 0; i < n; ++i) {
+    data[i] = exp_of_nonpositive(data[i] - largest);
   }
-  const S scale = S{1} / sum_terms<S>(x.size(), [data](index_t i) { return data[i]; });
-  for (index_t i = 0; i < x.size(); ++i) {
+  const S scale = S{1} / sum_terms<S>(n, [data](index_t i) { return data[i]; });
+  for (index_t i = 0; i < n; ++i) {
     data[i] *= scale;
   }
   return true;
@@ -78,42 +84,66 @@ template <Accumulator S>
   if (f == score_function::softmax) {
     return softmax(x);
   }
-  for (index_t i = 0; i < x.size(); ++i) {
-    x[i] = score_of(f, x[i]);
+  S* const data = x.data();
+  const index_t n = x.size();
+  if (f == score_function::sigmoid) {
+    for (index_t i = 0; i < n; ++i) {
+      data[i] = sigmoid(data[i]);
+    }
+  } else {
+    for (index_t i = 0; i < n; ++i) {
+      data[i] = softplus(data[i]);
+    }
+    for (index_t i = 0; i < n;
+         ++i) {  // on its own: std::sqrt may set errno, which keeps a loop from being vectorised
+      data[i] = std::sqrt(data[i]);
+    }
   }
   return true;
 }
 
 /// The best `capacity` of what is offered in ascending order of index, best first; ties stay in that order.
-template <class Key>
+/// `keys` holds as many elements.
+template <Accumulator S>
 class best_list {
  public:
-  best_list(expert_id* ids, index_t capacity, Key key) : ids_(ids), capacity_(capacity), key_(key) {}
+  best_list(expert_id* ids, S* keys, index_t capacity) : ids_(ids), keys_(keys), capacity_(capacity) {}
 
-  void offer(index_t id) noexcept {
-    const auto value = key_(id);
-    if (held_ == capacity_ && !(value > worst_)) {
+  MPIROUTER_ALWAYS_INLINE void offer(index_t id, S key) noexcept {
+    if (held_ == capacity_ && !(key > worst_)) {
       return;
     }
     index_t at = held_ < capacity_ ? held_++ : capacity_ - 1;
-    for (; at > 0 && value > key_(ids_[at - 1]); --at) {
+    for (; at > 0 && key > keys_[at - 1]; --at) {
       ids_[at] = ids_[at - 1];
+      keys_[at] = keys_[at - 1];
     }
     ids_[at] = static_cast<expert_id>(id);
-    worst_ = key_(ids_[held_ - 1]);
+    keys_[at] = key;
+    worst_ = keys_[held_ - 1];
   }
 
  private:
   expert_id* ids_;
+  S* keys_;
   index_t capacity_;
   index_t held_ = 0;
-  Key key_;
-  std::invoke_result_t<Key, index_t> worst_{};
+  S worst_{};
 };
 
 /// The sum of the `count` largest keys of a group, largest first.
 template <Accumulator S>
 [[nodiscard]] S group_worth(const S* keys, index_t size, index_t count, S* best) noexcept {
+  if (count <= 2) {  // the usual ones, without a branch
+    S first = -std::numeric_limits<S>::infinity();
+    S second = first;
+    for (index_t i = 0; i < size; ++i) {
+      const S less = keys[i] > first ? first : keys[i];
+      second = less > second ? less : second;
+      first = keys[i] > first ? keys[i] : first;
+    }
+    return count == 1 ? first : as_key(first + second);
+  }
   index_t held = 0;
   for (index_t i = 0; i < size; ++i) {
     index_t at = held < count ? held++ : count;
@@ -133,17 +163,17 @@ template <Accumulator S>
 /// `scratch` has 3N elements.
 template <Accumulator S>
 void select(const gating_options& options, const S* keys, index_t n, S* scratch, expert_id* ids) noexcept {
-  best_list best(ids, options.top_k, [keys](index_t i) { return keys[i]; });
+  best_list<S> best(ids, scratch, options.top_k);
   if (options.n_group == options.topk_group) {
     for (index_t i = 0; i < n; ++i) {
-      best.offer(i);
+      best.offer(i, keys[i]);
     }
     return;
   }
   const index_t groups = options.n_group;
   const index_t size = n / groups;
-  S* const worth = scratch;
-  S* const taken = scratch + groups;
+  S* const worth = scratch + n;
+  S* const taken = worth + groups;
   for (index_t g = 0; g < groups; ++g) {
     worth[g] =
         group_worth(keys + g * size, size, core::experts_in_group_score(options, size), taken + groups);
@@ -160,7 +190,7 @@ void select(const gating_options& options, const S* keys, index_t n, S* scratch,
   }
   for (index_t g = 0; g < groups; ++g) {
     for (index_t i = g * size; taken[g] != S{0} && i < (g + 1) * size; ++i) {
-      best.offer(i);
+      best.offer(i, keys[i]);
     }
   }
 }

@@ -11,7 +11,7 @@ template <Accumulator S>
 [[nodiscard]] bool log_sum_exp(const vector_view<const S>& x, S& result) noexcept {
   S largest = -std::numeric_limits<S>::infinity();
   for (index_t i = 0; i < x.size(); ++i) {
-    if (has_nan(vector_view<const S>(&x[i], 1))) {
+    if (is_nan(x[i])) {
       return false;
     }
     largest = std::max(largest, x[i]);
@@ -19,7 +19,8 @@ template <Accumulator S>
   if (!is_finite(largest)) {
     return false;
   }
-  result = largest + std::log(sum_terms<S>(x.size(), [&](index_t i) { return std::exp(x[i] - largest); }));
+  result = largest +
+           std::log(sum_terms<S>(x.size(), [&](index_t i) { return exp_of_nonpositive(x[i] - largest); }));
   return true;
 }
 
