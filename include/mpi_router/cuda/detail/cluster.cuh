@@ -20,7 +20,8 @@ __device__ __forceinline__ int cluster_size() {
 #endif
   return size;
 }
-/// A barrier of all threads of all blocks; stores before it, to any block's memory, are visible after it.
+/// A barrier of all threads of all blocks that have not ended; stores before it, to any block's memory, are visible
+/// after it.
 __device__ __forceinline__ void cluster_sync() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -68,13 +69,13 @@ __device__ __forceinline__ float4 load_remote(const float4* here, int rank) {
 
 constexpr int most_cluster = 8;
 
-/// Sums n doubles over the threads of a cluster, in an order that depends on its shape alone; every thread gets the
+/// Sums n doubles over the first `threads` threads of each block of a cluster, in an order that depends on its shape alone; every thread gets the
 /// sums. `scratch` has team_scratch(n) doubles that nothing else uses.
 [[nodiscard]] __host__ __device__ constexpr int team_scratch(int n) { return n * (most_warps + most_cluster); }
 
 template <int n>
-__device__ __forceinline__ void sum_over_cluster(double (&v)[n], double* scratch) {
-  sum_over_block(v, scratch);
+__device__ __forceinline__ void sum_over_cluster(double (&v)[n], double* scratch, int threads) {
+  sum_over_block(v, scratch, threads);
   const int blocks = cluster_size();
   if (blocks == 1) {
     return;

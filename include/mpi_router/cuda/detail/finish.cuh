@@ -120,14 +120,15 @@ struct finish_args {
 
 constexpr int finish_scratch = team_scratch(2) + team_scratch(1);  // doubles
 
-/// Normalises and reports the image of expert e. The blocks of a cluster share the columns, this one has [begin, end).
+/// Normalises and reports the image of expert e, with the block's first `threads` threads. The blocks of a cluster share
+/// the columns, this one has [begin, end).
 /// `kept` chunks of four columns stay in registers between the norm and the division; with 0, images and rows are
 /// read twice, and there may be any number of columns.
 template <int kept, class Image>
 __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image, int begin, int end,
-                                              double* scratch) {
+                                              double* scratch, int threads) {
   constexpr int chunks = kept > 0 ? kept : 1;
-  const int stride = static_cast<int>(blockDim.x) * 4;
+  const int stride = threads * 4;
   const int first = begin + static_cast<int>(threadIdx.x) * 4;
   double z[chunks][4];
   double r[chunks][4];
@@ -163,7 +164,7 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
       norms[1] = fma(z[c][i], z[c][i], norms[1]);
     }
   });
-  sum_over_cluster(norms, scratch);
+  sum_over_cluster(norms, scratch, threads);
   status state = status::ok;
   if (!isfinite(norms[0])) {
     state = status::non_finite;
@@ -201,7 +202,7 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
     }
   });
   if (wants_residual) {
-    sum_over_cluster(residual, scratch + team_scratch(2));
+    sum_over_cluster(residual, scratch + team_scratch(2), threads);
   }
   if (threadIdx.x != 0 || cluster_rank() != 0) {
     return;
@@ -234,7 +235,7 @@ __global__ void __launch_bounds__(512, 1)
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int e = static_cast<int>(blockIdx.x);
-  finish_expert<kept>(a, e, images.of(e, a.hidden), 0, a.hidden, scratch);
+  finish_expert<kept>(a, e, images.of(e, a.hidden), 0, a.hidden, scratch, static_cast<int>(blockDim.x));
 }
 
 /// Writes an image as it is, zero if `dead`: columns from `column` on, four in every `stride`.

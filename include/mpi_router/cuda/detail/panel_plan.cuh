@@ -10,6 +10,7 @@ namespace detail {
 struct panel_plan {
   int lanes = 0;  // that share a stored row's part of a panel: 8, 4, 2 or 1
   int cluster = 1;
+  bool large = false;  // a deep ring
   int passes = 0;
   int pitch = 0;
   std::size_t shared_bytes = 0;
@@ -35,9 +36,13 @@ struct panel_plan {
     }
   }
   const int panel = lanes * 16 / element_bytes;
-  p.shared_bytes = static_cast<std::size_t>(panel_stages * panel_threads * 16 +
-                                            (panel_threads / 32 * panel + 2 * 8 * panel +
-                                             panel_threads / 32 * 2 * sums_at_once) * 4);
+  const auto bytes = [panel](bool large) {
+    return static_cast<std::size_t>(
+        panel_stages(large) * panel_threads * 16 +
+        (panel_threads / 32 * panel + 2 * 8 * panel + panel_threads / 32 * 2 * sums_at_once) * 4);
+  };
+  p.large = ctx.capability >= 90 && bytes(true) <= ctx.shared_memory;
+  p.shared_bytes = bytes(p.large);
   if (p.shared_bytes > ctx.shared_memory) {
     return p;
   }
@@ -59,11 +64,15 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                                 plan.passes, plan.part, out};
   const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.cluster), panel_threads, plan.shared_bytes,
                           static_cast<unsigned>(plan.cluster)};
+  if (plan.large) {
+    launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 8, true>, args);
+    return;
+  }
   switch (plan.lanes) {
-    case 8: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 8>, args); break;
-    case 4: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 4>, args); break;
-    case 2: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 2>, args); break;
-    default: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 1>, args);
+    case 8: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 8, false>, args); break;
+    case 4: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 4, false>, args); break;
+    case 2: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 2, false>, args); break;
+    default: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 1, false>, args);
   }
 }
 

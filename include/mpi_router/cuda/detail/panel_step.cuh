@@ -1,7 +1,7 @@
 // The forward over stored columns ([N, D, F]): a panel of adjacent columns at a time, each read from memory once.
 //
-// A panel holds `lanes` × 16 bytes of each of the D stored rows. Each thread copies, keeps in registers and works on
-// its own 16 bytes of up to panel_passes rows: y = W_panelᵀ r needs all D rows, u += W_panel y the same registers again.
+// A panel holds `lanes` × 16 bytes of each of the D stored rows. Each thread copies to shared memory, and works on, its
+// own 16 bytes of up to panel_passes rows: y = W_panelᵀ r needs all D rows, u += W_panel y then the same bytes again.
 // Where D is too large for one block, the blocks of a cluster share the rows of a panel and swap their parts of y.
 #pragma once
 
@@ -12,7 +12,9 @@ namespace detail {
 
 constexpr int panel_threads = 512;
 constexpr int panel_passes = 16;  // rows that a thread owns
-constexpr int panel_stages = 16;  // passes in flight
+
+/// Passes that fit into the ring, on small and on large devices: the panel at work and what is in flight.
+[[nodiscard]] __host__ __device__ constexpr int panel_stages(bool large) { return large ? 24 : 18; }
 
 template <class T>
 struct panel_step_args {
@@ -34,28 +36,8 @@ struct panel_reduction {
   static constexpr int left = width >> halvings;
 
   __device__ __forceinline__ static void run(float (&v)[width], int lane) {
-    int mask = 16;
-#pragma unroll
-    for (int half = width / 2; half >= left; half /= 2) {
-      const bool upper = (lane & mask) != 0;
-#pragma unroll
-      for (int i = 0; i < half; ++i) {
-        const float give = upper ? v[i] : v[i + half];
-        const float keep = upper ? v[i + half] : v[i];
-        v[i] = keep + __shfl_xor_sync(0xffffffffU, give, mask);
-      }
-      mask /= 2;
-      if (half == 1) {
-        break;
-      }
-    }
-#pragma unroll
-    for (int m = 16 >> halvings; m >= lanes; m /= 2) {
-#pragma unroll
-      for (int i = 0; i < left; ++i) {
-        v[i] += __shfl_xor_sync(0xffffffffU, v[i], m);
-      }
-    }
+    halve_over_warp<width, 16, left>(v, lane);
+    add_over_warp<left, (16 >> halvings), lanes>(v);
   }
   /// One of the lanes that hold the same sums.
   [[nodiscard]] __device__ __forceinline__ static bool writes(int lane) {
@@ -63,16 +45,17 @@ struct panel_reduction {
   }
 };
 
-template <class T, int lanes>
+template <class T, int lanes, bool large>
 __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __grid_constant__ panel_step_args<T> a) {
   constexpr int width = vector_width<T>;
   constexpr int panel = lanes * width;                // columns
   constexpr int pass_rows = panel_threads / lanes;    // rows of one pass
   constexpr int warps = panel_threads / 32;
+  constexpr int stages = panel_stages(large);
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
   uint4* const ring = reinterpret_cast<uint4*>(shared) + threadIdx.x;  // stage s at ring[s · panel_threads]
-  float* const by_warp = reinterpret_cast<float*>(shared + panel_stages * panel_threads * 16);  // [warps, panel]
+  float* const by_warp = reinterpret_cast<float*>(shared + stages * panel_threads * 16);  // [warps, panel]
   float* const by_block = by_warp + warps * panel;                                              // [2, 8, panel]
   float* const scratch = by_block + 2 * 8 * panel;  // for max_over_group
   wait_for_previous_kernel();
@@ -118,10 +101,10 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
       }
     }
     close_copy_group();
-    next_stage = next_stage + 1 == panel_stages ? 0 : next_stage + 1;
+    next_stage = next_stage + 1 == stages ? 0 : next_stage + 1;
   };
 #pragma unroll 1
-  for (int s = 0; s < panel_stages; ++s) {
+  for (int s = 0; s < stages; ++s) {
     push();
   }
 
@@ -153,19 +136,27 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
 
     for (; tile < stop; ++tile) {
       const int column = (tile - expert * a.part.tiles_per_expert) * panel + own;
-      uint4 stored[panel_passes];
+      const int first_stage = stage;
+      const auto visit_passes = [&](const auto& visit) {
+        stage = first_stage;
 #pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
-        stored[p] = make_uint4(0, 0, 0, 0);
-        if (p < a.passes) {
-          wait_for_copy_groups<panel_stages - 1>();
+        for (int p = 0; p < panel_passes; ++p) {
+          if (p < a.passes) {
+            const int row = first_row + p * pass_rows;
+            uint4* const slot = ring + stage * panel_threads;
+            visit(p, slot, row < a.hidden && column < a.ffn);
+            stage = stage + 1 == stages ? 0 : stage + 1;
+          }
+        }
+      };
+      if (!in_ring) [[unlikely]] {
+#pragma unroll 1
+        for (int p = 0; p < a.passes; ++p) {
           const int row = first_row + p * pass_rows;
           if (row < a.hidden && column < a.ffn) {
-            stored[p] = in_ring ? ring[stage * panel_threads]
-                                : gather_vector(base + row * a.weights.hidden + column, min(width, a.ffn - column));
+            ring[(first_stage + p) % stages * panel_threads] =
+                gather_vector(base + row * a.weights.hidden + column, min(width, a.ffn - column));
           }
-          push();
-          stage = stage + 1 == panel_stages ? 0 : stage + 1;
         }
       }
       float y[width];
@@ -176,15 +167,17 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
         for (int i = 0; i < width; ++i) {
           y[i] = 0.0F;
         }
-#pragma unroll
-        for (int p = 0; p < panel_passes; ++p) {
+        visit_passes([&](int p, const uint4* slot, bool inside) {
+          // An empty group for each read keeps the count of groups in step with the copies, one for each later read.
+          close_copy_group();
+          wait_for_copy_groups<stages - 1>();
           float x[width];
-          unpack<T>(stored[p], x);
+          unpack<T>(inside ? *slot : make_uint4(0, 0, 0, 0), x);
 #pragma unroll
           for (int i = 0; i < width; ++i) {
             y[i] = fmaf(x[i], r[p], y[i]);
           }
-        }
+        });
         reduction::run(y, lane);
         if (reduction::writes(lane)) {
 #pragma unroll
@@ -242,31 +235,30 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
           r[p] *= factor;
         }
       }
-      if (most == 0) {
-        continue;
-      }
-      scale.admit(most, shift.exponent(), [&](float image_factor, float energy_factor) {
-        energy *= energy_factor;
+      if (most != 0) {
+        scale.admit(most, shift.exponent(), [&](float image_factor, float energy_factor) {
+          energy *= energy_factor;
 #pragma unroll
-        for (int p = 0; p < panel_passes; ++p) {
-          u[p] *= image_factor;
-        }
-      });
+          for (int p = 0; p < panel_passes; ++p) {
+            u[p] *= image_factor;
+          }
+        });
+      }
 #pragma unroll
       for (int i = 0; i < width; ++i) {
         const float e = y[i] * scale.energy_factor;
         energy = fmaf(e, e, energy);
         y[i] *= scale.image_factor;
       }
-#pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
+      visit_passes([&](int p, const uint4* slot, bool inside) {
         float x[width];
-        unpack<T>(stored[p], x);
+        unpack<T>(inside ? *slot : make_uint4(0, 0, 0, 0), x);
 #pragma unroll
         for (int i = 0; i < width; ++i) {
           u[p] = fmaf(x[i], y[i], u[p]);
         }
-      }
+        push();
+      });
     }
 
     const int slot = a.part.slot(cluster, expert);

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(256) square_kernel(const double* y, int extent
     const double v = y[static_cast<long long>(e) * extent + i];
     sum[0] = fma(v, v, sum[0]);
   }
-  sum_over_block(sum, scratch);
+  sum_over_block(sum, scratch, 256);
   if (threadIdx.x == 0) {
     energies[e] = sum[0];
   }

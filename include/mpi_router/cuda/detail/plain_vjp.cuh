@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(256)
     sums[0] = fma(direction(d), direction(d), sums[0]);
     sums[1] = fma(direction(d), from.grad_out.load(e, d), sums[1]);
   }
-  sum_over_block(sums, scratch);
+  sum_over_block(sums, scratch, 256);
   const bool dead = from.saved.statuses != nullptr && from.saved.statuses[e] != status::ok;
   const double gain = from.radius / from.saved.image_norm[e];
   for (int d = static_cast<int>(threadIdx.x); d < hidden; d += 256) {

@@ -6,27 +6,39 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
+/// Exchanges halves of n values between lanes that differ in bit `mask`, `stop` values left: each lane ends with sums of
+/// its own part of the values. Written as a recursion, for every index must be a constant.
+template <int n, int mask, int stop>
+__device__ __forceinline__ void halve_over_warp(float* v, int lane) {
+  if constexpr (n > stop) {
+    const bool upper = (lane & mask) != 0;
+#pragma unroll
+    for (int i = 0; i < n / 2; ++i) {
+      const float give = upper ? v[i] : v[i + n / 2];
+      const float keep = upper ? v[i + n / 2] : v[i];
+      v[i] = keep + __shfl_xor_sync(0xffffffffU, give, mask);
+    }
+    halve_over_warp<n / 2, mask / 2, stop>(v, lane);
+  }
+}
+/// Adds up each of n values over the lanes that differ in the bits from `mask` down to `last`.
+template <int n, int mask, int last>
+__device__ __forceinline__ void add_over_warp(float* v) {
+  if constexpr (mask >= last && mask > 0) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      v[i] += __shfl_xor_sync(0xffffffffU, v[i], mask);
+    }
+    add_over_warp<n, mask / 2, last>(v);
+  }
+}
+
 /// Sums each of n values (a power of two up to 32) over the lanes of a warp. The lane returns the sum of value
 /// lane / (32 / n): halving the values at each step takes n + log2(32 / n) − 1 exchanges in place of 5 n.
 template <int n>
 __device__ __forceinline__ float sum_over_warp(float (&v)[n], int lane) {
-  int mask = 16;
-#pragma unroll
-  for (int half = n / 2; half >= 1; half /= 2) {
-    const bool upper = (lane & mask) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float give = upper ? v[i] : v[i + half];
-      const float keep = upper ? v[i + half] : v[i];
-      v[i] = keep + __shfl_xor_sync(0xffffffffU, give, mask);
-    }
-    mask /= 2;
-  }
-#pragma unroll
-  for (int left = n; left < 32; left *= 2) {
-    v[0] += __shfl_xor_sync(0xffffffffU, v[0], mask);
-    mask /= 2;
-  }
+  halve_over_warp<n, 16, 1>(v, lane);
+  add_over_warp<1, 16 / n, 1>(v);
   return v[0];
 }
 
@@ -92,13 +104,13 @@ __device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_g
   return most;
 }
 
-/// Sums n doubles over a block of up to 512 threads; every thread gets the sums. `scratch` has n · most_warps doubles
+/// Sums n doubles over the first `threads` (up to 512) threads of a block; each of them gets the sums. `scratch` has n · most_warps doubles
 /// that nothing else uses.
 template <int n>
-__device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch) {
+__device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch, int threads) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int warps = static_cast<int>(blockDim.x) / 32;
+  const int warps = threads / 32;
 #pragma unroll
   for (int mask = 16; mask >= 1; mask /= 2) {
 #pragma unroll
@@ -112,7 +124,7 @@ __device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch) 
       scratch[i * most_warps + warp] = v[i];
     }
   }
-  __syncthreads();
+  team_sync(threads);
 #pragma unroll
   for (int i = 0; i < n; ++i) {
     v[i] = lane < warps ? scratch[i * most_warps + lane] : 0.0;

@@ -6,9 +6,15 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Who fills the ring: the copy engine, one thread asking for whole tiles (sm_90), or every thread the 16 bytes
-/// that it will itself read (sm_80: then a tile's arrival needs no barrier among threads).
+/// Who fills the rings: the copy engine, whole tiles at the word of one warp (sm_90), or every thread the bytes that it
+/// will itself read (sm_80: then a tile's arrival needs no barrier among threads).
 enum class copier { engine, threads };
+
+constexpr int most_stages = 8;
+constexpr int most_threads = 512;
+
+/// A barrier of the block's first `threads` threads, those that compute.
+__device__ __forceinline__ void team_sync(int threads) { named_barrier(15, threads); }
 
 /// The threads that work on one tile together, `threads` of them (a multiple of 32). A block has several such
 /// groups, each with a ring and a named barrier of its own.
@@ -46,108 +52,118 @@ struct ring_lane {
   int offset = 0;  // bytes, in a stage
   int pitch = 0;   // bytes from row to row in shared memory
 
+  /// Whether an expert's rows can go through the ring. Those that do not start at multiples of 16 bytes stay out,
+  /// and are fetched by the threads that use them.
   [[nodiscard]] __device__ __forceinline__ bool fast(const T* base, int hidden) const {
     return aligned_to_16(base, tensor.ffn * static_cast<long long>(sizeof(T)),
                          hidden * static_cast<long long>(sizeof(T)));
   }
 };
 
-/// Where a group's copying is: a tile of some expert, and whether its rows can go through the ring.
-template <class T>
+/// The sizes of a block's rings: tile i of a block goes to group i mod groups, there to stage (i / groups) mod stages.
+struct ring_shape {
+  int groups;
+  int stages;
+  int stage_bytes;
+  [[nodiscard]] __host__ __device__ __forceinline__ int group_bytes() const { return stages * stage_bytes; }
+};
+
+/// A tile's place among the weights, moving on through the experts.
 class tile_cursor {
  public:
-  __device__ __forceinline__ tile_cursor(const tile_shape& tiles, const ring_lane<T>& lane, int tile, int experts)
-      : tiles_(tiles), lane_(lane), experts_(experts), expert_(tile / tiles.per_expert),
-        first_((tile - expert_ * tiles.per_expert) * tiles.rows) {
-    enter();
-  }
-  __device__ __forceinline__ void advance(int count) {
-    first_ += count * tiles_.rows;
-    if (first_ >= tiles_.ffn) {
-      const int span = tiles_.per_expert * tiles_.rows;
-      if (first_ >= span) {
-        do {
-          first_ -= span;
-          ++expert_;
-        } while (first_ >= span);
-        enter();
-      }
+  __device__ __forceinline__ tile_cursor(int expert, int first) : expert_(expert), first_(first) {}
+  __device__ __forceinline__ tile_cursor(const tile_shape& tiles, int tile)
+      : expert_(tile / tiles.per_expert), first_((tile - expert_ * tiles.per_expert) * tiles.rows) {}
+  __device__ __forceinline__ void advance(const tile_shape& tiles, int count) {
+    first_ += count * tiles.rows;
+    while (first_ >= tiles.per_expert * tiles.rows) {
+      first_ -= tiles.per_expert * tiles.rows;
+      ++expert_;
     }
   }
   [[nodiscard]] __device__ __forceinline__ int expert() const { return expert_; }
   [[nodiscard]] __device__ __forceinline__ int first() const { return first_; }
-  [[nodiscard]] __device__ __forceinline__ int count() const { return min(tiles_.rows, tiles_.ffn - first_); }
-  [[nodiscard]] __device__ __forceinline__ const T* base() const { return base_; }
-  [[nodiscard]] __device__ __forceinline__ bool in_ring() const { return in_ring_; }
+  [[nodiscard]] __device__ __forceinline__ int count(const tile_shape& tiles) const {
+    return min(tiles.rows, tiles.ffn - first_);
+  }
 
  private:
-  __device__ __forceinline__ void enter() {
-    if (expert_ < experts_) {
-      base_ = lane_.tensor.of(expert_);
-      in_ring_ = lane_.fast(base_, tiles_.hidden);
-    }
-  }
-  const tile_shape& tiles_;
-  const ring_lane<T>& lane_;
-  int experts_;
   int expert_;
   int first_;
-  const T* base_ = nullptr;
-  bool in_ring_ = false;
 };
 
-/// The ring of one group. Tiles are numbered 0, 1, … in the order of their use; tile i lives in stage
-/// i mod stages. Tiles whose rows do not start at multiples of 16 bytes stay out: read them directly.
+/// Where the copying of a group's tiles is. In shared memory: only one warp of the group needs it.
+struct feed_state {
+  int tile;  // the next to copy
+  int expert;
+  int first;
+  int stage;
+};
+
+/// The first warp of a group starts the copy of the group's next tile before `end`, to the stage after the last. No
+/// thread may still read what is there.
+template <class... T>
+__device__ __forceinline__ void feed_ring(unsigned char* memory, std::uint64_t* full, feed_state* state,
+                                          const ring_shape& shape, const tile_shape& tiles, int end,
+                                          const ring_lane<T>&... lanes) {
+  const int thread = static_cast<int>(threadIdx.x) % 32;
+  const feed_state at = *state;
+  if (at.tile >= end) {
+    return;
+  }
+  std::uint64_t* const arrived = full + at.stage;
+  unsigned char* const to = memory + at.stage * shape.stage_bytes;
+  const int count = min(tiles.rows, tiles.ffn - at.first);
+  unsigned bytes = 0;
+  const auto measure = [&](const auto& lane) {
+    const auto* const base = lane.tensor.of(at.expert);
+    bytes += lane.fast(base, tiles.hidden) ? static_cast<unsigned>(count * tiles.hidden) * sizeof(*base) : 0U;
+  };
+  (measure(lanes), ...);
+  if (thread == 0) {
+    barrier_expect(arrived, bytes);
+  }
+  __syncwarp();
+  const auto copy = [&](const auto& lane) {
+    const auto* const base = lane.tensor.of(at.expert);
+    if (!lane.fast(base, tiles.hidden)) {
+      return;
+    }
+    const auto* const from = base + at.first * lane.tensor.ffn;
+    const int row_bytes = tiles.hidden * static_cast<int>(sizeof(*base));
+    if (lane.tensor.ffn == tiles.hidden && lane.pitch == row_bytes) {
+      if (thread == 0) {
+        copy_bulk(to + lane.offset, from, static_cast<unsigned>(row_bytes * count), arrived);
+      }
+    } else if (thread < count) {
+      copy_bulk(to + lane.offset + thread * lane.pitch, from + thread * lane.tensor.ffn,
+                static_cast<unsigned>(row_bytes), arrived);
+    }
+  };
+  (copy(lanes), ...);
+  if (thread == 0) {
+    tile_cursor cursor(at.expert, at.first);
+    cursor.advance(tiles, shape.groups);
+    *state = {at.tile + shape.groups, cursor.expert(), cursor.first(), at.stage + 1 == shape.stages ? 0 : at.stage + 1};
+  }
+  __syncwarp();
+}
+
+/// A group's view of its ring. Tiles come in order.
 template <copier by>
-class ring_buffer {
+class ring_view {
  public:
-  __device__ __forceinline__ ring_buffer(unsigned char* stages_memory, std::uint64_t* barriers, int stages,
-                                         int stage_bytes, const thread_group& group)
-      : memory_(stages_memory), barriers_(barriers), stages_(stages), stage_bytes_(stage_bytes), group_(group) {
-    if constexpr (by == copier::engine) {
-      if (group_.rank == 0) {
-        for (int s = 0; s < stages_; ++s) {
-          barrier_init(barriers_ + s, 1);
-        }
-        publish_barriers();
-      }
-      __syncthreads();
-    }
-  }
+  __device__ __forceinline__ ring_view(unsigned char* memory, std::uint64_t* full, const ring_shape& shape)
+      : memory_(memory),
+        full_(full),
+        stages_(shape.stages),
+        stage_bytes_(shape.stage_bytes) {}
 
-  [[nodiscard]] __device__ __forceinline__ int stages() const { return stages_; }
-
-  /// Begins the copy of the next tile in order. All threads of the group call it, after the group's last read of
-  /// the stage it goes to (engine: with a barrier in between). `copy(stage, barrier)` starts the copies.
-  template <class Copy>
-  __device__ __forceinline__ void push(unsigned expected_bytes, const Copy& copy) {
-    unsigned char* const stage = memory_ + head_ * stage_bytes_;
+  /// Waits for the next tile and returns its stage.
+  [[nodiscard]] __device__ __forceinline__ unsigned char* pop() {
+    const int stage = tail_;
     if constexpr (by == copier::engine) {
-      if (group_.rank < 32) {
-        if (group_.rank == 0) {
-          barrier_expect(barriers_ + head_, expected_bytes);
-        }
-        __syncwarp();
-        copy(stage, barriers_ + head_);
-      }
-    } else {
-      copy(stage, nullptr);
-      close_copy_group();
-    }
-    head_ = head_ + 1 == stages_ ? 0 : head_ + 1;
-  }
-  /// Nothing left to copy: keeps the count of groups in step.
-  __device__ __forceinline__ void push_nothing() {
-    if constexpr (by == copier::threads) {
-      close_copy_group();
-    }
-  }
-
-  /// Waits for the oldest tile and returns its stage.
-  __device__ __forceinline__ const unsigned char* pop() {
-    const unsigned char* const stage = memory_ + tail_ * stage_bytes_;
-    if constexpr (by == copier::engine) {
-      barrier_wait(barriers_ + tail_, parity_);
+      barrier_wait(full_ + stage, parity_);
     } else {
       switch (stages_) {
         case 2: wait_for_copy_groups<1>(); break;
@@ -159,48 +175,44 @@ class ring_buffer {
       tail_ = 0;
       parity_ ^= 1U;
     }
-    return stage;
+    return memory_ + stage * stage_bytes_;
   }
-
-  /// Copies the rows of a tile of one tensor, of whose rows each thread owns `unit` bytes at a time.
+  /// Threads: starts this thread's copies of the rows of a tile, after its own last read of the stage they go to; each
+  /// thread owns `unit` bytes of a row at a time.
   template <int unit, class T>
-  __device__ __forceinline__ void copy_rows(const ring_lane<T>& lane, const T* base, int first, int count, int hidden,
-                                            unsigned char* stage, std::uint64_t* barrier) const {
-    const T* const from = base + first * lane.tensor.ffn;
-    unsigned char* const to = stage + lane.offset;
-    const int row_bytes = hidden * static_cast<int>(sizeof(T));
-    if constexpr (by == copier::engine) {
-      if (lane.tensor.ffn == hidden) {
-        if (group_.rank == 0) {
-          copy_bulk(to, from, static_cast<unsigned>(row_bytes * count), barrier);
-        }
-      } else if (group_.rank < count) {
-        copy_bulk(to + group_.rank * lane.pitch, from + group_.rank * lane.tensor.ffn,
-                  static_cast<unsigned>(row_bytes), barrier);
-      }
-    } else {
-      for (int g = 0; g < count; ++g) {
-        const auto* const row = reinterpret_cast<const unsigned char*>(from + g * lane.tensor.ffn);
-        for (int at = group_.rank * unit; at < row_bytes; at += group_.threads * unit) {
+  __device__ __forceinline__ void copy(const ring_lane<T>& lane, const tile_shape& tiles, const tile_cursor& at,
+                                       const thread_group& group) const {
+    const T* const base = lane.tensor.of(at.expert());
+    if (!lane.fast(base, tiles.hidden)) {
+      return;
+    }
+    unsigned char* const to = memory_ + head_ * stage_bytes_ + lane.offset;
+    const int row_bytes = tiles.hidden * static_cast<int>(sizeof(T));
+    for (int g = 0; g < at.count(tiles); ++g) {
+      const auto* const row = reinterpret_cast<const unsigned char*>(base + (at.first() + g) * lane.tensor.ffn);
+      for (int offset = group.rank * unit; offset < row_bytes; offset += group.threads * unit) {
 #pragma unroll
-          for (int i = at; i < at + unit; i += 16) {
-            if (i < row_bytes) {
-              copy_async_16(to + g * lane.pitch + i, row + i);
-            }
+        for (int i = offset; i < offset + unit; i += 16) {
+          if (i < row_bytes) {
+            copy_async_16(to + g * lane.pitch + i, row + i);
           }
         }
       }
     }
   }
+  /// Threads: closes the copies of one tile, be there any or not.
+  __device__ __forceinline__ void close() {
+    close_copy_group();
+    head_ = head_ + 1 == stages_ ? 0 : head_ + 1;
+  }
 
  private:
   unsigned char* memory_;
-  std::uint64_t* barriers_;
+  std::uint64_t* full_;
   int stages_;
   int stage_bytes_;
-  thread_group group_;
-  int head_ = 0;
   int tail_ = 0;
+  int head_ = 0;
   unsigned parity_ = 0;
 };
 

@@ -11,9 +11,7 @@ struct row_plan {
   int vectors = 0;  // of 16 bytes, in each stored row, that a thread owns: 1, 2, 4 or 8
   int rows = 0;     // stored rows in a tile
   int group_threads = 0;
-  int groups = 0;
-  int stages = 0;
-  int stage_bytes = 0;
+  ring_shape ring{};
   int pitch = 0;  // of a slot, in floats
   std::size_t shared_bytes = 0;
   partition part;
@@ -43,18 +41,18 @@ struct row_demand {
   p.rows = demand.vectors_in_flight > vectors ? demand.vectors_in_flight / vectors : 1;
   p.group_threads = ((in_row + vectors - 1) / vectors + 31) / 32 * 32;
   p.pitch = in_row * width;
-  p.stage_bytes = p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes);
+  p.ring.stage_bytes = p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes);
   const int deepest = ctx.capability >= 90 ? most_stages : 4;
   p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
-  for (p.groups = 512 / p.group_threads; p.groups >= 1; --p.groups) {
-    const int warps = p.groups * p.group_threads / 32;
-    const int sums = p.groups > 1 && p.part.whole == 0 ? p.groups * p.group_threads * vectors * width * 4 : 0;
-    const int fixed = block_memory::fixed_bytes(p.groups, warps) + sums;
-    p.stages = (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.groups * p.stage_bytes);
-    p.stages = p.stages < deepest ? p.stages : deepest;
-    if (p.stages >= 2) {
+  for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
+    const int warps = p.ring.groups * p.group_threads / 32;
+    const int sums = p.ring.groups > 1 && p.part.whole == 0 ? p.ring.groups * p.group_threads * vectors * width * 4 : 0;
+    const int fixed = block_memory::fixed_bytes(p.ring.groups, warps) + sums;
+    p.ring.stages = (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.ring.groups * p.ring.stage_bytes);
+    p.ring.stages = p.ring.stages < deepest ? p.ring.stages : deepest;
+    if (p.ring.stages >= 2) {
       p.vectors = vectors;
-      p.shared_bytes = static_cast<std::size_t>(fixed) + static_cast<std::size_t>(p.groups * p.stages * p.stage_bytes);
+      p.shared_bytes = static_cast<std::size_t>(fixed) + static_cast<std::size_t>(p.ring.groups * p.ring.stages * p.ring.stage_bytes);
       return p;
     }
   }
@@ -81,8 +79,9 @@ template <class T, int vectors, copier by>
 void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
   const int cluster = args.fused ? fused_cluster(ctx, plan.part) : 1;
   launch("row_step_kernel", ctx,
-         {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.groups * plan.group_threads),
-          plan.shared_bytes, static_cast<unsigned>(cluster)},
+         {static_cast<unsigned>(plan.part.blocks),
+          static_cast<unsigned>(plan.ring.groups * plan.group_threads), plan.shared_bytes,
+          static_cast<unsigned>(cluster)},
          row_step_kernel<T, vectors, (vectors < 8 ? 8 / vectors : 1), by>, args);
 }
 template <class T, int vectors>
@@ -104,8 +103,7 @@ void row_step(const context& ctx, const row_plan& plan, const batch<const T>& we
       plan.part,
       out,
       plan.group_threads,
-      plan.stages,
-      plan.stage_bytes,
+      plan.ring,
       fused,
       finish};
   switch (plan.vectors) {

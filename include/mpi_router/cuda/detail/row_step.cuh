@@ -16,54 +16,59 @@ struct row_step_args {
   partition part;
   partial_sums out;
   int group_threads;
-  int stages;
-  int stage_bytes;
+  ring_shape ring;
   /// The blocks of an expert are a cluster, which also does what otherwise a second kernel does.
   bool fused;
   finish_args finish;
 };
 
 template <class T, int vectors, int rows, copier by>
-__global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant__ row_step_args<T> a) {
+__global__ void __launch_bounds__(most_threads, 1) row_step_kernel(const __grid_constant__ row_step_args<T> a) {
   constexpr int width = vector_width<T>;
   constexpr int columns = vectors * width;
   extern __shared__ __align__(128) unsigned char shared[];
-  const thread_group group(a.group_threads);
-  const int groups = static_cast<int>(blockDim.x) / a.group_threads;
+  const int groups = a.ring.groups;
+  const int threads = groups * a.group_threads;  // that compute
   const int block = static_cast<int>(blockIdx.x);
   const int hidden = a.tiles.hidden;
   const int end = a.part.first_tile(block + 1);
-  const int ring_bytes = a.stages * a.stage_bytes;
-  const block_memory memory(shared + groups * ring_bytes, groups, static_cast<int>(blockDim.x) / 32);
-  float* const scratch = memory.scratch + group.id * group.warps() * 2 * sums_at_once;
-  ring_buffer<by> ring(shared + group.id * ring_bytes, memory.barriers + group.id * most_stages, a.stages, a.stage_bytes,
-                       group);
+  const int ring_bytes = a.ring.group_bytes();
+  const block_memory memory(shared + groups * ring_bytes, groups, threads / 32);
+  int tile = a.part.first_tile(block);
+  if constexpr (by == copier::engine) {
+    memory.start_feeding(groups, a.tiles, tile);
+  }
   wait_for_previous_kernel();
   let_next_kernel_start();
 
-  int tile = a.part.first_tile(block);
-  int mine = tile + group.id;  // this group's next tile to work on
-  int next = mine;             // and to copy
-  tile_cursor<T> cursor(a.tiles, a.weights, next, a.part.experts);
-  const auto push = [&] {
-    if (by == copier::engine && group.rank >= 32) {
-      return;
-    }
-    if (next < end) {
-      const unsigned bytes = cursor.in_ring() ? static_cast<unsigned>(cursor.count() * hidden) * sizeof(T) : 0U;
-      ring.push(bytes, [&](unsigned char* stage, std::uint64_t* barrier) {
-        if (cursor.in_ring()) {
-          ring.template copy_rows<16>(a.weights, cursor.base(), cursor.first(), cursor.count(), hidden, stage, barrier);
-        }
-      });
-      next += groups;
-      cursor.advance(groups);
-    } else {
-      ring.push_nothing();
+  const thread_group group(a.group_threads);
+  float* const scratch = memory.scratch + group.id * group.warps() * 2 * sums_at_once;
+  unsigned char* const stages = shared + group.id * ring_bytes;
+  std::uint64_t* const full = memory.full + group.id * most_stages;
+  ring_view<by> ring(stages, full, a.ring);
+  const auto feed = [&] {
+    if (by == copier::engine && group.rank < 32) {
+      feed_ring(stages, full, memory.feed + group.id, a.ring, a.tiles, end, a.weights);
     }
   };
-  for (int s = 0; s < a.stages; ++s) {
-    push();
+  for (int s = 0; s < a.ring.stages; ++s) {
+    feed();
+  }
+  int mine = tile + group.id;  // this group's next tile to work on
+  int next = mine;             // and to copy, where the threads do
+  tile_cursor cursor(a.tiles, next);
+  const auto copy_next = [&] {
+    if constexpr (by == copier::threads) {
+      if (next < end) {
+        ring.template copy<16>(a.weights, a.tiles, cursor, group);
+        next += groups;
+        cursor.advance(a.tiles, groups);
+      }
+      ring.close();
+    }
+  };
+  for (int s = 0; by == copier::threads && s < a.ring.stages; ++s) {
+    copy_next();
   }
 
   int turn = 0;
@@ -85,15 +90,22 @@ __global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant_
     int first = (mine - expert * a.tiles.per_expert) * rows;
 
     for (; mine < stop; mine += groups, first += groups * rows) {
-      const unsigned char* const stage = ring.pop();
+      const tile_share<T> share(a.weights, ring.pop(), a.tiles.ffn - first, hidden, group);
+      if (!in_ring) [[unlikely]] {
+        share.template fetch<rows, vectors>(base + first * a.weights.tensor.ffn, a.weights.tensor.ffn, group);
+      }
       uint4 stored[rows][vectors];
-      load_tile<T, vectors, rows>(a.weights, base, in_ring, first, a.tiles.ffn - first, hidden, group, stage, stored);
+#pragma unroll
+      for (int g = 0; g < rows; ++g) {
+#pragma unroll
+        for (int v = 0; v < vectors; ++v) {
+          stored[g][v] = share.load(g, v);
+        }
+      }
       float y[rows];
       unsigned most = 0;
-      bool pushed = by == copier::threads;
-      if (pushed) {
-        push();
-      }
+      copy_next();
+      bool fed = by == copier::threads;
       shift.begin_tile();
       while (true) {
 #pragma unroll
@@ -110,11 +122,12 @@ __global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant_
           }
         }
         sum_over_group(y, group, scratch, turn, [&] {
-          if (!pushed) {
-            push();
-            pushed = true;
+          if (!fed) {
+            feed();
+            fed = true;
           }
         });
+        share.template drop<rows>(y);
         most = 0;
 #pragma unroll
         for (int g = 0; g < rows; ++g) {
@@ -168,7 +181,7 @@ __global__ void __launch_bounds__(512, 1) row_step_kernel(const __grid_constant_
       const int share = ((hidden + blocks - 1) / blocks + 3) / 4 * 4;
       const int begin = cluster_rank() * share;
       finish_expert<0>(a.finish, expert, cluster_image{sums, memory.headers + groups, blocks}, begin,
-                       min(begin + share, hidden), memory.finish);
+                       min(begin + share, hidden), memory.finish, threads);
       if (blocks > 1) {
         cluster_sync();  // no block may end while another still reads its memory
       }

@@ -6,83 +6,121 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-constexpr int most_stages = 8;
-
 /// Where a block's shared memory goes, after the rings.
 struct block_memory {
-  double* finish;           // scratch
-  std::uint64_t* barriers;  // [groups, most_stages]
-  float* scratch;           // [warps, 2 · sums_at_once]
-  slot_header* headers;     // [groups + 1]: of each group, of the block
-  float* sums;              // [groups, columns], where there are several groups, and several segments
+  double* finish;       // scratch
+  std::uint64_t* full;  // [groups, most_stages]
+  feed_state* feed;     // [groups]
+  float* scratch;        // [warps, 2 · sums_at_once]
+  slot_header* headers;  // [groups + 1]: of each group, of the block
+  float* sums;           // [groups, columns], where there are several groups, and several segments
 
   [[nodiscard]] __host__ __device__ static constexpr int fixed_bytes(int groups, int warps) {
-    return finish_scratch * 8 + groups * most_stages * 8 + warps * 2 * sums_at_once * 4 +
-           (groups + 1) * static_cast<int>(sizeof(slot_header));
+    return finish_scratch * 8 + groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) +
+           warps * 2 * sums_at_once * 4 + (groups + 1) * static_cast<int>(sizeof(slot_header));
   }
   __device__ __forceinline__ block_memory(unsigned char* after_rings, int groups, int warps)
       : finish(reinterpret_cast<double*>(after_rings)),
-        barriers(reinterpret_cast<std::uint64_t*>(finish + finish_scratch)),
-        scratch(reinterpret_cast<float*>(barriers + groups * most_stages)),
+        full(reinterpret_cast<std::uint64_t*>(finish + finish_scratch)),
+        feed(reinterpret_cast<feed_state*>(full + groups * most_stages)),
+        scratch(reinterpret_cast<float*>(feed + groups)),
         headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
         sums(reinterpret_cast<float*>(headers + groups + 1)) {}
+
+  /// All threads of the block call it before the rings are used: the first tile of group g is `tile` + g.
+  __device__ __forceinline__ void start_feeding(int groups, const tile_shape& tiles, int tile) const {
+    for (int i = static_cast<int>(threadIdx.x); i < groups * most_stages; i += static_cast<int>(blockDim.x)) {
+      barrier_init(full + i, 1);
+    }
+    for (int g = static_cast<int>(threadIdx.x); g < groups; g += static_cast<int>(blockDim.x)) {
+      const tile_cursor at(tiles, tile + g);
+      feed[g] = {tile + g, at.expert(), at.first(), 0};
+    }
+    publish_barriers();
+    __syncthreads();
+  }
 };
 
 /// This thread's columns of row e, scaled so that the row's largest element is in [1, 2): returns the exponent that
-/// was taken out. Columns beyond D are zero.
+/// was taken out. Columns beyond D are zero. Reads the row twice, which saves the registers that f64 would take.
 template <int vectors, int width>
 __device__ __forceinline__ int load_row(const any_matrix& rows, int e, int hidden, const thread_group& group,
                                         float* scratch, int& turn, float (&out)[vectors * width]) {
-  double x[vectors * width];
-  unsigned most = 0;
+  const auto for_fours = [&](const auto& visit) {
 #pragma unroll
-  for (int v = 0; v < vectors; ++v) {
-#pragma unroll
-    for (int i = 0; i < width; ++i) {
-      const int column = (v * group.threads + group.rank) * width + i;
-      x[v * width + i] = column < hidden ? rows.load(e, column) : 0.0;
-      most = max(most, high_word(x[v * width + i]));
+    for (int i = 0; i < vectors * width; i += 4) {
+      double four[4];
+      rows.load_four(e, (i / width * group.threads + group.rank) * width + i % width, hidden, four);
+      visit(i, four);
     }
-  }
+  };
+  unsigned most = 0;
+  for_fours([&](int, const double(&four)[4]) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      most = max(most, high_word(four[k]));
+    }
+  });
   most = max_over_group(most, group, scratch, turn);
   const int exponent = exponent_of_high_word(most);
   const double scale = wide_power_of_two(-exponent);
+  for_fours([&](int i, const double(&four)[4]) {
 #pragma unroll
-  for (int i = 0; i < vectors * width; ++i) {
-    out[i] = static_cast<float>(x[i] * scale);
-  }
+    for (int k = 0; k < 4; ++k) {
+      out[i + k] = static_cast<float>(four[k] * scale);
+    }
+  });
   return exponent;
 }
 
-/// Takes this thread's share of a tile into registers: from the ring's stage, or from memory where it stayed out.
-template <class T, int vectors, int rows>
-__device__ __forceinline__ void load_tile(const ring_lane<T>& lane, const T* base, bool in_ring, int first, int count,
-                                          int hidden, const thread_group& group, const unsigned char* stage,
-                                          uint4 (&out)[rows][vectors]) {
-  constexpr int width = vector_width<T>;
-  if (in_ring) [[likely]] {
-    const unsigned char* const own = stage + lane.offset + group.rank * 16;
+/// A tile as one thread sees it: its vectors of each row, in a stage of the ring.
+template <class T>
+struct tile_share {
+  unsigned char* own;  // this thread's first vector of the tile's first row
+  int pitch;
+  int step;   // bytes from one of this thread's vectors of a row to the next
+  int count;  // rows
+  int columns;  // left from this thread's first column on
+
+  __device__ __forceinline__ tile_share(const ring_lane<T>& lane, unsigned char* stage, int rows_left, int hidden,
+                                        const thread_group& group)
+      : own(stage + lane.offset + group.rank * 16),
+        pitch(lane.pitch),
+        step(group.threads * 16),
+        count(rows_left),
+        columns(hidden - group.rank * vector_width<T>) {}
+
+  /// Vector v of row g, zero beyond the row's end. Beyond the last row, the last: its dots are to be dropped.
+  [[nodiscard]] __device__ __forceinline__ uint4 load(int g, int v) const {
+    const bool inside = v * step < columns * static_cast<int>(sizeof(T));
+    return inside ? *reinterpret_cast<const uint4*>(own + min(g, count - 1) * pitch + v * step) : make_uint4(0, 0, 0, 0);
+  }
+  /// Drops the dots of rows beyond the last; `n` is a multiple of the rows of a tile.
+  template <int rows, int n>
+  __device__ __forceinline__ void drop(float (&dots)[n]) const {
 #pragma unroll
-    for (int g = 0; g < rows; ++g) {
-#pragma unroll
-      for (int v = 0; v < vectors; ++v) {
-        const bool inside = g < count && (v * group.threads + group.rank) * width < hidden;
-        out[g][v] = inside ? *reinterpret_cast<const uint4*>(own + g * lane.pitch + v * group.threads * 16)
-                           : make_uint4(0, 0, 0, 0);
+    for (int g = 0; g < n; ++g) {
+      dots[g] = g % rows < count ? dots[g] : 0.0F;
+    }
+  }
+
+  /// Fetches a tile that the asynchronous copies left out, element by element: `from` is its first row.
+  template <int rows, int vectors>
+  __device__ __forceinline__ void fetch(const T* from, long long row_stride, const thread_group& group) const {
+#pragma unroll 1
+    for (int i = 0; i < rows * vectors; ++i) {
+      const int g = i / vectors;
+      const int v = i % vectors;
+      const int skipped = v * step / static_cast<int>(sizeof(T));
+      if (g < count && skipped < columns) {
+        const T* const at = from + g * row_stride + group.rank * vector_width<T> + skipped;
+        *reinterpret_cast<uint4*>(own + g * pitch + v * step) =
+            gather_vector(at, min(columns - skipped, vector_width<T>));
       }
     }
-    return;
+    order_before_engine();
   }
-#pragma unroll
-  for (int g = 0; g < rows; ++g) {
-#pragma unroll
-    for (int v = 0; v < vectors; ++v) {
-      const int at = (v * group.threads + group.rank) * width;
-      out[g][v] = g < count ? gather_vector(base + (first + g) * lane.tensor.ffn + at, min(hidden - at, width))
-                            : make_uint4(0, 0, 0, 0);
-    }
-  }
-}
+};
 
 /// Adds up a block's sums of one segment into `row` and `header`: those of a single group from registers, those of
 /// several groups through `group_sums` (`distance` floats apart; the first may be `row`) in the order of the groups.
@@ -91,6 +129,7 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
                                                slot_header* group_headers, const thread_group& group, int groups,
                                                int vectors_in_row, const slot_header& own_header,
                                                const float (&u)[vectors * width]) {
+  const int threads = groups * group.threads;
   float* const own = groups == 1 ? row : group_sums + group.id * distance;
 #pragma unroll
   for (int v = 0; v < vectors; ++v) {
@@ -109,7 +148,7 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
   if (groups == 1) {
     return;
   }
-  __syncthreads();
+  team_sync(threads);
   slot_header total = group_headers[0];
   for (int g = 1; g < groups; ++g) {
     total.image_exponent = max(total.image_exponent, group_headers[g].image_exponent);
@@ -119,7 +158,7 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
   for (int g = 0; g < groups; ++g) {
     total.energy += group_headers[g].energy * power_of_two(group_headers[g].energy_exponent - total.energy_exponent);
   }
-  for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width; at += static_cast<int>(blockDim.x) * 4) {
+  for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width; at += threads * 4) {
     float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
     for (int g = 0; g < groups; ++g) {
       const float scale = power_of_two(group_headers[g].image_exponent - total.image_exponent);
@@ -134,7 +173,7 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
   if (threadIdx.x == 0) {
     *header = total;
   }
-  __syncthreads();
+  team_sync(threads);
 }
 
 }  // namespace detail

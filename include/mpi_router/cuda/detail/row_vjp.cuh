@@ -29,8 +29,7 @@ struct row_vjp_args {
   partition part;
   partial_sums out;
   int group_threads;
-  int stages;
-  int stage_bytes;
+  ring_shape ring;
   bool fused;
 };
 
@@ -55,45 +54,28 @@ __device__ __forceinline__ double sum_over_group(double x, const thread_group& g
   return sum;
 }
 
-/// This thread's columns of z̄ of expert e, scaled to have the row's largest element in [1, 4): returns the exponent
-/// that was taken out. Zero where there was no step.
+/// This thread's columns of z̄ of expert e without their power of two, which is returned: elements up to 4. Zero where
+/// there was no step.
 template <int vectors, int width>
 __device__ __forceinline__ int load_dual(const dual_source& from, int e, bool dead, int hidden, const thread_group& group,
                                          float* scratch, int& turn, float (&out)[vectors * width]) {
-  double t[vectors * width];
+  const int exponent = load_row<vectors, width>(from.grad_out, e, hidden, group, scratch, turn, out);
   const float* const direction = from.saved.direction + static_cast<long long>(e) * hidden;
+  float unit[vectors * width];
   double along = 0.0;
 #pragma unroll
-  for (int v = 0; v < vectors; ++v) {
-#pragma unroll
-    for (int i = 0; i < width; i += 4) {
-      const int column = (v * group.threads + group.rank) * width + i;
-      double four[4];
-      from.grad_out.load_four(e, column, hidden, four);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const bool inside = !dead && column + k < hidden;
-        t[v * width + i + k] = inside ? four[k] : 0.0;
-        out[v * width + i + k] = inside ? direction[column + k] : 0.0F;
-        along = fma(t[v * width + i + k], static_cast<double>(out[v * width + i + k]), along);
-      }
-    }
+  for (int i = 0; i < vectors * width; ++i) {
+    const int column = (i / width * group.threads + group.rank) * width + i % width;
+    unit[i] = column < hidden ? direction[column] : 0.0F;
+    along = fma(static_cast<double>(out[i]), static_cast<double>(unit[i]), along);
   }
   along = sum_over_group(along, group, scratch, turn);
-  unsigned most = 0;
-#pragma unroll
-  for (int i = 0; i < vectors * width; ++i) {
-    t[i] = fma(-along, static_cast<double>(out[i]), t[i]);
-    most = max(most, high_word(t[i]));
-  }
-  most = max_over_group(most, group, scratch, turn);
-  const double gain = dead ? 1.0 : from.radius / from.saved.image_norm[e];
-  const int exponent = exponent_of_high_word(most);
+  const double gain = dead ? 0.0 : from.radius / from.saved.image_norm[e];
   const int gain_exponent = exponent_of_high_word(high_word(gain));
-  const double scale = wide_power_of_two(-exponent) * (gain * wide_power_of_two(-gain_exponent));
+  const double scale = gain * wide_power_of_two(-gain_exponent);
 #pragma unroll
   for (int i = 0; i < vectors * width; ++i) {
-    out[i] = static_cast<float>(t[i] * scale);
+    out[i] = dead ? 0.0F : static_cast<float>(fma(-along, static_cast<double>(unit[i]), static_cast<double>(out[i])) * scale);
   }
   return exponent + gain_exponent;
 }
@@ -140,63 +122,61 @@ __device__ __forceinline__ void write_gradient(G* row, bool vector_access, int c
 }
 
 template <class T, class G, int vectors, int rows, vjp_mode mode, copier by>
-__global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__ row_vjp_args<T, G> a) {
+__global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_constant__ row_vjp_args<T, G> a) {
   constexpr int width = vector_width<T>;
   constexpr int columns = vectors * width;
   constexpr bool accumulate = mode == vjp_mode::accumulate;
-  // The old gradient is read from a stage after the group's barrier, so the engine may refill only the stage before.
-  constexpr bool late = accumulate && by == copier::engine;
   extern __shared__ __align__(128) unsigned char shared[];
-  const thread_group group(a.group_threads);
-  const int groups = static_cast<int>(blockDim.x) / a.group_threads;
+  const int groups = a.ring.groups;
+  const int threads = groups * a.group_threads;  // that compute
   const int block = static_cast<int>(blockIdx.x);
   const int hidden = a.tiles.hidden;
   const int end = a.part.first_tile(block + 1);
-  const int ring_bytes = a.stages * a.stage_bytes;
-  const block_memory memory(shared + groups * ring_bytes, groups, static_cast<int>(blockDim.x) / 32);
-  float* const scratch = memory.scratch + group.id * group.warps() * 2 * sums_at_once;
-  ring_buffer<by> ring(shared + group.id * ring_bytes, memory.barriers + group.id * most_stages, a.stages, a.stage_bytes,
-                       group);
+  const int ring_bytes = a.ring.group_bytes();
+  const block_memory memory(shared + groups * ring_bytes, groups, threads / 32);
+  int tile = a.part.first_tile(block);
+  if constexpr (by == copier::engine) {
+    memory.start_feeding(groups, a.tiles, tile);
+  }
   wait_for_previous_kernel();
   let_next_kernel_start();
 
-  int tile = a.part.first_tile(block);
-  int mine = tile + group.id;
-  int next = mine;
-  tile_cursor<T> cursor(a.tiles, a.weights, next, a.part.experts);
-  const auto push = [&] {
-    if (by == copier::engine && group.rank >= 32) {
-      return;
-    }
-    if (next < end) {
-      unsigned bytes = cursor.in_ring() ? static_cast<unsigned>(cursor.count() * hidden) * sizeof(T) : 0U;
-      const G* old = nullptr;
+  const thread_group group(a.group_threads);
+  float* const scratch = memory.scratch + group.id * group.warps() * 2 * sums_at_once;
+  unsigned char* const stages = shared + group.id * ring_bytes;
+  std::uint64_t* const full = memory.full + group.id * most_stages;
+  ring_view<by> ring(stages, full, a.ring);
+  const auto feed = [&] {
+    if (by == copier::engine && group.rank < 32) {
       if constexpr (accumulate) {
-        old = a.old.tensor.of(cursor.expert());
-        if (a.old.fast(old, hidden)) {
-          bytes += static_cast<unsigned>(cursor.count() * hidden) * sizeof(G);
-        } else {
-          old = nullptr;
-        }
+        feed_ring(stages, full, memory.feed + group.id, a.ring, a.tiles, end, a.weights, a.old);
+      } else {
+        feed_ring(stages, full, memory.feed + group.id, a.ring, a.tiles, end, a.weights);
       }
-      ring.push(bytes, [&](unsigned char* stage, std::uint64_t* barrier) {
-        if (cursor.in_ring()) {
-          ring.template copy_rows<16>(a.weights, cursor.base(), cursor.first(), cursor.count(), hidden, stage, barrier);
-        }
-        if constexpr (accumulate) {
-          if (old != nullptr) {
-            ring.template copy_rows<width * sizeof(G)>(a.old, old, cursor.first(), cursor.count(), hidden, stage, barrier);
-          }
-        }
-      });
-      next += groups;
-      cursor.advance(groups);
-    } else {
-      ring.push_nothing();
     }
   };
-  for (int s = late ? 1 : 0; s < a.stages; ++s) {
-    push();
+  for (int s = 1; s < a.ring.stages; ++s) {
+    feed();
+  }
+  const int first_of_group = tile + group.id;
+  int mine = first_of_group;  // this group's next tile to work on
+  int next = mine;             // and to copy, where the threads do
+  tile_cursor cursor(a.tiles, next);
+  const auto copy_next = [&] {
+    if constexpr (by == copier::threads) {
+      if (next < end) {
+        ring.template copy<16>(a.weights, a.tiles, cursor, group);
+        if constexpr (accumulate) {
+          ring.template copy<width * sizeof(G)>(a.old, a.tiles, cursor, group);
+        }
+        next += groups;
+        cursor.advance(a.tiles, groups);
+      }
+      ring.close();
+    }
+  };
+  for (int s = 0; by == copier::threads && s < a.ring.stages; ++s) {
+    copy_next();
   }
 
   int turn = 0;
@@ -237,15 +217,15 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
     int first = (mine - expert * a.tiles.per_expert) * rows;
 
     for (; mine < stop; mine += groups, first += groups * rows) {
-      const unsigned char* const stage = ring.pop();
-      uint4 stored[rows][vectors];
-      load_tile<T, vectors, rows>(a.weights, base, in_ring, first, a.tiles.ffn - first, hidden, group, stage, stored);
+      unsigned char* const stage = ring.pop();
+      // Read from its stage again after the group's barrier, which saves registers: only the stage of the tile before can be fed anew.
+      const tile_share<T> share(a.weights, stage, a.tiles.ffn - first, hidden, group);
+      if (!in_ring) [[unlikely]] {
+        share.template fetch<rows, vectors>(base + first * a.weights.tensor.ffn, a.weights.tensor.ffn, group);
+      }
       float dots[2 * rows];  // y, then w
       unsigned most = 0;
-      bool pushed = by == copier::threads;
-      if (pushed && !accumulate) {
-        push();
-      }
+      bool fed = by == copier::threads || mine == first_of_group;
       shift.begin_tile();
       while (true) {
 #pragma unroll
@@ -255,7 +235,7 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
 #pragma unroll
           for (int v = 0; v < vectors; ++v) {
             float x[width];
-            unpack<T>(stored[g][v], x);
+            unpack<T>(share.load(g, v), x);
 #pragma unroll
             for (int i = 0; i < width; ++i) {
               dots[g] = fmaf(x[i], r[v * width + i], dots[g]);
@@ -264,11 +244,12 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
           }
         }
         sum_over_group(dots, group, scratch, turn, [&] {
-          if (!pushed) {
-            push();
-            pushed = true;
+          if (!fed) {
+            feed();
+            fed = true;
           }
         });
+        share.template drop<rows>(dots);
         most = 0;
 #pragma unroll
         for (int g = 0; g < 2 * rows; ++g) {
@@ -290,6 +271,19 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
           dots[g] = 0.0F;
         }
       }
+      if (mode == vjp_mode::factored && group.rank < 2 * rows && first + group.rank % rows < a.tiles.ffn) {
+        const bool is_y = group.rank < rows;
+        float* const to = is_y ? a.factors.projection : a.factors.dual_projection;
+        float value = 0.0F;
+#pragma unroll
+        for (int g = 0; g < 2 * rows; ++g) {
+          value = group.rank == g ? dots[g] : value;
+        }
+        if (to != nullptr) {
+          to[static_cast<long long>(expert) * a.tiles.ffn + first + group.rank % rows] =
+              scale_by(value, (is_y ? row_exponent : dual_exponent) - shift.exponent());
+        }
+      }
       unsigned most_w = 0;
 #pragma unroll
       for (int g = rows; g < 2 * rows; ++g) {
@@ -307,15 +301,6 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
       for (int g = 0; g < rows; ++g) {
         const bool inside = first + g < a.tiles.ffn;
         const float weight = most_w != 0 ? dots[rows + g] * scale.image_factor : 0.0F;
-        if (mode == vjp_mode::factored && group.rank == 0 && inside) {
-          const long long at = static_cast<long long>(expert) * a.tiles.ffn + first + g;
-          if (a.factors.projection != nullptr) {
-            a.factors.projection[at] = scale_by(dots[g], row_exponent - shift.exponent());
-          }
-          if (a.factors.dual_projection != nullptr) {
-            a.factors.dual_projection[at] = scale_by(dots[rows + g], dual_exponent - shift.exponent());
-          }
-        }
         const int exponent = row_exponent + dual_exponent - 2 * shift.exponent();
         const float y = scale_by(dots[g], exponent);
         const float w = scale_by(dots[rows + g], exponent);
@@ -326,7 +311,7 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
         for (int v = 0; v < vectors; ++v) {
           float x[width];
           if (!dead) {
-            unpack<T>(stored[g][v], x);
+            unpack<T>(share.load(g, v), x);
 #pragma unroll
             for (int i = 0; i < width; ++i) {
               u[v * width + i] = fmaf(x[i], weight, u[v * width + i]);
@@ -344,9 +329,10 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
           }
         }
       }
-      if (accumulate && by == copier::threads) {
-        push();
-      }
+      copy_next();
+    }
+    if (a.part.whole != 0) {
+      group.sync();  // the sums take the place of the tiles
     }
     const slot_header header{0.0F, exponent_unset, scale.image + dual_exponent, 0};
     const int vectors_in_row = (hidden + width - 1) / width;
@@ -358,8 +344,7 @@ __global__ void __launch_bounds__(512, 1) row_vjp_kernel(const __grid_constant__
       const int blocks = cluster_size();
       cluster_sync();
       collect_expert(cluster_image{sums, memory.headers + groups, blocks}, a.grad_rows, expert, dead, hidden,
-                     (cluster_rank() * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * 4,
-                     blocks * static_cast<int>(blockDim.x) * 4);
+                     (cluster_rank() * threads + static_cast<int>(threadIdx.x)) * 4, blocks * threads * 4);
       if (blocks > 1) {
         cluster_sync();
       }

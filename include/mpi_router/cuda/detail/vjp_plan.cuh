@@ -7,10 +7,8 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// 16-byte vectors of a tile that a thread holds: fewer where the old gradient travels through the ring as well.
-constexpr int vjp_vectors_in_flight(vjp_mode mode) {
-  return mode == vjp_mode::accumulate ? 2 : mode == vjp_mode::write ? 4 : 8;
-}
+/// 16-byte vectors of a tile that a thread works on: fewer where the old gradient travels through the ring as well.
+constexpr int vjp_vectors_in_flight(vjp_mode mode) { return mode == vjp_mode::accumulate ? 2 : 8; }
 constexpr int vjp_most_columns = 16;
 
 template <class T, class G, int vectors, vjp_mode mode, copier by>
@@ -18,8 +16,9 @@ void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args
   constexpr int in_flight = vjp_vectors_in_flight(mode);
   const int cluster = args.fused ? fused_cluster(ctx, plan.part) : 1;
   launch("row_vjp_kernel", ctx,
-         {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.groups * plan.group_threads),
-          plan.shared_bytes, static_cast<unsigned>(cluster)},
+         {static_cast<unsigned>(plan.part.blocks),
+          static_cast<unsigned>(plan.ring.groups * plan.group_threads), plan.shared_bytes,
+          static_cast<unsigned>(cluster)},
          row_vjp_kernel<T, G, vectors, (in_flight > vectors ? in_flight / vectors : 1), mode, by>, args);
 }
 
@@ -47,8 +46,7 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
       plan.part,
       sums,
       plan.group_threads,
-      plan.stages,
-      plan.stage_bytes,
+      plan.ring,
       fused_cluster(ctx, plan.part) > 0};
   const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
     if (ctx.capability >= 90) {
