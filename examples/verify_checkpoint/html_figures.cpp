@@ -288,7 +288,8 @@ void draw_close_looks(artist& draw, const checkpoint_report& checkpoint, const a
         look.sigma.size() > 1 ? fmt::format(": κ = {:.3f}", look.sigma[1] / look.sigma[0]) : "");
     if (look.sigma.size() > 1) {  // the gap: from σ₂ up to σ₁, beside the curve
       spectrum_plots += fmt::format(
-          ", \"{}\" using ($1=={} ? $2 : NaN):3:4 with yerrorbars pt 0 lw 3 lc rgb \"{}\" notitle",
+          ", \"{}\" using ($1=={} ? $2 : NaN):($3-$4):(0):(2*$4) with vectors nohead lw 5 lc rgb \"{}\" "
+          "notitle",
           draw.data("gaps"), i, colours[i]);
       gaps.push_back({id, 0.55 * std::pow(1.15, id), (look.sigma[0] + look.sigma[1]) / (2 * look.sigma[0]),
                       (look.sigma[0] - look.sigma[1]) / (2 * look.sigma[0])});
