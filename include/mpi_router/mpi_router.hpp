@@ -9,6 +9,15 @@
 #include <mpi_router/core/operators.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/power_step_vjp.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/sphere.hpp>
 #include <mpi_router/manifold/steepest_ascent.hpp>
+#include <mpi_router/router/balance.hpp>
+#include <mpi_router/router/dispatch.hpp>
+#include <mpi_router/router/gating.hpp>
+#include <mpi_router/router/gating_vjp.hpp>
+#include <mpi_router/router/router_rows.hpp>
+#include <mpi_router/router/router_rows_vjp.hpp>
+#include <mpi_router/router/statistics.hpp>
+#include <mpi_router/router/z_loss.hpp>
