@@ -58,6 +58,14 @@ struct kernel_table {
   void (*axpys)(const stored_matrix& a, const S* y, S* u) = nullptr;  ///< the sum of the runs, weighted
 };
 
+/// Kernels of every element type.
+struct kernel_tables {
+  kernel_table<double> f64;
+  kernel_table<float> f32;
+  kernel_table<float> bf16;
+  kernel_table<float> f16;
+};
+
 }  // namespace core
 
 MPIROUTER_END_TYPES

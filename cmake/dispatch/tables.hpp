@@ -1,0 +1,16 @@
+// The tables that exist, one for each time that kernels.cpp was compiled.
+#pragma once
+
+#include <mpi_router/backend/kernel_table.hpp>
+
+MPIROUTER_BEGIN_TYPES
+namespace core {
+
+extern const kernel_tables baseline_tables;
+#if defined(__x86_64__)
+extern const kernel_tables x86_64_v3_tables;
+extern const kernel_tables x86_64_v4_tables;
+#endif
+
+}  // namespace core
+MPIROUTER_END_TYPES
