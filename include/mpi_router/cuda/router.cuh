@@ -1,5 +1,11 @@
 // The MPI router on a GPU, in one include. For nvcc, -std=c++20, sm_80 or newer; fastest on sm_90.
+//
+//   router_rows.cuh      the batched step, and its two halves for sharded weights
+//   router_rows_vjp.cuh  its gradient: written, accumulated or factored
+//   gating.cuh           selection, weights, loads
+//   logits.cuh           the product before them, by cuBLASLt; not included here
 #pragma once
 
+#include <mpi_router/cuda/gating.cuh>
 #include <mpi_router/cuda/router_rows.cuh>
 #include <mpi_router/cuda/router_rows_vjp.cuh>

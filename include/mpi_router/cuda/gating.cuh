@@ -1,0 +1,121 @@
+// From logits to experts on a GPU: selection, weights (Eq. 6), and how even the loads are.
+#pragma once
+
+#include <mpi_router/cuda/detail/gate_token.cuh>
+#include <mpi_router/cuda/detail/reduce.cuh>
+
+MPIROUTER_CUDA_BEGIN
+
+/// What a gate tells of T tokens; device memory, contiguous.
+struct gate_output {
+  float* weights = nullptr;      ///< [T, K], best expert first
+  expert_id* experts = nullptr;  ///< [T, K]
+  status* statuses = nullptr;    ///< [T], or null: ok, or non_finite
+  int* load = nullptr;           ///< [N], or null: how many tokens chose each expert is added to it
+};
+
+/// Selects K experts for each token and weighs them: gate() of the host, with the same options, order, ties and
+/// treatment of NaN (router/gating.hpp). logits [T, N] in f32, rows contiguous; bias: N floats that are added to what
+/// experts are selected by, or null. One warp for each token, in one launch; exp and log are those of CUDA, so weights
+/// agree with the host's to a few units in the last place. Deterministic; stream-ordered; no workspace. Tokens that are
+/// not ok count for no load. N up to 8192. Throws usage_error on shapes and options.
+inline void gate(const context& ctx, const matrix_view<const float, device_space>& logits,
+                 const gating_options& options, const float* bias, const gate_output& out) {
+  constexpr const char* name = "cuda::gate";
+  const index_t experts = logits.cols();
+  core::check_gating(name, options, experts);
+  detail::expect(experts <= 8192, name, ": ", experts, " experts, where 8192 are the most");
+  detail::expect(logits.col_stride() == 1 || experts == 1, name, ": the logits have column stride ", logits.col_stride());
+  detail::expect(ctx.multiprocessors > 0, name, ": use make_context()");
+  if (logits.rows() == 0) {
+    return;
+  }
+  detail::expect(out.weights != nullptr && out.experts != nullptr, name, ": null output");
+  const int n = static_cast<int>(experts);
+  const int size = n / static_cast<int>(options.n_group);
+  const detail::gate_args args{logits.data(),
+                               logits.row_stride(),
+                               bias,
+                               out.weights,
+                               out.experts,
+                               out.statuses,
+                               out.load,
+                               logits.rows(),
+                               n,
+                               static_cast<int>(options.top_k),
+                               options.score_function,
+                               options.order == selection_order::score_then_select,
+                               options.renormalize,
+                               static_cast<float>(options.scaling_factor),
+                               static_cast<int>(options.n_group),
+                               static_cast<int>(options.topk_group),
+                               size,
+                               static_cast<int>(core::experts_in_group_score(options, size))};
+  const bool in_registers = n <= 512;
+  const int warps = in_registers ? 8 : 1;
+  const int scratch = (in_registers ? 0 : n) + (args.top_groups < args.groups ? args.groups : 0);
+  const index_t wanted = (logits.rows() + warps - 1) / warps;
+  const index_t most = static_cast<index_t>(ctx.multiprocessors) * 64 / warps;
+  const detail::launch_shape shape{static_cast<unsigned>(wanted < most ? wanted : most), static_cast<unsigned>(32 * warps),
+                                   static_cast<std::size_t>(warps * scratch + (out.load != nullptr ? n : 0)) * 4};
+  const auto run = [&](auto kernel) { detail::launch("gate_kernel", ctx, shape, kernel, args, scratch); };
+  if (n <= 64) {
+    run(detail::gate_kernel<2>);
+  } else if (n <= 128) {
+    run(detail::gate_kernel<4>);
+  } else if (n <= 256) {
+    run(detail::gate_kernel<8>);
+  } else if (n <= 512) {
+    run(detail::gate_kernel<16>);
+  } else {
+    run(detail::gate_kernel<0>);
+  }
+}
+
+namespace detail {
+template <class = void>
+__global__ void __launch_bounds__(256) balance_kernel(const int* load, int n, double* max_violation, double* entropy) {
+  __shared__ double scratch[most_warps];
+  __shared__ int most[8];
+  wait_for_previous_kernel();
+  double total[1] = {0.0};
+  int largest = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += 256) {
+    total[0] += load[i];
+    largest = max(largest, load[i]);
+  }
+  sum_over_block(total, scratch, 256);
+  largest = __reduce_max_sync(0xffffffffU, largest);
+  if (threadIdx.x % 32 == 0) {
+    most[threadIdx.x / 32] = largest;
+  }
+  __syncthreads();
+  for (const int m : most) {
+    largest = max(largest, m);
+  }
+  double bits[1] = {0.0};
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += 256) {
+    const double p = load[i] / total[0];
+    bits[0] -= load[i] > 0 ? p * log(p) : 0.0;
+  }
+  sum_over_block(bits, scratch, 256);
+  if (threadIdx.x == 0) {
+    if (max_violation != nullptr) {
+      *max_violation = total[0] > 0.0 ? largest / (total[0] / n) - 1.0 : 0.0;
+    }
+    if (entropy != nullptr) {
+      *entropy = bits[0];
+    }
+  }
+}
+}  // namespace detail
+
+/// MaxVio = max load / mean load − 1 and the entropy of the load in nats, from `load` (N counts, as gate adds them up; of a
+/// batch, or summed over many for the global ones). Each result one double in device memory, or null.
+inline void balance(const context& ctx, const int* load, index_t num_experts, double* max_violation, double* entropy) {
+  detail::expect(num_experts >= 1 && num_experts <= 0x3fffffff, "cuda::balance: ", num_experts, " experts");
+  detail::launch("balance_kernel", ctx, {1, 256}, detail::balance_kernel<>, load, static_cast<int>(num_experts),
+                 max_violation, entropy);
+}
+
+MPIROUTER_CUDA_END

@@ -1,0 +1,112 @@
+// The logits of Eq. 6 by cuBLASLt. Apart from the rest, for it is the one header that needs a library: link cublasLt.
+#pragma once
+
+#include <cublasLt.h>
+#include <mpi_router/cuda/detail/check.cuh>
+
+#include <cstdint>
+#include <utility>
+
+MPIROUTER_CUDA_BEGIN
+
+/// The product x R′ᵀ for tokens [T, D] and rows [N, D] of one storage type into logits [T, N] in f32, by cuBLASLt with
+/// sums in f32. Made once for a shape (which asks cuBLASLt for its best algorithm), then run any number of times: a run is
+/// stream-ordered, allocates nothing and may be captured. Owns its descriptors; movable.
+template <class T>
+class logits_product {
+ public:
+  static_assert(sizeof(T) <= 4, "logits_product: bf16, f16 or f32");
+
+  /// `handle` must outlive the plan; runs need `scratch` of at most `workspace_bytes`.
+  logits_product(cublasLtHandle_t handle, index_t tokens, index_t num_experts, index_t hidden_dim,
+                 std::size_t workspace_bytes = 32 << 20)
+      : handle_(handle), bytes_(workspace_bytes) {
+    constexpr const char* name = "cuda::logits_product";
+    detail::expect(tokens > 0 && num_experts > 0 && hidden_dim > 0, name, ": [", tokens, ", ", hidden_dim, "] times [",
+                   num_experts, ", ", hidden_dim, "]");
+    constexpr cudaDataType_t type = std::is_same_v<T, bf16> ? CUDA_R_16BF : std::is_same_v<T, f16> ? CUDA_R_16F : CUDA_R_32F;
+    const auto t = static_cast<std::uint64_t>(tokens), n = static_cast<std::uint64_t>(num_experts),
+               d = static_cast<std::uint64_t>(hidden_dim);
+    cublasLtMatmulPreference_t preference = nullptr;
+    const auto build = [&] {
+      // Column by column, as cuBLAS counts: logitsᵀ [N, T] = rows [N, D] · tokensᵀ [D, T].
+      try_("cublasLtMatmulDescCreate", cublasLtMatmulDescCreate(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+      const cublasOperation_t transposed = CUBLAS_OP_T;
+      try_("cublasLtMatmulDescSetAttribute",
+           cublasLtMatmulDescSetAttribute(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)));
+      try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&rows_, type, d, n, hidden_dim));
+      try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&tokens_, type, d, t, hidden_dim));
+      try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&logits_, CUDA_R_32F, n, t, num_experts));
+      try_("cublasLtMatmulPreferenceCreate", cublasLtMatmulPreferenceCreate(&preference));
+      try_("cublasLtMatmulPreferenceSetAttribute",
+           cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes_,
+                                                sizeof(bytes_)));
+      int found = 0;
+      try_("cublasLtMatmulAlgoGetHeuristic", cublasLtMatmulAlgoGetHeuristic(handle_, product_, rows_, tokens_, logits_,
+                                                                            logits_, preference, 1, &best_, &found));
+      if (found == 0) {
+        failed_ = "cublasLtMatmulAlgoGetHeuristic: no algorithm";
+      }
+    };
+    build();
+    if (preference != nullptr) {
+      cublasLtMatmulPreferenceDestroy(preference);
+    }
+    if (failed_ != nullptr) {
+      release();
+      detail::cuda_failure(failed_, static_cast<int>(code_), cublasLtGetStatusString(code_));
+    }
+  }
+  logits_product(logits_product&& other) noexcept { *this = std::move(other); }
+  logits_product& operator=(logits_product&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    std::swap(product_, other.product_);
+    std::swap(rows_, other.rows_);
+    std::swap(tokens_, other.tokens_);
+    std::swap(logits_, other.logits_);
+    std::swap(best_, other.best_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~logits_product() { release(); }
+
+  [[nodiscard]] std::size_t workspace_bytes() const noexcept { return best_.workspaceSize; }
+
+  void operator()(const context& ctx, const T* tokens, const T* rows, float* logits, const workspace& scratch) const {
+    detail::expect(scratch.bytes >= best_.workspaceSize, "cuda::logits_product: a workspace of ", scratch.bytes,
+                   " bytes where ", best_.workspaceSize, " are needed");
+    const float one = 1.0F, zero = 0.0F;
+    const cublasStatus_t code =
+        cublasLtMatmul(handle_, product_, &one, rows, rows_, tokens, tokens_, &zero, logits, logits_, logits, logits_,
+                       &best_.algo, scratch.data, best_.workspaceSize, reinterpret_cast<cudaStream_t>(ctx.stream));
+    if (code != CUBLAS_STATUS_SUCCESS) {
+      detail::cuda_failure("cublasLtMatmul", static_cast<int>(code), cublasLtGetStatusString(code));
+    }
+  }
+
+ private:
+  void try_(const char* call, cublasStatus_t code) {
+    if (failed_ == nullptr && code != CUBLAS_STATUS_SUCCESS) {
+      failed_ = call;
+      code_ = code;
+    }
+  }
+  void release() noexcept {
+    if (product_ != nullptr) cublasLtMatmulDescDestroy(product_);
+    for (const auto layout : {rows_, tokens_, logits_}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+    product_ = nullptr;
+    rows_ = tokens_ = logits_ = nullptr;
+  }
+
+  cublasLtHandle_t handle_ = nullptr;
+  cublasLtMatmulDesc_t product_ = nullptr;
+  cublasLtMatrixLayout_t rows_ = nullptr, tokens_ = nullptr, logits_ = nullptr;
+  cublasLtMatmulHeuristicResult_t best_{};
+  std::size_t bytes_ = 0;
+  const char* failed_ = nullptr;
+  cublasStatus_t code_ = CUBLAS_STATUS_SUCCESS;
+};
+
+MPIROUTER_CUDA_END
