@@ -55,9 +55,9 @@ std::vector<float> scores_of(score_function f, const std::vector<float>& x, bool
 std::vector<index_t> order_of(const std::vector<float>& value) {
   std::vector<index_t> order(value.size());
   std::iota(order.begin(), order.end(), index_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](index_t a, index_t b) {
-    return value[static_cast<std::size_t>(a)] > value[static_cast<std::size_t>(b)];
-  });
+  const auto at = [&](index_t i) { return value[static_cast<std::size_t>(i)]; };
+  std::sort(order.begin(), order.end(),
+            [&](index_t a, index_t b) { return at(a) > at(b) || (at(a) == at(b) && a < b); });
   return order;
 }
 

@@ -9,11 +9,16 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 MPIROUTER_BEGIN
 namespace detail {
+
+/// +∞ by its bits: with -ffast-math a compiler may refuse its name.
+template <Accumulator S>
+inline constexpr S infinite =
+    std::bit_cast<S>(static_cast<std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>>(
+        std::same_as<S, float> ? 0x7f800000U : 0x7ff0000000000000U));
 
 /// `negative` where the sign bit of x is set, `otherwise` where not: by bits, since a branch would keep a
 /// loop from being vectorised.
@@ -67,7 +72,7 @@ template <Accumulator S>
 [[nodiscard]] S largest_of(const S* x, index_t n) noexcept {
   constexpr index_t width = 16;
   std::array<S, width> lane;
-  lane.fill(-std::numeric_limits<S>::infinity());
+  lane.fill(-infinite<S>);
   const auto take = [&lane](index_t k, S value) {
     S& held = lane[static_cast<std::size_t>(k)];
     held = value > held ? value : held;

@@ -17,20 +17,19 @@ namespace detail {
 /// By the bits, so that it holds under -ffast-math.
 template <Accumulator S>
 [[nodiscard]] bool has_nan(const vector_view<const S>& x) noexcept {
-  constexpr S infinity = std::numeric_limits<S>::infinity();
-  return largest_magnitude_bits(x) > std::bit_cast<decltype(largest_magnitude_bits(x))>(infinity);
+  return largest_magnitude_bits(x) > std::bit_cast<decltype(largest_magnitude_bits(x))>(infinite<S>);
 }
 template <Accumulator S>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE bool is_nan(S x) noexcept {
   using bits = std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>;
   constexpr bits magnitude_mask = static_cast<bits>(~bits{0}) >> 1;
-  return (std::bit_cast<bits>(x) & magnitude_mask) > std::bit_cast<bits>(std::numeric_limits<S>::infinity());
+  return (std::bit_cast<bits>(x) & magnitude_mask) > std::bit_cast<bits>(infinite<S>);
 }
 
 /// NaN, as an infinite bias can make of a score, counts as −∞: every key has its place in the order.
 template <Accumulator S>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE S as_key(S x) noexcept {
-  return is_nan(x) ? -std::numeric_limits<S>::infinity() : x;
+  return is_nan(x) ? -infinite<S> : x;
 }
 
 template <Accumulator S>
@@ -135,7 +134,7 @@ class best_list {
 template <Accumulator S>
 [[nodiscard]] S group_worth(const S* keys, index_t size, index_t count, S* best) noexcept {
   if (count <= 2) {  // the usual ones, without a branch
-    S first = -std::numeric_limits<S>::infinity();
+    S first = -infinite<S>;
     S second = first;
     for (index_t i = 0; i < size; ++i) {
       const S less = keys[i] > first ? first : keys[i];

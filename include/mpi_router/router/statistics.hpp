@@ -17,8 +17,8 @@ struct running_statistics {
   index_t count = 0;
   double mean = 0;
   double squares = 0;  ///< Σ (x − mean)²
-  double min = std::numeric_limits<double>::infinity();
-  double max = -std::numeric_limits<double>::infinity();
+  double min = std::numeric_limits<double>::max();
+  double max = std::numeric_limits<double>::lowest();
 
   void add(double x) noexcept { merge({1, x, 0, x, x}); }
   void merge(const running_statistics& other) noexcept {

@@ -9,7 +9,7 @@ namespace detail {
 /// log Σ e^x; NaN-free false where it is not finite.
 template <Accumulator S>
 [[nodiscard]] bool log_sum_exp(const vector_view<const S>& x, S& result) noexcept {
-  S largest = -std::numeric_limits<S>::infinity();
+  S largest = -infinite<S>;
   for (index_t i = 0; i < x.size(); ++i) {
     if (is_nan(x[i])) {
       return false;
