@@ -25,12 +25,14 @@ void agrees_with(const std::string& name) {
   const auto directions = file.at("right_singular_1").template load<double>();
   const auto shape = file.at("w_gate").shape();
   const expert_shape extents{.num_experts = shape[0], .ffn_dim = shape[1], .hidden_dim = shape[2]};
-  const auto [N, F, D] = extents;
+  const index_t N = extents.num_experts;
+  const index_t F = extents.ffn_dim;
+  const index_t D = extents.hidden_dim;
   const auto radius = static_cast<T>(std::stod(file.metadata().at("C")));
   const auto experts = experts_nfd(gate.data(), extents);
   const double bound = tolerance<T>.recorded;
-  const auto recorded_row = [D = D](const auto* data, index_t row) {
-    return values(std::vector(data + row * D, data + (row + 1) * D));
+  const auto recorded_row = [D](const auto* data, index_t row) {
+    return values(std::vector(data + row * size, data + (row + 1) * size));
   };
 
   for (index_t e = 0; e < N; ++e) {
