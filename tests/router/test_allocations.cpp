@@ -75,7 +75,10 @@ TEST_CASE_TEMPLATE("forward and backward allocate nothing, and their buffers are
   CHECK(static_cast<index_t>(tape.size()) <= N * options.steps * (D + 2));
   CHECK(static_cast<index_t>(workspace.size()) <= 5 * N * (D + F));
   CHECK(static_cast<index_t>(buffer.size()) <= options.steps * 2 * N * (D + F));
-  CHECK(router_rows_workspace(shape) <= 2 * N * D);
+  CHECK(router_rows_workspace(shape) <= 3 * N * D);
+  const expert_shape large{3, 8192, 4096};  // cut into blocks of neurons
+  CHECK(router_rows_workspace(large) <= 3 * 18 * 4097);
+  CHECK(router_rows_vjp_workspace(large) <= 3 * (22 * 4097 + 2 * 8192));
 
   const auto R = row_major(rows.data(), N, D);
   const auto P = row_major(router.data(), N, D);

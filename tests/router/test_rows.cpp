@@ -159,7 +159,8 @@ TEST_CASE("no experts at all is no work") {
 #if MPIROUTER_HAS_EXCEPTIONS
 TEST_CASE("mistakes of the caller are refused with both shapes") {
   const expert_shape shape{2, 3, 4};
-  std::vector<float> a(24, 1), r(8, 1), out(8), workspace(16);
+  std::vector<float> a(24, 1), r(8, 1), out(8),
+      workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
   const auto experts = experts_nfd(a.data(), shape);
   const auto router = row_major(r.data(), 2, 4);
   const auto rows = row_major(out.data(), 2, 4);
@@ -168,8 +169,10 @@ TEST_CASE("mistakes of the caller are refused with both shapes") {
   CHECK_THROWS_AS(router_rows(experts, router, row_major(out.data(), 1, 4), {}, workspace), usage_error);
   CHECK_THROWS_AS(router_rows(experts, router, router, {}, workspace), usage_error);
   CHECK_THROWS_AS(router_rows(experts, router, row_major(a.data() + 16, 2, 4), {}, workspace), usage_error);
-  CHECK_THROWS_AS(router_rows(experts, router, rows, {}, vector_view<float>(workspace.data(), 15)),
-                  usage_error);
+  CHECK_THROWS_AS(
+      router_rows(experts, router, rows, {},
+                  vector_view<float>(workspace.data(), static_cast<index_t>(workspace.size()) - 1)),
+      usage_error);
   CHECK_THROWS_AS(router_rows(experts, router, rows, {.radius = router_radius::fixed(0)}, workspace),
                   usage_error);
   CHECK_THROWS_AS(router_rows(experts, router, rows, {.steps = 0}, workspace), usage_error);

@@ -199,6 +199,53 @@ TEST_CASE_TEMPLATE("factored, accumulated and materialised agree, in every layou
   }
 }
 
+TEST_CASE("large experts, cut into blocks of neurons, agree with one expert at a time") {
+  const expert_shape shape{2, 1030, 520};
+  const auto [N, F, D] = shape;
+  REQUIRE(apply_experts_workspace(shape) > 0);  // they are cut
+  for (const auto through : {differentiate::all, differentiate::last}) {
+    problem<double> p(shape, {.radius = router_radius::fixed(2), .steps = 2, .through = through}, 12);
+    std::vector<double> rows, to_r, to_a;
+    for (index_t i = 0; i < N; ++i) {
+      using in = vector_view<const double>;
+      using out = vector_view<double>;
+      const auto op = gram(row_major(p.values.data() + i * F * D, F, D));
+      const auto zeros = [](index_t size) { return std::vector<double>(static_cast<std::size_t>(size)); };
+      const std::vector<double> first(p.router.begin() + i * D, p.router.begin() + (i + 1) * D);
+      const std::vector<double> grad(p.grad_values.begin() + i * D, p.grad_values.begin() + (i + 1) * D);
+      std::vector<double> second = zeros(D), third = zeros(D), back = zeros(D), to_first = zeros(D);
+      std::vector<double> y = zeros(F), w = zeros(F), q = zeros(D), r = zeros(D), a = zeros(F * D);
+      const rank2_factors<double> factors{y, q, w, r};
+      saved_norm<double> norms[2];
+      power_step(op, in(first), out(second), 2.0, degenerate_row::keep, norms[0]);
+      power_step(op, in(second), out(third), 2.0, degenerate_row::keep, norms[1]);
+      power_step_vjp(op, in(second), in(third), norms[1], in(grad), 2.0, out(back), factors);
+      add_rank2(factors, row_major(a.data(), F, D), gradient_mode::write);
+      power_step_vjp(op, in(first), in(second), norms[0], in(back), 2.0, out(to_first), factors);
+      if (through == differentiate::all)
+        add_rank2(factors, row_major(a.data(), F, D), gradient_mode::accumulate);
+      rows.insert(rows.end(), third.begin(), third.end());
+      to_r.insert(to_r.end(), to_first.begin(), to_first.end());
+      to_a.insert(to_a.end(), a.begin(), a.end());
+    }
+    for (const batch_layout l :
+         {batch_layout::nfd, batch_layout::ndf, batch_layout::df_pointers, batch_layout::strided}) {
+      CAPTURE(to_string(l));
+      stored_batch<double> experts(p.values, shape, l);
+      stored_batch<double> gradient(shape, l);
+      const auto check = [&](const auto& backend) {
+        p.forward(experts, backend);
+        p.backward(experts, gradient, gradient_mode::write, backend);
+        CHECK(relative_distance(p.rows, rows) < tolerance<double>.identity);
+        CHECK(relative_distance(p.grad_router, to_r) < tolerance<double>.identity);
+        CHECK(relative_distance(gradient.values(), to_a) < tolerance<double>.identity);
+      };
+      check(reference{});
+      check(simd{});
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("narrow gradients are rounded once", G, bf16, f16) {
   const expert_shape shape{3, 20, 70};
   random_source random(3);

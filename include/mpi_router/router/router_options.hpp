@@ -64,16 +64,6 @@ using router_scalar_t =
   return shape.num_experts * options.steps * (shape.hidden_dim + 2);
 }
 
-/// Elements of scratch that router_rows needs: N · 2D.
-[[nodiscard]] constexpr index_t router_rows_workspace(const expert_shape& shape) noexcept {
-  return shape.num_experts * 2 * shape.hidden_dim;
-}
-
-/// Elements of scratch that the backward needs: N · (5D + 2F).
-[[nodiscard]] constexpr index_t router_rows_vjp_workspace(const expert_shape& shape) noexcept {
-  return shape.num_experts * (5 * shape.hidden_dim + 2 * shape.ffn_dim);
-}
-
 /// The gradient to the gate matrices as sums of outer products, two for each expert and step that is
 /// differentiated: Ā_i = Σ_j projection_j dual_row_jᵀ + dual_projection_j row_jᵀ with j = s · N + i over the
 /// steps s. Built over one buffer of size(…) elements.

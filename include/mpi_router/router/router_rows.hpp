@@ -2,38 +2,80 @@
 #pragma once
 
 #include <mpi_router/backend/dense.hpp>
+#include <mpi_router/backend/parallel.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
 #include <mpi_router/router/router_options.hpp>
 
+#include <utility>
+
 MPIROUTER_BEGIN
+
+/// Elements of scratch that router_rows needs: N · (2D + 1), and partial images where large experts are split
+/// into blocks of neurons so that few of them keep many threads busy; at most N · 18 (D + 1).
+[[nodiscard]] constexpr index_t router_rows_workspace(const expert_shape& shape) noexcept {
+  return shape.num_experts * (2 * shape.hidden_dim + 1) + apply_experts_workspace(shape);
+}
 
 namespace detail {
 
-/// One expert's part of the tape: r_1 … r_k, then ‖r_{j−1}M‖ of each step as value and exponent.
+/// The tape: of each step the rows after it, [N, D], and ‖rM‖ before the retraction as value and exponent.
 template <class Element>
-class expert_tape {
+class step_tape {
  public:
   using S = std::remove_const_t<Element>;
-  expert_tape(const vector_view<Element>& tape, index_t expert, index_t steps, index_t dimension)
-      : base_(tape.data() + expert * steps * (dimension + 2)), steps_(steps), dimension_(dimension) {}
+  step_tape(const vector_view<Element>& tape, const expert_shape& shape, index_t steps)
+      : base_(tape.data()), steps_(steps), shape_(shape) {}
 
-  [[nodiscard]] vector_view<Element> row(index_t step) const {
-    return {base_ + step * dimension_, dimension_};
+  [[nodiscard]] matrix_view<Element> rows(index_t step) const {
+    return row_major(base_ + step * shape_.num_experts * shape_.hidden_dim, shape_.num_experts,
+                     shape_.hidden_dim);
   }
-  [[nodiscard]] saved_norm<S> norm(index_t step) const {
-    const auto* at = base_ + steps_ * dimension_ + 2 * step;
+  [[nodiscard]] saved_norm<S> norm(index_t step, index_t expert) const {
+    const auto* at = norm_at(step, expert);
     return {at[0], static_cast<int>(at[1])};
   }
-  void save(index_t step, const saved_norm<S>& norm) const {
-    Element* at = base_ + steps_ * dimension_ + 2 * step;
+  void save(index_t step, index_t expert, const saved_norm<S>& norm) const {
+    Element* at = norm_at(step, expert);
     at[0] = norm.value;
     at[1] = static_cast<S>(norm.exponent);
   }
 
  private:
+  [[nodiscard]] Element* norm_at(index_t step, index_t expert) const {
+    return base_ + shape_.num_experts * (steps_ * shape_.hidden_dim + 2 * step) + 2 * expert;
+  }
+
   Element* base_;
   index_t steps_;
-  index_t dimension_;
+  expert_shape shape_;
+};
+
+/// An expert whose image and energy are there already: what apply() would write is in its output.
+template <Scalar T, Accumulator S>
+struct applied_expert {
+  using scalar = S;
+  matrix_view<const T> a;
+  S energy;
+
+  [[nodiscard]] index_t dimension() const noexcept { return a.cols(); }
+  S apply(vector_view<const S>, vector_view<S>) const noexcept { return energy; }
+  scaled_energy<S> apply_scaled(vector_view<const S> x, vector_view<S> u) const {
+    return reference{}.apply_scaled(a, x, u);
+  }
+};
+
+/// Hands out the workspace, piece by piece.
+template <Accumulator S>
+class workspace_pieces {
+ public:
+  explicit workspace_pieces(const vector_view<S>& workspace) : at_(workspace.data()) {}
+  [[nodiscard]] vector_view<S> vector(index_t size) { return {std::exchange(at_, at_ + size), size}; }
+  [[nodiscard]] matrix_view<S> matrix(index_t rows, index_t cols) {
+    return row_major(std::exchange(at_, at_ + rows * cols), rows, cols);
+  }
+
+ private:
+  S* at_;
 };
 
 template <Accumulator S, Scalar R>
@@ -97,33 +139,36 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
          ": by-products for ", told.statuses.size(), ", ", told.rayleigh.size(), " and ", told.cosine.size(),
          " experts, not ", n);
 
+  using element = std::remove_const_t<T>;
   const S radius = static_cast<S>(options.radius.of(n));
-  executor(n, [&](index_t i) {
-    const dense_operator<std::remove_const_t<T>, S, Backend> op(experts[i], backend);
-    S* const scratch = workspace.data() + i * 2 * d;
-    vector_view<S> from(scratch, d);
-    vector_view<S> spare(scratch + d, d);
-    load_row<S>(router.row(i), from);
-    status state = status::ok;
-    step_result<S> result;
-    for (index_t step = 0; step < options.steps; ++step) {
+  workspace_pieces<S> pieces(workspace);
+  matrix_view<S> from = pieces.matrix(n, d);
+  matrix_view<S> spare = pieces.matrix(n, d);
+  const vector_view<S> energies = pieces.vector(n);
+  const vector_view<S> partial = pieces.vector(apply_experts_workspace(experts.shape()));
+  const step_tape<S> tape(told.tape, experts.shape(), options.steps);
+
+  executor(n, [&](index_t i) { load_row<S>(router.row(i), from.row(i)); });
+  for (index_t step = 0; step < options.steps; ++step) {
+    const matrix_view<S> to = saves ? tape.rows(step) : spare;
+    apply_experts(backend, experts, from, to, energies, partial, executor);
+    executor(n, [&](index_t i) {
       saved_norm<S> norm;
-      const auto tape = [&] { return expert_tape<S>(told.tape, i, options.steps, d); };
-      const vector_view<S> to = saves ? tape().row(step) : spare;
-      result = power_step(op, vector_view<const S>(from), to, radius, options.degenerate, norm);
-      if (saves) {
-        tape().save(step, norm);
-      } else {
-        spare = from;
+      const applied_expert<element, S> op{experts[i], energies[i]};
+      const auto result =
+          power_step(op, vector_view<const S>(from.row(i)), to.row(i), radius, options.degenerate, norm);
+      if (saves) tape.save(step, i, norm);
+      if (!told.statuses.empty()) {
+        status& state = told.statuses[static_cast<std::size_t>(i)];
+        state = step == 0 || state == status::ok ? result.state : state;
       }
-      from = to;
-      state = state == status::ok ? result.state : state;
-    }
-    store_row<O, S>(vector_view<const S>(from), rows.row(i));
-    if (!told.statuses.empty()) told.statuses[static_cast<std::size_t>(i)] = state;
-    if (told.rayleigh.size() != 0) told.rayleigh[i] = result.rayleigh;
-    if (told.cosine.size() != 0) told.cosine[i] = result.cosine;
-  });
+      if (told.rayleigh.size() != 0) told.rayleigh[i] = result.rayleigh;
+      if (told.cosine.size() != 0) told.cosine[i] = result.cosine;
+    });
+    spare = from;
+    from = to;
+  }
+  executor(n, [&](index_t i) { store_row<O, S>(vector_view<const S>(from.row(i)), rows.row(i)); });
 }
 
 }  // namespace detail
@@ -134,9 +179,9 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
 /// experts: [N, F, D] in any layout; router and rows: [N, D] of any storage type and strides, apart from each
 /// other; workspace: router_rows_workspace(shape) elements; told: see router_by_products, `tape` is what
 /// router_rows_vjp needs. Sums in router_scalar_t<T, R>. One read of the experts a step. Nothing is
-/// allocated; one task an expert, each with its own part of the workspace, so the result is bitwise the same
-/// for every executor. Degenerate rows are named by their status and become what options.degenerate says.
-/// Throws usage_error on shapes, overlap, radius, steps.
+/// allocated; tasks are experts, or blocks of neurons of theirs where they are few and large, and the result
+/// is bitwise the same for every executor. Degenerate rows are named by their status and become what
+/// options.degenerate says. Throws usage_error on shapes, overlap, radius, steps.
 template <Scalar T, Scalar R, Scalar O, class Backend = reference, class Run = serial_executor,
           Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>

@@ -2,115 +2,16 @@
 // accumulated, or factored.
 #pragma once
 
-#include <mpi_router/router/router_rows.hpp>
-
-#include <utility>
+#include <mpi_router/router/pullback.hpp>
 
 MPIROUTER_BEGIN
 
-/// A backend with the one read that the backward needs: y = A p, w = A q and u = wA.
-template <class B, class T, class S>
-concept PullbackBackend =
-    DenseBackend<B, T, S> && requires(const B& backend, matrix_view<const T> a, vector_view<const S> in,
-                                      vector_view<S> out) { backend.pull_back(a, in, in, out, out, out); };
-
-/// A backend whose read also writes or adds y qᵀ + w pᵀ to a gradient of element type G as it goes.
-template <class B, class T, class S, class G>
-concept AccumulatingBackend =
-    PullbackBackend<B, T, S> && requires(const B& backend, matrix_view<const T> a, vector_view<const S> in,
-                                         vector_view<S> out, matrix_view<G> gradient, gradient_mode mode) {
-      backend.pull_back(a, in, in, out, out, out, gradient, mode);
-    };
+/// Elements of scratch that the backward needs: N · (5D + 2F + 1), and partial images as in the forward.
+[[nodiscard]] constexpr index_t router_rows_vjp_workspace(const expert_shape& shape) noexcept {
+  return shape.num_experts * (5 * shape.hidden_dim + 2 * shape.ffn_dim + 1) + apply_experts_workspace(shape);
+}
 
 namespace detail {
-
-/// y = A p, w = A q, u = wA: one read of A where the backend has it, three where not.
-template <Accumulator S, class T, class Backend>
-void pull_back(const Backend& backend, const matrix_view<const T>& a, const rank2_factors<S>& factors,
-               const vector_view<S>& image) {
-  const vector_view<const S> p(factors.row);
-  const vector_view<const S> q(factors.dual_row);
-  if constexpr (PullbackBackend<Backend, T, S>) {
-    backend.pull_back(a, p, q, factors.projection, factors.dual_projection, image);
-  } else {
-    backend.project(a, p, factors.projection);
-    backend.project(a, q, factors.dual_projection);
-    backend.lift(a, vector_view<const S>(factors.dual_projection), image);
-  }
-}
-
-/// The gradient goes into matrices; the factors live in scratch.
-template <Accumulator S, class G>
-struct into_matrices {
-  const expert_batch_view<G>& gradient;
-  gradient_mode mode;
-
-  [[nodiscard]] rank2_factors<S> factors(index_t, index_t, const rank2_factors<S>& scratch) const {
-    return scratch;
-  }
-
-  template <class T, class Backend>
-  void pull(const Backend& backend, index_t expert, bool first, const matrix_view<const T>& a,
-            const rank2_factors<S>& f, const vector_view<S>& image) const {
-    const gradient_mode at = first ? mode : gradient_mode::accumulate;
-    if constexpr (AccumulatingBackend<Backend, T, S, G>) {
-      backend.pull_back(a, vector_view<const S>(f.row), vector_view<const S>(f.dual_row), f.projection,
-                        f.dual_projection, image, gradient[expert], at);
-    } else {
-      pull_back<S>(backend, a, f, image);
-      add_rank2<S>(f, gradient[expert], at);
-    }
-  }
-  void degenerate(index_t expert, bool first, const rank2_factors<S>& zeros) const {
-    if (first && mode == gradient_mode::write) {
-      add_rank2<S>(zeros, gradient[expert], mode);
-    }
-  }
-};
-
-/// The gradient stays in factors, which are the caller's.
-template <Accumulator S>
-struct into_factors {
-  const router_factors<S>& all;
-
-  [[nodiscard]] rank2_factors<S> factors(index_t term, index_t expert, const rank2_factors<S>&) const {
-    return all.at(term, expert);
-  }
-  template <class T, class Backend>
-  void pull(const Backend& backend, index_t, bool, const matrix_view<const T>& a, const rank2_factors<S>& f,
-            const vector_view<S>& image) const {
-    pull_back<S>(backend, a, f, image);
-  }
-  void degenerate(index_t, bool, const rank2_factors<S>&) const {}
-};
-
-template <Accumulator S>
-void set_zero(const rank2_factors<S>& factors) noexcept {
-  for (const auto& v : {factors.projection, factors.dual_row, factors.dual_projection, factors.row}) {
-    fill_zero(v);
-  }
-}
-
-/// Parts of the workspace of one expert.
-template <Accumulator S>
-struct pullback_scratch {
-  vector_view<S> first_row;
-  vector_view<S> incoming;
-  vector_view<S> outgoing;
-  rank2_factors<S> factors;
-
-  pullback_scratch(const vector_view<S>& workspace, index_t expert, index_t f, index_t d) {
-    S* at = workspace.data() + expert * (5 * d + 2 * f);
-    const auto next = [&at](index_t size) { return vector_view<S>(std::exchange(at, at + size), size); };
-    first_row = next(d);
-    incoming = next(d);
-    outgoing = next(d);
-    factors.projection = next(f);
-    factors.dual_row = next(d);
-    factors.dual_projection = next(f);
-    factors.row = next(d);
-  }
-};
 
 template <Accumulator S, class T, class R, class GR, class RG, class Target, class Backend, class Run>
 void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, const matrix_view<R>& router,
@@ -118,6 +19,7 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
                          const router_options& options, const matrix_view<RG>& grad_router,
                          gradient_mode mode, const Target& target, const vector_view<S>& workspace,
                          const Backend& backend, const Run& executor) {
+  using element = std::remove_const_t<T>;
   const index_t n = experts.num_experts();
   const index_t f = experts.ffn_dim();
   const index_t d = experts.hidden_dim();
@@ -131,43 +33,75 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
   expect(tape.size() >= router_tape_size(experts.shape(), options) && tape.is_contiguous(), what,
          ": the tape has ", tape.size(), " elements, not ", router_tape_size(experts.shape(), options));
 
+  workspace_pieces<S> pieces(workspace);
+  const matrix_view<S> first_rows = pieces.matrix(n, d);
+  matrix_view<S> incoming = pieces.matrix(n, d);
+  matrix_view<S> outgoing = pieces.matrix(n, d);
+  const matrix_view<S> dual_rows = pieces.matrix(n, d);
+  const matrix_view<S> scaled_rows = pieces.matrix(n, d);
+  const matrix_view<S> projections = pieces.matrix(n, f);
+  const matrix_view<S> dual_projections = pieces.matrix(n, f);
+  const vector_view<S> energies = pieces.vector(n);
+  const vector_view<S> partial = pieces.vector(apply_experts_workspace(experts.shape()));
+
   const S radius = static_cast<S>(options.radius.of(n));
+  const step_tape<const S> saved(tape, experts.shape(), options.steps);
   executor(n, [&](index_t i) {
-    const matrix_view<const std::remove_const_t<T>> a = experts[i];
-    const expert_tape<const S> saved(tape, i, options.steps, d);
-    pullback_scratch<S> scratch(workspace, i, f, d);
-    load_row<S>(router.row(i), scratch.first_row);
-    load_row<S>(grad_rows.row(i), scratch.incoming);
-    const index_t last = options.steps - 1;
-    for (index_t step = last; step >= 0; --step) {
-      const vector_view<const S> row =
-          step == 0 ? vector_view<const S>(scratch.first_row) : saved.row(step - 1);
-      const vector_view<const S> grad(scratch.incoming);
-      const bool through =
-          options.through == differentiate::all || (options.through == differentiate::last && step == last);
-      if (!through) {
-        power_step_vjp(dense_operator<std::remove_const_t<T>, S, Backend>(a, backend), saved.row(step),
-                       saved.norm(step), grad, radius, scratch.outgoing, scratch.factors.dual_row,
-                       options.degenerate);
+    load_row<S>(router.row(i), first_rows.row(i));
+    load_row<S>(grad_rows.row(i), incoming.row(i));
+  });
+  const index_t last = options.steps - 1;
+  for (index_t step = last; step >= 0; --step) {
+    const matrix_view<const S> rows = step == 0 ? matrix_view<const S>(first_rows) : saved.rows(step - 1);
+    const bool through =
+        options.through == differentiate::all || (options.through == differentiate::last && step == last);
+    const auto factors_of = [&](index_t i) -> rank2_factors<S> {
+      const rank2_factors<S> scratch{projections.row(i), dual_rows.row(i), dual_projections.row(i),
+                                     scaled_rows.row(i)};
+      const index_t term = options.through == differentiate::all ? step : 0;
+      return through ? target.factors(term, i, scratch) : scratch;
+    };
+    const auto has_step = [&](index_t i) { return saved.norm(step, i).value != S{0}; };
+
+    executor(n, [&](index_t i) {  // what the experts are multiplied with
+      const auto factors = factors_of(i);
+      if (has_step(i)) {
+        static_cast<void>(prepare_pullback<S>(rows.row(i), saved.rows(step).row(i), saved.norm(step, i),
+                                              incoming.row(i), radius, factors));
       } else {
-        const auto factors =
-            target.factors(options.through == differentiate::all ? step : index_t{0}, i, scratch.factors);
-        if (saved.norm(step).value == S{0}) {
-          degenerate_gradient<S>(grad, scratch.outgoing, options.degenerate);
-          set_zero(factors);
-          target.degenerate(i, step == last, factors);
-        } else {
-          const int exponent =
-              prepare_pullback<S>(row, saved.row(step), saved.norm(step), grad, radius, factors);
-          target.pull(backend, i, step == last, a, factors, scratch.outgoing);
-          scale_into<S>(vector_view<const S>(scratch.outgoing), scratch.outgoing, scaled<S>{S{1}, exponent});
-        }
+        set_zero(factors);
+        if (through) target.degenerate(i, step == last, factors);
       }
-      std::swap(scratch.incoming, scratch.outgoing);
+    });
+    if (through) {
+      pull_experts<S>(experts, outgoing, partial, executor,
+                      [&](index_t i, index_t first, index_t count, const vector_view<S>& image) {
+                        if (has_step(i) && count > 0) {
+                          const matrix_view<const element> a = experts[i];
+                          target.pull(backend, i, first, step == last, a.middle_rows(first, count),
+                                      part_of(factors_of(i), first, count), image);
+                        } else {
+                          fill_zero(image);
+                        }
+                      });
+    } else {
+      apply_experts(backend, experts, dual_rows, outgoing, energies, partial, executor);
     }
+    executor(n, [&](index_t i) {  // and what comes of it
+      const auto out = outgoing.row(i);
+      if (has_step(i)) {
+        const pullback_scale<S> scale(saved.norm(step, i), radius);
+        scale_into<S>(vector_view<const S>(out), out, scaled<S>{S{1}, scale.row});
+      } else {
+        degenerate_gradient<S>(incoming.row(i), out, options.degenerate);
+      }
+    });
+    std::swap(incoming, outgoing);
+  }
+  executor(n, [&](index_t i) {
     const auto out = grad_router.row(i);
     for (index_t k = 0; k < d; ++k) {
-      const S value = scratch.incoming[k];
+      const S value = incoming(i, k);
       out[k] = narrow<RG>(mode == gradient_mode::write ? value : widen<S>(out[k]) + value);
     }
   });
@@ -185,9 +119,9 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
 /// step). options.through says through which steps A is differentiated: `none` is router_rows_vjp_detached.
 ///
 /// With a backend that has the fused read: one read of the experts and one update of the gradient a step;
-/// others read three times. Nothing is allocated; one task an expert; bitwise the same for every executor. A
-/// row without a step passes its gradient on as options.degenerate says, and gives none to A. Throws
-/// usage_error on shapes and overlap.
+/// others read three times. Nothing is allocated; tasks as in the forward; bitwise the same for every
+/// executor. A row without a step passes its gradient on as options.degenerate says, and gives none to A.
+/// Throws usage_error on shapes and overlap.
 template <Scalar T, Scalar R, Scalar GR, Scalar RG, Scalar G, class Backend = reference,
           class Run = serial_executor, Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
