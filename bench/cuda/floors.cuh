@@ -15,7 +15,8 @@ inline unsigned floor_blocks(std::size_t vectors) {
 
 /// Reads `vectors` × 16 bytes. The result is written only if it has a value that random data never have.
 template <class = void>
-__global__ void __launch_bounds__(floor_threads) read_kernel(const uint4* data, std::size_t vectors, unsigned* out) {
+__global__ void __launch_bounds__(floor_threads)
+    read_kernel(const uint4* data, std::size_t vectors, unsigned* out) {
   const std::size_t first = static_cast<std::size_t>(blockIdx.x) * floor_threads * floor_unroll + threadIdx.x;
   uint4 v[floor_unroll];
 #pragma unroll
@@ -34,7 +35,8 @@ __global__ void __launch_bounds__(floor_threads) read_kernel(const uint4* data, 
 }
 
 template <class = void>
-__global__ void __launch_bounds__(floor_threads) copy_kernel(const uint4* from, uint4* to, std::size_t vectors) {
+__global__ void __launch_bounds__(floor_threads)
+    copy_kernel(const uint4* from, uint4* to, std::size_t vectors) {
   const std::size_t first = static_cast<std::size_t>(blockIdx.x) * floor_threads * floor_unroll + threadIdx.x;
   uint4 v[floor_unroll];
 #pragma unroll
@@ -62,7 +64,9 @@ __global__ void fill_kernel(unsigned* words, std::size_t count, unsigned seed, b
     h = (h ^ (h >> 16)) * 0x85ebca6bU;
     h = (h ^ (h >> 13)) * 0xc2b2ae35U;
     h ^= h >> 16;
-    const auto small = [](unsigned bits) { return (static_cast<float>(bits & 0xffffU) - 32767.5F) * (0.05F / 32768.0F); };
+    const auto small = [](unsigned bits) {
+      return (static_cast<float>(bits & 0xffffU) - 32767.5F) * (0.05F / 32768.0F);
+    };
     words[i] = halves ? (__float_as_uint(small(h)) >> 16) | (__float_as_uint(small(h >> 16)) & 0xffff0000U)
                       : __float_as_uint(small(h) + 1e-6F * small(h >> 16));
   }

@@ -26,7 +26,9 @@ class device_buffer {
       must(cudaMalloc(&data_, size * sizeof(T)), "cudaMalloc");
     }
   }
-  device_buffer(device_buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+  device_buffer(device_buffer&& other) noexcept : data_(other.data_), size_(other.size_) {
+    other.data_ = nullptr;
+  }
   device_buffer& operator=(device_buffer&&) = delete;
   ~device_buffer() { cudaFree(data_); }
   [[nodiscard]] T* data() const { return static_cast<T*>(data_); }
@@ -72,8 +74,8 @@ struct row {
 };
 
 inline void print(const row& r) {
-  std::printf("{\"work\": \"%s\", \"shape\": \"%s\", \"type\": \"%s\", \"us\": %.3f, \"bytes\": %.0f}\n", r.work.c_str(),
-              r.shape.c_str(), r.type.c_str(), r.us, r.bytes);
+  std::printf("{\"work\": \"%s\", \"shape\": \"%s\", \"type\": \"%s\", \"us\": %.3f, \"bytes\": %.0f}\n",
+              r.work.c_str(), r.shape.c_str(), r.type.c_str(), r.us, r.bytes);
   std::fflush(stdout);
 }
 

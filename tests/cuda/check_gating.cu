@@ -11,7 +11,8 @@ namespace gpu_check {
 namespace {
 
 double score_of(score_function f, double x) {
-  return f == score_function::sigmoid ? 1 / (1 + std::exp(-x)) : std::sqrt(std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))));
+  return f == score_function::sigmoid ? 1 / (1 + std::exp(-x))
+                                      : std::sqrt(std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))));
 }
 
 struct choice {
@@ -72,7 +73,8 @@ choice choose(const std::vector<double>& x, const gating_options& o, const std::
   if (o.topk_group < o.n_group) {
     std::vector<double> worth;
     for (std::size_t g = 0; g < groups; ++g) {
-      std::vector<double> mine(c.keys.begin() + static_cast<long>(g * size), c.keys.begin() + static_cast<long>((g + 1) * size));
+      std::vector<double> mine(c.keys.begin() + static_cast<long>(g * size),
+                               c.keys.begin() + static_cast<long>((g + 1) * size));
       std::sort(mine.rbegin(), mine.rend());
       double sum = 0;
       for (index_t i = 0; i < core::experts_in_group_score(o, static_cast<index_t>(size)); ++i) {
@@ -107,7 +109,8 @@ choice choose(const std::vector<double>& x, const gating_options& o, const std::
   return ok ? c : undefined();
 }
 
-void check_tokens(const cuda::context& ctx, generator& g, index_t tokens, index_t n, gating_options o, bool coarse, bool biased) {
+void check_tokens(const cuda::context& ctx, generator& g, index_t tokens, index_t n, gating_options o,
+                  bool coarse, bool biased) {
   std::normal_distribution<float> normal;
   const index_t stride = n + uniform(g, 0, 3);
   std::vector<float> logits(static_cast<std::size_t>(tokens * stride), std::nanf(""));
@@ -140,10 +143,11 @@ void check_tokens(const cuda::context& ctx, generator& g, index_t tokens, index_
              {weights.data(), experts.data(), statuses.data(), load.data()});
   cuda::balance(ctx, load.data(), n, maxvio.data(), entropy.data());
   sync();
-  const std::string what = "gate [" + std::to_string(tokens) + ", " + std::to_string(n) + "] K " + std::to_string(o.top_k) + " " +
-                           std::string(to_string(o.score_function)) + " " + std::string(to_string(o.order)) + " groups " +
-                           std::to_string(o.topk_group) + "/" + std::to_string(o.n_group) + " " +
-                           std::string(to_string(o.group_score)) + (biased ? " biased" : "") + (coarse ? " coarse" : "");
+  const std::string what = "gate [" + std::to_string(tokens) + ", " + std::to_string(n) + "] K " +
+                           std::to_string(o.top_k) + " " + std::string(to_string(o.score_function)) + " " +
+                           std::string(to_string(o.order)) + " groups " + std::to_string(o.topk_group) + "/" +
+                           std::to_string(o.n_group) + " " + std::string(to_string(o.group_score)) +
+                           (biased ? " biased" : "") + (coarse ? " coarse" : "");
   check(weights.intact() && experts.intact() && statuses.intact() && load.intact(), what + ": out of bounds");
   const auto w = weights.host();
   const auto ids = experts.host();
@@ -163,11 +167,13 @@ void check_tokens(const cuda::context& ctx, generator& g, index_t tokens, index_
       seen[static_cast<std::size_t>(ids[at])] = true;
       same = same && ids[at] == want.ids[kk];
       if (want.defined) {
-        const double a = want.keys[static_cast<std::size_t>(ids[at])], b = want.keys[static_cast<std::size_t>(want.ids[kk])];
+        const double a = want.keys[static_cast<std::size_t>(ids[at])],
+                     b = want.keys[static_cast<std::size_t>(want.ids[kk])];
         near = near && (a == b || std::abs(a - b) <= 1e-5 * (std::abs(b) + 1e-3));
         counted[static_cast<std::size_t>(ids[at])] += 1;
       }
-      weighed = weighed && std::abs(w[at] - want.weights[kk]) <= 1e-5 * (std::abs(want.weights[kk]) + 1e-6) + 1e-9;
+      weighed =
+          weighed && std::abs(w[at] - want.weights[kk]) <= 1e-5 * (std::abs(want.weights[kk]) + 1e-6) + 1e-9;
     }
     check(in_range, where + ": an expert twice, or out of range");
     check(coarse || !want.defined ? same : near, where + ": other experts");
@@ -182,7 +188,8 @@ void check_tokens(const cuda::context& ctx, generator& g, index_t tokens, index_
   for (const int c : counted) {
     bits -= c > 0 ? c / total * std::log(c / total) : 0.0;
   }
-  check(std::abs(maxvio.host()[0] - (total > 0 ? top * static_cast<double>(n) / total - 1 : 0)) < 1e-9, what + ": MaxVio");
+  check(std::abs(maxvio.host()[0] - (total > 0 ? top * static_cast<double>(n) / total - 1 : 0)) < 1e-9,
+        what + ": MaxVio");
   check(total == 0 || std::abs(entropy.host()[0] - bits) < 1e-9, what + ": entropy");
 }
 
@@ -208,13 +215,15 @@ void check_logits(const cuda::context& ctx, generator& g, cublasLtHandle_t handl
     for (index_t j = 0; j < n; ++j) {
       double sum = 0;
       for (index_t k = 0; k < d; ++k) {
-        sum += value(tokens[static_cast<std::size_t>(i * d + k)]) * value(rows[static_cast<std::size_t>(j * d + k)]);
+        sum += value(tokens[static_cast<std::size_t>(i * d + k)]) *
+               value(rows[static_cast<std::size_t>(j * d + k)]);
       }
       const double off = std::abs(got[static_cast<std::size_t>(i * n + j)] - sum);
       worst = std::isnan(off) ? HUGE_VAL : std::max(worst, off);
     }
   }
-  check(worst <= 2e-5 * std::sqrt(static_cast<double>(d)) * 4, std::string("logits ") + type_name<T> + " off by " + std::to_string(worst));
+  check(worst <= 2e-5 * std::sqrt(static_cast<double>(d)) * 4,
+        std::string("logits ") + type_name<T> + " off by " + std::to_string(worst));
 }
 
 }  // namespace
@@ -237,8 +246,10 @@ void check_gating(const cuda::context& ctx, int effort) {
     const bool coarse = uniform(g, 0, 1) == 0;
     check_tokens(ctx, g, uniform(g, 1, 200), n, o, coarse, uniform(g, 0, 2) == 0);
   }
-  check_tokens(ctx, g, 20, 4096, {.top_k = 40}, false, true);
-  check_tokens(ctx, g, 5000, 128, {.top_k = 8}, true, false);
+  if (effort >= 4) {
+    check_tokens(ctx, g, 20, 4096, {.top_k = 40}, false, true);
+    check_tokens(ctx, g, 5000, 128, {.top_k = 8}, true, false);
+  }
   cublasLtHandle_t handle = nullptr;
   if (cublasLtCreate(&handle) != CUBLAS_STATUS_SUCCESS) {
     check(false, "cublasLtCreate");

@@ -1,5 +1,5 @@
-// What the GPU checks share: device memory with guard zones, random problems in every layout, a count of failures.
-// Self-contained: a machine with a GPU often has nothing but the toolkit.
+// What the GPU checks share: device memory with guard zones, random problems in every layout, a count of
+// failures. Self-contained: a machine with a GPU often has nothing but the toolkit.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -49,7 +49,9 @@ template <class T>
 class device_array {
  public:
   explicit device_array(std::size_t size, std::size_t offset_elements = 0)
-      : size_(size), offset_(guard + offset_elements * sizeof(T)), bytes_(offset_ + size * sizeof(T) + guard) {
+      : size_(size),
+        offset_(guard + offset_elements * sizeof(T)),
+        bytes_(offset_ + size * sizeof(T) + guard) {
     must(cudaMalloc(&memory_, bytes_), "cudaMalloc");
     must(cudaMemset(memory_, 0xff, bytes_), "cudaMemset");
   }
@@ -87,13 +89,25 @@ class device_array {
   void* memory_ = nullptr;
 };
 
-enum class layout { nfd, n2fd_concatenated, n2fd_interleaved, ndf, nd2f_concatenated, nd2f_interleaved, padded_fd,
-                    padded_df, both_strided, fd_pointers, df_pointers };
+enum class layout {
+  nfd,
+  n2fd_concatenated,
+  n2fd_interleaved,
+  ndf,
+  nd2f_concatenated,
+  nd2f_interleaved,
+  padded_fd,
+  padded_df,
+  both_strided,
+  fd_pointers,
+  df_pointers
+};
 constexpr int layouts = 11;
 inline const char* name_of(layout l) {
-  constexpr const char* names[] = {"nfd", "n2fd_concatenated", "n2fd_interleaved", "ndf", "nd2f_concatenated",
-                                   "nd2f_interleaved", "padded_fd", "padded_df", "both_strided", "fd_pointers",
-                                   "df_pointers"};
+  constexpr const char* names[] = {"nfd",         "n2fd_concatenated", "n2fd_interleaved",
+                                   "ndf",         "nd2f_concatenated", "nd2f_interleaved",
+                                   "padded_fd",   "padded_df",         "both_strided",
+                                   "fd_pointers", "df_pointers"};
   return names[static_cast<int>(l)];
 }
 
@@ -103,8 +117,8 @@ struct experts_in_memory {
   expert_shape shape;
   layout order;
   expert_strides strides;
-  index_t size = 0;       // elements, pointers' experts one after the other
-  index_t first = 0;      // where the view begins
+  index_t size = 0;   // elements, pointers' experts one after the other
+  index_t first = 0;  // where the view begins
   bool pointers = false;
   std::vector<index_t> starts;  // of each expert
 
@@ -118,15 +132,42 @@ struct experts_in_memory {
     };
     const fused_half half = uniform(g, 0, 1) ? fused_half::gate : fused_half::up;
     switch (l) {
-      case layout::nfd: take(experts_nfd<device_space>(null, s)); size = n * f * d; break;
-      case layout::n2fd_concatenated: take(experts_n2fd_concatenated<device_space>(null, s, half)); size = 2 * n * f * d; break;
-      case layout::n2fd_interleaved: take(experts_n2fd_interleaved<device_space>(null, s, half)); size = 2 * n * f * d; break;
-      case layout::ndf: take(experts_ndf<device_space>(null, s)); size = n * f * d; break;
-      case layout::nd2f_concatenated: take(experts_nd2f_concatenated<device_space>(null, s, half)); size = 2 * n * f * d; break;
-      case layout::nd2f_interleaved: take(experts_nd2f_interleaved<device_space>(null, s, half)); size = 2 * n * f * d; break;
-      case layout::padded_fd: strides = {f * (d + pad), d + pad, 1}; size = n * f * (d + pad); break;
-      case layout::padded_df: strides = {d * (f + pad), 1, f + pad}; size = n * d * (f + pad); break;
-      case layout::both_strided: strides = {f * d * 6, d * 3, 3}; size = n * f * d * 6; break;
+      case layout::nfd:
+        take(experts_nfd<device_space>(null, s));
+        size = n * f * d;
+        break;
+      case layout::n2fd_concatenated:
+        take(experts_n2fd_concatenated<device_space>(null, s, half));
+        size = 2 * n * f * d;
+        break;
+      case layout::n2fd_interleaved:
+        take(experts_n2fd_interleaved<device_space>(null, s, half));
+        size = 2 * n * f * d;
+        break;
+      case layout::ndf:
+        take(experts_ndf<device_space>(null, s));
+        size = n * f * d;
+        break;
+      case layout::nd2f_concatenated:
+        take(experts_nd2f_concatenated<device_space>(null, s, half));
+        size = 2 * n * f * d;
+        break;
+      case layout::nd2f_interleaved:
+        take(experts_nd2f_interleaved<device_space>(null, s, half));
+        size = 2 * n * f * d;
+        break;
+      case layout::padded_fd:
+        strides = {f * (d + pad), d + pad, 1};
+        size = n * f * (d + pad);
+        break;
+      case layout::padded_df:
+        strides = {d * (f + pad), 1, f + pad};
+        size = n * d * (f + pad);
+        break;
+      case layout::both_strided:
+        strides = {f * d * 6, d * 3, 3};
+        size = n * f * d * 6;
+        break;
       case layout::fd_pointers:
       case layout::df_pointers:
         pointers = true;
@@ -190,7 +231,7 @@ struct problem {
     layout order = layout::nfd;
     double scale = 1.0;
     double row_scale = 1.0;
-    int offset = 0;  // elements by which the base is off alignment
+    int offset = 0;         // elements by which the base is off alignment
     bool specials = false;  // dead rows, zero experts, NaN and inf here and there
   };
 
@@ -213,12 +254,14 @@ struct problem {
 
   [[nodiscard]] expert_batch_view<const T, device_space> view() const {
     if (place.pointers) {
-      return {static_cast<const T* const*>(const_cast<const T**>(device_table.data())), place.shape, place.strides};
+      return {static_cast<const T* const*>(const_cast<const T**>(device_table.data())), place.shape,
+              place.strides};
     }
     return {device.data() + place.first, place.shape, place.strides};
   }
   [[nodiscard]] matrix_view<const R, device_space> rows() const {
-    return row_major<device_space>(const_cast<const R*>(device_rows.data()), place.shape.num_experts, place.shape.hidden_dim);
+    return row_major<device_space>(const_cast<const R*>(device_rows.data()), place.shape.num_experts,
+                                   place.shape.hidden_dim);
   }
   [[nodiscard]] double weight(index_t e, index_t f, index_t d) const {
     const auto [n, ff, dd] = place.shape;

@@ -1,4 +1,5 @@
-// Checks everything in cuda/ on the current device: gpu_check [effort]. Exit code 77 where there is no device.
+// Checks everything in cuda/ on the current device: gpu_check [effort]. Exit code 77 where there is no
+// device.
 #include <cstdlib>
 
 #include "gpu_checks.hpp"

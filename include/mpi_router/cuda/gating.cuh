@@ -14,18 +14,20 @@ struct gate_output {
   int* load = nullptr;           ///< [N], or null: how many tokens chose each expert is added to it
 };
 
-/// Selects K experts for each token and weighs them: gate() of the host, with the same options, order, ties and
-/// treatment of NaN (router/gating.hpp). logits [T, N] in f32, rows contiguous; bias: N floats that are added to what
-/// experts are selected by, or null. One warp for each token, in one launch; exp and log are those of CUDA, so weights
-/// agree with the host's to a few units in the last place. Deterministic; stream-ordered; no workspace. Tokens that are
-/// not ok count for no load. N up to 8192. Throws usage_error on shapes and options.
+/// Selects K experts for each token and weighs them: gate() of the host, with the same options, order, ties
+/// and treatment of NaN (router/gating.hpp). logits [T, N] in f32, rows contiguous; bias: N floats that are
+/// added to what experts are selected by, or null. One warp for each token, in one launch; exp and log are
+/// those of CUDA, so weights agree with the host's to a few units in the last place. Deterministic;
+/// stream-ordered; no workspace. Tokens that are not ok count for no load. N up to 8192. Throws usage_error
+/// on shapes and options.
 inline void gate(const context& ctx, const matrix_view<const float, device_space>& logits,
                  const gating_options& options, const float* bias, const gate_output& out) {
   constexpr const char* name = "cuda::gate";
   const index_t experts = logits.cols();
   core::check_gating(name, options, experts);
   detail::expect(experts <= 8192, name, ": ", experts, " experts, where 8192 are the most");
-  detail::expect(logits.col_stride() == 1 || experts == 1, name, ": the logits have column stride ", logits.col_stride());
+  detail::expect(logits.col_stride() == 1 || experts == 1, name, ": the logits have column stride ",
+                 logits.col_stride());
   detail::expect(ctx.multiprocessors > 0, name, ": use make_context()");
   if (logits.rows() == 0) {
     return;
@@ -56,8 +58,9 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
   const int scratch = (in_registers ? 0 : n) + (args.top_groups < args.groups ? args.groups : 0);
   const index_t wanted = (logits.rows() + warps - 1) / warps;
   const index_t most = static_cast<index_t>(ctx.multiprocessors) * 64 / warps;
-  const detail::launch_shape shape{static_cast<unsigned>(wanted < most ? wanted : most), static_cast<unsigned>(32 * warps),
-                                   static_cast<std::size_t>(warps * scratch + (out.load != nullptr ? n : 0)) * 4};
+  const detail::launch_shape shape{
+      static_cast<unsigned>(wanted < most ? wanted : most), static_cast<unsigned>(32 * warps),
+      static_cast<std::size_t>(warps * scratch + (out.load != nullptr ? n : 0)) * 4};
   const auto run = [&](auto kernel) { detail::launch("gate_kernel", ctx, shape, kernel, args, scratch); };
   if (n <= 64) {
     run(detail::gate_kernel<2>);
@@ -74,7 +77,8 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
 
 namespace detail {
 template <class = void>
-__global__ void __launch_bounds__(256) balance_kernel(const int* load, int n, double* max_violation, double* entropy) {
+__global__ void __launch_bounds__(256)
+    balance_kernel(const int* load, int n, double* max_violation, double* entropy) {
   __shared__ double scratch[most_warps];
   __shared__ int most[8];
   wait_for_previous_kernel();
@@ -110,12 +114,14 @@ __global__ void __launch_bounds__(256) balance_kernel(const int* load, int n, do
 }
 }  // namespace detail
 
-/// MaxVio = max load / mean load − 1 and the entropy of the load in nats, from `load` (N counts, as gate adds them up; of a
-/// batch, or summed over many for the global ones). Each result one double in device memory, or null.
-inline void balance(const context& ctx, const int* load, index_t num_experts, double* max_violation, double* entropy) {
+/// MaxVio = max load / mean load − 1 and the entropy of the load in nats, from `load` (N counts, as gate adds
+/// them up; of a batch, or summed over many for the global ones). Each result one double in device memory, or
+/// null.
+inline void balance(const context& ctx, const int* load, index_t num_experts, double* max_violation,
+                    double* entropy) {
   detail::expect(num_experts >= 1 && num_experts <= 0x3fffffff, "cuda::balance: ", num_experts, " experts");
-  detail::launch("balance_kernel", ctx, {1, 256}, detail::balance_kernel<>, load, static_cast<int>(num_experts),
-                 max_violation, entropy);
+  detail::launch("balance_kernel", ctx, {1, 256}, detail::balance_kernel<>, load,
+                 static_cast<int>(num_experts), max_violation, entropy);
 }
 
 MPIROUTER_CUDA_END

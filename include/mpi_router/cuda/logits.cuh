@@ -1,4 +1,5 @@
-// The logits of Eq. 6 by cuBLASLt. Apart from the rest, for it is the one header that needs a library: link cublasLt.
+// The logits of Eq. 6 by cuBLASLt. Apart from the rest, for it is the one header that needs a library: link
+// cublasLt.
 #pragma once
 
 #include <cublasLt.h>
@@ -9,9 +10,10 @@
 
 MPIROUTER_CUDA_BEGIN
 
-/// The product x R′ᵀ for tokens [T, D] and rows [N, D] of one storage type into logits [T, N] in f32, by cuBLASLt with
-/// sums in f32. Made once for a shape (which asks cuBLASLt for its best algorithm), then run any number of times: a run is
-/// stream-ordered, allocates nothing and may be captured. Owns its descriptors; movable.
+/// The product x R′ᵀ for tokens [T, D] and rows [N, D] of one storage type into logits [T, N] in f32, by
+/// cuBLASLt with sums in f32. Made once for a shape (which asks cuBLASLt for its best algorithm), then run
+/// any number of times: a run is stream-ordered, allocates nothing and may be captured. Owns its descriptors;
+/// movable.
 template <class T>
 class logits_product {
  public:
@@ -22,9 +24,11 @@ class logits_product {
                  std::size_t workspace_bytes = 32 << 20)
       : handle_(handle), bytes_(workspace_bytes) {
     constexpr const char* name = "cuda::logits_product";
-    detail::expect(tokens > 0 && num_experts > 0 && hidden_dim > 0, name, ": [", tokens, ", ", hidden_dim, "] times [",
-                   num_experts, ", ", hidden_dim, "]");
-    constexpr cudaDataType_t type = std::is_same_v<T, bf16> ? CUDA_R_16BF : std::is_same_v<T, f16> ? CUDA_R_16F : CUDA_R_32F;
+    detail::expect(tokens > 0 && num_experts > 0 && hidden_dim > 0, name, ": [", tokens, ", ", hidden_dim,
+                   "] times [", num_experts, ", ", hidden_dim, "]");
+    constexpr cudaDataType_t type = std::is_same_v<T, bf16>  ? CUDA_R_16BF
+                                    : std::is_same_v<T, f16> ? CUDA_R_16F
+                                                             : CUDA_R_32F;
     const auto t = static_cast<std::uint64_t>(tokens), n = static_cast<std::uint64_t>(num_experts),
                d = static_cast<std::uint64_t>(hidden_dim);
     cublasLtMatmulPreference_t preference = nullptr;
@@ -33,7 +37,8 @@ class logits_product {
       try_("cublasLtMatmulDescCreate", cublasLtMatmulDescCreate(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
       const cublasOperation_t transposed = CUBLAS_OP_T;
       try_("cublasLtMatmulDescSetAttribute",
-           cublasLtMatmulDescSetAttribute(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)));
+           cublasLtMatmulDescSetAttribute(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                          sizeof(transposed)));
       try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&rows_, type, d, n, hidden_dim));
       try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&tokens_, type, d, t, hidden_dim));
       try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&logits_, CUDA_R_32F, n, t, num_experts));
@@ -42,8 +47,9 @@ class logits_product {
            cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes_,
                                                 sizeof(bytes_)));
       int found = 0;
-      try_("cublasLtMatmulAlgoGetHeuristic", cublasLtMatmulAlgoGetHeuristic(handle_, product_, rows_, tokens_, logits_,
-                                                                            logits_, preference, 1, &best_, &found));
+      try_("cublasLtMatmulAlgoGetHeuristic",
+           cublasLtMatmulAlgoGetHeuristic(handle_, product_, rows_, tokens_, logits_, logits_, preference, 1,
+                                          &best_, &found));
       if (found == 0) {
         failed_ = "cublasLtMatmulAlgoGetHeuristic: no algorithm";
       }
@@ -72,13 +78,14 @@ class logits_product {
 
   [[nodiscard]] std::size_t workspace_bytes() const noexcept { return best_.workspaceSize; }
 
-  void operator()(const context& ctx, const T* tokens, const T* rows, float* logits, const workspace& scratch) const {
-    detail::expect(scratch.bytes >= best_.workspaceSize, "cuda::logits_product: a workspace of ", scratch.bytes,
-                   " bytes where ", best_.workspaceSize, " are needed");
+  void operator()(const context& ctx, const T* tokens, const T* rows, float* logits,
+                  const workspace& scratch) const {
+    detail::expect(scratch.bytes >= best_.workspaceSize, "cuda::logits_product: a workspace of ",
+                   scratch.bytes, " bytes where ", best_.workspaceSize, " are needed");
     const float one = 1.0F, zero = 0.0F;
-    const cublasStatus_t code =
-        cublasLtMatmul(handle_, product_, &one, rows, rows_, tokens, tokens_, &zero, logits, logits_, logits, logits_,
-                       &best_.algo, scratch.data, best_.workspaceSize, reinterpret_cast<cudaStream_t>(ctx.stream));
+    const cublasStatus_t code = cublasLtMatmul(
+        handle_, product_, &one, rows, rows_, tokens, tokens_, &zero, logits, logits_, logits, logits_,
+        &best_.algo, scratch.data, best_.workspaceSize, reinterpret_cast<cudaStream_t>(ctx.stream));
     if (code != CUBLAS_STATUS_SUCCESS) {
       detail::cuda_failure("cublasLtMatmul", static_cast<int>(code), cublasLtGetStatusString(code));
     }

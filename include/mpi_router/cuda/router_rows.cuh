@@ -18,7 +18,8 @@ MPIROUTER_CUDA_BEGIN
     return value;
   };
   ctx.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
-  ctx.capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+  ctx.capability =
+      10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
   ctx.shared_memory = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
   return ctx;
 }
@@ -38,7 +39,8 @@ struct forward_plan {
   status* statuses = nullptr;
   std::size_t bytes = 0;
 
-  forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, int steps, void* data) {
+  forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, int steps,
+               void* data) {
     const expert_shape& shape = experts.shape();
     arena memory(data);
     if (shape.num_experts == 0 || shape.hidden_dim == 0) {
@@ -72,11 +74,11 @@ struct forward_plan {
     bytes = memory.used();
   }
 
-  /// Reads the weights once with the rows of `args`, then calls use(images), unless the step finished by itself as
-  /// `args` say, which it may if `fuse`.
+  /// Reads the weights once with the rows of `args`, then calls use(images), unless the step finished by
+  /// itself as `args` say, which it may if `fuse`.
   template <class Use>
-  void run(const context& ctx, const expert_batch_view<const T, device_space>& experts, const finish_args& args,
-           bool fuse, const Use& use) const {
+  void run(const context& ctx, const expert_batch_view<const T, device_space>& experts,
+           const finish_args& args, bool fuse, const Use& use) const {
     if (experts.ffn_dim() == 0) {
       return use(matrix_images{});
     }
@@ -98,17 +100,19 @@ struct forward_plan {
 };
 
 inline void expect_workspace(const char* what, const workspace& scratch, std::size_t bytes) {
-  expect(scratch.bytes >= bytes, what, ": a workspace of ", scratch.bytes, " bytes where ", bytes, " are needed");
+  expect(scratch.bytes >= bytes, what, ": a workspace of ", scratch.bytes, " bytes where ", bytes,
+         " are needed");
   expect(bytes == 0 || scratch.data != nullptr, what, ": null workspace");
-  expect(reinterpret_cast<std::uintptr_t>(scratch.data) % 256 == 0, what, ": the workspace is not aligned to 256");
+  expect(reinterpret_cast<std::uintptr_t>(scratch.data) % 256 == 0, what,
+         ": the workspace is not aligned to 256");
 }
 
 template <class T, class U>
 void expect_rows(const char* what, const char* name, const expert_batch_view<const T, device_space>& experts,
                  const matrix_view<U, device_space>& m) {
-  expect(m.rows() == experts.num_experts() && m.cols() == experts.hidden_dim(), what, ": ", name, " of shape [",
-         m.rows(), ", ", m.cols(), "] for experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ",
-         experts.hidden_dim(), "]");
+  expect(m.rows() == experts.num_experts() && m.cols() == experts.hidden_dim(), what, ": ", name,
+         " of shape [", m.rows(), ", ", m.cols(), "] for experts [", experts.num_experts(), ", ",
+         experts.ffn_dim(), ", ", experts.hidden_dim(), "]");
 }
 
 inline void expect_context(const char* what, const context& ctx) {
@@ -128,26 +132,29 @@ void expect_experts(const char* what, const expert_batch_view<const T, device_sp
 
 /// Bytes of workspace that router_rows, and image_of_rows with one step, need.
 template <class T>
-[[nodiscard]] std::size_t router_rows_workspace(const context& ctx, const expert_batch_view<T, device_space>& experts,
+[[nodiscard]] std::size_t router_rows_workspace(const context& ctx,
+                                                const expert_batch_view<T, device_space>& experts,
                                                 int steps = 1) {
   using value = std::remove_const_t<T>;
   return detail::forward_plan<value>(ctx, experts, steps, nullptr).bytes;
 }
 
-/// The batched step on a GPU: out_i = C · r_i M_i / ‖r_i M_i‖ for all N experts (Eq. 4, 5), `options.steps` times.
+/// The batched step on a GPU: out_i = C · r_i M_i / ‖r_i M_i‖ for all N experts (Eq. 4, 5), `options.steps`
+/// times.
 ///
-/// experts [N, F, D] in any layout, rows [N, D], out [N, D]; rows and out of any storage type, in device memory. out
-/// may be rows itself (the stateful form), not overlap it otherwise, nor the weights. `report` and `saved` are what
-/// the caller wants to know besides; saved is of the last step.
+/// experts [N, F, D] in any layout, rows [N, D], out [N, D]; rows and out of any storage type, in device
+/// memory. out may be rows itself (the stateful form), not overlap it otherwise, nor the weights. `report`
+/// and `saved` are what the caller wants to know besides; saved is of the last step.
 ///
-/// Reads the weights once a step where one axis of theirs has stride 1 (twice on the plain path: f64 storage, other
-/// strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered, no synchronisation, no
-/// allocation, may be captured in a graph. Bitwise the same from run to run on one kind of device. Sums in f32 with a
-/// scale of their own, so that neither tiny nor huge weights over- or underflow; f64 on the plain path.
+/// Reads the weights once a step where one axis of theirs has stride 1 (twice on the plain path: f64 storage,
+/// other strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered, no
+/// synchronisation, no allocation, may be captured in a graph. Bitwise the same from run to run on one kind
+/// of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights over- or
+/// underflow; f64 on the plain path.
 ///
-/// Throws usage_error for shapes that do not fit or a workspace too small, cuda_error if a launch fails. A row
-/// without a step becomes what `options.degenerate` says; its by-products are zero. With no experts, does nothing;
-/// with F = 0 every image is zero.
+/// Throws usage_error for shapes that do not fit or a workspace too small, cuda_error if a launch fails. A
+/// row without a step becomes what `options.degenerate` says; its by-products are zero. With no experts, does
+/// nothing; with F = 0 every image is zero.
 template <class T, class R, class O>
 void router_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
                  const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& out,
@@ -161,8 +168,8 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   detail::expect_experts(name, weights);
   detail::expect_rows(name, "rows", weights, rows);
   detail::expect_rows(name, "out", weights, out);
-  detail::expect(options.radius > 0 && is_finite(options.radius), name, ": the radius must be positive and finite, not ",
-                 options.radius);
+  detail::expect(options.radius > 0 && is_finite(options.radius), name,
+                 ": the radius must be positive and finite, not ", options.radius);
   detail::expect(options.steps >= 1, name, ": ", options.steps, " steps");
   const bool in_place = static_cast<const void*>(rows.data()) == static_cast<const void*>(out.data()) &&
                         std::is_same_v<std::remove_const_t<R>, O> && rows.row_stride() == out.row_stride() &&
@@ -200,10 +207,10 @@ template <class T>
   return router_rows_workspace(ctx, experts, 1);
 }
 
-/// The partial form: images u_i = r_i M_i [N, D] and energies ‖A_i r_i‖² [N] (device memory) of the shard of the
-/// weights at hand, before any normalising. Where F is sharded, sum both over the shards, then retract_images; where the
-/// experts are sharded there is nothing to sum. Cost and guarantees as for router_rows. In f32 images of weights
-/// beyond about 1e±18 leave the range: give an f64 `images` then.
+/// The partial form: images u_i = r_i M_i [N, D] and energies ‖A_i r_i‖² [N] (device memory) of the shard of
+/// the weights at hand, before any normalising. Where F is sharded, sum both over the shards, then
+/// retract_images; where the experts are sharded there is nothing to sum. Cost and guarantees as for
+/// router_rows. In f32 images of weights beyond about 1e±18 leave the range: give an f64 `images` then.
 template <class T, class R, class O>
 void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
                    const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& images,
@@ -231,28 +238,29 @@ void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>&
   });
 }
 
-/// Second half of the partial form: out_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null if no
-/// by-product needs them) that were summed over shards. rows [N, D] are those that image_of_rows was given: they say
-/// what a row without a step becomes. No workspace; O(N·D).
+/// Second half of the partial form: out_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null
+/// if no by-product needs them) that were summed over shards. rows [N, D] are those that image_of_rows was
+/// given: they say what a row without a step becomes. No workspace; O(N·D).
 template <class U, class R, class O>
 void retract_images(const context& ctx, const matrix_view<U, device_space>& images, const double* energies,
                     const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& out,
                     const step_by_products& report, const saved_step& saved, const step_options& options) {
   constexpr const char* name = "cuda::retract_images";
   detail::expect_context(name, ctx);
-  detail::expect(rows.rows() == images.rows() && rows.cols() == images.cols() && out.rows() == images.rows() &&
-                     out.cols() == images.cols(),
-                 name, ": images [", images.rows(), ", ", images.cols(), "], rows [", rows.rows(), ", ", rows.cols(),
-                 "], out [", out.rows(), ", ", out.cols(), "]");
-  detail::expect(options.radius > 0 && is_finite(options.radius), name, ": the radius must be positive and finite, not ",
-                 options.radius);
+  detail::expect(rows.rows() == images.rows() && rows.cols() == images.cols() &&
+                     out.rows() == images.rows() && out.cols() == images.cols(),
+                 name, ": images [", images.rows(), ", ", images.cols(), "], rows [", rows.rows(), ", ",
+                 rows.cols(), "], out [", out.rows(), ", ", out.cols(), "]");
+  detail::expect(options.radius > 0 && is_finite(options.radius), name,
+                 ": the radius must be positive and finite, not ", options.radius);
   detail::expect(!core::overlap(images, out), name, ": images and out overlap");
   if (images.rows() == 0 || images.cols() == 0) {
     return;
   }
   detail::finish(ctx, images.rows(), detail::matrix_images{detail::any_matrix(images), energies},
                  detail::finish_args{detail::any_matrix(rows), detail::any_matrix(out), options.radius,
-                                     static_cast<int>(images.cols()), options.degenerate, nullptr, nullptr, report, saved});
+                                     static_cast<int>(images.cols()), options.degenerate, nullptr, nullptr,
+                                     report, saved});
 }
 
 MPIROUTER_CUDA_END

@@ -1,5 +1,5 @@
-// What a GPU call takes: a context, a workspace, by-products, options. Needs no CUDA toolkit, so that headers of an
-// embedder can name these types; the calls themselves are in cuda/router.cuh.
+// What a GPU call takes: a context, a workspace, by-products, options. Needs no CUDA toolkit, so that headers
+// of an embedder can name these types; the calls themselves are in cuda/router.cuh.
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
@@ -32,8 +32,9 @@ class cuda_error : public std::runtime_error {
 };
 #endif
 
-/// Where a call runs, and the few facts about the device that the launch shapes depend on. Make one per device and
-/// stream with make_context() (cuda/router.cuh) and keep it: a call then asks the driver nothing. A plain value.
+/// Where a call runs, and the few facts about the device that the launch shapes depend on. Make one per
+/// device and stream with make_context() (cuda/router.cuh) and keep it: a call then asks the driver nothing.
+/// A plain value.
 struct context {
   stream_t stream = nullptr;
   int multiprocessors = 0;
@@ -42,25 +43,29 @@ struct context {
   std::size_t shared_memory = 0;  ///< bytes that one block may ask for
 };
 
-/// Scratch in device memory, owned by the caller: at least as many bytes as the query of the call says, aligned to
-/// 256. Its content before the call does not matter and after it means nothing. One call at a time.
+/// Scratch in device memory, owned by the caller: at least as many bytes as the query of the call says,
+/// aligned to 256. Its content before the call does not matter and after it means nothing. One call at a
+/// time.
 struct workspace {
   void* data = nullptr;
   std::size_t bytes = 0;
 };
 
-/// What one step tells besides the new rows. Each pointer is null (not wanted) or device memory for N elements. All
-/// numbers are of the row that the last step started from, in f64, which holds them for weights of any scale.
+/// What one step tells besides the new rows. Each pointer is null (not wanted) or device memory for N
+/// elements. All numbers are of the row that the last step started from, in f64, which holds them for weights
+/// of any scale.
 struct step_by_products {
   double* rayleigh = nullptr;    ///< ρ = ‖A r‖² / ‖r‖² (Eq. 3)
   double* residual = nullptr;    ///< ‖r̂M − ρ r̂‖: some eigenvalue of M lies within it of ρ
   double* energy = nullptr;      ///< ‖A r‖²; with row_norm, λ = √energy / (row_norm · σ₁)
   double* row_norm = nullptr;    ///< ‖r‖
   double* image_norm = nullptr;  ///< ‖r M‖
-  status* statuses = nullptr;    ///< what became of each row; of the first step that failed, if there are several
+  status* statuses =
+      nullptr;  ///< what became of each row; of the first step that failed, if there are several
 };
 
-/// What the backward needs from the forward, besides its inputs: N·D floats and 2 small vectors, device memory.
+/// What the backward needs from the forward, besides its inputs: N·D floats and 2 small vectors, device
+/// memory.
 struct saved_step {
   float* direction = nullptr;    ///< rM / ‖rM‖, [N, D] contiguous
   double* image_norm = nullptr;  ///< ‖rM‖, [N]
@@ -74,7 +79,8 @@ struct step_options {
   degenerate_row degenerate = degenerate_row::keep;
 };
 
-/// The gradient to A in factored form: Ā = y z̄ᵀ + w rᵀ (§ router_rows_vjp_factored). Device memory, contiguous.
+/// The gradient to A in factored form: Ā = y z̄ᵀ + w rᵀ (§ router_rows_vjp_factored). Device memory,
+/// contiguous.
 struct gradient_factors {
   float* projection = nullptr;       ///< y = A r, [N, F]
   float* dual_projection = nullptr;  ///< w = A z̄, [N, F]

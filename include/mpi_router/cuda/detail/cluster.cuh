@@ -20,11 +20,26 @@ __device__ __forceinline__ int cluster_size() {
 #endif
   return size;
 }
-/// A barrier of all threads of all blocks that have not ended; stores before it, to any block's memory, are visible
-/// after it.
+/// A barrier of all threads of all blocks that have not ended; stores before it, to any block's memory, are
+/// visible after it.
 __device__ __forceinline__ void cluster_sync() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+#else
+  __syncthreads();
+#endif
+}
+/// The same in two halves: between them a thread may do other work. Without clusters the second half does it
+/// all.
+__device__ __forceinline__ void cluster_arrive() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   __syncthreads();
 #endif
@@ -33,8 +48,8 @@ __device__ __forceinline__ void cluster_sync() {
 __device__ __forceinline__ void store_remote(float* here, int rank, float value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
-      "{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f32 [a], %2;\n\t}" ::"r"(
-          shared_address(here)),
+      "{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f32 [a], %2;\n\t}" ::
+          "r"(shared_address(here)),
       "r"(rank), "f"(value)
       : "memory");
 #else
@@ -44,8 +59,8 @@ __device__ __forceinline__ void store_remote(float* here, int rank, float value)
 __device__ __forceinline__ void store_remote(double* here, int rank, double value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
-      "{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f64 [a], %2;\n\t}" ::"r"(
-          shared_address(here)),
+      "{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f64 [a], %2;\n\t}" ::
+          "r"(shared_address(here)),
       "r"(rank), "d"(value)
       : "memory");
 #else
@@ -69,9 +84,11 @@ __device__ __forceinline__ float4 load_remote(const float4* here, int rank) {
 
 constexpr int most_cluster = 8;
 
-/// Sums n doubles over the first `threads` threads of each block of a cluster, in an order that depends on its shape alone; every thread gets the
-/// sums. `scratch` has team_scratch(n) doubles that nothing else uses.
-[[nodiscard]] __host__ __device__ constexpr int team_scratch(int n) { return n * (most_warps + most_cluster); }
+/// Sums n doubles over the first `threads` threads of each block of a cluster, in an order that depends on
+/// its shape alone; every thread gets the sums. `scratch` has team_scratch(n) doubles that nothing else uses.
+[[nodiscard]] __host__ __device__ constexpr int team_scratch(int n) {
+  return n * (most_warps + most_cluster);
+}
 
 template <int n>
 __device__ __forceinline__ void sum_over_cluster(double (&v)[n], double* scratch, int threads) {

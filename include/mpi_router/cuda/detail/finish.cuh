@@ -92,7 +92,9 @@ struct matrix_images {
     const double* energy_at;
     int expert;
     int hidden;
-    [[nodiscard]] __device__ __forceinline__ double energy() const { return energy_at == nullptr ? 0.0 : *energy_at; }
+    [[nodiscard]] __device__ __forceinline__ double energy() const {
+      return energy_at == nullptr ? 0.0 : *energy_at;
+    }
     __device__ __forceinline__ void load(int column, double (&out)[4]) const {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -120,13 +122,13 @@ struct finish_args {
 
 constexpr int finish_scratch = team_scratch(2) + team_scratch(1);  // doubles
 
-/// Normalises and reports the image of expert e, with the block's first `threads` threads. The blocks of a cluster share
-/// the columns, this one has [begin, end).
-/// `kept` chunks of four columns stay in registers between the norm and the division; with 0, images and rows are
-/// read twice, and there may be any number of columns.
+/// Normalises and reports the image of expert e, with the block's first `threads` threads. The blocks of a
+/// cluster share the columns, this one has [begin, end). `kept` chunks of four columns stay in registers
+/// between the norm and the division; with 0, images and rows are read twice, and there may be any number of
+/// columns.
 template <int kept, class Image>
-__device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image, int begin, int end,
-                                              double* scratch, int threads) {
+__device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image, int begin,
+                                              int end, double* scratch, int threads) {
   constexpr int chunks = kept > 0 ? kept : 1;
   const int stride = threads * 4;
   const int first = begin + static_cast<int>(threadIdx.x) * 4;
@@ -240,8 +242,8 @@ __global__ void __launch_bounds__(512, 1)
 
 /// Writes an image as it is, zero if `dead`: columns from `column` on, four in every `stride`.
 template <class Image>
-__device__ __forceinline__ void collect_expert(const Image& image, const any_matrix& out, int e, bool dead, int hidden,
-                                               int column, int stride) {
+__device__ __forceinline__ void collect_expert(const Image& image, const any_matrix& out, int e, bool dead,
+                                               int hidden, int column, int stride) {
   for (; column < hidden && out.data != nullptr; column += stride) {
     double z[4];
     image.load(column, z);
@@ -270,7 +272,8 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
   const int e = static_cast<int>(blockIdx.x);
   const auto image = a.images.of(e, a.hidden);
   const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
-  collect_expert(image, a.out, e, dead, a.hidden, static_cast<int>(threadIdx.x) * 4, static_cast<int>(blockDim.x) * 4);
+  collect_expert(image, a.out, e, dead, a.hidden, static_cast<int>(threadIdx.x) * 4,
+                 static_cast<int>(blockDim.x) * 4);
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
   }

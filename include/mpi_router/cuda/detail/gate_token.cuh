@@ -1,4 +1,5 @@
-// One token, one warp: scores, the choice of experts, their weights, as router/selection.hpp does on the host.
+// One token, one warp: scores, the choice of experts, their weights, as router/selection.hpp does on the
+// host.
 #pragma once
 
 #include <mpi_router/cuda/detail/number.cuh>
@@ -78,8 +79,8 @@ struct gate_args {
   int counted;  // best experts that make a group's worth
 };
 
-/// A warp's numbers, one for each expert: expert i in lane i mod 32. In registers for up to 32 · kept experts, else
-/// (kept = 0) in shared memory.
+/// A warp's numbers, one for each expert: expert i in lane i mod 32. In registers for up to 32 · kept
+/// experts, else (kept = 0) in shared memory.
 template <int kept>
 struct lane_array {
   unsigned values[kept];

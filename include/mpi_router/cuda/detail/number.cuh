@@ -11,7 +11,9 @@ namespace detail {
 template <class T>
 constexpr int vector_width = static_cast<int>(16 / sizeof(T));
 
-__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ __forceinline__ float to_float(bf16 x) {
+  return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
 __device__ __forceinline__ float to_float(f16 x) { return __half2float(__ushort_as_half(x.bits)); }
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(double x) { return static_cast<float>(x); }
@@ -59,8 +61,9 @@ __device__ __forceinline__ void unpack(const uint4& v, float (&out)[vector_width
       out[2 * i] = __uint_as_float(words[i] << 16);
       out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000U);
     } else {
-      const float2 pair = __half22float2(__halves2half2(__ushort_as_half(static_cast<unsigned short>(words[i])),
-                                                        __ushort_as_half(static_cast<unsigned short>(words[i] >> 16))));
+      const float2 pair =
+          __half22float2(__halves2half2(__ushort_as_half(static_cast<unsigned short>(words[i])),
+                                        __ushort_as_half(static_cast<unsigned short>(words[i] >> 16))));
       out[2 * i] = pair.x;
       out[2 * i + 1] = pair.y;
     }
@@ -121,12 +124,13 @@ __device__ __forceinline__ float power_of_two(int e) {
 }
 /// 2^e for any e: infinite or zero beyond double.
 __device__ __forceinline__ double wide_power_of_two(int e) {
-  return e > 1023 ? __longlong_as_double(0x7ff0000000000000LL)
+  return e > 1023    ? __longlong_as_double(0x7ff0000000000000LL)
          : e < -1022 ? 0.0
                      : __longlong_as_double(static_cast<long long>(e + 1023) << 52);
 }
 
-/// A matrix on the device whose element type is known at run time: rows, images, gradients, never the weights.
+/// A matrix on the device whose element type is known at run time: rows, images, gradients, never the
+/// weights.
 struct any_matrix {
   void* data = nullptr;
   long long row_stride = 0;

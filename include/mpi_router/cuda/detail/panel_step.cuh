@@ -1,8 +1,10 @@
-// The forward over stored columns ([N, D, F]): a panel of adjacent columns at a time, each read from memory once.
+// The forward over stored columns ([N, D, F]): a panel of adjacent columns at a time, each read from memory
+// once.
 //
-// A panel holds `lanes` × 16 bytes of each of the D stored rows. Each thread copies to shared memory, and works on, its
-// own 16 bytes of up to panel_passes rows: y = W_panelᵀ r needs all D rows, u += W_panel y then the same bytes again.
-// Where D is too large for one block, the blocks of a cluster share the rows of a panel and swap their parts of y.
+// A panel holds `lanes` × 16 bytes of each of the D stored rows. Each thread copies to shared memory, and
+// works on, its own 16 bytes of up to panel_passes rows, so that it waits for its own copies only: y =
+// W_panelᵀ r needs all D rows, u += W_panel y then the same bytes again. Where D is too large for one block,
+// the blocks of a cluster share the rows of a panel and swap their parts of y.
 #pragma once
 
 #include <mpi_router/cuda/detail/row_plan.cuh>
@@ -11,10 +13,7 @@ MPIROUTER_CUDA_BEGIN
 namespace detail {
 
 constexpr int panel_threads = 512;
-constexpr int panel_passes = 16;  // rows that a thread owns
-
-/// Passes that fit into the ring, on small and on large devices: the panel at work and what is in flight.
-[[nodiscard]] __host__ __device__ constexpr int panel_stages(bool large) { return large ? 24 : 18; }
+constexpr int panel_passes = 8;  // rows of a panel that a thread owns, at most
 
 template <class T>
 struct panel_step_args {
@@ -23,6 +22,7 @@ struct panel_step_args {
   int ffn;
   int hidden;
   int passes;
+  int depth;       // panels in the ring
   partition part;  // over clusters
   partial_sums out;
 };
@@ -45,19 +45,32 @@ struct panel_reduction {
   }
 };
 
-template <class T, int lanes, bool large>
-__global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __grid_constant__ panel_step_args<T> a) {
+/// Waits until at most `pending` of this thread's groups are under way; more than 6 wait for none.
+__device__ __forceinline__ void wait_for_copies(int pending) {
+  switch (pending) {
+    case 0: wait_for_copy_groups<0>(); break;
+    case 1: wait_for_copy_groups<1>(); break;
+    case 2: wait_for_copy_groups<2>(); break;
+    case 3: wait_for_copy_groups<3>(); break;
+    case 4: wait_for_copy_groups<4>(); break;
+    case 5: wait_for_copy_groups<5>(); break;
+    default: wait_for_copy_groups<6>();
+  }
+}
+
+template <class T, int lanes>
+__global__ void __launch_bounds__(panel_threads, 1)
+    panel_step_kernel(const __grid_constant__ panel_step_args<T> a) {
   constexpr int width = vector_width<T>;
-  constexpr int panel = lanes * width;                // columns
-  constexpr int pass_rows = panel_threads / lanes;    // rows of one pass
+  constexpr int panel = lanes * width;              // columns
+  constexpr int pass_rows = panel_threads / lanes;  // rows of one pass
   constexpr int warps = panel_threads / 32;
-  constexpr int stages = panel_stages(large);
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
-  uint4* const ring = reinterpret_cast<uint4*>(shared) + threadIdx.x;  // stage s at ring[s · panel_threads]
-  float* const by_warp = reinterpret_cast<float*>(shared + stages * panel_threads * 16);  // [warps, panel]
-  float* const by_block = by_warp + warps * panel;                                              // [2, 8, panel]
-  float* const scratch = by_block + 2 * 8 * panel;  // for max_over_group
+  uint4* const ring = reinterpret_cast<uint4*>(shared) + threadIdx.x;  // slot s at ring[s · panel_threads]
+  float* const by_warp = reinterpret_cast<float*>(shared + a.depth * a.passes * panel_threads * 16);
+  float* const by_block = by_warp + 2 * warps * panel;         // by_warp: [2, warps, panel]
+  float* const scratch = by_block + 2 * most_cluster * panel;  // by_block: [2, most_cluster, panel]
   wait_for_previous_kernel();
   let_next_kernel_start();
 
@@ -68,49 +81,41 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
   const int blocks = cluster_size();
   const int cluster = static_cast<int>(blockIdx.x) / blocks;
   const int first_row = rank * a.passes * pass_rows + thread / lanes;  // this thread's row in pass 0
-  const int own = (thread % lanes) * width;                           // its first column in the panel
+  const int own = (thread % lanes) * width;                            // its first column in the panel
+  const int begin = a.part.first_tile(cluster);
   const int end = a.part.first_tile(cluster + 1);
-  int tile = a.part.first_tile(cluster);
-
   const auto fast = [&](const T* base) {
-    return a.weights.ffn == 1 && aligned_to_16(base, a.weights.hidden * static_cast<long long>(sizeof(T)),
-                                               a.ffn * static_cast<long long>(sizeof(T)));
+    return aligned_to_16(base, a.weights.hidden * static_cast<long long>(sizeof(T)),
+                         a.ffn * static_cast<long long>(sizeof(T)));
   };
-  // The pass to copy next.
-  int next_panel = tile;
-  int next_pass = 0;
-  int next_stage = 0;
-  const T* next_at = nullptr;
-  bool next_in_ring = false;
-  const auto push = [&] {
-    if (next_panel < end) {
-      if (next_pass == 0) {
-        const int e = next_panel / a.part.tiles_per_expert;
-        const int column = (next_panel - e * a.part.tiles_per_expert) * panel + own;
-        const T* const base = a.weights.of(e);
-        next_in_ring = fast(base) && column < a.ffn;
-        next_at = base + column;
-      }
-      const int row = first_row + next_pass * pass_rows;
-      if (next_in_ring && row < a.hidden) {
-        copy_async_16(ring + next_stage * panel_threads, next_at + row * a.weights.hidden);
-      }
-      if (++next_pass == a.passes) {
-        next_pass = 0;
-        ++next_panel;
+  const auto slots_of = [&](int tile) { return ring + (tile - begin) % a.depth * a.passes * panel_threads; };
+  // Starts the copies of this thread's part of a panel: one group, be there anything to copy or not.
+  const auto copy_panel = [&](int tile) {
+    if (tile < end) {
+      const int e = tile / a.part.tiles_per_expert;
+      const int column = (tile - e * a.part.tiles_per_expert) * panel + own;
+      const T* const base = a.weights.of(e);
+      if (fast(base) && column < a.ffn) {
+        const T* at = base + first_row * a.weights.hidden + column;
+        uint4* const slots = slots_of(tile);
+#pragma unroll
+        for (int p = 0; p < panel_passes; ++p) {
+          if (p < a.passes && first_row + p * pass_rows < a.hidden) {
+            copy_async_16(slots + p * panel_threads, at);
+            at += pass_rows * a.weights.hidden;
+          }
+        }
       }
     }
     close_copy_group();
-    next_stage = next_stage + 1 == stages ? 0 : next_stage + 1;
   };
 #pragma unroll 1
-  for (int s = 0; s < stages; ++s) {
-    push();
+  for (int s = 0; s < a.depth; ++s) {
+    copy_panel(begin + s);
   }
 
   int turn = 0;
-  int y_turn = 0;
-  int stage = 0;
+  int tile = begin;
   while (tile < end) {
     const int expert = tile / a.part.tiles_per_expert;
     const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
@@ -134,90 +139,89 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
     row_shift shift;
     sum_scale scale;
 
-    for (; tile < stop; ++tile) {
-      const int column = (tile - expert * a.part.tiles_per_expert) * panel + own;
-      const int first_stage = stage;
-      const auto visit_passes = [&](const auto& visit) {
-        stage = first_stage;
-#pragma unroll
-        for (int p = 0; p < panel_passes; ++p) {
-          if (p < a.passes) {
-            const int row = first_row + p * pass_rows;
-            uint4* const slot = ring + stage * panel_threads;
-            visit(p, slot, row < a.hidden && column < a.ffn);
-            stage = stage + 1 == stages ? 0 : stage + 1;
-          }
-        }
-      };
-      if (!in_ring) [[unlikely]] {
+    // This thread's part of pass p of a panel, zero outside of the matrix.
+    const auto part_of = [&](const uint4* slots, int column, int p) {
+      const bool inside = p < a.passes && first_row + p * pass_rows < a.hidden && column < a.ffn;
+      return inside ? slots[p * panel_threads] : make_uint4(0, 0, 0, 0);
+    };
+    const auto column_of = [&](int t) { return (t - expert * a.part.tiles_per_expert) * panel + own; };
+    // The warps' sums of a panel's dots.
+    const auto dot = [&](int t) {
+      const int column = column_of(t);
+      uint4* const slots = slots_of(t);
+      if (!in_ring && column < a.ffn) [[unlikely]] {
 #pragma unroll 1
-        for (int p = 0; p < a.passes; ++p) {
-          const int row = first_row + p * pass_rows;
-          if (row < a.hidden && column < a.ffn) {
-            ring[(first_stage + p) % stages * panel_threads] =
-                gather_vector(base + row * a.weights.hidden + column, min(width, a.ffn - column));
-          }
+        for (int p = 0; p < a.passes && first_row + p * pass_rows < a.hidden; ++p) {
+          slots[p * panel_threads] = gather_vector(
+              base + (first_row + p * pass_rows) * a.weights.hidden + column, min(width, a.ffn - column));
         }
+      }
+      float y[width] = {};
+#pragma unroll
+      for (int p = 0; p < panel_passes; ++p) {
+        float x[width];
+        unpack<T>(part_of(slots, column, p), x);
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+          y[i] = fmaf(x[i], r[p], y[i]);
+        }
+      }
+      reduction::run(y, lane);
+      if (reduction::writes(lane)) {
+        float* const to = by_warp + ((t & 1) * warps + thread / 32) * panel + own +
+                          (lane >> (5 - reduction::halvings)) * reduction::left;
+#pragma unroll
+        for (int i = 0; i < reduction::left; ++i) {
+          to[i] = y[i];
+        }
+      }
+    };
+    // Adds up the warps' sums and tells all blocks of the cluster.
+    const auto exchange = [&](int t) {
+      __syncthreads();
+      if (thread < panel) {
+        float sum = 0.0F;
+#pragma unroll
+        for (int w = 0; w < warps; ++w) {
+          sum += by_warp[((t & 1) * warps + w) * panel + thread];
+        }
+        for (int b = 0; b < blocks; ++b) {
+          store_remote(by_block + ((t & 1) * most_cluster + rank) * panel + thread, b, sum);
+        }
+      }
+      cluster_arrive();
+    };
+
+    wait_for_copies(a.depth - 1);
+    dot(tile);
+    exchange(tile);
+    for (; tile < stop; ++tile) {
+      // While a panel's dots travel, the next panel's are taken.
+      if (tile + 1 < stop) {
+        wait_for_copies(a.depth - 2);
+        dot(tile + 1);
       }
       float y[width];
       unsigned most = 0;
       shift.begin_tile();
       while (true) {
-#pragma unroll
-        for (int i = 0; i < width; ++i) {
-          y[i] = 0.0F;
-        }
-        visit_passes([&](int p, const uint4* slot, bool inside) {
-          // An empty group for each read keeps the count of groups in step with the copies, one for each later read.
-          close_copy_group();
-          wait_for_copy_groups<stages - 1>();
-          float x[width];
-          unpack<T>(inside ? *slot : make_uint4(0, 0, 0, 0), x);
-#pragma unroll
-          for (int i = 0; i < width; ++i) {
-            y[i] = fmaf(x[i], r[p], y[i]);
-          }
-        });
-        reduction::run(y, lane);
-        if (reduction::writes(lane)) {
-#pragma unroll
-          for (int i = 0; i < reduction::left; ++i) {
-            by_warp[(thread / 32) * panel + own + (lane >> (5 - reduction::halvings)) * reduction::left + i] = y[i];
-          }
-        }
-        __syncthreads();
-        float* const parts = by_block + y_turn * 8 * panel;
-        y_turn ^= 1;
-        if (thread < panel) {
-          float sum = 0.0F;
-#pragma unroll
-          for (int w = 0; w < warps; ++w) {
-            sum += by_warp[w * panel + thread];
-          }
-          if (blocks == 1) {
-            parts[thread] = sum;
-          } else {
-            for (int b = 0; b < blocks; ++b) {
-              store_remote(parts + rank * panel + thread, b, sum);
-            }
-          }
-        }
-        if (blocks == 1) {
-          __syncthreads();
-        } else {
-          cluster_sync();
-        }
-        most = 0;
+        cluster_wait();
 #pragma unroll
         for (int i = 0; i < width; ++i) {
           y[i] = 0.0F;
         }
         for (int b = 0; b < blocks; ++b) {
+          const float* const from = by_block + ((tile & 1) * most_cluster + b) * panel + own;
 #pragma unroll
-          for (int i = 0; i < width; ++i) {
-            y[i] += parts[b * panel + own + i];
+          for (int i = 0; i < width; i += 4) {
+            const float4 part = *reinterpret_cast<const float4*>(from + i);
+            y[i] += part.x;
+            y[i + 1] += part.y;
+            y[i + 2] += part.z;
+            y[i + 3] += part.w;
           }
         }
+        most = 0;
 #pragma unroll
         for (int i = 0; i < width; ++i) {
           most = max(most, magnitude_bits(y[i]));
@@ -230,9 +234,16 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
         if (factor == 0.0F) [[likely]] {
           break;
         }
+        // Once more with the rows shifted, and the next panel's dots as well.
 #pragma unroll
         for (int p = 0; p < panel_passes; ++p) {
           r[p] *= factor;
+        }
+        cluster_sync();
+        dot(tile);
+        exchange(tile);
+        if (tile + 1 < stop) {
+          dot(tile + 1);
         }
       }
       if (most != 0) {
@@ -250,15 +261,21 @@ __global__ void __launch_bounds__(panel_threads, 1) panel_step_kernel(const __gr
         energy = fmaf(e, e, energy);
         y[i] *= scale.image_factor;
       }
-      visit_passes([&](int p, const uint4* slot, bool inside) {
+      const uint4* const slots = slots_of(tile);
+      const int column = column_of(tile);
+#pragma unroll
+      for (int p = 0; p < panel_passes; ++p) {
         float x[width];
-        unpack<T>(inside ? *slot : make_uint4(0, 0, 0, 0), x);
+        unpack<T>(part_of(slots, column, p), x);
 #pragma unroll
         for (int i = 0; i < width; ++i) {
           u[p] = fmaf(x[i], y[i], u[p]);
         }
-        push();
-      });
+      }
+      copy_panel(tile + a.depth);
+      if (tile + 1 < stop) {
+        exchange(tile + 1);
+      }
     }
 
     const int slot = a.part.slot(cluster, expert);

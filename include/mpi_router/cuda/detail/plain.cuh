@@ -13,13 +13,13 @@ struct contract_args {
   long long sum_stride = 0;  // and along the axis that is summed over
   int out_extent = 0;
   int sum_extent = 0;
-  any_matrix vectors[2];   // [N, sum_extent]
+  any_matrix vectors[2];    // [N, sum_extent]
   double* results[2] = {};  // [N, out_extent]
 };
 
-/// results[k][e, i] = Σ_j A_e(i, j) vectors[k][e, j] for k < count. `lanes_sum`: the lanes of a warp share one sum
-/// (right where the summed axis is the contiguous one); otherwise each lane has a sum of its own and the warps of
-/// the block share it. Every sum is taken in an order that depends on the shape alone.
+/// results[k][e, i] = Σ_j A_e(i, j) vectors[k][e, j] for k < count. `lanes_sum`: the lanes of a warp share
+/// one sum (right where the summed axis is the contiguous one); otherwise each lane has a sum of its own and
+/// the warps of the block share it. Every sum is taken in an order that depends on the shape alone.
 template <class T, int count, bool lanes_sum>
 __global__ void __launch_bounds__(256) contract_kernel(const __grid_constant__ contract_args<T> a) {
   __shared__ double partial[8][32][count];
@@ -122,14 +122,16 @@ __global__ void __launch_bounds__(256) square_kernel(const double* y, int extent
 
 /// u = (r Aᵀ) A by two passes; y [N, F], u [N, D] and the energies [N] in f64.
 template <class T>
-void plain_step(const context& ctx, const batch<const T>& weights, const expert_shape& shape, const any_matrix& rows,
-                double* y, double* u, double* energies) {
+void plain_step(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
+                const any_matrix& rows, double* y, double* u, double* energies) {
   const int ffn = static_cast<int>(shape.ffn_dim);
   const int hidden = static_cast<int>(shape.hidden_dim);
   contract_args<T> project{weights, weights.ffn, weights.hidden, ffn, hidden, {rows, {}}, {y, nullptr}};
   contract<T, 1>(ctx, shape.num_experts, project);
-  launch("square_kernel", ctx, {static_cast<unsigned>(shape.num_experts), 256}, square_kernel<>, y, ffn, energies);
-  contract_args<T> lift{weights, weights.hidden, weights.ffn, hidden, ffn, {any_matrix(y, ffn), {}}, {u, nullptr}};
+  launch("square_kernel", ctx, {static_cast<unsigned>(shape.num_experts), 256}, square_kernel<>, y, ffn,
+         energies);
+  contract_args<T> lift{weights, weights.hidden,           weights.ffn, hidden,
+                        ffn,     {any_matrix(y, ffn), {}}, {u, nullptr}};
   contract<T, 1>(ctx, shape.num_experts, lift);
 }
 

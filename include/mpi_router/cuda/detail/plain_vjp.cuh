@@ -7,7 +7,8 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// z̄ of each expert in f64, zero where there was no step. `image`: z itself in f64, if the saved direction is too short.
+/// z̄ of each expert in f64, zero where there was no step. `image`: z itself in f64, if the saved direction is
+/// too short.
 template <class = void>
 __global__ void __launch_bounds__(256)
     dual_kernel(const __grid_constant__ dual_source from, const double* image, int hidden, double* dual) {
@@ -60,7 +61,8 @@ __global__ void __launch_bounds__(256) outer_kernel(const __grid_constant__ oute
       G& at = base[f * a.gradient.ffn + d * a.gradient.hidden];
       const long long row = static_cast<long long>(e) * a.ffn + f;
       const double value =
-          dead ? 0.0 : a.y[row] * a.dual[static_cast<long long>(e) * a.hidden + d] + a.w[row] * a.rows.load(e, d);
+          dead ? 0.0
+               : a.y[row] * a.dual[static_cast<long long>(e) * a.hidden + d] + a.w[row] * a.rows.load(e, d);
       if (!add) {
         at = from_double<G>(value);
       } else if (!dead) {
@@ -76,7 +78,8 @@ __global__ void __launch_bounds__(256)
   wait_for_previous_kernel();
   const int e = static_cast<int>(blockIdx.x);
   const bool dead = statuses != nullptr && statuses[e] != status::ok;
-  for (int i = static_cast<int>(blockIdx.y * 256 + threadIdx.x); i < extent; i += static_cast<int>(gridDim.y) * 256) {
+  for (int i = static_cast<int>(blockIdx.y * 256 + threadIdx.x); i < extent;
+       i += static_cast<int>(gridDim.y) * 256) {
     const long long at = static_cast<long long>(e) * extent + i;
     to[at] = dead ? 0.0F : static_cast<float>(from[at]);
   }
@@ -99,9 +102,9 @@ struct plain_vjp_memory {
 };
 
 template <class T, class G, vjp_mode mode>
-void plain_vjp(const context& ctx, const batch<const T>& weights, const expert_shape& shape, const any_matrix& rows,
-               const dual_source& dual, const any_matrix& grad_rows, const batch<G>& gradient,
-               const gradient_factors& factors, const plain_vjp_memory& memory) {
+void plain_vjp(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
+               const any_matrix& rows, const dual_source& dual, const any_matrix& grad_rows,
+               const batch<G>& gradient, const gradient_factors& factors, const plain_vjp_memory& memory) {
   const int ffn = static_cast<int>(shape.ffn_dim);
   const int hidden = static_cast<int>(shape.hidden_dim);
   const auto experts = static_cast<unsigned>(shape.num_experts);
@@ -109,17 +112,29 @@ void plain_vjp(const context& ctx, const batch<const T>& weights, const expert_s
   if (again) {
     plain_step<T>(ctx, weights, shape, rows, memory.y, memory.u, memory.energy);
   }
-  launch("dual_kernel", ctx, {experts, 256}, dual_kernel<>, dual, again ? memory.u : nullptr, hidden, memory.dual);
-  contract_args<T> project{
-      weights, weights.ffn, weights.hidden, ffn, hidden, {rows, any_matrix(memory.dual, hidden)}, {memory.y, memory.w}};
+  launch("dual_kernel", ctx, {experts, 256}, dual_kernel<>, dual, again ? memory.u : nullptr, hidden,
+         memory.dual);
+  contract_args<T> project{weights,
+                           weights.ffn,
+                           weights.hidden,
+                           ffn,
+                           hidden,
+                           {rows, any_matrix(memory.dual, hidden)},
+                           {memory.y, memory.w}};
   contract<T, 2>(ctx, shape.num_experts, project);
-  contract_args<T> lift{
-      weights, weights.hidden, weights.ffn, hidden, ffn, {any_matrix(memory.w, ffn), {}}, {memory.u, nullptr}};
+  contract_args<T> lift{weights,
+                        weights.hidden,
+                        weights.ffn,
+                        hidden,
+                        ffn,
+                        {any_matrix(memory.w, ffn), {}},
+                        {memory.u, nullptr}};
   contract<T, 1>(ctx, shape.num_experts, lift);
   const status* const statuses = dual.saved.statuses;
   if (grad_rows.data != nullptr) {
     collect(ctx, shape.num_experts,
-            collect_args<matrix_images>{{any_matrix(memory.u, hidden), nullptr}, grad_rows, nullptr, statuses, hidden});
+            collect_args<matrix_images>{
+                {any_matrix(memory.u, hidden), nullptr}, grad_rows, nullptr, statuses, hidden});
   }
   if constexpr (mode == vjp_mode::factored) {
     const auto narrow = [&](const double* from, float* to, int extent) {
@@ -136,7 +151,7 @@ void plain_vjp(const context& ctx, const batch<const T>& weights, const expert_s
     const outer_args<G> args{gradient, rows, memory.y, memory.w, memory.dual, statuses, ffn, hidden};
     const int tall = ffn > hidden ? ffn : hidden;
     launch("outer_kernel", ctx, {experts, 256, 0, 1, static_cast<unsigned>(tall < 1024 ? tall : 1024)},
-           outer_kernel<G, mode == vjp_mode::accumulate>, args);
+           outer_kernel < G, mode == vjp_mode::accumulate >, args);
   }
 }
 

@@ -33,7 +33,8 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
 // --- sm_80: each thread copies 16 bytes and waits for its own copies
 
 __device__ __forceinline__ void copy_async_16(void* to_shared, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from)
+               : "memory");
 }
 __device__ __forceinline__ void close_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `pending` of this thread's groups are under way.
@@ -45,7 +46,8 @@ __device__ __forceinline__ void wait_for_copy_groups() {
 // --- sm_90: one thread copies a whole tile, an mbarrier counts its bytes
 
 __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, unsigned arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
 }
 /// Makes initialised barriers visible to the copy engine; a block barrier must follow.
 __device__ __forceinline__ void publish_barriers() {
@@ -61,7 +63,8 @@ __device__ __forceinline__ void order_before_engine() {
 }
 __device__ __forceinline__ void barrier_expect(std::uint64_t* barrier, unsigned bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
                : "memory");
 #endif
 }
@@ -81,12 +84,14 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, unsigned pa
 #endif
 }
 /// Copies `bytes` (a multiple of 16, both ends aligned to 16) and counts them on `barrier`.
-__device__ __forceinline__ void copy_bulk(void* to_shared, const void* from, unsigned bytes, std::uint64_t* barrier) {
+__device__ __forceinline__ void copy_bulk(void* to_shared, const void* from, unsigned bytes,
+                                          std::uint64_t* barrier) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to_shared)),
-               "l"(from), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to_shared)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
 #endif
 }
 

@@ -6,8 +6,8 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Exchanges halves of n values between lanes that differ in bit `mask`, `stop` values left: each lane ends with sums of
-/// its own part of the values. Written as a recursion, for every index must be a constant.
+/// Exchanges halves of n values between lanes that differ in bit `mask`, `stop` values left: each lane ends
+/// with sums of its own part of the values. Written as a recursion, for every index must be a constant.
 template <int n, int mask, int stop>
 __device__ __forceinline__ void halve_over_warp(float* v, int lane) {
   if constexpr (n > stop) {
@@ -33,8 +33,9 @@ __device__ __forceinline__ void add_over_warp(float* v) {
   }
 }
 
-/// Sums each of n values (a power of two up to 32) over the lanes of a warp. The lane returns the sum of value
-/// lane / (32 / n): halving the values at each step takes n + log2(32 / n) − 1 exchanges in place of 5 n.
+/// Sums each of n values (a power of two up to 32) over the lanes of a warp. The lane returns the sum of
+/// value lane / (32 / n): halving the values at each step takes n + log2(32 / n) − 1 exchanges in place of 5
+/// n.
 template <int n>
 __device__ __forceinline__ float sum_over_warp(float (&v)[n], int lane) {
   halve_over_warp<n, 16, 1>(v, lane);
@@ -45,11 +46,12 @@ __device__ __forceinline__ float sum_over_warp(float (&v)[n], int lane) {
 constexpr int sums_at_once = 16;  // the most values that are summed over a group at once
 constexpr int most_warps = 16;    // in a group, and in a block
 
-/// Sums each of n values over a group and gives every thread all n sums. `scratch` has 2 · sums_at_once floats for
-/// each warp, used in turn, so that one barrier a call is enough: `turn` alternates between 0 and 1.
+/// Sums each of n values over a group and gives every thread all n sums. `scratch` has 2 · sums_at_once
+/// floats for each warp, used in turn, so that one barrier a call is enough: `turn` alternates between 0
+/// and 1.
 template <int n, class AtBarrier>
-__device__ __forceinline__ void sum_over_group(float (&v)[n], const thread_group& group, float* scratch, int& turn,
-                                               const AtBarrier& after_barrier) {
+__device__ __forceinline__ void sum_over_group(float (&v)[n], const thread_group& group, float* scratch,
+                                               int& turn, const AtBarrier& after_barrier) {
   const int lane = group.lane();
   const float mine = sum_over_warp(v, lane);
   if (group.warps() == 1) {
@@ -86,7 +88,8 @@ __device__ __forceinline__ void sum_over_group(float (&v)[n], const thread_group
 /// The largest of the threads' |x| as bits, in which NaN is above infinity and all numbers are in order.
 __device__ __forceinline__ unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffU; }
 
-__device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_group& group, float* scratch, int& turn) {
+__device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_group& group, float* scratch,
+                                                   int& turn) {
   bits = __reduce_max_sync(0xffffffffU, bits);
   if (group.warps() == 1) {
     return bits;
@@ -104,8 +107,8 @@ __device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_g
   return most;
 }
 
-/// Sums n doubles over the first `threads` (up to 512) threads of a block; each of them gets the sums. `scratch` has n · most_warps doubles
-/// that nothing else uses.
+/// Sums n doubles over the first `threads` (up to 512) threads of a block; each of them gets the sums.
+/// `scratch` has n · most_warps doubles that nothing else uses.
 template <int n>
 __device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch, int threads) {
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -6,8 +6,8 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Who fills the rings: the copy engine, whole tiles at the word of one warp (sm_90), or every thread the bytes that it
-/// will itself read (sm_80: then a tile's arrival needs no barrier among threads).
+/// Who fills the rings: the copy engine, whole tiles at the word of one warp (sm_90), or every thread the
+/// bytes that it will itself read (sm_80: then a tile's arrival needs no barrier among threads).
 enum class copier { engine, threads };
 
 constexpr int most_stages = 8;
@@ -52,15 +52,16 @@ struct ring_lane {
   int offset = 0;  // bytes, in a stage
   int pitch = 0;   // bytes from row to row in shared memory
 
-  /// Whether an expert's rows can go through the ring. Those that do not start at multiples of 16 bytes stay out,
-  /// and are fetched by the threads that use them.
+  /// Whether an expert's rows can go through the ring. Those that do not start at multiples of 16 bytes stay
+  /// out, and are fetched by the threads that use them.
   [[nodiscard]] __device__ __forceinline__ bool fast(const T* base, int hidden) const {
     return aligned_to_16(base, tensor.ffn * static_cast<long long>(sizeof(T)),
                          hidden * static_cast<long long>(sizeof(T)));
   }
 };
 
-/// The sizes of a block's rings: tile i of a block goes to group i mod groups, there to stage (i / groups) mod stages.
+/// The sizes of a block's rings: tile i of a block goes to group i mod groups, there to stage (i / groups)
+/// mod stages.
 struct ring_shape {
   int groups;
   int stages;
@@ -100,8 +101,8 @@ struct feed_state {
   int stage;
 };
 
-/// The first warp of a group starts the copy of the group's next tile before `end`, to the stage after the last. No
-/// thread may still read what is there.
+/// The first warp of a group starts the copy of the group's next tile before `end`, to the stage after the
+/// last. No thread may still read what is there.
 template <class... T>
 __device__ __forceinline__ void feed_ring(unsigned char* memory, std::uint64_t* full, feed_state* state,
                                           const ring_shape& shape, const tile_shape& tiles, int end,
@@ -144,7 +145,8 @@ __device__ __forceinline__ void feed_ring(unsigned char* memory, std::uint64_t* 
   if (thread == 0) {
     tile_cursor cursor(at.expert, at.first);
     cursor.advance(tiles, shape.groups);
-    *state = {at.tile + shape.groups, cursor.expert(), cursor.first(), at.stage + 1 == shape.stages ? 0 : at.stage + 1};
+    *state = {at.tile + shape.groups, cursor.expert(), cursor.first(),
+              at.stage + 1 == shape.stages ? 0 : at.stage + 1};
   }
   __syncwarp();
 }
@@ -154,10 +156,7 @@ template <copier by>
 class ring_view {
  public:
   __device__ __forceinline__ ring_view(unsigned char* memory, std::uint64_t* full, const ring_shape& shape)
-      : memory_(memory),
-        full_(full),
-        stages_(shape.stages),
-        stage_bytes_(shape.stage_bytes) {}
+      : memory_(memory), full_(full), stages_(shape.stages), stage_bytes_(shape.stage_bytes) {}
 
   /// Waits for the next tile and returns its stage.
   [[nodiscard]] __device__ __forceinline__ unsigned char* pop() {
@@ -177,11 +176,11 @@ class ring_view {
     }
     return memory_ + stage * stage_bytes_;
   }
-  /// Threads: starts this thread's copies of the rows of a tile, after its own last read of the stage they go to; each
-  /// thread owns `unit` bytes of a row at a time.
+  /// Threads: starts this thread's copies of the rows of a tile, after its own last read of the stage they go
+  /// to; each thread owns `unit` bytes of a row at a time.
   template <int unit, class T>
-  __device__ __forceinline__ void copy(const ring_lane<T>& lane, const tile_shape& tiles, const tile_cursor& at,
-                                       const thread_group& group) const {
+  __device__ __forceinline__ void copy(const ring_lane<T>& lane, const tile_shape& tiles,
+                                       const tile_cursor& at, const thread_group& group) const {
     const T* const base = lane.tensor.of(at.expert());
     if (!lane.fast(base, tiles.hidden)) {
       return;
@@ -189,7 +188,8 @@ class ring_view {
     unsigned char* const to = memory_ + head_ * stage_bytes_ + lane.offset;
     const int row_bytes = tiles.hidden * static_cast<int>(sizeof(T));
     for (int g = 0; g < at.count(tiles); ++g) {
-      const auto* const row = reinterpret_cast<const unsigned char*>(base + (at.first() + g) * lane.tensor.ffn);
+      const auto* const row =
+          reinterpret_cast<const unsigned char*>(base + (at.first() + g) * lane.tensor.ffn);
       for (int offset = group.rank * unit; offset < row_bytes; offset += group.threads * unit) {
 #pragma unroll
         for (int i = offset; i < offset + unit; i += 16) {

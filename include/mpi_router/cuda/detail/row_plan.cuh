@@ -24,7 +24,8 @@ struct row_demand {
   int vectors_in_flight = 0;  // rows × vectors: the registers that a tile takes
 };
 
-[[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape, const row_demand& demand) {
+[[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
+                                            const row_demand& demand) {
   row_plan p;
   const int width = 16 / demand.element_bytes;
   if (shape.hidden_dim > 32768 || shape.ffn_dim > 0x3fffffff || shape.num_experts > 0x3fffffff) {
@@ -46,21 +47,24 @@ struct row_demand {
   p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
   for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
     const int warps = p.ring.groups * p.group_threads / 32;
-    const int sums = p.ring.groups > 1 && p.part.whole == 0 ? p.ring.groups * p.group_threads * vectors * width * 4 : 0;
+    const int sums =
+        p.ring.groups > 1 && p.part.whole == 0 ? p.ring.groups * p.group_threads * vectors * width * 4 : 0;
     const int fixed = block_memory::fixed_bytes(p.ring.groups, warps) + sums;
-    p.ring.stages = (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.ring.groups * p.ring.stage_bytes);
+    p.ring.stages =
+        (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.ring.groups * p.ring.stage_bytes);
     p.ring.stages = p.ring.stages < deepest ? p.ring.stages : deepest;
     if (p.ring.stages >= 2) {
       p.vectors = vectors;
-      p.shared_bytes = static_cast<std::size_t>(fixed) + static_cast<std::size_t>(p.ring.groups * p.ring.stages * p.ring.stage_bytes);
+      p.shared_bytes = static_cast<std::size_t>(fixed) +
+                       static_cast<std::size_t>(p.ring.groups * p.ring.stages * p.ring.stage_bytes);
       return p;
     }
   }
   return p;
 }
 
-/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed. Clusters of
-/// up to 4 leave next to no multiprocessor idle.
+/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed.
+/// Clusters of up to 4 leave next to no multiprocessor idle.
 [[nodiscard]] inline int fused_cluster(const context& ctx, const partition& part) {
   const int each = part.whole != 0 ? part.blocks / part.experts : 0;
   return each == 1 || (each <= 4 && ctx.capability >= 90) ? each : 0;
@@ -78,11 +82,11 @@ struct row_demand {
 template <class T, int vectors, copier by>
 void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
   const int cluster = args.fused ? fused_cluster(ctx, plan.part) : 1;
-  launch("row_step_kernel", ctx,
-         {static_cast<unsigned>(plan.part.blocks),
-          static_cast<unsigned>(plan.ring.groups * plan.group_threads), plan.shared_bytes,
-          static_cast<unsigned>(cluster)},
-         row_step_kernel<T, vectors, (vectors < 8 ? 8 / vectors : 1), by>, args);
+  launch(
+      "row_step_kernel", ctx,
+      {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.ring.groups * plan.group_threads),
+       plan.shared_bytes, static_cast<unsigned>(cluster)},
+      row_step_kernel<T, vectors, (vectors < 8 ? 8 / vectors : 1), by>, args);
 }
 template <class T, int vectors>
 void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
@@ -93,19 +97,20 @@ void launch_row_step(const context& ctx, const row_plan& plan, const row_step_ar
   }
 }
 
-/// The forward over weights whose rows are contiguous: partial sums in `out`, or the finished rows if `fused`.
+/// The forward over weights whose rows are contiguous: partial sums in `out`, or the finished rows if
+/// `fused`.
 template <class T>
-void row_step(const context& ctx, const row_plan& plan, const batch<const T>& weights, const expert_shape& shape,
-              const partial_sums& out, bool fused, const finish_args& finish) {
-  const row_step_args<T> args{
-      {weights, 0, plan.pitch * static_cast<int>(sizeof(T))},
-      {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.rows, plan.part.tiles_per_expert},
-      plan.part,
-      out,
-      plan.group_threads,
-      plan.ring,
-      fused,
-      finish};
+void row_step(const context& ctx, const row_plan& plan, const batch<const T>& weights,
+              const expert_shape& shape, const partial_sums& out, bool fused, const finish_args& finish) {
+  const row_step_args<T> args{{weights, 0, plan.pitch * static_cast<int>(sizeof(T))},
+                              {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.rows,
+                               plan.part.tiles_per_expert},
+                              plan.part,
+                              out,
+                              plan.group_threads,
+                              plan.ring,
+                              fused,
+                              finish};
   switch (plan.vectors) {
     case 1: launch_row_step<T, 1>(ctx, plan, args); break;
     case 2: launch_row_step<T, 2>(ctx, plan, args); break;

@@ -1,7 +1,7 @@
 // The forward over stored rows: rM = Σ_f ⟨a_f, r⟩ a_f, each row a_f read from memory once.
 //
-// A group of threads takes a tile of whole rows from its ring into registers (every thread has fixed columns), sums
-// the dots over the group, and adds the rows, weighted by them, to the image in registers.
+// A group of threads takes a tile of whole rows from its ring into registers (every thread has fixed
+// columns), sums the dots over the group, and adds the rows, weighted by them, to the image in registers.
 #pragma once
 
 #include <mpi_router/cuda/detail/row_tile.cuh>
@@ -23,7 +23,8 @@ struct row_step_args {
 };
 
 template <class T, int vectors, int rows, copier by>
-__global__ void __launch_bounds__(most_threads, 1) row_step_kernel(const __grid_constant__ row_step_args<T> a) {
+__global__ void __launch_bounds__(most_threads, 1)
+    row_step_kernel(const __grid_constant__ row_step_args<T> a) {
   constexpr int width = vector_width<T>;
   constexpr int columns = vectors * width;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -174,8 +175,8 @@ __global__ void __launch_bounds__(most_threads, 1) row_step_kernel(const __grid_
     float* const sums = a.part.whole != 0 ? reinterpret_cast<float*>(shared) : memory.sums;
     const int distance = a.part.whole != 0 ? ring_bytes / 4 : group.threads * columns;
     if (a.fused) {
-      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group, groups,
-                                     vectors_in_row, header, u);
+      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group,
+                                     groups, vectors_in_row, header, u);
       const int blocks = cluster_size();
       cluster_sync();
       const int share = ((hidden + blocks - 1) / blocks + 3) / 4 * 4;
@@ -187,8 +188,9 @@ __global__ void __launch_bounds__(most_threads, 1) row_step_kernel(const __grid_
       }
     } else {
       const int slot = a.part.slot(block, expert);
-      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch, a.out.headers + slot,
-                                     sums, distance, memory.headers, group, groups, vectors_in_row, header, u);
+      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch,
+                                     a.out.headers + slot, sums, distance, memory.headers, group, groups,
+                                     vectors_in_row, header, u);
     }
     tile = stop;
   }

@@ -8,9 +8,9 @@ namespace detail {
 
 /// Where a block's shared memory goes, after the rings.
 struct block_memory {
-  double* finish;       // scratch
-  std::uint64_t* full;  // [groups, most_stages]
-  feed_state* feed;     // [groups]
+  double* finish;        // scratch
+  std::uint64_t* full;   // [groups, most_stages]
+  feed_state* feed;      // [groups]
   float* scratch;        // [warps, 2 · sums_at_once]
   slot_header* headers;  // [groups + 1]: of each group, of the block
   float* sums;           // [groups, columns], where there are several groups, and several segments
@@ -41,8 +41,9 @@ struct block_memory {
   }
 };
 
-/// This thread's columns of row e, scaled so that the row's largest element is in [1, 2): returns the exponent that
-/// was taken out. Columns beyond D are zero. Reads the row twice, which saves the registers that f64 would take.
+/// This thread's columns of row e, scaled so that the row's largest element is in [1, 2): returns the
+/// exponent that was taken out. Columns beyond D are zero. Reads the row twice, which saves the registers
+/// that f64 would take.
 template <int vectors, int width>
 __device__ __forceinline__ int load_row(const any_matrix& rows, int e, int hidden, const thread_group& group,
                                         float* scratch, int& turn, float (&out)[vectors * width]) {
@@ -78,12 +79,12 @@ template <class T>
 struct tile_share {
   unsigned char* own;  // this thread's first vector of the tile's first row
   int pitch;
-  int step;   // bytes from one of this thread's vectors of a row to the next
-  int count;  // rows
+  int step;     // bytes from one of this thread's vectors of a row to the next
+  int count;    // rows
   int columns;  // left from this thread's first column on
 
-  __device__ __forceinline__ tile_share(const ring_lane<T>& lane, unsigned char* stage, int rows_left, int hidden,
-                                        const thread_group& group)
+  __device__ __forceinline__ tile_share(const ring_lane<T>& lane, unsigned char* stage, int rows_left,
+                                        int hidden, const thread_group& group)
       : own(stage + lane.offset + group.rank * 16),
         pitch(lane.pitch),
         step(group.threads * 16),
@@ -93,7 +94,8 @@ struct tile_share {
   /// Vector v of row g, zero beyond the row's end. Beyond the last row, the last: its dots are to be dropped.
   [[nodiscard]] __device__ __forceinline__ uint4 load(int g, int v) const {
     const bool inside = v * step < columns * static_cast<int>(sizeof(T));
-    return inside ? *reinterpret_cast<const uint4*>(own + min(g, count - 1) * pitch + v * step) : make_uint4(0, 0, 0, 0);
+    return inside ? *reinterpret_cast<const uint4*>(own + min(g, count - 1) * pitch + v * step)
+                  : make_uint4(0, 0, 0, 0);
   }
   /// Drops the dots of rows beyond the last; `n` is a multiple of the rows of a tile.
   template <int rows, int n>
@@ -106,7 +108,8 @@ struct tile_share {
 
   /// Fetches a tile that the asynchronous copies left out, element by element: `from` is its first row.
   template <int rows, int vectors>
-  __device__ __forceinline__ void fetch(const T* from, long long row_stride, const thread_group& group) const {
+  __device__ __forceinline__ void fetch(const T* from, long long row_stride,
+                                        const thread_group& group) const {
 #pragma unroll 1
     for (int i = 0; i < rows * vectors; ++i) {
       const int g = i / vectors;
@@ -122,12 +125,14 @@ struct tile_share {
   }
 };
 
-/// Adds up a block's sums of one segment into `row` and `header`: those of a single group from registers, those of
-/// several groups through `group_sums` (`distance` floats apart; the first may be `row`) in the order of the groups.
+/// Adds up a block's sums of one segment into `row` and `header`: those of a single group from registers,
+/// those of several groups through `group_sums` (`distance` floats apart; the first may be `row`) in the
+/// order of the groups.
 template <int vectors, int width>
-__device__ __forceinline__ void gather_segment(float* row, slot_header* header, float* group_sums, int distance,
-                                               slot_header* group_headers, const thread_group& group, int groups,
-                                               int vectors_in_row, const slot_header& own_header,
+__device__ __forceinline__ void gather_segment(float* row, slot_header* header, float* group_sums,
+                                               int distance, slot_header* group_headers,
+                                               const thread_group& group, int groups, int vectors_in_row,
+                                               const slot_header& own_header,
                                                const float (&u)[vectors * width]) {
   const int threads = groups * group.threads;
   float* const own = groups == 1 ? row : group_sums + group.id * distance;
@@ -156,7 +161,8 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
   }
   total.energy = 0.0F;
   for (int g = 0; g < groups; ++g) {
-    total.energy += group_headers[g].energy * power_of_two(group_headers[g].energy_exponent - total.energy_exponent);
+    total.energy +=
+        group_headers[g].energy * power_of_two(group_headers[g].energy_exponent - total.energy_exponent);
   }
   for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width; at += threads * 4) {
     float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);

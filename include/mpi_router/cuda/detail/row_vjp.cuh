@@ -1,5 +1,6 @@
-// The backward over stored rows (§ the gradient of the step): with z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), y = A r and w = A z̄,
-// the gradients are r̄ = Σ_f w_f a_f and Ā = y z̄ᵀ + w rᵀ: each stored row is read once and its gradient written once.
+// The backward over stored rows (§ the gradient of the step): with z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), y = A r and w = A
+// z̄, the gradients are r̄ = Σ_f w_f a_f and Ā = y z̄ᵀ + w rᵀ: each stored row is read once and its gradient
+// written once.
 #pragma once
 
 #include <mpi_router/cuda/detail/row_tile.cuh>
@@ -33,7 +34,8 @@ struct row_vjp_args {
   bool fused;
 };
 
-__device__ __forceinline__ double sum_over_group(double x, const thread_group& group, float* scratch, int& turn) {
+__device__ __forceinline__ double sum_over_group(double x, const thread_group& group, float* scratch,
+                                                 int& turn) {
 #pragma unroll
   for (int mask = 16; mask >= 1; mask /= 2) {
     x += __shfl_xor_sync(0xffffffffU, x, mask);
@@ -54,11 +56,12 @@ __device__ __forceinline__ double sum_over_group(double x, const thread_group& g
   return sum;
 }
 
-/// This thread's columns of z̄ of expert e without their power of two, which is returned: elements up to 4. Zero where
-/// there was no step.
+/// This thread's columns of z̄ of expert e without their power of two, which is returned: elements up to 4.
+/// Zero where there was no step.
 template <int vectors, int width>
-__device__ __forceinline__ int load_dual(const dual_source& from, int e, bool dead, int hidden, const thread_group& group,
-                                         float* scratch, int& turn, float (&out)[vectors * width]) {
+__device__ __forceinline__ int load_dual(const dual_source& from, int e, bool dead, int hidden,
+                                         const thread_group& group, float* scratch, int& turn,
+                                         float (&out)[vectors * width]) {
   const int exponent = load_row<vectors, width>(from.grad_out, e, hidden, group, scratch, turn, out);
   const float* const direction = from.saved.direction + static_cast<long long>(e) * hidden;
   float unit[vectors * width];
@@ -75,13 +78,17 @@ __device__ __forceinline__ int load_dual(const dual_source& from, int e, bool de
   const double scale = gain * wide_power_of_two(-gain_exponent);
 #pragma unroll
   for (int i = 0; i < vectors * width; ++i) {
-    out[i] = dead ? 0.0F : static_cast<float>(fma(-along, static_cast<double>(unit[i]), static_cast<double>(out[i])) * scale);
+    out[i] = dead ? 0.0F
+                  : static_cast<float>(
+                        fma(-along, static_cast<double>(unit[i]), static_cast<double>(out[i])) * scale);
   }
   return exponent + gain_exponent;
 }
 
 /// x · 2^e for any e that leaves the result in range.
-__device__ __forceinline__ float scale_by(float x, int e) { return x * power_of_two(e / 2) * power_of_two(e - e / 2); }
+__device__ __forceinline__ float scale_by(float x, int e) {
+  return x * power_of_two(e / 2) * power_of_two(e - e / 2);
+}
 
 /// This thread's `width` columns from `column` of one row of the gradient: values, or old values plus values.
 template <class G, int width, bool add>
@@ -97,9 +104,9 @@ __device__ __forceinline__ void write_gradient(G* row, bool vector_access, int c
     if (vector_access && step == vector_width<G>) {
       if constexpr (add) {
         float old[vector_width<G>];
-        unpack<G>(old_in_ring != nullptr
-                      ? *reinterpret_cast<const uint4*>(old_in_ring + (column + i) * static_cast<int>(sizeof(G)))
-                      : *reinterpret_cast<const uint4*>(row + column + i),
+        unpack<G>(old_in_ring != nullptr ? *reinterpret_cast<const uint4*>(
+                                               old_in_ring + (column + i) * static_cast<int>(sizeof(G)))
+                                         : *reinterpret_cast<const uint4*>(row + column + i),
                   old);
 #pragma unroll
         for (int k = 0; k < step; ++k) {
@@ -122,7 +129,8 @@ __device__ __forceinline__ void write_gradient(G* row, bool vector_access, int c
 }
 
 template <class T, class G, int vectors, int rows, vjp_mode mode, copier by>
-__global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_constant__ row_vjp_args<T, G> a) {
+__global__ void __launch_bounds__(most_threads, 1)
+    row_vjp_kernel(const __grid_constant__ row_vjp_args<T, G> a) {
   constexpr int width = vector_width<T>;
   constexpr int columns = vectors * width;
   constexpr bool accumulate = mode == vjp_mode::accumulate;
@@ -160,7 +168,7 @@ __global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_c
   }
   const int first_of_group = tile + group.id;
   int mine = first_of_group;  // this group's next tile to work on
-  int next = mine;             // and to copy, where the threads do
+  int next = mine;            // and to copy, where the threads do
   tile_cursor cursor(a.tiles, next);
   const auto copy_next = [&] {
     if constexpr (by == copier::threads) {
@@ -197,7 +205,8 @@ __global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_c
     float z[columns];
     float u[columns];
     const int row_exponent = load_row<vectors, width>(a.rows, expert, hidden, group, scratch, turn, r);
-    const int dual_exponent = load_dual<vectors, width>(a.dual, expert, dead, hidden, group, scratch, turn, z);
+    const int dual_exponent =
+        load_dual<vectors, width>(a.dual, expert, dead, hidden, group, scratch, turn, z);
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
       u[i] = 0.0F;
@@ -208,7 +217,8 @@ __global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_c
       for (int i = 0; i < columns; ++i) {
         const int column = (i / width * group.threads + group.rank) * width + i % width;
         if (column < hidden) {
-          a.factors.dual_row[static_cast<long long>(expert) * hidden + column] = scale_by(z[i], dual_exponent);
+          a.factors.dual_row[static_cast<long long>(expert) * hidden + column] =
+              scale_by(z[i], dual_exponent);
         }
       }
     }
@@ -218,7 +228,8 @@ __global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_c
 
     for (; mine < stop; mine += groups, first += groups * rows) {
       unsigned char* const stage = ring.pop();
-      // Read from its stage again after the group's barrier, which saves registers: only the stage of the tile before can be fed anew.
+      // Read from its stage again after the group's barrier, which saves registers: only the stage of the
+      // tile before can be fed anew.
       const tile_share<T> share(a.weights, stage, a.tiles.ffn - first, hidden, group);
       if (!in_ring) [[unlikely]] {
         share.template fetch<rows, vectors>(base + first * a.weights.tensor.ffn, a.weights.tensor.ffn, group);
@@ -324,7 +335,8 @@ __global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_c
                 x[i] = dead ? 0.0F : fmaf(y, z[v * width + i], w * r[v * width + i]);
               }
               write_gradient<G, width, accumulate>(gradient_row, gradient_vectors,
-                                                   (v * group.threads + group.rank) * width, hidden, old_row, x);
+                                                   (v * group.threads + group.rank) * width, hidden, old_row,
+                                                   x);
             }
           }
         }
@@ -339,8 +351,8 @@ __global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_c
     float* const sums = a.part.whole != 0 ? reinterpret_cast<float*>(shared) : memory.sums;
     const int distance = a.part.whole != 0 ? ring_bytes / 4 : group.threads * columns;
     if (a.fused) {
-      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group, groups,
-                                     vectors_in_row, header, u);
+      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group,
+                                     groups, vectors_in_row, header, u);
       const int blocks = cluster_size();
       cluster_sync();
       collect_expert(cluster_image{sums, memory.headers + groups, blocks}, a.grad_rows, expert, dead, hidden,
@@ -350,8 +362,9 @@ __global__ void __launch_bounds__(most_threads, 1) row_vjp_kernel(const __grid_c
       }
     } else {
       const int slot = a.part.slot(block, expert);
-      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch, a.out.headers + slot,
-                                     sums, distance, memory.headers, group, groups, vectors_in_row, header, u);
+      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch,
+                                     a.out.headers + slot, sums, distance, memory.headers, group, groups,
+                                     vectors_in_row, header, u);
     }
     tile = stop;
   }

@@ -1,9 +1,10 @@
 // Sums that neither overflow nor vanish, for weights and rows of any scale.
 //
-// A row is scaled by a power of two so that its largest element is in [1, 2). The projections of a tile then have
-// the scale of the weights; if that is outside [2^-60, 2^60) the tile's dots, still in registers, are taken once more
-// with the row shifted. The image's sums carry an exponent of their own, which follows the largest projection.
-// All of it is exact, uniform over the group, and costs a comparison or two a tile where nothing is extreme.
+// A row is scaled by a power of two so that its largest element is in [1, 2). The projections of a tile then
+// have the scale of the weights; if that is outside [2^-60, 2^60) the tile's dots, still in registers, are
+// taken once more with the row shifted. The image's sums carry an exponent of their own, which follows the
+// largest projection. All of it is exact, uniform over the group, and costs a comparison or two a tile where
+// nothing is extreme.
 #pragma once
 
 #include <mpi_router/cuda/detail/reduce.cuh>
@@ -14,7 +15,9 @@ namespace detail {
 constexpr int exponent_unset = -100000;
 
 /// Exponent of the largest magnitude of some doubles, given the largest of their high words.
-__device__ __forceinline__ unsigned high_word(double x) { return static_cast<unsigned>(__double2hiint(x)) & 0x7fffffffU; }
+__device__ __forceinline__ unsigned high_word(double x) {
+  return static_cast<unsigned>(__double2hiint(x)) & 0x7fffffffU;
+}
 __device__ __forceinline__ int exponent_of_high_word(unsigned most) {
   return most < 0x00100000U || most >= 0x7ff00000U ? 0 : static_cast<int>(most >> 20) - 1023;
 }
@@ -25,9 +28,11 @@ struct row_shift {
   bool lowered = false;  // within the present tile
 
   __device__ __forceinline__ void begin_tile() { lowered = false; }
-  [[nodiscard]] __device__ __forceinline__ int exponent() const { return level == 0 ? 0 : level < 0 ? -40 : 100; }
-  /// Given the largest projection's bits: the power of two to multiply the rows by before another try, or 0 if the
-  /// projections will do.
+  [[nodiscard]] __device__ __forceinline__ int exponent() const {
+    return level == 0 ? 0 : level < 0 ? -40 : 100;
+  }
+  /// Given the largest projection's bits: the power of two to multiply the rows by before another try, or 0
+  /// if the projections will do.
   __device__ __forceinline__ float retry(unsigned most) {
     constexpr unsigned low = (127U - 60U) << 23;
     constexpr unsigned high = (127U + 60U) << 23;
@@ -55,8 +60,8 @@ struct sum_scale {
   float image_factor = 0.0F;
   float energy_factor = 0.0F;
 
-  /// Prepares for a tile whose largest projection has the bits `most` (not zero). `rescale(image, energy)` multiplies
-  /// the sums so far.
+  /// Prepares for a tile whose largest projection has the bits `most` (not zero). `rescale(image, energy)`
+  /// multiplies the sums so far.
   template <class Rescale>
   __device__ __forceinline__ void admit(unsigned most, int shift, const Rescale& rescale) {
     const int e = static_cast<int>(most >> 23) - 127 - shift;

@@ -35,13 +35,14 @@ __device__ __forceinline__ bool aligned_to_16(const void* p, long long stride_by
           15ULL) == 0;
 }
 
-/// The tiles of all experts in one list, dealt to the blocks in equal runs. A run may span experts: the part of a
-/// run in one expert is a segment, and has a slot of its own for its partial sums.
+/// The tiles of all experts in one list, dealt to the blocks in equal runs. A run may span experts: the part
+/// of a run in one expert is a segment, and has a slot of its own for its partial sums.
 struct partition {
   int experts = 0;
   int tiles_per_expert = 0;
   int blocks = 0;
-  int whole = 0;  ///< blocks is a multiple of experts that divides the tiles evenly: each block has one segment
+  int whole =
+      0;  ///< blocks is a multiple of experts that divides the tiles evenly: each block has one segment
 
   [[nodiscard]] __host__ __device__ int tiles() const { return experts * tiles_per_expert; }
   [[nodiscard]] __host__ __device__ int first_tile(int block) const {

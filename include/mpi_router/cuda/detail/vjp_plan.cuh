@@ -7,7 +7,8 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// 16-byte vectors of a tile that a thread works on: fewer where the old gradient travels through the ring as well.
+/// 16-byte vectors of a tile that a thread works on: fewer where the old gradient travels through the ring as
+/// well.
 constexpr int vjp_vectors_in_flight(vjp_mode mode) { return mode == vjp_mode::accumulate ? 2 : 8; }
 constexpr int vjp_most_columns = 16;
 
@@ -15,18 +16,19 @@ template <class T, class G, int vectors, vjp_mode mode, copier by>
 void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args<T, G>& args) {
   constexpr int in_flight = vjp_vectors_in_flight(mode);
   const int cluster = args.fused ? fused_cluster(ctx, plan.part) : 1;
-  launch("row_vjp_kernel", ctx,
-         {static_cast<unsigned>(plan.part.blocks),
-          static_cast<unsigned>(plan.ring.groups * plan.group_threads), plan.shared_bytes,
-          static_cast<unsigned>(cluster)},
-         row_vjp_kernel<T, G, vectors, (in_flight > vectors ? in_flight / vectors : 1), mode, by>, args);
+  launch(
+      "row_vjp_kernel", ctx,
+      {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.ring.groups * plan.group_threads),
+       plan.shared_bytes, static_cast<unsigned>(cluster)},
+      row_vjp_kernel<T, G, vectors, (in_flight > vectors ? in_flight / vectors : 1), mode, by>, args);
 }
 
 /// r̄ and, as `mode` says, Ā or its factors. `grad_rows` may be null (without data).
 template <class T, class G, vjp_mode mode>
-void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& weights, const expert_shape& shape,
-             const any_matrix& rows, const dual_source& dual, const any_matrix& grad_rows, const batch<G>& gradient,
-             const gradient_factors& factors, const partial_sums& sums) {
+void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& weights,
+             const expert_shape& shape, const any_matrix& rows, const dual_source& dual,
+             const any_matrix& grad_rows, const batch<G>& gradient, const gradient_factors& factors,
+             const partial_sums& sums) {
   batch<const G> old;
   old.data = gradient.data;
   old.table = const_cast<const G* const*>(gradient.table);
@@ -34,20 +36,20 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
   old.ffn = gradient.ffn;
   old.hidden = gradient.hidden;
   const int weights_pitch = plan.pitch * static_cast<int>(sizeof(T));
-  const row_vjp_args<T, G> args{
-      {weights, 0, weights_pitch},
-      {old, weights_pitch * plan.rows, plan.pitch * static_cast<int>(sizeof(G))},
-      gradient,
-      factors,
-      rows,
-      dual,
-      grad_rows,
-      {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.rows, plan.part.tiles_per_expert},
-      plan.part,
-      sums,
-      plan.group_threads,
-      plan.ring,
-      fused_cluster(ctx, plan.part) > 0};
+  const row_vjp_args<T, G> args{{weights, 0, weights_pitch},
+                                {old, weights_pitch * plan.rows, plan.pitch * static_cast<int>(sizeof(G))},
+                                gradient,
+                                factors,
+                                rows,
+                                dual,
+                                grad_rows,
+                                {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim),
+                                 plan.rows, plan.part.tiles_per_expert},
+                                plan.part,
+                                sums,
+                                plan.group_threads,
+                                plan.ring,
+                                fused_cluster(ctx, plan.part) > 0};
   const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
     if (ctx.capability >= 90) {
       launch_row_vjp<T, G, vectors, mode, copier::engine>(ctx, plan, args);
@@ -64,7 +66,8 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
   }
   if (!args.fused && grad_rows.data != nullptr) {
     collect(ctx, shape.num_experts,
-            collect_args<slot_images>{{sums, plan.part}, grad_rows, nullptr, dual.saved.statuses, args.tiles.hidden});
+            collect_args<slot_images>{
+                {sums, plan.part}, grad_rows, nullptr, dual.saved.statuses, args.tiles.hidden});
   }
 }
 
