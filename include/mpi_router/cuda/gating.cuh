@@ -57,7 +57,8 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
   const int warps = in_registers ? 8 : 1;
   const int scratch = (in_registers ? 0 : n) + (args.top_groups < args.groups ? args.groups : 0);
   const index_t wanted = (logits.rows() + warps - 1) / warps;
-  const index_t most = static_cast<index_t>(ctx.multiprocessors) * 64 / warps;
+  // Counting loads, a block takes many tokens, for it adds its counts to those of all at its end.
+  const index_t most = out.load != nullptr ? static_cast<index_t>(ctx.multiprocessors) * 5 : 0x7fffffff;
   const detail::launch_shape shape{
       static_cast<unsigned>(wanted < most ? wanted : most), static_cast<unsigned>(32 * warps),
       static_cast<std::size_t>(warps * scratch + (out.load != nullptr ? n : 0)) * 4};

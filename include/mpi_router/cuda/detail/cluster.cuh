@@ -30,20 +30,6 @@ __device__ __forceinline__ void cluster_sync() {
   __syncthreads();
 #endif
 }
-/// The same in two halves: between them a thread may do other work. Without clusters the second half does it
-/// all.
-__device__ __forceinline__ void cluster_arrive() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void cluster_wait() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#else
-  __syncthreads();
-#endif
-}
 /// Stores at the address that `here` has in this block, but in block `rank`.
 __device__ __forceinline__ void store_remote(float* here, int rank, float value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -80,6 +66,20 @@ __device__ __forceinline__ float4 load_remote(const float4* here, int rank) {
   v = *here;
 #endif
   return v;
+}
+
+/// Stores in block `rank`, and counts 4 bytes on the barrier at the place of `arrived` there. Needs no fence, which would
+/// wait for every copy under way.
+__device__ __forceinline__ void send_remote(float* here, int rank, float value, std::uint64_t* arrived) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n\t.reg .u32 a, b;\n\tmapa.shared::cluster.u32 a, %0, %2;\n\tmapa.shared::cluster.u32 b, %1, %2;\n\t"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [a], %3, [b];\n\t}" ::"r"(shared_address(here)),
+      "r"(shared_address(arrived)), "r"(rank), "r"(__float_as_uint(value))
+      : "memory");
+#else
+  *here = value;
+#endif
 }
 
 constexpr int most_cluster = 8;

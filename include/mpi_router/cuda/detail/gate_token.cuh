@@ -83,7 +83,7 @@ struct gate_args {
 /// experts, else (kept = 0) in shared memory.
 template <int kept>
 struct lane_array {
-  unsigned values[kept];
+  unsigned values[kept] = {};
   __device__ __forceinline__ lane_array(unsigned*, int) {}
   template <class Visit>
   __device__ __forceinline__ void visit(int n, const Visit& visit) {
@@ -120,6 +120,65 @@ __device__ __forceinline__ candidate next_best(Array& keys, int n, const candida
   });
   return first_of_warp(best);
 }
+
+/// Takes the best candidates one after the other. From shared memory: looks through all of it each time.
+template <int kept>
+struct best_first {
+  lane_array<0>& keys;
+  int n;
+  __device__ __forceinline__ best_first(lane_array<0>& array, int size) : keys(array), n(size) {}
+  __device__ __forceinline__ candidate take() {
+    candidate best{0, 0x7fffffff};
+    keys.visit(n, [&](int i, unsigned key) {
+      if (key > best.key) {  // a lane meets its experts in ascending order
+        best = {key, i};
+      }
+    });
+    best = first_of_warp(best);
+    keys.visit(n, [&](int i, unsigned& key) { key = i == best.index ? 0U : key; });
+    return best;
+  }
+};
+/// From registers: each lane sorts its own once, and offers its first.
+template <int kept>
+  requires(kept > 0)
+struct best_first<kept> {
+  unsigned keys[kept];
+  int indices[kept];
+  __device__ __forceinline__ best_first(const lane_array<kept>& array, int) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < kept; ++i) {
+      keys[i] = array.values[i];
+      indices[i] = i * 32 + lane;
+    }
+#pragma unroll
+    for (int i = 1; i < kept; ++i) {
+#pragma unroll
+      for (int j = i; j > 0; --j) {  // stable: equal keys stay in the order of their experts
+        const bool swap = keys[j] > keys[j - 1];
+        const unsigned key = keys[j];
+        const int index = indices[j];
+        keys[j] = swap ? keys[j - 1] : key;
+        indices[j] = swap ? indices[j - 1] : index;
+        keys[j - 1] = swap ? key : keys[j - 1];
+        indices[j - 1] = swap ? index : indices[j - 1];
+      }
+    }
+  }
+  __device__ __forceinline__ candidate take() {
+    const candidate best = first_of_warp({keys[0], indices[0]});
+    if (indices[0] == best.index) {
+#pragma unroll
+      for (int i = 0; i + 1 < kept; ++i) {
+        keys[i] = keys[i + 1];
+        indices[i] = indices[i + 1];
+      }
+      keys[kept - 1] = 0;
+    }
+    return best;
+  }
+};
 
 __device__ __forceinline__ float from_sortable(unsigned key) {
   return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7fffffffU : ~key);
@@ -193,24 +252,46 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
       } else if (a.score_first) {
         x = score_of(a.score, x);
       }
-      key = sortable(a.bias == nullptr ? x : x + a.bias[i]);
+      if (a.score_first && a.bias == nullptr) {
+        key = __float_as_uint(x) | 0x80000000U;  // scores are not negative: what sortable() makes of them
+      } else {
+        key = sortable(a.bias == nullptr ? x : x + a.bias[i]);
+      }
     });
     if (a.top_groups < a.groups) {
       keep_best_groups(keys, a, worth);
     }
-    candidate last;
+    // Lane k keeps the chosen number k, and its score or, where scores come last, its logit; of more than 32 they go
+    // to memory.
+    const bool many = a.top_k > 32;
+    int mine = 0;
+    unsigned my_key = 0;
+    float raw = 0.0F;
+    best_first<kept> best(keys, n);
     for (int k = 0; k < a.top_k; ++k) {
-      last = next_best(keys, n, last, [](int) { return true; });
-      if (lane == 0) {
-        ids[k] = last.index;
+      const candidate taken = best.take();
+      mine = k % 32 == lane ? taken.index : mine;
+      my_key = k % 32 == lane ? taken.key : my_key;
+      if (k % 32 == 31 || k + 1 == a.top_k) {
+        const int at = k - k % 32 + lane;
+        if (at <= k) {
+          ids[at] = mine;
+          raw = from_sortable(my_key);
+          if (a.bias != nullptr) {
+            raw = logits[mine];
+            if (a.score_first) {
+              raw = a.score == score_function::softmax ? expf(raw - largest) / denominator : score_of(a.score, raw);
+            }
+          }
+          if (many) {
+            weights[at] = raw;
+          }
+        }
       }
     }
-    __syncwarp();
-
-    // Scores of the chosen, from their logits: lane k has the chosen k, k + 32, …
     const auto for_chosen = [&](const auto& visit) {
       for (int k = lane; k < a.top_k; k += 32) {
-        visit(k, logits[ids[k]]);
+        visit(k, many ? weights[k] : raw);
       }
     };
     const bool softmax_last = !a.score_first && a.score == score_function::softmax;
@@ -224,16 +305,20 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
       denominator = sum_of_warp(denominator);
     }
     const auto score = [&](float x) {
-      return a.score == score_function::softmax ? expf(x - largest) / denominator : score_of(a.score, x);
+      return a.score_first ? x : softmax_last ? expf(x - largest) / denominator : score_of(a.score, x);
     };
-    float sum = 0.0F;
-    for_chosen([&](int, float x) { sum += score(x); });
-    sum = sum_of_warp(sum);
-    const float divisor = a.renormalize && sum > 0.0F ? sum : 1.0F;
+    float divisor = 1.0F;
+    if (a.renormalize) {
+      float sum = 0.0F;
+      for_chosen([&](int, float x) { sum += score(x); });
+      sum = sum_of_warp(sum);
+      divisor = sum > 0.0F ? sum : 1.0F;
+    }
     bool finite = true;
     for_chosen([&](int k, float x) {
-      weights[k] = score(x) / divisor * a.scaling;
-      finite = finite && isfinite(weights[k]);
+      const float weight = score(x) / divisor * a.scaling;
+      weights[k] = weight;
+      finite = finite && isfinite(weight);
     });
     defined = defined && __all_sync(0xffffffffU, finite) != 0;
   }
@@ -249,7 +334,7 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
 
 /// A warp takes every so many tokens; a block counts its experts' loads in shared memory first.
 template <int kept>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, (kept > 0 && kept <= 4 ? 5 : 2))
     gate_kernel(const __grid_constant__ gate_args a, int scratch_per_warp) {
   extern __shared__ unsigned memory[];
   wait_for_previous_kernel();

@@ -11,7 +11,7 @@ struct panel_plan {
   int lanes = 0;  // that share a stored row's part of a panel: 8, 4, 2 or 1
   int cluster = 1;
   int passes = 0;
-  int depth = 0;
+  bool large = false;  // a deep ring
   int pitch = 0;
   std::size_t shared_bytes = 0;
   partition part;
@@ -42,16 +42,16 @@ struct panel_plan {
   const int pass_rows = panel_threads / lanes * p.cluster;
   p.passes = (hidden + pass_rows - 1) / pass_rows;
   p.pitch = (hidden + 3) / 4 * 4;
-  const std::size_t fixed =
-      sizeof(float) * static_cast<std::size_t>(2 * (panel_threads / 32 + most_cluster) * panel +
-                                               panel_threads / 32 * 2 * sums_at_once);
-  const std::size_t panel_bytes = static_cast<std::size_t>(p.passes * panel_threads * 16);
-  if (ctx.shared_memory < 2048 + fixed + 2 * panel_bytes) {
+  const auto bytes = [panel](bool large) {
+    return static_cast<std::size_t>(panel_slots(large) * panel_threads * 16 + 2 * 8) +
+           sizeof(float) * static_cast<std::size_t>((panel_threads / 32 + 2 * most_cluster) * panel +
+                                                    panel_threads / 32 * 2 * sums_at_once);
+  };
+  p.large = bytes(true) + 2048 <= ctx.shared_memory && ctx.capability >= 90;
+  p.shared_bytes = bytes(p.large);
+  if (p.shared_bytes > ctx.shared_memory) {
     return p;
   }
-  const auto depth = static_cast<int>((ctx.shared_memory - 2048 - fixed) / panel_bytes);
-  p.depth = depth < 8 ? depth : 8;
-  p.shared_bytes = fixed + static_cast<std::size_t>(p.depth) * panel_bytes;
   p.lanes = lanes;
   // Clusters do not span the processing clusters of the chip, which have 16 or 18 multiprocessors.
   const int limit = p.cluster == 1 ? ctx.multiprocessors : ctx.multiprocessors / 16 * 16 / p.cluster;
@@ -68,16 +68,16 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                                 static_cast<int>(shape.ffn_dim),
                                 static_cast<int>(shape.hidden_dim),
                                 plan.passes,
-                                plan.depth,
                                 plan.part,
                                 out};
   const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.cluster), panel_threads,
                           plan.shared_bytes, static_cast<unsigned>(plan.cluster)};
+  const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
   switch (plan.lanes) {
-    case 8: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 8>, args); break;
-    case 4: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 4>, args); break;
-    case 2: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 2>, args); break;
-    default: launch("panel_step_kernel", ctx, grid, panel_step_kernel<T, 1>, args);
+    case 8: run(plan.large ? panel_step_kernel<T, 8, true> : panel_step_kernel<T, 8, false>); break;
+    case 4: run(plan.large ? panel_step_kernel<T, 4, true> : panel_step_kernel<T, 4, false>); break;
+    case 2: run(plan.large ? panel_step_kernel<T, 2, true> : panel_step_kernel<T, 2, false>); break;
+    default: run(plan.large ? panel_step_kernel<T, 1, true> : panel_step_kernel<T, 1, false>);
   }
 }
 

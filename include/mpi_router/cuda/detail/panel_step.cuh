@@ -13,7 +13,10 @@ MPIROUTER_CUDA_BEGIN
 namespace detail {
 
 constexpr int panel_threads = 512;
-constexpr int panel_passes = 8;  // rows of a panel that a thread owns, at most
+constexpr int panel_passes = 16;  // rows of a panel that a thread owns, at most
+
+/// A thread's slots in the ring, 16 bytes each: a panel and as much more as there is room for.
+[[nodiscard]] __host__ __device__ constexpr int panel_slots(bool large) { return large ? 24 : 18; }
 
 template <class T>
 struct panel_step_args {
@@ -22,7 +25,6 @@ struct panel_step_args {
   int ffn;
   int hidden;
   int passes;
-  int depth;       // panels in the ring
   partition part;  // over clusters
   partial_sums out;
 };
@@ -45,32 +47,40 @@ struct panel_reduction {
   }
 };
 
-/// Waits until at most `pending` of this thread's groups are under way; more than 6 wait for none.
-__device__ __forceinline__ void wait_for_copies(int pending) {
-  switch (pending) {
-    case 0: wait_for_copy_groups<0>(); break;
-    case 1: wait_for_copy_groups<1>(); break;
-    case 2: wait_for_copy_groups<2>(); break;
-    case 3: wait_for_copy_groups<3>(); break;
-    case 4: wait_for_copy_groups<4>(); break;
-    case 5: wait_for_copy_groups<5>(); break;
-    default: wait_for_copy_groups<6>();
+/// y += this thread's part of a panel times its rows, as the passes arrive: all copies but those of the last `slots` − 1 − p
+/// groups have when pass p is read.
+template <class T, int slots, int p, int width>
+__device__ __forceinline__ void dot_passes(const uint4* ring, int slot, int passes, int inside,
+                                           const float (&r)[panel_passes], float (&y)[width]) {
+  if constexpr (p < panel_passes) {
+    if (p < passes) {
+      wait_for_copy_groups<slots - 1 - p>();
+      float x[width];
+      unpack<T>(p < inside ? ring[slot * panel_threads] : make_uint4(0, 0, 0, 0), x);
+#pragma unroll
+      for (int i = 0; i < width; ++i) {
+        y[i] = fmaf(x[i], r[p], y[i]);
+      }
+      dot_passes<T, slots, p + 1>(ring, slot + 1 == slots ? 0 : slot + 1, passes, inside, r, y);
+    }
   }
 }
 
-template <class T, int lanes>
+template <class T, int lanes, bool large>
 __global__ void __launch_bounds__(panel_threads, 1)
     panel_step_kernel(const __grid_constant__ panel_step_args<T> a) {
   constexpr int width = vector_width<T>;
   constexpr int panel = lanes * width;              // columns
   constexpr int pass_rows = panel_threads / lanes;  // rows of one pass
   constexpr int warps = panel_threads / 32;
+  constexpr int slots = panel_slots(large);
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
   uint4* const ring = reinterpret_cast<uint4*>(shared) + threadIdx.x;  // slot s at ring[s · panel_threads]
-  float* const by_warp = reinterpret_cast<float*>(shared + a.depth * a.passes * panel_threads * 16);
-  float* const by_block = by_warp + 2 * warps * panel;         // by_warp: [2, warps, panel]
+  float* const by_warp = reinterpret_cast<float*>(shared + slots * panel_threads * 16);
+  float* const by_block = by_warp + warps * panel;             // by_warp: [warps, panel]
   float* const scratch = by_block + 2 * most_cluster * panel;  // by_block: [2, most_cluster, panel]
+  auto* const arrived = reinterpret_cast<std::uint64_t*>(scratch + warps * 2 * sums_at_once);  // [2]
   wait_for_previous_kernel();
   let_next_kernel_start();
 
@@ -81,41 +91,54 @@ __global__ void __launch_bounds__(panel_threads, 1)
   const int blocks = cluster_size();
   const int cluster = static_cast<int>(blockIdx.x) / blocks;
   const int first_row = rank * a.passes * pass_rows + thread / lanes;  // this thread's row in pass 0
-  const int own = (thread % lanes) * width;                            // its first column in the panel
-  const int begin = a.part.first_tile(cluster);
+  const int rows = min(a.passes, max(0, (a.hidden - first_row + pass_rows - 1) / pass_rows));  // and how many it has
+  const int own = (thread % lanes) * width;  // its first column in a panel
   const int end = a.part.first_tile(cluster + 1);
+  int tile = a.part.first_tile(cluster);
   const auto fast = [&](const T* base) {
     return aligned_to_16(base, a.weights.hidden * static_cast<long long>(sizeof(T)),
                          a.ffn * static_cast<long long>(sizeof(T)));
   };
-  const auto slots_of = [&](int tile) { return ring + (tile - begin) % a.depth * a.passes * panel_threads; };
-  // Starts the copies of this thread's part of a panel: one group, be there anything to copy or not.
-  const auto copy_panel = [&](int tile) {
-    if (tile < end) {
-      const int e = tile / a.part.tiles_per_expert;
-      const int column = (tile - e * a.part.tiles_per_expert) * panel + own;
-      const T* const base = a.weights.of(e);
-      if (fast(base) && column < a.ffn) {
-        const T* at = base + first_row * a.weights.hidden + column;
-        uint4* const slots = slots_of(tile);
-#pragma unroll
-        for (int p = 0; p < panel_passes; ++p) {
-          if (p < a.passes && first_row + p * pass_rows < a.hidden) {
-            copy_async_16(slots + p * panel_threads, at);
-            at += pass_rows * a.weights.hidden;
-          }
-        }
+
+  // The pass to copy next: one group of copies each, be there anything to copy or not.
+  const long long step = pass_rows * a.weights.hidden;
+  int next_panel = tile;
+  int next_pass = 0;
+  int next_rows = 0;
+  const T* next = nullptr;
+  const auto push = [&](uint4* slot) {
+    if (next_pass == 0) {
+      next_rows = 0;
+      if (next_panel < end) {
+        const int e = next_panel / a.part.tiles_per_expert;
+        const int column = (next_panel - e * a.part.tiles_per_expert) * panel + own;
+        const T* const base = a.weights.of(e);
+        next = base + first_row * a.weights.hidden + column;
+        next_rows = fast(base) && column < a.ffn ? rows : 0;
       }
+      ++next_panel;
+    }
+    if (next_pass < next_rows) {
+      copy_async_16(slot, next);
+      next += step;
     }
     close_copy_group();
+    next_pass = next_pass + 1 == a.passes ? 0 : next_pass + 1;
   };
 #pragma unroll 1
-  for (int s = 0; s < a.depth; ++s) {
-    copy_panel(begin + s);
+  for (int s = 0; s < slots; ++s) {
+    push(ring + s * panel_threads);
   }
+  if (thread < 2) {
+    barrier_init(arrived + thread, 1);
+  }
+  publish_barriers();
+  cluster_sync();  // all blocks have begun: their memory may be written
 
   int turn = 0;
-  int tile = begin;
+  int first_slot = 0;
+  unsigned parity = 0;
+  int swap = 0;
   while (tile < end) {
     const int expert = tile / a.part.tiles_per_expert;
     const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
@@ -131,90 +154,77 @@ __global__ void __launch_bounds__(panel_threads, 1)
     float u[panel_passes];
 #pragma unroll
     for (int p = 0; p < panel_passes; ++p) {
-      const int row = first_row + p * pass_rows;
-      r[p] = p < a.passes && row < a.hidden ? static_cast<float>(a.rows.load(expert, row) * row_scale) : 0.0F;
+      r[p] = p < rows ? static_cast<float>(a.rows.load(expert, first_row + p * pass_rows) * row_scale) : 0.0F;
       u[p] = 0.0F;
     }
     float energy = 0.0F;
     row_shift shift;
     sum_scale scale;
 
-    // This thread's part of pass p of a panel, zero outside of the matrix.
-    const auto part_of = [&](const uint4* slots, int column, int p) {
-      const bool inside = p < a.passes && first_row + p * pass_rows < a.hidden && column < a.ffn;
-      return inside ? slots[p * panel_threads] : make_uint4(0, 0, 0, 0);
-    };
-    const auto column_of = [&](int t) { return (t - expert * a.part.tiles_per_expert) * panel + own; };
-    // The warps' sums of a panel's dots.
-    const auto dot = [&](int t) {
-      const int column = column_of(t);
-      uint4* const slots = slots_of(t);
-      if (!in_ring && column < a.ffn) [[unlikely]] {
-#pragma unroll 1
-        for (int p = 0; p < a.passes && first_row + p * pass_rows < a.hidden; ++p) {
-          slots[p * panel_threads] = gather_vector(
-              base + (first_row + p * pass_rows) * a.weights.hidden + column, min(width, a.ffn - column));
-        }
-      }
-      float y[width] = {};
-#pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
-        float x[width];
-        unpack<T>(part_of(slots, column, p), x);
-#pragma unroll
-        for (int i = 0; i < width; ++i) {
-          y[i] = fmaf(x[i], r[p], y[i]);
-        }
-      }
-      reduction::run(y, lane);
-      if (reduction::writes(lane)) {
-        float* const to = by_warp + ((t & 1) * warps + thread / 32) * panel + own +
-                          (lane >> (5 - reduction::halvings)) * reduction::left;
-#pragma unroll
-        for (int i = 0; i < reduction::left; ++i) {
-          to[i] = y[i];
-        }
-      }
-    };
-    // Adds up the warps' sums and tells all blocks of the cluster.
-    const auto exchange = [&](int t) {
-      __syncthreads();
-      if (thread < panel) {
-        float sum = 0.0F;
-#pragma unroll
-        for (int w = 0; w < warps; ++w) {
-          sum += by_warp[((t & 1) * warps + w) * panel + thread];
-        }
-        for (int b = 0; b < blocks; ++b) {
-          store_remote(by_block + ((t & 1) * most_cluster + rank) * panel + thread, b, sum);
-        }
-      }
-      cluster_arrive();
-    };
-
-    wait_for_copies(a.depth - 1);
-    dot(tile);
-    exchange(tile);
     for (; tile < stop; ++tile) {
-      // While a panel's dots travel, the next panel's are taken.
-      if (tile + 1 < stop) {
-        wait_for_copies(a.depth - 2);
-        dot(tile + 1);
+      const int column = (tile - expert * a.part.tiles_per_expert) * panel + own;
+      const int inside = column < a.ffn ? rows : 0;
+      if (!in_ring) [[unlikely]] {
+#pragma unroll 1
+        for (int p = 0; p < inside; ++p) {
+          ring[(first_slot + p) % slots * panel_threads] =
+              gather_vector(base + (first_row + p * pass_rows) * a.weights.hidden + column, min(width, a.ffn - column));
+        }
       }
       float y[width];
       unsigned most = 0;
       shift.begin_tile();
       while (true) {
-        cluster_wait();
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+          y[i] = 0.0F;
+        }
+        dot_passes<T, slots, 0>(ring, first_slot, a.passes, inside, r, y);
+        reduction::run(y, lane);
+        if (reduction::writes(lane)) {
+          float* const to =
+              by_warp + thread / 32 * panel + own + (lane >> (5 - reduction::halvings)) * reduction::left;
+#pragma unroll
+          for (int i = 0; i < reduction::left; ++i) {
+            to[i] = y[i];
+          }
+        }
+        __syncthreads();
+        // A block that has all parts of one exchange knows that nobody reads those of the one before any more; so two
+        // places in turn are enough.
+        float* const parts = by_block + swap * most_cluster * panel;
+        if (thread < panel) {
+          float sum = 0.0F;
+#pragma unroll
+          for (int w = 0; w < warps; ++w) {
+            sum += by_warp[w * panel + thread];
+          }
+          if (blocks == 1) {
+            parts[thread] = sum;
+          } else {
+            if (thread == 0) {
+              barrier_expect(arrived + swap, static_cast<unsigned>(blocks * panel) * 4);
+            }
+            for (int b = 0; b < blocks; ++b) {
+              send_remote(parts + rank * panel + thread, b, sum, arrived + swap);
+            }
+          }
+        }
+        if (blocks == 1) {
+          __syncthreads();
+        } else {
+          barrier_wait(arrived + swap, parity >> swap & 1U);
+          parity ^= 1U << swap;
+        }
+        swap ^= 1;
 #pragma unroll
         for (int i = 0; i < width; ++i) {
           y[i] = 0.0F;
         }
         for (int b = 0; b < blocks; ++b) {
-          const float* const from = by_block + ((tile & 1) * most_cluster + b) * panel + own;
 #pragma unroll
           for (int i = 0; i < width; i += 4) {
-            const float4 part = *reinterpret_cast<const float4*>(from + i);
+            const float4 part = *reinterpret_cast<const float4*>(parts + b * panel + own + i);
             y[i] += part.x;
             y[i + 1] += part.y;
             y[i + 2] += part.z;
@@ -234,16 +244,9 @@ __global__ void __launch_bounds__(panel_threads, 1)
         if (factor == 0.0F) [[likely]] {
           break;
         }
-        // Once more with the rows shifted, and the next panel's dots as well.
 #pragma unroll
         for (int p = 0; p < panel_passes; ++p) {
           r[p] *= factor;
-        }
-        cluster_sync();
-        dot(tile);
-        exchange(tile);
-        if (tile + 1 < stop) {
-          dot(tile + 1);
         }
       }
       if (most != 0) {
@@ -261,21 +264,22 @@ __global__ void __launch_bounds__(panel_threads, 1)
         energy = fmaf(e, e, energy);
         y[i] *= scale.image_factor;
       }
-      const uint4* const slots = slots_of(tile);
-      const int column = column_of(tile);
+      int slot = first_slot;
 #pragma unroll
       for (int p = 0; p < panel_passes; ++p) {
-        float x[width];
-        unpack<T>(part_of(slots, column, p), x);
+        if (p < a.passes) {
+          uint4* const at = ring + slot * panel_threads;
+          float x[width];
+          unpack<T>(p < inside ? *at : make_uint4(0, 0, 0, 0), x);
 #pragma unroll
-        for (int i = 0; i < width; ++i) {
-          u[p] = fmaf(x[i], y[i], u[p]);
+          for (int i = 0; i < width; ++i) {
+            u[p] = fmaf(x[i], y[i], u[p]);
+          }
+          push(at);
+          slot = slot + 1 == slots ? 0 : slot + 1;
         }
       }
-      copy_panel(tile + a.depth);
-      if (tile + 1 < stop) {
-        exchange(tile + 1);
-      }
+      first_slot = slot;
     }
 
     const int slot = a.part.slot(cluster, expert);

@@ -33,7 +33,7 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
 // --- sm_80: each thread copies 16 bytes and waits for its own copies
 
 __device__ __forceinline__ void copy_async_16(void* to_shared, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from)
                : "memory");
 }
 __device__ __forceinline__ void close_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }

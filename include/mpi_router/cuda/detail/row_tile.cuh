@@ -28,9 +28,10 @@ struct block_memory {
         sums(reinterpret_cast<float*>(headers + groups + 1)) {}
 
   /// All threads of the block call it before the rings are used: the first tile of group g is `tile` + g.
-  __device__ __forceinline__ void start_feeding(int groups, const tile_shape& tiles, int tile) const {
-    for (int i = static_cast<int>(threadIdx.x); i < groups * most_stages; i += static_cast<int>(blockDim.x)) {
-      barrier_init(full + i, 1);
+  __device__ __forceinline__ void start_feeding(const ring_shape& ring, const tile_shape& tiles, int tile) const {
+    const int groups = ring.groups;
+    for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {
+      barrier_init(full + i / ring.stages * most_stages + i % ring.stages, 1);
     }
     for (int g = static_cast<int>(threadIdx.x); g < groups; g += static_cast<int>(blockDim.x)) {
       const tile_cursor at(tiles, tile + g);

@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   const block_memory memory(shared + groups * ring_bytes, groups, threads / 32);
   int tile = a.part.first_tile(block);
   if constexpr (by == copier::engine) {
-    memory.start_feeding(groups, a.tiles, tile);
+    memory.start_feeding(a.ring, a.tiles, tile);
   }
   wait_for_previous_kernel();
   let_next_kernel_start();

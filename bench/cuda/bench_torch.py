@@ -1,0 +1,142 @@
+"""Times the authors' formula in PyTorch, eager and compiled, and an MoE layer around it. One JSON object a line."""
+
+import json
+import sys
+
+import torch
+import torch.nn.functional as F
+
+ROUNDS = 20
+
+
+def microseconds(call, copies):
+    """The median over rounds of the mean over call(0) ... call(copies - 1), by CUDA events."""
+    times = []
+    for r in range(-3, ROUNDS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for i in range(copies):
+            call(i)
+        end.record()
+        end.synchronize()
+        if r >= 0:
+            times.append(begin.elapsed_time(end) * 1000 / copies)
+    return sorted(times)[len(times) // 2]
+
+
+def line(work, shape, dtype, us):
+    name = {torch.bfloat16: "bf16", torch.float32: "f32"}[dtype]
+    print(json.dumps({"work": work, "shape": shape, "type": name, "us": round(us, 3)}), flush=True)
+
+
+def router_rows(rows, gate, radius=4.0):
+    """Eq. 4 and 5: gate [N, F, D] holds the transposes of the paper's W_g."""
+    projection = torch.einsum("nfd,nd->nf", gate, rows)
+    image = torch.einsum("nf,nfd->nd", projection, gate)
+    return radius * F.normalize(image, dim=-1)
+
+
+def forward_and_backward(formula):
+    def run(rows, gate, upstream):
+        rows.grad = gate.grad = None
+        formula(rows, gate).backward(upstream)
+
+    return run
+
+
+def time_formula(n, f, d, dtype, backward):
+    shape = f"{n}x{f}x{d}"
+    size = n * f * d * torch.finfo(dtype).bits // 8
+    copies = max(3, int(400e6 / size) + 1)
+    gates = [torch.randn(n, f, d, device="cuda", dtype=dtype) * 0.02 for _ in range(copies)]
+    rows = torch.randn(n, d, device="cuda", dtype=dtype) * 0.02
+    torch._dynamo.reset()
+    compiled = torch.compile(router_rows, dynamic=False)
+    with torch.no_grad():
+        line("PyTorch forward, eager", shape, dtype, microseconds(lambda i: router_rows(rows, gates[i]), copies))
+        line("PyTorch forward, compiled", shape, dtype, microseconds(lambda i: compiled(rows, gates[i]), copies))
+    if backward:
+        rows.requires_grad_()
+        for gate in gates:
+            gate.requires_grad_()
+        upstream = torch.randn_like(rows)
+        for name, formula in (("eager", router_rows), ("compiled", compiled)):
+            step = forward_and_backward(formula)
+            us = microseconds(lambda i: step(rows, gates[i], upstream), copies)
+            line(f"PyTorch forward + backward, {name}", shape, dtype, us)
+        torch.cuda.reset_peak_memory_stats()
+        rows.grad = gates[0].grad = None
+        for gate in gates:
+            gate.grad = None
+        before = torch.cuda.memory_allocated()
+        forward_and_backward(router_rows)(rows, gates[0], upstream)
+        extra = torch.cuda.max_memory_allocated() - before
+        print(f"PyTorch at {shape}: peak extra memory {100 * extra / size:.0f} % of the weights", file=sys.stderr)
+
+
+def time_gating(tokens, experts, hidden, top_k):
+    shape = f"{tokens}x{experts}x{hidden}"
+    x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
+    rows = torch.randn(experts, hidden, device="cuda", dtype=torch.bfloat16)
+
+    def product():
+        return x @ rows.T
+
+    def gate(logits):
+        return torch.topk(torch.softmax(logits.float(), dim=-1), top_k, dim=-1)
+
+    with torch.no_grad():
+        logits = product()
+        bare = microseconds(lambda i: product(), 8)
+        line("PyTorch logits product", shape, torch.bfloat16, bare)
+        line("PyTorch softmax + topk", shape, torch.bfloat16, microseconds(lambda i: gate(logits), 8))
+        line("PyTorch logits + softmax + topk", shape, torch.bfloat16, microseconds(lambda i: gate(product()), 8))
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda l: gate(l), dynamic=False)
+        line("PyTorch softmax + topk, compiled", shape, torch.bfloat16, microseconds(lambda i: compiled(logits), 8))
+
+
+class Experts(torch.nn.Module):
+    """A SwiGLU MoE: tokens sorted by expert, one grouped product for each of the three weights."""
+
+    def __init__(self, n, f, d):
+        super().__init__()
+        make = lambda *s: torch.nn.Parameter(torch.randn(*s, device="cuda", dtype=torch.bfloat16) * 0.02)
+        self.gate, self.up, self.down = make(n, f, d), make(n, f, d), make(n, d, f)
+
+    def forward(self, x, weights, ids):
+        order = ids.flatten().argsort()
+        tokens = order // ids.shape[1]
+        ends = torch.bincount(ids.flatten(), minlength=self.gate.shape[0]).cumsum(0).int()
+        product = lambda a, w: torch._grouped_mm(a, w.transpose(1, 2), offs=ends)
+        inner = x[tokens]
+        inner = F.silu(product(inner, self.gate)) * product(inner, self.up)
+        out = product(inner, self.down) * weights.flatten()[order, None]
+        return torch.zeros_like(x).index_add(0, tokens, out)
+
+
+def time_layer(tokens, n, f, d, top_k):
+    shape = f"{tokens} tokens, {n}x{f}x{d}"
+    layer = Experts(n, f, d)
+    router = torch.nn.Parameter(torch.randn(n, d, device="cuda", dtype=torch.bfloat16) * 0.02)
+    x = torch.randn(tokens, d, device="cuda", dtype=torch.bfloat16)
+    upstream = torch.randn_like(x)
+
+    def step(rows_of, i):
+        for p in (layer.gate, layer.up, layer.down, router):
+            p.grad = None
+        scores = torch.softmax((x @ rows_of().T).float(), dim=-1)
+        weights, ids = torch.topk(scores, top_k, dim=-1)
+        layer(x, (weights / weights.sum(-1, keepdim=True)).bfloat16(), ids).backward(upstream)
+
+    line("MoE layer training step, usual router", shape, torch.bfloat16, microseconds(lambda i: step(lambda: router, i), 2))
+    line("MoE layer training step, PyTorch's MPI", shape, torch.bfloat16,
+         microseconds(lambda i: step(lambda: router_rows(router, layer.gate), i), 2))
+
+
+if __name__ == "__main__":
+    for shape in ((64, 512, 1024), (64, 1024, 2048), (128, 768, 2048), (64, 2048, 7168)):
+        time_formula(*shape, torch.bfloat16, backward=True)
+        time_formula(*shape, torch.float32, backward=False)
+    time_gating(16384, 128, 2048, 8)
+    time_layer(16384, 64, 1024, 2048, 8)
