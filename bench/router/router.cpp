@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -194,7 +195,12 @@ int main(int argc, char** argv) {
   const int threads = argument(1, 1);
   const int turns = argument(2, 9);
   const expert_shape shape{argument(3, 64), argument(4, 1024), argument(5, 2048)};
-  bench_gate(8192, 64, 2048, threads, turns);
-  bench_rows<float>("f32", shape, threads, turns);
-  bench_rows<bf16>("bf16", shape, threads, turns);
+  try {
+    bench_gate(8192, 64, 2048, threads, turns);
+    bench_rows<float>("f32", shape, threads, turns);
+    bench_rows<bf16>("bf16", shape, threads, turns);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "bench_router: %s\n", error.what());
+    return 2;
+  }
 }

@@ -49,6 +49,7 @@ corpus::corpus(const std::filesystem::path& path) {
 
 batch corpus::sample(random_source& random, index_t sequences, index_t length) const {
   std::vector<std::size_t> starts;
+  starts.reserve(static_cast<std::size_t>(sequences));
   for (index_t s = 0; s < sequences; ++s) {
     starts.push_back(static_cast<std::size_t>(random.below(static_cast<index_t>(train_.size()) - length)));
   }
@@ -57,6 +58,7 @@ batch corpus::sample(random_source& random, index_t sequences, index_t length) c
 
 batch corpus::test(index_t sequences, index_t length) const {
   std::vector<std::size_t> starts;
+  starts.reserve(static_cast<std::size_t>(sequences));
   const auto most = (static_cast<index_t>(test_.size()) - 1) / length;
   for (index_t s = 0; s < std::min(sequences, most); ++s)
     starts.push_back(static_cast<std::size_t>(s * length));

@@ -125,14 +125,11 @@ int run(arguments a) {
   return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command_line(int argc, char** argv) {
   arguments a;
   CLI::App app(
-      "Trains a small byte-level MoE language model with the usual router, with MPI, with its retraction "
-      "only "
-      "and with its power step only,\nand compares loss, alignment and balance over a few seeds.");
+      "Trains a small byte-level MoE language model with the usual router, with MPI, with its retraction\n"
+      "only and with its power step only, and compares loss, alignment and balance over a few seeds.");
   app.option_defaults()->always_capture_default();
   app.add_option("--text", a.text,
                  "Text file or folder of text files; default: the licence texts of a Debian system");
@@ -159,13 +156,19 @@ int main(int argc, char** argv) {
   app.add_option("--ffn", a.training.sizes.moe.ffn, "Neurons of an expert, F")->check(CLI::PositiveNumber);
   app.add_flag("--quiet", a.quiet, "No progress bar (there is none without a terminal)");
   CLI11_PARSE(app, argc, argv);
+  const auto& sizes = a.training.sizes;
+  if (sizes.moe.hidden % sizes.heads != 0) throw std::runtime_error("--hidden must be a multiple of 4");
+  if (sizes.moe.top_k > sizes.moe.experts) throw std::runtime_error("--top-k is more than --experts");
+  return run(std::move(a));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    const auto& sizes = a.training.sizes;
-    if (sizes.moe.hidden % sizes.heads != 0) throw std::runtime_error("--hidden must be a multiple of 4");
-    if (sizes.moe.top_k > sizes.moe.experts) throw std::runtime_error("--top-k is more than --experts");
-    return run(std::move(a));
+    return command_line(argc, argv);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "train_moe: {}\n", error.what());
+    std::fprintf(stderr, "train_moe: %s\n", error.what());
     return 2;
   }
 }

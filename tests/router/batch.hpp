@@ -138,6 +138,7 @@ struct thread_executor {
       }
     };
     std::vector<std::thread> pool;
+    pool.reserve(static_cast<std::size_t>(threads));
     for (int t = 0; t < threads; ++t) {
       pool.emplace_back(work);
     }

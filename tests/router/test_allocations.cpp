@@ -82,11 +82,11 @@ TEST_CASE_TEMPLATE("forward and backward allocate nothing, and their buffers are
 
   const auto R = row_major(rows.data(), N, D);
   const auto P = row_major(router.data(), N, D);
-  const auto GR = row_major(grad_rows.data(), N, D);
-  const auto GP = row_major(grad_router.data(), N, D);
+  const auto grad_rows_view = row_major(grad_rows.data(), N, D);
+  const auto grad_router_view = row_major(grad_router.data(), N, D);
   const auto X = row_major(x.data(), tokens, D);
   const auto Z = row_major(logits.data(), tokens, N);
-  const auto GZ = row_major(grad_logits.data(), tokens, N);
+  const auto grad_logits_view = row_major(grad_logits.data(), tokens, N);
   const auto W = row_major(weights.data(), tokens, K);
   const auto view = experts.view();
   const auto grad_view = grad_experts.view();
@@ -105,15 +105,19 @@ TEST_CASE_TEMPLATE("forward and backward allocate nothing, and their buffers are
     update_expert_bias(load, S(0.001), vector_view<S>(bias));
     build_dispatch(ids, K, statuses, {offsets, list, entries});
     gate_vjp(Z, {.top_k = K, .n_group = 3, .topk_group = 2}, ids, row_major(grad_weights.data(), tokens, K),
-             GZ, gradient_mode::write, scratch);
-    balance_loss_vjp(Z, score_function::softmax, ids, K, 300, S(1), GZ, gradient_mode::accumulate, scratch);
-    z_loss_vjp(Z, S(1), GZ, gradient_mode::accumulate);
-    router_logits_vjp(X, R, GZ, row_major(grad_tokens.data(), tokens, D), GR, gradient_mode::write);
-    router_rows_vjp(view, P, tape, GR, options, GP, grad_view, gradient_mode::accumulate, workspace, backend);
-    router_rows_vjp_factored(view, P, tape, GR, options, GP, factors, gradient_mode::write, workspace,
-                             backend);
+             grad_logits_view, gradient_mode::write, scratch);
+    balance_loss_vjp(Z, score_function::softmax, ids, K, 300, S(1), grad_logits_view,
+                     gradient_mode::accumulate, scratch);
+    z_loss_vjp(Z, S(1), grad_logits_view, gradient_mode::accumulate);
+    router_logits_vjp(X, R, grad_logits_view, row_major(grad_tokens.data(), tokens, D), grad_rows_view,
+                      gradient_mode::write);
+    router_rows_vjp(view, P, tape, grad_rows_view, options, grad_router_view, grad_view,
+                    gradient_mode::accumulate, workspace, backend);
+    router_rows_vjp_factored(view, P, tape, grad_rows_view, options, grad_router_view, factors,
+                             gradient_mode::write, workspace, backend);
     add_factors(factors, grad_view, gradient_mode::accumulate, S(-1));
-    router_rows_vjp_detached(view, P, tape, GR, options, GP, gradient_mode::write, workspace, backend);
+    router_rows_vjp_detached(view, P, tape, grad_rows_view, options, grad_router_view, gradient_mode::write,
+                             workspace, backend);
     return loss;
   };
   const S first = step(reference{});

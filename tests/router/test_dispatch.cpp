@@ -38,6 +38,7 @@ TEST_CASE("a tracker of batches, merged from two, is the tracker of all") {
   double mean = 0;
   for (int b = 0; b < 20; ++b) {
     std::vector<index_t> batch;
+    batch.reserve(7);
     for (int e = 0; e < 7; ++e) batch.push_back(random.integer(0, 30));
     whole.add(batch);
     (b < 8 ? left : right).add(batch);
@@ -59,6 +60,7 @@ TEST_CASE("running statistics: the numbers, far from zero too, in any grouping")
   random_source random(2);
   for (const double offset : {0.0, 1e9}) {
     std::vector<double> x;
+    x.reserve(1000);
     for (int i = 0; i < 1000; ++i) x.push_back(offset + random.normal());
     double mean = 0;
     for (const double v : x) mean += v / 1000;

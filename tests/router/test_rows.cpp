@@ -15,6 +15,7 @@ namespace {
 template <class S>
 std::vector<double> as_double(const std::vector<S>& x) {
   std::vector<double> out;
+  out.reserve(x.size());
   for (const S& v : x) out.push_back(widen<double>(v));
   return out;
 }
@@ -44,6 +45,7 @@ void equals_single_steps(batch_layout l, const expert_shape& shape, index_t step
 
   for (index_t i = 0; i < n; ++i) {
     std::vector<double> a;
+    a.reserve(static_cast<std::size_t>(f * d));
     for (index_t k = 0; k < f * d; ++k) a.push_back(widen<double>(experts.view()[i](k / d, k % d)));
     std::vector<double> row = as_double(std::vector<T>(router.begin() + i * d, router.begin() + (i + 1) * d));
     std::vector<double> out(row);
@@ -84,7 +86,7 @@ TEST_CASE_TEMPLATE("router_rows takes the step of every expert", T, double, floa
 TEST_CASE("rows may be stored otherwise than the experts, in any strides") {
   random_source random(5);
   const expert_shape shape{3, 9, 11};
-  stored_batch<bf16> experts(random_vector<float>(random, 3 * 9 * 11), shape, batch_layout::nfd);
+  stored_batch<bf16> experts(random_vector<float>(random, 297), shape, batch_layout::nfd);
   const auto router = random_vector<float>(random, 33);
   std::vector<float> workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
   std::vector<float> plain(33);
@@ -102,8 +104,8 @@ TEST_CASE("every row lies on the sphere of its radius") {
   CHECK(router_radius::fixed(4).of(64) == 4);
   random_source random(6);
   const expert_shape shape{16, 6, 20};
-  stored_batch<double> experts(random_vector<double>(random, 16 * 6 * 20), shape, batch_layout::nfd);
-  const auto router = random_vector<double>(random, 16 * 20);
+  stored_batch<double> experts(random_vector<double>(random, 1920), shape, batch_layout::nfd);
+  const auto router = random_vector<double>(random, 320);
   std::vector<double> rows(router.size()), workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
   for (const auto radius : {router_radius::scale_free(4), router_radius::fixed(0.3)}) {
     router_options options;
@@ -121,10 +123,10 @@ TEST_CASE("every row lies on the sphere of its radius") {
 TEST_CASE_TEMPLATE("a degenerate row is named and leaves its neighbours alone", Backend, reference, simd) {
   random_source random(7);
   const expert_shape shape{5, 8, 40};
-  auto values = random_vector<float>(random, 5 * 8 * 40);
-  auto router = random_vector<float>(random, 5 * 40);
-  std::fill_n(router.begin() + 1 * 40, 40, 0.0F);                // expert 1: no row
-  std::fill_n(values.begin() + 2 * 8 * 40, 8 * 40, 0.0F);        // expert 2: no image
+  auto values = random_vector<float>(random, 1600);
+  auto router = random_vector<float>(random, 200);
+  std::fill_n(router.begin() + 40, 40, 0.0F);                    // expert 1: no row
+  std::fill_n(values.begin() + 640, 320, 0.0F);                  // expert 2: no image
   router[3 * 40 + 5] = std::numeric_limits<float>::quiet_NaN();  // expert 3: NaN row
   values[static_cast<std::size_t>(4 * 8 * 40 + 3)] =
       std::numeric_limits<float>::infinity();  // expert 4: infinite image

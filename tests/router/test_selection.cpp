@@ -102,6 +102,7 @@ expected oracle(const token& t) {
     }
 
     std::vector<float> chosen;
+    chosen.reserve(out.experts.size());
     for (const index_t i : out.experts) chosen.push_back(scores[static_cast<std::size_t>(i)]);
     if (!score_first) chosen = scores_of(o.score_function, chosen, out.defined);
     double sum = 0;

@@ -58,7 +58,7 @@ void check_gate(const char* what, const matrix_view<const S>& logits, const gati
 template <Accumulator S>
 void gate_block(const matrix_view<const S>& logits, const gating_options& options,
                 const vector_view<const S>& bias, const gate_output<S>& out, S* scratch, index_t first,
-                index_t count) noexcept {
+                index_t count) {
   for (index_t t = first; t < first + count; ++t) {
     expert_id* const ids = out.experts.data() + t * options.top_k;
     const status s = gate_token<S>(logits.row(t), options, bias, scratch, ids, out.weights.row(t));

@@ -11,8 +11,7 @@ namespace detail {
 /// constant.
 template <Accumulator S>
 void gate_token_vjp(const vector_view<const S>& logits, const gating_options& options, const expert_id* ids,
-                    const vector_view<const S>& grad, S* scratch,
-                    const vector_view<S>& grad_logits) noexcept {
+                    const vector_view<const S>& grad, S* scratch, const vector_view<S>& grad_logits) {
   const index_t n = logits.size();
   const index_t top_k = options.top_k;
   const bool is_softmax = options.score_function == score_function::softmax;

@@ -32,7 +32,7 @@ struct pack {
 #endif
   static constexpr index_t size = bytes / static_cast<index_t>(sizeof(S));
 #if defined(__GNUC__)
-  typedef S type [[gnu::vector_size(bytes)]];
+  using type [[gnu::vector_size(bytes)]] = S;
   MPIROUTER_ALWAYS_INLINE static void add_product(type& sum, S a, const type& b) noexcept { sum += a * b; }
 #else
   using type = std::array<S, size>;

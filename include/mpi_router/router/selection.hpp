@@ -224,7 +224,7 @@ template <Accumulator S, class Score>
 template <Accumulator S>
 status gate_token(const vector_view<const S>& logits, const gating_options& options,
                   const vector_view<const S>& bias, S* scratch, expert_id* ids,
-                  const vector_view<S>& weights) noexcept {
+                  const vector_view<S>& weights) {
   const index_t n = logits.size();
   const index_t top_k = options.top_k;
   const vector_view<S> keys(scratch, n);
