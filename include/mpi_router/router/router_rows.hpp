@@ -23,8 +23,8 @@ template <class Element>
 class step_tape {
  public:
   using S = std::remove_const_t<Element>;
-  step_tape(const vector_view<Element>& tape, const expert_shape& shape, index_t steps)
-      : base_(tape.data()), steps_(steps), shape_(shape) {}
+  step_tape(const vector_view<Element>& storage, const expert_shape& extents, index_t steps)
+      : base_(storage.data()), steps_(steps), shape_(extents) {}
 
   [[nodiscard]] matrix_view<Element> rows(index_t step) const {
     return row_major(base_ + step * shape_.num_experts * shape_.hidden_dim, shape_.num_experts,
