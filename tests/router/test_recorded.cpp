@@ -172,14 +172,20 @@ void replay_everywhere(const std::filesystem::path& path) {
 
 TEST_CASE("recorded values and gradients") {
   const auto paths = recordings();
-  CHECK(paths.size() >= 3);
+  int replayed = 0;
   for (const auto& path : paths) {
     CAPTURE(path.string());
     const safetensors_file file(path);
+    if (file.find("w_gate") == nullptr || file.find("route_grad_w_gate") == nullptr) {
+      MESSAGE("not of this form: " << path.string());
+      continue;
+    }
+    ++replayed;
     if (file.at("w_gate").type() == dtype::f64) {
       replay_everywhere<double>(path);
     } else {
       replay_everywhere<float>(path);
     }
   }
+  CHECK(replayed >= 3);
 }
