@@ -1,11 +1,13 @@
 # The project's own executables: warnings on, and tests registered with ctest.
 
+# Warnings, sanitizers, and C++20 for .cu files, by its flag: CMake knows CUDA20 only from 3.25.2 on.
 function(mpirouter_set_options target)
   set(gnu_like $<CXX_COMPILER_ID:GNU,Clang,AppleClang>)
   target_compile_options(
     ${target}
     PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,${gnu_like}>:-Wall;-Wextra;-Wpedantic;-Wconversion;-Wshadow>
             $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:MSVC>>:/W4;/utf-8>)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:-std=c++20>)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     # g++ 12 finds overlaps in its own std::string where there are none (GCC bug 105651).
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
