@@ -28,10 +28,11 @@ template <class T>
 contender make(const problem<T>& p) {
   return {"OpenBLAS", [&p] {
             openblas_set_num_threads(1);  // the threads go to the experts
-            const auto [n, f, d] = p.what.shape;
+            const index_t f = p.what.shape.ffn_dim;
+            const index_t d = p.what.shape.hidden_dim;
             const index_t rows = p.what.by_rows ? f : d;
             const index_t cols = p.what.by_rows ? d : f;
-            for_each_expert(n, p.what.threads, [&, f = f, d = d](index_t i) {
+            for_each_expert(p.what.shape.num_experts, p.what.threads, [&](index_t i) {
               const T* a = p.weights.data() + i * f * d;
               const T* r = p.rows.data() + i * d;
               T* y = p.projections.data() + i * f;

@@ -53,8 +53,9 @@ std::optional<contender> eigen(const problem<T>& p) {
   auto w = std::make_shared<columns>(s.ffn_dim, s.num_experts);
   auto u = std::make_shared<columns>(s.hidden_dim, s.num_experts);
   return contender{"Eigen", [=, &p] {
-                     const auto [n, f, d] = p.what.shape;
-                     for_each_expert(n, p.what.threads, [&, f = f, d = d](index_t i) {
+                     const index_t f = p.what.shape.ffn_dim;
+                     const index_t d = p.what.shape.hidden_dim;
+                     for_each_expert(p.what.shape.num_experts, p.what.threads, [&](index_t i) {
                        const auto at = [&](const void* base) {
                          return static_cast<const E*>(base) + i * f * d;
                        };
@@ -98,7 +99,9 @@ contender ours(const problem<T>& p) {
       static_cast<std::size_t>(mpi_router::apply_experts_workspace(p.what.shape)));
   const auto energies = std::make_shared<std::vector<S>>(static_cast<std::size_t>(p.what.shape.num_experts));
   return {"ours", [=, &p] {
-            const auto [n, f, d] = p.what.shape;
+            const index_t n = p.what.shape.num_experts;
+            const index_t f = p.what.shape.ffn_dim;
+            const index_t d = p.what.shape.hidden_dim;
             const T* weights = p.weights.data();
             const auto experts = p.what.by_rows ? mpi_router::experts_nfd(weights, p.what.shape)
                                                 : mpi_router::experts_ndf(weights, p.what.shape);
@@ -116,7 +119,7 @@ contender ours(const problem<T>& p) {
             }
             const auto gradients = p.what.by_rows ? mpi_router::experts_nfd(p.gradient.data(), p.what.shape)
                                                   : mpi_router::experts_ndf(p.gradient.data(), p.what.shape);
-            for_each_expert(n, p.what.threads, [&, f = f, d = d](index_t i) {
+            for_each_expert(n, p.what.threads, [&](index_t i) {
               const auto row = [&](const buffer<S>& b, index_t size) {
                 return mpi_router::vector_view<S>(b.data() + i * size, size);
               };

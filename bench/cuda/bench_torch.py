@@ -135,8 +135,10 @@ def time_layer(tokens, n, f, d, top_k):
 
 
 if __name__ == "__main__":
-    for shape in ((64, 512, 1024), (64, 1024, 2048), (128, 768, 2048), (64, 2048, 7168)):
-        time_formula(*shape, torch.bfloat16, backward=True)
-        time_formula(*shape, torch.float32, backward=False)
     time_gating(16384, 128, 2048, 8)
     time_layer(16384, 64, 1024, 2048, 8)
+    shapes = ((64, 1024, 2048), (64, 2048, 7168), (128, 768, 2048), (64, 512, 1024))
+    for shape in shapes:
+        time_formula(*shape, torch.bfloat16, backward=True)
+    for shape in shapes:
+        time_formula(*shape, torch.float32, backward=False)

@@ -2,7 +2,7 @@
 // independent SVD.
 #include "program.hpp"
 
-#include <Eigen/SVD>
+#include <support/svd.hpp>
 
 #include <cmath>
 #include <sstream>
@@ -19,7 +19,7 @@ struct oracle {
   Eigen::MatrixXd a;
 
   explicit oracle(Eigen::MatrixXd matrix) : a(std::move(matrix)) {
-    const Eigen::JacobiSVD<Eigen::MatrixXd> svd(a, Eigen::ComputeThinV);
+    const auto svd = test_support::jacobi_svd(a);
     sigma_1 = svd.singularValues()[0];
     sigma_2 = svd.singularValues().size() > 1 ? svd.singularValues()[1] : 0;
     v = svd.matrixV().col(0);

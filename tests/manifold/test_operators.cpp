@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 #include <Eigen/SparseCore>
 #include <support/oracle.hpp>
+#include <support/svd.hpp>
 
 using namespace mpi_router;
 using namespace test_support;
@@ -53,7 +54,7 @@ void runs_everywhere(Op&& op, const matrix& a) {
       op, iterated, workspace,
       {.max_steps = 2000, .residual_tolerance = static_cast<S>(10 * tolerance<S>.arithmetic)});
   CHECK(result.reason == stop_reason::residual);
-  const Eigen::JacobiSVD<matrix> svd(a, Eigen::ComputeThinV);
+  const auto svd = test_support::jacobi_svd(a);
   CHECK(close(result.last.rayleigh, std::pow(svd.singularValues()[0], 2), 20 * bound));
   CHECK(1 - std::abs(values(iterated).dot(svd.matrixV().col(0))) < 20 * bound);
 }

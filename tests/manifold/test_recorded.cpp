@@ -32,7 +32,7 @@ void agrees_with(const std::string& name) {
   const auto experts = experts_nfd(gate.data(), extents);
   const double bound = tolerance<T>.recorded;
   const auto recorded_row = [D](const auto* data, index_t row) {
-    return values(std::vector(data + row * size, data + (row + 1) * size));
+    return values(std::vector(data + row * D, data + (row + 1) * D));
   };
 
   for (index_t e = 0; e < N; ++e) {

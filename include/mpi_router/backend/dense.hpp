@@ -59,13 +59,11 @@ class dense_operator {
 
 /// The operator of one gate matrix A, [F, D]. Sums are taken in accumulator_t<T>; `gram<double>(a)` takes
 /// them in double whatever the storage.
-template <Scalar T, class Backend = reference>
+template <class S = void, Scalar T, class Backend = reference>
+  requires std::is_void_v<S> || Accumulator<S>
 [[nodiscard]] auto gram(const matrix_view<T>& a, Backend backend = {}) {
-  return dense_operator<std::remove_const_t<T>, accumulator_t<T>, Backend>(a, backend);
-}
-template <Accumulator S, Scalar T, class Backend = reference>
-[[nodiscard]] auto gram(const matrix_view<T>& a, Backend backend = {}) {
-  return dense_operator<std::remove_const_t<T>, S, Backend>(a, backend);
+  using sums = std::conditional_t<std::is_void_v<S>, accumulator_t<T>, S>;
+  return dense_operator<std::remove_const_t<T>, sums, Backend>(a, backend);
 }
 
 MPIROUTER_END

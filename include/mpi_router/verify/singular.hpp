@@ -13,6 +13,19 @@
 
 MPIROUTER_BEGIN
 
+namespace core {
+
+/// Singular values and right singular vectors. Eigen 5 takes the choice as a template argument.
+[[nodiscard]] inline auto bdc_svd(const Eigen::MatrixXd& a) {
+#if EIGEN_VERSION_AT_LEAST(3, 4, 90)
+  return Eigen::BDCSVD<Eigen::MatrixXd, Eigen::ComputeThinV>(a);
+#else
+  return Eigen::BDCSVD<Eigen::MatrixXd>(a, Eigen::ComputeThinV);
+#endif
+}
+
+}  // namespace core
+
 /// The singular values and right singular vectors of one gate matrix A, [F, D], and what they say of router
 /// rows.
 class singular_spectrum {
@@ -80,7 +93,7 @@ class singular_spectrum {
                  "]");
     core::expect(a.allFinite(), "singular_spectrum: the matrix [", a.rows(), ", ", a.cols(),
                  "] has elements that are not finite");
-    const Eigen::BDCSVD<Eigen::MatrixXd> svd(a, Eigen::ComputeThinV);
+    const auto svd = core::bdc_svd(a);
     sigma_ = svd.singularValues();
     right_ = svd.matrixV();
   }
