@@ -269,7 +269,8 @@ void check_backward(const cuda::context& ctx, int effort) {
   sweep<float, float, float>(ctx, g, effort);
   sweep<double, double, double>(ctx, g, effort / 2);
   const std::vector<index_t> seams =
-      effort < 4 ? std::vector<index_t>{256, 2056} : std::vector<index_t>{1, 8, 256, 2048, 2056, 4096, 7168, 8192, 8200};
+      effort < 4 ? std::vector<index_t>{256, 2056}
+                 : std::vector<index_t>{1, 8, 256, 2048, 2056, 4096, 7168, 8192, 8200};
   for (const index_t d : seams) {
     check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 72, d}}, layout::nfd, g);
     check_gradient<bf16, float, float>(ctx, {.shape = {3, 33, d}}, layout::n2fd_interleaved, g);

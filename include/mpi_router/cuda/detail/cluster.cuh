@@ -68,13 +68,14 @@ __device__ __forceinline__ float4 load_remote(const float4* here, int rank) {
   return v;
 }
 
-/// Stores in block `rank`, and counts 4 bytes on the barrier at the place of `arrived` there. Needs no fence, which would
-/// wait for every copy under way.
+/// Stores in block `rank`, and counts 4 bytes on the barrier at the place of `arrived` there. Needs no fence,
+/// which would wait for every copy under way.
 __device__ __forceinline__ void send_remote(float* here, int rank, float value, std::uint64_t* arrived) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
       "{\n\t.reg .u32 a, b;\n\tmapa.shared::cluster.u32 a, %0, %2;\n\tmapa.shared::cluster.u32 b, %1, %2;\n\t"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [a], %3, [b];\n\t}" ::"r"(shared_address(here)),
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [a], %3, [b];\n\t}" ::"r"(
+          shared_address(here)),
       "r"(shared_address(arrived)), "r"(rank), "r"(__float_as_uint(value))
       : "memory");
 #else

@@ -261,8 +261,8 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
     if (a.top_groups < a.groups) {
       keep_best_groups(keys, a, worth);
     }
-    // Lane k keeps the chosen number k, and its score or, where scores come last, its logit; of more than 32 they go
-    // to memory.
+    // Lane k keeps the chosen number k, and its score or, where scores come last, its logit; of more than 32
+    // they go to memory.
     const bool many = a.top_k > 32;
     int mine = 0;
     unsigned my_key = 0;
@@ -280,7 +280,8 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
           if (a.bias != nullptr) {
             raw = logits[mine];
             if (a.score_first) {
-              raw = a.score == score_function::softmax ? expf(raw - largest) / denominator : score_of(a.score, raw);
+              raw = a.score == score_function::softmax ? expf(raw - largest) / denominator
+                                                       : score_of(a.score, raw);
             }
           }
           if (many) {

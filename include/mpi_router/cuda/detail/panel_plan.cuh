@@ -63,13 +63,9 @@ struct panel_plan {
 template <class T>
 void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>& weights,
                 const expert_shape& shape, const any_matrix& rows, const partial_sums& out) {
-  const panel_step_args<T> args{weights,
-                                rows,
-                                static_cast<int>(shape.ffn_dim),
-                                static_cast<int>(shape.hidden_dim),
-                                plan.passes,
-                                plan.part,
-                                out};
+  const panel_step_args<T> args{
+      weights,   rows, static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.passes,
+      plan.part, out};
   const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.cluster), panel_threads,
                           plan.shared_bytes, static_cast<unsigned>(plan.cluster)};
   const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };

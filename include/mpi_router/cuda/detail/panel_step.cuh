@@ -47,8 +47,8 @@ struct panel_reduction {
   }
 };
 
-/// y += this thread's part of a panel times its rows, as the passes arrive: all copies but those of the last `slots` − 1 − p
-/// groups have when pass p is read.
+/// y += this thread's part of a panel times its rows, as the passes arrive: all copies but those of the last
+/// `slots` − 1 − p groups have when pass p is read.
 template <class T, int slots, int p, int width>
 __device__ __forceinline__ void dot_passes(const uint4* ring, int slot, int passes, int inside,
                                            const float (&r)[panel_passes], float (&y)[width]) {
@@ -91,7 +91,8 @@ __global__ void __launch_bounds__(panel_threads, 1)
   const int blocks = cluster_size();
   const int cluster = static_cast<int>(blockIdx.x) / blocks;
   const int first_row = rank * a.passes * pass_rows + thread / lanes;  // this thread's row in pass 0
-  const int rows = min(a.passes, max(0, (a.hidden - first_row + pass_rows - 1) / pass_rows));  // and how many it has
+  const int rows =
+      min(a.passes, max(0, (a.hidden - first_row + pass_rows - 1) / pass_rows));  // and how many it has
   const int own = (thread % lanes) * width;  // its first column in a panel
   const int end = a.part.first_tile(cluster + 1);
   int tile = a.part.first_tile(cluster);
@@ -167,8 +168,8 @@ __global__ void __launch_bounds__(panel_threads, 1)
       if (!in_ring) [[unlikely]] {
 #pragma unroll 1
         for (int p = 0; p < inside; ++p) {
-          ring[(first_slot + p) % slots * panel_threads] =
-              gather_vector(base + (first_row + p * pass_rows) * a.weights.hidden + column, min(width, a.ffn - column));
+          ring[(first_slot + p) % slots * panel_threads] = gather_vector(
+              base + (first_row + p * pass_rows) * a.weights.hidden + column, min(width, a.ffn - column));
         }
       }
       float y[width];
@@ -190,8 +191,8 @@ __global__ void __launch_bounds__(panel_threads, 1)
           }
         }
         __syncthreads();
-        // A block that has all parts of one exchange knows that nobody reads those of the one before any more; so two
-        // places in turn are enough.
+        // A block that has all parts of one exchange knows that nobody reads those of the one before any
+        // more; so two places in turn are enough.
         float* const parts = by_block + swap * most_cluster * panel;
         if (thread < panel) {
           float sum = 0.0F;

@@ -107,7 +107,7 @@ __device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_g
   return most;
 }
 
-/// Sums n doubles over the first `threads` (up to 512) threads of a block; each of them gets the sums.
+/// Sums n doubles over the `threads` (up to 512) threads of a block; each of them gets the sums.
 /// `scratch` has n · most_warps doubles that nothing else uses.
 template <int n>
 __device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch, int threads) {
@@ -127,7 +127,7 @@ __device__ __forceinline__ void sum_over_block(double (&v)[n], double* scratch, 
       scratch[i * most_warps + warp] = v[i];
     }
   }
-  team_sync(threads);
+  block_sync();
 #pragma unroll
   for (int i = 0; i < n; ++i) {
     v[i] = lane < warps ? scratch[i * most_warps + lane] : 0.0;

@@ -13,9 +13,6 @@ enum class copier { engine, threads };
 constexpr int most_stages = 8;
 constexpr int most_threads = 512;
 
-/// A barrier of the block's first `threads` threads, those that compute.
-__device__ __forceinline__ void team_sync(int threads) { named_barrier(15, threads); }
-
 /// The threads that work on one tile together, `threads` of them (a multiple of 32). A block has several such
 /// groups, each with a ring and a named barrier of its own.
 struct thread_group {

@@ -28,7 +28,8 @@ struct block_memory {
         sums(reinterpret_cast<float*>(headers + groups + 1)) {}
 
   /// All threads of the block call it before the rings are used: the first tile of group g is `tile` + g.
-  __device__ __forceinline__ void start_feeding(const ring_shape& ring, const tile_shape& tiles, int tile) const {
+  __device__ __forceinline__ void start_feeding(const ring_shape& ring, const tile_shape& tiles,
+                                                int tile) const {
     const int groups = ring.groups;
     for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {
       barrier_init(full + i / ring.stages * most_stages + i % ring.stages, 1);
@@ -154,7 +155,7 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
   if (groups == 1) {
     return;
   }
-  team_sync(threads);
+  block_sync();
   slot_header total = group_headers[0];
   for (int g = 1; g < groups; ++g) {
     total.image_exponent = max(total.image_exponent, group_headers[g].image_exponent);
@@ -180,7 +181,7 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
   if (threadIdx.x == 0) {
     *header = total;
   }
-  team_sync(threads);
+  block_sync();
 }
 
 }  // namespace detail
