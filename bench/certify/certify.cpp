@@ -115,7 +115,7 @@ void certify_beside_svd(benchmark::State& state, const std::vector<expert>& expe
         });
       }
       round[2] += seconds_of([&] {
-        const auto svd = mpi_router::core::bdc_svd(e.a);
+        const auto svd = mpi_router::detail::bdc_svd(e.a);
         benchmark::DoNotOptimize(svd.singularValues().data());
       });
       round[3] += seconds_of([&] {  // two values, for the gap; 10 vectors were the fastest of 6, 10, 20

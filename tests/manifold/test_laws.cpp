@@ -220,7 +220,7 @@ TEST_CASE("λ by both norms, and its null for an untrained Gaussian matrix") {
   for (const auto& [F, D] : {std::pair<index_t, index_t>{300, 600}, {500, 250}}) {
     const auto elements = random_matrix<double>(random, F, D);
     const auto a = row_major(elements.data(), F, D);
-    const auto svd = mpi_router::core::bdc_svd(values(a));
+    const auto svd = mpi_router::detail::bdc_svd(values(a));
     const double sigma_1 = svd.singularValues()[0];
     const auto null = null_model(F, D);
     double stored = 0, one_step = 0, cosine = 0;

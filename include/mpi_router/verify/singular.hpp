@@ -13,7 +13,7 @@
 
 MPIROUTER_BEGIN
 
-namespace core {
+namespace detail {
 
 /// Singular values and right singular vectors. Eigen 5 takes the choice as a template argument.
 [[nodiscard]] inline auto bdc_svd(const Eigen::MatrixXd& a) {
@@ -24,7 +24,7 @@ namespace core {
 #endif
 }
 
-}  // namespace core
+}  // namespace detail
 
 /// The singular values and right singular vectors of one gate matrix A, [F, D], and what they say of router
 /// rows.
@@ -93,7 +93,7 @@ class singular_spectrum {
                  "]");
     core::expect(a.allFinite(), "singular_spectrum: the matrix [", a.rows(), ", ", a.cols(),
                  "] has elements that are not finite");
-    const auto svd = core::bdc_svd(a);
+    const auto svd = detail::bdc_svd(a);
     sigma_ = svd.singularValues();
     right_ = svd.matrixV();
   }
