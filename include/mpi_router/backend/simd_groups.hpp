@@ -50,12 +50,6 @@ template <class Line>
 MPIROUTER_ALWAYS_INLINE void multiply(Line& a, const Line& b) noexcept {
   unroll<Line::count>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { a.part[i] = a.part[i] * b.part[i]; });
 }
-template <class Line>
-MPIROUTER_ALWAYS_INLINE void add_dot(typename Line::batch& sum, const Line& a, const Line& b) noexcept {
-  unroll<Line::count>([&](auto i)
-                          MPIROUTER_DETAIL_INLINE_LAMBDA { sum = xsimd::fma(a.part[i], b.part[i], sum); });
-}
-
 /// The last line of a row ends with the row and so overlaps the line before it: zeros there, ones where it is
 /// new.
 template <class S, index_t Width>
@@ -69,15 +63,25 @@ struct tail_mask {
   }
 };
 
-/// y[p][g] = ⟨row g, probe p⟩.
+/// Which rows of the next group are asked for while this one is projected; the others are while it is lifted.
+/// 16-bit elements take the arithmetic longest, and memory must not wait for either half of it.
+template <class T, std::size_t Rows>
+inline constexpr std::size_t rows_asked_for_early = sizeof(T) == 2 ? Rows / 2 : 0;
+
+/// y[p][g] = ⟨row g, probe p⟩; asks for rows `ahead` elements further on, if that is not 0.
 template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S>
 MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index_t cols,
                                            const few<const S*, Probes>& probe, const S* mask,
-                                           S (&y)[Probes][Rows]) noexcept {
+                                           S (&y)[Probes][Rows], index_t ahead = 0) noexcept {
   using batch = typename Lanes::batch;
   using line = typename Lanes::line;
-  batch sums[Probes * Rows];
-  unroll<Probes * Rows>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { sums[i] = batch(S{0}); });
+  // A sum for each part of a line where there are registers for it: additions that do not wait for each
+  // other.
+  constexpr std::size_t registers = sizeof(batch) == 64 ? 16 : 8;
+  constexpr std::size_t chains = Probes * Rows * Lanes::count <= registers ? Lanes::count : 1;
+  batch chain[Probes * Rows][chains];
+  unroll<Probes * Rows * chains>(
+      [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { chain[i / chains][i % chains] = batch(S{0}); });
   const auto at = [&](index_t c, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
     line x[Probes];
     unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
@@ -85,8 +89,16 @@ MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index
       if constexpr (masked) multiply(x[p], Lanes::load_sums(mask));
     });
     unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      if constexpr (g < rows_asked_for_early<T, Rows>) {
+        if (ahead != 0) prefetch(row[g] + c, ahead);
+      }
       const line a = Lanes::load(row[g] + c);
-      unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA { add_dot(sums[p * Rows + g], a, x[p]); });
+      unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
+          batch& sum = chain[p * Rows + g][n % chains];
+          sum = xsimd::fma(a.part[n], x[p].part[n], sum);
+        });
+      });
     });
   };
   index_t c = 0;
@@ -96,6 +108,11 @@ MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index
   if (c < cols) {
     at(cols - Lanes::width, std::true_type{});
   }
+  batch sums[Probes * Rows];
+  unroll<Probes * Rows>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    sums[i] = chain[i][0];
+    unroll<chains - 1>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA { sums[i] = sums[i] + chain[i][n + 1]; });
+  });
   const auto totals = sum_lanes_of(sums);
   for (std::size_t p = 0; p < Probes; ++p) {
     for (std::size_t g = 0; g < Rows; ++g) {
@@ -127,8 +144,8 @@ template <class Lanes, std::size_t Registers>
 inline constexpr std::size_t lines_in =
     Lanes::count < Registers ? (Registers < 8 ? Registers : std::size_t{8}) / Lanes::count : 1;
 
-/// image += Σ_g y[g] row g; asks for the rows `ahead` elements further on.
-template <class Lanes, std::size_t Rows, class T, class S>
+/// image += Σ_g y[g] row g; asks for the rows `ahead` elements further on, but the first `Asked` of them.
+template <class Lanes, std::size_t Asked = 0, std::size_t Rows, class T, class S>
 MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t cols, const S (&y)[Rows],
                                         S* image, const S* mask, index_t ahead) noexcept {
   using batch = typename Lanes::batch;
@@ -144,7 +161,7 @@ MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t 
         unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
           unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             const index_t k = c + index_t{i} * Lanes::width;
-            prefetch(row[g] + k, ahead);
+            if constexpr (g >= Asked) prefetch(row[g] + k, ahead);
             line a = Lanes::load(row[g] + k);
             if constexpr (masked) multiply(a, Lanes::load_sums(mask));
             add_product(u[i], scale[g], a);
@@ -174,8 +191,8 @@ MPIROUTER_ALWAYS_INLINE void store_gradient(G* g, const typename Lanes::line& v)
   }
 }
 
-/// gradient_g (+)= c[0][g] v[0] + c[1][g] v[1], added where Accumulate says so.
-template <class Lanes, bool Accumulate, std::size_t Rows, class S, class G>
+/// gradient_g += c[0][g] v[0] + c[1][g] v[1]; asks for the rows `ahead` elements further on.
+template <class Lanes, std::size_t Rows, class S, class G>
 MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t cols, const S (&c)[2][Rows],
                                           const few<const S*, 2>& v, const S* mask, index_t ahead) noexcept {
   using batch = typename Lanes::batch;
@@ -194,19 +211,16 @@ MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t
           unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             G* const at = gradient[g] + first + index_t{i} * Lanes::width;
             prefetch<true>(at, ahead);
-            line old{};
-            line value;
-            if constexpr (Accumulate || masked) old = load_gradient<Lanes, S>(at);
+            line value = load_gradient<Lanes, S>(at);
             unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
-              value.part[n] = xsimd::fma(c_0, v_0[i].part[n], c_1 * v_1[i].part[n]);
-              if constexpr (Accumulate) value.part[n] = old.part[n] + value.part[n];
+              const batch sum = value.part[n] + xsimd::fma(c_0, v_0[i].part[n], c_1 * v_1[i].part[n]);
+              if constexpr (masked) {  // what the line before has done stays as it is
+                const batch is_new = Lanes::load_sums(mask).part[n];
+                value.part[n] = xsimd::select(is_new != batch(S{0}), sum, value.part[n]);
+              } else {
+                value.part[n] = sum;
+              }
             });
-            if constexpr (masked) {  // what the line before has done stays as it is
-              const line is_new = Lanes::load_sums(mask);
-              unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
-                value.part[n] = xsimd::select(is_new.part[n] != batch(S{0}), value.part[n], old.part[n]);
-              });
-            }
             store_gradient<Lanes, S>(at, value);
           });
         });
@@ -224,20 +238,24 @@ template <std::size_t Rows, class T>
   return row;
 }
 
-/// update_group for a group that may lack rows: a row of the gradient must not be updated twice.
-template <class Lanes, bool Accumulate, std::size_t Rows, class S, class G>
-MPIROUTER_ALWAYS_INLINE void update_rows(const stored_rows<G>& gradient, index_t first, index_t count,
-                                         const S (&c)[2][Rows], const few<const S*, 2>& v,
+/// The rows [first, first + count) of the gradient: = or += c[0] v[0] + c[1] v[1]. Not by repeated rows, for
+/// none must be updated twice.
+template <class Lanes, std::size_t Rows, class S, class G>
+MPIROUTER_ALWAYS_INLINE void update_rows(const stored_rows<G>& gradient, bool accumulate, index_t first,
+                                         index_t count, const S (&c)[2][Rows], const few<const S*, 2>& v,
                                          const S* mask) noexcept {
+  for (index_t g = 0; g < count && !accumulate; ++g) {
+    std::memset(static_cast<void*>(gradient.data + (first + g) * gradient.stride), 0,
+                static_cast<std::size_t>(gradient.cols) * sizeof(G));
+  }
   if (count == static_cast<index_t>(Rows)) {
-    update_group<Lanes, Accumulate>(rows_of<Rows>(gradient, first, count), gradient.cols, c, v, mask,
-                                    count * gradient.stride);
+    update_group<Lanes>(rows_of<Rows>(gradient, first, count), gradient.cols, c, v, mask,
+                        count * gradient.stride);
     return;
   }
   for (index_t g = 0; g < count; ++g) {
     const S alone[2][1] = {{c[0][g]}, {c[1][g]}};
-    update_group<Lanes, Accumulate>(rows_of<1>(gradient, first + g, 1), gradient.cols, alone, v, mask,
-                                    gradient.stride);
+    update_group<Lanes>(rows_of<1>(gradient, first + g, 1), gradient.cols, alone, v, mask, gradient.stride);
   }
 }
 

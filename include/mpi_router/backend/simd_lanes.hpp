@@ -64,6 +64,16 @@ template <class Batch>
   std::memcpy(&b, from, sizeof(Batch));
   return b;
 }
+/// Keeps a value that is used twice from being loaded twice, as compilers like to fold loads into
+/// instructions.
+template <class Batch>
+MPIROUTER_ALWAYS_INLINE void keep_in_register(Batch& b) noexcept {
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+  __asm__("" : "+v"(b.data));
+#else
+  static_cast<void>(b);
+#endif
+}
 template <class Batch>
 MPIROUTER_ALWAYS_INLINE void store_unaligned(void* to, const Batch& b) noexcept {
   std::memcpy(to, &b, sizeof(Batch));
@@ -183,15 +193,18 @@ struct paired_lanes {
   using line = kernels::line<float, Arch, count>;
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
-    const auto pair = load_unaligned<words>(stored);
+    auto pair = load_unaligned<words>(stored);
+    keep_in_register(pair);
     return {{Codec::template even<batch>(pair), Codec::template odd<batch>(pair)}};
   }
   MPIROUTER_ALWAYS_INLINE static void store(void* stored, const line& v) noexcept {
     store_unaligned(stored, Codec::template pair<words>(v.part[0], v.part[1]));
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const float* x) noexcept {
-    const auto a = load_unaligned<batch>(x);
-    const auto b = load_unaligned<batch>(x + batch::size);
+    auto a = load_unaligned<batch>(x);
+    auto b = load_unaligned<batch>(x + batch::size);
+    keep_in_register(a);
+    keep_in_register(b);
     return {{every_other<0>(a, b), every_other<1>(a, b)}};
   }
   MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept {

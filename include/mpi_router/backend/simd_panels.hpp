@@ -21,7 +21,7 @@ namespace detail::kernels {
 
 /// Bytes of a stored row in a panel. Narrower, and memory delivers less: each piece lies on another page.
 /// Wider, and a panel is lost before its second walk.
-inline constexpr index_t panel_bytes = 1024;
+inline constexpr index_t panel_bytes = 2048;
 
 template <class T>
 inline constexpr index_t panel_width = panel_bytes / static_cast<index_t>(sizeof(T));
@@ -62,32 +62,34 @@ MPIROUTER_ALWAYS_INLINE void project_panel(const stored_rows<const T>& a, index_
 }
 
 /// image[d] += ⟨row d, y⟩ over a panel, and the gradient over it.
-template <class Lanes, std::size_t Rows, update Update, std::size_t Probes, class T, class S, class G>
+template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S, class G>
 MPIROUTER_ALWAYS_INLINE void lift_panel(const stored_rows<const T>& a, index_t d, index_t count,
                                         const panel<T, S, Probes>& in, const sweep<S, Probes>& work,
-                                        const stored_rows<G>& gradient, const S* mask) noexcept {
+                                        const gradient_rows<G>& gradient, const S* mask) noexcept {
   const stored_rows<const T> part{a.data + in.first, a.rows, in.width, a.stride};
   S dots[1][Rows];
   project_group<Lanes, Rows, 1>(rows_of<Rows>(part, d, count), in.width, {in.y[Probes - 1]}, mask, dots);
   for (index_t g = 0; g < count; ++g) {
     work.image[d + g] += dots[0][g];
   }
-  if constexpr (Update != update::none) {
+  if constexpr (Probes == 2) {
+    if (gradient.rows.data == nullptr) return;
     S c[2][Rows] = {};
     for (index_t g = 0; g < count; ++g) {
       c[0][g] = work.probe[1][d + g];
       c[1][g] = work.probe[0][d + g];
     }
-    const stored_rows<G> grad{gradient.data + in.first, gradient.rows, in.width, gradient.stride};
-    update_rows<Lanes, Update == update::accumulate>(grad, d, count, c, {in.y[0], in.y[1]}, mask);
+    const auto& all = gradient.rows;
+    const stored_rows<G> piece{all.data + in.first, all.rows, in.width, all.stride};
+    update_rows<Lanes>(piece, gradient.accumulate, d, count, c, {in.y[0], in.y[1]}, mask);
   }
 }
 
 /// As sweep_rows, for A the transpose of `a`: probes and image have a.rows elements, projections a.cols.
 /// Needs a.cols ≥ one line.
-template <class Lanes, std::size_t Rows, update Update, std::size_t Probes, class T, class S, class G>
+template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S, class G>
 S sweep_panels(const stored_rows<const T>& a, const sweep<S, Probes>& work,
-               const stored_rows<G>& gradient) noexcept {
+               const gradient_rows<G>& gradient) noexcept {
   constexpr auto group = static_cast<index_t>(Rows);
   constexpr index_t width = panel_width<T>;
   const tail_mask<S, Lanes::width> mask(a.cols);  // only the last panel ends within a line
@@ -126,13 +128,13 @@ S sweep_panels(const stored_rows<const T>& a, const sweep<S, Probes>& work,
     enter(next, last.first + last.width);
     walk([&](index_t d, index_t count) MPIROUTER_DETAIL_INLINE_LAMBDA {
       project_panel<Lanes, Rows>(a, d, count, work.probe, next, mask.value);
-      lift_panel<Lanes, Rows, Update>(a, d, count, last, work, gradient, mask.value);
+      lift_panel<Lanes, Rows>(a, d, count, last, work, gradient, mask.value);
     });
     leave(next);
     turn = 1 - turn;
   }
   walk([&](index_t d, index_t count) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    lift_panel<Lanes, Rows, Update>(a, d, count, two[turn], work, gradient, mask.value);
+    lift_panel<Lanes, Rows>(a, d, count, two[turn], work, gradient, mask.value);
   });
   return energy;
 }

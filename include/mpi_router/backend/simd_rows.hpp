@@ -1,7 +1,7 @@
 // One read of A, stored by rows ([N, F, D]): rM = Σ_f ⟨a_f, r⟩ a_f, a few stored rows at a time.
 //
-// A group of rows that fits the first cache is projected and then lifted. While it is lifted the next group
-// is prefetched, so that loads from memory never pause; hardware prefetchers alone would let them, for they
+// A group of rows that fits the first cache is projected and then lifted. Meanwhile the next group is
+// prefetched, so that loads from memory never pause; hardware prefetchers alone would let them, for they
 // follow what is loaded and stop at the ends of pages.
 #pragma once
 
@@ -26,8 +26,13 @@ struct sweep {
   S* image = nullptr;             ///< (A last probe) A
 };
 
-/// What becomes of the gradient y qᵀ + w pᵀ, where p, q are the probes and y, w their projections.
-enum class update : unsigned char { none, write, accumulate };
+/// The gradient = or += y qᵀ + w pᵀ, where p, q are two probes and y, w their projections, stored as A is.
+/// Null rows: none.
+template <class G>
+struct gradient_rows {
+  stored_rows<G> rows;
+  bool accumulate = false;
+};
 
 template <class S>
 void fill_zero(S* x, index_t size) noexcept {
@@ -51,10 +56,10 @@ MPIROUTER_ALWAYS_INLINE S leave_group(index_t first, index_t count, S (&y)[Rows]
   return energy;
 }
 
-/// One read of A, and of the gradient where Update says so. Returns the energy. Needs a.cols ≥ one line.
-template <class Lanes, std::size_t Rows, update Update, std::size_t Probes, class T, class S, class G>
+/// One read of A, and of the gradient if there is one. Returns the energy. Needs a.cols ≥ one line.
+template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S, class G>
 S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
-             const stored_rows<G>& gradient) noexcept {
+             const gradient_rows<G>& gradient) noexcept {
   constexpr auto group = static_cast<index_t>(Rows);
   const tail_mask<S, Lanes::width> mask(a.cols);
   fill_zero(work.image, a.cols);
@@ -63,16 +68,19 @@ S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
     const index_t count = a.rows - first < group ? a.rows - first : group;
     const auto row = rows_of<Rows>(a, first, count);
     S y[Probes][Rows];
-    project_group<Lanes>(row, a.cols, work.probe, mask.value, y);
+    project_group<Lanes>(row, a.cols, work.probe, mask.value, y, group * a.stride);
     S group_energy{0};
     for (std::size_t p = 0; p < Probes; ++p) {
       group_energy = leave_group<Rows>(first, count, y[p], work.projection[p]);
     }
     energy += group_energy;
-    lift_group<Lanes>(row, a.cols, y[Probes - 1], work.image, mask.value, group * a.stride);
-    if constexpr (Update != update::none) {
-      update_rows<Lanes, Update == update::accumulate>(gradient, first, count, y,
-                                                       {work.probe[1], work.probe[0]}, mask.value);
+    lift_group<Lanes, rows_asked_for_early<T, Rows>>(row, a.cols, y[Probes - 1], work.image, mask.value,
+                                                     group * a.stride);
+    if constexpr (Probes == 2) {
+      if (gradient.rows.data != nullptr) {
+        update_rows<Lanes>(gradient.rows, gradient.accumulate, first, count, y,
+                           {work.probe[1], work.probe[0]}, mask.value);
+      }
     }
   }
   return energy;

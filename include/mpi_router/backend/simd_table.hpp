@@ -17,9 +17,10 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-/// Stored rows of at most this many bytes are taken eight at a time, longer ones four: a group should fit the
-/// first cache, and short rows want more of them per horizontal sum.
-inline constexpr index_t short_row_bytes = 4096;
+/// Stored rows at a time: more would push each other out of the first cache where rows lie a page apart.
+inline constexpr std::size_t rows_at_a_time = 4;
+/// Of a panel the rows are short, and more of them spare more walks over what is shared.
+inline constexpr std::size_t panel_rows_at_a_time = 8;
 
 template <storage_format Format>
 struct stored_as;
@@ -52,40 +53,26 @@ struct kernels_of {
     return {static_cast<const T*>(a.data), a.rows, a.cols, a.stride};
   }
 
-  template <update Update, std::size_t Probes, class G>
+  template <std::size_t Probes, class G>
   static S sweep_stored(const core::stored_matrix& a, const sweep<S, Probes>& work,
-                        const stored_rows<G>& gradient) noexcept {
+                        const gradient_rows<G>& gradient) noexcept {
     const auto stored = rows_of(a);
-    if (!a.by_neurons) return sweep_panels<lanes, 4, Update>(stored, work, gradient);
-    if constexpr (Probes == 1) {
-      if (a.cols * static_cast<index_t>(sizeof(T)) <= short_row_bytes) {
-        return sweep_rows<lanes, 8, Update>(stored, work, gradient);
-      }
-    }
-    return sweep_rows<lanes, 4, Update>(stored, work, gradient);
+    return a.by_neurons ? sweep_rows<lanes, rows_at_a_time>(stored, work, gradient)
+                        : sweep_panels<lanes, panel_rows_at_a_time>(stored, work, gradient);
   }
 
   static S apply(const core::stored_matrix& a, const S* x, S* u) noexcept {
-    return sweep_stored<update::none>(a, sweep<S, 1>{{x}, {}, u}, stored_rows<S>{});
+    return sweep_stored(a, sweep<S, 1>{{x}, {}, u}, gradient_rows<S>{});
   }
 
   static void pull_back(const core::stored_matrix& a, const core::pull_back_work<S>& w) noexcept {
     const sweep<S, 2> work{{w.p, w.q}, {w.y, w.w}, w.u};
-    const auto into = [&](auto* gradient) {
-      const stored_rows<std::remove_pointer_t<decltype(gradient)>> to{gradient, a.rows, a.cols,
-                                                                      w.gradient_stride};
-      if (w.accumulate) {
-        sweep_stored<update::accumulate>(a, work, to);
-      } else {
-        sweep_stored<update::write>(a, work, to);
-      }
-    };
-    if (w.element == core::gradient_element::none) {
-      sweep_stored<update::none>(a, work, stored_rows<S>{});
-    } else if (std::is_same_v<T, S> || w.element == core::gradient_element::sum) {
-      into(static_cast<S*>(w.gradient));
+    if (std::is_same_v<T, S> || w.element != core::gradient_element::weight) {
+      const stored_rows<S> to{static_cast<S*>(w.gradient), a.rows, a.cols, w.gradient_stride};
+      sweep_stored(a, work, gradient_rows<S>{to, w.accumulate});
     } else {
-      into(static_cast<T*>(w.gradient));
+      const stored_rows<T> to{static_cast<T*>(w.gradient), a.rows, a.cols, w.gradient_stride};
+      sweep_stored(a, work, gradient_rows<T>{to, w.accumulate});
     }
   }
 
