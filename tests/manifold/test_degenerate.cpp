@@ -1,5 +1,6 @@
 // What has no step, what nearly has none, and weights of any size that the type can hold.
 #include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/core/operators.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/steepest_ascent.hpp>
 
@@ -162,4 +163,28 @@ TEST_CASE("a step onto zero exactly is a status, not a NaN") {
   const auto result = steepest_ascent_step(gram(a), view(row), view(out), 1.0, 1e300);
   CHECK(result.state == status::ok);
   CHECK(out == row);  // already principal: nothing moves, whatever η
+}
+
+TEST_CASE("an operator that cannot rescale: the energy leaves the range, the quotient does not") {
+  constexpr index_t dimension = 5;
+  const auto squares = [](vector_view<const double> x, vector_view<double> u) {
+    double energy = 0;
+    for (index_t i = 0; i < dimension; ++i) {
+      u[i] = static_cast<double>(i + 1) * x[i];
+      energy += x[i] * u[i];
+    }
+    return energy;
+  };
+  auto op = gram_operator<double>(dimension, squares);
+  for (const double scale : {1e-200, 1e-160, 1.0, 1e160, 1e200}) {
+    CAPTURE(scale);
+    std::vector<double> row(dimension, scale), residual(dimension);
+    const auto at = rayleigh(op, row, residual);
+    CHECK(at.state == status::ok);
+    CHECK(at.rayleigh == doctest::Approx(3).epsilon(1e-14));
+    CHECK(at.relative_residual == doctest::Approx(std::sqrt(2.0) / 3).epsilon(1e-13));
+    std::vector<double> workspace(2 * row.size());
+    CHECK(power_iteration(op, row, workspace, {.max_steps = 200}).state == status::ok);
+    CHECK(std::isfinite(row[0]));
+  }
 }

@@ -17,7 +17,7 @@ namespace {
 
 /// Holds a proof against the truth. With σ₁ = σ₂ there is no principal direction, so no angle may be claimed.
 void not_refuted(const certificate& proof, const singular_spectrum& truth, double angle_of_row) {
-  const double rounding = 1e-13 * truth.sigma_1();
+  const double rounding = 1e-14 * truth.sigma_1();  // of the SVD
   CHECK(proof.sigma_low <= truth.sigma_1() + rounding);
   CHECK(proof.sigma_high >= truth.sigma_1() - rounding);
   if (proof.label == certainty::none) {
@@ -130,6 +130,44 @@ TEST_CASE("adversarial spectra and starts") {
   broken(3, 4) = std::nan("");
   CHECK(find_principal(broken, view(ones)).at.state == status::non_finite);
   CHECK(find_principal(gram(broken), view(ones)).at.state == status::non_finite);
+}
+
+TEST_CASE("weights of any magnitude are certified alike") {
+  random_source random(83);
+  const index_t F = 12, D = 17;
+  for (const double kappa : {0.5, 0.95, 1.0}) {
+    const auto s = random_with_spectrum(random, F, D, {1, kappa, kappa / 4});
+    const column start = values(random_vector<double>(random, D));
+    for (double exponent = -150; exponent <= 150; exponent += std::abs(exponent + 80) < 3 ? 0.13 : 9.7) {
+      CAPTURE(exponent);
+      const matrix a = std::pow(10.0, exponent) * of_spectrum(s);
+      const auto found = find_principal(a, view(start));
+      CHECK(found.at.state == status::ok);
+      CHECK((found.proof.label == certainty::rigorous) == (kappa < 1));
+      if (found.direction.size() == 0 || found.proof.label == certainty::none) continue;
+      CHECK(found.proof.angle_bound < 1e-9);
+      CHECK(std::sqrt(found.proof.alpha) >= kappa * std::pow(10.0, exponent) * (1 - 1e-13));
+      const column v1 = direction(s, 0);
+      CHECK(line_angle<double>(view(v1), view(found.direction)) <= found.proof.angle_bound + 1e-15);
+    }
+  }
+}
+
+TEST_CASE("the interval of σ₁ holds when every sum rounds the same way") {
+  for (const auto& [F, D] : {std::pair<index_t, index_t>{2, 1024}, {2, 7168}, {64, 2048}, {4096, 3}}) {
+    const column ones = column::Ones(D);
+    for (int k = 1; k <= 20; ++k) {
+      const double c = k / 61.0;
+      const matrix a = matrix::Constant(F, D, c);
+      const long double sigma_1 = std::sqrt(static_cast<long double>(F * D)) * static_cast<long double>(c);
+      for (const index_t rigorous_up_to : {index_t{512}, index_t{0}}) {
+        const auto found = find_principal(a, view(ones), {.rigorous_up_to = rigorous_up_to});
+        CHECK(found.proof.label != certainty::none);
+        CHECK(static_cast<long double>(found.proof.sigma_low) <= sigma_1);
+        CHECK(static_cast<long double>(found.proof.sigma_high) >= sigma_1);
+      }
+    }
+  }
 }
 
 TEST_CASE("a start orthogonal to the principal direction is found out by the probe, and the search goes on") {

@@ -27,6 +27,19 @@ template <Accumulator S>
          (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
 }
 
+/// ⟨x, u⟩ / (‖x‖ ‖u‖).
+template <Accumulator S>
+[[nodiscard]] S scaled_dot(vector_view<const S> x, const scaled<S>& x_norm, vector_view<const S> u,
+                           const scaled<S>& u_norm) noexcept {
+  const scaler<S> x_scale(scaled<S>{S{1}, 0} / x_norm);
+  const scaler<S> u_scale(scaled<S>{S{1}, 0} / u_norm);
+  S sum{0};
+  for (index_t i = 0; i < x.size(); ++i) {
+    sum += x_scale(x[i]) * u_scale(u[i]);
+  }
+  return sum;
+}
+
 /// u = rM up to a power of two. One application, one more where the plain one left the range of S.
 template <GramOperator Op>
 [[nodiscard]] row_image<scalar_of<Op>> apply_to_row(const char* what, Op& op,
@@ -63,6 +76,12 @@ template <GramOperator Op>
   result.image_exponent = energy.image_exponent;
   result.image_norm = {image_norm.norm.value, image_norm.norm.exponent + energy.image_exponent};
   result.rayleigh = scaled<S>{energy.energy, energy.energy_exponent} / (result.row_norm * result.row_norm);
+  if (!(is_finite(energy.energy) && energy.energy > smallest_safe<S>()) && !ScalableGramOperator<Op>) {
+    // The energy left the range of S, the image has not: ρ = ‖rM‖ / ‖r‖ · ⟨r, rM⟩ / (‖r‖ ‖rM‖).
+    const S cosine = scaled_dot<S>(row, result.row_norm, vector_view<const S>(u), image_norm.norm);
+    result.rayleigh = result.image_norm * scaled<S>{cosine, 0} / result.row_norm;
+    result.state = cosine > 0 ? status::ok : status::zero_image;
+  }
   return result;
 }
 

@@ -57,7 +57,7 @@ struct certificate {
   certainty label = certainty::none;
   double alpha = std::numeric_limits<double>::infinity();  ///< the bound on σ₂² that was used
   double failure_probability = 0;
-  double sigma_low = 0;  ///< σ₁ ≥ √ρ always
+  double sigma_low = 0;  ///< σ₁ ≥ √ρ always: √ρ less the slack for its rounding
   double sigma_high = std::numeric_limits<double>::infinity();
   double angle_bound = std::numbers::pi / 2;  ///< θ is at most this, in radians
 };

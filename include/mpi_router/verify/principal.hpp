@@ -47,9 +47,21 @@ struct row_certificate {
 
 namespace detail {
 
-/// Rounding in the evaluation of g and ρ: sums of F and D terms of products bounded by ‖A‖_F σ₁ ≤ ‖A‖_F².
-[[nodiscard]] inline double evaluation_slack(double terms, double rayleigh) {
-  return 4 * std::sqrt(terms) * std::numeric_limits<double>::epsilon() * rayleigh;
+/// Rounding in the evaluation of g and ρ. With u = ε/2, ‖δ(Ar)‖ ≤ D u ‖A‖_F and ‖δ(yA)‖ ≤ F u ‖A‖_F ‖y‖ in
+/// any order of the sums, so that ρ is off by at most (F + 2D) u ‖A‖_F² and g by (2F + 3D + 4) u ‖A‖_F²;
+/// twice that is allowed for.
+[[nodiscard]] inline double evaluation_slack(double terms, double frobenius_squared) {
+  return 3 * (terms + 4) * std::numeric_limits<double>::epsilon() * frobenius_squared;
+}
+/// F + D of an operator; one that does not know F is taken to sum no more than D terms.
+template <GramOperator Op>
+[[nodiscard]] double terms_of(const Op& op) {
+  const auto dimension = static_cast<double>(op.dimension());
+  if constexpr (requires { op.ffn_dim(); }) {
+    return dimension + static_cast<double>(op.ffn_dim());
+  } else {
+    return 2 * dimension;
+  }
 }
 
 /// Turns `row` to the principal direction of its Krylov space, again and again, until its residual is small.
@@ -89,8 +101,9 @@ index_t search(Op& op, Eigen::VectorXd& row, rayleigh_result<double>& at, const 
 
 /// Finds v̂ by Lanczos from `start` and bounds σ₂ by a random probe beside it. A start without a component
 /// along v₁ ends on a lower singular direction; the probe sees that, and the search goes on from what it saw.
-/// `probe_op` is the same M, perhaps in float, for the probe alone, which needs no accuracy.
-/// O(applications · F·D) time. Allocates O(options.basis · D).
+/// `probe_op` is the same M, perhaps in float, for the probe alone, which needs no accuracy. An operator says
+/// nothing of ‖A‖_F: its rounding is taken to be 3 (F + D) ε ρ at most. O(applications · F·D) time. Allocates
+/// O(options.basis · D).
 template <GramOperator Op, GramOperator ProbeOp>
   requires std::same_as<scalar_of<Op>, double>
 [[nodiscard]] principal_direction find_principal(Op&& op, ProbeOp&& probe_op, vector_view<const double> start,
@@ -111,8 +124,8 @@ template <GramOperator Op, GramOperator ProbeOp>
     auto probe = probe_second_eigenvalue(probe_op, view(std::as_const(result.direction)), result.at.rayleigh,
                                          options.probe);
     result.applications += probe.applications;
-    result.proof = certify(result.at, probe.bound,
-                           detail::evaluation_slack(static_cast<double>(dimension), result.at.rayleigh));
+    result.proof =
+        certify(result.at, probe.bound, detail::evaluation_slack(detail::terms_of(op), result.at.rayleigh));
     if (probe.vector.size() == 0) {
       break;
     }
@@ -145,8 +158,7 @@ template <class Matrix>
   result.direction = std::move(ladder.direction);
   result.applications = detail::search(op, result.direction, result.at, options);
   result.proof =
-      certify(result.at, ladder.bound,
-              detail::evaluation_slack(static_cast<double>(a.rows() + a.cols()), result.at.rayleigh));
+      certify(result.at, ladder.bound, detail::evaluation_slack(detail::terms_of(op), a.squaredNorm()));
   return result;
 }
 
@@ -167,8 +179,11 @@ template <GramOperator Op>
   result.angle = line_angle<double>(row, view(principal.direction));
   result.label = principal.proof.label;
   if (result.label != certainty::none) {
-    result.angle_low = std::max(0.0, result.angle - principal.proof.angle_bound);
-    result.angle_bound = std::min(std::numbers::pi / 2, result.angle + principal.proof.angle_bound);
+    // What is proven of v̂, and rounding in the angle to it.
+    const double away = principal.proof.angle_bound +
+                        2 * static_cast<double>(row.size() + 4) * std::numeric_limits<double>::epsilon();
+    result.angle_low = std::max(0.0, result.angle - away);
+    result.angle_bound = std::min(std::numbers::pi / 2, result.angle + away);
   }
   return result;
 }

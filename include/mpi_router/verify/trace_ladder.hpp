@@ -5,6 +5,7 @@
 
 #include <Eigen/Core>
 
+#include <cmath>
 #include <utility>
 
 MPIROUTER_BEGIN
@@ -23,7 +24,8 @@ struct ladder_result {
 /// the largest diagonal element is also a start from which a few multiplications give the principal
 /// direction: no stored row can be orthogonal to it by ill luck.
 ///
-/// A is [F, D] in double. O(m² max(F, D)) once and O(m³) a squaring. Allocates 3 m × m matrices.
+/// A is [F, D] in double, of any magnitude. O(m² max(F, D)) once and O(m³) a squaring. Allocates a copy of A
+/// and 3 m × m matrices.
 template <class Matrix>
 [[nodiscard]] ladder_result trace_ladder(const Eigen::MatrixBase<Matrix>& a, int max_squarings = 12) {
   static_assert(std::is_same_v<typename Matrix::Scalar, double>, "the ladder is climbed in double");
@@ -33,22 +35,28 @@ template <class Matrix>
   const auto terms = static_cast<double>(std::max(a.rows(), a.cols()));
 
   ladder_result result;
+  const double largest_element = a.size() == 0 ? 0.0 : a.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
+  if (!is_finite(largest_element) || largest_element == 0) {
+    return result;
+  }
+  // Elements near 1, for squares of squares must neither overflow nor vanish: A = scaled · 2^exponent.
+  const int exponent = std::ilogb(largest_element);
+  const Eigen::MatrixXd scaled = a.unaryExpr([exponent](double x) { return std::ldexp(x, -exponent); });
+
   Eigen::MatrixXd h(m, m);
   h.setZero();
   if (wide) {
-    h.template selfadjointView<Eigen::Lower>().rankUpdate(a.derived());
+    h.template selfadjointView<Eigen::Lower>().rankUpdate(scaled);
   } else {
-    h.template selfadjointView<Eigen::Lower>().rankUpdate(a.derived().transpose());
+    h.template selfadjointView<Eigen::Lower>().rankUpdate(scaled.transpose());
   }
   h = h.template selfadjointView<Eigen::Lower>();
   const double trace = h.trace();
   double scale = h.norm();  // ‖K^p‖_F^{1/p}
-  if (m == 0 || !is_finite(scale) || scale <= std::numeric_limits<double>::min() / unit) {
-    return result;
-  }
   h /= scale;
+  const double norm_error = static_cast<double>(m) * static_cast<double>(m) * unit;  // of a sum of m² squares
   double delta = 2 * terms * unit * trace / scale;  // ‖fl(H_p) − H_p‖_F is at most this
-  double scale_error = delta;                       // relative, of `scale`
+  double scale_error = delta + norm_error;          // relative, of `scale`
 
   double alpha = std::numeric_limits<double>::infinity();
   Eigen::VectorXd z;
@@ -61,7 +69,8 @@ template <class Matrix>
       z = (h * z).normalized();
     }
     const double quotient = std::max(0.0, z.dot(h * z) - delta);  // ≤ h₁
-    const double rest = std::max(0.0, 1 - quotient * quotient) + 4 * static_cast<double>(m) * unit;
+    const double rest =
+        std::max(0.0, 1 - quotient * quotient) + 4 * static_cast<double>(m) * unit + 2 * norm_error;
     const double before = alpha;
     alpha = std::min(alpha, scale * (1 + scale_error) * std::pow(rest, 1 / (2 * p)));
     const double lambda_1 = scale * std::pow(quotient, 1 / p);
@@ -76,11 +85,13 @@ template <class Matrix>
     h /= norm;
     delta = 2 * (2 * delta + delta * delta + static_cast<double>(m) * unit) / norm;
     scale *= std::pow(norm, 1 / (2 * p));
-    scale_error += delta / (2 * p);
+    scale_error += (delta + norm_error) / (2 * p);
   }
+  // Rounded up, also where it leaves the range of doubles.
+  alpha = std::nextafter(std::ldexp(alpha, 2 * exponent), std::numeric_limits<double>::infinity());
   result.bound = {alpha, certainty::rigorous, 0};
   if (wide) {
-    result.direction = a.derived().transpose() * z;
+    result.direction = scaled.transpose() * z;
     result.direction.normalize();
   } else {
     result.direction = z;
