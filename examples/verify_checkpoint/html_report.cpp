@@ -36,7 +36,7 @@ pre { padding: .7rem; background: var(--head); border: 1px solid var(--line); ov
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.5rem; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 .drawing { overflow-x: auto; }
-.drawing svg { display: block; width: 100%; min-width: 23rem; max-width: 42rem; height: auto; }
+.drawing svg { display: block; width: 100%; min-width: 21rem; max-width: 42rem; height: auto; }
 .drawing [color="black"] { color: var(--ink); } .drawing [fill="black"] { fill: var(--ink); }
 .drawing [stroke="black"] { stroke: var(--ink); }
 figcaption { color: var(--soft); font-size: .875rem; max-width: 42rem; }
@@ -50,7 +50,8 @@ th button:focus-visible, summary:focus-visible, .scroll:focus-visible, .drawing:
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
 summary { cursor: pointer; padding: .4rem 0; overflow-wrap: anywhere; }
 .note { border-left: 4px solid var(--link); padding: .3rem .8rem; background: var(--head); }
-@media print { body { max-width: none; font-size: 10pt; } .drawing svg { min-width: 0; } .scroll { overflow: visible; } }
+@media print { body { max-width: none; font-size: 10pt; padding: 0; } .drawing svg { min-width: 0; }
+  .scroll { overflow: visible; } table { font-size: 6.5pt; } th, td { padding: .1rem .25rem; white-space: normal; } }
 )css";
 
 constexpr std::string_view behaviour = R"js(
