@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <string>
@@ -128,6 +129,54 @@ TEST_CASE("what does not fit is refused with the shapes in the message") {
                  "pointer table"));
   CHECK(
       experts_nfd(static_cast<double*>(nullptr), {.num_experts = 0, .ffn_dim = 1, .hidden_dim = 1}).empty());
+}
+
+TEST_CASE("what no memory can hold is refused before extents and strides are multiplied") {
+  double one = 1;
+  double* const table[]{&one};
+  constexpr index_t large = index_t{1} << 40;
+  for (const index_t n : {0, 1}) {  // an empty batch has strides too
+    const expert_shape s{.num_experts = n, .ffn_dim = large, .hidden_dim = large};
+    const auto refused = [&](auto layout) {
+      CHECK(contains(message_of([&] { (void)layout(); }), "do not fit in memory"));
+    };
+    refused([&] { return experts_nfd(&one, s); });
+    refused([&] { return experts_ndf(&one, s); });
+    for (const auto half : {fused_half::gate, fused_half::up}) {
+      refused([&] { return experts_n2fd_concatenated(&one, s, half); });
+      refused([&] { return experts_n2fd_interleaved(&one, s, half); });
+      refused([&] { return experts_nd2f_concatenated(&one, s, half); });
+      refused([&] { return experts_nd2f_interleaved(&one, s, half); });
+    }
+    refused([&] { return experts_fd_pointers(table, s); });
+    refused([&] { return experts_df_pointers(table, s); });
+  }
+  const expert_shape small{.num_experts = 2, .ffn_dim = 2, .hidden_dim = 2};
+  for (const expert_strides& strides :
+       {expert_strides{index_t{1} << 62, 2, 1}, expert_strides{4, -(index_t{1} << 62), 1},
+        expert_strides{4, 2, std::numeric_limits<index_t>::min()}}) {
+    CHECK(contains(message_of([&] { (void)experts_strided(&one, small, strides); }), "do not fit in memory"));
+  }
+  CHECK(contains(message_of([&] { (void)row_major(&one, large, large); }), "do not fit in memory"));
+  CHECK(contains(message_of([&] { (void)column_major(&one, large, large); }), "do not fit in memory"));
+  CHECK(core::overlap(vector_view<double>(&one, large, large), vector_view<double>(&one, 1)));
+}
+
+TEST_CASE("the memory of a batch is that of all its experts") {
+  auto data = offsets(60);
+  const expert_shape shape{.num_experts = 3, .ffn_dim = 2, .hidden_dim = 4};
+  const auto at = [&](index_t first) { return vector_view<double>(data.data() + first, 1); };
+  const auto forwards = experts_nfd(data.data() + 8, shape);
+  CHECK_FALSE(core::overlap(core::addresses(forwards), at(7)));
+  CHECK(core::overlap(core::addresses(forwards), at(8)));
+  CHECK(core::overlap(core::addresses(forwards), at(31)));
+  CHECK_FALSE(core::overlap(core::addresses(forwards), at(32)));
+  const auto backwards = experts_strided(data.data() + 40, shape, {.expert = -10, .ffn = 4, .hidden = 1});
+  CHECK_FALSE(core::overlap(core::addresses(backwards), at(19)));
+  CHECK(core::overlap(core::addresses(backwards), at(20)));
+  CHECK(core::overlap(core::addresses(backwards), at(47)));
+  CHECK_FALSE(core::overlap(core::addresses(backwards), at(48)));
+  CHECK_FALSE(core::overlap(core::addresses(experts_nfd(data.data(), {0, 2, 4})), at(0)));
 }
 
 TEST_CASE("overlap is seen through strides of either sign") {

@@ -4,7 +4,6 @@
 
 #include <mpi_router/core/views.hpp>
 
-#include <limits>
 #include <type_traits>
 
 MPIROUTER_BEGIN_TYPES
@@ -24,6 +23,22 @@ struct expert_strides {
   index_t hidden = 0;
 };
 
+namespace core {
+
+/// F · D, the elements of a gate matrix. Throws usage_error where N experts of them cannot be addressed, gate
+/// and up fused, so that every layout may multiply extents. Empty shapes too: their strides are products.
+template <class T>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t gate_size(const expert_shape& s) {
+  const auto [n, f, d] = s;
+  expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d, "]");
+  const double gates = static_cast<double>(n < 1 ? 1 : n) * static_cast<double>(f < 1 ? 1 : f);
+  expect(2 * gates * static_cast<double>(d < 1 ? 1 : d) <= most_reach<T>, "expert_batch_view: [", n, ", ", f,
+         ", ", d, "] elements do not fit in memory");
+  return f * d;
+}
+
+}  // namespace core
+
 /// The gate matrices A_i (F × D) of N experts: one base pointer and a stride, or one pointer per expert.
 /// A table of pointers stays the caller's and must outlive the view.
 template <Scalar T, class Space = host_space>
@@ -35,7 +50,7 @@ class expert_batch_view {
 
   constexpr expert_batch_view() = default;
 
-  /// Prefer the named functions below.
+  /// Prefer the named functions below. Throws usage_error on null data and on what does not fit in memory.
   MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view(T* data, const expert_shape& shape,
                                                       const expert_strides& strides)
       : data_(data), shape_(shape), strides_(strides) {
@@ -93,13 +108,12 @@ class expert_batch_view {
 
  private:
   MPIROUTER_ALWAYS_INLINE constexpr void check_shape() const {
+    static_cast<void>(core::gate_size<T>(shape_));
     const auto [n, f, d] = shape_;
-    core::expect(n >= 0 && f >= 0 && d >= 0, "expert_batch_view: negative extent in [", n, ", ", f, ", ", d,
-                 "]");
-    // Twice the elements (gate and up fused), in bytes, must still be addressable.
-    constexpr index_t most = std::numeric_limits<index_t>::max() / (2 * static_cast<index_t>(sizeof(T)));
-    core::expect(empty() || (f <= most / d && n <= most / d / f), "expert_batch_view: [", n, ", ", f, ", ", d,
-                 "] elements do not fit in memory");
+    const auto [expert, ffn, hidden] = strides_;
+    core::expect(core::reach(n, expert) + core::reach(f, ffn) + core::reach(d, hidden) <= core::most_reach<T>,
+                 "expert_batch_view: experts, rows and columns ", expert, ", ", ffn, " and ", hidden,
+                 " elements apart do not fit in memory");
   }
 
   T* data_ = nullptr;
@@ -115,49 +129,46 @@ enum class fused_half : unsigned char { gate, up };
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nfd(
     T* data, const expert_shape& s) {
-  return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = s.hidden_dim, .hidden = 1}};
+  return {data, s, {.expert = core::gate_size<T>(s), .ffn = s.hidden_dim, .hidden = 1}};
 }
 /// [N, D, F]: the paper's W_g of each expert, used as x · W.
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_ndf(
     T* data, const expert_shape& s) {
-  return {data, s, {.expert = s.ffn_dim * s.hidden_dim, .ffn = 1, .hidden = s.ffn_dim}};
+  return {data, s, {.expert = core::gate_size<T>(s), .ffn = 1, .hidden = s.ffn_dim}};
 }
 /// [N, 2F, D], the F gate rows before the F up rows of each expert.
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
-  const index_t offset = half == fused_half::up ? s.ffn_dim * s.hidden_dim : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = s.hidden_dim, .hidden = 1}};
+  const index_t size = core::gate_size<T>(s);
+  const index_t offset = half == fused_half::up ? size : 0;
+  return {data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = s.hidden_dim, .hidden = 1}};
 }
 /// [N, 2F, D], gate rows (even) and up rows (odd) in turn.
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
+  const index_t size = core::gate_size<T>(s);
   const index_t offset = half == fused_half::up ? s.hidden_dim : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 2 * s.hidden_dim, .hidden = 1}};
+  return {
+      data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = 2 * s.hidden_dim, .hidden = 1}};
 }
 /// [N, D, 2F], the gate columns before the up columns: Llama-4, Qwen3-VL.
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
+  const index_t size = core::gate_size<T>(s);
   const index_t offset = half == fused_half::up ? s.ffn_dim : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 1, .hidden = 2 * s.ffn_dim}};
+  return {data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = 1, .hidden = 2 * s.ffn_dim}};
 }
 /// [N, D, 2F], gate columns (even) and up columns (odd) in turn: gpt-oss.
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
+  const index_t size = core::gate_size<T>(s);
   const index_t offset = half == fused_half::up ? 1 : 0;
-  return {data == nullptr ? data : data + offset,
-          s,
-          {.expert = 2 * s.ffn_dim * s.hidden_dim, .ffn = 2, .hidden = 2 * s.ffn_dim}};
+  return {data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = 2, .hidden = 2 * s.ffn_dim}};
 }
 /// Any strides, in elements.
 template <class Space = host_space, Scalar T>
@@ -177,5 +188,37 @@ template <class Space = host_space, Scalar T>
     T* const* table, const expert_shape& s) {
   return {table, s, {.expert = 0, .ffn = 1, .hidden = s.ffn_dim}};
 }
+
+namespace core {
+
+/// The memory from the first element of any expert to the last, of a batch with one base pointer.
+template <class T, class Space>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE address_range
+addresses(const expert_batch_view<T, Space>& experts) noexcept {
+  const auto [n, f, d] = experts.shape();
+  const auto one =
+      addresses(experts.data(), n == 0 ? 0 : f, d, experts.strides().ffn, experts.strides().hidden);
+  const index_t apart = (n - 1) * experts.strides().expert * static_cast<index_t>(sizeof(T));
+  if (one.first == one.last) {
+    return one;
+  }
+  return {one.first + static_cast<std::uintptr_t>(apart < 0 ? apart : 0),
+          one.last + static_cast<std::uintptr_t>(apart > 0 ? apart : 0)};
+}
+
+/// f(range) for the memory of a batch: once where it has one base pointer, O(1), otherwise for each expert.
+/// Throws usage_error where a pointer of the table is null.
+template <class T, class F>
+void for_each_range(const expert_batch_view<T>& experts, const F& f) {
+  if (experts.table() == nullptr) {
+    f(addresses(experts));
+    return;
+  }
+  for (index_t i = 0; i < experts.num_experts(); ++i) {
+    f(addresses(experts[i]));
+  }
+}
+
+}  // namespace core
 
 MPIROUTER_END_TYPES

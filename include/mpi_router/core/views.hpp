@@ -10,6 +10,7 @@
 #include <mpi_router/core/scalar.hpp>
 
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 MPIROUTER_BEGIN_TYPES
@@ -18,6 +19,21 @@ MPIROUTER_BEGIN_TYPES
 struct host_space {};
 /// Memory of an accelerator. Host algorithms do not accept it: the call does not compile.
 struct device_space {};
+
+namespace core {
+
+/// How far from the first of `extent` elements the last one lies, `stride` apart. In double: an integer might
+/// overflow.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr double reach(index_t extent, index_t stride) noexcept {
+  const double distance = static_cast<double>(extent - 1) * static_cast<double>(stride);
+  return distance < 0 ? -distance : distance;
+}
+/// The farthest that an element of T may lie: offsets in bytes, and sums of a few, stay in index_t.
+template <class T>
+inline constexpr double most_reach =
+    static_cast<double>(std::numeric_limits<index_t>::max() / 4) / static_cast<double>(sizeof(T));
+
+}  // namespace core
 
 /// A vector of `size` elements, `stride` elements apart.
 template <Scalar T, class Space = host_space>
@@ -85,14 +101,17 @@ class matrix_view {
 
   constexpr matrix_view() = default;
 
-  /// Prefer the named functions below. Throws usage_error on a negative extent, or null data for a
-  /// matrix that is not empty.
+  /// Prefer the named functions below. Throws usage_error on a negative extent, on null data for a matrix
+  /// that is not empty, and where the last element lies out of reach of index_t.
   MPIROUTER_ALWAYS_INLINE constexpr matrix_view(T* data, index_t rows, index_t cols, index_t row_stride,
                                                 index_t col_stride)
       : data_(data), rows_(rows), cols_(cols), row_stride_(row_stride), col_stride_(col_stride) {
     core::expect(rows >= 0 && cols >= 0, "matrix_view: negative extent in [", rows, ", ", cols, "]");
     core::expect(data != nullptr || rows == 0 || cols == 0, "matrix_view: null data for shape [", rows, ", ",
                  cols, "]");
+    core::expect(core::reach(rows, row_stride) + core::reach(cols, col_stride) <= core::most_reach<T>,
+                 "matrix_view: [", rows, ", ", cols, "] elements, ", row_stride, " and ", col_stride,
+                 " apart, do not fit in memory");
   }
 
   /// A view of const elements from one of mutable elements.
@@ -181,11 +200,15 @@ struct address_range {
 };
 
 template <class T>
-[[nodiscard]] address_range addresses(const T* data, index_t rows, index_t cols, index_t row_stride,
-                                      index_t col_stride) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE address_range addresses(const T* data, index_t rows, index_t cols,
+                                                              index_t row_stride,
+                                                              index_t col_stride) noexcept {
   const auto base = reinterpret_cast<std::uintptr_t>(data);
   if (rows == 0 || cols == 0) {
     return {base, base};
+  }
+  if (reach(rows, row_stride) + reach(cols, col_stride) > most_reach<T>) {  // no such memory: meets all
+    return {0, std::numeric_limits<std::uintptr_t>::max()};
   }
   const index_t a = (rows - 1) * row_stride;
   const index_t b = (cols - 1) * col_stride;
@@ -195,17 +218,21 @@ template <class T>
   return {base + static_cast<std::uintptr_t>(low * size), base + static_cast<std::uintptr_t>(high * size)};
 }
 template <class T, class Space>
-[[nodiscard]] address_range addresses(const vector_view<T, Space>& v) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE address_range addresses(const vector_view<T, Space>& v) noexcept {
   return addresses(v.data(), v.size(), 1, v.stride(), 1);
 }
 template <class T, class Space>
-[[nodiscard]] address_range addresses(const matrix_view<T, Space>& m) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE address_range addresses(const matrix_view<T, Space>& m) noexcept {
   return addresses(m.data(), m.rows(), m.cols(), m.row_stride(), m.col_stride());
+}
+
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE address_range addresses(const address_range& range) noexcept {
+  return range;
 }
 
 /// Whether the address ranges of two views meet. O(1); interleaved views that share no element still count.
 template <class A, class B>
-[[nodiscard]] bool overlap(const A& a, const B& b) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE bool overlap(const A& a, const B& b) noexcept {
   const auto p = addresses(a);
   const auto q = addresses(b);
   return p.first < p.last && q.first < q.last && p.first < q.last && q.first < p.last;
