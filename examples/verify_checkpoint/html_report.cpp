@@ -51,7 +51,8 @@ th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descendi
 summary { cursor: pointer; padding: .4rem 0; overflow-wrap: anywhere; }
 .note { border-left: 4px solid var(--link); padding: .3rem .8rem; background: var(--head); }
 @media print { body { max-width: none; font-size: 10pt; padding: 0; } .drawing svg { min-width: 0; }
-  .scroll { overflow: visible; } table { font-size: 6.5pt; } th, td { padding: .1rem .25rem; white-space: normal; } }
+  .scroll { overflow: visible; } .figures { grid-template-columns: 1fr 1fr; }
+  table { font-size: 6.5pt; } th, td { padding: .1rem .25rem; white-space: normal; } }
 )css";
 
 constexpr std::string_view behaviour = R"js(
