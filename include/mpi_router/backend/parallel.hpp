@@ -119,7 +119,7 @@ void apply_experts(const Backend& backend, const expert_batch_view<T>& experts,
   executor(n, [&](index_t i) {
     const auto image = images.row(i);
     const auto first = partial.image(i * blocks);
-    for (index_t k = 0; k < d; ++k) {
+    for (index_t k = 0; k < image.size(); ++k) {
       image[k] = first[k];
     }
     energies[i] = partial.energy(i * blocks);
