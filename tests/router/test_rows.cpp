@@ -186,4 +186,45 @@ TEST_CASE("mistakes of the caller are refused with both shapes") {
   CHECK_THROWS_AS(router_rows(experts_fd_pointers(table.data(), shape), router, rows, {}, workspace),
                   usage_error);
 }
+
+TEST_CASE("the workspace and the by-products lie apart from all else") {
+  const expert_shape shape{2, 3, 4};
+  const auto size = static_cast<std::size_t>(router_rows_workspace(shape));
+  std::vector<float> all(size + 100, 1);
+  const auto call = [&](std::size_t experts, std::size_t router, std::size_t rows, std::size_t tape,
+                        std::size_t rayleigh) {
+    router_rows(experts_nfd(all.data() + experts, shape), row_major(all.data() + router, 2, 4),
+                row_major(all.data() + rows, 2, 4), {},
+                vector_view<float>(all.data(), static_cast<index_t>(all.size())),
+                {.rayleigh = {all.data() + rayleigh, 2}, .tape = {all.data() + tape, 12}});
+  };
+  CHECK_NOTHROW(call(size, size + 30, size + 40, size + 50, size + 70));  // after what is used
+  CHECK_THROWS_AS(call(size - 1, size + 30, size + 40, size + 50, size + 70), usage_error);
+  CHECK_THROWS_AS(call(size, size - 1, size + 40, size + 50, size + 70), usage_error);
+  CHECK_THROWS_AS(call(size, size + 30, size - 1, size + 50, size + 70), usage_error);
+  CHECK_THROWS_AS(call(size, size + 30, size + 40, size - 1, size + 70), usage_error);
+  CHECK_THROWS_AS(call(size, size + 30, size + 40, size + 50, size - 1), usage_error);
+  CHECK_THROWS_AS(call(size, size + 30, size + 40, size + 32, size + 70), usage_error);
+  CHECK_THROWS_AS(call(size, size + 30, size + 40, size + 50, size + 5), usage_error);
+}
+
+TEST_CASE("a radius is refused before any task where the type of the sums does not hold it") {
+  const expert_shape shape{2, 3, 4};
+  std::vector<float> a(24, 1), r(8, 1), out(8),
+      workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
+  for (const auto& [radius, digits] : {std::pair{1e-50, "1e-50"}, std::pair{1e50, "1e+50"}}) {
+    bool ran = false;
+    std::string message;
+    try {
+      router_rows(experts_nfd(a.data(), shape), row_major(r.data(), 2, 4), row_major(out.data(), 2, 4),
+                  {.radius = router_radius::fixed(radius)}, workspace, {}, reference{},
+                  [&](index_t, auto&&) { ran = true; });
+    } catch (const usage_error& error) {
+      message = error.what();
+    }
+    CAPTURE(message);
+    CHECK_FALSE(ran);
+    CHECK(message.find(digits) != std::string::npos);
+  }
+}
 #endif

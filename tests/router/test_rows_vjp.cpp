@@ -366,4 +366,100 @@ TEST_CASE("mistakes of the caller are refused") {
   CHECK_THROWS_AS(p.backward(experts, gradient, gradient_mode::write),
                   usage_error);  // the tape is of one step
 }
+
+TEST_CASE("what is written lies apart from all else") {
+  const expert_shape shape{3, 4, 5};
+  const auto matrices = [](std::vector<float>& x, std::size_t first) {
+    return row_major(x.data() + first, 3, 5);
+  };
+  problem<float> p(shape, {}, 1);
+  stored_batch<float> experts(p.values, shape, batch_layout::nfd);
+  stored_batch<float> gradient(shape, batch_layout::nfd);
+  p.forward(experts);
+  const auto backward = [&](const auto& of, const auto& to, const vector_view<float>& workspace) {
+    router_rows_vjp(of, p.matrix(p.router), p.tape, p.matrix(p.grad_rows), p.options, p.matrix(p.grad_router),
+                    to, gradient_mode::write, workspace);
+  };
+
+  // A gradient one expert further on, in every mixture of base pointers and tables.
+  std::vector<float> a(240, 1);
+  const auto table_from = [&](std::size_t first) {
+    return std::vector<float*>{a.data() + first + 40, a.data() + first, a.data() + first + 20};
+  };
+  const auto table = table_from(0);
+  const auto near_table = table_from(20);
+  const auto far_table = table_from(60);
+  const auto all = experts_nfd(a.data(), shape);
+  const auto of_table = experts_fd_pointers(table.data(), shape);
+  const auto near = experts_nfd(a.data() + 20, shape);
+  const auto near_of_table = experts_fd_pointers(near_table.data(), shape);
+  const auto far = experts_nfd(a.data() + 60, shape);
+  const auto far_of_table = experts_fd_pointers(far_table.data(), shape);
+  const auto try_all = [&](const auto& of) {
+    CHECK_THROWS_AS(backward(of, near, p.workspace), usage_error);
+    CHECK_THROWS_AS(backward(of, near_of_table, p.workspace), usage_error);
+    CHECK_NOTHROW(backward(of, far, p.workspace));
+    CHECK_NOTHROW(backward(of, far_of_table, p.workspace));
+  };
+  try_all(all);
+  try_all(of_table);
+
+  // A workspace over each of the others.
+  const index_t size = router_rows_vjp_workspace(shape);
+  const auto over = [&](auto* data) { return vector_view<float>(data, size); };
+  std::vector<float> arena(static_cast<std::size_t>(size) + 400, 1);
+  CHECK_THROWS_AS(backward(experts_nfd(arena.data() + size - 1, shape), far, over(arena.data())),
+                  usage_error);
+  CHECK_THROWS_AS(backward(all, experts_nfd(arena.data() + size - 1, shape), over(arena.data())),
+                  usage_error);
+  const auto call = [&](std::size_t router, std::size_t tape, std::size_t grad_rows,
+                        std::size_t grad_router) {
+    router_rows_vjp(all, matrices(arena, router), vector_view<const float>(arena.data() + tape, 21),
+                    matrices(arena, grad_rows), p.options, matrices(arena, grad_router), far,
+                    gradient_mode::write, over(arena.data()));
+  };
+  const auto s = static_cast<std::size_t>(size);
+  CHECK_NOTHROW(call(s, s + 100, s + 200, s + 300));
+  CHECK_NOTHROW(call(s, s + 100, s + 300, s + 300));  // r̄ in place of the gradient of the rows
+  CHECK_THROWS_AS(call(s - 1, s + 100, s + 200, s + 300), usage_error);
+  CHECK_THROWS_AS(call(s, s - 1, s + 200, s + 300), usage_error);
+  CHECK_THROWS_AS(call(s, s + 100, s - 1, s + 300), usage_error);
+  CHECK_THROWS_AS(call(s, s + 100, s + 200, s - 1), usage_error);
+  CHECK_THROWS_AS(call(s, s + 100, s + 200, s + 110), usage_error);
+
+  std::vector<float> buffer(static_cast<std::size_t>(router_factors<float>::size(shape, p.options)));
+  const router_factors<float> factors(buffer, shape, p.options);
+  const auto factored = [&](const vector_view<float>& workspace, float* grad_rows) {
+    router_rows_vjp_factored(all, p.matrix(p.router), p.tape, row_major(grad_rows, 3, 5), p.options,
+                             p.matrix(p.grad_router), factors, gradient_mode::write, workspace);
+  };
+  CHECK_NOTHROW(factored(p.workspace, p.grad_rows.data()));
+  CHECK_THROWS_AS(factored(p.workspace, buffer.data()), usage_error);
+}
+
+TEST_CASE("one expert alone: scratch and factors that overlap are refused") {
+  std::vector<double> a(15, 1), r{1, 2, 3, 4, 5}, new_row(r), to_r(5), all(40);
+  const auto op = gram(row_major(a.data(), 3, 5));
+  const saved_norm<double> saved{1, 0};
+  const auto at = [&](index_t first, index_t size) { return vector_view<double>(all.data() + first, size); };
+  const auto detached = [&](index_t scratch, index_t grad_row) {
+    power_step_vjp(op, vector_view<const double>(new_row), saved, vector_view<const double>(at(0, 5)), 2.0,
+                   at(grad_row, 5), at(scratch, 5));
+  };
+  CHECK_NOTHROW(detached(10, 5));
+  CHECK_NOTHROW(detached(10, 0));  // in place of ḡ
+  CHECK_THROWS_AS(detached(4, 10), usage_error);
+  CHECK_THROWS_AS(detached(10, 14), usage_error);
+  const auto factored = [&](index_t y, index_t q, index_t w, index_t p, index_t grad_row) {
+    power_step_vjp(op, vector_view<const double>(r), vector_view<const double>(new_row), saved,
+                   vector_view<const double>(at(0, 5)), 2.0, at(grad_row, 5),
+                   rank2_factors<double>{at(y, 3), at(q, 5), at(w, 3), at(p, 5)});
+  };
+  CHECK_NOTHROW(factored(5, 10, 15, 20, 25));
+  CHECK_NOTHROW(factored(5, 0, 15, 20, 25));  // z̄ in place of ḡ
+  CHECK_THROWS_AS(factored(4, 10, 15, 20, 25), usage_error);
+  CHECK_THROWS_AS(factored(5, 10, 7, 20, 25), usage_error);
+  CHECK_THROWS_AS(factored(5, 10, 15, 1, 25), usage_error);
+  CHECK_THROWS_AS(factored(5, 0, 15, 20, 0), usage_error);
+}
 #endif

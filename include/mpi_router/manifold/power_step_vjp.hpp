@@ -7,6 +7,8 @@
 
 #include <mpi_router/manifold/power_step.hpp>
 
+#include <array>
+
 MPIROUTER_BEGIN_TYPES
 
 /// Whether a gradient replaces what its buffer held or is added to it.
@@ -99,6 +101,26 @@ void degenerate_gradient(vector_view<const S> grad, vector_view<S> grad_row, deg
   }
 }
 
+template <Accumulator S>
+void expect_factors_apart(const rank2_factors<S>& factors, const vector_view<const S>& row,
+                          const vector_view<const S>& new_row, const vector_view<const S>& grad,
+                          const vector_view<S>& grad_row) {
+  const std::array all{addresses(factors.projection),
+                       addresses(factors.dual_projection),
+                       addresses(factors.row),
+                       addresses(factors.dual_row),
+                       addresses(row),
+                       addresses(new_row),
+                       addresses(grad_row),
+                       addresses(grad)};
+  for (std::size_t i = 0; i < 4; ++i) {
+    for (std::size_t k = i + 1; k < all.size(); ++k) {
+      const bool may_meet = i == 3 && k == 7;  // dual_row may be grad
+      expect(may_meet || !overlap(all[i], all[k]), "power_step_vjp: a factor overlaps another vector");
+    }
+  }
+}
+
 }  // namespace detail
 
 /// The gradient to the row alone, M held constant (detached): r̄ = z̄M. One application of M.
@@ -117,6 +139,9 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const sav
   detail::expect_same_size("power_step_vjp", new_row, grad);
   detail::expect_same_size("power_step_vjp", new_row, grad_row);
   detail::expect_same_size("power_step_vjp", new_row, scratch);
+  detail::expect(!detail::overlap(scratch, new_row) && !detail::overlap(scratch, grad) &&
+                     !detail::overlap(scratch, grad_row),
+                 "power_step_vjp: the scratch overlaps a vector");
   if (saved.value == S{0}) {
     detail::degenerate_gradient<S>(grad, grad_row, policy);
     return;
@@ -130,8 +155,8 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const sav
 /// Both gradients, that to A in factored form: r̄ = z̄M and Ā = (Ar) z̄ᵀ + (Az̄) rᵀ. Two projections and one
 /// lift: three passes over A here, one where a backend has a fused kernel (router/router_rows_vjp.hpp).
 ///
-/// As above; `factors` are written (zeros where the row had no step) and overlap neither each other nor an
-/// input, except that factors.dual_row may be grad.
+/// As above; `factors` are written (zeros where the row had no step) and overlap neither each other, nor
+/// grad_row, nor an input, except that factors.dual_row may be grad.
 template <FactoredGramOperator Op>
 void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> row, vector_view<const scalar_of<Op>> new_row,
                     const saved_norm<scalar_of<Op>>& saved, vector_view<const scalar_of<Op>> grad,
@@ -146,6 +171,7 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> row, vector_view<c
   detail::expect_same_size("power_step_vjp", row, factors.row);
   detail::expect_same_size("power_step_vjp", row, factors.dual_row);
   detail::expect_same_size("power_step_vjp", factors.projection, factors.dual_projection);
+  detail::expect_factors_apart(factors, row, new_row, grad, grad_row);
   if (saved.value == S{0}) {
     detail::degenerate_gradient<S>(grad, grad_row, policy);
     for (const auto& factor : {factors.projection, factors.dual_row, factors.dual_projection, factors.row}) {

@@ -46,6 +46,11 @@ struct into_matrices {
   [[nodiscard]] rank2_factors<S> factors(index_t, index_t, const rank2_factors<S>& scratch) const {
     return scratch;
   }
+  /// f(range) for the memory that is written.
+  template <class F>
+  void for_each_range(const F& f) const {
+    detail::for_each_range(gradient, f);
+  }
   /// The neurons [first, first + a.rows()) of an expert; f and image are theirs.
   template <class T, class Backend>
   void pull(const Backend& backend, index_t expert, index_t first, bool is_last_step,
@@ -74,6 +79,10 @@ struct into_factors {
 
   [[nodiscard]] rank2_factors<S> factors(index_t term, index_t expert, const rank2_factors<S>&) const {
     return all.at(term, expert);
+  }
+  template <class F>
+  void for_each_range(const F& f) const {
+    f(addresses(all.elements()));
   }
   template <class T, class Backend>
   void pull(const Backend& backend, index_t, index_t, bool, const matrix_view<const T>& a,

@@ -91,6 +91,10 @@ class router_factors {
 
   [[nodiscard]] const expert_shape& shape() const noexcept { return shape_; }
   [[nodiscard]] index_t terms() const noexcept { return terms_; }
+  /// All that the factors take of the buffer.
+  [[nodiscard]] vector_view<S> elements() const {
+    return {data_, terms_ * shape_.num_experts * 2 * (shape_.ffn_dim + shape_.hidden_dim)};
+  }
   /// The factors of one expert and term.
   [[nodiscard]] rank2_factors<S> at(index_t term, index_t expert) const {
     core::expect(term >= 0 && term < terms_ && expert >= 0 && expert < shape_.num_experts,

@@ -6,6 +6,9 @@
 #include <mpi_router/manifold/power_step_vjp.hpp>
 #include <mpi_router/router/router_options.hpp>
 
+#include <array>
+#include <cstdio>
+#include <initializer_list>
 #include <utility>
 
 MPIROUTER_BEGIN
@@ -104,17 +107,49 @@ void expect_workspace(const char* what, const vector_view<S>& workspace, index_t
          workspace.size(), " elements (stride ", workspace.stride(), "), not ", size, " contiguous ones");
 }
 
-/// Every pointer of the batch is there, and none of its matrices meets `out`, which is written.
-template <class Experts, class View>
-void expect_apart(const char* what, const Experts& experts, const View& out) {
-  for (index_t i = 0; i < experts.num_experts(); ++i) {
-    expect(!overlap(experts[i], out), what, ": the gate matrix of expert ", i, " and an output overlap");
+/// Memory that a call reads or writes, and what to call it.
+struct named_range {
+  const char* name;
+  address_range range;
+};
+
+/// `one` meets none of the others.
+inline void expect_apart(const char* what, const named_range& one,
+                         std::initializer_list<named_range> others) {
+  for (const named_range& other : others) {
+    expect(!overlap(one.range, other.range), what, ": ", one.name, " and ", other.name, " overlap");
   }
 }
 
-inline void expect_options(const char* what, const router_options& options, index_t num_experts) {
+/// No expert meets what is written, and every pointer of the batch is there. O(1) where the batch has one
+/// base pointer, otherwise O(N).
+template <class Experts>
+void expect_experts_apart(const char* what, const Experts& experts,
+                          std::initializer_list<named_range> written) {
+  for_each_range(experts,
+                 [&](const address_range& range) { expect_apart(what, {"a gate matrix", range}, written); });
+}
+
+/// The elements of the workspace, or of the tape, that a call uses: there may be more.
+template <class T>
+[[nodiscard]] address_range first_elements(const vector_view<T>& v, index_t size) {
+  return addresses(vector_view<T>(v.data(), size));
+}
+
+/// The radius is checked as the type that steps are taken in, which may be too narrow for it.
+template <Accumulator S>
+[[nodiscard]] S expect_options(const char* what, const router_options& options, index_t num_experts) {
   expect(options.steps >= 1, what, ": steps is ", options.steps);
-  expect_radius(what, options.radius.of(num_experts > 0 ? num_experts : 1));
+  const double radius = options.radius.of(num_experts > 0 ? num_experts : 1);
+  const S narrowed = static_cast<S>(radius);
+  if (!is_finite(narrowed) || !(narrowed > S{0})) {
+    std::array<char, 32> digits{};
+    std::snprintf(digits.data(), digits.size(), "%.9g", radius);
+    core::usage_failure(concatenate(what, ": the radius must be positive and finite as ",
+                                    sizeof(S) == sizeof(float) ? "float" : "double", ", not ",
+                                    digits.data()));
+  }
+  return narrowed;
 }
 
 template <Accumulator S, class T, class R, class O, class Backend, class Run>
@@ -124,11 +159,10 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
                      const Backend& backend, const Run& executor) {
   const index_t n = experts.num_experts();
   const index_t d = experts.hidden_dim();
-  expect_options(what, options, n);
+  const S radius = expect_options<S>(what, options, n);
   expect_rows(what, "the router", experts, router);
   expect_rows(what, "the output", experts, rows);
   expect_workspace(what, workspace, router_rows_workspace(experts.shape()));
-  expect_apart(what, experts, rows);
   const bool saves = told.tape.size() != 0;
   expect(
       !saves || (told.tape.size() >= router_tape_size(experts.shape(), options) && told.tape.is_contiguous()),
@@ -138,9 +172,20 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
   expect(fits(told.statuses.size()) && fits(told.rayleigh.size()) && fits(told.cosine.size()), what,
          ": by-products for ", told.statuses.size(), ", ", told.rayleigh.size(), " and ", told.cosine.size(),
          " experts, not ", n);
+  const named_range output{"the output", addresses(rows)};
+  const named_range work{"the workspace", first_elements(workspace, router_rows_workspace(experts.shape()))};
+  const named_range tape_range{
+      "the tape", first_elements(told.tape, saves ? router_tape_size(experts.shape(), options) : 0)};
+  const named_range rayleigh{"rayleigh", addresses(told.rayleigh)};
+  const named_range cosine{"cosine", addresses(told.cosine)};
+  expect_experts_apart(what, experts, {output, work, tape_range, rayleigh, cosine});
+  expect_apart(what, {"the router", addresses(router)}, {work, tape_range, rayleigh, cosine});
+  expect_apart(what, output, {work, tape_range, rayleigh, cosine});
+  expect_apart(what, work, {tape_range, rayleigh, cosine});
+  expect_apart(what, tape_range, {rayleigh, cosine});
+  expect_apart(what, rayleigh, {cosine});
 
   using element = std::remove_const_t<T>;
-  const S radius = static_cast<S>(options.radius.of(n));
   workspace_pieces<S> pieces(workspace);
   matrix_view<S> from = pieces.matrix(n, d);
   matrix_view<S> spare = pieces.matrix(n, d);
@@ -177,11 +222,11 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
 /// C′/√N by Eq. 7). Stateless, as the authors' router: `router` is the trained parameter and stays as it is.
 ///
 /// experts: [N, F, D] in any layout; router and rows: [N, D] of any storage type and strides, apart from each
-/// other; workspace: router_rows_workspace(shape) elements; told: see router_by_products, `tape` is what
-/// router_rows_vjp needs. Sums in router_scalar_t<T, R>. One read of the experts a step. Nothing is
-/// allocated; tasks are experts, or blocks of neurons of theirs where they are few and large, and the result
-/// is bitwise the same for every executor. Degenerate rows are named by their status and become what
-/// options.degenerate says. Throws usage_error on shapes, overlap, radius, steps.
+/// other; workspace: router_rows_workspace(shape) elements, apart from all else; told: see
+/// router_by_products, `tape` is what router_rows_vjp needs. Sums in router_scalar_t<T, R>. One read of the
+/// experts a step. Nothing is allocated; tasks are experts, or blocks of neurons of theirs where they are few
+/// and large, and the result is bitwise the same for every executor. Degenerate rows are named by their
+/// status and become what options.degenerate says. Throws usage_error on shapes, overlap, radius, steps.
 template <Scalar T, Scalar R, Scalar O, class Backend = reference, class Run = serial_executor,
           Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>

@@ -23,15 +23,27 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
   const index_t n = experts.num_experts();
   const index_t f = experts.ffn_dim();
   const index_t d = experts.hidden_dim();
-  expect_options(what, options, n);
+  const S radius = expect_options<S>(what, options, n);
   expect_rows(what, "the router", experts, router);
   expect_rows(what, "the gradient of the rows", experts, grad_rows);
   expect_rows(what, "the gradient to the router", experts, grad_router);
   expect_workspace(what, workspace, router_rows_vjp_workspace(experts.shape()));
-  expect_apart(what, experts, grad_router);
-  expect(!overlap(router, grad_router), what, ": the router and its gradient overlap");
   expect(tape.size() >= router_tape_size(experts.shape(), options) && tape.is_contiguous(), what,
          ": the tape has ", tape.size(), " elements, not ", router_tape_size(experts.shape(), options));
+  const named_range work{"the workspace",
+                         first_elements(workspace, router_rows_vjp_workspace(experts.shape()))};
+  const named_range to_router{"the gradient to the router", addresses(grad_router)};
+  const named_range input{"the router", addresses(router)};
+  const named_range of_rows{"the gradient of the rows", addresses(grad_rows)};
+  const named_range tape_range{"the tape", first_elements(tape, router_tape_size(experts.shape(), options))};
+  expect_experts_apart(what, experts, {to_router, work});
+  expect_apart(what, to_router, {input, tape_range, work});  // it may be the gradient of the rows
+  expect_apart(what, work, {input, of_rows, tape_range});
+  target.for_each_range([&](const address_range& range) {
+    const named_range to_experts{"the gradient to the experts", range};
+    expect_experts_apart(what, experts, {to_experts});
+    expect_apart(what, to_experts, {input, of_rows, tape_range, to_router, work});
+  });
 
   workspace_pieces<S> pieces(workspace);
   const matrix_view<S> first_rows = pieces.matrix(n, d);
@@ -44,7 +56,6 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
   const vector_view<S> energies = pieces.vector(n);
   const vector_view<S> partial = pieces.vector(apply_experts_workspace(experts.shape()));
 
-  const S radius = static_cast<S>(options.radius.of(n));
   const step_tape<const S> saved(tape, experts.shape(), options.steps);
   executor(n, [&](index_t i) {
     load_row<S>(router.row(i), first_rows.row(i));
@@ -114,14 +125,16 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
 ///
 /// experts, router, options: as in the forward; tape: what it saved; grad_rows: the gradient of its output,
 /// [N, D]; grad_router: [N, D]; grad_experts: like the experts, in any layout and storage type; workspace:
-/// router_rows_vjp_workspace(shape) elements of scratch. The gradient of a gate matrix lies in its row space
+/// router_rows_vjp_workspace(shape) elements of scratch. What is written lies apart from all else, but that
+/// grad_router may be grad_rows. The gradient of a gate matrix lies in its row space
 /// and that of the row's image: two outer products a step, added in storage of the gradient (one rounding a
 /// step). options.through says through which steps A is differentiated: `none` is router_rows_vjp_detached.
 ///
 /// With a backend that has the fused read: one read of the experts and one update of the gradient a step;
 /// others read three times. Nothing is allocated; tasks as in the forward; bitwise the same for every
 /// executor. A row without a step passes its gradient on as options.degenerate says, and gives none to A.
-/// Throws usage_error on shapes and overlap.
+/// Throws usage_error on shapes and overlap; each pair of experts and gradients is compared where both are
+/// tables of pointers, whole batches where not.
 template <Scalar T, Scalar R, Scalar GR, Scalar RG, Scalar G, class Backend = reference,
           class Run = serial_executor, Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
@@ -139,10 +152,6 @@ void router_rows_vjp(const expert_batch_view<T>& experts, const matrix_view<R>& 
   const auto [gn, gf, gd] = grad_experts.shape();
   detail::expect(experts.shape() == grad_experts.shape(), what, ": the experts are [", n, ", ", f, ", ", d,
                  "], their gradient is [", gn, ", ", gf, ", ", gd, "]");
-  for (index_t i = 0; i < n; ++i) {
-    detail::expect(!detail::overlap(experts[i], grad_experts[i]), what, ": expert ", i,
-                   " and its gradient overlap");
-  }
   detail::run_router_rows_vjp<S>(what, experts, router, tape, grad_rows, options, grad_router, mode,
                                  detail::into_matrices<S, G>{grad_experts, mode}, workspace, backend,
                                  executor);
