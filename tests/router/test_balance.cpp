@@ -194,3 +194,76 @@ TEST_CASE("no tokens, no loss") {
   CHECK(z_loss<double>(none, vector_view<double>(nothing)) == 0);
   CHECK(balance_loss<double>(none, score_function::softmax, {}, 2, 5, vector_view<double>(nothing)) == 0);
 }
+
+TEST_CASE("tokens that are not ok count for nothing: the loss and the gradient of the others") {
+  layer l(9);
+  constexpr index_t kept = 200;  // of each sequence; the rest are padding or NaN
+  std::vector<status> statuses(static_cast<std::size_t>(T), status::ok);
+  layer others(9);
+  others.logits.clear();
+  others.ids.clear();
+  for (index_t t = 0; t < T; ++t) {
+    const auto at = static_cast<std::size_t>(t);
+    if (t % L < kept) {
+      others.logits.insert(others.logits.end(), l.logits.begin() + t * N, l.logits.begin() + (t + 1) * N);
+      others.ids.insert(others.ids.end(), l.ids.begin() + t * K, l.ids.begin() + (t + 1) * K);
+      continue;
+    }
+    statuses[at] = status::non_finite;
+    if (t % 2 == 0) l.logits[at * N] = std::numeric_limits<double>::quiet_NaN();
+    l.ids[at * K] = 0;  // as the gate gives them
+    l.ids[at * K + 1] = 1;
+  }
+  l.ids.back() = -1;  // nothing is asked of them
+  constexpr double share = static_cast<double>(kept) / L;
+  for (const auto f : all_scores) {
+    for (const auto& [length, kept_length] : {std::pair{L, kept}, std::pair{T, 2 * kept}}) {
+      std::vector<double> scratch(static_cast<std::size_t>(balance_workspace(T, N, length)));
+      const auto of_others = row_major(others.logits.data(), 2 * kept, N);
+      const double expected =
+          balance_loss<double>(of_others, f, others.ids, K, kept_length, vector_view<double>(scratch));
+      CHECK(close(
+          balance_loss<double>(l.view(), f, l.ids, K, length, vector_view<double>(scratch), {}, statuses),
+          share * share * expected, 1e-13));
+
+      std::vector<double> gradient(l.logits.size(), 7), expected_gradient(others.logits.size());
+      balance_loss_vjp(l.view(), f, l.ids, K, length, 1.0, row_major(gradient.data(), T, N),
+                       gradient_mode::write, scratch, {}, statuses);
+      balance_loss_vjp(of_others, f, others.ids, K, kept_length, 1.0,
+                       row_major(expected_gradient.data(), 2 * kept, N), gradient_mode::write, scratch);
+      std::size_t other = 0;
+      for (std::size_t i = 0; i < gradient.size(); ++i) {
+        const bool is_kept = statuses[i / static_cast<std::size_t>(N)] == status::ok;
+        CHECK(close(gradient[i], is_kept ? share * share * expected_gradient[other++] : 0.0, 1e-11, 1e-6));
+      }
+    }
+  }
+#if MPIROUTER_HAS_EXCEPTIONS
+  CHECK_THROWS_AS((void)balance_loss<double>(l.view(), score_function::softmax, l.ids, K, L,
+                                             vector_view<double>(l.workspace)),
+                  usage_error);
+  statuses.pop_back();
+  CHECK_THROWS_AS((void)balance_loss<double>(l.view(), score_function::softmax, l.ids, K, L,
+                                             vector_view<double>(l.workspace), {}, statuses),
+                  usage_error);
+#endif
+}
+
+TEST_CASE("no tokens as one sequence: no loss in any variant, and no gradient") {
+  std::vector<double> nothing;
+  const matrix_view<double> none(nullptr, 0, 4, 4, 1);
+  const vector_view<double> workspace(nothing);
+  const std::vector<index_t> load(4, 3);
+  CHECK(balance_loss<double>(none, score_function::softmax, {}, 2, 0, workspace) == 0);
+  CHECK(global_balance_loss<double>(none, score_function::softmax, load, workspace) == 0);
+  balance_loss_vjp(none, score_function::softmax, {}, 2, 0, 1.0, none, gradient_mode::write, workspace);
+  global_balance_loss_vjp(none, score_function::softmax, load, 1.0, none, gradient_mode::write, workspace);
+#if MPIROUTER_HAS_EXCEPTIONS
+  CHECK_THROWS_AS((void)balance_loss<double>(none, score_function::softmax, {}, 2, -1, workspace),
+                  usage_error);
+  const std::vector<double> logits(4);
+  CHECK_THROWS_AS((void)balance_loss<double>(row_major(logits.data(), 1, 4), score_function::softmax,
+                                             std::vector<expert_id>{0, 1}, 2, 0, workspace),
+                  usage_error);
+#endif
+}

@@ -1,14 +1,17 @@
-// The losses that keep the load even and the logits small, each with its gradient to the logits.
+// The losses that keep the load even, each with its gradient to the logits.
 //
-// With p the scores of a token over all experts, divided by their sum, and counts of the experts chosen:
-//   sequence  mean over sequences of N Σ_i f_i P_i, f_i = count_i / (L K), P_i = mean of p_i, both over the
-//   sequence.
-//             Switch, the paper, DeepSeek, seq_aux_loss of Megatron-Core
-//   batch     the same with all T tokens as one sequence: L = T (aux_loss of Megatron-Core)
-//   global    N Σ_i f_i P_i with f from counts over all micro-batches and ranks (global_aux_loss of
-//   Megatron-Core) z         mean over tokens of (log Σ e^x)² (Zoph et al. 2022)
-// Even loads give 1 for the first three. The counts are constants of the gradient. Coefficients are the
-// caller's.
+// With p the scores of a token over all experts, divided by their sum, each loss is N Σ_i f_i P_i: f_i is how
+// often expert i was chosen over the number of choices, P_i the mean of p_i. They differ in what both are of.
+//
+// clang-format off
+//   variant   f and P of                                   Megatron-Core    also
+//   sequence  each sequence by itself; the mean of those   seq_aux_loss     Switch, the paper, DeepSeek
+//   batch     all T tokens as one sequence, L = T          aux_loss
+//   global    f of all micro-batches and ranks             global_aux_loss
+// clang-format on
+//
+// Even loads give 1. The counts are constants of the gradient. Coefficients are the caller's. The loss that
+// keeps the logits small is in z_loss.hpp.
 #pragma once
 
 #include <mpi_router/router/gating.hpp>
@@ -73,7 +76,8 @@ struct sequence_blocks {
   index_t count;
 
   sequence_blocks(const char* what, index_t num_tokens, index_t sequence_length)
-      : length(sequence_length), per_sequence(token_blocks(sequence_length)) {
+      : length(num_tokens == 0 && sequence_length == 0 ? 1 : sequence_length),  // L = T = 0 is no work
+        per_sequence(token_blocks(length)) {
     expect(length >= 1 && num_tokens % length == 0, what, ": ", num_tokens,
            " tokens do not fall into sequences of length ", length);
     count = num_tokens / length * per_sequence;
@@ -108,34 +112,30 @@ void clear(gradient_mode mode, const vector_view<S>& grad) noexcept {
   }
 }
 
-/// Counts of the experts chosen by the tokens of a sequence, as S.
+/// Counts of the experts chosen by the tokens of each sequence, [T/L, N], as S.
 template <Accumulator S>
-void count_sequence(std::span<const expert_id> experts, index_t top_k, index_t first, index_t end,
-                    const vector_view<S>& counts) {
-  for (index_t i = 0; i < counts.size(); ++i) {
-    counts[i] = S{0};
+[[nodiscard]] matrix_view<const S> count_sequences(std::span<const expert_id> experts, index_t top_k,
+                                                   std::span<const status> statuses,
+                                                   const sequence_blocks& blocks, index_t num_experts,
+                                                   S* memory) {
+  const matrix_view<S> load = row_major(memory, blocks.count / blocks.per_sequence, num_experts);
+  const auto length = static_cast<std::size_t>(blocks.length);
+  const auto size = length * static_cast<std::size_t>(top_k);
+  for (index_t s = 0; s < load.rows(); ++s) {
+    const auto at = static_cast<std::size_t>(s);
+    clear(gradient_mode::write, load.row(s));
+    for_entries(experts.subspan(at * size, size), top_k,
+                statuses.empty() ? statuses : statuses.subspan(at * length, length),
+                [&](index_t, index_t expert) { load(s, expert) += S{1}; });
   }
-  for (index_t entry = first * top_k; entry < end * top_k; ++entry) {
-    counts[static_cast<index_t>(experts[static_cast<std::size_t>(entry)])] += S{1};
-  }
+  return load;
 }
 
-template <Accumulator S>
-void check_ids(const char* what, std::span<const expert_id> experts, index_t top_k,
-               const matrix_view<const S>& logits) {
-  expect(top_k >= 1 && static_cast<index_t>(experts.size()) == logits.rows() * top_k, what, ": ",
-         experts.size(), " expert ids, not T · K = ", logits.rows(), " · ", top_k);
-  for (const expert_id id : experts) {
-    expect(id >= 0 && static_cast<index_t>(id) < logits.cols(), what, ": expert ", id, " of ", logits.cols());
-  }
-}
-
-/// Σ_s Σ_i load_s(i) Σ_t p_i over the tokens of each sequence, and the number of blocks it took. load(s, i)
-/// is constant.
+/// Σ_s Σ_i load_s(i) Σ_t p_i over the tokens of each sequence that are not left out. load(s, i) is constant.
 template <Accumulator S, class Load, class Run>
 [[nodiscard]] S weighted_probabilities(const sequence_blocks& blocks, score_function f,
-                                       const matrix_view<const S>& logits, const Load& load, S* sums,
-                                       const Run& executor) {
+                                       const matrix_view<const S>& logits, std::span<const status> statuses,
+                                       const Load& load, S* sums, const Run& executor) {
   const index_t n = logits.cols();
   executor(blocks.count, [&](index_t block) {
     const vector_view<S> sum(sums + block * 2 * n, n);
@@ -143,7 +143,7 @@ template <Accumulator S, class Load, class Run>
     clear(gradient_mode::write, sum);
     for (index_t t = blocks.first(block); t < blocks.end(block); ++t) {
       S total{};
-      if (probabilities(f, logits.row(t), p, total)) {
+      if (counts(statuses, t) && probabilities(f, logits.row(t), p, total)) {
         for (index_t i = 0; i < n; ++i) {
           sum[i] += p[i];
         }
@@ -161,16 +161,18 @@ template <Accumulator S, class Load, class Run>
 /// Its gradient times `factor`.
 template <Accumulator S, class Load, class Run>
 void weighted_probabilities_vjp(const sequence_blocks& blocks, score_function f,
-                                const matrix_view<const S>& logits, const Load& load, S factor,
-                                const matrix_view<S>& grad, gradient_mode mode, S* scratch,
-                                const Run& executor) {
+                                const matrix_view<const S>& logits, std::span<const status> statuses,
+                                const Load& load, S factor, const matrix_view<S>& grad, gradient_mode mode,
+                                S* scratch, const Run& executor) {
   executor(blocks.count, [&](index_t block) {
     const vector_view<S> p(scratch + block * 2 * logits.cols(), logits.cols());
     for (index_t t = blocks.first(block); t < blocks.end(block); ++t) {
       clear(mode, grad.row(t));
-      probabilities_vjp<S>(
-          f, logits.row(t), p, [&](index_t i) { return factor * load(block / blocks.per_sequence, i); },
-          grad.row(t));
+      if (counts(statuses, t)) {
+        probabilities_vjp<S>(
+            f, logits.row(t), p, [&](index_t i) { return factor * load(block / blocks.per_sequence, i); },
+            grad.row(t));
+      }
     }
   });
 }
@@ -178,53 +180,48 @@ void weighted_probabilities_vjp(const sequence_blocks& blocks, score_function f,
 }  // namespace detail
 
 /// The sequence-level balance loss, coefficient 1. logits: [T, N], T/L sequences of L tokens one after the
-/// other; experts: T · K ids; workspace: balance_workspace(T, N, L) elements. L = T is the batch variant;
-/// sequences of several lengths are several calls. Tokens without scores (NaN) add nothing to P. O(T·N);
-/// bitwise the same for every executor. Throws usage_error on shapes and ids out of range.
+/// other; experts: T · K ids; workspace: balance_workspace(T, N, L) elements; statuses: T, what the gate told
+/// of each token, or empty. L = T is the batch variant; sequences of several lengths are several calls.
+/// Tokens that are not ok add nothing to f and P, which stay means over L. Without statuses tokens without
+/// scores (NaN) add nothing to P, but to f the experts 0 … K − 1 that the gate gave them. O(T·N); bitwise the
+/// same for every executor. Throws usage_error on shapes and ids out of range.
 template <Accumulator S, class Run = serial_executor>
 [[nodiscard]] S balance_loss(std::type_identity_t<matrix_view<const S>> logits, score_function f,
                              std::span<const expert_id> experts, index_t top_k, index_t sequence_length,
-                             const vector_view<S>& workspace, const Run& executor = {}) {
+                             const vector_view<S>& workspace, const Run& executor = {},
+                             std::span<const status> statuses = {}) {
+  const index_t n = logits.cols();
   const detail::sequence_blocks blocks("balance_loss", logits.rows(), sequence_length);
   detail::check_balance<S>("balance_loss", logits, sequence_length, workspace);
-  detail::check_ids<S>("balance_loss", experts, top_k, logits);
-  const index_t n = logits.cols();
-  const index_t sequences = logits.rows() / sequence_length;
-  S* const counts = workspace.data() + blocks.count * 2 * n;
-  for (index_t s = 0; s < sequences; ++s) {
-    detail::count_sequence<S>(experts, top_k, s * sequence_length, (s + 1) * sequence_length,
-                              {counts + s * n, n});
-  }
-  const S sum = detail::weighted_probabilities<S>(
-      blocks, f, logits, [&](index_t s, index_t i) { return counts[s * n + i]; }, workspace.data(), executor);
+  detail::check_ids("balance_loss", experts, top_k, statuses, logits.rows(), n);
+  const auto load = detail::count_sequences<S>(experts, top_k, statuses, blocks, n,
+                                               workspace.data() + blocks.count * 2 * n);
+  const S sum =
+      detail::weighted_probabilities<S>(blocks, f, logits, statuses, load, workspace.data(), executor);
   const auto tokens = static_cast<S>(logits.rows());
   return tokens > S{0}
              ? sum * (static_cast<S>(n) / (static_cast<S>(top_k) * static_cast<S>(sequence_length) * tokens))
              : S{0};
 }
 
-/// Its gradient: grad_logits ← or += grad_loss · ∂ loss / ∂ logits.
+/// Its gradient: grad_logits ← or += grad_loss · ∂ loss / ∂ logits. None for tokens that are not ok.
 template <Accumulator S, class Run = serial_executor>
 void balance_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, score_function f,
                       std::span<const expert_id> experts, index_t top_k, index_t sequence_length,
                       std::type_identity_t<S> grad_loss, const matrix_view<S>& grad_logits,
                       gradient_mode mode, std::type_identity_t<vector_view<S>> workspace,
-                      const Run& executor = {}) {
+                      const Run& executor = {}, std::span<const status> statuses = {}) {
+  const index_t n = logits.cols();
   const detail::sequence_blocks blocks("balance_loss_vjp", logits.rows(), sequence_length);
   detail::check_balance<S>("balance_loss_vjp", logits, sequence_length, workspace);
-  detail::check_ids<S>("balance_loss_vjp", experts, top_k, logits);
+  detail::check_ids("balance_loss_vjp", experts, top_k, statuses, logits.rows(), n);
   detail::check_gradient<S>("balance_loss_vjp", logits, grad_logits);
-  const index_t n = logits.cols();
-  S* const counts = workspace.data() + blocks.count * 2 * n;
-  for (index_t s = 0; s < logits.rows() / sequence_length; ++s) {
-    detail::count_sequence<S>(experts, top_k, s * sequence_length, (s + 1) * sequence_length,
-                              {counts + s * n, n});
-  }
+  const auto load = detail::count_sequences<S>(experts, top_k, statuses, blocks, n,
+                                               workspace.data() + blocks.count * 2 * n);
   const S factor = grad_loss * static_cast<S>(n) /
                    (static_cast<S>(top_k) * static_cast<S>(sequence_length) * static_cast<S>(logits.rows()));
-  detail::weighted_probabilities_vjp<S>(
-      blocks, f, logits, [&](index_t s, index_t i) { return counts[s * n + i]; }, factor, grad_logits, mode,
-      workspace.data(), executor);
+  detail::weighted_probabilities_vjp<S>(blocks, f, logits, statuses, load, factor, grad_logits, mode,
+                                        workspace.data(), executor);
 }
 
 /// The global balance loss of these T tokens, coefficient 1: N Σ_i f_i P_i with f_i = load_i / Σ load.
@@ -237,7 +234,7 @@ template <Accumulator S, class Run = serial_executor>
                                     const Run& executor = {}) {
   const index_t t = logits.rows();
   const index_t n = logits.cols();
-  const detail::sequence_blocks blocks("global_balance_loss", t, std::max(t, index_t{1}));
+  const detail::sequence_blocks blocks("global_balance_loss", t, t);
   detail::check_balance<S>("global_balance_loss", logits, t, workspace);
   detail::expect(static_cast<index_t>(load.size()) == n, "global_balance_loss: loads of ", load.size(),
                  " experts, not ", n);
@@ -246,7 +243,7 @@ template <Accumulator S, class Run = serial_executor>
     return S{0};
   }
   const S sum = detail::weighted_probabilities<S>(
-      blocks, f, logits,
+      blocks, f, logits, {},
       [&](index_t, index_t i) {
         return static_cast<S>(static_cast<double>(load[static_cast<std::size_t>(i)]) / total);
       },
@@ -262,7 +259,7 @@ void global_balance_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, 
                              std::type_identity_t<vector_view<S>> workspace, const Run& executor = {}) {
   const index_t t = logits.rows();
   const index_t n = logits.cols();
-  const detail::sequence_blocks blocks("global_balance_loss_vjp", t, std::max(t, index_t{1}));
+  const detail::sequence_blocks blocks("global_balance_loss_vjp", t, t);
   detail::check_balance<S>("global_balance_loss_vjp", logits, t, workspace);
   detail::check_gradient<S>("global_balance_loss_vjp", logits, grad_logits);
   detail::expect(static_cast<index_t>(load.size()) == n, "global_balance_loss_vjp: loads of ", load.size(),
@@ -270,7 +267,7 @@ void global_balance_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, 
   const double total = mean_load(load) * static_cast<double>(n);
   const double factor = total > 0 ? static_cast<double>(n) / (total * static_cast<double>(t)) : 0.0;
   detail::weighted_probabilities_vjp<S>(
-      blocks, f, logits,
+      blocks, f, logits, {},
       [&](index_t, index_t i) {
         return static_cast<S>(static_cast<double>(load[static_cast<std::size_t>(i)]) * factor);
       },

@@ -19,15 +19,33 @@ inline void expect_experts(const char* what, std::span<const expert_id> experts,
          statuses.size(), " statuses for ", count / top_k, " tokens");
 }
 
+/// Whether a token is not left out.
+[[nodiscard]] inline bool counts(std::span<const status> statuses, index_t token) noexcept {
+  return statuses.empty() || statuses[static_cast<std::size_t>(token)] == status::ok;
+}
+
 /// f(entry, expert) for each entry t · K + k of the tokens that are not left out.
 template <class F>
 void for_entries(std::span<const expert_id> experts, index_t top_k, std::span<const status> statuses,
                  const F& f) {
-  for (index_t entry = 0; entry < static_cast<index_t>(experts.size()); ++entry) {
-    if (statuses.empty() || statuses[static_cast<std::size_t>(entry / top_k)] == status::ok) {
+  const index_t tokens = static_cast<index_t>(experts.size()) / top_k;
+  for (index_t token = 0; token < tokens; ++token) {
+    for (index_t entry = token * top_k; counts(statuses, token) && entry < (token + 1) * top_k; ++entry) {
       f(entry, static_cast<index_t>(experts[static_cast<std::size_t>(entry)]));
     }
   }
+}
+
+/// Throws usage_error unless there are K ids for each of T tokens, all in [0, N) but those of tokens that are
+/// left out.
+inline void check_ids(const char* what, std::span<const expert_id> experts, index_t top_k,
+                      std::span<const status> statuses, index_t num_tokens, index_t num_experts) {
+  expect_experts(what, experts, top_k, statuses);
+  expect(static_cast<index_t>(experts.size()) == num_tokens * top_k, what, ": ", experts.size(),
+         " expert ids, not T · K = ", num_tokens, " · ", top_k);
+  for_entries(experts, top_k, statuses, [&](index_t, index_t expert) {
+    expect(expert >= 0 && expert < num_experts, what, ": expert ", expert, " of ", num_experts);
+  });
 }
 
 }  // namespace detail

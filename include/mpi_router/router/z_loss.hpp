@@ -27,8 +27,8 @@ template <Accumulator S>
 }  // namespace detail
 
 /// The router z-loss, coefficient 1: the mean over tokens of (log Σ_i e^{x_i})² (Zoph et al. 2022, ST-MoE).
-/// logits: [T, N]; workspace: ⌈T/256⌉ elements at most T. Tokens where it is not finite add nothing. O(T·N);
-/// bitwise the same for every executor.
+/// logits: [T, N]; workspace: T elements are enough, ⌈T/256⌉ are used. Tokens where it is not finite add
+/// nothing. O(T·N); bitwise the same for every executor.
 template <Accumulator S, class Run = serial_executor>
 [[nodiscard]] S z_loss(std::type_identity_t<matrix_view<const S>> logits, const vector_view<S>& workspace,
                        const Run& executor = {}) {
