@@ -281,4 +281,21 @@ TEST_CASE("settings that do not fit are refused") {
   p.ids.resize(5);
   CHECK_THROWS_AS(p.forward(), usage_error);
 }
+
+TEST_CASE("the backward refuses ids that are no experts") {
+  const std::vector<double> logits(8, 1), grad(4, 1);
+  std::vector<double> to_logits(8), workspace(static_cast<std::size_t>(gating_workspace(2, 4)));
+  std::vector<expert_id> ids{0, 1, 2, 3};
+  const auto backward = [&] {
+    gate_vjp(row_major(logits.data(), 2, 4), {}, ids, row_major(grad.data(), 2, 2),
+             row_major(to_logits.data(), 2, 4), gradient_mode::write, workspace);
+  };
+  CHECK_NOTHROW(backward());
+  for (const expert_id wrong : {-1, 4, 7}) {
+    ids[2] = wrong;
+    CHECK_THROWS_AS(backward(), usage_error);
+  }
+  ids.resize(3);
+  CHECK_THROWS_AS(backward(), usage_error);
+}
 #endif

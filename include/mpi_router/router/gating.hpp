@@ -55,6 +55,14 @@ void check_gate(const char* what, const matrix_view<const S>& logits, const gati
          ": the workspace has ", workspace.size(), " elements, not ", gating_workspace(t, n));
 }
 
+template <Accumulator S, class X>
+void check_product(const char* what, const matrix_view<X>& tokens, const matrix_view<const S>& rows,
+                   const matrix_view<S>& logits) {
+  expect(tokens.cols() == rows.cols() && logits.rows() == tokens.rows() && logits.cols() == rows.rows(), what,
+         ": tokens [", tokens.rows(), ", ", tokens.cols(), "], rows [", rows.rows(), ", ", rows.cols(),
+         "], logits [", logits.rows(), ", ", logits.cols(), "]");
+}
+
 template <Accumulator S>
 void gate_block(const matrix_view<const S>& logits, const gating_options& options,
                 const vector_view<const S>& bias, const gate_output<S>& out, S* scratch, index_t first,
@@ -100,10 +108,7 @@ template <Scalar X, Accumulator S, class Run = serial_executor, class Product = 
   requires MatrixProduct<Product, std::remove_const_t<X>, S, S>
 void router_logits(const matrix_view<X>& tokens, std::type_identity_t<matrix_view<const S>> rows,
                    const matrix_view<S>& logits, const Run& executor = {}, const Product& product = {}) {
-  detail::expect(
-      tokens.cols() == rows.cols() && logits.rows() == tokens.rows() && logits.cols() == rows.rows(),
-      "router_logits: tokens [", tokens.rows(), ", ", tokens.cols(), "], rows [", rows.rows(), ", ",
-      rows.cols(), "], logits [", logits.rows(), ", ", logits.cols(), "]");
+  detail::check_product<S>("router_logits", tokens, rows, logits);
   detail::for_token_blocks(executor, tokens.rows(), [&](index_t first, index_t count, index_t) {
     product.multiply(matrix_view<const std::remove_const_t<X>>(tokens.middle_rows(first, count)),
                      rows.transposed(), logits.middle_rows(first, count), gradient_mode::write);
@@ -119,10 +124,7 @@ void route(const matrix_view<X>& tokens, std::type_identity_t<matrix_view<const 
            const matrix_view<S>& logits, const gate_output<S>& out,
            std::type_identity_t<vector_view<S>> workspace, const Run& executor = {},
            const Product& product = {}) {
-  detail::expect(
-      tokens.cols() == rows.cols() && logits.rows() == tokens.rows() && logits.cols() == rows.rows(),
-      "route: tokens [", tokens.rows(), ", ", tokens.cols(), "], rows [", rows.rows(), ", ", rows.cols(),
-      "], logits [", logits.rows(), ", ", logits.cols(), "]");
+  detail::check_product<S>("route", tokens, rows, logits);
   detail::check_gate<S>("route", logits, options, bias, out, workspace);
   detail::for_token_blocks(executor, tokens.rows(), [&](index_t first, index_t count, index_t block) {
     product.multiply(matrix_view<const std::remove_const_t<X>>(tokens.middle_rows(first, count)),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/router/gating.hpp>
+#include <mpi_router/router/load.hpp>
 
 MPIROUTER_BEGIN
 
@@ -74,7 +75,7 @@ void gate_token_vjp(const vector_view<const S>& logits, const gating_options& op
 ///
 /// logits, options, experts: as in the forward; grad_weights: [T, K]; grad_logits: [T, N]; workspace:
 /// gating_workspace(T, N) elements. O(T·N). Bitwise the same for every executor. Throws usage_error on
-/// shapes.
+/// shapes and on ids out of range.
 template <Accumulator S, class Run = serial_executor>
 void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_options& options,
               std::span<const expert_id> experts, std::type_identity_t<matrix_view<const S>> grad_weights,
@@ -83,11 +84,10 @@ void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_op
   const index_t t = logits.rows();
   const index_t n = logits.cols();
   core::check_gating("gate_vjp", options, n);
-  detail::expect(grad_weights.rows() == t && grad_weights.cols() == options.top_k &&
-                     static_cast<index_t>(experts.size()) == t * options.top_k,
-                 "gate_vjp: ", experts.size(), " expert ids and a gradient of the weights [",
-                 grad_weights.rows(), ", ", grad_weights.cols(), "], not [T = ", t, ", K = ", options.top_k,
-                 "]");
+  detail::check_ids("gate_vjp", experts, options.top_k, {}, t, n);
+  detail::expect(grad_weights.rows() == t && grad_weights.cols() == options.top_k,
+                 "gate_vjp: the gradient of the weights is [", grad_weights.rows(), ", ", grad_weights.cols(),
+                 "], not [T = ", t, ", K = ", options.top_k, "]");
   detail::expect(grad_logits.rows() == t && grad_logits.cols() == n,
                  "gate_vjp: the gradient to the logits is [", grad_logits.rows(), ", ", grad_logits.cols(),
                  "], not [", t, ", ", n, "]");
