@@ -10,7 +10,8 @@
 //   the MPI paper              softmax         score_then_select  true         1
 //   gpt-oss                    softmax         select_then_score  –            1
 //   DeepSeek-V2 (K = 6)        softmax         score_then_select  false        16       3 of 8, max
-//   DeepSeek-V3, Kimi-K2       sigmoid         score_then_select  true         2.5      4 of 8, top2_sum  yes
+//   DeepSeek-V3                sigmoid         score_then_select  true         2.5      4 of 8, top2_sum  yes
+//   Kimi-K2                    sigmoid         score_then_select  true         2.827                     yes
 //   DeepSeek-V4                sqrtsoftplus    score_then_select  true         1.5                       yes
 //   Llama-4 (K = 1)            sigmoid         select_then_score  false        1
 //
