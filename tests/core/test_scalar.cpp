@@ -1,4 +1,5 @@
 // bf16 and f16 against Eigen's, bit by bit.
+#include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/core/scalar.hpp>
 
 #include <doctest/doctest.h>
@@ -43,7 +44,45 @@ void same_rounding(float x) {
   }
 }
 
+/// Halfway between every two neighbours, and a hair to either side, of either sign.
+template <class T>
+void rounds_doubles_once(std::uint16_t largest) {
+  const auto stored = [](int bits) {
+    T x;
+    x.bits = static_cast<std::uint16_t>(bits);
+    return x;
+  };
+  const auto value = [&](int bits) { return static_cast<double>(static_cast<float>(stored(bits))); };
+  for (int b = 0; b <= largest; ++b) {
+    CAPTURE(b);
+    const double half = b == largest ? (value(b) - value(b - 1)) / 2 : (value(b + 1) - value(b)) / 2;
+    const double tie = value(b) + half;
+    for (const double sign : {1.0, -1.0}) {
+      const auto rounded = [&](double x) { return narrow<T>(sign * x).bits & 0x7fff; };
+      CHECK(rounded(value(b)) == b);
+      CHECK(rounded(tie) == b + b % 2);
+      CHECK(rounded(std::nextafter(tie, 0.0)) == b);
+      CHECK(rounded(std::nextafter(tie, 2 * tie)) == b + 1);
+      CHECK(std::signbit(static_cast<float>(narrow<T>(sign * tie))) == (sign < 0));
+    }
+  }
+}
+
 }  // namespace
+
+TEST_CASE("doubles round to bf16 and f16 once, not by way of float") {
+  static_assert(narrow<bf16>(1 + 0x1p-8 + 0x1p-40).bits == bf16(1.0078125F).bits);
+  static_assert(narrow<f16>(1 + 0x1p-11 + 0x1p-50).bits == f16(1 + 0x1p-10F).bits);
+  rounds_doubles_once<bf16>(0x7f7f);
+  rounds_doubles_once<f16>(0x7bff);
+  CHECK(narrow<Eigen::bfloat16>(1 + 0x1p-8 + 0x1p-40) == Eigen::bfloat16(1.0078125F));
+  CHECK(narrow<Eigen::half>(1 + 0x1p-11 + 0x1p-50) == Eigen::half(1 + 0x1p-10F));
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  CHECK(narrow<bf16>(-infinity).bits == 0xff80);
+  CHECK(narrow<f16>(1e300).bits == 0x7c00);
+  CHECK(narrow<f16>(5e-324).bits == 0);
+  CHECK(std::isnan(static_cast<float>(narrow<bf16>(std::numeric_limits<double>::quiet_NaN()))));
+}
 
 TEST_CASE("every bf16 and f16 value widens and narrows as in Eigen") {
   every_stored_value<bf16, Eigen::bfloat16>();

@@ -21,6 +21,20 @@ namespace core {
   return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000ULL) != 0x7ff0000000000000ULL;
 }
 
+// Cut to what float can hold, with a last bit of 1 where anything was cut off: a second rounding, to fewer
+// bits, then ends where one rounding would.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float double_to_odd_float(double x) noexcept {
+  const auto bits = std::bit_cast<std::uint64_t>(x);
+  const auto exponent = (bits >> 52) & 0x7ffU;
+  if (exponent == 0x7ffU || exponent < 875U) {  // not finite, or below 2^-148: 0 in every smaller type
+    return static_cast<float>(x);
+  }
+  const auto too_many = exponent < 897U ? 926U - exponent : 29U;  // more for what is subnormal as a float
+  const auto one = std::uint64_t{1} << too_many;
+  const auto cut = bits & (one - 1U);
+  return static_cast<float>(std::bit_cast<double>((bits - cut) | (cut != 0U ? one : 0U)));
+}
+
 // Round to nearest, ties to even; NaN stays NaN (made quiet).
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint16_t float_to_bf16(float x) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(x);
@@ -139,10 +153,14 @@ template <Accumulator S, Scalar T>
   return static_cast<S>(static_cast<accumulator_t<T>>(x));
 }
 
-/// Accumulator to stored value, rounded to nearest even.
+/// Accumulator to stored value, rounded once, to nearest even.
 template <Scalar T, Accumulator S>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T narrow(S x) noexcept {
-  return static_cast<T>(static_cast<accumulator_t<T>>(x));
+  if constexpr (sizeof(T) < sizeof(accumulator_t<T>) && sizeof(accumulator_t<T>) < sizeof(S)) {
+    return static_cast<T>(core::double_to_odd_float(x));
+  } else {
+    return static_cast<T>(static_cast<accumulator_t<T>>(x));
+  }
 }
 
 /// True unless x is NaN or infinite. Looks at the bits, so it also holds under -ffast-math.
