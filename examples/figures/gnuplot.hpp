@@ -2,14 +2,14 @@
 // again.
 #pragma once
 
+#include <mpi_router/io/atomic_file.hpp>
+
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,13 +33,11 @@ inline constexpr std::string_view no_gnuplot_advice =
     "gnuplot is missing, so there are no figures; the numbers are complete. "
     "Debian and Ubuntu: apt-get install gnuplot-nox";
 
-/// Writes a whole file; throws std::runtime_error where it cannot.
+/// Writes a file that is there whole or not at all; throws file_error where it cannot.
 inline void write_file(const std::filesystem::path& path, std::string_view text) {
-  std::ofstream out(path, std::ios::binary);
-  out << text;
-  if (!out.flush()) {
-    throw std::runtime_error(path.string() + ": cannot be written");
-  }
+  mpi_router::atomic_file file(path);
+  file.write(text);
+  file.commit();
 }
 
 /// A table of numbers as CSV; NaN is an empty field, which gnuplot leaves out.

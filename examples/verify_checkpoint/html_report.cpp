@@ -1,10 +1,11 @@
 #include "html_report.hpp"
 
-#include "../figures/gnuplot.hpp"
 #include "html_figures.hpp"
 
 #include <mpi_router/core/version.hpp>
 #include <mpi_router/verify/null_model.hpp>
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -255,17 +256,15 @@ std::string section(const std::filesystem::path& data, std::size_t index, const 
 
 }  // namespace
 
-std::string write_html_report(const std::filesystem::path& folder,
+std::string write_html_report(mpi_router::atomic_file& page, const std::filesystem::path& folder,
                               const std::vector<checkpoint_report>& checkpoints,
                               const html_report_options& options) {
-  const auto data = folder / "data";
-  std::filesystem::create_directories(data);
   std::string problem;
   std::string sections;
   for (std::size_t i = 0; i < checkpoints.size(); ++i) {
-    sections += section(data, i, checkpoints[i], options.analysis, problem);
+    sections += section(folder / "data", i, checkpoints[i], options.analysis, problem);
   }
-  const std::string page = fmt::format(
+  page.write(fmt::format(
       R"html(<!DOCTYPE html>
 <html lang=en>
 <head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
@@ -297,8 +296,7 @@ page says how near the stored rows are, how near one step brings them, and how m
       escaped(options.command),
       options.analysis.exact ? "that direction, by an SVD"
                              : "the direction that was found by power iteration",
-      options.analysis.tolerance, sections, behaviour);
-  figures::write_file(folder / "index.html", page);
+      options.analysis.tolerance, sections, behaviour));
   return problem;
 }
 

@@ -3,6 +3,8 @@
 
 #include "report.hpp"
 
+#include <mpi_router/io/atomic_file.hpp>
+
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -14,11 +16,11 @@ struct html_report_options {
   std::string command;  ///< the command that makes the page, as a shell reads it
 };
 
-/// Writes folder/index.html, with all that it shows inside, and beside it, in folder/data, the numbers of the
-/// figures (CSV), gnuplot's scripts and the figures (SVG). The folder is made where it is not there. Without
-/// gnuplot the page has the tables and says what is missing. Returns a line for the user, empty where all
-/// went well. Throws std::runtime_error where something cannot be written.
-std::string write_html_report(const std::filesystem::path& folder,
+/// Writes the page, with all that it shows inside, to `page`, which the caller commits, and beside it, in
+/// folder/data, which must be there, the numbers of the figures (CSV), gnuplot's scripts and the figures
+/// (SVG). Without gnuplot the page has the tables and says what is missing. Returns a line for the user,
+/// empty where all went well. Throws std::runtime_error where something cannot be written.
+std::string write_html_report(mpi_router::atomic_file& page, const std::filesystem::path& folder,
                               const std::vector<checkpoint_report>& checkpoints,
                               const html_report_options& options);
 

@@ -1,21 +1,21 @@
 // verify_checkpoint: how far each router row of an MoE checkpoint is from its expert's principal singular
 // direction.
 #include "html_report.hpp"
+#include "outputs.hpp"
 #include "progress.hpp"
 #include "recondition.hpp"
 #include "records.hpp"
 #include "report.hpp"
 
-#include <mpi_router/io/atomic_file.hpp>
-
 #include <fmt/format.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <deque>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,6 +26,9 @@
 namespace {
 
 using namespace verify;
+using mpi_router::io::printable;
+
+constexpr std::size_t longest_line = 8192;  // of an error; names in it come from files
 
 /// Bad input or usage: exit status 2 and this one line.
 class input_error : public std::runtime_error {
@@ -108,7 +111,7 @@ JSON: {{"version", "tolerance", "max_steps", "exact", "layers": […], "unmatche
   with --no-svd, the numbers of degenerate rows. lambda is relative to sigma1.
 
 Exit status: 0 done; 1 done, but a row could not be certified to --require-angle; 2 bad input or usage, in which case
-  nothing is written.
+  neither JSON nor trace nor page is written.
 
 Examples:
   verify_checkpoint                                       the two small models that come with the project
@@ -238,23 +241,6 @@ search_result find_some(const mpi_router::checkpoint& model, const search_option
   return found;
 }
 
-/// Refuses an output that is an input, and opens it, so that what cannot be written is known before the work.
-std::unique_ptr<mpi_router::atomic_file> open_output(const std::string& path,
-                                                     const std::deque<mpi_router::checkpoint>& models) {
-  if (path.empty() || path == "-") {
-    return nullptr;
-  }
-  for (const auto& model : models) {
-    require(!mpi_router::same_file(path, model.path()) && !mpi_router::same_file(path, model.index()),
-            path + ": is the input, which is never overwritten");
-    for (const auto& shard : model.shards()) {
-      require(!mpi_router::same_file(path, shard.path()),
-              path + ": is part of the input, which is never overwritten");
-    }
-  }
-  return std::make_unique<mpi_router::atomic_file>(path);
-}
-
 bool wants_colour(const std::string& choice) {
   const char* no_colour = std::getenv("NO_COLOR");
   const char* terminal = std::getenv("TERM");
@@ -281,13 +267,8 @@ int run_verify(const arguments& a) {
       num_experts += layer.num_experts;
     }
   }
-  require(a.json.empty() || a.json == "-" || a.trace.empty() || a.json != a.trace,
-          "--json and --trace name one file");
   require(a.trace != "-", "--trace needs a file");
-  require(a.report.empty() || !std::filesystem::exists(a.report) || std::filesystem::is_directory(a.report),
-          a.report + ": --report needs a folder");
-  const auto json_file = open_output(a.json, models);
-  const auto trace_file = open_output(a.trace, models);
+  const auto files = open_outputs({a.json == "-" ? "" : a.json, a.trace, a.report}, models);
 
   const analysis_options options{
       .tolerance = a.tolerance, .max_steps = a.max_steps, .exact = !a.no_svd, .trace = !a.trace.empty()};
@@ -305,11 +286,15 @@ int run_verify(const arguments& a) {
     next = end;
   }
 
-  if (json_file) {
-    json_file->write(to_json(checkpoints, options));
+  std::string problem;
+  if (files.page) {
+    problem = write_html_report(*files.page, a.report, checkpoints, {options, a.command});
   }
-  if (trace_file) {
-    trace_file->write(to_csv(checkpoints));
+  if (files.json) {
+    files.json->write(to_json(checkpoints, options));
+  }
+  if (files.trace) {
+    files.trace->write(to_csv(checkpoints));
   }
   const bool colour = wants_colour(a.colour);
   if (a.json == "-") {
@@ -323,14 +308,10 @@ int run_verify(const arguments& a) {
                                                  .exact = options.exact}));
   }
   flush_output();
-  for (const auto& file : {json_file.get(), trace_file.get()}) {
-    if (file != nullptr) {
-      file->commit();
-    }
-  }
-  if (!a.report.empty()) {
-    const auto problem = write_html_report(a.report, checkpoints, {options, a.command});
-    fmt::print(stderr, "{}{}report: {}/index.html\n", problem, problem.empty() ? "" : "\n", a.report);
+  files.commit();
+  if (files.page) {
+    fmt::print(stderr, "{}{}report: {}/index.html\n", problem, problem.empty() ? "" : "\n",
+               printable(a.report, 4096));
   }
   if (!a.require_angle) {
     return 0;
@@ -361,13 +342,13 @@ int run_recondition(arguments a) {
                          [&bar](index_t done, index_t all) { bar(done, all); });
   }
   for (const auto& kept : result.kept) {
-    fmt::print("kept as it was: {}\n", kept);
+    fmt::print("kept as it was: {}\n", printable(kept, 300));
   }
   fmt::print("{}", format_unmatched(found.others, wants_colour("auto")));
-  fmt::print("{}: {} router rows in {} layer{}, {} step{} on; all else as in {}\n", a.target,
+  fmt::print("{}: {} router rows in {} layer{}, {} step{} on; all else as in {}\n", printable(a.target, 4096),
              result.rows - static_cast<index_t>(result.kept.size()), found.layers.size(),
              found.layers.size() == 1 ? "" : "s", a.recondition.steps, a.recondition.steps == 1 ? "" : "s",
-             a.source);
+             printable(a.source, 4096));
   return 0;
 }
 
@@ -406,11 +387,9 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const std::exception& e) {
-    std::fputs("verify_checkpoint: ", stderr);
-    for (const char* c = e.what(); *c != '\0'; ++c) {
-      std::fputc(*c == '\n' ? ' ' : *c, stderr);
-    }
-    std::fputc('\n', stderr);
+    std::string line = e.what();
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    std::fputs(("verify_checkpoint: " + printable(line, longest_line) + "\n").c_str(), stderr);
     return 2;
   }
 }

@@ -1,5 +1,6 @@
 #include "report.hpp"
 
+#include <mpi_router/io/file_error.hpp>
 #include <mpi_router/verify/null_model.hpp>
 
 #include <fmt/color.h>
@@ -17,6 +18,7 @@ namespace verify {
 namespace {
 
 using mpi_router::status;
+using mpi_router::io::printable;  // for every name: it comes from a file, and this goes to a terminal
 
 constexpr double degrees_per_radian = 180 / std::numbers::pi;
 
@@ -97,7 +99,7 @@ std::string describe_layer(const moe_layer& layer, const painter& paint) {
                                  ? "flattened to [N·F, D]"
                                  : std::string(meaning_of(gate.how));
   const bool one_each = layer.num_experts > 1 && layer.gates[0].tensor != layer.gates[1].tensor;
-  return paint.bold(layer.name.empty() ? "(no prefix)" : layer.name) + ": " +
+  return paint.bold(layer.name.empty() ? "(no prefix)" : printable(layer.name)) + ": " +
          fmt::format("{} expert{}, F = {}, D = {}", layer.num_experts, layer.num_experts == 1 ? "" : "s",
                      layer.ffn_dim, layer.hidden_dim) +
          paint.faint(fmt::format("; names as in {}; router {}, gates {} {}", layer.family,
@@ -172,7 +174,7 @@ std::string glance(const std::vector<checkpoint_report>& checkpoints, const repo
                    const painter& paint) {
   std::size_t width = 5;
   const auto label = [](const checkpoint_report& c, const layer_report& layer) {
-    return std::filesystem::path(c.path).filename().string() + " " + layer.layer->name;
+    return printable(std::filesystem::path(c.path).filename().string() + " " + layer.layer->name);
   };
   for (const auto& c : checkpoints) {
     for (const auto& layer : c.layers) {
@@ -223,8 +225,8 @@ std::string format_unmatched(const std::vector<unmatched>& others, bool colour) 
   const painter paint{colour};
   std::string out;
   for (const auto& other : others) {
-    out += fmt::format("{}{}: {}\n", paint(fg(fmt::terminal_color::yellow), "not used: "), other.name,
-                       other.reason);
+    out += fmt::format("{}{}: {}\n", paint(fg(fmt::terminal_color::yellow), "not used: "),
+                       printable(other.name), printable(other.reason, 1000));
   }
   return out;
 }
@@ -233,7 +235,7 @@ std::string format_report(const std::vector<checkpoint_report>& checkpoints, con
   const painter paint{options.colour};
   std::string out = options.experts ? legend(options, paint) : "";
   for (const auto& c : checkpoints) {
-    out += fmt::format("{}{}\n", out.empty() ? "" : "\n", paint.bold(c.path));
+    out += fmt::format("{}{}\n", out.empty() ? "" : "\n", paint.bold(printable(c.path, 4096)));
     for (const auto& layer : c.layers) {
       out += options.experts ? fmt::format("\n{}", format_layer(layer, options, paint))
                              : fmt::format("{}\n", describe_layer(*layer.layer, paint));

@@ -122,17 +122,83 @@ TEST_CASE("outputs that cannot be written, and outputs that are inputs") {
     check_refused({path, flag, folder / "missing/out"}, "missing/out: cannot be written");
     check_refused({path, flag, folder / "d"}, "d: is a folder");
     check_refused({path, flag, "/dev/null"}, "/dev/null: is not a regular file");
+    check_refused({path, flag, folder / "out", "--report", "/proc/nope"},
+                  "/proc/nope: the folder cannot be made");
+    check_refused({path, flag, folder / "out", "--report", path}, "--report needs a folder");
     for (const std::string out : {"m.safetensors", "link", "hard", "d/../m.safetensors"}) {
       check_refused({path, flag, folder / out}, "never overwritten");
       check_refused({folder / "link", flag, folder / out}, "never overwritten");
     }
   }
-  check_refused({path, "--json", folder / "same", "--trace", folder / "same"}, "name one file");
+  std::filesystem::create_directory_symlink("d", folder / "e");
+  for (const auto& [one, other] :
+       {std::pair{"same", "same"}, {"same", "./same"}, {"d/same", "d/../e/same"}}) {
+    check_refused({path, "--json", folder / one, "--trace", folder / other},
+                  "--json and --trace name one file");
+  }
+  for (const char* flag : {"--json", "--trace"}) {
+    check_refused({path, flag, folder / "e/index.html", "--report", folder / "d"}, "name one file");
+    check_refused({path, flag, folder / "e/data/checkpoint-0-cosine.csv", "--report", folder / "d"},
+                  "names a file of the report's own");
+  }
   // One output that works and one that does not: neither is written.
   check_refused({path, "--json", folder / "out.json", "--trace", folder / "missing/out"},
                 "cannot be written");
   CHECK(read_bytes(path) == bytes);
-  CHECK(folder.entries() == 4);
+  CHECK(folder.entries() == 5);
+  CHECK(std::filesystem::is_empty((folder / "d").string()));
+}
+
+TEST_CASE("names that are one file seen from the folder the program runs in") {
+  const temporary_folder folder;
+  const auto here = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  check_refused({data_file("tiny-mpi.safetensors"), "--json", "x", "--trace", "./x"}, "name one file");
+  std::filesystem::current_path(here);
+  CHECK(folder.entries() == 0);
+}
+
+TEST_CASE("a report that cannot be finished leaves the old page, and no JSON") {
+  const temporary_folder folder;
+  std::filesystem::create_directories(folder / "page/data/checkpoint-0-lambda.csv");
+  write_bytes(folder / "page/index.html", "old");
+  check_refused(
+      {data_file("tiny-mpi.safetensors"), "--json", folder / "out.json", "--report", folder / "page"},
+      "checkpoint-0-lambda.csv: is a folder");
+  CHECK(read_bytes(folder / "page/index.html") == "old");
+  CHECK(std::distance(std::filesystem::directory_iterator(folder / "page"), {}) == 2);
+  CHECK(folder.entries() == 1);
+}
+
+TEST_CASE("names from files do not reach the terminal as they are") {
+  const std::string evil =
+      "\x1b[31m\x07\xc2\x9b"
+      "2J";
+  const temporary_folder folder;
+  checkpoint_builder builder;
+  add_layer(builder, evil + ".0.", random_layer(60, 2, 3, 4));
+  builder.add<float>(evil + ".1.mlp.router.weight", {2, 4}, std::vector<float>(8, 1.0F));
+  builder.add<float>(evil + ".1.mlp.experts.gate_proj", {2, 3, 5}, std::vector<float>(30, 1.0F));
+  const std::string path = folder / (evil + ".safetensors");
+  builder.write(path);
+  const auto check_clean = [](const outcome& result, int status) {
+    CAPTURE(result.out);
+    CAPTURE(result.err);
+    CHECK(result.status == status);
+    for (const std::string bad : {"\x1b", "\x07", "\xc2\x9b"}) {
+      CHECK_FALSE(contains(result.out, bad));
+      CHECK_FALSE(contains(result.err, bad));
+    }
+    CHECK(contains(result.out + result.err, "\\x1b[31m\\x07"));
+  };
+  check_clean(run({path, "--experts"}), 0);
+  check_clean(run({path, "--summary", "--report", folder / "page"}), 0);
+  check_clean(run({"recondition", path, folder / (evil + "out.safetensors")}), 0);
+  checkpoint_builder broken;
+  broken.add<float>(evil + ".mlp.router.weight", {2, 4}, std::vector<float>(8, 1.0F));
+  broken.add<float>(evil + ".mlp.experts.gate_proj", {2, 3, 5}, std::vector<float>(30, 1.0F));
+  broken.write(folder / "broken.safetensors");
+  check_clean(run({folder / "broken.safetensors"}), 2);
 }
 
 TEST_CASE("an output that exists is replaced whole") {

@@ -20,17 +20,20 @@ class file_error : public std::runtime_error {
 
 namespace io {
 
-/// Text from a file, fit for one line of a message: control bytes become \xNN, long text is cut.
+/// Text from a file, fit for one line of a terminal: control bytes, and the C1 controls that UTF-8 writes as
+/// two, become \xNN; long text is cut.
 [[nodiscard]] inline std::string printable(std::string_view text, std::size_t most = 200) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::string out;
+  unsigned before = 0;
   for (const char c : text.substr(0, most)) {
     const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20U || byte == 0x7fU) {
+    if (byte < 0x20U || byte == 0x7fU || (before == 0xc2U && byte >= 0x80U && byte < 0xa0U)) {
       out += {'\\', 'x', digits[byte >> 4U], digits[byte & 15U]};
     } else {
       out += c;
     }
+    before = byte;
   }
   return text.size() > most ? out + "..." : out;
 }

@@ -1,0 +1,112 @@
+#include "outputs.hpp"
+
+#include <string_view>
+#include <vector>
+
+namespace verify {
+
+namespace {
+
+namespace fs = std::filesystem;
+using mpi_router::atomic_file;
+using mpi_router::io::file_failure;
+
+/// Where a path leads, whether there is a file yet or not.
+fs::path place_of(const fs::path& path) {
+  std::error_code error;
+  const auto whole = fs::absolute(path, error);
+  const auto place = fs::weakly_canonical(whole, error);
+  return error ? whole.lexically_normal() : place;
+}
+
+std::vector<fs::path> files_of(const std::deque<mpi_router::checkpoint>& models) {
+  std::vector<fs::path> files;
+  for (const auto& model : models) {
+    for (const auto& path : {model.path(), model.index()}) {
+      if (!path.empty()) {
+        files.push_back(path);
+      }
+    }
+    for (const auto& shard : model.shards()) {
+      files.push_back(shard.path());
+    }
+  }
+  return files;
+}
+
+/// Whether the report may write a file of this name into its folder of data.
+bool is_report_data(const fs::path& path, const fs::path& report) {
+  const auto type = path.extension();
+  return !report.empty() && (type == ".csv" || type == ".gp" || type == ".svg") &&
+         path.filename().string().starts_with("checkpoint-") &&
+         place_of(path).parent_path() == place_of(report / "data");
+}
+
+struct output {
+  std::string_view flag;
+  fs::path path;
+};
+
+void check_apart(const std::vector<output>& wanted, const std::vector<fs::path>& inputs,
+                 const fs::path& report) {
+  for (const auto& input : inputs) {
+    for (const auto& out : wanted) {
+      if (mpi_router::same_file(out.path, input) || place_of(out.path) == place_of(input)) {
+        file_failure(out.path, "is part of the input, which is never overwritten");
+      }
+    }
+    if (is_report_data(input, report)) {
+      file_failure(input, "is part of the input, and --report may overwrite it");
+    }
+  }
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (place_of(wanted[i].path) == place_of(wanted[j].path)) {
+        file_failure(wanted[i].path, wanted[j].flag, " and ", wanted[i].flag, " name one file");
+      }
+    }
+    if (is_report_data(wanted[i].path, report)) {
+      file_failure(wanted[i].path, wanted[i].flag, " names a file of the report's own");
+    }
+  }
+}
+
+}  // namespace
+
+void outputs::commit() const {
+  for (auto* file : {json.get(), trace.get(), page.get()}) {
+    if (file != nullptr) {
+      file->commit();
+    }
+  }
+}
+
+outputs open_outputs(const output_paths& paths, const std::deque<mpi_router::checkpoint>& models) {
+  if (fs::exists(paths.report) && !fs::is_directory(paths.report)) {
+    file_failure(paths.report, "--report needs a folder");
+  }
+  const fs::path page = paths.report.empty() ? fs::path() : paths.report / "index.html";
+  std::vector<output> wanted;
+  for (const auto& out : {output{"--json", paths.json}, {"--trace", paths.trace}, {"--report", page}}) {
+    if (!out.path.empty()) {
+      wanted.push_back(out);
+    }
+  }
+  check_apart(wanted, files_of(models), paths.report);
+
+  const auto open = [](const fs::path& path) {
+    return path.empty() ? nullptr : std::make_unique<atomic_file>(path);
+  };
+  outputs files{open(paths.json), open(paths.trace), nullptr};
+  if (!page.empty()) {
+    std::error_code error;
+    fs::create_directories(paths.report / "data", error);
+    if (error) {
+      file_failure(paths.report, "the folder cannot be made: ", error.message());
+    }
+    files.page = open(page);
+  }
+  return files;
+}
+
+}  // namespace verify
