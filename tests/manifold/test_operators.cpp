@@ -75,6 +75,11 @@ struct two_neurons {
   }
 };
 
+template <class E>
+concept has_view = requires { view(std::declval<E>()); };
+template <class E>
+concept has_gram = requires { gram(std::declval<E>()); };
+
 matrix random_dense(std::uint64_t seed, index_t rows = F) {
   random_source random(seed);
   const auto elements = random_matrix<double>(random, rows, D);
@@ -90,7 +95,12 @@ TEST_CASE("dense views and Eigen objects are operators, without a copy") {
   runs_everywhere(gram(a), a);
   runs_everywhere(gram(by_rows), a);
   runs_everywhere(gram(Eigen::Map<const matrix>(a.data(), F, D)), a);
-  runs_everywhere(gram(Eigen::Ref<const matrix>(a)), a);
+  const Eigen::Ref<const matrix> ref(a);
+  runs_everywhere(gram(ref), a);
+  const Eigen::Ref<const matrix> of_expression(2 * a);  // holds a copy, which a temporary takes with it
+  runs_everywhere(gram(of_expression), 2 * a);
+  static_assert(!has_view<Eigen::Ref<const matrix>> && !has_view<matrix> && has_view<Eigen::Ref<matrix>>);
+  static_assert(has_view<const Eigen::Ref<const matrix>&> && has_view<Eigen::Map<const matrix>>);
   matrix larger = matrix::Constant(F + 4, D + 4, std::nan(""));
   larger.block(1, 2, F, D) = a;
   runs_everywhere(gram(larger.block(1, 2, F, D)), a);
@@ -117,6 +127,15 @@ TEST_CASE("sparse Eigen matrices of either order are operators") {
   runs_everywhere(gram(by_rows), a);
   runs_everywhere(gram(single), matrix(a.cast<float>().cast<double>()));
   static_assert(FactoredGramOperator<decltype(gram(by_rows))>);
+
+  using sparse = Eigen::SparseMatrix<double>;
+  const Eigen::Map<const sparse> mapped(F, D, by_columns.nonZeros(), by_columns.outerIndexPtr(),
+                                        by_columns.innerIndexPtr(), by_columns.valuePtr());
+  runs_everywhere(gram(mapped), a);
+  const Eigen::Ref<const sparse> ref(by_columns);
+  runs_everywhere(gram(ref), a);
+  static_assert(has_gram<const sparse&> && !has_gram<sparse> && !has_gram<const sparse> &&
+                !has_gram<Eigen::Ref<const sparse>>);
 }
 
 TEST_CASE("lambdas and structs of the user are operators") {
@@ -231,4 +250,13 @@ TEST_CASE("shapes that do not fit are refused, and both are named") {
         "workspace has 3", "19");
   names(message([&] { steepest_ascent_step(op, right, out, 1.0, std::nan("")); }), "eta", "finite");
   names(message([&] { retract<double>(right, wrong, 1.0); }), "19", "20");
+
+  const Eigen::SparseMatrix<double> thin = a.sparseView();
+  auto sparse = gram(thin);
+  std::vector<double> projection(F);
+  names(message([&] { sparse.apply(wrong, out); }), "[F = 12, D = 19]", "20");
+  names(message([&] { sparse.apply(right, right); }), "apply", "overlap");
+  names(message([&] { sparse.project(right, vector_view<double>(projection.data(), 2)); }), "project", "2");
+  names(message([&] { sparse.lift(vector_view<const double>(right.data(), 2), out); }), "lift", "2");
+  CHECK(message([&] { sparse.project(right, projection); }) == "nothing was thrown");
 }

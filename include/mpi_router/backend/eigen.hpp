@@ -41,12 +41,24 @@ concept eigen_in_memory = requires(std::remove_cvref_t<E>& object) {
   object.outerStride();
 };
 
+/// A Ref to const may hold a copy, where it was made from an expression or from other strides.
+template <class E>
+inline constexpr bool may_hold_copy = std::is_base_of_v<Eigen::PlainObjectBase<E>, E>;
+template <class Plain, int Options, class Strides>
+inline constexpr bool may_hold_copy<Eigen::Ref<const Plain, Options, Strides>> = true;
+
 /// An lvalue, or one of Eigen's own views (Map, Ref, Block), which may be temporary: their data lives
 /// elsewhere.
 template <class E>
-inline constexpr bool outlives_call =
-    std::is_lvalue_reference_v<E> ||
-    !std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cvref_t<E>>, std::remove_cvref_t<E>>;
+inline constexpr bool outlives_call = std::is_lvalue_reference_v<E> || !may_hold_copy<std::remove_cvref_t<E>>;
+
+/// A sparse Eigen matrix in memory: SparseMatrix, Map, Ref.
+template <class E>
+concept eigen_sparse = requires(E& object) {
+  requires std::same_as<typename E::StorageKind, Eigen::Sparse>;
+  requires Accumulator<typename E::Scalar>;
+  object.outerIndexPtr();
+};
 
 template <class E>
 using eigen_element_t = std::remove_pointer_t<decltype(std::declval<E&>().data())>;
@@ -56,7 +68,8 @@ using eigen_element_t = std::remove_pointer_t<decltype(std::declval<E&>().data()
 /// The view of a dense Eigen object in memory, in either storage order, with any strides: a vector_view of
 /// what is a vector at compile time (a VectorXf, a row of a matrix), else a matrix_view, rows × cols as Eigen
 /// sees it. For a gate matrix pass A, [F, D]; for the paper's W_g, [D, F], use view(W).transposed(). O(1), no
-/// copy. The view must not outlive the object; a temporary Matrix is refused at compile time.
+/// copy. The view must not outlive the object; a temporary Matrix, or a temporary Ref to const, which may
+/// hold one, is refused at compile time.
 template <class E>
   requires(detail::eigen_in_memory<E> && detail::outlives_call<E>)
 [[nodiscard]] auto view(E&& object) {
@@ -111,27 +124,43 @@ class eigen_operator {
   [[nodiscard]] index_t dimension() const noexcept { return a_->cols(); }
   [[nodiscard]] index_t ffn_dim() const noexcept { return a_->rows(); }
 
+  /// u = xM, returns xMxᵀ. Throws usage_error where x or u has not D elements, or they overlap.
   scalar apply(vector_view<const scalar> x, vector_view<scalar> u) {
+    check("apply", x, dimension(), u, dimension());
     y_.noalias() = *a_ * map(x);
     map(u).noalias() = a_->transpose() * y_;
     return y_.squaredNorm();
   }
-  void project(vector_view<const scalar> x, vector_view<scalar> y) const { map(y).noalias() = *a_ * map(x); }
+  /// y = A x.
+  void project(vector_view<const scalar> x, vector_view<scalar> y) const {
+    check("project", x, dimension(), y, ffn_dim());
+    map(y).noalias() = *a_ * map(x);
+  }
+  /// u = y A.
   void lift(vector_view<const scalar> y, vector_view<scalar> u) const {
+    check("lift", y, ffn_dim(), u, dimension());
     map(u).noalias() = a_->transpose() * map(y);
   }
 
  private:
+  void check(const char* what, const vector_view<const scalar>& in, index_t in_size,
+             const vector_view<scalar>& out, index_t out_size) const {
+    detail::expect(in.size() == in_size && out.size() == out_size, what, ": A is [F = ", ffn_dim(),
+                   ", D = ", dimension(), "], but the vectors have ", in.size(), " and ", out.size(),
+                   " elements, not ", in_size, " and ", out_size);
+    detail::expect(!detail::overlap(in, out), what, ": input and output overlap");
+  }
+
   const Matrix* a_;
   Eigen::Matrix<scalar, Eigen::Dynamic, 1> y_;
 };
 
-/// The operator of a sparse Eigen matrix A, [F, D], of float or double, in either storage order.
-template <class S, int Options, class Index>
-[[nodiscard]] auto gram(const Eigen::SparseMatrix<S, Options, Index>& a) {
-  return eigen_operator<Eigen::SparseMatrix<S, Options, Index>>(a);
+/// The operator of a sparse Eigen matrix A, [F, D], of float or double, in either storage order, or of a Map
+/// or a Ref of one. A temporary is refused at compile time.
+template <class E>
+  requires(std::is_lvalue_reference_v<E> && detail::eigen_sparse<std::remove_cvref_t<E>>)
+[[nodiscard]] auto gram(E&& a) {
+  return eigen_operator<std::remove_cvref_t<E>>(a);
 }
-template <class S, int Options, class Index>
-auto gram(const Eigen::SparseMatrix<S, Options, Index>&& a) = delete;
 
 MPIROUTER_END
