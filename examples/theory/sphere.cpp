@@ -99,7 +99,7 @@ unset border
 unset tics
 unset grid
 set cblabel "Rayleigh quotient ρ (units of σ₁²)"
-set colorbox horizontal user origin 0.11,0.14 size 0.3,0.03
+set colorbox horizontal user origin 0.11,0.17 size 0.3,0.03
 set cbtics 0.2 out
 set palette defined (0 "#fbf8ee", 1 "#8db4e4")
 set cbrange [0:1]
