@@ -30,11 +30,12 @@ enum class mode : unsigned char { write, accumulate };
 
 /// F × D: around one and several vectors of every width, around a panel, around a group of rows. Unoptimised
 /// code under sanitizers is some hundred times slower, and gets a choice of them.
-#if defined(__has_feature)
+#if !defined(MPIROUTER_TEST_FEW_SHAPES) && defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define MPIROUTER_TEST_FEW_SHAPES
 #endif
-#elif defined(__SANITIZE_ADDRESS__)
+#endif
+#if !defined(MPIROUTER_TEST_FEW_SHAPES) && defined(__SANITIZE_ADDRESS__)
 #define MPIROUTER_TEST_FEW_SHAPES
 #endif
 inline constexpr std::pair<index_t, index_t> shapes[] = {

@@ -1,12 +1,12 @@
-# Checks that includes point downward: core <- {manifold, backend, io, cuda} <- {router, verify} <- the rest.
+# Checks that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- {cuda, the rest}.
 cmake_minimum_required(VERSION 3.22)
 set(below_core core)
 set(below_manifold core manifold)
 set(below_backend core backend)
 set(below_io core io)
-set(below_cuda core cuda)
-set(below_router core manifold backend io cuda router)
-set(below_verify core manifold backend io cuda verify)
+set(below_router core manifold backend io router)
+set(below_verify core manifold backend io verify)
+set(below_cuda core router cuda)
 set(below_torch core manifold backend io cuda router verify torch)
 set(below_distributed core manifold backend io cuda router verify distributed)
 

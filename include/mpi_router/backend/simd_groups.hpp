@@ -33,6 +33,7 @@ MPIROUTER_ALWAYS_INLINE void prefetch(const T* base, index_t offset) noexcept {
 #if defined(__GNUC__)
   const auto address =
       reinterpret_cast<std::uintptr_t>(base) + static_cast<std::uintptr_t>(offset) * sizeof(T);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr)
   __builtin_prefetch(reinterpret_cast<const void*>(address), Write ? 1 : 0, 3);
 #else
   static_cast<void>(base);

@@ -1,4 +1,5 @@
-# The same bits whatever the order in which the objects are linked, and other bits from another instruction set.
+# The same bits whatever the order in which the objects are linked. Sums of 4 lanes and of 16 differ in their bits (those
+# of v3 and v4 need not), so that a mixture shows.
 cmake_minimum_required(VERSION 3.22)
 execute_process(COMMAND ${FORWARDS} OUTPUT_VARIABLE forwards COMMAND_ERROR_IS_FATAL ANY)
 execute_process(COMMAND ${BACKWARDS} OUTPUT_VARIABLE backwards COMMAND_ERROR_IS_FATAL ANY)
@@ -10,6 +11,6 @@ string(REGEX MATCHALL " [0-9a-f]+" bits "${forwards}")
 list(LENGTH bits count)
 list(REMOVE_DUPLICATES bits)
 list(LENGTH bits different)
-if(NOT count EQUAL different)
-  message(FATAL_ERROR "two instruction sets give the same bits: this test would not see a mixture")
+if(count GREATER 1 AND different EQUAL 1)
+  message(FATAL_ERROR "all instruction sets give the same bits: this test would not see a mixture")
 endif()

@@ -1,5 +1,4 @@
-// Prints the bits that each instruction set gives. They differ in the order of their sums, so a mixture
-// shows.
+// Prints the bits that each instruction set gives.
 #include <bit>
 #include <cstddef>
 #include <cstdint>
