@@ -30,12 +30,7 @@ enum class mode : unsigned char { write, accumulate };
 
 /// F × D: around one and several vectors of every width, around a panel, around a group of rows. Unoptimised
 /// code under sanitizers is some hundred times slower, and gets a choice of them.
-#if !defined(MPIROUTER_TEST_FEW_SHAPES) && defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define MPIROUTER_TEST_FEW_SHAPES
-#endif
-#endif
-#if !defined(MPIROUTER_TEST_FEW_SHAPES) && defined(__SANITIZE_ADDRESS__)
+#if defined(MPIROUTER_TEST_SANITIZED)
 #define MPIROUTER_TEST_FEW_SHAPES
 #endif
 inline constexpr std::pair<index_t, index_t> shapes[] = {

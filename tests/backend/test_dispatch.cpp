@@ -1,6 +1,8 @@
 // The kernels chosen at run time: the laws for every instruction set that this processor has, and the same
 // bits as the kernels compiled in.
+#ifndef MPIROUTER_TEST_SANITIZED
 #define MPIROUTER_TEST_FEW_SHAPES  // test_simd_*.cpp try them all on the same kernels
+#endif
 #include "simd_laws.hpp"
 
 #include <mpi_router/backend/dispatch.hpp>
