@@ -62,14 +62,23 @@ outcome<S> apply_all(const Backend& backend, const expert_batch_view<T>& experts
   return out;
 }
 
-const expert_shape some_shapes[] = {{1, 1030, 1030}, {3, 700, 517}, {70, 9, 31}, {66, 600, 500}, {5, 3, 40},
-                                    {0, 8, 8},       {4, 0, 8},     {2, 8, 0},   {1, 1, 300000}};
-
 #if defined(MPIROUTER_TEST_SANITIZED)
 constexpr int thread_counts[] = {3};
 #else
 constexpr int thread_counts[] = {1, 2, 3, 7};
 #endif
+// One block, several blocks, and several blocks of each of many experts; then nothing at all.
+const expert_shape some_shapes[] = {{3, 700, 517},
+                                    {70, 9, 31},
+                                    {1, 1030, 1030},
+                                    {5, 3, 40},
+                                    {1, 1, 300000},
+#ifndef MPIROUTER_TEST_SANITIZED
+                                    {detail::many_experts, 526, 1000},
+#endif
+                                    {0, 8, 8},
+                                    {4, 0, 8},
+                                    {2, 8, 0}};
 
 template <class T, class Backend>
 void is_right_and_the_same_for_everyone(const Backend& backend) {
