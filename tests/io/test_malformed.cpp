@@ -187,6 +187,19 @@ TEST_CASE("sizes that overflow or disagree") {
   check_tensor_refused(entry_refusal(R"("dtype":"F64","shape":[2],"data_offsets":[0,8])"), "takes 16 bytes");
 }
 
+TEST_CASE("a message stays short, however many axes a tensor has") {
+  std::string shape = "1";
+  for (int i = 0; i < 100000; ++i) {
+    shape += ",1";
+  }
+  for (const char* type : {"F32", "F64", "F4"}) {
+    const auto message = entry_refusal(R"("dtype":")" + std::string(type) + R"(","shape":[)" + shape +
+                                       R"(,5],"data_offsets":[0,8])");
+    check_tensor_refused(message, "[1, 1, 1, 1, 1, 1, 1, 1, ...]");
+    CHECK(message.size() < 1000);
+  }
+}
+
 TEST_CASE("offsets that point elsewhere") {
   check_tensor_refused(entry_refusal(R"("dtype":"F32","shape":[2],"data_offsets":[8,0])"),
                        "end before they begin");

@@ -44,8 +44,14 @@ TEST_CASE("the names and sizes of the types are those of the format") {
 TEST_CASE("every type and shape survives a round trip") {
   const temporary_folder folder;
   test_support::random_source random(1);
-  const std::vector<std::vector<index_t>> shapes{
-      {}, {0}, {8}, {3, 8}, {2, 0, 5}, {1, 1, 1, 8}, {0, 1LL << 62, 1LL << 62}};
+  const std::vector<std::vector<index_t>> shapes{{},
+                                                 {0},
+                                                 {8},
+                                                 {3, 8},
+                                                 {2, 0, 5},
+                                                 {1, 1, 1, 8},
+                                                 {1, 1, 1, 1, 1, 1, 1, 1, 2, 4},
+                                                 {0, 1LL << 62, 1LL << 62}};
   std::vector<std::vector<std::byte>> memory;
   std::vector<tensor_source> sources;
   for (unsigned i = 0; i < io::dtype_table.size(); ++i) {
@@ -183,6 +189,9 @@ TEST_CASE("the writer refuses what would be no file") {
                                          make_tensor_source<float>("x", {6}, elements)};
   CHECK_THROWS_AS(write_safetensors(target, twice), usage_error);
   CHECK_THROWS_AS(write_safetensors(target, {}, {{"key", "\xff"}}), usage_error);
+  CHECK_THROWS_AS(
+      write_safetensors(target, {}, {{"key", std::string(safetensors_file::longest_header, 'x')}}),
+      usage_error);  // no reader would take it
   CHECK(folder.entries() == 0);
 }
 

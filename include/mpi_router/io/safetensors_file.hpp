@@ -156,7 +156,7 @@ class safetensors_file {
     return *found;
   }
 
-  static constexpr std::uint64_t longest_header = 100'000'000;
+  static constexpr std::uint64_t longest_header = detail::longest_header;
 
  private:
   template <class... Parts>

@@ -70,8 +70,8 @@ inline void check_sources(const std::filesystem::path& path, std::span<const ten
 /// header is padded with spaces to a multiple of 8 bytes, so every tensor is aligned for its type. The file
 /// appears under its name when it is whole and on disk (atomic_file), and never before. Throws usage_error,
 /// and writes nothing, if two tensors share a name, a name is "__metadata__", holds NUL or is not UTF-8, a
-/// shape disagrees with its bytes, or `path` is the file that a tensor comes from, by whatever name;
-/// file_error if the file cannot be written.
+/// shape disagrees with its bytes, the header would be over 100 MB, or `path` is the file that a tensor comes
+/// from, by whatever name; file_error if the file cannot be written.
 inline void write_safetensors(const std::filesystem::path& path, std::span<const tensor_source> tensors,
                               const std::map<std::string, std::string>& metadata = {}) {
   detail::check_sources(path, tensors);
@@ -93,13 +93,16 @@ inline void write_safetensors(const std::filesystem::path& path, std::span<const
   std::uint64_t offset = 0;
   for (const auto* t : order) {
     const std::uint64_t end = offset + t->bytes.size();
-    header += core::concatenate(header.size() > 1 ? "," : "", detail::quote(t->name), R"(:{"dtype":")",
-                                to_string(t->type), R"(","shape":)", detail::to_string(t->shape),
-                                R"(,"data_offsets":[)", offset, ",", end, "]}");
+    header +=
+        core::concatenate(header.size() > 1 ? "," : "", detail::quote(t->name), R"(:{"dtype":")",
+                          to_string(t->type), R"(","shape":)", detail::to_string(t->shape, t->shape.size()),
+                          R"(,"data_offsets":[)", offset, ",", end, "]}");
     offset = end;
   }
   header += "}";
   header.append((8 - header.size() % 8) % 8, ' ');
+  core::expect(header.size() <= detail::longest_header, "write_safetensors: the header would have ",
+               header.size(), " bytes, more than ", detail::longest_header);
 
   atomic_file file(path);
   const std::uint64_t length = header.size();

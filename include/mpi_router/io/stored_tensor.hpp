@@ -4,6 +4,7 @@
 #include <mpi_router/io/dtype.hpp>
 #include <mpi_router/io/file_error.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <utility>
@@ -13,13 +14,16 @@ MPIROUTER_BEGIN
 
 namespace detail {
 
-/// "[8, 128, 256]", for messages.
-[[nodiscard]] inline std::string to_string(std::span<const index_t> shape) {
+/// The longest header of a safetensors file, in bytes: the format's own limit.
+inline constexpr std::uint64_t longest_header = 100'000'000;
+
+/// "[8, 128, 256]", for messages: after `most` extents there are dots.
+[[nodiscard]] inline std::string to_string(std::span<const index_t> shape, std::size_t most = 8) {
   std::string out = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
+  for (std::size_t i = 0; i < std::min(shape.size(), most); ++i) {
     out += core::concatenate(i == 0 ? "" : ", ", shape[i]);
   }
-  return out + "]";
+  return out + (shape.size() > most ? ", ...]" : "]");
 }
 
 /// Bytes of a tensor; nothing if they do not fit in 64 bits or do not fill whole bytes. A tensor with an axis
