@@ -1,10 +1,10 @@
 #include "analyse.hpp"
 
+#include "kernels.hpp"
 #include "parallel.hpp"
 
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
-#include <mpi_router/verify/principal.hpp>
 #include <mpi_router/verify/singular.hpp>
 
 #include <algorithm>
@@ -24,6 +24,10 @@ struct reference_direction {
   [[nodiscard]] double angle(const Eigen::VectorXd& row) const {
     return line_angle<double>(view(row), view(v));
   }
+  /// Of a row at this angle to v, at most, to the principal direction itself.
+  [[nodiscard]] double sine_at(double angle) const {
+    return std::sin(std::min(angle + uncertainty, std::numbers::pi / 2));
+  }
 };
 
 /// Runs the power iteration from `row`, for the steps that are needed to come within the tolerance, and for
@@ -31,35 +35,36 @@ struct reference_direction {
 template <class Op>
 void iterate(const Op& op, Eigen::VectorXd row, const reference_direction& principal,
              const analysis_options& options, expert_report& report) {
+  if (!options.trace && principal.sine_at(0) > options.tolerance) {
+    return;  // no row can be shown to have arrived
+  }
   Eigen::VectorXd scratch(row.size());
-  report.steps.reset();
-  power_iteration(
-      op, view(row), view(scratch), {.max_steps = options.max_steps},
-      [&](const iteration_record<double>& at, vector_view<const double> iterate) {
-        const double angle = line_angle<double>(iterate, view(principal.v));
-        if (options.trace) {
-          report.trace.push_back({at.step, at.rayleigh, at.residual, angle});
-        }
-        if (std::sin(std::min(angle + principal.uncertainty, std::numbers::pi / 2)) <= options.tolerance) {
-          report.steps = at.step;
-          return false;
-        }
-        return true;
-      });
+  power_iteration(op, view(row), view(scratch), {.max_steps = options.max_steps},
+                  [&](const iteration_record<double>& at, vector_view<const double> iterate) {
+                    const double angle = line_angle<double>(iterate, view(principal.v));
+                    if (options.trace) {
+                      report.trace.push_back({at.step, at.rayleigh, at.residual, angle});
+                    }
+                    if (principal.sine_at(angle) <= options.tolerance) {
+                      report.steps = at.step;
+                      return false;
+                    }
+                    return true;
+                  });
 }
 
-expert_report analyse_row(const Eigen::MatrixXd& a, const Eigen::VectorXd& stored,
+expert_report analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
                           const analysis_options& options) {
   expert_report report;
   if (!a.allFinite()) {
     report.state = status::non_finite;
     return report;
   }
-  const auto op = gram(a);
+  const auto op = gate_operator(a);
   Eigen::VectorXd row(stored.size());
   report.state = retract(view(stored), view(row), 1.0);  // only its direction matters
 
-  const auto certified = find_principal(a, view(std::as_const(row)));
+  const auto certified = find_direction(a, view(std::as_const(row)));
   std::optional<singular_spectrum> spectrum;
   reference_direction principal{certified.direction, certified.proof.angle_bound};
   report.sigma_1 = std::sqrt(certified.at.rayleigh);

@@ -13,6 +13,8 @@ namespace {
 
 using mpi_router::checkpoint;
 using mpi_router::stored_tensor;
+using mpi_router::to_string;          // of a type
+using mpi_router::detail::to_string;  // of a shape
 
 /// How one family names the router and the gates of a layer. {layer} is empty or ends with a dot.
 struct family {
@@ -122,8 +124,6 @@ bool natural_less(std::string_view a, std::string_view b) {
   return a.empty() != b.empty() ? a.empty() : a != b ? a < b : whole_a < whole_b;
 }
 
-std::string describe(std::span<const index_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
-
 /// A layer, or why there is none.
 struct attempt {
   std::optional<moe_layer> layer;
@@ -180,7 +180,7 @@ attempt assemble(const checkpoint& model, const stored_tensor& router, const std
   const auto shape = router.shape();
   if (shape.size() != 2 || shape[0] == 0 || shape[1] == 0) {
     const bool gates = !find_gates(model, gate_pattern, 1).first.tensors.empty();
-    return {{}, gates ? fmt::format("the router has shape {}, not [N, D]", describe(shape)) : ""};
+    return {{}, gates ? fmt::format("the router has shape {}, not [N, D]", to_string(shape)) : ""};
   }
   const index_t experts = shape[0];
   const index_t hidden_dim = shape[1];
@@ -200,7 +200,7 @@ attempt assemble(const checkpoint& model, const stored_tensor& router, const std
     if (t->type() != first.type() || !std::ranges::equal(t->shape(), first.shape())) {
       return {{},
               fmt::format("its experts differ: '{}' is {} {}, '{}' is {} {}", first.name(),
-                          describe(first.shape()), to_string(first.type()), t->name(), describe(t->shape()),
+                          to_string(first.shape()), to_string(first.type()), t->name(), to_string(t->shape()),
                           to_string(t->type()))};
     }
   }
@@ -220,8 +220,8 @@ attempt assemble(const checkpoint& model, const stored_tensor& router, const std
     return {{},
             fitting.empty()
                 ? fmt::format("'{}' has shape {}, which is not {} with the router's N = {}, D = {}",
-                              first.name(), describe(first.shape()), wanted, experts, hidden_dim)
-                : fmt::format("'{}' of shape {} may be {}: say which", first.name(), describe(first.shape()),
+                              first.name(), to_string(first.shape()), wanted, experts, hidden_dim)
+                : fmt::format("'{}' of shape {} may be {}: say which", first.name(), to_string(first.shape()),
                               wanted)};
   }
 

@@ -1,11 +1,10 @@
 #include "html_figures.hpp"
 
 #include "../figures/gnuplot.hpp"
+#include "kernels.hpp"
 
-#include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/verify/null_model.hpp>
-#include <mpi_router/verify/principal.hpp>
 #include <mpi_router/verify/singular.hpp>
 
 #include <algorithm>
@@ -228,7 +227,7 @@ close_look look_at(const checkpoint_report& checkpoint, const chosen& which,
     look.sigma = spectrum.sigma();
     rate = spectrum.kappa() * spectrum.kappa();
   } else {
-    const auto found = find_principal(a, view(std::as_const(row)));
+    const auto found = find_direction(a, view(std::as_const(row)));
     principal = found.direction;
     off = found.proof.angle_bound;
     rate = found.proof.label >= certainty::probabilistic ? found.proof.alpha / found.at.rayleigh : unknown;
@@ -236,7 +235,7 @@ close_look look_at(const checkpoint_report& checkpoint, const chosen& which,
   constexpr index_t most_steps = 400;
   double start = unknown;
   Eigen::VectorXd workspace(row.size());
-  power_iteration(gram(a), view(row), view(workspace), {.max_steps = most_steps},
+  power_iteration(gate_operator(a), view(row), view(workspace), {.max_steps = most_steps},
                   [&](const iteration_record<double>& at, vector_view<const double> iterate) {
                     const double theta = line_angle<double>(iterate, view(principal));
                     start = at.step == 0 ? std::tan(std::min(theta + off, std::numbers::pi / 2)) : start;

@@ -92,9 +92,9 @@ bool is_floating(dtype type) {
   return type == dtype::f64 || type == dtype::f32 || type == dtype::bf16 || type == dtype::f16;
 }
 
-Eigen::MatrixXd read_gate(const gate_block& block) {
+gate_matrix read_gate(const gate_block& block) {
   const index_t size = block.ffn_dim * block.hidden_dim * (is_fused(block.how) ? 2 : 1);
-  Eigen::MatrixXd a(block.ffn_dim, block.hidden_dim);
+  gate_matrix a(block.ffn_dim, block.hidden_dim);
   with_elements(*block.tensor, block.index * size, size, [&](const auto* data) {
     const auto stored = gate_view(data, block);
     for (index_t f = 0; f < a.rows(); ++f) {

@@ -56,8 +56,11 @@ struct gate_block {
 /// Whether the library reads numbers of this type.
 [[nodiscard]] bool is_floating(mpi_router::dtype type);
 
+/// A, [F, D], row after row, as the kernels read it.
+using gate_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
 /// The gate matrix A, [F, D], widened to double. Reads the one block of the tensor, wherever it is aligned.
-[[nodiscard]] Eigen::MatrixXd read_gate(const gate_block& block);
+[[nodiscard]] gate_matrix read_gate(const gate_block& block);
 
 /// Row i of a [N, D] tensor, widened to double.
 [[nodiscard]] Eigen::VectorXd read_row(const mpi_router::stored_tensor& tensor, index_t i);

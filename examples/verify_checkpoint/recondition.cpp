@@ -1,8 +1,8 @@
 #include "recondition.hpp"
 
+#include "kernels.hpp"
 #include "parallel.hpp"
 
-#include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/io/atomic_file.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 
@@ -57,7 +57,7 @@ double radius_for(const recondition_options& options, const moe_layer& layer, co
 /// Takes the row of one expert `steps` further; its status if it has no step.
 status advance(const moe_layer& layer, index_t expert, const recondition_options& options,
                Eigen::VectorXd& row) {
-  const Eigen::MatrixXd a = read_gate(layer.gates[static_cast<std::size_t>(expert)]);
+  const gate_matrix a = read_gate(layer.gates[static_cast<std::size_t>(expert)]);
   const double length = row.stableNorm();
   if (!std::isfinite(length) || length == 0) {
     return length == 0 ? status::zero_row : status::non_finite;
@@ -66,7 +66,7 @@ status advance(const moe_layer& layer, index_t expert, const recondition_options
     return status::ok;
   }
   Eigen::VectorXd scratch(row.size());
-  return power_iteration(gram(a), view(row), view(scratch),
+  return power_iteration(gate_operator(a), view(row), view(scratch),
                          {.max_steps = options.steps, .radius = radius_for(options, layer, row)})
       .state;
 }

@@ -359,3 +359,40 @@ TEST_CASE("what a person reads") {
     CHECK(run({"--version"}).out.starts_with("mpi_router "));
   }
 }
+
+TEST_CASE("without an SVD no step is taken towards a tolerance that the certificate cannot reach") {
+  const auto result = run(
+      {data_file("tiny-mpi.safetensors"), "--no-svd", "--tolerance", "1e-15", "--max-steps", "1000000000"},
+      "timeout 300");  // the steps would take days
+  CHECK(result.status == 0);
+  CHECK(contains(result.out, "> 1000000000"));
+}
+
+TEST_CASE("experts too large for the rigorous certificate: the probe agrees with the SVD") {
+  // σ = 4, 2, 1, 1, …: a diagonal with more than 512 entries, and one whose squares no float can hold.
+  for (const float scale : {1.0F, 0x1p-100F}) {
+    constexpr index_t size = 520;
+    layer_data layer{1, size, size, {}, std::vector<float>(size * size)};
+    test_support::random_source random(71);
+    for (index_t i = 0; i < size; ++i) {
+      layer.router.push_back(static_cast<float>(random.normal()));
+      layer.gates[static_cast<std::size_t>(i * (size + 1))] = scale * (i == 0 ? 4.0F : i == 1 ? 2.0F : 1.0F);
+    }
+    const temporary_folder folder;
+    checkpoint_builder builder;
+    add_layer<float>(builder, "", layer);
+    builder.write(folder / "m.safetensors");
+    const auto e = run_json({folder / "m.safetensors", "--no-svd"})["layers"][0]["experts"][0];
+    CAPTURE(e.dump());
+    CHECK(e["certificate"] == "probabilistic");
+    CHECK(e["sigma1"].get<double>() == doctest::Approx(4 * static_cast<double>(scale)).epsilon(1e-9));
+    double squares = 0;
+    for (const float x : layer.router) {
+      squares += static_cast<double>(x) * static_cast<double>(x);
+    }
+    const double cosine = std::abs(static_cast<double>(layer.router[0])) / std::sqrt(squares);
+    CHECK(std::abs(e["cosine_stored"].get<double>() - cosine) < 1e-8);
+    CHECK(e["angle_bound"].get<double>() >= std::acos(cosine) - 1e-12);
+    CHECK(e["angle_bound"].get<double>() <= std::acos(cosine) + 1e-6);
+  }
+}
