@@ -369,14 +369,17 @@ TEST_CASE("without an SVD no step is taken towards a tolerance that the certific
 }
 
 TEST_CASE("experts too large for the rigorous certificate: the probe agrees with the SVD") {
-  // σ = 4, 2, 1, 1, …: a diagonal with more than 512 entries, and one whose squares no float can hold.
-  for (const float scale : {1.0F, 0x1p-100F}) {
+  // σ = 4, 2, 1, 1, …: a diagonal with more than 512 entries, and one whose squares no float can hold;
+  // and a gap that float would not see.
+  for (const auto& [scale, second] : {std::pair{1.0F, 2.0F}, {0x1p-100F, 2.0F}, {1.0F, 3.9997F}}) {
     constexpr index_t size = 520;
     layer_data layer{1, size, size, {}, std::vector<float>(size * size)};
     test_support::random_source random(71);
     for (index_t i = 0; i < size; ++i) {
       layer.router.push_back(static_cast<float>(random.normal()));
-      layer.gates[static_cast<std::size_t>(i * (size + 1))] = scale * (i == 0 ? 4.0F : i == 1 ? 2.0F : 1.0F);
+      layer.gates[static_cast<std::size_t>(i * (size + 1))] = scale * (i == 0   ? 4.0F
+                                                                       : i == 1 ? second
+                                                                                : 1.0F);
     }
     const temporary_folder folder;
     checkpoint_builder builder;
