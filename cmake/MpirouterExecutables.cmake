@@ -27,6 +27,20 @@ function(mpirouter_set_options target)
   endif()
 endfunction()
 
+# Links Eigen's SVD, compiled once for all of them: it takes each translation unit half a minute.
+function(mpirouter_link_svd target)
+  if(NOT TARGET mpirouter_svd)
+    add_library(mpirouter_svd STATIC ${PROJECT_SOURCE_DIR}/cmake/svd/bdc_svd.cpp)
+    target_link_libraries(mpirouter_svd PRIVATE mpi_router::verify)
+    mpirouter_set_options(mpirouter_svd)
+    if(MPIROUTER_SANITIZE)
+      target_compile_options(mpirouter_svd PRIVATE -O1) # unoptimised, the tests would wait for it
+    endif()
+  endif()
+  target_compile_definitions(${target} PRIVATE MPIROUTER_EXTERN_SVD)
+  target_link_libraries(${target} PRIVATE mpirouter_svd)
+endfunction()
+
 # Sets <variable> to the mpi_router:: components and packages among <libraries> that this build lacks.
 function(mpirouter_missing_targets variable)
   set(missing "")
@@ -38,10 +52,11 @@ function(mpirouter_missing_targets variable)
   set(${variable} "${missing}" PARENT_SCOPE)
 endfunction()
 
-# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…]): an executable linked to the core.
+# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_SVD]): an executable linked to the core.
+# OWN_SVD: Eigen's SVD is compiled with its own flags, such as -march, which must not be mixed.
 # Where a library is not to be had there is no executable, and a line says so.
 function(mpirouter_add_executable name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_SVD" "" "SOURCES;LIBRARIES")
   mpirouter_missing_targets(missing ${arg_LIBRARIES})
   if(missing)
     message(STATUS "mpi_router: ${name} is left out, it needs ${missing}")
@@ -49,6 +64,9 @@ function(mpirouter_add_executable name)
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE mpi_router::mpi_router ${arg_LIBRARIES})
+  if(mpi_router::verify IN_LIST arg_LIBRARIES AND NOT arg_OWN_SVD)
+    mpirouter_link_svd(${name})
+  endif()
   mpirouter_set_options(${name})
 endfunction()
 

@@ -11,16 +11,28 @@
 #include <optional>
 #include <utility>
 
+// Eigen 5 takes the choice of vectors as a template argument.
+#if EIGEN_VERSION_AT_LEAST(3, 4, 90)
+#define MPIROUTER_BDC_SVD Eigen::BDCSVD<Eigen::MatrixXd, Eigen::ComputeThinV>
+#else
+#define MPIROUTER_BDC_SVD Eigen::BDCSVD<Eigen::MatrixXd>
+#endif
+// It takes long to compile. With MPIROUTER_EXTERN_SVD some one translation unit of the program instantiates
+// it: `template class MPIROUTER_BDC_SVD;`.
+#ifdef MPIROUTER_EXTERN_SVD
+extern template class MPIROUTER_BDC_SVD;
+#endif
+
 MPIROUTER_BEGIN
 
 namespace detail {
 
-/// Singular values and right singular vectors. Eigen 5 takes the choice as a template argument.
+/// Singular values and right singular vectors.
 [[nodiscard]] inline auto bdc_svd(const Eigen::MatrixXd& a) {
 #if EIGEN_VERSION_AT_LEAST(3, 4, 90)
-  return Eigen::BDCSVD<Eigen::MatrixXd, Eigen::ComputeThinV>(a);
+  return MPIROUTER_BDC_SVD(a);
 #else
-  return Eigen::BDCSVD<Eigen::MatrixXd>(a, Eigen::ComputeThinV);
+  return MPIROUTER_BDC_SVD(a, Eigen::ComputeThinV);
 #endif
 }
 
