@@ -31,7 +31,7 @@ namespace core {
 /// The farthest that an element of T may lie: offsets in bytes, and sums of a few, stay in index_t.
 template <class T>
 inline constexpr double most_reach =
-    static_cast<double>(std::numeric_limits<index_t>::max() / 4) / static_cast<double>(sizeof(T));
+    static_cast<double>(std::numeric_limits<index_t>::max()) / (4.0 * static_cast<double>(sizeof(T)));
 
 }  // namespace core
 

@@ -63,7 +63,7 @@ class plain_products {
     }
     alignas(64) std::array<S, static_cast<std::size_t>(depth * panels * t::width)> packed;
     alignas(64) std::array<S, static_cast<std::size_t>(depth * height)> copy;
-    static_assert(sizeof packed + sizeof copy <= 68 * 1024, "as documented above");
+    static_assert(sizeof packed + sizeof copy <= std::size_t{68} * 1024, "as documented above");
     for (index_t k = 0; k < a.cols(); k += depth) {
       const index_t terms = std::min(depth, a.cols() - k);
       for (index_t j = 0; j < c.cols(); j += panels * t::width) {
