@@ -1,27 +1,18 @@
 # Objects of different instruction sets share no kernel: OBJECTS is a list of them. TAGGED are objects in which every
 # symbol that the linker may merge must bear the name of its instruction set.
 cmake_minimum_required(VERSION 3.22)
-function(merged_symbols object variable)
-  execute_process(COMMAND ${NM} --defined-only ${object} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
-  if(NOT output MATCHES " [WtT] _ZN[^\n]*kernels") # local ones, which nobody merges, are kernels too
-    message(FATAL_ERROR "no kernels in ${object}")
-  endif()
-  string(REPLACE "\n" ";" lines "${output}")
-  set(symbols "")
-  foreach(line IN LISTS lines)
-    if(line MATCHES "^[0-9a-f]+ [WwVvu] (_Z.*)$")
-      list(APPEND symbols ${CMAKE_MATCH_1})
-    endif()
-  endforeach()
-  set(${variable} "${symbols}" PARENT_SCOPE)
-endfunction()
+include(${CMAKE_CURRENT_LIST_DIR}/../../support/merged_symbols.cmake)
 
 set(seen "")
 foreach(object IN LISTS OBJECTS)
   merged_symbols(${object} symbols)
   list(FILTER symbols INCLUDE REGEX "kernels|one_read|5xsimd|6detail")
   list(LENGTH symbols count)
-  message("${count} symbols of kernels in ${object}")
+  message("${count} symbols of kernels in ${object} that may be merged")
+  execute_process(COMMAND ${NM} --defined-only ${object} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+  if(NOT output MATCHES " [WtT] _ZN[^\n]*kernels") # local ones, which nobody merges, are kernels too
+    message(FATAL_ERROR "no kernels in ${object}")
+  endif()
   foreach(symbol IN LISTS symbols)
     if(symbol IN_LIST seen)
       message(SEND_ERROR "in two objects: ${symbol}")

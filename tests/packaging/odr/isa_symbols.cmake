@@ -2,20 +2,10 @@
 # must not be shared, and what is shared (types of core/) must not contain instructions of the wider set. Two things
 # are outside this: the standard library's own inline functions, and the text of the message for a caller's mistake.
 cmake_minimum_required(VERSION 3.22)
-function(weak_symbols object variable)
-  execute_process(COMMAND ${NM} --defined-only ${object} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
-  string(REPLACE "\n" ";" lines "${output}")
-  set(symbols "")
-  foreach(line IN LISTS lines)
-    if(line MATCHES "^[0-9a-f]+ [WwVvu] (_Z.*)$")
-      list(APPEND symbols ${CMAKE_MATCH_1})
-    endif()
-  endforeach()
-  set(${variable} "${symbols}" PARENT_SCOPE)
-endfunction()
+include(${CMAKE_CURRENT_LIST_DIR}/../../support/merged_symbols.cmake)
 
-weak_symbols(${BASELINE} baseline)
-weak_symbols(${AVX2} avx2)
+merged_symbols(${BASELINE} baseline)
+merged_symbols(${AVX2} avx2)
 set(computing ${avx2})
 list(FILTER computing INCLUDE REGEX "10mpi_router.*8avx2_fma")
 if(NOT computing)

@@ -1,0 +1,12 @@
+# The symbols of an object that the linker may replace by those of another.
+function(merged_symbols object variable)
+  execute_process(COMMAND ${NM} --defined-only ${object} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+  string(REPLACE "\n" ";" lines "${output}")
+  set(symbols "")
+  foreach(line IN LISTS lines)
+    if(line MATCHES "^[0-9a-f]+ [WwVvu] (_Z.*)$")
+      list(APPEND symbols ${CMAKE_MATCH_1})
+    endif()
+  endforeach()
+  set(${variable} "${symbols}" PARENT_SCOPE)
+endfunction()
