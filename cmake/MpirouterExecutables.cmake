@@ -24,6 +24,8 @@ function(mpirouter_set_options target)
     target_compile_options(
       ${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MPIROUTER_SANITIZE};-fno-sanitize-recover=all;-fno-omit-frame-pointer>)
     target_link_options(${target} PRIVATE -fsanitize=${MPIROUTER_SANITIZE})
+    # Inlined by force, unoptimised code takes ten times as long to compile.
+    target_compile_definitions(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:MPIROUTER_ALWAYS_INLINE=inline>)
   endif()
 endfunction()
 
