@@ -230,6 +230,20 @@ void check_forward(const cuda::context& ctx, int effort) {
       check_step<float, float, float>(ctx, {.shape = {3, 33, d}, .order = l}, g);
     }
   }
+  // Numbers of experts at the seams: whole ones for each cluster, one for two or four members, teams.
+  for (const expert_shape shape : {expert_shape{128, 200, 2048},
+                                   {64, 96, 1024},
+                                   {32, 64, 2048},
+                                   {30, 70, 4096},
+                                   {15, 130, 8192},
+                                   {33, 640, 2048},
+                                   {132, 9, 40},
+                                   {264, 70, 1000}}) {
+    for (const layout l : {layout::nfd, layout::ndf}) {
+      check_step<bf16, float, float>(ctx, {.shape = shape, .order = l}, g);
+      check_step<float, bf16, float>(ctx, {.shape = shape, .order = l, .specials = true}, g);
+    }
+  }
   for (const double scale : {1e-40, 1e-38, 1e-30, 1e30, 1e38}) {  // denormals, and the ends of the range
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<float, float, float>(ctx, {.shape = {3, 40, 512}, .order = l, .scale = scale * 0.1}, g);

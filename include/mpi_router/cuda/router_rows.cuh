@@ -5,6 +5,33 @@
 #include <mpi_router/cuda/detail/plain.cuh>
 
 MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// Never launched: the driver is asked how many clusters of it, with all shared memory, run at once.
+template <class = void>
+__global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
+
+[[nodiscard]] inline int ask_resident_clusters(const context& ctx, int blocks) {
+  const auto* const kernel = reinterpret_cast<const void*>(resident_kernel<>);
+  check("cudaFuncSetAttribute", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                     static_cast<int>(ctx.shared_memory)));
+  cudaLaunchAttribute size = {};
+  size.id = cudaLaunchAttributeClusterDimension;
+  size.val.clusterDim.x = static_cast<unsigned>(blocks);
+  size.val.clusterDim.y = 1;
+  size.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks), 1, 1);
+  config.blockDim = dim3(most_threads, 1, 1);
+  config.dynamicSmemBytes = ctx.shared_memory;
+  config.attrs = &size;
+  config.numAttrs = 1;
+  int count = 0;
+  check("cudaOccupancyMaxActiveClusters", cudaOccupancyMaxActiveClusters(&count, kernel, &config));
+  return count;
+}
+
+}  // namespace detail
 
 /// Asks the driver once what the calls need to know about the current device.
 [[nodiscard]] inline context make_context(stream_t stream = nullptr) {
@@ -21,6 +48,10 @@ MPIROUTER_CUDA_BEGIN
   ctx.capability =
       10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
   ctx.shared_memory = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  ctx.clusters[0] = ctx.multiprocessors;
+  for (int i = 1; i < 4 && ctx.capability >= 90; ++i) {
+    ctx.clusters[i] = detail::ask_resident_clusters(ctx, 1 << i);
+  }
   return ctx;
 }
 
@@ -90,8 +121,9 @@ struct forward_plan {
         return fused ? void() : use(slot_images{sums, rows.part});
       }
       if (panels.lanes > 0) {
-        panel_step<T>(ctx, panels, weights, experts.shape(), args.rows, sums);
-        return use(slot_images{sums, panels.part});
+        const bool fused = fuse && panels.members > 0;
+        panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, args);
+        return fused ? void() : use(slot_images{sums, panels.part});
       }
     }
     plain_step<T>(ctx, weights, experts.shape(), args.rows, y, u, energies);

@@ -41,6 +41,9 @@ struct context {
   /// 10 × major + minor. Lower it by hand (say to 80) to take the code path of an older device.
   int capability = 0;
   std::size_t shared_memory = 0;  ///< bytes that one block may ask for
+  /// How many clusters of 1, 2, 4 and 8 blocks run at once, each block with a multiprocessor of its own. The
+  /// multiprocessors of a chip come in parts of uneven size that no cluster spans, so that some stay idle.
+  int clusters[4] = {};
 };
 
 /// Scratch in device memory, owned by the caller: at least as many bytes as the query of the call says,

@@ -42,12 +42,13 @@ struct slot_images {
     int count = 0;
     if (part.whole != 0) {
       count = part.blocks / part.experts;
-      slot = expert * count;
+      slot = part.slot(expert * count, expert);
     } else {
       const int first = part.block_of(expert * part.tiles_per_expert);
       count = part.block_of((expert + 1) * part.tiles_per_expert - 1) - first + 1;
       slot = part.slot(first, expert);
     }
+    count *= part.team;
     return {sums.rows + static_cast<long long>(slot) * sums.pitch, sums.headers + slot, count, sums.pitch};
   }
 };

@@ -167,6 +167,24 @@ struct any_matrix {
       default: return to_double(static_cast<const f16*>(data)[at]);
     }
   }
+  /// Elements col, col + step, … of a row, `count` of them, zero after those. All loads are under way at
+  /// once.
+  template <int n>
+  __device__ __forceinline__ void load_every(int row, int col, int step, int count, double (&out)[n]) const {
+    const long long at = row * row_stride + col * col_stride;
+    const auto load_all = [&](const auto* from) {
+#pragma unroll
+      for (int i = 0; i < n; ++i) {
+        out[i] = i < count ? to_double(from[at + i * step * col_stride]) : 0.0;
+      }
+    };
+    switch (format) {
+      case storage_format::f64: load_all(static_cast<const double*>(data)); break;
+      case storage_format::f32: load_all(static_cast<const float*>(data)); break;
+      case storage_format::bf16: load_all(static_cast<const bf16*>(data)); break;
+      default: load_all(static_cast<const f16*>(data));
+    }
+  }
   /// The elements [col, col + 4) of a row, zero beyond `cols`.
   __device__ __forceinline__ void load_four(int row, int col, int cols, double (&out)[4]) const {
     if (four_at(row, col, cols)) {

@@ -8,8 +8,9 @@ namespace detail {
 
 /// `lanes` is 0 where the panel kernel does not reach.
 struct panel_plan {
-  int lanes = 0;  // that share a stored row's part of a panel: 8, 4, 2 or 1
-  int cluster = 1;
+  int lanes = 0;       // that share a stored row's part of a panel: 8, 4, 2 or 1
+  int row_blocks = 1;  // that share the rows of a panel
+  int members = 0;     // that share the panels of an expert, where one cluster can have them all; else 0
   int passes = 0;
   bool large = false;  // a deep ring
   int pitch = 0;
@@ -23,51 +24,78 @@ struct panel_plan {
   if (shape.hidden_dim > 32768 || shape.ffn_dim > 0x3fffffff || shape.num_experts > 0x3fffffff) {
     return p;
   }
-  // Rows that a block can hold, with whole 128-byte lines if it may: on sm_90 a cluster holds 8 times as
-  // many.
   const int hidden = static_cast<int>(shape.hidden_dim);
-  const int largest_cluster = ctx.capability >= 90 ? most_cluster : 1;
+  const int most_blocks = ctx.capability >= 90 ? most_cluster : 1;
+  // Rows that a block can hold, with whole 128-byte lines if it may. Half a line is better where that halves
+  // a cluster of 8, whose blocks wait for each other the longest; not in f32, which has fewer sums to swap.
   int lanes = 8;
   const auto rows = [&] { return panel_threads / lanes * panel_passes; };
-  while (lanes > 1 && hidden > rows() * largest_cluster) {
+  if (element_bytes == 2 && hidden > rows() * most_blocks / 2 && most_blocks > 1) {
+    lanes = 4;
+  }
+  while (lanes > 1 && hidden > rows() * most_blocks) {
     lanes /= 2;
   }
-  while (hidden > rows() * p.cluster) {
-    p.cluster *= 2;
-    if (p.cluster > largest_cluster) {
+  while (hidden > rows() * p.row_blocks) {
+    p.row_blocks *= 2;
+    if (p.row_blocks > most_blocks) {
       return p;
     }
   }
   const int panel = lanes * 16 / element_bytes;
-  const int pass_rows = panel_threads / lanes * p.cluster;
-  p.passes = (hidden + pass_rows - 1) / pass_rows;
+  const int pass_rows = panel_threads / lanes;
+  p.passes = (hidden + pass_rows * p.row_blocks - 1) / (pass_rows * p.row_blocks);
   p.pitch = (hidden + 3) / 4 * 4;
-  const auto bytes = [panel](bool large) {
-    return static_cast<std::size_t>(panel_slots(large) * panel_threads * 16 + 2 * 8) +
-           sizeof(float) * static_cast<std::size_t>((panel_threads / 32 + 2 * most_cluster) * panel +
-                                                    panel_threads / 32 * 2 * sums_at_once);
+  const auto bytes = [&](bool large) {
+    const int image_rows = p.passes * pass_rows;
+    const int rest = panel == 64   ? panel_memory<64>::bytes(image_rows)
+                     : panel == 32 ? panel_memory<32>::bytes(image_rows)
+                     : panel == 16 ? panel_memory<16>::bytes(image_rows)
+                     : panel == 8  ? panel_memory<8>::bytes(image_rows)
+                                   : panel_memory<4>::bytes(image_rows);
+    return static_cast<std::size_t>(panel_slots(large) * panel_threads * 16 + rest);
   };
-  p.large = bytes(true) + 2048 <= ctx.shared_memory && ctx.capability >= 90;
+  p.large = bytes(true) <= ctx.shared_memory && ctx.capability >= 90;
   p.shared_bytes = bytes(p.large);
-  if (p.shared_bytes > ctx.shared_memory) {
+  const int units = resident_clusters(ctx, p.row_blocks);
+  if (p.shared_bytes > ctx.shared_memory || units == 0) {
     return p;
   }
   p.lanes = lanes;
-  // Clusters do not span the processing clusters of the chip, which have 16 or 18 multiprocessors.
-  const int limit = p.cluster == 1 ? ctx.multiprocessors : ctx.multiprocessors / 16 * 16 / p.cluster;
-  p.part = make_partition(shape.num_experts, (shape.ffn_dim + panel - 1) / panel, limit > 0 ? limit : 1);
+  const index_t tiles = (shape.ffn_dim + panel - 1) / panel;
+  p.part = make_partition(shape.num_experts, tiles, units);
+  const int each = p.part.whole != 0 ? p.part.blocks / p.part.experts : 0;
+  if (each > 0 && p.part.experts <= resident_clusters(ctx, each * p.row_blocks)) {
+    p.members = each;
+  } else if (const int whole = most_divisor(p.part.experts, units); whole * 100 >= units * 93) {
+    p.part.whole = 0;
+    p.part.blocks = whole;
+    p.members = 1;
+  } else if (units > 1) {
+    // Two take panels of one run in turn: what they read at a time lies side by side.
+    p.part = make_partition(shape.num_experts, tiles, units / 2);
+    p.part.team = 2;
+  }
   return p;
 }
 
-/// The forward's partial sums over weights whose columns are contiguous.
+/// The forward over weights whose columns are contiguous: partial sums in `out`, or the finished rows if
+/// `fused`.
 template <class T>
 void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>& weights,
-                const expert_shape& shape, const any_matrix& rows, const partial_sums& out) {
-  const panel_step_args<T> args{
-      weights,   rows, static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.passes,
-      plan.part, out};
-  const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.cluster), panel_threads,
-                          plan.shared_bytes, static_cast<unsigned>(plan.cluster)};
+                const expert_shape& shape, const partial_sums& out, bool fused, const finish_args& finish) {
+  const panel_step_args<T> args{weights,
+                                static_cast<int>(shape.ffn_dim),
+                                static_cast<int>(shape.hidden_dim),
+                                plan.passes,
+                                plan.row_blocks,
+                                plan.part,
+                                out,
+                                fused,
+                                finish};
+  const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.part.team * plan.row_blocks),
+                          panel_threads, plan.shared_bytes,
+                          static_cast<unsigned>(plan.row_blocks * (fused ? plan.members : 1))};
   const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
   switch (plan.lanes) {
     case 8: run(plan.large ? panel_step_kernel<T, 8, true> : panel_step_kernel<T, 8, false>); break;

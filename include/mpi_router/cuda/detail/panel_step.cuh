@@ -17,16 +17,83 @@ constexpr int panel_passes = 16;  // rows of a panel that a thread owns, at most
 
 /// A thread's slots in the ring, 16 bytes each: a panel and as much more as there is room for.
 [[nodiscard]] __host__ __device__ constexpr int panel_slots(bool large) { return large ? 24 : 18; }
+/// The copies of a panel start while others are worked on: those of every so many passes during the dots, the
+/// others during the lift, so that memory is asked for data all the time.
+[[nodiscard]] __host__ __device__ constexpr int panel_copy_every(bool large) { return large ? 2 : 8; }
 
 template <class T>
 struct panel_step_args {
   batch<const T> weights;
-  any_matrix rows;
   int ffn;
   int hidden;
   int passes;
-  partition part;  // over clusters
+  int row_blocks;  // blocks that share the rows of a panel
+  partition part;  // over such teams of blocks
   partial_sums out;
+  /// A cluster has all of its experts' panels, and also does what otherwise a second kernel does.
+  bool fused;
+  finish_args finish;
+};
+
+/// Where a block's shared memory goes, after the ring.
+template <int panel>
+struct panel_memory {
+  static constexpr int warps = panel_threads / 32;
+  double* finish;          // scratch
+  std::uint64_t* arrived;  // [2]
+  slot_header* header;
+  float* by_warp;   // [warps, panel]
+  float* by_block;  // [2, most_cluster, panel]
+  float* scratch;   // [warps, 2 · sums_at_once]
+  float* image;     // of the block's rows, where the step is fused
+
+  [[nodiscard]] __host__ __device__ static constexpr int bytes(int image_rows) {
+    return finish_scratch * 8 + 2 * 8 + static_cast<int>(sizeof(slot_header)) +
+           4 * (warps * panel + 2 * most_cluster * panel + warps * 2 * sums_at_once + image_rows);
+  }
+  __device__ __forceinline__ explicit panel_memory(unsigned char* after_ring)
+      : finish(reinterpret_cast<double*>(after_ring)),
+        arrived(reinterpret_cast<std::uint64_t*>(finish + finish_scratch)),
+        header(reinterpret_cast<slot_header*>(arrived + 2)),
+        by_warp(reinterpret_cast<float*>(header + 1)),
+        by_block(by_warp + warps * panel),
+        scratch(by_block + 2 * most_cluster * panel),
+        image(scratch + warps * 2 * sums_at_once) {}
+};
+
+/// The rows of an image that a block has, from `begin` on: its own sums and those of the other members of the
+/// cluster that worked on the same expert and rows.
+struct panel_image {
+  const float* sums;
+  const slot_header* header;
+  int begin;
+  int rank;
+  int row_blocks;
+  int members;
+
+  [[nodiscard]] __device__ __forceinline__ float4 header_of(int member) const {
+    return load_remote(reinterpret_cast<const float4*>(header), member * row_blocks + rank);
+  }
+  [[nodiscard]] __device__ __forceinline__ double energy() const {
+    double total = 0.0;
+    for (int m = 0; m < members; ++m) {
+      const float4 h = header_of(m);
+      total += h.x * wide_power_of_two(__float_as_int(h.y));
+    }
+    return total;
+  }
+  __device__ __forceinline__ void load(int column, double (&out)[4]) const {
+    out[0] = out[1] = out[2] = out[3] = 0.0;
+    for (int m = 0; m < members; ++m) {
+      const double scale = wide_power_of_two(__float_as_int(header_of(m).z));
+      const float4 x =
+          load_remote(reinterpret_cast<const float4*>(sums + column - begin), m * row_blocks + rank);
+      out[0] += x.x * scale;
+      out[1] += x.y * scale;
+      out[2] += x.z * scale;
+      out[3] += x.w * scale;
+    }
+  }
 };
 
 /// Sums each of `width` values over the lanes that differ above bit log2(lanes). Afterwards lane l holds in
@@ -47,21 +114,30 @@ struct panel_reduction {
   }
 };
 
-/// y += this thread's part of a panel times its rows, as the passes arrive: all copies but those of the last
-/// `slots` − 1 − p groups have when pass p is read.
-template <class T, int slots, int p, int width>
+/// y += this thread's part of a panel times its rows, as the passes arrive: pass p has when all copies but
+/// those closed after it have. `push` starts a copy to a slot that is free; a panel that is done `again`,
+/// with rows of another scale, has arrived already.
+template <class T, bool large, bool again, int p, int width, class Push>
 __device__ __forceinline__ void dot_passes(const uint4* ring, int slot, int passes, int inside,
-                                           const float (&r)[panel_passes], float (&y)[width]) {
+                                           const float (&r)[panel_passes], float (&y)[width],
+                                           const Push& push) {
+  constexpr int every = panel_copy_every(large);
+  constexpr int slots = panel_slots(large);
   if constexpr (p < panel_passes) {
     if (p < passes) {
-      wait_for_copy_groups<slots - 1 - p>();
+      if constexpr (!again) {
+        wait_for_copy_groups<slots - panel_passes / every - 1 - p + p / every>();
+      }
       float x[width];
       unpack<T>(p < inside ? ring[slot * panel_threads] : make_uint4(0, 0, 0, 0), x);
+      if constexpr (!again && p % every == every - 1) {
+        push();
+      }
 #pragma unroll
       for (int i = 0; i < width; ++i) {
         y[i] = fmaf(x[i], r[p], y[i]);
       }
-      dot_passes<T, slots, p + 1>(ring, slot + 1 == slots ? 0 : slot + 1, passes, inside, r, y);
+      dot_passes<T, large, again, p + 1>(ring, slot + 1 == slots ? 0 : slot + 1, passes, inside, r, y, push);
     }
   }
 }
@@ -74,28 +150,30 @@ __global__ void __launch_bounds__(panel_threads, 1)
   constexpr int pass_rows = panel_threads / lanes;  // rows of one pass
   constexpr int warps = panel_threads / 32;
   constexpr int slots = panel_slots(large);
+  constexpr int copy_every = panel_copy_every(large);
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
   uint4* const ring = reinterpret_cast<uint4*>(shared) + threadIdx.x;  // slot s at ring[s · panel_threads]
-  float* const by_warp = reinterpret_cast<float*>(shared + slots * panel_threads * 16);
-  float* const by_block = by_warp + warps * panel;             // by_warp: [warps, panel]
-  float* const scratch = by_block + 2 * most_cluster * panel;  // by_block: [2, most_cluster, panel]
-  auto* const arrived = reinterpret_cast<std::uint64_t*>(scratch + warps * 2 * sums_at_once);  // [2]
+  const panel_memory<panel> memory(shared + slots * panel_threads * 16);
   wait_for_previous_kernel();
   let_next_kernel_start();
 
   const thread_group group(panel_threads);
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
-  const int rank = cluster_rank();
-  const int blocks = cluster_size();
-  const int cluster = static_cast<int>(blockIdx.x) / blocks;
-  const int first_row = rank * a.passes * pass_rows + thread / lanes;  // this thread's row in pass 0
+  const int blocks = a.row_blocks;
+  const int rank = cluster_rank() % blocks;
+  const int first_block = cluster_rank() - rank;  // of those that share the rows, in the cluster
+  const int unit = static_cast<int>(blockIdx.x) / blocks;
+  const int run = unit / a.part.team;
+  const int block_rows = a.passes * pass_rows;
+  const int first_row = rank * block_rows + thread / lanes;  // this thread's row in pass 0
   const int rows =
       min(a.passes, max(0, (a.hidden - first_row + pass_rows - 1) / pass_rows));  // and how many it has
   const int own = (thread % lanes) * width;  // its first column in a panel
-  const int end = a.part.first_tile(cluster + 1);
-  int tile = a.part.first_tile(cluster);
+  const int end = a.part.first_tile(run + 1);
+  int tile = a.part.first_tile(run);
+  int mine = tile + unit % a.part.team;  // the next panel of this member of the team
   const auto fast = [&](const T* base) {
     return aligned_to_16(base, a.weights.hidden * static_cast<long long>(sizeof(T)),
                          a.ffn * static_cast<long long>(sizeof(T)));
@@ -103,11 +181,12 @@ __global__ void __launch_bounds__(panel_threads, 1)
 
   // The pass to copy next: one group of copies each, be there anything to copy or not.
   const long long step = pass_rows * a.weights.hidden;
-  int next_panel = tile;
+  int next_panel = mine;
   int next_pass = 0;
   int next_rows = 0;
+  int next_slot = 0;
   const T* next = nullptr;
-  const auto push = [&](uint4* slot) {
+  const auto push = [&] {
     if (next_pass == 0) {
       next_rows = 0;
       if (next_panel < end) {
@@ -117,21 +196,22 @@ __global__ void __launch_bounds__(panel_threads, 1)
         next = base + first_row * a.weights.hidden + column;
         next_rows = fast(base) && column < a.ffn ? rows : 0;
       }
-      ++next_panel;
+      next_panel += a.part.team;
     }
     if (next_pass < next_rows) {
-      copy_async_16(slot, next);
+      copy_async_16(ring + next_slot * panel_threads, next);
       next += step;
     }
     close_copy_group();
+    next_slot = next_slot + 1 == slots ? 0 : next_slot + 1;
     next_pass = next_pass + 1 == a.passes ? 0 : next_pass + 1;
   };
 #pragma unroll 1
-  for (int s = 0; s < slots; ++s) {
-    push(ring + s * panel_threads);
+  for (int s = 0; s < slots - panel_passes / copy_every; ++s) {
+    push();
   }
   if (thread < 2) {
-    barrier_init(arrived + thread, 1);
+    barrier_init(memory.arrived + thread, 1);
   }
   publish_barriers();
   cluster_sync();  // all blocks have begun: their memory may be written
@@ -146,24 +226,34 @@ __global__ void __launch_bounds__(panel_threads, 1)
     const T* const base = a.weights.of(expert);
     const bool in_ring = fast(base);
     unsigned most_word = 0;
-    for (int d = thread; d < a.hidden; d += panel_threads) {
-      most_word = max(most_word, high_word(a.rows.load(expert, d)));
+    for (int d = thread; d < a.hidden; d += panel_threads * panel_passes) {
+      double x[panel_passes];
+      a.finish.rows.load_every(expert, d, panel_threads, (a.hidden - d + panel_threads - 1) / panel_threads,
+                               x);
+#pragma unroll
+      for (int p = 0; p < panel_passes; ++p) {
+        most_word = max(most_word, high_word(x[p]));
+      }
     }
-    const int row_exponent = exponent_of_high_word(max_over_group(most_word, group, scratch, turn));
+    const int row_exponent = exponent_of_high_word(max_over_group(most_word, group, memory.scratch, turn));
     const double row_scale = wide_power_of_two(-row_exponent);
     float r[panel_passes];
     float u[panel_passes];
+    {
+      double x[panel_passes];
+      a.finish.rows.load_every(expert, first_row, pass_rows, rows, x);
 #pragma unroll
-    for (int p = 0; p < panel_passes; ++p) {
-      r[p] = p < rows ? static_cast<float>(a.rows.load(expert, first_row + p * pass_rows) * row_scale) : 0.0F;
-      u[p] = 0.0F;
+      for (int p = 0; p < panel_passes; ++p) {
+        r[p] = static_cast<float>(x[p] * row_scale);
+        u[p] = 0.0F;
+      }
     }
     float energy = 0.0F;
     row_shift shift;
     sum_scale scale;
 
-    for (; tile < stop; ++tile) {
-      const int column = (tile - expert * a.part.tiles_per_expert) * panel + own;
+    for (; mine < stop; mine += a.part.team) {
+      const int column = (mine - expert * a.part.tiles_per_expert) * panel + own;
       const int inside = column < a.ffn ? rows : 0;
       if (!in_ring) [[unlikely]] {
 #pragma unroll 1
@@ -174,17 +264,23 @@ __global__ void __launch_bounds__(panel_threads, 1)
       }
       float y[width];
       unsigned most = 0;
+      bool again = false;
       shift.begin_tile();
       while (true) {
 #pragma unroll
         for (int i = 0; i < width; ++i) {
           y[i] = 0.0F;
         }
-        dot_passes<T, slots, 0>(ring, first_slot, a.passes, inside, r, y);
+        if (!again) [[likely]] {
+          dot_passes<T, large, false, 0>(ring, first_slot, a.passes, inside, r, y, push);
+        } else {
+          dot_passes<T, large, true, 0>(ring, first_slot, a.passes, inside, r, y, push);
+        }
+        again = true;
         reduction::run(y, lane);
         if (reduction::writes(lane)) {
-          float* const to =
-              by_warp + thread / 32 * panel + own + (lane >> (5 - reduction::halvings)) * reduction::left;
+          float* const to = memory.by_warp + thread / 32 * panel + own +
+                            (lane >> (5 - reduction::halvings)) * reduction::left;
 #pragma unroll
           for (int i = 0; i < reduction::left; ++i) {
             to[i] = y[i];
@@ -193,28 +289,29 @@ __global__ void __launch_bounds__(panel_threads, 1)
         __syncthreads();
         // A block that has all parts of one exchange knows that nobody reads those of the one before any
         // more; so two places in turn are enough.
-        float* const parts = by_block + swap * most_cluster * panel;
-        if (thread < panel) {
+        float* const parts = memory.by_block + swap * most_cluster * panel;
+        std::uint64_t* const arrived = memory.arrived + swap;
+        if (thread == 0 && blocks > 1) {
+          barrier_expect(arrived, static_cast<unsigned>(blocks * panel) * 4);
+        }
+#pragma unroll 1
+        for (int i = thread; i < blocks * panel; i += panel_threads) {
+          const int c = i % panel;
           float sum = 0.0F;
 #pragma unroll
           for (int w = 0; w < warps; ++w) {
-            sum += by_warp[w * panel + thread];
+            sum += memory.by_warp[w * panel + c];
           }
           if (blocks == 1) {
-            parts[thread] = sum;
+            parts[c] = sum;
           } else {
-            if (thread == 0) {
-              barrier_expect(arrived + swap, static_cast<unsigned>(blocks * panel) * 4);
-            }
-            for (int b = 0; b < blocks; ++b) {
-              send_remote(parts + rank * panel + thread, b, sum, arrived + swap);
-            }
+            send_remote(parts + rank * panel + c, first_block + i / panel, sum, arrived);
           }
         }
         if (blocks == 1) {
           __syncthreads();
         } else {
-          barrier_wait(arrived + swap, parity >> swap & 1U);
+          barrier_wait(arrived, parity >> swap & 1U);
           parity ^= 1U << swap;
         }
         swap ^= 1;
@@ -269,21 +366,21 @@ __global__ void __launch_bounds__(panel_threads, 1)
 #pragma unroll
       for (int p = 0; p < panel_passes; ++p) {
         if (p < a.passes) {
-          uint4* const at = ring + slot * panel_threads;
           float x[width];
-          unpack<T>(p < inside ? *at : make_uint4(0, 0, 0, 0), x);
+          unpack<T>(p < inside ? ring[slot * panel_threads] : make_uint4(0, 0, 0, 0), x);
 #pragma unroll
           for (int i = 0; i < width; ++i) {
             u[p] = fmaf(x[i], y[i], u[p]);
           }
-          push(at);
+          if (p % copy_every != copy_every - 1) {
+            push();
+          }
           slot = slot + 1 == slots ? 0 : slot + 1;
         }
       }
       first_slot = slot;
     }
 
-    const int slot = a.part.slot(cluster, expert);
 #pragma unroll
     for (int m = lanes / 2; m >= 1; m /= 2) {
       energy += __shfl_xor_sync(0xffffffffU, energy, m);
@@ -292,18 +389,35 @@ __global__ void __launch_bounds__(panel_threads, 1)
         u[p] += __shfl_xor_sync(0xffffffffU, u[p], m);
       }
     }
+    const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
+    const int slot = a.part.slot(run, expert) + unit % a.part.team;
+    const int begin = rank * block_rows;
+    float* const image =
+        a.fused ? memory.image : a.out.rows + static_cast<long long>(slot) * a.out.pitch + begin;
     if (thread % lanes == 0) {
 #pragma unroll
       for (int p = 0; p < panel_passes; ++p) {
         const int row = first_row + p * pass_rows;
-        if (p < a.passes && row < a.out.pitch) {
-          a.out.rows[static_cast<long long>(slot) * a.out.pitch + row] = u[p];
+        if (p < a.passes && (a.fused || row < a.out.pitch)) {
+          image[row - begin] = u[p];
         }
       }
     }
-    if (rank == 0 && thread == 0) {
-      a.out.headers[slot] = {energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
+    if (thread == 0 && (a.fused || rank == 0)) {
+      *(a.fused ? memory.header : a.out.headers + slot) = header;
     }
+    if (a.fused) {
+      const int members = cluster_size() / blocks;
+      const int share = block_rows / members;
+      const int from = begin + first_block / blocks * share;
+      cluster_sync();
+      constexpr int kept = pass_rows * panel_passes <= 4 * panel_threads ? 1 : 0;
+      finish_expert<kept>(a.finish, expert,
+                       panel_image{memory.image, memory.header, begin, rank, blocks, members}, from,
+                       min(min(from + share, begin + block_rows), a.hidden), memory.finish, panel_threads);
+      cluster_sync();  // before the next expert's image, and before a block ends whose memory another reads
+    }
+    tile = stop;
   }
   if (blocks > 1) {
     cluster_sync();  // no block may end while another still stores into it

@@ -63,11 +63,20 @@ struct row_demand {
   return p;
 }
 
-/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed.
-/// Clusters of up to 4 leave next to no multiprocessor idle.
+/// Clusters of `blocks` blocks (a power of two) that run at once.
+[[nodiscard]] inline int resident_clusters(const context& ctx, int blocks) {
+  int log = 0;
+  while (1 << log < blocks) {
+    ++log;
+  }
+  return blocks > most_cluster || (ctx.capability < 90 && blocks > 1) ? 0 : ctx.clusters[log];
+}
+
+/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed. All
+/// clusters must run at once: a last one that waits for its turn would double the time.
 [[nodiscard]] inline int fused_cluster(const context& ctx, const partition& part) {
   const int each = part.whole != 0 ? part.blocks / part.experts : 0;
-  return each == 1 || (each <= 4 && ctx.capability >= 90) ? each : 0;
+  return each >= 1 && part.experts <= resident_clusters(ctx, each) ? each : 0;
 }
 
 /// Memory for the partial sums of a plan.

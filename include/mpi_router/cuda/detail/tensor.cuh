@@ -36,13 +36,15 @@ __device__ __forceinline__ bool aligned_to_16(const void* p, long long stride_by
 }
 
 /// The tiles of all experts in one list, dealt to the blocks in equal runs. A run may span experts: the part
-/// of a run in one expert is a segment, and has a slot of its own for its partial sums.
+/// of a run in one expert is a segment, and has a slot of its own for its partial sums. A block may be a team
+/// whose members take the tiles of a run in turn; then each member has a slot in every segment.
 struct partition {
   int experts = 0;
   int tiles_per_expert = 0;
   int blocks = 0;
   int whole =
       0;  ///< blocks is a multiple of experts that divides the tiles evenly: each block has one segment
+  int team = 1;
 
   [[nodiscard]] __host__ __device__ int tiles() const { return experts * tiles_per_expert; }
   [[nodiscard]] __host__ __device__ int first_tile(int block) const {
@@ -52,10 +54,13 @@ struct partition {
   [[nodiscard]] __host__ __device__ int block_of(int tile) const {
     return static_cast<int>(((static_cast<long long>(tile) + 1) * blocks - 1) / tiles());
   }
+  /// The first slot of a segment.
   [[nodiscard]] __host__ __device__ int slot(int block, int expert) const {
-    return whole != 0 ? block : block + expert;
+    return (whole != 0 ? block : block + expert) * team;
   }
-  [[nodiscard]] __host__ __device__ int slots() const { return whole != 0 ? blocks : blocks + experts; }
+  [[nodiscard]] __host__ __device__ int slots() const {
+    return (whole != 0 ? blocks : blocks + experts) * team;
+  }
 };
 
 /// As many blocks as `limit`, or somewhat fewer if then each has rows of a single expert.
@@ -76,6 +81,15 @@ struct partition {
     p.whole = 1;
   }
   return p;
+}
+
+/// The largest divisor of n up to `limit`.
+[[nodiscard]] inline int most_divisor(int n, int limit) {
+  int divisor = n < limit ? n : limit;
+  while (divisor > 1 && n % divisor != 0) {
+    --divisor;
+  }
+  return divisor;
 }
 
 /// The scales of a segment's partial sums: image · 2^image_exponent, energy · 2^energy_exponent.
