@@ -231,14 +231,14 @@ void check_forward(const cuda::context& ctx, int effort) {
     }
   }
   // Numbers of experts at the seams: whole ones for each cluster, one for two or four members, teams.
-  for (const expert_shape shape : {expert_shape{128, 200, 2048},
+  for (const expert_shape shape : {expert_shape{128, 72, 2048},
                                    {64, 96, 1024},
                                    {32, 64, 2048},
                                    {30, 70, 4096},
                                    {15, 130, 8192},
-                                   {33, 640, 2048},
+                                   {33, 130, 2048},
                                    {132, 9, 40},
-                                   {264, 70, 1000}}) {
+                                   {264, 20, 500}}) {
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<bf16, float, float>(ctx, {.shape = shape, .order = l}, g);
       check_step<float, bf16, float>(ctx, {.shape = shape, .order = l, .specials = true}, g);

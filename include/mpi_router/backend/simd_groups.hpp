@@ -153,7 +153,8 @@ MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t 
   using line = typename Lanes::line;
   batch scale[Rows];
   unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { scale[g] = batch(y[g]); });
-  for_each_line<Lanes, lines_in<Lanes, 32 / Rows>>(
+  constexpr std::size_t registers = (sizeof(batch) == 64 ? 64 : 32) / Rows;
+  for_each_line<Lanes, lines_in<Lanes, registers>>(
       cols, [&](index_t c, auto lines, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
         line u[lines];
         unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {

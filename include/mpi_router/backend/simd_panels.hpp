@@ -39,8 +39,14 @@ struct panel {
 template <class S>
 [[nodiscard]] S sum_of_squares(const S* y, index_t size) noexcept {
   S lane[8] = {};
-  for (index_t i = 0; i < size; ++i) {
-    lane[i % 8] += y[i] * y[i];
+  index_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    for (index_t k = 0; k < 8; ++k) {
+      lane[k] += y[i + k] * y[i + k];
+    }
+  }
+  for (index_t k = 0; i + k < size; ++k) {
+    lane[k] += y[i + k] * y[i + k];
   }
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
@@ -137,6 +143,74 @@ S sweep_panels(const stored_rows<const T>& a, const sweep<S, Probes>& work,
     lift_panel<Lanes, Rows>(a, d, count, two[turn], work, gradient, mask.value);
   });
   return energy;
+}
+
+/// `Lines` lines of image = y A, from column c on, in registers over all rows: `Chains` sums each, of every
+/// so many rows, so that additions do not wait for each other.
+template <class Lanes, std::size_t Lines, std::size_t Chains, class T, class S>
+MPIROUTER_ALWAYS_INLINE void lift_lines(const stored_rows<const T>& a, const S* y, S* image,
+                                        index_t c) noexcept {
+  using batch = typename Lanes::batch;
+  typename Lanes::line sums[Chains][Lines];
+  const auto for_parts = [&](auto&& f) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    unroll<Lines * Lanes::count>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      unroll<Chains>([&](auto k) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        f(sums[k][i / Lanes::count].part[i % Lanes::count], sums[0][i / Lanes::count].part[i % Lanes::count],
+          k);
+      });
+    });
+  };
+  for_parts([](batch& sum, batch&, auto) MPIROUTER_DETAIL_INLINE_LAMBDA { sum = batch(S{0}); });
+  const auto add = [&](auto chain, index_t row) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    const batch scale(y[row]);
+    unroll<Lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      add_product(sums[chain][i], scale,
+                  Lanes::load(a.data + row * a.stride + c + index_t{i} * Lanes::width));
+    });
+  };
+  index_t row = 0;
+  for (; row + index_t{Chains} <= a.rows; row += index_t{Chains}) {
+    unroll<Chains>([&](auto k) MPIROUTER_DETAIL_INLINE_LAMBDA { add(k, row + index_t{k}); });
+  }
+  for (; row < a.rows; ++row) {
+    add(std::integral_constant<std::size_t, 0>{}, row);
+  }
+  for_parts([](const batch& sum, batch& total, auto k) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    if constexpr (k > 0) total = total + sum;
+  });
+  unroll<Lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    Lanes::store_sums(image + c + index_t{i} * Lanes::width, sums[0][i]);
+  });
+}
+
+/// image = y A for A in cache, as many columns at a time as there are registers for.
+template <class Lanes, class T, class S>
+void lift_cached_rows(const stored_rows<const T>& a, const S* y, S* image) noexcept {
+  constexpr std::size_t registers = sizeof(typename Lanes::batch) == 64 ? 16 : 8;
+  constexpr std::size_t most = registers / 2 / Lanes::count;
+  index_t c = 0;
+  const auto by = [&](auto lines, auto chains) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    for (constexpr index_t step = index_t{lines} * Lanes::width; c + step <= a.cols; c += step) {
+      lift_lines<Lanes, lines, chains>(a, y, image, c);
+    }
+  };
+  by(std::integral_constant<std::size_t, most>{}, std::integral_constant<std::size_t, 2>{});
+  if constexpr (most > 2) {
+    by(std::integral_constant<std::size_t, most / 2>{}, std::integral_constant<std::size_t, 4>{});
+  }
+  by(std::integral_constant<std::size_t, 1>{}, std::integral_constant<std::size_t, 4>{});
+  if (c < a.cols) {
+    lift_lines<Lanes, 1, 4>(a, y, image, a.cols - Lanes::width);  // and once more what overlaps
+  }
+}
+
+/// The same for a matrix in cache that is one panel: it is walked twice, with nothing to hide.
+template <class Lanes, std::size_t Rows, class T, class S>
+S sweep_panel_in_cache(const stored_rows<const T>& a, const S* x, S* image) noexcept {
+  panel<T, S, 1> p;
+  lift_cached_rows<Lanes>(a, x, p.y[0]);
+  project_rows<Lanes, Rows>(a, p.y[0], image);
+  return sum_of_squares(p.y[0], a.cols);
 }
 
 }  // namespace detail::kernels

@@ -56,8 +56,12 @@ MPIROUTER_ALWAYS_INLINE S leave_group(index_t first, index_t count, S (&y)[Rows]
   return energy;
 }
 
+/// Where A is before it is read: only from memory is it worth asking for the next rows.
+enum class source { memory, cache };
+
 /// One read of A, and of the gradient if there is one. Returns the energy. Needs a.cols ≥ one line.
-template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S, class G>
+template <class Lanes, std::size_t Rows, source From = source::memory, std::size_t Probes, class T, class S,
+          class G>
 S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
              const gradient_rows<G>& gradient) noexcept {
   constexpr auto group = static_cast<index_t>(Rows);
@@ -68,14 +72,15 @@ S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
     const index_t count = a.rows - first < group ? a.rows - first : group;
     const auto row = rows_of<Rows>(a, first, count);
     S y[Probes][Rows];
-    project_group<Lanes>(row, a.cols, work.probe, mask.value, y, group * a.stride);
+    constexpr bool asks = From == source::memory;
+    project_group<Lanes>(row, a.cols, work.probe, mask.value, y, asks ? group * a.stride : 0);
     S group_energy{0};
     for (std::size_t p = 0; p < Probes; ++p) {
       group_energy = leave_group<Rows>(first, count, y[p], work.projection[p]);
     }
     energy += group_energy;
-    lift_group<Lanes, rows_asked_for_early<T, Rows>>(row, a.cols, y[Probes - 1], work.image, mask.value,
-                                                     group * a.stride);
+    lift_group<Lanes, (asks ? rows_asked_for_early<T, Rows> : Rows)>(row, a.cols, y[Probes - 1], work.image,
+                                                                     mask.value, group * a.stride);
     if constexpr (Probes == 2) {
       if (gradient.rows.data != nullptr) {
         update_rows<Lanes>(gradient.rows, gradient.accumulate, first, count, y,

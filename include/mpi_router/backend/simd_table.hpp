@@ -19,6 +19,8 @@ namespace detail::kernels {
 
 /// Stored rows at a time: more would push each other out of the first cache where rows lie a page apart.
 inline constexpr std::size_t rows_at_a_time = 4;
+/// Bytes of a matrix that is likely to be in cache, and has so few columns that more rows at a time pay.
+inline constexpr index_t small_matrix = index_t{1} << 17;
 /// Of a panel the rows are short, and more of them spare more walks over what is shared.
 inline constexpr std::size_t panel_rows_at_a_time = 8;
 
@@ -62,7 +64,17 @@ struct kernels_of {
   }
 
   static S apply(const core::stored_matrix& a, const S* x, S* u) noexcept {
-    return sweep_stored(a, sweep<S, 1>{{x}, {}, u}, gradient_rows<S>{});
+    const sweep<S, 1> work{{x}, {}, u};
+    if (a.rows * a.cols * static_cast<index_t>(sizeof(T)) <= small_matrix) {
+      constexpr std::size_t rows = 2 * rows_at_a_time;
+      if (a.by_neurons) {
+        return sweep_rows<lanes, rows, source::cache>(rows_of(a), work, gradient_rows<S>{});
+      }
+      if (a.cols <= panel_width<T>) {
+        return sweep_panel_in_cache<lanes, rows>(rows_of(a), x, u);
+      }
+    }
+    return sweep_stored(a, work, gradient_rows<S>{});
   }
 
   static void pull_back(const core::stored_matrix& a, const core::pull_back_work<S>& w) noexcept {
