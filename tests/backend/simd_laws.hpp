@@ -41,6 +41,21 @@ inline constexpr std::pair<index_t, index_t> shapes[] = {
 #endif
 };
 
+/// Those, and some too large for the kernels of matrices in cache, which must all the same stay small.
+template <class T>
+std::vector<std::pair<index_t, index_t>> shapes_of() {
+  std::vector<std::pair<index_t, index_t>> all(std::begin(shapes), std::end(shapes));
+  constexpr index_t many = 1032;
+  constexpr index_t fit = (index_t{1} << 17) / (many * static_cast<index_t>(sizeof(T)));
+  constexpr index_t few = fit + 2 - fit % 2;  // that do not, an odd number
+#ifdef MPIROUTER_TEST_FEW_SHAPES
+  if (sizeof(T) < 8) return all;
+#endif
+  all.emplace_back(few, many);
+  all.emplace_back(many, few);
+  return all;
+}
+
 template <class T>
 std::vector<double> wide(const std::vector<T>& x) {
   std::vector<double> out;
@@ -87,10 +102,10 @@ struct problem {
   }
 };
 
-template <Scalar T, class Check>
-void for_each_problem(Check&& check) {
+template <Scalar T, class Shapes, class Check>
+void for_each_problem(const Shapes& tried, Check&& check) {
   test_support::random_source random(20261122);
-  for (const auto& [f, d] : shapes) {
+  for (const auto& [f, d] : tried) {
     for (const layout l : test_support::all_layouts) {
       for (const index_t shift : {index_t{0}, index_t{1}, index_t{7}}) {
         CAPTURE(f);
@@ -107,7 +122,7 @@ template <Scalar T, class Backend>
 void apply_equals_reference(const Backend& backend) {
   using S = accumulator_t<T>;
   const double bound = test_support::tolerance<T>.arithmetic;
-  for_each_problem<T>([&](const problem<T>& given) {
+  for_each_problem<T>(shapes_of<T>(), [&](const problem<T>& given) {
     const matrix_view<const T> a = given.a.view();
     const auto d = static_cast<std::size_t>(a.cols());
     const auto f = static_cast<std::size_t>(a.rows());
@@ -141,7 +156,7 @@ void pull_back_equals_reference(const Backend& backend) {
   using S = accumulator_t<T>;
   const double bound = test_support::tolerance<T>.arithmetic;
   const double stored = bound + test_support::tolerance<G>.storage;
-  for_each_problem<T>([&](const problem<T>& given) {
+  for_each_problem<T>(shapes, [&](const problem<T>& given) {
     const matrix_view<const T> a = given.a.view();
     const auto d = static_cast<std::size_t>(a.cols());
     const auto f = static_cast<std::size_t>(a.rows());
@@ -258,7 +273,7 @@ void touches_nothing_outside(const Backend& backend) {
   using S = accumulator_t<T>;
   using memory = test_support::guarded<T>;
   using sums = test_support::guarded<S>;
-  for (const auto& [f, d] : shapes) {
+  for (const auto& [f, d] : shapes_of<T>()) {
     for (const bool after : {false, true}) {
       for (const bool by_rows : {false, true}) {
         const auto at = after ? memory::side::after : memory::side::before;
