@@ -93,14 +93,17 @@ void add_naming_options(CLI::App& app, arguments& a) {
       ->type_name("LAYOUT");
 }
 
-std::string footer() {
-  std::string layouts;
+std::string describe_layouts() {
+  std::string all =
+      "\nLayouts (N experts, F neurons each, D hidden dimensions; the tensor of one expert lacks N):\n";
   for (const auto& name : layout_names) {
-    layouts += fmt::format("  {:<18}  {}\n", name.flag, name.meaning);
+    all += fmt::format("  {:<18}  {}\n", name.flag, name.meaning);
   }
-  return fmt::format(R"(
-Layouts (N experts, F neurons each, D hidden dimensions; the tensor of one expert lacks N):
-{}
+  return all;
+}
+
+std::string footer() {
+  return fmt::format(R"({}
 Known families (… is any prefix, E the number of an expert):
 {}
 JSON: {{"version", "tolerance", "max_steps", "exact", "layers": […], "unmatched": […]}}. A layer has "file", "name"
@@ -121,7 +124,7 @@ Examples:
   verify_checkpoint m.safetensors --router 'blk.{{layer}}.route' --gate 'blk.{{layer}}.ffn.{{expert}}.gate' --layout nfd
   verify_checkpoint recondition model-folder new-folder --steps 20
 )",
-                     layouts, describe_families());
+                     describe_layouts(), describe_families());
 }
 
 void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
@@ -163,8 +166,7 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   rewrite.add_option("source", a.source, "A .safetensors file, a folder of shards, or an index file")
       ->type_name("PATH")
       ->required();
-  rewrite
-      .add_option("target", a.target, "The file or, for shards, the new folder to write; never the source")
+  rewrite.add_option("target", a.target, "The file or, for shards, the folder to write; neither must exist")
       ->type_name("PATH")
       ->required();
   rewrite.add_option("--steps", a.recondition.steps, "Power steps to take from each stored row")
@@ -183,6 +185,7 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
     }
   }
   app.footer(footer);
+  rewrite.footer(describe_layouts);
 }
 
 void require(bool condition, const std::string& message) {

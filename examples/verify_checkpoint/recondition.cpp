@@ -138,6 +138,8 @@ recondition_result recondition(const checkpoint& model, const std::vector<moe_la
     folder.emplace(out);
   } else if (fs::is_directory(out)) {
     io::file_failure(out, "is a folder; name a file");
+  } else if (std::error_code error; fs::exists(fs::symlink_status(out, error))) {
+    io::file_failure(out, "exists; name a file that does not");
   }
 
   struct new_row {

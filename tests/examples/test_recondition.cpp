@@ -82,6 +82,7 @@ TEST_CASE("k steps are the library's k steps, whatever rule sets the length") {
     for (const auto& rule : rules) {
       std::vector<std::string> arguments{"recondition", m.path, m.out, "--steps", std::to_string(steps)};
       arguments.insert(arguments.end(), rule.flags.begin(), rule.flags.end());
+      std::filesystem::remove(m.out);
       const auto result = run(arguments);
       CAPTURE(result.err);
       REQUIRE(result.status == 0);
@@ -119,6 +120,7 @@ TEST_CASE("no step, and the length kept: the same file") {
   REQUIRE(run({"recondition", m.path, m.out, "--steps", "0"}).status == 0);
   CHECK(read_bytes(m.path) == read_bytes(m.out));
   const auto real = data_file("tiny-mpi.safetensors");
+  std::filesystem::remove(m.out);
   REQUIRE(run({"recondition", real, m.out, "--steps", "0"}).status == 0);
   CHECK(read_bytes(real) == read_bytes(m.out));
 }
@@ -199,7 +201,7 @@ TEST_CASE("shards: each file, and the index, in a new folder") {
   }
 }
 
-TEST_CASE("the input is never overwritten, by whatever name") {
+TEST_CASE("neither the input, by whatever name, nor anything else is overwritten") {
   const model m;
   m.write();
   namespace fs = std::filesystem;
@@ -215,6 +217,11 @@ TEST_CASE("the input is never overwritten, by whatever name") {
   check_refused({"recondition", m.path, m.folder / "missing/out"}, "missing/out: cannot be written");
   CHECK(read_bytes(m.path) == before);
   CHECK(m.folder.entries() == 4);
+  std::ofstream(m.folder / "there") << "kept";
+  fs::create_symlink("nowhere", m.folder / "dangling");
+  check_refused({"recondition", m.path, m.folder / "there"}, "there: exists");
+  check_refused({"recondition", m.path, m.folder / "dangling"}, "dangling: exists");
+  CHECK(fs::file_size(m.folder / "there") == 4);
 }
 
 TEST_CASE("rows without a step stay as they are, and are named") {
