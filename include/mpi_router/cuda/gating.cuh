@@ -1,7 +1,7 @@
 // From logits to experts on a GPU: selection, weights (Eq. 6), and how even the loads are.
 #pragma once
 
-#include <mpi_router/cuda/detail/gate_token.cuh>
+#include <mpi_router/cuda/detail/gate_ranks.cuh>
 #include <mpi_router/cuda/detail/reduce.cuh>
 
 MPIROUTER_CUDA_BEGIN
@@ -16,10 +16,10 @@ struct gate_output {
 
 /// Selects K experts for each token and weighs them: gate() of the host, with the same options, order, ties
 /// and treatment of NaN (router/gating.hpp). logits [T, N] in f32, rows contiguous; bias: N floats that are
-/// added to what experts are selected by, or null. One warp for each token, in one launch; exp and log are
-/// those of CUDA, so weights agree with the host's to a few units in the last place. Deterministic;
-/// stream-ordered; no workspace. Tokens that are not ok count for no load. N up to 8192. Throws usage_error
-/// on shapes and options.
+/// added to what experts are selected by, or null. One launch: a few lanes for each token where up to 8 of up
+/// to 256 experts are chosen without groups, else a warp; exp and log are those of CUDA, so weights agree
+/// with the host's to a few units in the last place. Deterministic; stream-ordered; no workspace. Tokens that
+/// are not ok count for no load. N up to 8192. Throws usage_error on shapes and options.
 inline void gate(const context& ctx, const matrix_view<const float, device_space>& logits,
                  const gating_options& options, const float* bias, const gate_output& out) {
   constexpr const char* name = "cuda::gate";
@@ -53,6 +53,22 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
                                static_cast<int>(options.topk_group),
                                size,
                                static_cast<int>(core::experts_in_group_score(options, size))};
+  if (n <= 8 * detail::experts_of_lane && args.top_k <= detail::most_ranked &&
+      args.top_groups == args.groups) {
+    const auto run = [&](auto kernel, int lanes) {
+      const int at_once = detail::gate_ranks_threads / lanes;
+      const index_t blocks = (logits.rows() + at_once - 1) / at_once;
+      const index_t most = out.load != nullptr ? static_cast<index_t>(ctx.multiprocessors) * 5 : 0x7fffffff;
+      detail::launch("gate_ranks_kernel", ctx,
+                     {static_cast<unsigned>(blocks < most ? blocks : most), detail::gate_ranks_threads,
+                      static_cast<std::size_t>(out.load != nullptr ? n : 0) * 4},
+                     kernel, args);
+    };
+    n <= 64    ? run(detail::gate_ranks_kernel<2>, 2)
+    : n <= 128 ? run(detail::gate_ranks_kernel<4>, 4)
+               : run(detail::gate_ranks_kernel<8>, 8);
+    return;
+  }
   const bool in_registers = n <= 512;
   const int warps = in_registers ? 8 : 1;
   const int scratch = (in_registers ? 0 : n) + (args.top_groups < args.groups ? args.groups : 0);

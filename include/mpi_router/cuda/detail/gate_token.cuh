@@ -52,6 +52,72 @@ struct gate_args {
   int counted;  // best experts that make a group's worth
 };
 
+/// What an expert is weighed by, from its logit: its score or, where scores come last, the logit itself.
+__device__ __forceinline__ float raw_score(const gate_args& a, float logit, float largest,
+                                           float denominator) {
+  if (!a.score_first) {
+    return logit;
+  }
+  return a.score == score_function::softmax ? expf(logit - largest) / denominator : score_of(a.score, logit);
+}
+
+/// How the chosen are weighed (Eq. 6), once all of them are known. `Chosen` visits some of them, and combines
+/// over all lanes that have others: every one of these lanes must take part.
+class weighing {
+ public:
+  template <class Chosen>
+  __device__ __forceinline__ weighing(const gate_args& a, const Chosen& chosen)
+      : softmax_last_(!a.score_first && a.score == score_function::softmax), a_(a) {
+    if (softmax_last_) {
+      chosen.visit([&](int, float x) { largest_ = fmaxf(largest_, x); });
+      largest_ = chosen.largest(largest_);
+      chosen.visit([&](int, float x) { denominator_ += expf(x - largest_); });
+      denominator_ = chosen.total(denominator_);
+    }
+    if (a.renormalize) {
+      float sum = 0.0F;
+      chosen.visit([&](int, float x) { sum += score(x); });
+      sum = chosen.total(sum);
+      divisor_ = sum > 0.0F ? sum : 1.0F;
+    }
+  }
+  [[nodiscard]] __device__ __forceinline__ bool defined() const {
+    return !softmax_last_ || isfinite(largest_);
+  }
+  [[nodiscard]] __device__ __forceinline__ float weight(float x) const {
+    return score(x) / divisor_ * a_.scaling;
+  }
+
+ private:
+  [[nodiscard]] __device__ __forceinline__ float score(float x) const {
+    return a_.score_first ? x : softmax_last_ ? expf(x - largest_) / denominator_ : score_of(a_.score, x);
+  }
+
+  bool softmax_last_;
+  float largest_ = -INFINITY;
+  float denominator_ = 0.0F;
+  float divisor_ = 1.0F;
+  const gate_args& a_;
+};
+
+/// The chosen as the lanes of a warp share them: lane k has number k, or more than 32 are in memory.
+struct warp_choice {
+  int lane;
+  int count;
+  bool many;
+  float raw;
+  const float* in_memory;
+
+  template <class Visit>
+  __device__ __forceinline__ void visit(const Visit& visit) const {
+    for (int k = lane; k < count; k += 32) {
+      visit(k, many ? in_memory[k] : raw);
+    }
+  }
+  [[nodiscard]] __device__ __forceinline__ static float total(float x) { return sum_of_warp(x); }
+  [[nodiscard]] __device__ __forceinline__ static float largest(float x) { return max_of_warp(x); }
+};
+
 /// Takes the keys of experts outside of the best groups out of the running. `worth` has `groups` elements.
 template <class Array>
 __device__ __forceinline__ void keep_best_groups(Array& keys, const gate_args& a, unsigned* worth) {
@@ -146,11 +212,7 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
           ids[at] = mine;
           raw = from_sortable(my_key);
           if (a.bias != nullptr) {
-            raw = logits[mine];
-            if (a.score_first) {
-              raw = a.score == score_function::softmax ? expf(raw - largest) / denominator
-                                                       : score_of(a.score, raw);
-            }
+            raw = raw_score(a, logits[mine], largest, denominator);
           }
           if (many) {
             weights[at] = raw;
@@ -158,38 +220,14 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
         }
       }
     }
-    const auto for_chosen = [&](const auto& visit) {
-      for (int k = lane; k < a.top_k; k += 32) {
-        visit(k, many ? weights[k] : raw);
-      }
-    };
-    const bool softmax_last = !a.score_first && a.score == score_function::softmax;
-    if (softmax_last) {
-      largest = -INFINITY;
-      for_chosen([&](int, float x) { largest = fmaxf(largest, x); });
-      largest = max_of_warp(largest);
-      defined = isfinite(largest);
-      denominator = 0.0F;
-      for_chosen([&](int, float x) { denominator += expf(x - largest); });
-      denominator = sum_of_warp(denominator);
-    }
-    const auto score = [&](float x) {
-      return a.score_first ? x : softmax_last ? expf(x - largest) / denominator : score_of(a.score, x);
-    };
-    float divisor = 1.0F;
-    if (a.renormalize) {
-      float sum = 0.0F;
-      for_chosen([&](int, float x) { sum += score(x); });
-      sum = sum_of_warp(sum);
-      divisor = sum > 0.0F ? sum : 1.0F;
-    }
+    const warp_choice chosen{lane, a.top_k, many, raw, weights};
+    const weighing by(a, chosen);
     bool finite = true;
-    for_chosen([&](int k, float x) {
-      const float weight = score(x) / divisor * a.scaling;
-      weights[k] = weight;
-      finite = finite && isfinite(weight);
+    chosen.visit([&](int k, float x) {
+      weights[k] = by.weight(x);
+      finite = finite && isfinite(weights[k]);
     });
-    defined = defined && __all_sync(0xffffffffU, finite) != 0;
+    defined = __all_sync(0xffffffffU, finite && by.defined()) != 0;
   }
   if (!defined) {
     for (int k = lane; k < a.top_k; k += 32) {
@@ -201,7 +239,43 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
   return defined ? status::ok : status::non_finite;
 }
 
-/// A warp takes every so many tokens; a block counts its experts' loads in shared memory first.
+/// A block counts its experts' loads in shared memory first: `load` has N numbers, where they are wanted.
+__device__ __forceinline__ void clear_loads(const gate_args& a, unsigned* load) {
+  if (a.load != nullptr) {
+    for (int i = static_cast<int>(threadIdx.x); i < a.num_experts; i += static_cast<int>(blockDim.x)) {
+      load[i] = 0;
+    }
+    __syncthreads();
+  }
+}
+__device__ __forceinline__ void add_loads(const gate_args& a, const unsigned* load) {
+  if (a.load != nullptr) {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < a.num_experts; i += static_cast<int>(blockDim.x)) {
+      if (load[i] != 0) {
+        atomicAdd(a.load + i, static_cast<int>(load[i]));  // whole numbers: the same in any order
+      }
+    }
+  }
+}
+
+/// A token with all that is told of it.
+template <int kept>
+__device__ __forceinline__ void take_token(const gate_args& a, long long token, unsigned* scratch,
+                                           unsigned* load) {
+  const status state = gate_token<kept>(a, token, scratch);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (a.statuses != nullptr && lane == 0) {
+    a.statuses[token] = state;
+  }
+  if (a.load != nullptr && state == status::ok) {
+    for (int k = lane; k < a.top_k; k += 32) {
+      atomicAdd(load + a.experts[token * a.top_k + k], 1U);
+    }
+  }
+}
+
+/// A warp takes every so many tokens.
 template <int kept>
 __global__ void __launch_bounds__(256, (kept > 0 && kept <= 4 ? 5 : 2))
     gate_kernel(const __grid_constant__ gate_args a, int scratch_per_warp) {
@@ -211,33 +285,12 @@ __global__ void __launch_bounds__(256, (kept > 0 && kept <= 4 ? 5 : 2))
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   unsigned* const load = memory + warps * scratch_per_warp;
-  if (a.load != nullptr) {
-    for (int i = static_cast<int>(threadIdx.x); i < a.num_experts; i += static_cast<int>(blockDim.x)) {
-      load[i] = 0;
-    }
-    __syncthreads();
-  }
+  clear_loads(a, load);
   for (long long token = static_cast<long long>(blockIdx.x) * warps + warp; token < a.tokens;
        token += static_cast<long long>(gridDim.x) * warps) {
-    const status state = gate_token<kept>(a, token, memory + warp * scratch_per_warp);
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (a.statuses != nullptr && lane == 0) {
-      a.statuses[token] = state;
-    }
-    if (a.load != nullptr && state == status::ok) {
-      for (int k = lane; k < a.top_k; k += 32) {
-        atomicAdd(load + a.experts[token * a.top_k + k], 1U);
-      }
-    }
+    take_token<kept>(a, token, memory + warp * scratch_per_warp, load);
   }
-  if (a.load != nullptr) {
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < a.num_experts; i += static_cast<int>(blockDim.x)) {
-      if (load[i] != 0) {
-        atomicAdd(a.load + i, static_cast<int>(load[i]));  // whole numbers: the same in any order
-      }
-    }
-  }
+  add_loads(a, load);
 }
 
 }  // namespace detail

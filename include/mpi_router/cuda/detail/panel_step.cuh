@@ -413,8 +413,8 @@ __global__ void __launch_bounds__(panel_threads, 1)
       cluster_sync();
       constexpr int kept = pass_rows * panel_passes <= 4 * panel_threads ? 1 : 0;
       finish_expert<kept>(a.finish, expert,
-                       panel_image{memory.image, memory.header, begin, rank, blocks, members}, from,
-                       min(min(from + share, begin + block_rows), a.hidden), memory.finish, panel_threads);
+                          panel_image{memory.image, memory.header, begin, rank, blocks, members}, from,
+                          min(min(from + share, begin + block_rows), a.hidden), memory.finish, panel_threads);
       cluster_sync();  // before the next expert's image, and before a block ends whose memory another reads
     }
     tile = stop;
