@@ -9,8 +9,9 @@ function(mpirouter_set_options target)
             $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:MSVC>>:/W4;/utf-8>)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:-std=c++20>)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-    # g++ 12 finds overlaps in its own std::string where there are none (GCC bug 105651).
-    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
+    # g++ 12 finds overlaps in its own std::string where there are none (GCC bug 105651), and unset packets in the dot
+    # products of Eigen 5.
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict;-Wno-maybe-uninitialized>)
   endif()
   if(MPIROUTER_WERROR)
     target_compile_options(

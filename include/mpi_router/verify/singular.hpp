@@ -18,8 +18,8 @@
 #define MPIROUTER_BDC_SVD Eigen::BDCSVD<Eigen::MatrixXd>
 #endif
 // It takes long to compile. With MPIROUTER_EXTERN_SVD some one translation unit of the program instantiates
-// it: `template class MPIROUTER_BDC_SVD;`.
-#ifdef MPIROUTER_EXTERN_SVD
+// it: `template class MPIROUTER_BDC_SVD;`. Not with Eigen 5, some of whose members must not be instantiated.
+#if defined(MPIROUTER_EXTERN_SVD) && !EIGEN_VERSION_AT_LEAST(3, 4, 90)
 extern template class MPIROUTER_BDC_SVD;
 #endif
 
