@@ -101,14 +101,13 @@ void certify_beside_svd(benchmark::State& state, const std::vector<expert>& expe
     for (const expert& e : experts) {
       const certify_options options{.residual_tolerance = residual_tolerance};
       round[0] += seconds_of([&] {
-        const auto found =
-            find_principal(gram(e.stored, simd{}), gram(e.probed, simd{}), view(e.row), options);
+        auto found = find_principal(gram(e.stored, simd{}), gram(e.probed, simd{}), view(e.row), options);
         if (found.proof.label != certainty::probabilistic) state.SkipWithError("not certified by the probe");
         benchmark::DoNotOptimize(found.proof.angle_bound);
       });
       if (std::min(e.a.rows(), e.a.cols()) <= rigorous_up_to) {
         round[1] += seconds_of([&] {
-          const auto found = find_principal(e.a, view(e.row), options);
+          auto found = find_principal(e.a, view(e.row), options);
           if (found.proof.label != certainty::rigorous)
             state.SkipWithError("not certified by the trace ladder");
           benchmark::DoNotOptimize(found.proof.angle_bound);

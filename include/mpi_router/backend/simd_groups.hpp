@@ -122,21 +122,24 @@ MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index
   }
 }
 
-/// at(c, lines, masked) for every line of a row: `Lines` at a time, then singly, then what is left.
+template <std::size_t N>
+using line_count = std::integral_constant<std::size_t, N>;
+
+/// at(c, line_count<N>, masked) for every line of a row: `Lines` at a time, then singly, then what is left.
 template <class Lanes, std::size_t Lines, class At>
 MPIROUTER_ALWAYS_INLINE void for_each_line(index_t cols, At&& at) noexcept {
   constexpr index_t step = static_cast<index_t>(Lines) * Lanes::width;
   index_t c = 0;
   for (; c + step <= cols; c += step) {
-    at(c, std::integral_constant<std::size_t, Lines>{}, std::false_type{});
+    at(c, line_count<Lines>{}, std::false_type{});
   }
   if constexpr (Lines > 1) {
     for (; c + Lanes::width <= cols; c += Lanes::width) {
-      at(c, std::integral_constant<std::size_t, 1>{}, std::false_type{});
+      at(c, line_count<1>{}, std::false_type{});
     }
   }
   if (c < cols) {
-    at(cols - Lanes::width, std::integral_constant<std::size_t, 1>{}, std::true_type{});
+    at(cols - Lanes::width, line_count<1>{}, std::true_type{});
   }
 }
 
@@ -155,13 +158,13 @@ MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t 
   unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { scale[g] = batch(y[g]); });
   constexpr std::size_t registers = (sizeof(batch) == 64 ? 64 : 32) / Rows;
   for_each_line<Lanes, lines_in<Lanes, registers>>(
-      cols, [&](index_t c, auto lines, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        line u[lines];
-        unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      cols, [&]<std::size_t N>(index_t c, line_count<N>, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        line u[N];
+        unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
           u[i] = Lanes::load_sums(image + c + index_t{i} * Lanes::width);
         });
         unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-          unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+          unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             const index_t k = c + index_t{i} * Lanes::width;
             if constexpr (g >= Asked) prefetch(row[g] + k, ahead);
             line a = Lanes::load(row[g] + k);
@@ -169,7 +172,7 @@ MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t 
             add_product(u[i], scale[g], a);
           });
         });
-        unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
           Lanes::store_sums(image + c + index_t{i} * Lanes::width, u[i]);
         });
       });
@@ -200,17 +203,17 @@ MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t
   using batch = typename Lanes::batch;
   using line = typename Lanes::line;
   for_each_line<Lanes, lines_in<Lanes, 4>>(
-      cols, [&](index_t first, auto lines, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        line v_0[lines];
-        line v_1[lines];
-        unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      cols, [&]<std::size_t N>(index_t first, line_count<N>, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        line v_0[N];
+        line v_1[N];
+        unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
           v_0[i] = Lanes::load_sums(v[0] + first + index_t{i} * Lanes::width);
           v_1[i] = Lanes::load_sums(v[1] + first + index_t{i} * Lanes::width);
         });
         unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
           const batch c_0(c[0][g]);
           const batch c_1(c[1][g]);
-          unroll<lines>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+          unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             G* const at = gradient[g] + first + index_t{i} * Lanes::width;
             prefetch<true>(at, ahead);
             line value = load_gradient<Lanes, S>(at);
