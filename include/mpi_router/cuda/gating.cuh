@@ -53,8 +53,7 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
                                static_cast<int>(options.topk_group),
                                size,
                                static_cast<int>(core::experts_in_group_score(options, size))};
-  if (n <= 8 * detail::experts_of_lane && args.top_k <= detail::most_ranked &&
-      args.top_groups == args.groups) {
+  if (n <= 256 && args.top_k <= detail::most_ranked && args.top_groups == args.groups) {
     const auto run = [&](auto kernel, int lanes) {
       const int at_once = detail::gate_ranks_threads / lanes;
       const index_t blocks = (logits.rows() + at_once - 1) / at_once;
@@ -64,9 +63,9 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
                       static_cast<std::size_t>(out.load != nullptr ? n : 0) * 4},
                      kernel, args);
     };
-    n <= 64    ? run(detail::gate_ranks_kernel<2>, 2)
-    : n <= 128 ? run(detail::gate_ranks_kernel<4>, 4)
-               : run(detail::gate_ranks_kernel<8>, 8);
+    n <= 64    ? run(detail::gate_ranks_kernel<4, 16>, 4)
+    : n <= 128 ? run(detail::gate_ranks_kernel<4, 32>, 4)
+               : run(detail::gate_ranks_kernel<8, 32>, 8);
     return;
   }
   const bool in_registers = n <= 512;

@@ -2,8 +2,9 @@
 //
 // A few lanes share a token. Sorting networks, then exchanges among these lanes, bring the token's largest
 // keys to all of them; an expert is chosen if its key is one of those, and its place is the number of larger
-// ones. Keys alone are sorted, which halves the work; where two of them are equal, so that the experts' order
-// decides, or where a score is not finite, the whole warp takes that token once more (gate_token.cuh).
+// ones. Keys alone are sorted, which halves the work; only where two of them are equal does an expert's index
+// count. A multiprocessor meets the kernel with a cold instruction cache, and few warps to hide it: so the
+// loops over experts take eight at a time and are not unrolled further.
 #pragma once
 
 #include <mpi_router/cuda/detail/gate_token.cuh>
@@ -12,9 +13,10 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-constexpr int most_ranked = 8;       // experts that are chosen
-constexpr int experts_of_lane = 32;  // that a lane looks at
+constexpr int most_ranked = 8;  // experts that are chosen
 constexpr int gate_ranks_threads = 128;
+/// Blocks on a multiprocessor at once, where a lane looks at `own` experts.
+[[nodiscard]] constexpr int gate_ranks_blocks(int own) { return own > 16 ? 4 : 8; }
 
 __device__ __forceinline__ void put_larger_first(unsigned& a, unsigned& b) {
   const unsigned larger = max(a, b);
@@ -50,8 +52,8 @@ __device__ __forceinline__ void merge_eights(unsigned* k, const unsigned* other)
 }
 
 /// x of all `lanes` lanes of a token.
-template <int lanes, class Combine>
-__device__ __forceinline__ float over_token(float x, const Combine& combine) {
+template <int lanes, class T, class Combine>
+__device__ __forceinline__ T over_token(T x, const Combine& combine) {
 #pragma unroll
   for (int mask = lanes / 2; mask >= 1; mask /= 2) {
     x = combine(x, __shfl_xor_sync(0xffffffffU, x, mask));
@@ -103,174 +105,239 @@ struct sorted_choice {
   [[nodiscard]] __device__ __forceinline__ static float largest(float x) { return x; }
 };
 
-/// `lanes` lanes for each token. Chunk c of a lane's experts are four from 4 (c · lanes + lane) on.
-template <int lanes>
-__global__ void __launch_bounds__(gate_ranks_threads, 4)
+/// `lanes` lanes for each token, each with `own` experts: four from 4 (q · lanes + lane) on for every q.
+template <int lanes, int own>
+__global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
     gate_ranks_kernel(const __grid_constant__ gate_args a) {
   constexpr int tokens_of_warp = 32 / lanes;
-  __shared__ unsigned keys_of_block[experts_of_lane][gate_ranks_threads];
+  __shared__ uint4 keys_of_block[own / 4][gate_ranks_threads];  // before they are keys: logits, scores
+  __shared__ unsigned chosen_of_lanes[gate_ranks_threads];
   extern __shared__ unsigned load[];  // [N], where it is counted
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int n = a.num_experts;
   clear_loads(a, load);
   const auto larger = [](float x, float y) { return fmaxf(x, y); };
-  const auto sum_of = [](float x, float y) { return x + y; };
+  const auto sum_of = [](auto x, auto y) { return x + y; };
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int sub = lane % lanes;
   const auto expert = [sub](int i) { return (i / 4 * lanes + sub) * 4 + i % 4; };
-  unsigned* const own_keys = &keys_of_block[0][threadIdx.x];
+  uint4* const own_keys = &keys_of_block[0][threadIdx.x];
+  const auto key_of_lane = [own_keys](int i, int other) {  // `other` lanes further on
+    return reinterpret_cast<const unsigned*>(own_keys + i / 4 * gate_ranks_threads + other)[i % 4];
+  };
+  const auto load_eight = [own_keys](int first, unsigned(&k)[8]) {
+    const uint4 low = own_keys[first / 4 * gate_ranks_threads];
+    const uint4 high = own_keys[(first / 4 + 1) * gate_ranks_threads];
+    k[0] = low.x, k[1] = low.y, k[2] = low.z, k[3] = low.w;
+    k[4] = high.x, k[5] = high.y, k[6] = high.z, k[7] = high.w;
+  };
+  const auto store_eight = [own_keys](int first, const unsigned(&k)[8]) {
+    own_keys[first / 4 * gate_ranks_threads] = make_uint4(k[0], k[1], k[2], k[3]);
+    own_keys[(first / 4 + 1) * gate_ranks_threads] = make_uint4(k[4], k[5], k[6], k[7]);
+  };
   const bool aligned = aligned_to_16(a.logits, a.logits_stride * 4, n * 4LL);
   constexpr int warps = gate_ranks_threads / 32;
   const long long step = static_cast<long long>(gridDim.x) * warps * tokens_of_warp;
   long long first = (static_cast<long long>(blockIdx.x) * warps + threadIdx.x / 32) * tokens_of_warp;
+#pragma unroll 1
   for (; first < a.tokens; first += step) {
     // Lanes beyond the last token take it too, for all of a warp must take part in its exchanges.
     const long long wanted = first + lane / lanes;
     const long long token = min(wanted, a.tokens - 1);
     const float* const logits = a.logits + token * a.logits_stride;
-    float x[experts_of_lane];
+    float largest = -INFINITY;
+    if (aligned) [[likely]] {
+      float4 x[own / 4];
 #pragma unroll
-    for (int c = 0; c < experts_of_lane; c += 4) {
-      if (aligned && expert(c) < n) {
-        const float4 four = *reinterpret_cast<const float4*>(logits + expert(c));
-        x[c] = four.x;
-        x[c + 1] = four.y;
-        x[c + 2] = four.z;
-        x[c + 3] = four.w;
-      } else {
+      for (int q = 0; q < own / 4; ++q) {
+        x[q] = expert(4 * q) < n ? *reinterpret_cast<const float4*>(logits + expert(4 * q))
+                                 : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+      }
 #pragma unroll
-        for (int i = c; i < c + 4; ++i) {
-          x[i] = expert(i) < n ? logits[expert(i)] : -INFINITY;
+      for (int q = 0; q < own / 4; ++q) {
+        own_keys[q * gate_ranks_threads] = make_uint4(__float_as_uint(x[q].x), __float_as_uint(x[q].y),
+                                                      __float_as_uint(x[q].z), __float_as_uint(x[q].w));
+        largest = fmaxf(fmaxf(largest, fmaxf(x[q].x, x[q].y)), fmaxf(x[q].z, x[q].w));
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < own; i += 8) {
+        unsigned k[8];
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const float x = expert(i + j) < n ? logits[expert(i + j)] : -INFINITY;
+          k[j] = __float_as_uint(x);
+          largest = fmaxf(largest, x);
         }
+        store_eight(i, k);
       }
     }
+    largest = over_token<lanes>(largest, larger);
+
     // The scores. A NaN among them makes their sum one; of logits, which may be infinite, each is looked at.
+    float sum = 0.0F;
     const auto transform = [&](const auto& of) {
+#pragma unroll 1
+      for (int i = 0; i < own; i += 8) {
+        unsigned k[8];
+        load_eight(i, k);
 #pragma unroll
-      for (int i = 0; i < experts_of_lane; ++i) {
-        x[i] = of(x[i], i);
+        for (int j = 0; j < 8; ++j) {
+          const float x = of(__uint_as_float(k[j]));
+          sum += x;
+          k[j] = __float_as_uint(x);
+        }
+        store_eight(i, k);
       }
     };
-    float largest = 0.0F;
-    float sum = 0.0F;
-    if (!a.score_first) {
-      transform([&](float logit, int) {
-        sum += isnan(logit) ? logit : 0.0F;
-        return logit;
-      });
-    } else if (a.score == score_function::softmax) {
-      largest = x[0];
-      transform([&](float logit, int) {
-        largest = fmaxf(largest, logit);
-        return logit;
-      });
-      largest = over_token<lanes>(largest, larger);
-      transform([&](float logit, int) {
-        const float e = expf(logit - largest);
-        sum += e;
-        return e;
-      });
-    } else if (a.score == score_function::sigmoid) {
-      transform([&](float logit, int) {
-        const float s = score_of(score_function::sigmoid, logit);
-        sum += s;
-        return s;
-      });
+    const bool softmax_first = a.score_first && a.score == score_function::softmax;
+    if (softmax_first) {
+      transform([&](float logit) { return expf(logit - largest); });
+    } else if (a.score_first && a.score == score_function::sigmoid) {
+      transform([](float logit) { return score_of(score_function::sigmoid, logit); });
+    } else if (a.score_first) {
+      transform([](float logit) { return score_of(score_function::sqrtsoftplus, logit); });
     } else {
-      transform([&](float logit, int) {
-        const float s = score_of(score_function::sqrtsoftplus, logit);
-        sum += s;
-        return s;
-      });
+#pragma unroll 1
+      for (int i = 0; i < own; ++i) {
+        const float logit = __uint_as_float(key_of_lane(i, 0));
+        sum += isnan(logit) ? logit : 0.0F;
+      }
     }
     sum = over_token<lanes>(sum, sum_of);
-    bool clear = !isnan(sum) && isfinite(largest);
-    if (a.score_first && a.score == score_function::softmax) {
-      const float per_sum = 1.0F / sum;
-      transform([&](float e, int) { return e * per_sum; });
-    }
-    if (a.bias != nullptr) {
-      transform([&](float score, int i) { return expert(i) < n ? score + a.bias[expert(i)] : score; });
-    }
-    const bool positive = a.score_first && a.bias == nullptr;
-    unsigned keys[experts_of_lane];
-#pragma unroll
-    for (int i = 0; i < experts_of_lane; ++i) {
-      keys[i] = positive ? __float_as_uint(x[i]) | 0x80000000U  // what sortable() makes of them
-                         : sortable(x[i]);
-      keys[i] = expert(i) < n ? keys[i] : 0U;
-      own_keys[i * gate_ranks_threads] = keys[i];
-    }
+    bool defined = !isnan(sum) && (!softmax_first || isfinite(largest));
 
-    // The largest keys of all of a token's lanes.
+    // The largest keys: of a lane's experts, then of all of the token's lanes.
+    const float factor = softmax_first ? 1.0F / sum : 1.0F;
+    const bool positive = a.score_first && a.bias == nullptr;
+    unsigned best[8] = {};
+#pragma unroll 1
+    for (int i = 0; i < own; i += 8) {
+      unsigned k[8];
+      load_eight(i, k);
+      if (positive) {
 #pragma unroll
-    for (int i = 0; i < experts_of_lane; i += 8) {
-      sort_eight(keys + i);
-      if (i > 0) {
-        merge_eights(keys, keys + i);
+        for (int j = 0; j < 8; ++j) {
+          k[j] = __float_as_uint(__uint_as_float(k[j]) * factor) | 0x80000000U;  // as sortable() would
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const float score = __uint_as_float(k[j]) * factor;
+          k[j] = sortable(a.bias != nullptr && expert(i + j) < n ? score + a.bias[expert(i + j)] : score);
+        }
       }
+      if (n < lanes * own) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          k[j] = expert(i + j) < n ? k[j] : 0U;
+        }
+      }
+      store_eight(i, k);
+      sort_eight(k);
+      merge_eights(best, k);
     }
 #pragma unroll
     for (int mask = 1; mask < lanes; mask *= 2) {
       unsigned other[8];
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        other[j] = __shfl_xor_sync(0xffffffffU, keys[j], mask);
+        other[j] = __shfl_xor_sync(0xffffffffU, best[j], mask);
       }
-      merge_eights(keys, other);
+      merge_eights(best, other);
     }
-    unsigned least = keys[0];
+    unsigned least = best[0];
+    bool tied = false;
 #pragma unroll
     for (int j = 1; j < most_ranked; ++j) {
-      clear = clear && (j >= a.top_k || keys[j] != keys[j - 1]);
-      least = j < a.top_k ? keys[j] : least;
+      tied = tied || (j < a.top_k && best[j] == best[j - 1]);
+      least = j < a.top_k ? best[j] : least;
     }
     unsigned chosen = 0;  // of this lane's experts
+#pragma unroll 1
+    for (int i = 0; i < own; i += 8) {
+      unsigned k[8];
+      load_eight(i, k);
+      unsigned bits = 0;
 #pragma unroll
-    for (int i = 0; i < experts_of_lane; ++i) {
-      chosen |= own_keys[i * gate_ranks_threads] >= least ? 1U << i : 0U;
+      for (int j = 0; j < 8; ++j) {
+        bits |= k[j] >= least ? 1U << j : 0U;
+      }
+      chosen |= bits << i;
     }
     // The last place may be shared as well: then more are not below it than are to be chosen.
-    const float count = over_token<lanes>(static_cast<float>(__popc(chosen)), sum_of);
-    clear = clear && count == static_cast<float>(a.top_k);
-    chosen = clear && wanted == token ? chosen : 0U;
+    tied = over_token<lanes>(__popc(chosen), sum_of) != a.top_k || tied;
+    if (__any_sync(0xffffffffU, tied) != 0) [[unlikely]] {
+      // Of the experts that share it those of the lowest indices.
+      unsigned last = 0;
+#pragma unroll 1
+      for (int i = 0; i < own; ++i) {
+        last |= key_of_lane(i, 0) == least ? 1U << i : 0U;
+      }
+      chosen &= ~last;
+      int missing = a.top_k - over_token<lanes>(__popc(chosen), sum_of);
+#pragma unroll 1
+      for (; __any_sync(0xffffffffU, missing > 0) != 0; --missing) {
+        const int mine = last != 0 ? expert(__ffs(static_cast<int>(last)) - 1) : n;
+        const int next = over_token<lanes>(mine, [](int x, int y) { return min(x, y); });
+        const unsigned taken = missing > 0 && mine == next ? last & (0U - last) : 0U;
+        chosen |= taken;
+        last &= ~taken;
+      }
+      chosen_of_lanes[threadIdx.x] = chosen;
+      __syncwarp();
+    }
+    const auto place = [&](int i) {
+      const unsigned key = key_of_lane(i, 0);
+      int before = 0;
+#pragma unroll
+      for (int j = 0; j < most_ranked; ++j) {
+        before += best[j] > key ? 1 : 0;
+      }
+      if (tied) [[unlikely]] {
+#pragma unroll 1
+        for (int other = -sub; other < lanes - sub; ++other) {
+          for_each_bit((chosen_of_lanes + threadIdx.x)[other], [&](int e) {
+            before += key_of_lane(e, other) == key && expert(e) + 4 * other < expert(i) ? 1 : 0;
+          });
+        }
+      }
+      return before;
+    };
+    chosen = defined && wanted == token ? chosen : 0U;
     const auto leave = [&](const weighing& by, const auto& raw) {
       bool finite = by.defined();
       for_each_bit(chosen, [&](int i) {
-        const unsigned key = own_keys[i * gate_ranks_threads];
-        int rank = 0;
-#pragma unroll
-        for (int j = 0; j < most_ranked; ++j) {
-          rank += keys[j] > key ? 1 : 0;
-        }
+        const int k = place(i);
         const float weight = by.weight(raw(i));
-        a.weights[token * a.top_k + rank] = weight;
-        a.experts[token * a.top_k + rank] = expert(i);
+        a.weights[token * a.top_k + k] = weight;
+        a.experts[token * a.top_k + k] = expert(i);
         finite = finite && isfinite(weight);
       });
       __syncwarp();
-      const bool all_finite = over_token<lanes>(finite ? 0.0F : 1.0F, larger) == 0.0F;
-      clear = clear && all_finite;
+      defined = over_token<lanes>(finite ? 0.0F : 1.0F, larger) == 0.0F && defined;
     };
     if (a.bias == nullptr) {
-      leave(weighing(a, sorted_choice{keys, a.top_k}),
-            [&](int i) { return from_sortable(own_keys[i * gate_ranks_threads]); });
+      leave(weighing(a, sorted_choice{best, a.top_k}),
+            [&](int i) { return from_sortable(key_of_lane(i, 0)); });
     } else {
       const auto raw = [&](int i) { return raw_score(a, logits[expert(i)], largest, sum); };
       leave(weighing(a, shared_choice<lanes, decltype(raw)>{chosen, raw}), raw);
     }
-    if (clear && a.load != nullptr) {
-      for_each_bit(chosen, [&](int i) { atomicAdd(load + expert(i), 1U); });
-    }
-    if (clear && a.statuses != nullptr && sub == 0 && wanted == token) {
-      a.statuses[token] = status::ok;
-    }
-    const unsigned done = __ballot_sync(0xffffffffU, clear);
-    for (int t = 0; done != 0xffffffffU && t < tokens_of_warp && first + t < a.tokens; ++t) {
-      if ((done >> (t * lanes) & 1U) == 0) {
-        take_token<lanes>(a, first + t, nullptr, load);
+    if (wanted == token) {
+      if (!defined) [[unlikely]] {
+        for (int k = sub; k < a.top_k; k += lanes) {
+          a.experts[token * a.top_k + k] = k;
+          a.weights[token * a.top_k + k] = 0.0F;
+        }
       }
+      if (a.statuses != nullptr && sub == 0) {
+        a.statuses[token] = defined ? status::ok : status::non_finite;
+      }
+    }
+    if (defined && a.load != nullptr) {
+      for_each_bit(chosen, [&](int i) { atomicAdd(load + expert(i), 1U); });
     }
   }
   add_loads(a, load);

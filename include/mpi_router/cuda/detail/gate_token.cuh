@@ -76,7 +76,11 @@ class weighing {
     }
     if (a.renormalize) {
       float sum = 0.0F;
-      chosen.visit([&](int, float x) { sum += score(x); });
+      if (a.score_first) {
+        chosen.visit([&](int, float x) { sum += x; });
+      } else {
+        chosen.visit([&](int, float x) { sum += score(x); });
+      }
       sum = chosen.total(sum);
       divisor_ = sum > 0.0F ? sum : 1.0F;
     }
