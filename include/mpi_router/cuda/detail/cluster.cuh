@@ -20,12 +20,28 @@ __device__ __forceinline__ int cluster_size() {
 #endif
   return size;
 }
-/// A barrier of all threads of all blocks that have not ended; stores before it, to any block's memory, are
-/// visible after it.
-__device__ __forceinline__ void cluster_sync() {
+/// A barrier of all threads of all blocks that have not ended, in two halves; stores before the first, to any
+/// block's memory, are visible after the second. The first waits for every copy under way.
+__device__ __forceinline__ void cluster_arrive() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+__device__ __forceinline__ void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+/// The same where nothing that was stored is read afterwards: reads before it are over. Waits for no copies.
+__device__ __forceinline__ void cluster_sync_after_reads() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
 #else
   __syncthreads();
 #endif

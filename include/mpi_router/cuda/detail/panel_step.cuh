@@ -44,11 +44,26 @@ struct panel_reduction {
   }
 };
 
+/// A thread's place in its ring.
+template <bool large>
+struct ring_place {
+  static constexpr int slots = panel_slots(large);
+  uint4* at;
+  const uint4* end;
+
+  __device__ __forceinline__ explicit ring_place(uint4* first)
+      : at(first), end(first + slots * panel_threads) {}
+  __device__ __forceinline__ void advance() {
+    at += panel_threads;
+    at = at == end ? at - slots * panel_threads : at;
+  }
+};
+
 /// y += this thread's part of a panel times its rows, as the passes arrive: pass p has when all copies but
 /// those closed after it have. `push` starts a copy to a slot that is free; a panel that is done `again`,
 /// with rows of another scale, has arrived already.
 template <class T, bool large, bool again, int p, int width, class Push>
-__device__ __forceinline__ void dot_passes(const uint4* ring, int slot, int passes, int inside,
+__device__ __forceinline__ void dot_passes(ring_place<large> place, int passes,
                                            const float (&r)[panel_passes], float (&y)[width],
                                            const Push& push) {
   constexpr int every = panel_copy_every(large);
@@ -59,7 +74,7 @@ __device__ __forceinline__ void dot_passes(const uint4* ring, int slot, int pass
         wait_for_copy_groups<slots - panel_passes / every - 1 - p + p / every>();
       }
       float x[width];
-      unpack<T>(p < inside ? ring[slot * panel_threads] : make_uint4(0, 0, 0, 0), x);
+      unpack<T>(*place.at, x);
       if constexpr (!again && p % every == every - 1) {
         push();
       }
@@ -67,7 +82,8 @@ __device__ __forceinline__ void dot_passes(const uint4* ring, int slot, int pass
       for (int i = 0; i < width; ++i) {
         y[i] = fmaf(x[i], r[p], y[i]);
       }
-      dot_passes<T, large, again, p + 1>(ring, slot + 1 == slots ? 0 : slot + 1, passes, inside, r, y, push);
+      place.advance();
+      dot_passes<T, large, again, p + 1>(place, passes, r, y, push);
     }
   }
 }
@@ -83,8 +99,13 @@ __global__ void __launch_bounds__(panel_threads, 1)
   constexpr int copy_every = panel_copy_every(large);
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
-  uint4* const ring = reinterpret_cast<uint4*>(shared) + threadIdx.x;  // slot s at ring[s · panel_threads]
+  ring_place<large> place(reinterpret_cast<uint4*>(shared) + threadIdx.x);
   const panel_memory<panel> memory(shared + slots * panel_threads * 16);
+  if (threadIdx.x < 2) {
+    barrier_init(memory.arrived + threadIdx.x, 1);
+  }
+  publish_barriers();
+  cluster_arrive();
   wait_for_previous_kernel();
   let_next_kernel_start();
 
@@ -104,50 +125,59 @@ __global__ void __launch_bounds__(panel_threads, 1)
   const int end = a.part.first_tile(run + 1);
   int tile = a.part.first_tile(run);
   int mine = tile + unit % a.part.team;  // the next panel of this member of the team
-  const auto fast = [&](const T* base) {
-    return aligned_to_16(base, a.weights.hidden * static_cast<long long>(sizeof(T)),
-                         a.ffn * static_cast<long long>(sizeof(T)));
-  };
 
-  // The pass to copy next: one group of copies each, be there anything to copy or not.
-  const long long step = pass_rows * a.weights.hidden;
+  // Where a panel's passes lie: the first, and how many there are; the ring has zeros for the others.
+  const bool aligned = aligned_to_16(nullptr, a.weights.hidden * static_cast<long long>(sizeof(T)),
+                                     a.ffn * static_cast<long long>(sizeof(T)));
+  const auto fast = [&](const T* base) { return aligned && aligned_to_16(base, 0, 0); };
+  const long long step = aligned ? pass_rows * a.weights.hidden : 0;
+  struct source {
+    const T* first;
+    int rows;
+  };
   int next_panel = mine;
-  int next_pass = 0;
-  int next_rows = 0;
-  int next_slot = 0;
-  const T* next = nullptr;
-  const auto push = [&] {
-    if (next_pass == 0) {
-      next_rows = 0;
-      if (next_panel < end) {
-        const int e = next_panel / a.part.tiles_per_expert;
-        const int column = (next_panel - e * a.part.tiles_per_expert) * panel + own;
-        const T* const base = a.weights.of(e);
-        next = base + first_row * a.weights.hidden + column;
-        next_rows = fast(base) && column < a.ffn ? rows : 0;
+  const auto next_source = [&] {
+    source from{nullptr, 0};
+    if (next_panel < end) {
+      const int e = next_panel / a.part.tiles_per_expert;
+      const int column = (next_panel - e * a.part.tiles_per_expert) * panel + own;
+      const T* const base = a.weights.of(e);
+      if (fast(base) && column < a.ffn) {
+        from = {base + first_row * a.weights.hidden + column, rows};
       }
-      next_panel += a.part.team;
     }
-    if (next_pass < next_rows) {
-      copy_async_16(ring + next_slot * panel_threads, next);
-      next += step;
+    next_panel += a.part.team;
+    return from;
+  };
+  // The pass to copy next: one group of copies each. From the first of a panel on they are those of `coming`.
+  source coming = next_source();
+  source copied{};
+  int next_pass = 0;
+  ring_place<large> next_place = place;
+  const auto push = [&] {
+    copied.first = next_pass == 0 ? coming.first : copied.first;
+    copied.rows = next_pass == 0 ? coming.rows : copied.rows;
+    if (next_pass < copied.rows) {
+      copy_async_16(next_place.at, copied.first);
+    } else {
+      *next_place.at = make_uint4(0, 0, 0, 0);
     }
     close_copy_group();
-    next_slot = next_slot + 1 == slots ? 0 : next_slot + 1;
+    copied.first += step;
+    next_place.advance();
     next_pass = next_pass + 1 == a.passes ? 0 : next_pass + 1;
   };
 #pragma unroll 1
   for (int s = 0; s < slots - panel_passes / copy_every; ++s) {
+    const bool begins = next_pass == 0;
     push();
+    if (begins) {
+      coming = next_source();
+    }
   }
-  if (thread < 2) {
-    barrier_init(memory.arrived + thread, 1);
-  }
-  publish_barriers();
-  cluster_sync();  // all blocks have begun: their memory may be written
+  cluster_wait();  // all blocks have begun: their memory may be written
 
   int turn = 0;
-  int first_slot = 0;
   unsigned parity = 0;
   int swap = 0;
   while (tile < end) {
@@ -183,13 +213,15 @@ __global__ void __launch_bounds__(panel_threads, 1)
     sum_scale scale;
 
     for (; mine < stop; mine += a.part.team) {
-      const int column = (mine - expert * a.part.tiles_per_expert) * panel + own;
-      const int inside = column < a.ffn ? rows : 0;
       if (!in_ring) [[unlikely]] {
+        const int column = (mine - expert * a.part.tiles_per_expert) * panel + own;
+        wait_for_copy_groups<0>();
+        ring_place<large> to = place;
 #pragma unroll 1
-        for (int p = 0; p < inside; ++p) {
-          ring[(first_slot + p) % slots * panel_threads] = gather_vector(
-              base + (first_row + p * pass_rows) * a.weights.hidden + column, min(width, a.ffn - column));
+        for (int p = 0; p < rows && column < a.ffn; ++p) {
+          *to.at = gather_vector(base + (first_row + p * pass_rows) * a.weights.hidden + column,
+                                 min(width, a.ffn - column));
+          to.advance();
         }
       }
       float y[width];
@@ -202,9 +234,9 @@ __global__ void __launch_bounds__(panel_threads, 1)
           y[i] = 0.0F;
         }
         if (!again) [[likely]] {
-          dot_passes<T, large, false, 0>(ring, first_slot, a.passes, inside, r, y, push);
+          dot_passes<T, large, false, 0>(place, a.passes, r, y, push);
         } else {
-          dot_passes<T, large, true, 0>(ring, first_slot, a.passes, inside, r, y, push);
+          dot_passes<T, large, true, 0>(place, a.passes, r, y, push);
         }
         again = true;
         reduction::run(y, lane);
@@ -292,12 +324,11 @@ __global__ void __launch_bounds__(panel_threads, 1)
         energy = fmaf(e, e, energy);
         y[i] *= scale.image_factor;
       }
-      int slot = first_slot;
 #pragma unroll
       for (int p = 0; p < panel_passes; ++p) {
         if (p < a.passes) {
           float x[width];
-          unpack<T>(p < inside ? ring[slot * panel_threads] : make_uint4(0, 0, 0, 0), x);
+          unpack<T>(*place.at, x);
 #pragma unroll
           for (int i = 0; i < width; ++i) {
             u[p] = fmaf(x[i], y[i], u[p]);
@@ -305,10 +336,10 @@ __global__ void __launch_bounds__(panel_threads, 1)
           if (p % copy_every != copy_every - 1) {
             push();
           }
-          slot = slot + 1 == slots ? 0 : slot + 1;
+          place.advance();
         }
       }
-      first_slot = slot;
+      coming = next_source();
     }
 
 #pragma unroll
@@ -345,12 +376,9 @@ __global__ void __launch_bounds__(panel_threads, 1)
       finish_expert<kept>(a.finish, expert,
                           panel_image{memory.image, memory.header, begin, rank, blocks, members}, from,
                           min(min(from + share, begin + block_rows), a.hidden), memory.finish, panel_threads);
-      cluster_sync();  // before the next expert's image, and before a block ends whose memory another reads
+      cluster_sync_after_reads();  // the next expert's image, or the block's end, may come
     }
     tile = stop;
-  }
-  if (blocks > 1) {
-    cluster_sync();  // no block may end while another still stores into it
   }
 }
 
