@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       finish_expert<0>(a.finish, expert, cluster_image{sums, memory.headers + groups, blocks}, begin,
                        min(begin + share, hidden), memory.finish, threads);
       if (blocks > 1) {
-        cluster_sync();  // no block may end while another still reads its memory
+        cluster_sync_after_reads();  // before a block ends, and its memory with it
       }
     } else {
       const int slot = a.part.slot(block, expert);

@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       collect_expert(cluster_image{sums, memory.headers + groups, blocks}, a.grad_rows, expert, dead, hidden,
                      (cluster_rank() * threads + static_cast<int>(threadIdx.x)) * 4, blocks * threads * 4);
       if (blocks > 1) {
-        cluster_sync();
+        cluster_sync_after_reads();
       }
     } else {
       const int slot = a.part.slot(block, expert);
