@@ -18,14 +18,17 @@ void use(const batch& sum) {
   benchmark::DoNotOptimize(out);
 }
 
+/// The second cache as the place to ask for a line in; 3 is the first.
+constexpr int second = 2;
+
 /// One stream, eight sums; asks for lines `Ahead` bytes further on.
-template <std::size_t Ahead>
+template <std::size_t Ahead, int Cache = 3>
 void read_stream(const char* data, std::size_t bytes) {
   std::array<batch, 8> sums;
   sums.fill(batch(0.0F));
   for (std::size_t i = 0; i + 8 * step <= bytes; i += 8 * step) {
     for (std::size_t k = 0; k < 8; ++k) {
-      if constexpr (Ahead > 0) __builtin_prefetch(data + i + k * step + Ahead);
+      if constexpr (Ahead > 0) __builtin_prefetch(data + i + k * step + Ahead, 0, Cache);
       sums[k] += batch::load_unaligned(reinterpret_cast<const float*>(data + i + k * step));
     }
   }
@@ -48,17 +51,18 @@ void read_rows(const char* data, std::size_t bytes, std::size_t row_bytes) {
   use(sums[0]);
 }
 
-template <std::size_t Ahead>
+template <std::size_t Ahead, int Cache = 3>
 void update_stream(const char* data, std::size_t bytes, std::size_t width, float* gradient) {
   const std::size_t floats = bytes / width;
   const std::size_t lag = sizeof(float) / width == 0 ? 1 : sizeof(float) / width;
   batch a(0.0F);
   for (std::size_t i = 0; i + 2 * batch::size <= floats; i += batch::size) {
     if (i % (lag * batch::size) == 0) {
-      if constexpr (Ahead > 0) __builtin_prefetch(data + i * width + Ahead);
+      if constexpr (Ahead > 0) __builtin_prefetch(data + i * width + Ahead, 0, Cache);
       a = batch::load_unaligned(reinterpret_cast<const float*>(data + i * width));
     }
-    if constexpr (Ahead > 0) __builtin_prefetch(gradient + i + Ahead / sizeof(float), 1);
+    if constexpr (Ahead > 0)
+      __builtin_prefetch(gradient + i + Ahead / sizeof(float), Cache == 3 ? 1 : 0, Cache);
     const batch sum = batch::load_unaligned(gradient + i) + a * batch(1e-30F);
     sum.store_unaligned(gradient + i);
   }
@@ -89,6 +93,8 @@ std::vector<contender> read_floors(const void* data, std::size_t bytes, std::siz
   return {
       {"floor: stream", spread([=](std::size_t i, std::size_t n) { read_stream<0>(p + i, n); })},
       {"floor: prefetched", spread([=](std::size_t i, std::size_t n) { read_stream<2048>(p + i, n); })},
+      {"floor: prefetched to the second cache",
+       spread([=](std::size_t i, std::size_t n) { read_stream<4096, second>(p + i, n); })},
       {"floor: four rows", spread([=](std::size_t i, std::size_t n) { read_rows(p + i, n, row_bytes); })}};
 }
 
@@ -101,6 +107,9 @@ std::vector<contender> update_floors(const void* data, std::size_t bytes, std::s
            })},
           {"floor: update, prefetched", spread([=](std::size_t i, std::size_t n) {
              update_stream<1024>(p + i, n, width, gradient + i / width);
+           })},
+          {"floor: update, prefetched to the second cache", spread([=](std::size_t i, std::size_t n) {
+             update_stream<4096, second>(p + i, n, width, gradient + i / width);
            })}};
 }
 

@@ -27,14 +27,16 @@ struct stored_rows {
   index_t stride = 0;
 };
 
-/// Asks for the line at base + offset, which may lie outside the matrix: it is only a hint.
-template <bool Write = false, class T>
+/// Asks for the line at base + offset, which may lie outside the matrix: it is only a hint. Into the second
+/// cache: the first has room for few lines that are on their way, and would not have it for what is worked
+/// on.
+template <class T>
 MPIROUTER_ALWAYS_INLINE void prefetch(const T* base, index_t offset) noexcept {
 #if defined(__GNUC__)
   const auto address =
       reinterpret_cast<std::uintptr_t>(base) + static_cast<std::uintptr_t>(offset) * sizeof(T);
   // NOLINTNEXTLINE(performance-no-int-to-ptr)
-  __builtin_prefetch(reinterpret_cast<const void*>(address), Write ? 1 : 0, 3);
+  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
 #else
   static_cast<void>(base);
   static_cast<void>(offset);
@@ -64,13 +66,13 @@ struct tail_mask {
   }
 };
 
-/// Which rows of the next group are asked for while this one is projected; the others are while it is lifted.
-/// 16-bit elements take the arithmetic longest, and memory must not wait for either half of it.
-template <class T, std::size_t Rows>
-inline constexpr std::size_t rows_asked_for_early = sizeof(T) == 2 ? Rows / 2 : 0;
+/// Which rows of those ahead are asked for while a group is projected; the others are while it is lifted:
+/// memory must not wait for either half of the arithmetic.
+template <std::size_t Rows>
+inline constexpr std::size_t rows_asked_for_early = Rows / 2;
 
-/// y[p][g] = ⟨row g, probe p⟩; asks for rows `ahead` elements further on, if that is not 0.
-template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S>
+/// y[p][g] = ⟨row g, probe p⟩; asks for the rows `ahead` elements further on, but only the first `Asked`.
+template <class Lanes, std::size_t Asked = 0, std::size_t Rows, std::size_t Probes, class T, class S>
 MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index_t cols,
                                            const few<const S*, Probes>& probe, const S* mask,
                                            S (&y)[Probes][Rows], index_t ahead = 0) noexcept {
@@ -90,9 +92,7 @@ MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index
       if constexpr (masked) multiply(x[p], Lanes::load_sums(mask));
     });
     unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      if constexpr (g < rows_asked_for_early<T, Rows>) {
-        if (ahead != 0) prefetch(row[g] + c, ahead);
-      }
+      if constexpr (g < Asked) prefetch(row[g] + c, ahead);
       const line a = Lanes::load(row[g] + c);
       unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
         unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
@@ -215,7 +215,7 @@ MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t
           const batch c_1(c[1][g]);
           unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             G* const at = gradient[g] + first + index_t{i} * Lanes::width;
-            prefetch<true>(at, ahead);
+            prefetch(at, ahead);
             line value = load_gradient<Lanes, S>(at);
             unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
               const batch sum = value.part[n] + xsimd::fma(c_0, v_0[i].part[n], c_1 * v_1[i].part[n]);

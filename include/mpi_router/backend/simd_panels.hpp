@@ -74,7 +74,8 @@ MPIROUTER_ALWAYS_INLINE void lift_panel(const stored_rows<const T>& a, index_t d
                                         const gradient_rows<G>& gradient, const S* mask) noexcept {
   const stored_rows<const T> part{a.data + in.first, a.rows, in.width, a.stride};
   S dots[1][Rows];
-  project_group<Lanes, Rows, 1>(rows_of<Rows>(part, d, count), in.width, {in.y[Probes - 1]}, mask, dots);
+  project_group<Lanes, Rows, Rows, 1>(rows_of<Rows>(part, d, count), in.width, {in.y[Probes - 1]}, mask, dots,
+                                      static_cast<index_t>(Rows) * a.stride);
   for (index_t g = 0; g < count; ++g) {
     work.image[d + g] += dots[0][g];
   }

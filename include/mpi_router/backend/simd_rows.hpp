@@ -1,8 +1,8 @@
 // One read of A, stored by rows ([N, F, D]): rM = Σ_f ⟨a_f, r⟩ a_f, a few stored rows at a time.
 //
-// A group of rows that fits the first cache is projected and then lifted. Meanwhile the next group is
-// prefetched, so that loads from memory never pause; hardware prefetchers alone would let them, for they
-// follow what is loaded and stop at the ends of pages.
+// A group of rows is projected and then lifted. Meanwhile the rows after it are prefetched, so that loads
+// from memory never pause; hardware prefetchers alone would let them, for they follow what is loaded and stop
+// at the ends of pages.
 #pragma once
 
 #include <mpi_router/backend/simd_groups.hpp>
@@ -59,6 +59,9 @@ MPIROUTER_ALWAYS_INLINE S leave_group(index_t first, index_t count, S (&y)[Rows]
 /// Where A is before it is read: only from memory is it worth asking for the next rows.
 enum class source { memory, cache };
 
+/// How many rows further on they are asked for.
+inline constexpr index_t rows_ahead = 8;
+
 /// One read of A, and of the gradient if there is one. Returns the energy. Needs a.cols ≥ one line.
 template <class Lanes, std::size_t Rows, source From = source::memory, std::size_t Probes, class T, class S,
           class G>
@@ -73,14 +76,15 @@ S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
     const auto row = rows_of<Rows>(a, first, count);
     S y[Probes][Rows];
     constexpr bool asks = From == source::memory;
-    project_group<Lanes>(row, a.cols, work.probe, mask.value, y, asks ? group * a.stride : 0);
+    project_group<Lanes, (asks ? rows_asked_for_early<Rows> : 0)>(row, a.cols, work.probe, mask.value, y,
+                                                                  rows_ahead * a.stride);
     S group_energy{0};
     for (std::size_t p = 0; p < Probes; ++p) {
       group_energy = leave_group<Rows>(first, count, y[p], work.projection[p]);
     }
     energy += group_energy;
-    lift_group<Lanes, (asks ? rows_asked_for_early<T, Rows> : Rows)>(row, a.cols, y[Probes - 1], work.image,
-                                                                     mask.value, group * a.stride);
+    lift_group<Lanes, (asks ? rows_asked_for_early<Rows> : Rows)>(row, a.cols, y[Probes - 1], work.image,
+                                                                  mask.value, rows_ahead * a.stride);
     if constexpr (Probes == 2) {
       if (gradient.rows.data != nullptr) {
         update_rows<Lanes>(gradient.rows, gradient.accumulate, first, count, y,
@@ -99,7 +103,7 @@ void project_rows(const stored_rows<const T>& a, const S* x, S* y) noexcept {
   for (index_t first = 0; first < a.rows; first += group) {
     const index_t count = a.rows - first < group ? a.rows - first : group;
     S dots[1][Rows];
-    project_group<Lanes, Rows, 1>(rows_of<Rows>(a, first, count), a.cols, {x}, mask.value, dots);
+    project_group<Lanes, 0, Rows, 1>(rows_of<Rows>(a, first, count), a.cols, {x}, mask.value, dots);
     for (index_t g = 0; g < count; ++g) {
       y[first + g] = dots[0][g];
     }

@@ -17,12 +17,14 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-/// Stored rows at a time: more would push each other out of the first cache where rows lie a page apart.
-inline constexpr std::size_t rows_at_a_time = 4;
-/// Bytes of a matrix that is likely to be in cache, and has so few columns that more rows at a time pay.
+/// Stored rows at a time: the vectors that they share are walked once for all of them.
+inline constexpr std::size_t rows_at_a_time = 8;
+/// The same for 16-bit rows of up to so many bytes: four of them stay in the first cache with the vectors,
+/// while eight, where they lie a page apart, push each other out.
+inline constexpr std::size_t few_rows_at_a_time = 4;
+inline constexpr index_t short_row = 4096;
+/// Bytes of a matrix that is likely to be in cache.
 inline constexpr index_t small_matrix = index_t{1} << 17;
-/// Of a panel the rows are short, and more of them spare more walks over what is shared.
-inline constexpr std::size_t panel_rows_at_a_time = 8;
 
 template <storage_format Format>
 struct stored_as;
@@ -59,19 +61,29 @@ struct kernels_of {
   static S sweep_stored(const core::stored_matrix& a, const sweep<S, Probes>& work,
                         const gradient_rows<G>& gradient) noexcept {
     const auto stored = rows_of(a);
-    return a.by_neurons ? sweep_rows<lanes, rows_at_a_time>(stored, work, gradient)
-                        : sweep_panels<lanes, panel_rows_at_a_time>(stored, work, gradient);
+    if (!a.by_neurons) {
+      return sweep_panels<lanes, rows_at_a_time>(stored, work, gradient);
+    }
+    if constexpr (Probes == 2 && sizeof(typename lanes::batch) < 64) {  // too few registers for all the sums
+      return sweep_rows<lanes, few_rows_at_a_time>(stored, work, gradient);
+    } else {
+      if constexpr (Probes == 1 && sizeof(T) == 2) {
+        if (a.cols * index_t{sizeof(T)} <= short_row) {
+          return sweep_rows<lanes, few_rows_at_a_time>(stored, work, gradient);
+        }
+      }
+      return sweep_rows<lanes, rows_at_a_time>(stored, work, gradient);
+    }
   }
 
   static S apply(const core::stored_matrix& a, const S* x, S* u) noexcept {
     const sweep<S, 1> work{{x}, {}, u};
     if (a.rows * a.cols * static_cast<index_t>(sizeof(T)) <= small_matrix) {
-      constexpr std::size_t rows = 2 * rows_at_a_time;
       if (a.by_neurons) {
-        return sweep_rows<lanes, rows, source::cache>(rows_of(a), work, gradient_rows<S>{});
+        return sweep_rows<lanes, rows_at_a_time, source::cache>(rows_of(a), work, gradient_rows<S>{});
       }
       if (a.cols <= panel_width<T>) {
-        return sweep_panel_in_cache<lanes, rows>(rows_of(a), x, u);
+        return sweep_panel_in_cache<lanes, rows_at_a_time>(rows_of(a), x, u);
       }
     }
     return sweep_stored(a, work, gradient_rows<S>{});
