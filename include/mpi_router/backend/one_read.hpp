@@ -19,7 +19,7 @@ MPIROUTER_BEGIN
 /// register's or two of neighbours, no unit stride, vectors with gaps, sums in double of narrower weights)
 /// goes to `reference`: the same function, slower.
 ///
-/// One thread, no allocation, at most 16 KiB of stack. O(F·D). Deterministic: the order of the sums depends
+/// One thread, no allocation, at most 36 KiB of stack. O(F·D). Deterministic: the order of the sums depends
 /// on shape, layout and instruction set alone. Products are not guarded against overflow, as in `reference`.
 template <class Kernels>
 class one_read_backend {

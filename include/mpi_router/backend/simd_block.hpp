@@ -62,9 +62,12 @@ void sweep_rows_block(const stored_rows<const T>& a, const vector_block<const S>
       project_group<Lanes>(row, a.cols, vectors_of<vectors>(x, j), mask.value, y);
       for (index_t v = 0; v < static_cast<index_t>(vectors()); ++v) {
         energy[(j + v) * energy_stride] += leave_group<Rows>(first, count, y[v], static_cast<S*>(nullptr));
-        lift_group<Lanes>(row, a.cols, y[v], u[j + v], mask.value, group * a.stride);
+        lift_group<Lanes>(row, a.cols, y[v], u[j + v], mask.value);
       }
     });
+  }
+  for (index_t j = 0; j < x.count; ++j) {
+    leave_lane_order<Lanes>(u[j], a.cols);
   }
 }
 
@@ -79,19 +82,15 @@ void sweep_panels_block(const stored_rows<const T>& a, const vector_block<const 
   constexpr auto group = static_cast<index_t>(Rows);
   const tail_mask<S, Lanes::width> mask(a.cols);
   for (index_t first = 0; first < a.cols;) {
-    const index_t left = a.cols - first;
-    const index_t width = left < panel_width<T> + Lanes::width ? left : panel_width<T>;
+    const index_t width = width_of_panel<Lanes, S>(a.cols - first);
     for_each_chunk(x.count, [&](index_t j, auto vectors) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      panel<T, S, vectors> p;
-      p.first = first;
-      p.width = width;
-      for (auto& y : p.y) {
-        fill_zero(y, width);
-      }
+      panel<S, vectors> p;
+      enter_panel(p, first, width);
       const auto probe = vectors_of<vectors>(x, j);
       for (index_t d = 0; d < a.rows; d += group) {
         project_panel<Lanes, Rows>(a, d, a.rows - d < group ? a.rows - d : group, probe, p, mask.value);
       }
+      leave_panel<Lanes>(p);
       const stored_rows<const T> part{a.data + first, a.rows, width, a.stride};
       for (index_t d = 0; d < a.rows; d += group) {
         const index_t count = a.rows - d < group ? a.rows - d : group;

@@ -49,10 +49,10 @@ MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const __m128& x) noexcept 
 }
 #else
 MPIROUTER_ALWAYS_INLINE float32x4_t widen_f16(const void* stored, lane_count<4>) noexcept {
-  return vcvt_f32_f16(load_unaligned<float16x4_t>(stored));
+  return vcvt_f32_f16(vld1_f16(static_cast<const float16_t*>(stored)));
 }
 MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const float32x4_t& x) noexcept {
-  store_unaligned(stored, vcvt_f16_f32(x));
+  vst1_f16(static_cast<float16_t*>(stored), vcvt_f16_f32(x));
 }
 #endif
 
@@ -60,6 +60,8 @@ MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const float32x4_t& x) noex
 template <class Arch>
 struct lanes<storage_format::f16, float, Arch> {
   using batch = xsimd::batch<float, Arch>;
+  using of_sums = lanes<storage_format::f32, float, Arch>;
+  static constexpr bool in_order = true;
   static constexpr std::size_t count = 2;
   static constexpr auto width = static_cast<index_t>(count * batch::size);
   using line = kernels::line<float, Arch, count>;
@@ -78,17 +80,9 @@ struct lanes<storage_format::f16, float, Arch> {
     }
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const float* x) noexcept {
-    line v;
-    for (std::size_t i = 0; i < count; ++i) {
-      v.part[i] = load_unaligned<batch>(x + i * batch::size);
-    }
-    return v;
+    return load_line<line>(x);
   }
-  MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept {
-    for (std::size_t i = 0; i < count; ++i) {
-      store_unaligned(x + i * batch::size, v.part[i]);
-    }
-  }
+  MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept { store_line(x, v); }
 };
 
 #else

@@ -66,10 +66,21 @@ struct tail_mask {
   }
 };
 
-/// Which rows of those ahead are asked for while a group is projected; the others are while it is lifted:
-/// memory must not wait for either half of the arithmetic.
-template <std::size_t Rows>
-inline constexpr std::size_t rows_asked_for_early = Rows / 2;
+/// How many rows of those ahead are asked for while a group is projected, and while it is lifted.
+///
+/// Processors with AVX-512 keep places for lines on their way to the second cache: there everything is asked
+/// for, evenly, so that memory waits for neither half of the arithmetic. On others (measured: Zen 3) what is
+/// asked for takes the few places of the first cache, and the hardware's own prefetchers, which follow eight
+/// rows at a time very well, are faster: they need help only while a group is lifted and they have nothing to
+/// follow.
+template <class Lanes, std::size_t Rows>
+struct asked_rows {
+  static constexpr bool all = sizeof(typename Lanes::batch) == 64;
+  static constexpr std::size_t projecting = all ? Rows / 2 : 0;
+  static constexpr std::size_t lifting = all ? Rows - Rows / 2 : Rows * 3 / 8;
+  static constexpr std::size_t of_panel = all ? Rows : 0;
+  static constexpr bool of_gradient = all;
+};
 
 /// y[p][g] = ⟨row g, probe p⟩; asks for the rows `ahead` elements further on, but only the first `Asked`.
 template <class Lanes, std::size_t Asked = 0, std::size_t Rows, std::size_t Probes, class T, class S>
@@ -148,10 +159,12 @@ template <class Lanes, std::size_t Registers>
 inline constexpr std::size_t lines_in =
     Lanes::count < Registers ? (Registers < 8 ? Registers : std::size_t{8}) / Lanes::count : 1;
 
-/// image += Σ_g y[g] row g; asks for the rows `ahead` elements further on, but the first `Asked` of them.
+/// image += Σ_g y[g] row g; asks for the rows `ahead` elements further on, but only the last `Asked`. The
+/// image is in lane order until leave_lane_order; its last line, where that overlaps the one before, in
+/// natural order.
 template <class Lanes, std::size_t Asked = 0, std::size_t Rows, class T, class S>
 MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t cols, const S (&y)[Rows],
-                                        S* image, const S* mask, index_t ahead) noexcept {
+                                        S* image, const S* mask, index_t ahead = 0) noexcept {
   using batch = typename Lanes::batch;
   using line = typename Lanes::line;
   batch scale[Rows];
@@ -161,40 +174,38 @@ MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t 
       cols, [&]<std::size_t N>(index_t c, line_count<N>, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
         line u[N];
         unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
-          u[i] = Lanes::load_sums(image + c + index_t{i} * Lanes::width);
+          S* const from = image + c + index_t{i} * Lanes::width;
+          u[i] = masked ? Lanes::load_sums(from) : load_line<line>(from);
         });
         unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
           unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             const index_t k = c + index_t{i} * Lanes::width;
-            if constexpr (g >= Asked) prefetch(row[g] + k, ahead);
+            if constexpr (g + Asked >= Rows) prefetch(row[g] + k, ahead);
             line a = Lanes::load(row[g] + k);
             if constexpr (masked) multiply(a, Lanes::load_sums(mask));
             add_product(u[i], scale[g], a);
           });
         });
         unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
-          Lanes::store_sums(image + c + index_t{i} * Lanes::width, u[i]);
+          S* const to = image + c + index_t{i} * Lanes::width;
+          masked ? Lanes::store_sums(to, u[i]) : store_line(to, u[i]);
         });
       });
 }
 
-/// How a line of the gradient, of element type G, is read and written: as sums, or in the format of A.
-template <class Lanes, class S, class G>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE typename Lanes::line load_gradient(const G* g) noexcept {
-  if constexpr (std::is_same_v<G, S>) {
-    return Lanes::load_sums(g);
-  } else {
-    return Lanes::load(g);
+/// Brings an image that lift_group has summed into natural order.
+template <class Lanes, class S>
+void leave_lane_order(S* image, index_t cols) noexcept {
+  if constexpr (!Lanes::in_order) {
+    for (index_t c = 0; c + Lanes::width <= cols; c += Lanes::width) {
+      Lanes::store_sums(image + c, load_line<typename Lanes::line>(image + c));
+    }
   }
 }
+
+/// The lanes of a gradient of element type G, which is that of the sums or that of A.
 template <class Lanes, class S, class G>
-MPIROUTER_ALWAYS_INLINE void store_gradient(G* g, const typename Lanes::line& v) noexcept {
-  if constexpr (std::is_same_v<G, S>) {
-    Lanes::store_sums(g, v);
-  } else {
-    Lanes::store(g, v);
-  }
-}
+using lanes_of_gradient = std::conditional_t<std::is_same_v<G, S>, typename Lanes::of_sums, Lanes>;
 
 /// gradient_g += c[0][g] v[0] + c[1][g] v[1]; asks for the rows `ahead` elements further on.
 template <class Lanes, std::size_t Rows, class S, class G>
@@ -215,8 +226,8 @@ MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t
           const batch c_1(c[1][g]);
           unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             G* const at = gradient[g] + first + index_t{i} * Lanes::width;
-            prefetch(at, ahead);
-            line value = load_gradient<Lanes, S>(at);
+            if constexpr (asked_rows<Lanes, Rows>::of_gradient) prefetch(at, ahead);
+            line value = Lanes::load(at);
             unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
               const batch sum = value.part[n] + xsimd::fma(c_0, v_0[i].part[n], c_1 * v_1[i].part[n]);
               if constexpr (masked) {  // what the line before has done stays as it is
@@ -226,7 +237,7 @@ MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t
                 value.part[n] = sum;
               }
             });
-            store_gradient<Lanes, S>(at, value);
+            Lanes::store(at, value);
           });
         });
       });

@@ -3,8 +3,8 @@
 //
 // xsimd has no batch of 16-bit floats. Two neighbouring ones fill a 32-bit lane, so a register of bf16 splits
 // into its even and its odd elements by a shift and a mask, with no lane crossing. Whatever meets those
-// registers, the vectors x and u, is brought into the same "lane order"; that costs a few shuffles per line,
-// shared by all the rows that a kernel holds at a time.
+// registers is brought into the same "lane order": x as it is loaded, by a few shuffles that all the rows of
+// a group share; u stays in that order until the last row is added.
 #pragma once
 
 #include <mpi_router/core/scalar.hpp>
@@ -58,11 +58,11 @@ struct line {
   batch part[Count];
 };
 
+/// As many elements as fill a register, from any address. Not by memcpy: g++ 12 copies 32 bytes in halves, by
+/// way of the stack, and the register then waits for both stores.
 template <class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch load_unaligned(const void* from) noexcept {
-  Batch b;
-  std::memcpy(&b, from, sizeof(Batch));
-  return b;
+  return Batch::load_unaligned(static_cast<const typename Batch::value_type*>(from));
 }
 /// Keeps a value that is used twice from being loaded twice, as compilers like to fold loads into
 /// instructions.
@@ -76,7 +76,7 @@ MPIROUTER_ALWAYS_INLINE void keep_in_register(Batch& b) noexcept {
 }
 template <class Batch>
 MPIROUTER_ALWAYS_INLINE void store_unaligned(void* to, const Batch& b) noexcept {
-  std::memcpy(to, &b, sizeof(Batch));
+  b.store_unaligned(static_cast<typename Batch::value_type*>(to));
 }
 
 template <std::size_t... I, class Batch>
@@ -94,20 +94,34 @@ template <std::size_t... I, class Batch>
 #endif
 }
 
-/// The even (First = 0) or odd (First = 1) elements of a followed by b.
-template <std::size_t First, class Batch>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch every_other(const Batch& a, const Batch& b) noexcept {
+/// The lower (Half = 0) or the upper halves of a and b.
+template <std::size_t Half, class Batch>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch halves(const Batch& a, const Batch& b) noexcept {
+  constexpr std::size_t h = Batch::size / 2;
   return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    return shuffle(a, b, std::index_sequence<(2 * I + First)...>{});
+    return shuffle(a, b, std::index_sequence<(Half * h + I % h + I / h * Batch::size)...>{});
   }(std::make_index_sequence<Batch::size>{});
 }
-/// Elements of a and b in turn: the first half of them (Half = 0) or the second.
-template <std::size_t Half, class Batch>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch in_turn(const Batch& a, const Batch& b) noexcept {
-  constexpr std::size_t n = Batch::size;
+
+/// The even (First = 0) or odd (First = 1) elements of a followed by b; of the parts of Part elements of a
+/// and b in turn.
+template <std::size_t First, std::size_t Part, class Batch>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch every_other(const Batch& a, const Batch& b) noexcept {
+  constexpr std::size_t h = Part / 2;
   return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    return shuffle(a, b, std::index_sequence<(Half * n / 2 + I / 2 + (I % 2) * n)...>{});
-  }(std::make_index_sequence<n>{});
+    return shuffle(
+        a, b, std::index_sequence<(I / Part * Part + I % h * 2 + First + I % Part / h * Batch::size)...>{});
+  }(std::make_index_sequence<Batch::size>{});
+}
+/// Elements of a and b in turn: the first half of them (Half = 0) or the second; of each part of Part
+/// elements.
+template <std::size_t Half, std::size_t Part, class Batch>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch in_turn(const Batch& a, const Batch& b) noexcept {
+  return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    return shuffle(
+        a, b,
+        std::index_sequence<(I / Part * Part + Half * Part / 2 + I % Part / 2 + I % 2 * Batch::size)...>{});
+  }(std::make_index_sequence<Batch::size>{});
 }
 
 /// Halves the segments of Segment lanes: each segment of a, then of b, to its lower plus its upper half.
@@ -150,6 +164,24 @@ template <std::size_t Count, class Batch>
   return out;
 }
 
+/// A line as it lies: neighbours in memory are neighbours in the registers.
+template <class Line, class S>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Line load_line(const S* x) noexcept {
+  Line v;
+  unroll<Line::count>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    v.part[i] = load_unaligned<typename Line::batch>(x + i * Line::batch::size);
+  });
+  return v;
+}
+template <class Line, class S>
+MPIROUTER_ALWAYS_INLINE void store_line(S* x, const Line& v) noexcept {
+  unroll<Line::count>(
+      [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { store_unaligned(x + i * Line::batch::size, v.part[i]); });
+}
+
+/// How a line is read and written: `load` and `store` in the storage format, `load_sums` and `store_sums` of
+/// what is summed, in natural order. `in_order`: that order is the order of the lanes. `of_sums`: the lanes
+/// of S itself.
 template <storage_format Format, class S, class Arch>
 struct lanes;
 
@@ -158,6 +190,8 @@ template <storage_format Format, class S, class Arch>
   requires(Format == storage_format::f64 || Format == storage_format::f32)
 struct lanes<Format, S, Arch> {
   using batch = xsimd::batch<S, Arch>;
+  using of_sums = lanes;
+  static constexpr bool in_order = true;
   static constexpr std::size_t count = sizeof(batch) < 64 ? 2 : 1;
   static constexpr auto width = static_cast<index_t>(count * batch::size);
   using line = kernels::line<S, Arch, count>;
@@ -169,17 +203,9 @@ struct lanes<Format, S, Arch> {
     store_sums(static_cast<S*>(stored), v);
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const S* x) noexcept {
-    line v;
-    for (std::size_t i = 0; i < count; ++i) {
-      v.part[i] = load_unaligned<batch>(x + i * batch::size);
-    }
-    return v;
+    return load_line<line>(x);
   }
-  MPIROUTER_ALWAYS_INLINE static void store_sums(S* x, const line& v) noexcept {
-    for (std::size_t i = 0; i < count; ++i) {
-      store_unaligned(x + i * batch::size, v.part[i]);
-    }
-  }
+  MPIROUTER_ALWAYS_INLINE static void store_sums(S* x, const line& v) noexcept { store_line(x, v); }
 };
 
 /// Two 16-bit elements in a 32-bit lane: part 0 holds the even, part 1 the odd elements.
@@ -188,6 +214,8 @@ template <class Arch, class Codec>
 struct paired_lanes {
   using batch = xsimd::batch<float, Arch>;
   using words = xsimd::batch<std::uint32_t, Arch>;
+  using of_sums = lanes<storage_format::f32, float, Arch>;
+  static constexpr bool in_order = false;
   static constexpr std::size_t count = 2;
   static constexpr auto width = static_cast<index_t>(count * batch::size);
   using line = kernels::line<float, Arch, count>;
@@ -205,12 +233,29 @@ struct paired_lanes {
     auto b = load_unaligned<batch>(x + batch::size);
     keep_in_register(a);
     keep_in_register(b);
-    return {{every_other<0>(a, b), every_other<1>(a, b)}};
+    if constexpr (by_halves) {
+      const batch lower = halves<0>(a, b);
+      const batch upper = halves<1>(a, b);
+      return {{every_other<0, batch::size / 2>(lower, upper), every_other<1, batch::size / 2>(lower, upper)}};
+    } else {
+      return {{every_other<0, batch::size>(a, b), every_other<1, batch::size>(a, b)}};
+    }
   }
   MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept {
-    store_unaligned(x, in_turn<0>(v.part[0], v.part[1]));
-    store_unaligned(x + batch::size, in_turn<1>(v.part[0], v.part[1]));
+    if constexpr (by_halves) {
+      const batch lower = in_turn<0, batch::size / 2>(v.part[0], v.part[1]);
+      const batch upper = in_turn<1, batch::size / 2>(v.part[0], v.part[1]);
+      store_unaligned(x, halves<0>(lower, upper));
+      store_unaligned(x + batch::size, halves<1>(lower, upper));
+    } else {
+      store_unaligned(x, in_turn<0, batch::size>(v.part[0], v.part[1]));
+      store_unaligned(x + batch::size, in_turn<1, batch::size>(v.part[0], v.part[1]));
+    }
   }
+
+ private:
+  // With AVX, single elements move across the middle of a register at three times the cost of whole halves.
+  static constexpr bool by_halves = sizeof(batch) == 32;
 };
 
 struct bf16_codec {

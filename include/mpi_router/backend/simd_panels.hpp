@@ -19,21 +19,43 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-/// Bytes of a stored row in a panel. Narrower, and memory delivers less: each piece lies on another page.
-/// Wider, and a panel is lost before its second walk.
-inline constexpr index_t panel_bytes = 2048;
-
-template <class T>
-inline constexpr index_t panel_width = panel_bytes / static_cast<index_t>(sizeof(T));
+/// Elements of a stored row in a panel: what short pieces of rows, each on another page, lose is more than
+/// what wide ones do, whose second walk finds less in the caches. And rows whose distance is a power of two
+/// share the sets of a cache, so that the narrower a panel is, the less of the cache it can use.
+template <class S>
+inline constexpr index_t panel_width = 8192 / static_cast<index_t>(sizeof(S));
 
 /// The projections of one panel, and where it is. The last one takes what is left after it where that is less
 /// than a line, hence the spare line.
-template <class T, class S, std::size_t Probes>
+template <class S, std::size_t Probes>
 struct panel {
-  S y[Probes][panel_width<T> + 64 / static_cast<index_t>(sizeof(T))];
+  S y[Probes][panel_width<S> + 32];
   index_t first = 0;
   index_t width = 0;
 };
+
+/// The width of the panel that begins at a column which `left` columns are left from.
+template <class Lanes, class S>
+[[nodiscard]] constexpr index_t width_of_panel(index_t left) noexcept {
+  return left < panel_width<S> + Lanes::width ? left : panel_width<S>;
+}
+
+template <class S, std::size_t Probes>
+void enter_panel(panel<S, Probes>& p, index_t first, index_t width) noexcept {
+  p.first = first;
+  p.width = width;
+  for (auto& y : p.y) {
+    fill_zero(y, width);
+  }
+}
+
+/// Brings the projections of a panel into natural order.
+template <class Lanes, class S, std::size_t Probes>
+void leave_panel(panel<S, Probes>& p) noexcept {
+  for (auto& y : p.y) {
+    leave_lane_order<Lanes>(y, p.width);
+  }
+}
 
 /// In eight fixed lanes, as the compiler may not reorder a sum.
 template <class S>
@@ -54,7 +76,7 @@ template <class S>
 /// Adds `Rows` stored rows, of which `count` exist, to the projections of a panel.
 template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S>
 MPIROUTER_ALWAYS_INLINE void project_panel(const stored_rows<const T>& a, index_t d, index_t count,
-                                           const few<const S*, Probes>& probe, panel<T, S, Probes>& out,
+                                           const few<const S*, Probes>& probe, panel<S, Probes>& out,
                                            const S* mask) noexcept {
   const stored_rows<const T> part{a.data + out.first, a.rows, out.width, a.stride};
   const auto row = rows_of<Rows>(part, d, count);
@@ -63,19 +85,22 @@ MPIROUTER_ALWAYS_INLINE void project_panel(const stored_rows<const T>& a, index_
     for (index_t g = 0; g < count; ++g) {
       x[g] = probe[p][d + g];
     }
-    lift_group<Lanes>(row, out.width, x, out.y[p], mask, static_cast<index_t>(Rows) * a.stride);
+    lift_group<Lanes, asked_rows<Lanes, Rows>::of_panel>(row, out.width, x, out.y[p], mask,
+                                                         static_cast<index_t>(Rows) * a.stride);
   });
 }
 
 /// image[d] += ⟨row d, y⟩ over a panel, and the gradient over it.
 template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S, class G>
 MPIROUTER_ALWAYS_INLINE void lift_panel(const stored_rows<const T>& a, index_t d, index_t count,
-                                        const panel<T, S, Probes>& in, const sweep<S, Probes>& work,
-                                        const gradient_rows<G>& gradient, const S* mask) noexcept {
+                                        const panel<S, Probes>& in, const sweep<S, Probes>& work,
+                                        const gradient_rows<G>& gradient, const S* mask,
+                                        const S* gradient_mask) noexcept {
   const stored_rows<const T> part{a.data + in.first, a.rows, in.width, a.stride};
   S dots[1][Rows];
-  project_group<Lanes, Rows, Rows, 1>(rows_of<Rows>(part, d, count), in.width, {in.y[Probes - 1]}, mask, dots,
-                                      static_cast<index_t>(Rows) * a.stride);
+  project_group<Lanes, asked_rows<Lanes, Rows>::of_panel, Rows, 1>(rows_of<Rows>(part, d, count), in.width,
+                                                                   {in.y[Probes - 1]}, mask, dots,
+                                                                   -static_cast<index_t>(Rows) * a.stride);
   for (index_t g = 0; g < count; ++g) {
     work.image[d + g] += dots[0][g];
   }
@@ -88,61 +113,44 @@ MPIROUTER_ALWAYS_INLINE void lift_panel(const stored_rows<const T>& a, index_t d
     }
     const auto& all = gradient.rows;
     const stored_rows<G> piece{all.data + in.first, all.rows, in.width, all.stride};
-    update_rows<Lanes>(piece, gradient.accumulate, d, count, c, {in.y[0], in.y[1]}, mask);
+    update_rows<lanes_of_gradient<Lanes, S, G>>(piece, gradient.accumulate, d, count, c, {in.y[0], in.y[1]},
+                                                gradient_mask);
   }
 }
 
 /// As sweep_rows, for A the transpose of `a`: probes and image have a.rows elements, projections a.cols.
 /// Needs a.cols ≥ one line.
+///
+/// Each panel is walked twice, and the second time backwards: the rows that it begins with are those that the
+/// caches still hold.
 template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S, class G>
 S sweep_panels(const stored_rows<const T>& a, const sweep<S, Probes>& work,
                const gradient_rows<G>& gradient) noexcept {
   constexpr auto group = static_cast<index_t>(Rows);
-  constexpr index_t width = panel_width<T>;
-  const tail_mask<S, Lanes::width> mask(a.cols);  // only the last panel ends within a line
-  panel<T, S, Probes> two[2];
-  index_t turn = 0;
+  const index_t last_group = (a.rows - 1) / group * group;
+  // Only the last panel ends within a line.
+  const tail_mask<S, Lanes::width> mask(a.cols);
+  const tail_mask<S, lanes_of_gradient<Lanes, S, G>::width> gradient_mask(a.cols);
+  panel<S, Probes> p;
   S energy{0};
   fill_zero(work.image, a.rows);
-  const auto enter = [&](panel<T, S, Probes>& p, index_t first) {
-    p.first = first;
-    p.width = a.cols - first < width + Lanes::width ? a.cols - first : width;
-    for (auto& y : p.y) {
-      fill_zero(y, p.width);
+  for (index_t first = 0; first < a.cols; first += p.width) {
+    enter_panel(p, first, width_of_panel<Lanes, S>(a.cols - first));
+    for (index_t d = 0; d <= last_group; d += group) {
+      project_panel<Lanes, Rows>(a, d, a.rows - d < group ? a.rows - d : group, work.probe, p, mask.value);
     }
-  };
-  const auto leave = [&](const panel<T, S, Probes>& p) {
+    leave_panel<Lanes>(p);
+    for (index_t d = last_group; d >= 0; d -= group) {
+      lift_panel<Lanes, Rows>(a, d, a.rows - d < group ? a.rows - d : group, p, work, gradient, mask.value,
+                              gradient_mask.value);
+    }
     for (std::size_t k = 0; k < Probes; ++k) {
       for (index_t i = 0; i < p.width && work.projection[k] != nullptr; ++i) {
         work.projection[k][p.first + i] = p.y[k][i];
       }
     }
     energy += sum_of_squares(p.y[Probes - 1], p.width);
-  };
-  const auto walk = [&](auto&& at) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    for (index_t d = 0; d < a.rows; d += group) {
-      at(d, a.rows - d < group ? a.rows - d : group);
-    }
-  };
-  enter(two[0], 0);
-  walk([&](index_t d, index_t count) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    project_panel<Lanes, Rows>(a, d, count, work.probe, two[0], mask.value);
-  });
-  leave(two[0]);
-  while (two[turn].first + two[turn].width < a.cols) {
-    const auto& last = two[turn];
-    auto& next = two[1 - turn];
-    enter(next, last.first + last.width);
-    walk([&](index_t d, index_t count) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      project_panel<Lanes, Rows>(a, d, count, work.probe, next, mask.value);
-      lift_panel<Lanes, Rows>(a, d, count, last, work, gradient, mask.value);
-    });
-    leave(next);
-    turn = 1 - turn;
   }
-  walk([&](index_t d, index_t count) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    lift_panel<Lanes, Rows>(a, d, count, two[turn], work, gradient, mask.value);
-  });
   return energy;
 }
 
@@ -208,7 +216,7 @@ void lift_cached_rows(const stored_rows<const T>& a, const S* y, S* image) noexc
 /// The same for a matrix in cache that is one panel: it is walked twice, with nothing to hide.
 template <class Lanes, std::size_t Rows, class T, class S>
 S sweep_panel_in_cache(const stored_rows<const T>& a, const S* x, S* image) noexcept {
-  panel<T, S, 1> p;
+  panel<S, 1> p;
   lift_cached_rows<Lanes>(a, x, p.y[0]);
   project_rows<Lanes, Rows>(a, p.y[0], image);
   return sum_of_squares(p.y[0], a.cols);

@@ -68,30 +68,34 @@ template <class Lanes, std::size_t Rows, source From = source::memory, std::size
 S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
              const gradient_rows<G>& gradient) noexcept {
   constexpr auto group = static_cast<index_t>(Rows);
+  using gradient_lanes = lanes_of_gradient<Lanes, S, G>;
   const tail_mask<S, Lanes::width> mask(a.cols);
+  const tail_mask<S, gradient_lanes::width> gradient_mask(a.cols);
   fill_zero(work.image, a.cols);
   S energy{0};
   for (index_t first = 0; first < a.rows; first += group) {
     const index_t count = a.rows - first < group ? a.rows - first : group;
     const auto row = rows_of<Rows>(a, first, count);
     S y[Probes][Rows];
+    using asked = asked_rows<Lanes, Rows>;
     constexpr bool asks = From == source::memory;
-    project_group<Lanes, (asks ? rows_asked_for_early<Rows> : 0)>(row, a.cols, work.probe, mask.value, y,
-                                                                  rows_ahead * a.stride);
+    project_group<Lanes, asks ? asked::projecting : 0>(row, a.cols, work.probe, mask.value, y,
+                                                       rows_ahead * a.stride);
     S group_energy{0};
     for (std::size_t p = 0; p < Probes; ++p) {
       group_energy = leave_group<Rows>(first, count, y[p], work.projection[p]);
     }
     energy += group_energy;
-    lift_group<Lanes, (asks ? rows_asked_for_early<Rows> : Rows)>(row, a.cols, y[Probes - 1], work.image,
-                                                                  mask.value, rows_ahead * a.stride);
+    lift_group<Lanes, asks ? asked::lifting : 0>(row, a.cols, y[Probes - 1], work.image, mask.value,
+                                                 rows_ahead * a.stride);
     if constexpr (Probes == 2) {
       if (gradient.rows.data != nullptr) {
-        update_rows<Lanes>(gradient.rows, gradient.accumulate, first, count, y,
-                           {work.probe[1], work.probe[0]}, mask.value);
+        update_rows<gradient_lanes>(gradient.rows, gradient.accumulate, first, count, y,
+                                    {work.probe[1], work.probe[0]}, gradient_mask.value);
       }
     }
   }
+  leave_lane_order<Lanes>(work.image, a.cols);
   return energy;
 }
 
@@ -122,8 +126,9 @@ void lift_rows(const stored_rows<const T>& a, const S* y, S* image) noexcept {
     for (index_t g = 0; g < count; ++g) {
       scale[g] = y[first + g];
     }
-    lift_group<Lanes>(rows_of<Rows>(a, first, count), a.cols, scale, image, mask.value, group * a.stride);
+    lift_group<Lanes>(rows_of<Rows>(a, first, count), a.cols, scale, image, mask.value);
   }
+  leave_lane_order<Lanes>(image, a.cols);
 }
 
 }  // namespace detail::kernels

@@ -64,10 +64,11 @@ struct kernels_of {
     if (!a.by_neurons) {
       return sweep_panels<lanes, rows_at_a_time>(stored, work, gradient);
     }
-    if constexpr (Probes == 2 && sizeof(typename lanes::batch) < 64) {  // too few registers for all the sums
+    constexpr bool many_registers = sizeof(typename lanes::batch) == 64;
+    if constexpr (Probes == 2 && !many_registers) {  // too few for all the sums
       return sweep_rows<lanes, few_rows_at_a_time>(stored, work, gradient);
     } else {
-      if constexpr (Probes == 1 && sizeof(T) == 2) {
+      if constexpr (Probes == 1 && sizeof(T) == 2 && many_registers) {
         if (a.cols * index_t{sizeof(T)} <= short_row) {
           return sweep_rows<lanes, few_rows_at_a_time>(stored, work, gradient);
         }
@@ -82,7 +83,7 @@ struct kernels_of {
       if (a.by_neurons) {
         return sweep_rows<lanes, rows_at_a_time, source::cache>(rows_of(a), work, gradient_rows<S>{});
       }
-      if (a.cols <= panel_width<T>) {
+      if (a.cols <= panel_width<S>) {
         return sweep_panel_in_cache<lanes, rows_at_a_time>(rows_of(a), x, u);
       }
     }
