@@ -36,18 +36,19 @@ void read_stream(const char* data, std::size_t bytes) {
   use(sums[0]);
 }
 
-/// Four rows at a time.
+/// Some rows at a time.
+template <std::size_t Rows>
 void read_rows(const char* data, std::size_t bytes, std::size_t row_bytes) {
-  std::array<batch, 4> sums;
+  std::array<batch, Rows> sums;
   sums.fill(batch(0.0F));
-  for (std::size_t i = 0; i + 4 * row_bytes <= bytes; i += 4 * row_bytes) {
+  for (std::size_t i = 0; i + Rows * row_bytes <= bytes; i += Rows * row_bytes) {
     for (std::size_t c = 0; c + step <= row_bytes; c += step) {
-      for (std::size_t k = 0; k < 4; ++k) {
+      for (std::size_t k = 0; k < Rows; ++k) {
         sums[k] += batch::load_unaligned(reinterpret_cast<const float*>(data + i + k * row_bytes + c));
       }
     }
   }
-  for (std::size_t k = 1; k < 4; ++k) sums[0] += sums[k];
+  for (std::size_t k = 1; k < Rows; ++k) sums[0] += sums[k];
   use(sums[0]);
 }
 
@@ -88,14 +89,16 @@ void in_pieces(std::size_t bytes, std::size_t unit, int threads, Body&& body) {
 
 std::vector<contender> read_floors(const void* data, std::size_t bytes, std::size_t row_bytes, int threads) {
   const char* p = static_cast<const char*>(data);
-  const std::size_t unit = 4 * row_bytes;
+  const std::size_t unit = 8 * row_bytes;
   const auto spread = [=](auto body) { return [=] { in_pieces(bytes, unit, threads, body); }; };
   return {
       {"floor: stream", spread([=](std::size_t i, std::size_t n) { read_stream<0>(p + i, n); })},
       {"floor: prefetched", spread([=](std::size_t i, std::size_t n) { read_stream<2048>(p + i, n); })},
       {"floor: prefetched to the second cache",
        spread([=](std::size_t i, std::size_t n) { read_stream<4096, second>(p + i, n); })},
-      {"floor: four rows", spread([=](std::size_t i, std::size_t n) { read_rows(p + i, n, row_bytes); })}};
+      {"floor: four rows", spread([=](std::size_t i, std::size_t n) { read_rows<4>(p + i, n, row_bytes); })},
+      {"floor: eight rows",
+       spread([=](std::size_t i, std::size_t n) { read_rows<8>(p + i, n, row_bytes); })}};
 }
 
 std::vector<contender> update_floors(const void* data, std::size_t bytes, std::size_t width, float* gradient,

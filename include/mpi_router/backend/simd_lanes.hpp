@@ -103,14 +103,17 @@ template <std::size_t Half, class Batch>
   }(std::make_index_sequence<Batch::size>{});
 }
 
-/// The even (First = 0) or odd (First = 1) elements of a followed by b; of the parts of Part elements of a
-/// and b in turn.
-template <std::size_t First, std::size_t Part, class Batch>
+/// Of a followed by b, in each part of Part elements of both: the chunks of Chunk elements with an even
+/// number (First = 0), or an odd one (First = 1).
+template <std::size_t First, std::size_t Part, std::size_t Chunk = 1, class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch every_other(const Batch& a, const Batch& b) noexcept {
-  constexpr std::size_t h = Part / 2;
+  constexpr auto source = [](std::size_t lane) {
+    const std::size_t k = lane % (Part / 2);
+    const bool of_b = lane % Part >= Part / 2;
+    return lane / Part * Part + (k / Chunk * 2 + First) * Chunk + k % Chunk + (of_b ? Batch::size : 0);
+  };
   return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    return shuffle(
-        a, b, std::index_sequence<(I / Part * Part + I % h * 2 + First + I % Part / h * Batch::size)...>{});
+    return shuffle(a, b, std::index_sequence<source(I)...>{});
   }(std::make_index_sequence<Batch::size>{});
 }
 /// Elements of a and b in turn: the first half of them (Half = 0) or the second; of each part of Part
@@ -124,33 +127,27 @@ template <std::size_t Half, std::size_t Part, class Batch>
   }(std::make_index_sequence<Batch::size>{});
 }
 
-/// Halves the segments of Segment lanes: each segment of a, then of b, to its lower plus its upper half.
-template <std::size_t Segment, class Batch>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch fold(const Batch& a, const Batch& b) noexcept {
-  constexpr std::size_t h = Segment / 2;
-  return [&]<std::size_t... I>(std::index_sequence<I...>) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    return shuffle(a, b, std::index_sequence<((I / h) * Segment + I % h)...>{}) +
-           shuffle(a, b, std::index_sequence<((I / h) * Segment + I % h + h)...>{});
-  }(std::make_index_sequence<Batch::size>{});
-}
-
-/// out[i] = the sum of the lanes of sums[i]. All of them at once, by a tree of fixed shape.
-template <std::size_t Segment, std::size_t Count, class S, class Batch>
+/// out[i] = the sum of the lanes of sums[i], of which so many are added already. All of them at once, by a
+/// tree of fixed shape: first within 128 bits, then across, for moving elements across that border is dear.
+template <std::size_t Added, std::size_t Count, class S, class Batch>
 MPIROUTER_ALWAYS_INLINE void sum_each(const Batch* sums, S* out) noexcept {
   constexpr std::size_t n = Batch::size;
-  if constexpr (Segment == 1) {
+  if constexpr (Added == n) {
     for (std::size_t i = 0; i < Count; ++i) {
       store_unaligned(out + i * n, sums[i]);
     }
-  } else if constexpr (Count == 1) {
-    const Batch folded = fold<Segment>(sums[0], sums[0]);
-    sum_each<Segment / 2, 1>(&folded, out);
   } else {
-    Batch folded[Count / 2];
-    for (std::size_t i = 0; i < Count / 2; ++i) {
-      folded[i] = fold<Segment>(sums[2 * i], sums[2 * i + 1]);
-    }
-    sum_each<Segment / 2, Count / 2>(folded, out);
+    constexpr std::size_t near = n < 16 / sizeof(S) ? n : 16 / sizeof(S);
+    constexpr std::size_t part = Added < near ? near : n;
+    constexpr std::size_t chunk = Added < near ? 1 : near;
+    constexpr std::size_t left = Count == 1 ? 1 : Count / 2;
+    Batch folded[left];
+    unroll<left>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      const Batch& a = sums[Count == 1 ? 0 : 2 * i];
+      const Batch& b = sums[Count == 1 ? 0 : 2 * i + 1];
+      folded[i] = every_other<0, part, chunk>(a, b) + every_other<1, part, chunk>(a, b);
+    });
+    sum_each<2 * Added, left>(folded, out);
   }
 }
 template <std::size_t Count, class Batch>
@@ -160,7 +157,7 @@ template <std::size_t Count, class Batch>
   few<S, (Count > Batch::size ? Count : Batch::size)> out;
   Batch copies[Count];  // the callers' sums have no address, so that they stay in registers
   unroll<Count>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { copies[i] = sums[i]; });
-  sum_each<Batch::size, Count>(copies, out.value);
+  sum_each<1, Count>(copies, out.value);
   return out;
 }
 

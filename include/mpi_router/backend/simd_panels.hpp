@@ -195,19 +195,17 @@ MPIROUTER_ALWAYS_INLINE void lift_lines(const stored_rows<const T>& a, const S* 
 /// image = y A for A in cache, as many columns at a time as there are registers for.
 template <class Lanes, class T, class S>
 void lift_cached_rows(const stored_rows<const T>& a, const S* y, S* image) noexcept {
-  constexpr std::size_t registers = sizeof(typename Lanes::batch) == 64 ? 16 : 8;
-  constexpr std::size_t most = registers / 2 / Lanes::count;
+  constexpr bool many = sizeof(typename Lanes::batch) == 64;
+  constexpr std::size_t lines = 8 / Lanes::count;  // eight sums at least, so that additions do not wait
   index_t c = 0;
-  const auto by = [&](auto lines, auto chains) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    for (constexpr index_t step = index_t{lines} * Lanes::width; c + step <= a.cols; c += step) {
-      lift_lines<Lanes, lines, chains>(a, y, image, c);
+  const auto by = [&](auto count, auto chains) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    for (constexpr index_t step = index_t{count} * Lanes::width; c + step <= a.cols; c += step) {
+      lift_lines<Lanes, count, chains>(a, y, image, c);
     }
   };
-  by(std::integral_constant<std::size_t, most>{}, std::integral_constant<std::size_t, 2>{});
-  if constexpr (most > 2) {
-    by(std::integral_constant<std::size_t, most / 2>{}, std::integral_constant<std::size_t, 4>{});
-  }
-  by(std::integral_constant<std::size_t, 1>{}, std::integral_constant<std::size_t, 4>{});
+  by(line_count<lines>{}, line_count<many ? 2 : 1>{});
+  by(line_count<lines / 2>{}, line_count<many ? 4 : 2>{});
+  by(line_count<1>{}, line_count<4>{});
   if (c < a.cols) {
     lift_lines<Lanes, 1, 4>(a, y, image, a.cols - Lanes::width);  // and once more what overlaps
   }

@@ -53,6 +53,11 @@ struct kernels_of {
   using S = accumulator_t<T>;
   using lanes = kernels::lanes<Format, S, Arch>;
 
+  static constexpr bool many_registers = sizeof(typename lanes::batch) == 64;
+  /// The same of a panel that is walked by columns: with few registers a few at a time, which wants the first
+  /// cache.
+  static constexpr index_t small_panel = many_registers ? small_matrix : index_t{1} << 14;
+
   [[nodiscard]] static stored_rows<const T> rows_of(const core::stored_matrix& a) noexcept {
     return {static_cast<const T*>(a.data), a.rows, a.cols, a.stride};
   }
@@ -64,7 +69,6 @@ struct kernels_of {
     if (!a.by_neurons) {
       return sweep_panels<lanes, rows_at_a_time>(stored, work, gradient);
     }
-    constexpr bool many_registers = sizeof(typename lanes::batch) == 64;
     if constexpr (Probes == 2 && !many_registers) {  // too few for all the sums
       return sweep_rows<lanes, few_rows_at_a_time>(stored, work, gradient);
     } else {
@@ -79,13 +83,13 @@ struct kernels_of {
 
   static S apply(const core::stored_matrix& a, const S* x, S* u) noexcept {
     const sweep<S, 1> work{{x}, {}, u};
-    if (a.rows * a.cols * static_cast<index_t>(sizeof(T)) <= small_matrix) {
-      if (a.by_neurons) {
-        return sweep_rows<lanes, rows_at_a_time, source::cache>(rows_of(a), work, gradient_rows<S>{});
-      }
-      if (a.cols <= panel_width<S>) {
-        return sweep_panel_in_cache<lanes, rows_at_a_time>(rows_of(a), x, u);
-      }
+    const index_t bytes = a.rows * a.cols * static_cast<index_t>(sizeof(T));
+    if (a.by_neurons && bytes <= small_matrix) {
+      return sweep_rows<lanes, rows_at_a_time, source::cache>(rows_of(a), work, gradient_rows<S>{});
+    }
+    if (!a.by_neurons && bytes <= small_panel && a.cols <= panel_width<S>) {
+      return sweep_panel_in_cache<lanes, many_registers ? rows_at_a_time : few_rows_at_a_time>(rows_of(a), x,
+                                                                                               u);
     }
     return sweep_stored(a, work, gradient_rows<S>{});
   }
