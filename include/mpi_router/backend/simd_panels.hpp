@@ -1,9 +1,8 @@
 // One read of A, stored by columns ([N, D, F]): panels of neighbouring columns, walked by the stored rows.
 //
 // The projections of a panel need all D stored rows before its first image can be taken, so a panel is walked
-// twice: from memory, then from cache. Both walks share one loop, a panel apart: while one panel is
-// projected, the panel before it is lifted. Panels are as wide as memory wants its reads to be, and so may
-// fill more than the second cache.
+// twice: from memory, then back, from what the caches still hold. Panels are as wide as memory wants its
+// reads to be, and so may fill more than the second cache.
 #pragma once
 
 #include <mpi_router/backend/simd_rows.hpp>
@@ -120,9 +119,6 @@ MPIROUTER_ALWAYS_INLINE void lift_panel(const stored_rows<const T>& a, index_t d
 
 /// As sweep_rows, for A the transpose of `a`: probes and image have a.rows elements, projections a.cols.
 /// Needs a.cols ≥ one line.
-///
-/// Each panel is walked twice, and the second time backwards: the rows that it begins with are those that the
-/// caches still hold.
 template <class Lanes, std::size_t Rows, std::size_t Probes, class T, class S, class G>
 S sweep_panels(const stored_rows<const T>& a, const sweep<S, Probes>& work,
                const gradient_rows<G>& gradient) noexcept {

@@ -1,8 +1,7 @@
 // One read of A, stored by rows ([N, F, D]): rM = Σ_f ⟨a_f, r⟩ a_f, a few stored rows at a time.
 //
-// A group of rows is projected and then lifted. Meanwhile the rows after it are prefetched, so that loads
-// from memory never pause; hardware prefetchers alone would let them, for they follow what is loaded and stop
-// at the ends of pages.
+// A group of rows is projected and then lifted. Meanwhile rows after it are prefetched, so that loads from
+// memory pause little; hardware prefetchers alone would let them, for they follow what is loaded.
 #pragma once
 
 #include <mpi_router/backend/simd_groups.hpp>

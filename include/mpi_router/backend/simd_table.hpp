@@ -19,8 +19,9 @@ namespace detail::kernels {
 
 /// Stored rows at a time: the vectors that they share are walked once for all of them.
 inline constexpr std::size_t rows_at_a_time = 8;
-/// The same for 16-bit rows of up to so many bytes: four of them stay in the first cache with the vectors,
-/// while eight, where they lie a page apart, push each other out.
+/// The same where a backward has too few registers for eight, and, with AVX-512, for 16-bit rows of up to so
+/// many bytes: four of them stay in the first cache with the vectors, while eight, where they lie a page
+/// apart, push each other out.
 inline constexpr std::size_t few_rows_at_a_time = 4;
 inline constexpr index_t short_row = 4096;
 /// Bytes of a matrix that is likely to be in cache.
