@@ -276,6 +276,11 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_gradient<bf16, float, float>(ctx, {.shape = {3, 33, d}}, layout::n2fd_interleaved, g);
     check_gradient<float, float, float>(ctx, {.shape = {2, 41, d}}, layout::nfd, g);
   }
+  if (effort >= 4) {  // segments of several experts in a block: the least of stages that a ring can have
+    check_gradient<bf16, float, bf16>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);
+    check_gradient<bf16, float, float>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);
+    check_gradient<float, float, float>(ctx, {.shape = {50, 72, 2048}}, layout::nfd, g);
+  }
   std::printf("backward: %d checks so far, %d failures\n", checks, failures);
 }
 

@@ -219,6 +219,8 @@ void check_forward(const cuda::context& ctx, int effort) {
   if (effort < 4) {  // under a sanitizer
     check_step<bf16, float, float>(ctx, {.shape = {2, 40, 2056}}, g);
     check_step<float, float, float>(ctx, {.shape = {2, 40, 2056}, .order = layout::ndf}, g);
+    check_step<bf16, bf16, float>(ctx, {.shape = {8, 130, 520}, .order = layout::ndf}, g);
+    check_step<bf16, bf16, float>(ctx, {.shape = {2, 130, 2048}, .order = layout::ndf}, g);
     std::printf("forward: %d checks so far, %d failures\n", checks, failures);
     return;
   }
@@ -242,6 +244,22 @@ void check_forward(const cuda::context& ctx, int effort) {
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<bf16, float, float>(ctx, {.shape = shape, .order = l}, g);
       check_step<float, bf16, float>(ctx, {.shape = shape, .order = l, .specials = true}, g);
+    }
+  }
+  // Clusters that swap images: of 2, 4 and 8 members, alone or with rows shared as well, the last member with
+  // fewer panels. What cannot be copied 16 bytes at a time takes another way: odd F, a base off alignment.
+  // Rows of f64 take another as well.
+  for (const expert_shape shape : {expert_shape{64, 77, 1000},
+                                   {32, 200, 1024},
+                                   {14, 560, 1024},
+                                   {10, 128, 2048},
+                                   {7, 100, 4096},
+                                   {40, 90, 1544}}) {
+    for (const layout l : {layout::nfd, layout::ndf, layout::nd2f_interleaved, layout::padded_df}) {
+      check_step<bf16, float, float>(ctx, {.shape = shape, .order = l, .offset = 3}, g);
+      check_step<bf16, double, bf16>(ctx, {.shape = shape, .order = l, .row_scale = 1e100}, g);
+      check_step<float, double, float>(ctx, {.shape = shape, .order = l, .row_scale = 1e-100}, g);
+      check_step<float, f16, float>(ctx, {.shape = shape, .order = l, .offset = 1, .specials = true}, g);
     }
   }
   for (const double scale : {1e-40, 1e-38, 1e-30, 1e30, 1e38}) {  // denormals, and the ends of the range

@@ -1,5 +1,6 @@
 // Checks everything in cuda/ on the current device: gpu_check [effort]. Exit code 77 where there is no
 // device.
+#include <cstdio>
 #include <cstdlib>
 
 #include "gpu_checks.hpp"
@@ -7,6 +8,7 @@
 
 int main(int argc, char** argv) {
   using namespace gpu_check;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // so that what hangs can be seen
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
     std::printf("no CUDA device: nothing checked\n");

@@ -20,72 +20,22 @@ __device__ __forceinline__ int cluster_size() {
 #endif
   return size;
 }
-/// A barrier of all threads of all blocks that have not ended, in two halves; stores before the first, to any
-/// block's memory, are visible after the second. The first waits for every copy under way.
+/// A barrier of all threads of a cluster in two halves, and no fence, which would wait for every copy under
+/// way. Once in a kernel before its blocks write to each other's memory: by then all have begun, and
+/// published their barriers. And once at its end.
 __device__ __forceinline__ void cluster_arrive() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void cluster_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#else
-  __syncthreads();
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
-}
-__device__ __forceinline__ void cluster_sync() {
-  cluster_arrive();
-  cluster_wait();
-}
-/// The same where nothing that was stored is read afterwards: reads before it are over. Waits for no copies.
-__device__ __forceinline__ void cluster_sync_after_reads() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
-#else
-  __syncthreads();
-#endif
-}
-/// Stores at the address that `here` has in this block, but in block `rank`.
-__device__ __forceinline__ void store_remote(float* here, int rank, float value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f32 [a], %2;\n\t}" ::
-          "r"(shared_address(here)),
-      "r"(rank), "f"(value)
-      : "memory");
-#else
-  *here = value;
-#endif
-}
-__device__ __forceinline__ void store_remote(double* here, int rank, double value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %0, %1;\n\tst.shared::cluster.f64 [a], %2;\n\t}" ::
-          "r"(shared_address(here)),
-      "r"(rank), "d"(value)
-      : "memory");
-#else
-  *here = value;
-#endif
-}
-__device__ __forceinline__ float4 load_remote(const float4* here, int rank) {
-  float4 v;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n\t.reg .u32 a;\n\tmapa.shared::cluster.u32 a, %4, %5;\n\t"
-      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [a];\n\t}"
-      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-      : "r"(shared_address(here)), "r"(rank)
-      : "memory");
-#else
-  v = *here;
-#endif
-  return v;
 }
 
-/// Stores in block `rank`, and counts 4 bytes on the barrier at the place of `arrived` there. Needs no fence,
-/// which would wait for every copy under way.
+/// Stores in block `rank`, and counts the bytes on the barrier at the place of `arrived` there. Needs no
+/// fence, which would wait for every copy under way.
 __device__ __forceinline__ void send_remote(float* here, int rank, float value, std::uint64_t* arrived) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
@@ -99,29 +49,77 @@ __device__ __forceinline__ void send_remote(float* here, int rank, float value, 
 #endif
 }
 
-constexpr int most_cluster = 8;
-
-/// Sums n doubles over the first `threads` threads of each block of a cluster, in an order that depends on
-/// its shape alone; every thread gets the sums. `scratch` has team_scratch(n) doubles that nothing else uses.
-[[nodiscard]] __host__ __device__ constexpr int team_scratch(int n) {
-  return n * (most_warps + most_cluster);
+__device__ __forceinline__ void send_remote(double* here, int rank, double value, std::uint64_t* arrived) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n\t.reg .u32 a, b;\n\tmapa.shared::cluster.u32 a, %0, %2;\n\tmapa.shared::cluster.u32 b, %1, %2;\n\t"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [a], %3, [b];\n\t}" ::"r"(
+          shared_address(here)),
+      "r"(shared_address(arrived)), "r"(rank), "l"(__double_as_longlong(value))
+      : "memory");
+#else
+  *here = value;
+#endif
+}
+__device__ __forceinline__ void send_remote(uint4* here, int rank, const uint4& value,
+                                            std::uint64_t* arrived) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n\t.reg .u32 a, b;\n\tmapa.shared::cluster.u32 a, %0, %2;\n\tmapa.shared::cluster.u32 b, %1, %2;\n\t"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [a], {%3, %4, %5, %6}, [b];\n\t}" ::
+          "r"(shared_address(here)),
+      "r"(shared_address(arrived)), "r"(rank), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
+      : "memory");
+#else
+  *here = value;
+#endif
 }
 
+constexpr int most_cluster = 8;
+
+/// What a block needs in shared memory to sum over its cluster.
+struct team_scratch {
+  double by_warp[2][2 * most_warps];
+  double by_block[2][2 * most_cluster];
+  std::uint64_t arrived[2];
+  std::uint64_t image_arrived;
+  std::uint64_t unused;
+  slot_header headers[most_cluster];
+
+  /// One thread calls it before the barriers are published.
+  __device__ __forceinline__ void init() {
+    barrier_init(arrived, 1);
+    barrier_init(arrived + 1, 1);
+    barrier_init(&image_arrived, 1);
+  }
+};
+
+/// Sums n doubles, 1 or 2, over the first `threads` threads of each block of a cluster, in an order that
+/// depends on its shape alone; every thread gets the sums. `turn` counts the calls: a block that has all
+/// parts of one knows that nobody reads those of the one before any more, so that two places are enough.
 template <int n>
-__device__ __forceinline__ void sum_over_cluster(double (&v)[n], double* scratch, int threads) {
-  sum_over_block(v, scratch, threads);
+__device__ __forceinline__ void sum_over_cluster(double (&v)[n], team_scratch& scratch, int& turn,
+                                                 int threads) {
+  const int place = turn & 1;
+  const unsigned parity = static_cast<unsigned>(turn >> 1) & 1U;
+  ++turn;
+  sum_over_block(v, scratch.by_warp[place], threads);
   const int blocks = cluster_size();
   if (blocks == 1) {
     return;
   }
-  double* const parts = scratch + n * most_warps;
+  double* const parts = scratch.by_block[place];
+  std::uint64_t* const arrived = scratch.arrived + place;
+  if (threadIdx.x == 0) {
+    barrier_expect(arrived, static_cast<unsigned>(blocks * n) * 8);
+  }
   if (static_cast<int>(threadIdx.x) < blocks) {
 #pragma unroll
     for (int i = 0; i < n; ++i) {
-      store_remote(parts + cluster_rank() * n + i, static_cast<int>(threadIdx.x), v[i]);
+      send_remote(parts + cluster_rank() * n + i, static_cast<int>(threadIdx.x), v[i], arrived);
     }
   }
-  cluster_sync();
+  barrier_wait(arrived, parity);
 #pragma unroll
   for (int i = 0; i < n; ++i) {
     v[i] = 0.0;

@@ -15,10 +15,7 @@ struct dual_source {
 
 __device__ __forceinline__ double sum_over_group(double x, const thread_group& group, float* scratch,
                                                  int& turn) {
-#pragma unroll
-  for (int mask = 16; mask >= 1; mask /= 2) {
-    x += __shfl_xor_sync(0xffffffffU, x, mask);
-  }
+  x = add_over_warp(x);
   if (group.warps() == 1) {
     return x;
   }

@@ -1,7 +1,7 @@
 // What follows the read of the weights: sum the partial images, then normalise (Eq. 5) and report.
 #pragma once
 
-#include <mpi_router/cuda/detail/cluster.cuh>
+#include <mpi_router/cuda/detail/image_swap.cuh>
 #include <mpi_router/cuda/detail/scaling.cuh>
 
 MPIROUTER_CUDA_BEGIN
@@ -12,32 +12,7 @@ struct slot_images {
   partial_sums sums;
   partition part;
 
-  struct row {
-    const float* first;
-    const slot_header* header;
-    int count;
-    int pitch;
-    [[nodiscard]] __device__ __forceinline__ double energy() const {
-      double total = 0.0;
-      for (int s = 0; s < count; ++s) {
-        total += header[s].energy * wide_power_of_two(header[s].energy_exponent);
-      }
-      return total;
-    }
-    __device__ __forceinline__ void load(int column, double (&out)[4]) const {
-      out[0] = out[1] = out[2] = out[3] = 0.0;
-#pragma unroll 4
-      for (int s = 0; s < count; ++s) {
-        const double scale = wide_power_of_two(header[s].image_exponent);
-        const float4 x = *reinterpret_cast<const float4*>(first + static_cast<long long>(s) * pitch + column);
-        out[0] += x.x * scale;
-        out[1] += x.y * scale;
-        out[2] += x.z * scale;
-        out[3] += x.w * scale;
-      }
-    }
-  };
-  [[nodiscard]] __device__ __forceinline__ row of(int expert, int) const {
+  [[nodiscard]] __device__ __forceinline__ image_parts of(int expert, int) const {
     int slot = 0;
     int count = 0;
     if (part.whole != 0) {
@@ -50,36 +25,6 @@ struct slot_images {
     }
     count *= part.team;
     return {sums.rows + static_cast<long long>(slot) * sums.pitch, sums.headers + slot, count, sums.pitch};
-  }
-};
-
-/// The parts of one image in the shared memory of a cluster's blocks, at the same place in each.
-struct cluster_image {
-  const float* sums;
-  const slot_header* header;
-  int blocks;
-
-  [[nodiscard]] __device__ __forceinline__ float4 header_of(int block) const {
-    return load_remote(reinterpret_cast<const float4*>(header), block);
-  }
-  [[nodiscard]] __device__ __forceinline__ double energy() const {
-    double total = 0.0;
-    for (int b = 0; b < blocks; ++b) {
-      const float4 h = header_of(b);
-      total += h.x * wide_power_of_two(__float_as_int(h.y));
-    }
-    return total;
-  }
-  __device__ __forceinline__ void load(int column, double (&out)[4]) const {
-    out[0] = out[1] = out[2] = out[3] = 0.0;
-    for (int b = 0; b < blocks; ++b) {
-      const double scale = wide_power_of_two(__float_as_int(header_of(b).z));
-      const float4 x = load_remote(reinterpret_cast<const float4*>(sums + column), b);
-      out[0] += x.x * scale;
-      out[1] += x.y * scale;
-      out[2] += x.z * scale;
-      out[3] += x.w * scale;
-    }
   }
 };
 
@@ -121,53 +66,43 @@ struct finish_args {
   saved_step saved;
 };
 
-constexpr int finish_scratch = team_scratch(2) + team_scratch(1);  // doubles
-
 /// Normalises and reports the image of expert e, with the block's first `threads` threads. The blocks of a
-/// cluster share the columns, this one has [begin, end). `kept` chunks of four columns stay in registers
-/// between the norm and the division; with 0, images and rows are read twice, and there may be any number of
-/// columns.
-template <int kept, class Image>
+/// cluster share the columns, this one has [begin, end). `row_square` is this thread's part of ‖r‖² over all
+/// columns. `kept` chunks of four columns stay in registers between the norm and the division; if there are
+/// `more`, their image is read twice.
+template <int kept, bool more, class Image>
 __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image, int begin,
-                                              int end, double* scratch, int threads) {
-  constexpr int chunks = kept > 0 ? kept : 1;
+                                              int end, double row_square, team_scratch& scratch, int& turn,
+                                              int threads) {
   const int stride = threads * 4;
   const int first = begin + static_cast<int>(threadIdx.x) * 4;
-  double z[chunks][4];
-  double r[chunks][4];
-  const auto load = [&](int c, int column) {
-    image.load(column, z[c]);
-    a.rows.load_four(e, column, a.hidden, r[c]);
-  };
+  double z[kept > 0 ? kept : 1][4];
   const auto for_columns = [&](bool again, const auto& visit) {
-    if constexpr (kept > 0) {
 #pragma unroll
-      for (int c = 0; c < kept; ++c) {
-        const int column = first + c * stride;
-        if (column < end) {
-          if (!again) {
-            load(c, column);
-          }
-          visit(c, column);
+    for (int c = 0; c < kept; ++c) {
+      const int column = first + c * stride;
+      if (column < end) {
+        if (!again) {
+          image.load(column, z[c]);
         }
+        visit(z[c], column);
       }
-    } else {
-      for (int column = first; column < end; column += stride) {
-        load(0, column);
-        visit(0, column);
-      }
+    }
+    for (int column = first + kept * stride; more && column < end; column += stride) {
+      double other[4];
+      image.load(column, other);
+      visit(other, column);
     }
   };
 
-  double norms[2] = {0.0, 0.0};
-  for_columns(false, [&](int c, int) {
+  double norms[2] = {row_square, 0.0};
+  for_columns(false, [&](const double(&x)[4], int) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      norms[0] = fma(r[c][i], r[c][i], norms[0]);
-      norms[1] = fma(z[c][i], z[c][i], norms[1]);
+      norms[1] = fma(x[i], x[i], norms[1]);
     }
   });
-  sum_over_cluster(norms, scratch, threads);
+  sum_over_cluster(norms, scratch, turn, threads);
   status state = status::ok;
   if (!isfinite(norms[0])) {
     state = status::non_finite;
@@ -178,20 +113,25 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
   } else if (norms[1] == 0.0) {
     state = status::zero_image;
   }
+  const bool ok = state == status::ok;
   const double per_norm = rsqrt(norms[1]);
   const double scale = a.radius * per_norm;
   const bool wants_residual = a.report.residual != nullptr;
+  const bool wants_row = wants_residual || (!ok && a.degenerate == degenerate_row::keep);
   const double rayleigh = wants_residual || a.report.rayleigh != nullptr ? image.energy() / norms[0] : 0.0;
 
   double residual[1] = {0.0};
-  for_columns(true, [&](int c, int column) {
+  for_columns(true, [&](const double(&x)[4], int column) {
+    double r[4] = {};
+    if (wants_row) {
+      a.rows.load_four(e, column, a.hidden, r);
+    }
     double out[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const double g = z[c][i] - rayleigh * r[c][i];
+      const double g = x[i] - rayleigh * r[i];
       residual[0] = fma(g, g, residual[0]);  // columns beyond D add zero
-      const double old = a.degenerate == degenerate_row::keep ? r[c][i] : 0.0;
-      out[i] = state == status::ok ? z[c][i] * scale : old;
+      out[i] = ok ? x[i] * scale : a.degenerate == degenerate_row::keep ? r[i] : 0.0;
     }
     a.out.store_four(e, column, a.hidden, out);
     if (a.saved.direction != nullptr) {
@@ -199,13 +139,13 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
       for (int i = 0; i < 4; ++i) {
         if (column + i < a.hidden) {
           a.saved.direction[static_cast<long long>(e) * a.hidden + column + i] =
-              state == status::ok ? static_cast<float>(z[c][i] * per_norm) : 0.0F;
+              ok ? static_cast<float>(x[i] * per_norm) : 0.0F;
         }
       }
     }
   });
   if (wants_residual) {
-    sum_over_cluster(residual, scratch + team_scratch(2), threads);
+    sum_over_cluster(residual, scratch, turn, threads);
   }
   if (threadIdx.x != 0 || cluster_rank() != 0) {
     return;
@@ -213,46 +153,62 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
   if (a.earlier != nullptr && a.earlier[e] != status::ok) {
     state = a.earlier[e];
   }
-  const auto report = [e](auto* where, auto value) {
+  const auto tell = [e](auto* where, auto value) {
     if (where != nullptr) {
       where[e] = value;
     }
   };
-  const bool ok = state == status::ok;
-  report(a.report.rayleigh, ok ? rayleigh : 0.0);
-  report(a.report.residual, ok ? sqrt(residual[0] / norms[0]) : 0.0);
-  report(a.report.energy, ok && a.report.energy != nullptr ? image.energy() : 0.0);
-  report(a.report.row_norm, ok ? sqrt(norms[0]) : 0.0);
-  report(a.report.image_norm, ok ? sqrt(norms[1]) : 0.0);
-  report(a.report.statuses, state);
-  report(a.saved.image_norm, ok ? sqrt(norms[1]) : 0.0);
-  report(a.saved.statuses, state);
-  report(a.final_status, state);
+  tell(a.report.statuses, state);
+  tell(a.saved.statuses, state);
+  tell(a.final_status, state);
+  const auto measure = [&](double* where, const auto& value) {
+    if (where != nullptr) {
+      where[e] = state == status::ok ? value() : 0.0;
+    }
+  };
+  measure(a.report.rayleigh, [&] { return rayleigh; });
+  measure(a.report.residual, [&] { return sqrt(residual[0] / norms[0]); });
+  measure(a.report.energy, [&] { return image.energy(); });
+  measure(a.report.row_norm, [&] { return sqrt(norms[0]); });
+  measure(a.report.image_norm, [&] { return sqrt(norms[1]); });
+  measure(a.saved.image_norm, [&] { return sqrt(norms[1]); });
 }
 
 /// One block for each expert.
 template <class Images, int kept>
 __global__ void __launch_bounds__(512, 1)
     finish_kernel(const __grid_constant__ Images images, const __grid_constant__ finish_args a) {
-  __shared__ double scratch[finish_scratch];
+  __shared__ team_scratch scratch;
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int e = static_cast<int>(blockIdx.x);
-  finish_expert<kept>(a, e, images.of(e, a.hidden), 0, a.hidden, scratch, static_cast<int>(blockDim.x));
+  const int threads = static_cast<int>(blockDim.x);
+  double square = 0.0;
+  for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += threads * 4) {
+    double r[4];
+    a.rows.load_four(e, column, a.hidden, r);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      square = fma(r[i], r[i], square);
+    }
+  }
+  int turn = 0;
+  finish_expert<kept, kept == 0>(a, e, images.of(e, a.hidden), 0, a.hidden, square, scratch, turn, threads);
 }
 
-/// Writes an image as it is, zero if `dead`: columns from `column` on, four in every `stride`.
+/// Writes columns [begin, end) of an image as they are, zero if `dead`.
 template <class Image>
 __device__ __forceinline__ void collect_expert(const Image& image, const any_matrix& out, int e, bool dead,
-                                               int hidden, int column, int stride) {
-  for (; column < hidden && out.data != nullptr; column += stride) {
+                                               int begin, int end) {
+  for (int column = begin + static_cast<int>(threadIdx.x) * 4; column < end && out.data != nullptr;
+       column += static_cast<int>(blockDim.x) * 4) {
     double z[4];
     image.load(column, z);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       z[i] = dead ? 0.0 : z[i];
     }
-    out.store_four(e, column, hidden, z);
+    out.store_four(e, column, end, z);
   }
 }
 
@@ -273,8 +229,7 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
   const int e = static_cast<int>(blockIdx.x);
   const auto image = a.images.of(e, a.hidden);
   const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
-  collect_expert(image, a.out, e, dead, a.hidden, static_cast<int>(threadIdx.x) * 4,
-                 static_cast<int>(blockDim.x) * 4);
+  collect_expert(image, a.out, e, dead, 0, a.hidden);
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
   }

@@ -167,53 +167,72 @@ struct any_matrix {
       default: return to_double(static_cast<const f16*>(data)[at]);
     }
   }
-  /// Elements col, col + step, … of a row, `count` of them, zero after those. All loads are under way at
-  /// once.
-  template <int n>
-  __device__ __forceinline__ void load_every(int row, int col, int step, int count, double (&out)[n]) const {
+  /// An element in two halves, so that other work can start while the load is under way: its bits (none of
+  /// f64, which is loaded in the second half), and what they mean.
+  [[nodiscard]] __device__ __forceinline__ unsigned load_bits(int row, int col) const {
     const long long at = row * row_stride + col * col_stride;
-    const auto load_all = [&](const auto* from) {
-#pragma unroll
-      for (int i = 0; i < n; ++i) {
-        out[i] = i < count ? to_double(from[at + i * step * col_stride]) : 0.0;
-      }
-    };
-    switch (format) {
-      case storage_format::f64: load_all(static_cast<const double*>(data)); break;
-      case storage_format::f32: load_all(static_cast<const float*>(data)); break;
-      case storage_format::bf16: load_all(static_cast<const bf16*>(data)); break;
-      default: load_all(static_cast<const f16*>(data));
-    }
+    return format == storage_format::f32   ? static_cast<const unsigned*>(data)[at]
+           : format == storage_format::f64 ? 0U
+                                           : static_cast<const unsigned short*>(data)[at];
   }
-  /// The elements [col, col + 4) of a row, zero beyond `cols`.
-  __device__ __forceinline__ void load_four(int row, int col, int cols, double (&out)[4]) const {
-    if (four_at(row, col, cols)) {
-      const long long at = row * row_stride + col;
-      if (format == storage_format::f32) {
-        const float4 v = *reinterpret_cast<const float4*>(static_cast<const float*>(data) + at);
-        out[0] = v.x;
-        out[1] = v.y;
-        out[2] = v.z;
-        out[3] = v.w;
-      } else {
-        const uint2 v = *reinterpret_cast<const uint2*>(static_cast<const unsigned short*>(data) + at);
-        float x[8];
-        if (format == storage_format::bf16) {
-          unpack<bf16>(make_uint4(v.x, v.y, 0, 0), x);
-        } else {
-          unpack<f16>(make_uint4(v.x, v.y, 0, 0), x);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          out[i] = x[i];
-        }
-      }
+  [[nodiscard]] __device__ __forceinline__ double from_bits(unsigned bits, int row, int col) const {
+    if (format == storage_format::f64) {
+      return load(row, col);
+    }
+    return format == storage_format::f32 ? __uint_as_float(bits)
+           : format == storage_format::bf16
+               ? __uint_as_float(bits << 16)
+               : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+  }
+  /// The elements [col, col + 4) of a row, zero beyond `cols`; in two halves again, of which the first does
+  /// nothing where they cannot be loaded at once.
+  __device__ __forceinline__ void load_four_bits(int row, int col, int cols, unsigned (&bits)[4]) const {
+    bits[0] = bits[1] = bits[2] = bits[3] = 0;
+    if (!four_at(row, col, cols)) {
       return;
     }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      out[i] = col + i < cols ? load(row, col + i) : 0.0;
+    const long long at = row * row_stride + col;
+    if (format == storage_format::f32) {
+      const uint4 v = *reinterpret_cast<const uint4*>(static_cast<const float*>(data) + at);
+      bits[0] = v.x;
+      bits[1] = v.y;
+      bits[2] = v.z;
+      bits[3] = v.w;
+    } else {
+      const uint2 v = *reinterpret_cast<const uint2*>(static_cast<const unsigned short*>(data) + at);
+      bits[0] = v.x;
+      bits[1] = v.y;
     }
+  }
+  __device__ __forceinline__ void four_from_bits(const unsigned (&bits)[4], int row, int col, int cols,
+                                                 double (&out)[4]) const {
+    if (!four_at(row, col, cols)) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        out[i] = col + i < cols ? load(row, col + i) : 0.0;
+      }
+    } else if (format == storage_format::f32) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        out[i] = __uint_as_float(bits[i]);
+      }
+    } else {
+      float x[8];
+      if (format == storage_format::bf16) {
+        unpack<bf16>(make_uint4(bits[0], bits[1], 0, 0), x);
+      } else {
+        unpack<f16>(make_uint4(bits[0], bits[1], 0, 0), x);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        out[i] = x[i];
+      }
+    }
+  }
+  __device__ __forceinline__ void load_four(int row, int col, int cols, double (&out)[4]) const {
+    unsigned bits[4];
+    load_four_bits(row, col, cols, bits);
+    four_from_bits(bits, row, col, cols, out);
   }
   __device__ __forceinline__ void store_four(int row, int col, int cols, const double (&in)[4]) const {
     if (four_at(row, col, cols)) {

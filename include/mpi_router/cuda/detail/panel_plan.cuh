@@ -26,13 +26,8 @@ struct panel_plan {
   }
   const int hidden = static_cast<int>(shape.hidden_dim);
   const int most_blocks = ctx.capability >= 90 ? most_cluster : 1;
-  // Rows that a block can hold, with whole 128-byte lines if it may. Half a line is better where that halves
-  // a cluster of 8, whose blocks wait for each other the longest; not in f32, which has fewer sums to swap.
-  int lanes = 8;
-  const auto rows = [&] { return panel_threads / lanes * panel_passes; };
-  if (element_bytes == 2 && hidden > rows() * most_blocks / 2 && most_blocks > 1) {
-    lanes = 4;
-  }
+  int lanes = 8;  // whole 128-byte lines if it may be
+  const auto rows = [&] { return panel_threads / lanes * panel_passes; };  // that a block can hold
   while (lanes > 1 && hidden > rows() * most_blocks) {
     lanes /= 2;
   }
@@ -46,36 +41,40 @@ struct panel_plan {
   const int pass_rows = panel_threads / lanes;
   p.passes = (hidden + pass_rows * p.row_blocks - 1) / (pass_rows * p.row_blocks);
   p.pitch = (hidden + 3) / 4 * 4;
-  const auto bytes = [&](bool large) {
-    const int image_rows = p.passes * pass_rows;
-    const int rest = panel == 64   ? panel_memory<64>::bytes(image_rows)
-                     : panel == 32 ? panel_memory<32>::bytes(image_rows)
-                     : panel == 16 ? panel_memory<16>::bytes(image_rows)
-                     : panel == 8  ? panel_memory<8>::bytes(image_rows)
-                                   : panel_memory<4>::bytes(image_rows);
-    return static_cast<std::size_t>(panel_slots(large) * panel_threads * 16 + rest);
-  };
-  p.large = bytes(true) <= ctx.shared_memory && ctx.capability >= 90;
-  p.shared_bytes = bytes(p.large);
   const int units = resident_clusters(ctx, p.row_blocks);
-  if (p.shared_bytes > ctx.shared_memory || units == 0) {
+  if (units == 0) {
     return p;
   }
-  p.lanes = lanes;
   const index_t tiles = (shape.ffn_dim + panel - 1) / panel;
   p.part = make_partition(shape.num_experts, tiles, units);
   const int each = p.part.whole != 0 ? p.part.blocks / p.part.experts : 0;
   if (each > 0 && p.part.experts <= resident_clusters(ctx, each * p.row_blocks)) {
     p.members = each;
+    // Members take the panels of their expert in turn: what they read at a time lies side by side.
+    p.part.blocks = p.part.experts;
+    p.part.team = each;
   } else if (const int whole = most_divisor(p.part.experts, units); whole * 100 >= units * 93) {
     p.part.whole = 0;
     p.part.blocks = whole;
     p.members = 1;
-  } else if (units > 1) {
-    // Two take panels of one run in turn: what they read at a time lies side by side.
+  } else if (units > 1 && ctx.capability < 90) {
+    // Two take panels of one run in turn, likewise.
     p.part = make_partition(shape.num_experts, tiles, units / 2);
     p.part.team = 2;
   }
+  const auto bytes = [&](bool large) {
+    const int image_rows = p.passes * pass_rows;
+    const bool swaps = p.members > 1;
+    const int rest = panel == 64   ? panel_memory<64>::bytes(image_rows, swaps)
+                     : panel == 32 ? panel_memory<32>::bytes(image_rows, swaps)
+                     : panel == 16 ? panel_memory<16>::bytes(image_rows, swaps)
+                     : panel == 8  ? panel_memory<8>::bytes(image_rows, swaps)
+                                   : panel_memory<4>::bytes(image_rows, swaps);
+    return static_cast<std::size_t>(panel_slots(large) * panel_threads * 16 + rest);
+  };
+  p.large = bytes(true) <= ctx.shared_memory && ctx.capability >= 90;
+  p.shared_bytes = bytes(p.large);
+  p.lanes = p.shared_bytes <= ctx.shared_memory ? lanes : 0;
   return p;
 }
 
@@ -97,11 +96,15 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                           panel_threads, plan.shared_bytes,
                           static_cast<unsigned>(plan.row_blocks * (fused ? plan.members : 1))};
   const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
+  if (plan.lanes == 8 && plan.large && plan.members > 1) {  // its neighbour reads what lies beside
+    run(panel_step_kernel<T, 8, true, 256>);
+    return;
+  }
   switch (plan.lanes) {
-    case 8: run(plan.large ? panel_step_kernel<T, 8, true> : panel_step_kernel<T, 8, false>); break;
-    case 4: run(plan.large ? panel_step_kernel<T, 4, true> : panel_step_kernel<T, 4, false>); break;
-    case 2: run(plan.large ? panel_step_kernel<T, 2, true> : panel_step_kernel<T, 2, false>); break;
-    default: run(plan.large ? panel_step_kernel<T, 1, true> : panel_step_kernel<T, 1, false>);
+    case 8: run(plan.large ? panel_step_kernel<T, 8, true, 128> : panel_step_kernel<T, 8, false, 128>); break;
+    case 4: run(plan.large ? panel_step_kernel<T, 4, true, 128> : panel_step_kernel<T, 4, false, 128>); break;
+    case 2: run(plan.large ? panel_step_kernel<T, 2, true, 128> : panel_step_kernel<T, 2, false, 128>); break;
+    default: run(plan.large ? panel_step_kernel<T, 1, true, 128> : panel_step_kernel<T, 1, false, 128>);
   }
 }
 

@@ -1,13 +1,13 @@
 // The forward over stored columns ([N, D, F]): a panel of adjacent columns at a time, each read from memory
 // once.
 //
-// A panel holds `lanes` × 16 bytes of each of the D stored rows. Each thread copies to shared memory, and
-// works on, its own 16 bytes of up to panel_passes rows, so that it waits for its own copies only: y =
-// W_panelᵀ r needs all D rows, u += W_panel y then the same bytes again. Where D is too large for one block,
-// the blocks of a cluster share the rows of a panel and swap their parts of y.
+// A panel holds `lanes` × 16 bytes of each of the D stored rows, in shared memory: y = W_panelᵀ r needs all D
+// rows, u += W_panel y then the same bytes again. Where D is too large for one block, the blocks of a cluster
+// share the rows of a panel and swap their parts of y.
 #pragma once
 
-#include <mpi_router/cuda/detail/panel_memory.cuh>
+#include <mpi_router/cuda/detail/panel_ring.cuh>
+#include <mpi_router/cuda/detail/panel_row.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
@@ -44,70 +44,24 @@ struct panel_reduction {
   }
 };
 
-/// A thread's place in its ring.
-template <bool large>
-struct ring_place {
-  static constexpr int slots = panel_slots(large);
-  uint4* at;
-  const uint4* end;
-
-  __device__ __forceinline__ explicit ring_place(uint4* first)
-      : at(first), end(first + slots * panel_threads) {}
-  __device__ __forceinline__ void advance() {
-    at += panel_threads;
-    at = at == end ? at - slots * panel_threads : at;
-  }
-};
-
-/// y += this thread's part of a panel times its rows, as the passes arrive: pass p has when all copies but
-/// those closed after it have. `push` starts a copy to a slot that is free; a panel that is done `again`,
-/// with rows of another scale, has arrived already.
-template <class T, bool large, bool again, int p, int width, class Push>
-__device__ __forceinline__ void dot_passes(ring_place<large> place, int passes,
-                                           const float (&r)[panel_passes], float (&y)[width],
-                                           const Push& push) {
-  constexpr int every = panel_copy_every(large);
-  constexpr int slots = panel_slots(large);
-  if constexpr (p < panel_passes) {
-    if (p < passes) {
-      if constexpr (!again) {
-        wait_for_copy_groups<slots - panel_passes / every - 1 - p + p / every>();
-      }
-      float x[width];
-      unpack<T>(*place.at, x);
-      if constexpr (!again && p % every == every - 1) {
-        push();
-      }
-#pragma unroll
-      for (int i = 0; i < width; ++i) {
-        y[i] = fmaf(x[i], r[p], y[i]);
-      }
-      place.advance();
-      dot_passes<T, large, again, p + 1>(place, passes, r, y, push);
-    }
-  }
-}
-
-template <class T, int lanes, bool large>
+template <class T, int lanes, bool large, int line>
 __global__ void __launch_bounds__(panel_threads, 1)
     panel_step_kernel(const __grid_constant__ panel_step_args<T> a) {
   constexpr int width = vector_width<T>;
   constexpr int panel = lanes * width;              // columns
   constexpr int pass_rows = panel_threads / lanes;  // rows of one pass
   constexpr int warps = panel_threads / 32;
-  constexpr int slots = panel_slots(large);
-  constexpr int copy_every = panel_copy_every(large);
+  constexpr int early_passes = 6;
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
-  ring_place<large> place(reinterpret_cast<uint4*>(shared) + threadIdx.x);
-  const panel_memory<panel> memory(shared + slots * panel_threads * 16);
-  if (threadIdx.x < 2) {
-    barrier_init(memory.arrived + threadIdx.x, 1);
+  const int block_rows = a.passes * pass_rows;
+  const panel_memory<panel> memory(shared + panel_slots(large) * panel_threads * 16, block_rows);
+  if (threadIdx.x == 0) {
+    memory.init();
+    publish_barriers();
   }
-  publish_barriers();
   cluster_arrive();
-  wait_for_previous_kernel();
-  let_next_kernel_start();
+  cluster_wait();
 
   const thread_group group(panel_threads);
   const int thread = static_cast<int>(threadIdx.x);
@@ -117,7 +71,6 @@ __global__ void __launch_bounds__(panel_threads, 1)
   const int first_block = cluster_rank() - rank;  // of those that share the rows, in the cluster
   const int unit = static_cast<int>(blockIdx.x) / blocks;
   const int run = unit / a.part.team;
-  const int block_rows = a.passes * pass_rows;
   const int first_row = rank * block_rows + thread / lanes;  // this thread's row in pass 0
   const int rows =
       min(a.passes, max(0, (a.hidden - first_row + pass_rows - 1) / pass_rows));  // and how many it has
@@ -126,87 +79,66 @@ __global__ void __launch_bounds__(panel_threads, 1)
   int tile = a.part.first_tile(run);
   int mine = tile + unit % a.part.team;  // the next panel of this member of the team
 
-  // Where a panel's passes lie: the first, and how many there are; the ring has zeros for the others.
   const bool aligned = aligned_to_16(nullptr, a.weights.hidden * static_cast<long long>(sizeof(T)),
                                      a.ffn * static_cast<long long>(sizeof(T)));
   const auto fast = [&](const T* base) { return aligned && aligned_to_16(base, 0, 0); };
-  const long long step = aligned ? pass_rows * a.weights.hidden : 0;
-  struct source {
-    const T* first;
-    int rows;
-  };
+  panel_ring<T, large, line> ring(shared, a.passes, aligned ? pass_rows * a.weights.hidden : 0);
   int next_panel = mine;
-  const auto next_source = [&] {
-    source from{nullptr, 0};
+  const auto aim_at_next = [&] {
+    const T* first = nullptr;
+    int present = 0;
     if (next_panel < end) {
       const int e = next_panel / a.part.tiles_per_expert;
       const int column = (next_panel - e * a.part.tiles_per_expert) * panel + own;
       const T* const base = a.weights.of(e);
       if (fast(base) && column < a.ffn) {
-        from = {base + first_row * a.weights.hidden + column, rows};
+        first = base + first_row * a.weights.hidden + column;
+        present = rows;
       }
     }
+    ring.aim(first, present);
     next_panel += a.part.team;
-    return from;
   };
-  // The pass to copy next: one group of copies each. From the first of a panel on they are those of `coming`.
-  source coming = next_source();
-  source copied{};
-  int next_pass = 0;
-  ring_place<large> next_place = place;
-  const auto push = [&] {
-    copied.first = next_pass == 0 ? coming.first : copied.first;
-    copied.rows = next_pass == 0 ? coming.rows : copied.rows;
-    if (next_pass < copied.rows) {
-      copy_async_16(next_place.at, copied.first);
-    } else {
-      *next_place.at = make_uint4(0, 0, 0, 0);
-    }
-    close_copy_group();
-    copied.first += step;
-    next_place.advance();
-    next_pass = next_pass + 1 == a.passes ? 0 : next_pass + 1;
-  };
-#pragma unroll 1
-  for (int s = 0; s < slots - panel_passes / copy_every; ++s) {
-    const bool begins = next_pass == 0;
-    push();
-    if (begins) {
-      coming = next_source();
-    }
+  int expert = tile / a.part.tiles_per_expert;
+  if (a.weights.table != nullptr) {  // which the kernel ahead may write
+    wait_for_previous_kernel();
   }
-  cluster_wait();  // all blocks have begun: their memory may be written
+  aim_at_next();
+  wait_for_previous_kernel();
+  let_next_kernel_start();
 
   int turn = 0;
+  int team_turn = 0;
   unsigned parity = 0;
   int swap = 0;
-  while (tile < end) {
-    const int expert = tile / a.part.tiles_per_expert;
+  for (; tile < end; ++expert) {
     const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
     const T* const base = a.weights.of(expert);
     const bool in_ring = fast(base);
-    unsigned most_word = 0;
-    for (int d = thread; d < a.hidden; d += panel_threads * panel_passes) {
-      double x[panel_passes];
-      a.finish.rows.load_every(expert, d, panel_threads, (a.hidden - d + panel_threads - 1) / panel_threads,
-                               x);
-#pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
-        most_word = max(most_word, high_word(x[p]));
-      }
-    }
-    const int row_exponent = exponent_of_high_word(max_over_group(most_word, group, memory.scratch, turn));
-    const double row_scale = wide_power_of_two(-row_exponent);
     float r[panel_passes];
     float u[panel_passes];
-    {
-      double x[panel_passes];
-      a.finish.rows.load_every(expert, first_row, pass_rows, rows, x);
+    // The first copies: behind the loads of the row, which would queue behind them. And not all at once, or
+    // what comes before the first dots, be it code, would.
+    const panel_row<lanes> row(a.finish.rows, expert, a.hidden, first_row - lane / lanes, group);
+    const bool first = tile == a.part.first_tile(run);
+    if (first) {
 #pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
-        r[p] = static_cast<float>(x[p] * row_scale);
-        u[p] = 0.0F;
+      for (int p = 0; p < early_passes; ++p) {
+        ring.push(p);
       }
+    }
+    const int row_exponent = row.scaled(group, memory.scratch, turn, memory.row_squares, r);
+    if (first) {
+#pragma unroll
+      for (int p = early_passes; p < panel_passes; ++p) {
+        ring.push(p);
+      }
+      ring.advance();
+      aim_at_next();
+    }
+#pragma unroll
+    for (int p = 0; p < panel_passes; ++p) {
+      u[p] = 0.0F;
     }
     float energy = 0.0F;
     row_shift shift;
@@ -216,12 +148,10 @@ __global__ void __launch_bounds__(panel_threads, 1)
       if (!in_ring) [[unlikely]] {
         const int column = (mine - expert * a.part.tiles_per_expert) * panel + own;
         wait_for_copy_groups<0>();
-        ring_place<large> to = place;
 #pragma unroll 1
         for (int p = 0; p < rows && column < a.ffn; ++p) {
-          *to.at = gather_vector(base + (first_row + p * pass_rows) * a.weights.hidden + column,
-                                 min(width, a.ffn - column));
-          to.advance();
+          *ring.slot(p) = gather_vector(base + (first_row + p * pass_rows) * a.weights.hidden + column,
+                                        min(width, a.ffn - column));
         }
       }
       float y[width];
@@ -234,9 +164,9 @@ __global__ void __launch_bounds__(panel_threads, 1)
           y[i] = 0.0F;
         }
         if (!again) [[likely]] {
-          dot_passes<T, large, false, 0>(place, a.passes, r, y, push);
+          dot_passes<false, 0>(ring, r, y);
         } else {
-          dot_passes<T, large, true, 0>(place, a.passes, r, y, push);
+          dot_passes<true, 0>(ring, r, y);
         }
         again = true;
         reduction::run(y, lane);
@@ -324,62 +254,53 @@ __global__ void __launch_bounds__(panel_threads, 1)
         energy = fmaf(e, e, energy);
         y[i] *= scale.image_factor;
       }
-#pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
-        if (p < a.passes) {
-          float x[width];
-          unpack<T>(*place.at, x);
-#pragma unroll
-          for (int i = 0; i < width; ++i) {
-            u[p] = fmaf(x[i], y[i], u[p]);
-          }
-          if (p % copy_every != copy_every - 1) {
-            push();
-          }
-          place.advance();
-        }
-      }
-      coming = next_source();
+      lift_passes(ring, y, u);
+      ring.advance();
+      aim_at_next();
     }
 
 #pragma unroll
     for (int m = lanes / 2; m >= 1; m /= 2) {
       energy += __shfl_xor_sync(0xffffffffU, energy, m);
-#pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
-        u[p] += __shfl_xor_sync(0xffffffffU, u[p], m);
-      }
     }
+    constexpr int left = panel_passes / lanes;  // passes whose sums a lane ends with
+    halve_over_warp<panel_passes, lanes / 2, left>(u, lane);
     const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
-    const int slot = a.part.slot(run, expert) + unit % a.part.team;
-    const int begin = rank * block_rows;
-    float* const image =
-        a.fused ? memory.image : a.out.rows + static_cast<long long>(slot) * a.out.pitch + begin;
-    if (thread % lanes == 0) {
+    const auto store_image = [&](float* image, int most_rows) {
 #pragma unroll
-      for (int p = 0; p < panel_passes; ++p) {
-        const int row = first_row + p * pass_rows;
-        if (p < a.passes && (a.fused || row < a.out.pitch)) {
-          image[row - begin] = u[p];
+      for (int i = 0; i < left; ++i) {
+        const int row = thread / lanes + (thread % lanes * left + i) * pass_rows;
+        if (row < most_rows) {
+          image[row] = u[i];
         }
       }
-    }
-    if (thread == 0 && (a.fused || rank == 0)) {
-      *(a.fused ? memory.header : a.out.headers + slot) = header;
-    }
-    if (a.fused) {
+    };
+    const int begin = rank * block_rows;
+    if (!a.fused) {
+      const int slot = a.part.slot(run, expert) + unit % a.part.team;
+      store_image(a.out.rows + static_cast<long long>(slot) * a.out.pitch + begin,
+                  min(block_rows, a.out.pitch - begin));
+      if (thread == 0 && rank == 0) {
+        a.out.headers[slot] = header;
+      }
+    } else {
+      store_image(memory.image, block_rows);
+      if (thread == 0) {
+        *memory.header = header;
+      }
       const int members = cluster_size() / blocks;
-      const int share = block_rows / members;
-      const int from = begin + first_block / blocks * share;
-      cluster_sync();
-      constexpr int kept = pass_rows * panel_passes <= 4 * panel_threads ? 1 : 0;
-      finish_expert<kept>(a.finish, expert,
-                          panel_image{memory.image, memory.header, begin, rank, blocks, members}, from,
-                          min(min(from + share, begin + block_rows), a.hidden), memory.finish, panel_threads);
-      cluster_sync_after_reads();  // the next expert's image, or the block's end, may come
+      const image_swap swap{memory.inbox, block_rows, block_rows / members, members, blocks};
+      const image_parts image = swap.run(memory.image, memory.header, *memory.team);
+      const double row_square = thread < warps && cluster_rank() == 0 ? memory.row_squares[thread] : 0.0;
+      constexpr bool more = pass_rows * panel_passes > 4 * panel_threads;
+      finish_expert<1, more>(a.finish, expert, image.from(begin), begin + swap.begin(),
+                             min(begin + swap.end(), a.hidden), row_square, *memory.team, team_turn,
+                             panel_threads);
     }
     tile = stop;
   }
+  cluster_arrive();
+  cluster_wait();  // no block ends before the others have what it sent
 }
 
 }  // namespace detail

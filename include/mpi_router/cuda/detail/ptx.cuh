@@ -8,7 +8,8 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Every kernel's first statement: what the kernels ahead in the stream wrote is visible from here on.
+/// Before a kernel's first access to memory: what the kernels ahead in the stream wrote is visible from here
+/// on.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -40,10 +41,20 @@ __device__ __forceinline__ void block_sync() {
 
 // --- sm_80: each thread copies 16 bytes and waits for its own copies
 
-__device__ __forceinline__ void copy_async_16(void* to_shared, const void* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(to_shared)),
-               "l"(from)
-               : "memory");
+/// Copies 16 bytes, or zeros if not `present`. `line` bytes around them, 128 or 256, are fetched into the
+/// second cache.
+template <int line = 128>
+__device__ __forceinline__ void copy_async_16(void* to_shared, const void* from, bool present = true) {
+  const int bytes = present ? 16 : 0;
+  if constexpr (line == 256) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)),
+                 "l"(from), "r"(bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)),
+                 "l"(from), "r"(bytes)
+                 : "memory");
+  }
 }
 __device__ __forceinline__ void close_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `pending` of this thread's groups are under way.

@@ -33,6 +33,14 @@ __device__ __forceinline__ void add_over_warp(float* v) {
   }
 }
 
+__device__ __forceinline__ double add_over_warp(double x) {
+#pragma unroll
+  for (int mask = 16; mask >= 1; mask /= 2) {
+    x += __shfl_xor_sync(0xffffffffU, x, mask);
+  }
+  return x;
+}
+
 /// Sums each of n values (a power of two up to 32) over the lanes of a warp. The lane returns the sum of
 /// value lane / (32 / n): halving the values at each step takes n + log2(32 / n) − 1 exchanges in place of 5
 /// n.

@@ -24,6 +24,22 @@ struct row_demand {
   int vectors_in_flight = 0;  // rows × vectors: the registers that a tile takes
 };
 
+/// Clusters of `blocks` blocks (a power of two) that run at once.
+[[nodiscard]] inline int resident_clusters(const context& ctx, int blocks) {
+  int log = 0;
+  while (1 << log < blocks) {
+    ++log;
+  }
+  return blocks > most_cluster || (ctx.capability < 90 && blocks > 1) ? 0 : ctx.clusters[log];
+}
+
+/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed. All
+/// clusters must run at once: a last one that waits for its turn would double the time.
+[[nodiscard]] inline int fused_cluster(const context& ctx, const partition& part) {
+  const int each = part.whole != 0 ? part.blocks / part.experts : 0;
+  return each >= 1 && part.experts <= resident_clusters(ctx, each) ? each : 0;
+}
+
 [[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
                                             const row_demand& demand) {
   row_plan p;
@@ -45,11 +61,12 @@ struct row_demand {
   p.ring.stage_bytes = p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes);
   const int deepest = ctx.capability >= 90 ? most_stages : 4;
   p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
+  const int inbox = fused_cluster(ctx, p.part) > 1 ? (p.pitch + 4 * most_cluster) * 4 : 0;
   for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
     const int warps = p.ring.groups * p.group_threads / 32;
     const int sums =
         p.ring.groups > 1 && p.part.whole == 0 ? p.ring.groups * p.group_threads * vectors * width * 4 : 0;
-    const int fixed = block_memory::fixed_bytes(p.ring.groups, warps) + sums;
+    const int fixed = block_memory::fixed_bytes(p.ring.groups, warps) + (inbox > 0 ? inbox : sums);
     p.ring.stages =
         (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.ring.groups * p.ring.stage_bytes);
     p.ring.stages = p.ring.stages < deepest ? p.ring.stages : deepest;
@@ -61,22 +78,6 @@ struct row_demand {
     }
   }
   return p;
-}
-
-/// Clusters of `blocks` blocks (a power of two) that run at once.
-[[nodiscard]] inline int resident_clusters(const context& ctx, int blocks) {
-  int log = 0;
-  while (1 << log < blocks) {
-    ++log;
-  }
-  return blocks > most_cluster || (ctx.capability < 90 && blocks > 1) ? 0 : ctx.clusters[log];
-}
-
-/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed. All
-/// clusters must run at once: a last one that waits for its turn would double the time.
-[[nodiscard]] inline int fused_cluster(const context& ctx, const partition& part) {
-  const int each = part.whole != 0 ? part.blocks / part.experts : 0;
-  return each >= 1 && part.experts <= resident_clusters(ctx, each) ? each : 0;
 }
 
 /// Memory for the partial sums of a plan.

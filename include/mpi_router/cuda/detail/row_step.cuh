@@ -36,9 +36,8 @@ __global__ void __launch_bounds__(most_threads, 1)
   const int ring_bytes = a.ring.group_bytes();
   const block_memory memory(shared + groups * ring_bytes, groups, threads / 32);
   int tile = a.part.first_tile(block);
-  if constexpr (by == copier::engine) {
-    memory.start_feeding(a.ring, a.tiles, tile);
-  }
+  int expert = tile / a.tiles.per_expert;
+  memory.start<by>(a.ring, a.tiles, tile);
   wait_for_previous_kernel();
   let_next_kernel_start();
 
@@ -52,9 +51,6 @@ __global__ void __launch_bounds__(most_threads, 1)
       feed_ring(stages, full, memory.feed + group.id, a.ring, a.tiles, end, a.weights);
     }
   };
-  for (int s = 0; s < a.ring.stages; ++s) {
-    feed();
-  }
   int mine = tile + group.id;  // this group's next tile to work on
   int next = mine;             // and to copy, where the threads do
   tile_cursor cursor(a.tiles, next);
@@ -68,19 +64,29 @@ __global__ void __launch_bounds__(most_threads, 1)
       ring.close();
     }
   };
-  for (int s = 0; by == copier::threads && s < a.ring.stages; ++s) {
-    copy_next();
-  }
+  int begun = 0;
+  const auto begin_copies = [&](int count) {
+    for (; begun < count; ++begun) {
+      feed();
+      copy_next();
+    }
+  };
 
   int turn = 0;
-  while (tile < end) {
-    const int expert = tile / a.tiles.per_expert;
+  int team_turn = 0;
+  for (; tile < end; ++expert) {
     const int stop = min(end, (expert + 1) * a.tiles.per_expert);
     const T* const base = a.weights.tensor.of(expert);
     const bool in_ring = a.weights.fast(base, hidden);
     float r[columns];
     float u[columns];
-    const int row_exponent = load_row<vectors, width>(a.finish.rows, expert, hidden, group, scratch, turn, r);
+    // The first copies: behind the loads of the row, which would queue behind them. And not all at once, or
+    // what comes before the first tile, be it code, would.
+    const stored_row<vectors, width> row(a.finish.rows, expert, hidden, group);
+    begin_copies(1);
+    const int row_exponent =
+        row.scaled(group, scratch, turn, group.id == 0 ? memory.row_squares : nullptr, r);
+    begin_copies(a.ring.stages);
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
       u[i] = 0.0F;
@@ -178,14 +184,14 @@ __global__ void __launch_bounds__(most_threads, 1)
       gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group,
                                      groups, vectors_in_row, header, u);
       const int blocks = cluster_size();
-      cluster_sync();
-      const int share = ((hidden + blocks - 1) / blocks + 3) / 4 * 4;
-      const int begin = cluster_rank() * share;
-      finish_expert<0>(a.finish, expert, cluster_image{sums, memory.headers + groups, blocks}, begin,
-                       min(begin + share, hidden), memory.finish, threads);
-      if (blocks > 1) {
-        cluster_sync_after_reads();  // before a block ends, and its memory with it
-      }
+      const int share = (vectors_in_row * width / 4 + blocks - 1) / blocks * 4;
+      const image_swap swap{memory.sums, vectors_in_row * width, share, blocks, 1};
+      const image_parts image = swap.run(sums, memory.headers + groups, *memory.team);
+      const bool first_warp = threadIdx.x < most_warps && cluster_rank() == 0;
+      const double row_square =
+          first_warp && static_cast<int>(threadIdx.x) < group.warps() ? memory.row_squares[threadIdx.x] : 0.0;
+      finish_expert<1, true>(a.finish, expert, image, swap.begin(), min(swap.end(), hidden), row_square,
+                             *memory.team, team_turn, threads);
     } else {
       const int slot = a.part.slot(block, expert);
       gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch,
@@ -194,6 +200,8 @@ __global__ void __launch_bounds__(most_threads, 1)
     }
     tile = stop;
   }
+  cluster_arrive();
+  cluster_wait();  // no block ends before the others have what it sent
 }
 
 }  // namespace detail

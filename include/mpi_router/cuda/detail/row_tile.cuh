@@ -8,29 +8,37 @@ namespace detail {
 
 /// Where a block's shared memory goes, after the rings.
 struct block_memory {
-  double* finish;        // scratch
+  team_scratch* team;
+  double* row_squares;   // [most_warps]: each warp's part of ‖r‖²
   std::uint64_t* full;   // [groups, most_stages]
   feed_state* feed;      // [groups]
   float* scratch;        // [warps, 2 · sums_at_once]
   slot_header* headers;  // [groups + 1]: of each group, of the block
-  float* sums;           // [groups, columns], where there are several groups, and several segments
+  /// [groups, columns], where there are several groups, and several segments; or the inbox of a block that
+  /// swaps images with others.
+  float* sums;
 
   [[nodiscard]] __host__ __device__ static constexpr int fixed_bytes(int groups, int warps) {
-    return finish_scratch * 8 + groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) +
-           warps * 2 * sums_at_once * 4 + (groups + 1) * static_cast<int>(sizeof(slot_header));
+    return static_cast<int>(sizeof(team_scratch)) + most_warps * 8 +
+           groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) + warps * 2 * sums_at_once * 4 +
+           (groups + 1) * static_cast<int>(sizeof(slot_header));
   }
   __device__ __forceinline__ block_memory(unsigned char* after_rings, int groups, int warps)
-      : finish(reinterpret_cast<double*>(after_rings)),
-        full(reinterpret_cast<std::uint64_t*>(finish + finish_scratch)),
+      : team(reinterpret_cast<team_scratch*>(after_rings)),
+        row_squares(reinterpret_cast<double*>(team + 1)),
+        full(reinterpret_cast<std::uint64_t*>(row_squares + most_warps)),
         feed(reinterpret_cast<feed_state*>(full + groups * most_stages)),
         scratch(reinterpret_cast<float*>(feed + groups)),
         headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
         sums(reinterpret_cast<float*>(headers + groups + 1)) {}
 
-  /// All threads of the block call it before the rings are used: the first tile of group g is `tile` + g.
-  __device__ __forceinline__ void start_feeding(const ring_shape& ring, const tile_shape& tiles,
-                                                int tile) const {
-    const int groups = ring.groups;
+  /// All threads of the block call it first: the first tile of group g is `tile` + g.
+  template <copier by>
+  __device__ __forceinline__ void start(const ring_shape& ring, const tile_shape& tiles, int tile) const {
+    if (threadIdx.x == 0) {
+      team->init();
+    }
+    const int groups = by == copier::engine ? ring.groups : 0;
     for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {
       barrier_init(full + i / ring.stages * most_stages + i % ring.stages, 1);
     }
@@ -40,40 +48,76 @@ struct block_memory {
     }
     publish_barriers();
     __syncthreads();
+    cluster_arrive();
+    cluster_wait();
   }
 };
 
-/// This thread's columns of row e, scaled so that the row's largest element is in [1, 2): returns the
-/// exponent that was taken out. Columns beyond D are zero. Reads the row twice, which saves the registers
-/// that f64 would take.
+/// This thread's columns of a row, in two halves: other work can start while the loads are under way.
+template <int vectors, int width>
+class stored_row {
+ public:
+  __device__ __forceinline__ stored_row(const any_matrix& rows, int e, int hidden, const thread_group& group)
+      : rows_(rows), e_(e), hidden_(hidden) {
+#pragma unroll
+    for (int i = 0; i < vectors * width / 4; ++i) {
+      rows.load_four_bits(e, column(i, group), hidden, bits_[i]);
+    }
+  }
+  /// Scaled so that the row's largest element is in [1, 2): returns the exponent that was taken out. Columns
+  /// beyond D are zero. `squares` is null or takes each warp's part of ‖r‖².
+  __device__ __forceinline__ int scaled(const thread_group& group, float* scratch, int& turn, double* squares,
+                                        float (&out)[vectors * width]) const {
+    const auto for_fours = [&](const auto& visit) {
+#pragma unroll
+      for (int i = 0; i < vectors * width / 4; ++i) {
+        double four[4];
+        rows_.four_from_bits(bits_[i], e_, column(i, group), hidden_, four);
+        visit(4 * i, four);
+      }
+    };
+    unsigned most = 0;
+    double square = 0.0;
+    for_fours([&](int, const double(&four)[4]) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        most = max(most, high_word(four[k]));
+        square = fma(four[k], four[k], square);
+      }
+    });
+    if (squares != nullptr) {
+      square = add_over_warp(square);
+      if (group.lane() == 0) {
+        squares[group.warp()] = square;
+      }
+    }
+    most = max_over_group(most, group, scratch, turn);
+    const int exponent = exponent_of_high_word(most);
+    const double scale = wide_power_of_two(-exponent);
+    for_fours([&](int i, const double(&four)[4]) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        out[i + k] = static_cast<float>(four[k] * scale);
+      }
+    });
+    return exponent;
+  }
+
+ private:
+  /// The first of this thread's i-th four columns.
+  [[nodiscard]] __device__ __forceinline__ static int column(int i, const thread_group& group) {
+    return (4 * i / width * group.threads + group.rank) * width + 4 * i % width;
+  }
+  const any_matrix& rows_;
+  int e_;
+  int hidden_;
+  unsigned bits_[vectors * width / 4][4];
+};
+
 template <int vectors, int width>
 __device__ __forceinline__ int load_row(const any_matrix& rows, int e, int hidden, const thread_group& group,
                                         float* scratch, int& turn, float (&out)[vectors * width]) {
-  const auto for_fours = [&](const auto& visit) {
-#pragma unroll
-    for (int i = 0; i < vectors * width; i += 4) {
-      double four[4];
-      rows.load_four(e, (i / width * group.threads + group.rank) * width + i % width, hidden, four);
-      visit(i, four);
-    }
-  };
-  unsigned most = 0;
-  for_fours([&](int, const double(&four)[4]) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      most = max(most, high_word(four[k]));
-    }
-  });
-  most = max_over_group(most, group, scratch, turn);
-  const int exponent = exponent_of_high_word(most);
-  const double scale = wide_power_of_two(-exponent);
-  for_fours([&](int i, const double(&four)[4]) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      out[i + k] = static_cast<float>(four[k] * scale);
-    }
-  });
-  return exponent;
+  return stored_row<vectors, width>(rows, e, hidden, group).scaled(group, scratch, turn, nullptr, out);
 }
 
 /// A tile as one thread sees it: its vectors of each row, in a stage of the ring.

@@ -80,9 +80,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   const int ring_bytes = a.ring.group_bytes();
   const block_memory memory(shared + groups * ring_bytes, groups, threads / 32);
   int tile = a.part.first_tile(block);
-  if constexpr (by == copier::engine) {
-    memory.start_feeding(a.ring, a.tiles, tile);
-  }
+  memory.start<by>(a.ring, a.tiles, tile);
   wait_for_previous_kernel();
   let_next_kernel_start();
 
@@ -100,9 +98,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       }
     }
   };
-  for (int s = 1; s < a.ring.stages; ++s) {
-    feed();
-  }
+  feed();  // the others behind the loads of the rows, which would queue behind them
   const int first_of_group = tile + group.id;
   int mine = first_of_group;  // this group's next tile to work on
   int next = mine;            // and to copy, where the threads do
@@ -125,6 +121,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   }
 
   int turn = 0;
+  int begun = 1;
   while (tile < end) {
     const int expert = tile / a.tiles.per_expert;
     const int stop = min(end, (expert + 1) * a.tiles.per_expert);
@@ -144,6 +141,9 @@ __global__ void __launch_bounds__(most_threads, 1)
     const int row_exponent = load_row<vectors, width>(a.rows, expert, hidden, group, scratch, turn, r);
     const int dual_exponent =
         load_dual<vectors, width>(a.dual, expert, dead, hidden, group, scratch, turn, z);
+    for (; begun < a.ring.stages; ++begun) {
+      feed();
+    }
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
       u[i] = 0.0F;
@@ -291,12 +291,10 @@ __global__ void __launch_bounds__(most_threads, 1)
       gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group,
                                      groups, vectors_in_row, header, u);
       const int blocks = cluster_size();
-      cluster_sync();
-      collect_expert(cluster_image{sums, memory.headers + groups, blocks}, a.grad_rows, expert, dead, hidden,
-                     (cluster_rank() * threads + static_cast<int>(threadIdx.x)) * 4, blocks * threads * 4);
-      if (blocks > 1) {
-        cluster_sync_after_reads();
-      }
+      const int share = (vectors_in_row * width / 4 + blocks - 1) / blocks * 4;
+      const image_swap swap{memory.sums, vectors_in_row * width, share, blocks, 1};
+      collect_expert(swap.run(sums, memory.headers + groups, *memory.team), a.grad_rows, expert, dead,
+                     swap.begin(), min(swap.end(), hidden));
     } else {
       const int slot = a.part.slot(block, expert);
       gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch,
@@ -305,6 +303,8 @@ __global__ void __launch_bounds__(most_threads, 1)
     }
     tile = stop;
   }
+  cluster_arrive();
+  cluster_wait();  // no block ends before the others have what it sent
 }
 
 }  // namespace detail

@@ -93,7 +93,7 @@ struct partition {
 }
 
 /// The scales of a segment's partial sums: image · 2^image_exponent, energy · 2^energy_exponent.
-struct slot_header {
+struct alignas(16) slot_header {
   float energy;
   int energy_exponent;
   int image_exponent;
