@@ -116,7 +116,7 @@ struct forward_plan {
     const batch<const T> weights(experts);
     if constexpr (sizeof(T) <= 4) {
       if (rows.vectors > 0) {
-        const bool fused = fuse && fused_cluster(ctx, rows.part) > 0;
+        const bool fused = fuse && rows.cluster > 0;
         row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, args);
         return fused ? void() : use(slot_images{sums, rows.part});
       }

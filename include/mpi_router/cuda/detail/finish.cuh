@@ -1,7 +1,7 @@
 // What follows the read of the weights: sum the partial images, then normalise (Eq. 5) and report.
 #pragma once
 
-#include <mpi_router/cuda/detail/image_swap.cuh>
+#include <mpi_router/cuda/detail/image_parts.cuh>
 #include <mpi_router/cuda/detail/scaling.cuh>
 
 MPIROUTER_CUDA_BEGIN
@@ -23,8 +23,8 @@ struct slot_images {
       count = part.block_of((expert + 1) * part.tiles_per_expert - 1) - first + 1;
       slot = part.slot(first, expert);
     }
-    count *= part.team;
-    return {sums.rows + static_cast<long long>(slot) * sums.pitch, sums.headers + slot, count, sums.pitch};
+    const float* const first = sums.rows + static_cast<long long>(slot) * sums.pitch;
+    return {first, first + sums.pitch, sums.headers + slot, count * part.team, sums.pitch};
   }
 };
 
@@ -66,29 +66,28 @@ struct finish_args {
   saved_step saved;
 };
 
-/// Normalises and reports the image of expert e, with the block's first `threads` threads. The blocks of a
-/// cluster share the columns, this one has [begin, end). `row_square` is this thread's part of ‖r‖² over all
-/// columns. `kept` chunks of four columns stay in registers between the norm and the division; if there are
-/// `more`, their image is read twice.
+/// Normalises and reports the image of expert e. `row_square` is this thread's part of ‖r‖². `kept` chunks of
+/// four columns stay in registers between the norm and the division; if there are `more`, their image is read
+/// twice. All threads of the block call it.
 template <int kept, bool more, class Image>
-__device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image, int begin,
-                                              int end, double row_square, team_scratch& scratch, int& turn,
-                                              int threads) {
+__device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image,
+                                              double row_square, leader_scratch& scratch) {
+  const int threads = static_cast<int>(blockDim.x);
   const int stride = threads * 4;
-  const int first = begin + static_cast<int>(threadIdx.x) * 4;
+  const int first = static_cast<int>(threadIdx.x) * 4;
   double z[kept > 0 ? kept : 1][4];
   const auto for_columns = [&](bool again, const auto& visit) {
 #pragma unroll
     for (int c = 0; c < kept; ++c) {
       const int column = first + c * stride;
-      if (column < end) {
+      if (column < a.hidden) {
         if (!again) {
           image.load(column, z[c]);
         }
         visit(z[c], column);
       }
     }
-    for (int column = first + kept * stride; more && column < end; column += stride) {
+    for (int column = first + kept * stride; more && column < a.hidden; column += stride) {
       double other[4];
       image.load(column, other);
       visit(other, column);
@@ -102,7 +101,7 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
       norms[1] = fma(x[i], x[i], norms[1]);
     }
   });
-  sum_over_cluster(norms, scratch, turn, threads);
+  sum_over_block(norms, scratch.norms, threads);
   status state = status::ok;
   if (!isfinite(norms[0])) {
     state = status::non_finite;
@@ -145,9 +144,9 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
     }
   });
   if (wants_residual) {
-    sum_over_cluster(residual, scratch, turn, threads);
+    sum_over_block(residual, scratch.residual, threads);
   }
-  if (threadIdx.x != 0 || cluster_rank() != 0) {
+  if (threadIdx.x != 0) {
     return;
   }
   if (a.earlier != nullptr && a.earlier[e] != status::ok) {
@@ -178,7 +177,7 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
 template <class Images, int kept>
 __global__ void __launch_bounds__(512, 1)
     finish_kernel(const __grid_constant__ Images images, const __grid_constant__ finish_args a) {
-  __shared__ team_scratch scratch;
+  __shared__ leader_scratch scratch;
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int e = static_cast<int>(blockIdx.x);
@@ -192,15 +191,14 @@ __global__ void __launch_bounds__(512, 1)
       square = fma(r[i], r[i], square);
     }
   }
-  int turn = 0;
-  finish_expert<kept, kept == 0>(a, e, images.of(e, a.hidden), 0, a.hidden, square, scratch, turn, threads);
+  finish_expert<kept, kept == 0>(a, e, images.of(e, a.hidden), square, scratch);
 }
 
-/// Writes columns [begin, end) of an image as they are, zero if `dead`.
+/// Writes an image as it is, zero if `dead`.
 template <class Image>
 __device__ __forceinline__ void collect_expert(const Image& image, const any_matrix& out, int e, bool dead,
-                                               int begin, int end) {
-  for (int column = begin + static_cast<int>(threadIdx.x) * 4; column < end && out.data != nullptr;
+                                               int hidden) {
+  for (int column = static_cast<int>(threadIdx.x) * 4; column < hidden && out.data != nullptr;
        column += static_cast<int>(blockDim.x) * 4) {
     double z[4];
     image.load(column, z);
@@ -208,7 +206,7 @@ __device__ __forceinline__ void collect_expert(const Image& image, const any_mat
     for (int i = 0; i < 4; ++i) {
       z[i] = dead ? 0.0 : z[i];
     }
-    out.store_four(e, column, end, z);
+    out.store_four(e, column, hidden, z);
   }
 }
 
@@ -229,7 +227,7 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
   const int e = static_cast<int>(blockIdx.x);
   const auto image = a.images.of(e, a.hidden);
   const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
-  collect_expert(image, a.out, e, dead, 0, a.hidden);
+  collect_expert(image, a.out, e, dead, a.hidden);
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
   }

@@ -13,36 +13,30 @@ constexpr int panel_passes = 16;  // rows of a panel that a thread owns, at most
 template <int panel>
 struct panel_memory {
   static constexpr int warps = panel_threads / 32;
-  team_scratch* team;
+  leader_scratch* leader;
   double* row_squares;     // [warps]: each warp's part of ‖r‖²
   std::uint64_t* arrived;  // [2]
-  slot_header* header;
-  float* by_warp;   // [warps, panel]
-  float* by_block;  // [2, most_cluster, panel]
-  float* scratch;   // [warps, 2 · sums_at_once]
-  float* image;     // [image_rows]: of the block's rows, where the step is fused
-  float* inbox;     // the same, where blocks swap them
+  float* by_warp;          // [2, warps, panel]
+  float* by_block;         // [2, most_cluster, panel]
+  float* scratch;          // [warps, 2 · sums_at_once]
+  float* image;            // the leader's inbox, where the step is fused
 
-  [[nodiscard]] __host__ __device__ static constexpr int bytes(int image_rows, bool swaps) {
-    return static_cast<int>(sizeof(team_scratch)) + warps * 8 + 2 * 8 +
-           static_cast<int>(sizeof(slot_header)) +
-           4 * (warps * panel + 2 * most_cluster * panel + warps * 2 * sums_at_once +
-                (swaps ? 2 : 1) * image_rows);
+  [[nodiscard]] __host__ __device__ static constexpr int bytes() {
+    return static_cast<int>(sizeof(leader_scratch)) + warps * 8 + 2 * 8 +
+           4 * (2 * warps * panel + 2 * most_cluster * panel + warps * 2 * sums_at_once);
   }
-  __device__ __forceinline__ panel_memory(unsigned char* after_ring, int image_rows)
-      : team(reinterpret_cast<team_scratch*>(after_ring)),
-        row_squares(reinterpret_cast<double*>(team + 1)),
+  __device__ __forceinline__ explicit panel_memory(unsigned char* after_ring)
+      : leader(reinterpret_cast<leader_scratch*>(after_ring)),
+        row_squares(reinterpret_cast<double*>(leader + 1)),
         arrived(reinterpret_cast<std::uint64_t*>(row_squares + warps)),
-        header(reinterpret_cast<slot_header*>(arrived + 2)),
-        by_warp(reinterpret_cast<float*>(header + 1)),
-        by_block(by_warp + warps * panel),
+        by_warp(reinterpret_cast<float*>(arrived + 2)),
+        by_block(by_warp + 2 * warps * panel),
         scratch(by_block + 2 * most_cluster * panel),
-        image(scratch + warps * 2 * sums_at_once),
-        inbox(image + image_rows) {}
+        image(scratch + warps * 2 * sums_at_once) {}
 
   /// One thread calls it before the barriers are published.
   __device__ __forceinline__ void init() const {
-    team->init();
+    leader->init();
     barrier_init(arrived, 1);
     barrier_init(arrived + 1, 1);
   }

@@ -62,18 +62,20 @@ struct panel_plan {
     p.part = make_partition(shape.num_experts, tiles, units / 2);
     p.part.team = 2;
   }
-  const auto bytes = [&](bool large) {
-    const int image_rows = p.passes * pass_rows;
-    const bool swaps = p.members > 1;
-    const int rest = panel == 64   ? panel_memory<64>::bytes(image_rows, swaps)
-                     : panel == 32 ? panel_memory<32>::bytes(image_rows, swaps)
-                     : panel == 16 ? panel_memory<16>::bytes(image_rows, swaps)
-                     : panel == 8  ? panel_memory<8>::bytes(image_rows, swaps)
-                                   : panel_memory<4>::bytes(image_rows, swaps);
-    return static_cast<std::size_t>(panel_slots(large) * panel_threads * 16 + rest);
+  const auto bytes = [&](bool large, int members) {
+    const int rest = panel == 64   ? panel_memory<64>::bytes()
+                     : panel == 32 ? panel_memory<32>::bytes()
+                     : panel == 16 ? panel_memory<16>::bytes()
+                     : panel == 8  ? panel_memory<8>::bytes()
+                                   : panel_memory<4>::bytes();
+    const int inbox = members * p.row_blocks * p.passes * pass_rows * 4;
+    return static_cast<std::size_t>(panel_slots(large) * panel_threads * 16 + rest + inbox);
   };
-  p.large = bytes(true) <= ctx.shared_memory && ctx.capability >= 90;
-  p.shared_bytes = bytes(p.large);
+  p.large = bytes(true, 0) <= ctx.shared_memory && ctx.capability >= 90;
+  if (bytes(p.large, p.members) > ctx.shared_memory) {
+    p.members = 0;
+  }
+  p.shared_bytes = bytes(p.large, p.members);
   p.lanes = p.shared_bytes <= ctx.shared_memory ? lanes : 0;
   return p;
 }
@@ -96,7 +98,7 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                           panel_threads, plan.shared_bytes,
                           static_cast<unsigned>(plan.row_blocks * (fused ? plan.members : 1))};
   const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
-  if (plan.lanes == 8 && plan.large && plan.members > 1) {  // its neighbour reads what lies beside
+  if (plan.lanes == 8 && plan.large && plan.part.team > 1) {  // its neighbour reads what lies beside
     run(panel_step_kernel<T, 8, true, 256>);
     return;
   }

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
   const int block_rows = a.passes * pass_rows;
-  const panel_memory<panel> memory(shared + panel_slots(large) * panel_threads * 16, block_rows);
+  const panel_memory<panel> memory(shared + panel_slots(large) * panel_threads * 16);
   if (threadIdx.x == 0) {
     memory.init();
     publish_barriers();
@@ -108,9 +108,9 @@ __global__ void __launch_bounds__(panel_threads, 1)
   let_next_kernel_start();
 
   int turn = 0;
-  int team_turn = 0;
+  unsigned finished = 0;  // experts
   unsigned parity = 0;
-  int swap = 0;
+  int place = 0;  // of this exchange: there are two, used in turn
   for (; tile < end; ++expert) {
     const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
     const T* const base = a.weights.of(expert);
@@ -170,19 +170,20 @@ __global__ void __launch_bounds__(panel_threads, 1)
         }
         again = true;
         reduction::run(y, lane);
+        // A block that has all parts of one exchange knows that nobody reads those of the one before any
+        // more.
+        float* const by_warp = memory.by_warp + place * warps * panel;
+        float* const parts = memory.by_block + place * most_cluster * panel;
+        std::uint64_t* const arrived = memory.arrived + place;
         if (reduction::writes(lane)) {
-          float* const to = memory.by_warp + thread / 32 * panel + own +
-                            (lane >> (5 - reduction::halvings)) * reduction::left;
+          float* const to =
+              by_warp + thread / 32 * panel + own + (lane >> (5 - reduction::halvings)) * reduction::left;
 #pragma unroll
           for (int i = 0; i < reduction::left; ++i) {
             to[i] = y[i];
           }
         }
         __syncthreads();
-        // A block that has all parts of one exchange knows that nobody reads those of the one before any
-        // more; so two places in turn are enough.
-        float* const parts = memory.by_block + swap * most_cluster * panel;
-        std::uint64_t* const arrived = memory.arrived + swap;
         if (thread == 0 && blocks > 1) {
           barrier_expect(arrived, static_cast<unsigned>(blocks * panel) * 4);
         }
@@ -192,7 +193,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
           float sum = 0.0F;
 #pragma unroll
           for (int w = 0; w < warps; ++w) {
-            sum += memory.by_warp[w * panel + c];
+            sum += by_warp[w * panel + c];
           }
           if (blocks == 1) {
             parts[c] = sum;
@@ -203,10 +204,10 @@ __global__ void __launch_bounds__(panel_threads, 1)
         if (blocks == 1) {
           __syncthreads();
         } else {
-          barrier_wait(arrived, parity >> swap & 1U);
-          parity ^= 1U << swap;
+          barrier_wait(arrived, parity >> place & 1U);
+          parity ^= 1U << place;
         }
-        swap ^= 1;
+        place ^= 1;
 #pragma unroll
         for (int i = 0; i < width; ++i) {
           y[i] = 0.0F;
@@ -266,41 +267,45 @@ __global__ void __launch_bounds__(panel_threads, 1)
     constexpr int left = panel_passes / lanes;  // passes whose sums a lane ends with
     halve_over_warp<panel_passes, lanes / 2, left>(u, lane);
     const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
-    const auto store_image = [&](float* image, int most_rows) {
+    const int begin = rank * block_rows;
+    const int member = unit % a.part.team;
+    const auto put_image = [&](const auto& put) {
 #pragma unroll
       for (int i = 0; i < left; ++i) {
-        const int row = thread / lanes + (thread % lanes * left + i) * pass_rows;
-        if (row < most_rows) {
-          image[row] = u[i];
-        }
+        put(begin + thread / lanes + (thread % lanes * left + i) * pass_rows, u[i]);
       }
     };
-    const int begin = rank * block_rows;
     if (!a.fused) {
-      const int slot = a.part.slot(run, expert) + unit % a.part.team;
-      store_image(a.out.rows + static_cast<long long>(slot) * a.out.pitch + begin,
-                  min(block_rows, a.out.pitch - begin));
+      const int slot = a.part.slot(run, expert) + member;
+      float* const image = a.out.rows + static_cast<long long>(slot) * a.out.pitch;
+      put_image([&](int row, float x) {
+        if (row < min(begin + block_rows, a.out.pitch)) {
+          image[row] = x;
+        }
+      });
       if (thread == 0 && rank == 0) {
         a.out.headers[slot] = header;
       }
     } else {
-      store_image(memory.image, block_rows);
-      if (thread == 0) {
-        *memory.header = header;
+      const int pitch = blocks * block_rows;
+      const leader_inbox inbox{memory.image, memory.image + pitch, memory.leader, a.part.team, pitch,
+                               block_rows};
+      put_image([&](int row, float x) {
+        if (row < begin + block_rows) {
+          inbox.put(member, row, x);
+        }
+      });
+      if (thread == 0 && rank == 0) {
+        inbox.put(member, header);
       }
-      const int members = cluster_size() / blocks;
-      const image_swap swap{memory.inbox, block_rows, block_rows / members, members, blocks};
-      const image_parts image = swap.run(memory.image, memory.header, *memory.team);
-      const double row_square = thread < warps && cluster_rank() == 0 ? memory.row_squares[thread] : 0.0;
-      constexpr bool more = pass_rows * panel_passes > 4 * panel_threads;
-      finish_expert<1, more>(a.finish, expert, image.from(begin), begin + swap.begin(),
-                             min(begin + swap.end(), a.hidden), row_square, *memory.team, team_turn,
-                             panel_threads);
+      if (leader_inbox::leads()) {
+        const image_parts image = inbox.collect(finished++);
+        finish_expert<1, true>(a.finish, expert, image, thread < warps ? memory.row_squares[thread] : 0.0,
+                               *memory.leader);
+      }
     }
     tile = stop;
   }
-  cluster_arrive();
-  cluster_wait();  // no block ends before the others have what it sent
 }
 
 }  // namespace detail

@@ -12,7 +12,8 @@ struct row_plan {
   int rows = 0;     // stored rows in a tile
   int group_threads = 0;
   ring_shape ring{};
-  int pitch = 0;  // of a slot, in floats
+  int pitch = 0;    // of a slot, in floats
+  int cluster = 0;  // blocks of a cluster that can finish their expert; 0 where a second kernel is needed
   std::size_t shared_bytes = 0;
   partition part;
 };
@@ -31,13 +32,6 @@ struct row_demand {
     ++log;
   }
   return blocks > most_cluster || (ctx.capability < 90 && blocks > 1) ? 0 : ctx.clusters[log];
-}
-
-/// Blocks of a cluster that can finish their expert by themselves; 0 where a second kernel is needed. All
-/// clusters must run at once: a last one that waits for its turn would double the time.
-[[nodiscard]] inline int fused_cluster(const context& ctx, const partition& part) {
-  const int each = part.whole != 0 ? part.blocks / part.experts : 0;
-  return each >= 1 && part.experts <= resident_clusters(ctx, each) ? each : 0;
 }
 
 [[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
@@ -61,12 +55,16 @@ struct row_demand {
   p.ring.stage_bytes = p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes);
   const int deepest = ctx.capability >= 90 ? most_stages : 4;
   p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
-  const int inbox = fused_cluster(ctx, p.part) > 1 ? (p.pitch + 4 * most_cluster) * 4 : 0;
+  // All clusters must run at once: a last one that waits for its turn would double the time. And what the
+  // leader is sent must leave room for the rings.
+  const int each = p.part.whole != 0 ? p.part.blocks / p.part.experts : 0;
+  const int inbox = each > 1 ? (each - 1) * p.pitch * 4 : 0;
+  p.cluster = p.part.experts <= resident_clusters(ctx, each) && inbox <= 64 * 1024 ? each : 0;
   for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
     const int warps = p.ring.groups * p.group_threads / 32;
     const int sums =
         p.ring.groups > 1 && p.part.whole == 0 ? p.ring.groups * p.group_threads * vectors * width * 4 : 0;
-    const int fixed = block_memory::fixed_bytes(p.ring.groups, warps) + (inbox > 0 ? inbox : sums);
+    const int fixed = block_memory::fixed_bytes(p.ring.groups, warps) + (p.cluster > 1 ? inbox : sums);
     p.ring.stages =
         (static_cast<int>(ctx.shared_memory) - 2048 - fixed) / (p.ring.groups * p.ring.stage_bytes);
     p.ring.stages = p.ring.stages < deepest ? p.ring.stages : deepest;
@@ -91,11 +89,10 @@ struct row_demand {
 
 template <class T, int vectors, copier by>
 void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
-  const int cluster = args.fused ? fused_cluster(ctx, plan.part) : 1;
   launch(
       "row_step_kernel", ctx,
       {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.ring.groups * plan.group_threads),
-       plan.shared_bytes, static_cast<unsigned>(cluster)},
+       plan.shared_bytes, static_cast<unsigned>(args.fused ? plan.cluster : 1)},
       row_step_kernel<T, vectors, (vectors < 8 ? 8 / vectors : 1), by>, args);
 }
 template <class T, int vectors>

@@ -73,7 +73,6 @@ __global__ void __launch_bounds__(most_threads, 1)
   };
 
   int turn = 0;
-  int team_turn = 0;
   for (; tile < end; ++expert) {
     const int stop = min(end, (expert + 1) * a.tiles.per_expert);
     const T* const base = a.weights.tensor.of(expert);
@@ -176,32 +175,15 @@ __global__ void __launch_bounds__(most_threads, 1)
       }
     }
     const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
-    const int vectors_in_row = (hidden + width - 1) / width;
-    // After a block's only segment the rings are idle, and their memory takes the sums.
-    float* const sums = a.part.whole != 0 ? reinterpret_cast<float*>(shared) : memory.sums;
-    const int distance = a.part.whole != 0 ? ring_bytes / 4 : group.threads * columns;
-    if (a.fused) {
-      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group,
-                                     groups, vectors_in_row, header, u);
-      const int blocks = cluster_size();
-      const int share = (vectors_in_row * width / 4 + blocks - 1) / blocks * 4;
-      const image_swap swap{memory.sums, vectors_in_row * width, share, blocks, 1};
-      const image_parts image = swap.run(sums, memory.headers + groups, *memory.team);
-      const bool first_warp = threadIdx.x < most_warps && cluster_rank() == 0;
-      const double row_square =
-          first_warp && static_cast<int>(threadIdx.x) < group.warps() ? memory.row_squares[threadIdx.x] : 0.0;
-      finish_expert<1, true>(a.finish, expert, image, swap.begin(), min(swap.end(), hidden), row_square,
-                             *memory.team, team_turn, threads);
-    } else {
-      const int slot = a.part.slot(block, expert);
-      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch,
-                                     a.out.headers + slot, sums, distance, memory.headers, group, groups,
-                                     vectors_in_row, header, u);
-    }
+    end_segment<vectors, width>(memory, shared, a.ring, a.part, a.out, a.fused, expert, hidden, group, header,
+                                u, [&](const image_parts& image) {
+                                  const int warp = static_cast<int>(threadIdx.x);
+                                  const double row_square =
+                                      warp < group.warps() ? memory.row_squares[warp] : 0.0;
+                                  finish_expert<1, true>(a.finish, expert, image, row_square, *memory.leader);
+                                });
     tile = stop;
   }
-  cluster_arrive();
-  cluster_wait();  // no block ends before the others have what it sent
 }
 
 }  // namespace detail

@@ -8,35 +8,35 @@ namespace detail {
 
 /// Where a block's shared memory goes, after the rings.
 struct block_memory {
-  team_scratch* team;
+  leader_scratch* leader;
   double* row_squares;   // [most_warps]: each warp's part of ‖r‖²
   std::uint64_t* full;   // [groups, most_stages]
   feed_state* feed;      // [groups]
   float* scratch;        // [warps, 2 · sums_at_once]
-  slot_header* headers;  // [groups + 1]: of each group, of the block
-  /// [groups, columns], where there are several groups, and several segments; or the inbox of a block that
-  /// swaps images with others.
+  slot_header* headers;  // [groups]
+  /// [groups, columns], where there are several groups, and several segments; or the other parts of an image
+  /// of which this block has the first.
   float* sums;
 
   [[nodiscard]] __host__ __device__ static constexpr int fixed_bytes(int groups, int warps) {
-    return static_cast<int>(sizeof(team_scratch)) + most_warps * 8 +
+    return static_cast<int>(sizeof(leader_scratch)) + most_warps * 8 +
            groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) + warps * 2 * sums_at_once * 4 +
-           (groups + 1) * static_cast<int>(sizeof(slot_header));
+           groups * static_cast<int>(sizeof(slot_header));
   }
   __device__ __forceinline__ block_memory(unsigned char* after_rings, int groups, int warps)
-      : team(reinterpret_cast<team_scratch*>(after_rings)),
-        row_squares(reinterpret_cast<double*>(team + 1)),
+      : leader(reinterpret_cast<leader_scratch*>(after_rings)),
+        row_squares(reinterpret_cast<double*>(leader + 1)),
         full(reinterpret_cast<std::uint64_t*>(row_squares + most_warps)),
         feed(reinterpret_cast<feed_state*>(full + groups * most_stages)),
         scratch(reinterpret_cast<float*>(feed + groups)),
         headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
-        sums(reinterpret_cast<float*>(headers + groups + 1)) {}
+        sums(reinterpret_cast<float*>(headers + groups)) {}
 
   /// All threads of the block call it first: the first tile of group g is `tile` + g.
   template <copier by>
   __device__ __forceinline__ void start(const ring_shape& ring, const tile_shape& tiles, int tile) const {
     if (threadIdx.x == 0) {
-      team->init();
+      leader->init();
     }
     const int groups = by == copier::engine ? ring.groups : 0;
     for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {
@@ -171,33 +171,39 @@ struct tile_share {
   }
 };
 
-/// Adds up a block's sums of one segment into `row` and `header`: those of a single group from registers,
-/// those of several groups through `group_sums` (`distance` floats apart; the first may be `row`) in the
-/// order of the groups.
-template <int vectors, int width>
-__device__ __forceinline__ void gather_segment(float* row, slot_header* header, float* group_sums,
-                                               int distance, slot_header* group_headers,
-                                               const thread_group& group, int groups, int vectors_in_row,
-                                               const slot_header& own_header,
+/// Adds up a block's sums of one segment and puts them where `to` says: those of a single group from
+/// registers, those of several groups through `group_sums` (`distance` floats apart; the first may be where
+/// they go) in the order of the groups.
+template <int vectors, int width, class Place>
+__device__ __forceinline__ void gather_segment(const Place& to, float* group_sums, int distance,
+                                               slot_header* group_headers, const thread_group& group,
+                                               int groups, int vectors_in_row, const slot_header& own_header,
                                                const float (&u)[vectors * width]) {
-  const int threads = groups * group.threads;
-  float* const own = groups == 1 ? row : group_sums + group.id * distance;
+  float* const own = group_sums + group.id * distance;
 #pragma unroll
   for (int v = 0; v < vectors; ++v) {
     const int at = v * group.threads + group.rank;
     if (at < vectors_in_row) {
 #pragma unroll
       for (int i = 0; i < width; i += 4) {
-        *reinterpret_cast<float4*>(own + at * width + i) =
-            make_float4(u[v * width + i], u[v * width + i + 1], u[v * width + i + 2], u[v * width + i + 3]);
+        const float* const from = u + v * width + i;
+        const float4 four = make_float4(from[0], from[1], from[2], from[3]);
+        if (groups == 1) {
+          to.put(at * width + i, four);
+        } else {
+          *reinterpret_cast<float4*>(own + at * width + i) = four;
+        }
       }
     }
   }
-  if (group.rank == 0) {
-    *(groups == 1 ? header : group_headers + group.id) = own_header;
-  }
   if (groups == 1) {
+    if (threadIdx.x == 0) {
+      to.put(own_header);
+    }
     return;
+  }
+  if (group.rank == 0) {
+    group_headers[group.id] = own_header;
   }
   block_sync();
   slot_header total = group_headers[0];
@@ -210,7 +216,8 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
     total.energy +=
         group_headers[g].energy * power_of_two(group_headers[g].energy_exponent - total.energy_exponent);
   }
-  for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width; at += threads * 4) {
+  for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width;
+       at += static_cast<int>(blockDim.x) * 4) {
     float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
     for (int g = 0; g < groups; ++g) {
       const float scale = power_of_two(group_headers[g].image_exponent - total.image_exponent);
@@ -220,12 +227,61 @@ __device__ __forceinline__ void gather_segment(float* row, slot_header* header, 
       sum.z = fmaf(x.z, scale, sum.z);
       sum.w = fmaf(x.w, scale, sum.w);
     }
-    *reinterpret_cast<float4*>(row + at) = sum;
+    to.put(at, sum);
   }
   if (threadIdx.x == 0) {
-    *header = total;
+    to.put(total);
   }
   block_sync();
+}
+
+/// A segment's slot in memory, for the kernel after this one.
+struct slot_place {
+  float* row;
+  slot_header* header;
+  __device__ __forceinline__ void put(int column, const float4& four) const {
+    *reinterpret_cast<float4*>(row + column) = four;
+  }
+  __device__ __forceinline__ void put(const slot_header& value) const { *header = value; }
+};
+
+/// A block's part of an image in its cluster's leader.
+struct leader_place {
+  const leader_inbox& inbox;
+  int part;
+  __device__ __forceinline__ void put(int column, const float4& four) const { inbox.put(part, column, four); }
+  __device__ __forceinline__ void put(const slot_header& value) const { inbox.put(part, value); }
+};
+
+/// What becomes of a block's sums of one segment: they go to their slot, or, where the blocks of a cluster
+/// have the segments of one expert, to the first of them, which calls finish(image).
+template <int vectors, int width, class Finish>
+__device__ __forceinline__ void end_segment(const block_memory& memory, unsigned char* rings,
+                                            const ring_shape& ring, const partition& part,
+                                            const partial_sums& out, bool fused, int expert, int hidden,
+                                            const thread_group& group, const slot_header& header,
+                                            const float (&u)[vectors * width], const Finish& finish) {
+  const int block = static_cast<int>(blockIdx.x);
+  const int in_row = (hidden + width - 1) / width;
+  const bool only = part.whole != 0;  // then the rings are idle, and their memory takes the sums
+  if (only) {
+    group.sync();
+  }
+  float* const sums = only ? reinterpret_cast<float*>(rings) : memory.sums;
+  const int distance = only ? ring.group_bytes() / 4 : group.threads * vectors * width;
+  const auto gather = [&](const auto& to) {
+    gather_segment<vectors, width>(to, sums, distance, memory.headers, group, ring.groups, in_row, header, u);
+  };
+  if (!fused) {
+    const int slot = part.slot(block, expert);
+    gather(slot_place{out.rows + static_cast<long long>(slot) * out.pitch, out.headers + slot});
+    return;
+  }
+  const leader_inbox inbox{sums, memory.sums, memory.leader, cluster_size(), in_row * width, in_row * width};
+  gather(leader_place{inbox, cluster_rank()});
+  if (leader_inbox::leads()) {
+    finish(inbox.collect(0));
+  }
 }
 
 }  // namespace detail

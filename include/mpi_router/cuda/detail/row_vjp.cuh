@@ -280,31 +280,12 @@ __global__ void __launch_bounds__(most_threads, 1)
       }
       copy_next();
     }
-    if (a.part.whole != 0) {
-      group.sync();  // the sums take the place of the tiles
-    }
     const slot_header header{0.0F, exponent_unset, scale.image + dual_exponent, 0};
-    const int vectors_in_row = (hidden + width - 1) / width;
-    float* const sums = a.part.whole != 0 ? reinterpret_cast<float*>(shared) : memory.sums;
-    const int distance = a.part.whole != 0 ? ring_bytes / 4 : group.threads * columns;
-    if (a.fused) {
-      gather_segment<vectors, width>(sums, memory.headers + groups, sums, distance, memory.headers, group,
-                                     groups, vectors_in_row, header, u);
-      const int blocks = cluster_size();
-      const int share = (vectors_in_row * width / 4 + blocks - 1) / blocks * 4;
-      const image_swap swap{memory.sums, vectors_in_row * width, share, blocks, 1};
-      collect_expert(swap.run(sums, memory.headers + groups, *memory.team), a.grad_rows, expert, dead,
-                     swap.begin(), min(swap.end(), hidden));
-    } else {
-      const int slot = a.part.slot(block, expert);
-      gather_segment<vectors, width>(a.out.rows + static_cast<long long>(slot) * a.out.pitch,
-                                     a.out.headers + slot, sums, distance, memory.headers, group, groups,
-                                     vectors_in_row, header, u);
-    }
+    end_segment<vectors, width>(
+        memory, shared, a.ring, a.part, a.out, a.fused, expert, hidden, group, header, u,
+        [&](const image_parts& image) { collect_expert(image, a.grad_rows, expert, dead, hidden); });
     tile = stop;
   }
-  cluster_arrive();
-  cluster_wait();  // no block ends before the others have what it sent
 }
 
 }  // namespace detail

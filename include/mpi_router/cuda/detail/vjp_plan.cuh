@@ -15,11 +15,10 @@ constexpr int vjp_most_columns = 16;
 template <class T, class G, int vectors, vjp_mode mode, copier by>
 void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args<T, G>& args) {
   constexpr int in_flight = vjp_vectors_in_flight(mode);
-  const int cluster = args.fused ? fused_cluster(ctx, plan.part) : 1;
   launch(
       "row_vjp_kernel", ctx,
       {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.ring.groups * plan.group_threads),
-       plan.shared_bytes, static_cast<unsigned>(cluster)},
+       plan.shared_bytes, static_cast<unsigned>(args.fused ? plan.cluster : 1)},
       row_vjp_kernel<T, G, vectors, (in_flight > vectors ? in_flight / vectors : 1), mode, by>, args);
 }
 
@@ -49,7 +48,7 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
                                 sums,
                                 plan.group_threads,
                                 plan.ring,
-                                fused_cluster(ctx, plan.part) > 0};
+                                plan.cluster > 0};
   const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
     if (ctx.capability >= 90) {
       launch_row_vjp<T, G, vectors, mode, copier::engine>(ctx, plan, args);
