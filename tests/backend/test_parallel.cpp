@@ -71,6 +71,7 @@ constexpr int thread_counts[] = {1, 2, 3, 7};
 const expert_shape some_shapes[] = {{3, 700, 517},
                                     {70, 9, 31},
                                     {1, 1030, 1030},
+                                    {2, 4500, 130},
                                     {5, 3, 40},
                                     {1, 1, 300000},
 #ifndef MPIROUTER_TEST_SANITIZED
@@ -120,7 +121,7 @@ void is_right_and_the_same_for_everyone(const Backend& backend) {
         const double bound = 4 * test_support::tolerance<T>.arithmetic;
         CHECK(std::sqrt(error) <= bound * std::sqrt(size));
         CHECK(std::abs(static_cast<double>(serial.energies[static_cast<std::size_t>(i)]) - energy) <=
-              bound * energy);
+              2 * bound * energy);  // a square is off twice as much
       }
     }
   }
@@ -149,20 +150,22 @@ TEST_CASE("an expert's image does not depend on the batch that it is in") {
   CHECK(alone.energies[0] == together.energies[64]);
 }
 
-TEST_CASE("blocks of neurons cover an expert once, in order") {
+TEST_CASE("blocks of neurons cover an expert once, in order, and none is empty") {
   for (const index_t stride : {index_t{1}, index_t{1000}}) {
-    for (const index_t f : {1, 7, 8, 9, 255, 256, 257, 1000, 4096, 100000}) {
+    const index_t unit = detail::block_unit({.expert = 0, .ffn = stride, .hidden = 1});
+    for (const index_t f : {1, 7, 8, 9, 255, 256, 257, 1000, 2047, 2048, 2049, 4096, 100000}) {
       for (const index_t d : {1, 64, 7168, 1000000}) {
         const expert_shape shape{1, f, d};
-        const expert_strides strides{.expert = 0, .ffn = stride, .hidden = 1};
-        const index_t blocks = detail::blocks_of(shape);
-        CHECK(detail::block_start(shape, strides, 0) == 0);
-        CHECK(detail::block_start(shape, strides, blocks) == f);
+        const index_t blocks = detail::blocks_of(shape, unit);
+        CHECK(blocks <= detail::blocks_of(shape, 8));  // for which there is a workspace
+        CHECK(detail::block_start(shape, unit, 0) == 0);
+        CHECK(detail::block_start(shape, unit, blocks) == f);
         for (index_t b = 0; b < blocks; ++b) {
-          CHECK(detail::block_start(shape, strides, b) <= detail::block_start(shape, strides, b + 1));
+          CHECK(detail::block_start(shape, unit, b) < detail::block_start(shape, unit, b + 1));
         }
       }
     }
+    CHECK(detail::blocks_of({1, 0, 64}, unit) == 1);
   }
 }
 

@@ -21,18 +21,22 @@ inline constexpr index_t most_blocks = 16;
 /// cache.
 inline constexpr index_t many_experts = 64;
 
-/// Blocks of neurons of one expert; an empty one has one block.
-[[nodiscard]] constexpr index_t blocks_of(const expert_shape& s) noexcept {
-  const index_t by_size = s.ffn_dim * s.hidden_dim / block_weights;
-  return by_size < 1 ? 1 : (by_size < most_blocks ? by_size : most_blocks);
+/// Blocks end at multiples of so many neurons: of a group of rows, or, where neurons are neighbours in
+/// memory, of a panel, for memory gives short pieces slowly.
+[[nodiscard]] constexpr index_t block_unit(const expert_strides& strides) noexcept {
+  return strides.ffn == 1 ? 2048 : 8;
 }
-/// First neuron of a block. Where neurons are neighbours in memory a block is a multiple of 256 of them, for
-/// memory gives short pieces slowly; some blocks may then be empty.
-[[nodiscard]] constexpr index_t block_start(const expert_shape& s, const expert_strides& strides,
-                                            index_t block) noexcept {
-  const index_t unit = strides.ffn == 1 ? 256 : 8;
+/// Blocks of neurons of one expert, none of them empty; an empty expert has one.
+[[nodiscard]] constexpr index_t blocks_of(const expert_shape& s, index_t unit) noexcept {
   const index_t units = (s.ffn_dim + unit - 1) / unit;
-  const index_t first = unit * (units * block / blocks_of(s));
+  const index_t by_size = s.ffn_dim * s.hidden_dim / block_weights;
+  const index_t most = units < most_blocks ? units : most_blocks;
+  return most <= 1 || by_size <= 1 ? 1 : (by_size < most ? by_size : most);
+}
+/// First neuron of a block.
+[[nodiscard]] constexpr index_t block_start(const expert_shape& s, index_t unit, index_t block) noexcept {
+  const index_t units = (s.ffn_dim + unit - 1) / unit;
+  const index_t first = unit * (units * block / blocks_of(s, unit));
   return first < s.ffn_dim ? first : s.ffn_dim;
 }
 
@@ -59,7 +63,7 @@ void add_to(const vector_view<S>& image, const vector_view<S>& partial) noexcept
 
 /// Elements of S that apply_experts needs as scratch.
 [[nodiscard]] constexpr index_t apply_experts_workspace(const expert_shape& shape) noexcept {
-  const index_t blocks = detail::blocks_of(shape);
+  const index_t blocks = detail::blocks_of(shape, 8);  // in the layout that has most
   const index_t slots = blocks == 1 ? 0 : (shape.num_experts >= detail::many_experts ? 1 : blocks);
   return shape.num_experts * slots * (shape.hidden_dim + 1);
 }
@@ -91,10 +95,11 @@ void apply_experts(const Backend& backend, const expert_batch_view<T>& experts,
                  apply_experts_workspace(shape));
   detail::expect(!detail::overlap(rows, images), "apply_experts: the rows and the images overlap");
 
-  const index_t blocks = detail::blocks_of(shape);
+  const index_t unit = detail::block_unit(experts.strides());
+  const index_t blocks = detail::blocks_of(shape, unit);
   const auto apply_block = [&](index_t i, index_t block, const vector_view<S>& image) {
-    const index_t first = detail::block_start(shape, experts.strides(), block);
-    const index_t count = detail::block_start(shape, experts.strides(), block + 1) - first;
+    const index_t first = detail::block_start(shape, unit, block);
+    const index_t count = detail::block_start(shape, unit, block + 1) - first;
     const matrix_view<element> a = experts[i];
     return backend.template apply<std::remove_const_t<T>, S>(a.middle_rows(first, count), rows.row(i), image);
   };

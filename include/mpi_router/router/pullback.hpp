@@ -113,15 +113,16 @@ void pull_experts(const Experts& experts, const matrix_view<S>& images, const ve
                   const Run& executor, const Pull& pull) {
   const expert_shape shape = experts.shape();
   const index_t n = shape.num_experts;
-  const index_t blocks = n >= many_experts ? 1 : blocks_of(shape);
+  const index_t unit = block_unit(experts.strides());
+  const index_t blocks = n >= many_experts ? 1 : blocks_of(shape, unit);
   if (blocks == 1) {
     executor(n, [&](index_t i) { pull(i, index_t{0}, shape.ffn_dim, images.row(i)); });
     return;
   }
   const partial_sums<S> partial{workspace.data(), shape.hidden_dim};
   executor(n * blocks, [&](index_t task) {
-    const index_t first = block_start(shape, experts.strides(), task % blocks);
-    const index_t end = block_start(shape, experts.strides(), task % blocks + 1);
+    const index_t first = block_start(shape, unit, task % blocks);
+    const index_t end = block_start(shape, unit, task % blocks + 1);
     pull(task / blocks, first, end - first, partial.image(task));
   });
   executor(n, [&](index_t i) {
