@@ -1,8 +1,11 @@
-// Forward and backward of the batched step against reading the weights twice and updating the gradient once;
-// the gate against the bare product of its logits. Contenders take turns in one process; the figure of each
-// is its median, and the ratios are medians of the ratios within a turn.
+// Forward and backward of the batched step against reading the weights twice and updating the gradient once,
+// by the best of the floors of bench/cpu; the gate against the bare product of its logits. Contenders take
+// turns in one process; the figure of each is its median, and the ratios are medians of the ratios within a
+// turn.
 //
 //   bench_router [THREADS] [TURNS] [N F D]
+#include "floors.hpp"
+
 #include <mpi_router/backend/parallel.hpp>
 #include <mpi_router/backend/simd.hpp>
 #include <mpi_router/router/gating.hpp>
@@ -23,10 +26,7 @@ namespace {
 
 using namespace mpi_router;
 
-struct contender {
-  std::string name;
-  std::function<void()> run;
-};
+using bench::contender;
 
 double seconds_of(const std::function<void()>& run) {
   const auto start = std::chrono::steady_clock::now();
@@ -65,28 +65,12 @@ double ratio(const std::vector<std::vector<double>>& times, const std::vector<st
   return median(out);
 }
 
-volatile float sink = 0;
-
-/// Calls f(first, count) for pieces of a range, in parallel.
-template <class F>
-void in_pieces(const openmp_executor& executor, index_t size, const F& f) {
-  constexpr index_t piece = index_t{1} << 18;
-  executor((size + piece - 1) / piece, [&](index_t i) { f(i * piece, std::min(piece, size - i * piece)); });
-}
-
-/// Reads `bytes` of memory with plain vector code.
-void read_all(const openmp_executor& executor, const void* data, index_t bytes) {
-  in_pieces(executor, bytes / 4, [data](index_t first, index_t count) {
-    const Eigen::Map<const Eigen::Array<std::int32_t, Eigen::Dynamic, 1>> x(
-        static_cast<const std::int32_t*>(data) + first, count);
-    sink = static_cast<float>(x.sum());
-  });
-}
-/// Reads and writes a gradient.
-void update_all(const openmp_executor& executor, float* data, index_t size) {
-  in_pieces(executor, size, [data](index_t first, index_t count) {
-    Eigen::Map<Eigen::ArrayXf>(data + first, count) += 1e-3F;
-  });
+/// The fastest of `count` contenders from `first` on, by their medians.
+std::size_t best_of(const std::vector<std::vector<double>>& times, std::size_t first, std::size_t count) {
+  const auto begin = times.begin() + static_cast<std::ptrdiff_t>(first);
+  const auto best = std::min_element(begin, begin + static_cast<std::ptrdiff_t>(count),
+                                     [](const auto& a, const auto& b) { return median(a) < median(b); });
+  return static_cast<std::size_t>(best - times.begin());
 }
 
 template <class T>
@@ -107,37 +91,42 @@ void bench_rows(const char* type, const expert_shape& shape, int threads, int tu
   const router_factors<float> factors(buffer, shape, options);
   const auto experts = experts_nfd(a.data(), shape);
   const auto R = row_major(router.data(), N, D);
-  const auto times =
-      take_turns({{"read", [&] { read_all(executor, a.data(), size * static_cast<index_t>(sizeof(T))); }},
-                  {"update", [&] { update_all(executor, gradient.data(), size); }},
-                  {"forward",
-                   [&] {
-                     router_rows(experts, R, row_major(rows.data(), N, D), options, workspace, {.tape = tape},
-                                 simd{}, executor);
-                   }},
-                  {"backward",
-                   [&] {
-                     router_rows_vjp(experts, R, tape, row_major(router.data(), N, D), options,
-                                     row_major(grad.data(), N, D), experts_nfd(gradient.data(), shape),
-                                     gradient_mode::accumulate, workspace, simd{}, executor);
-                   }},
-                  {"factored",
-                   [&] {
-                     router_rows_vjp_factored(experts, R, tape, row_major(router.data(), N, D), options,
-                                              row_major(grad.data(), N, D), factors, gradient_mode::write,
-                                              workspace, simd{}, executor);
-                   }}},
-                 turns);
+  const auto bytes = static_cast<std::size_t>(size) * sizeof(T);
+  std::vector<contender> contenders =
+      bench::read_floors(a.data(), bytes, static_cast<std::size_t>(D) * sizeof(T), threads);
+  const std::size_t reads = contenders.size();
+  for (contender& c : bench::update_floors(a.data(), bytes, sizeof(T), gradient.data(), threads)) {
+    contenders.push_back(std::move(c));
+  }
+  const std::size_t floors = contenders.size();
+  contenders.push_back({"forward", [&] {
+                          router_rows(experts, R, row_major(rows.data(), N, D), options, workspace,
+                                      {.tape = tape}, simd{}, executor);
+                        }});
+  contenders.push_back({"backward, accumulated", [&] {
+                          router_rows_vjp(experts, R, tape, row_major(router.data(), N, D), options,
+                                          row_major(grad.data(), N, D), experts_nfd(gradient.data(), shape),
+                                          gradient_mode::accumulate, workspace, simd{}, executor);
+                        }});
+  contenders.push_back({"backward, factored", [&] {
+                          router_rows_vjp_factored(experts, R, tape, row_major(router.data(), N, D), options,
+                                                   row_major(grad.data(), N, D), factors,
+                                                   gradient_mode::write, workspace, simd{}, executor);
+                        }});
+  const auto times = take_turns(contenders, turns);
+  const std::size_t read = best_of(times, 0, reads);
+  const std::size_t update = best_of(times, reads, floors - reads);
   std::printf("rows, %s, N = %td, F = %td, D = %td, gradient f32, %d threads\n", type, N, F, D, threads);
-  const char* names[] = {"read of the weights", "update of the gradient", "forward", "backward, accumulated",
-                         "backward, factored"};
-  for (std::size_t i = 0; i < times.size(); ++i)
-    std::printf("  %-40s %9.2f ms\n", names[i], 1e3 * median(times[i]));
-  std::printf("  %-40s %9.3f\n", "forward / read", ratio(times, {2}, {{0, 1}}));
-  std::printf("  %-40s %9.3f\n", "backward / (read + update)", ratio(times, {3}, {{0, 1}, {1, 1}}));
-  std::printf("  %-40s %9.3f\n", "factored / read", ratio(times, {4}, {{0, 1}}));
-  std::printf("  %-40s %9.3f\n", "(forward + backward) / (2 reads + update)",
-              ratio(times, {2, 3}, {{0, 2}, {1, 1}}));
+  for (const std::size_t i : {read, update, floors, floors + 1, floors + 2})
+    std::printf("  %-48s %9.2f ms\n", contenders[i].name.c_str(), 1e3 * median(times[i]));
+  const auto print_ratio = [&](const char* name, const std::vector<std::size_t>& top,
+                               const std::vector<std::pair<std::size_t, double>>& bottom) {
+    std::printf("  %-48s %9.3f\n", name, ratio(times, top, bottom));
+  };
+  print_ratio("forward / read", {floors}, {{read, 1}});
+  print_ratio("backward / (read and update)", {floors + 1}, {{update, 1}});
+  print_ratio("factored / read", {floors + 2}, {{read, 1}});
+  print_ratio("(forward + backward) / (2 reads and update)", {floors, floors + 1}, {{read, 1}, {update, 1}});
   std::fflush(stdout);
 }
 
