@@ -181,7 +181,7 @@ void bench_gate(index_t T, index_t N, index_t D, int threads, int turns) {
 
 int main(int argc, char** argv) {
   const auto argument = [&](int i, int otherwise) { return argc > i ? std::atoi(argv[i]) : otherwise; };
-  const int threads = argument(1, 1);
+  const int threads = std::max(1, argument(1, 1));
   const int turns = argument(2, 9);
   const expert_shape shape{argument(3, 64), argument(4, 1024), argument(5, 2048)};
   try {

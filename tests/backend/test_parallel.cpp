@@ -138,16 +138,22 @@ TEST_CASE("the batched product is bitwise the same for every executor") {
 }
 
 TEST_CASE("an expert's image does not depend on the batch that it is in") {
-  test_support::random_source random(12);
-  const expert_shape all{65, 700, 520};
-  const std::vector<float> weights = test_support::random_vector<float>(random, 65 * 700 * 520);
-  const std::vector<float> rows = test_support::random_vector<float>(random, 65 * 520);
-  const auto together = apply_all<float>(simd{}, experts_nfd(weights.data(), all), rows, serial_executor{});
-  const expert_shape one{1, 700, 520};
-  const auto alone = apply_all<float>(simd{}, experts_nfd(weights.data() + 64 * 700 * 520, one),
-                                      std::vector<float>(rows.end() - 520, rows.end()), serial_executor{});
-  CHECK(std::equal(alone.images.begin(), alone.images.end(), together.images.end() - 520));
-  CHECK(alone.energies[0] == together.energies[64]);
+  const auto check = [](const expert_shape& all, const auto& experts_of) {
+    test_support::random_source random(12);
+    const auto [n, f, d] = all;
+    REQUIRE(n > detail::many_experts);
+    const std::vector<float> weights = test_support::random_vector<float>(random, n * f * d);
+    const std::vector<float> rows = test_support::random_vector<float>(random, n * d);
+    const auto experts = experts_of(weights.data(), all);
+    REQUIRE(detail::blocks_of(all, detail::block_unit(experts.strides())) > 1);
+    const auto together = apply_all<float>(simd{}, experts, rows, serial_executor{});
+    const auto alone = apply_all<float>(simd{}, experts_of(weights.data() + (n - 1) * f * d, {1, f, d}),
+                                        std::vector<float>(rows.end() - d, rows.end()), serial_executor{});
+    CHECK(std::equal(alone.images.begin(), alone.images.end(), together.images.end() - d));
+    CHECK(alone.energies[0] == together.energies.back());
+  };
+  check({65, 1100, 520}, [](const float* a, const expert_shape& s) { return experts_nfd(a, s); });
+  check({65, 4500, 130}, [](const float* a, const expert_shape& s) { return experts_ndf(a, s); });
 }
 
 TEST_CASE("blocks of neurons cover an expert once, in order, and none is empty") {

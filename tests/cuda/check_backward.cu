@@ -281,6 +281,8 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_gradient<bf16, float, float>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);
     check_gradient<float, float, float>(ctx, {.shape = {50, 72, 2048}}, layout::nfd, g);
   }
+  // Tiles whose bytes are no multiple of 16.
+  check_gradient<float, float, bf16>(ctx, {.shape = {2, 41, 1028}}, layout::nfd, g);
   std::printf("backward: %d checks so far, %d failures\n", checks, failures);
 }
 

@@ -221,6 +221,7 @@ void check_forward(const cuda::context& ctx, int effort) {
     check_step<float, float, float>(ctx, {.shape = {2, 40, 2056}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {8, 130, 520}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {2, 130, 2048}, .order = layout::ndf}, g);
+    check_step<bf16, bf16, float>(ctx, {.shape = {192, 20, 2048}, .order = layout::ndf}, g);  // 3 a cluster
     std::printf("forward: %d checks so far, %d failures\n", checks, failures);
     return;
   }
@@ -234,6 +235,7 @@ void check_forward(const cuda::context& ctx, int effort) {
   }
   // Numbers of experts at the seams: whole ones for each cluster, one for two or four members, teams.
   for (const expert_shape shape : {expert_shape{128, 72, 2048},
+                                   {192, 20, 2048},
                                    {64, 96, 1024},
                                    {32, 64, 2048},
                                    {30, 70, 4096},
@@ -246,12 +248,14 @@ void check_forward(const cuda::context& ctx, int effort) {
       check_step<float, bf16, float>(ctx, {.shape = shape, .order = l, .specials = true}, g);
     }
   }
-  // Clusters that swap images: of 2, 4 and 8 members, alone or with rows shared as well, the last member with
-  // fewer panels. What cannot be copied 16 bytes at a time takes another way: odd F, a base off alignment.
-  // Rows of f64 take another as well.
+  // Clusters that send their parts to the first block: of 2, 4 and 8 members, or with rows shared as well,
+  // the last member with fewer panels. What cannot be copied 16 bytes at a time takes another way: odd F, a
+  // base off alignment. Rows of f64 take another as well.
   for (const expert_shape shape : {expert_shape{64, 77, 1000},
                                    {32, 200, 1024},
                                    {14, 560, 1024},
+                                   {14, 560, 512},
+                                   {28, 200, 512},
                                    {10, 128, 2048},
                                    {7, 100, 4096},
                                    {40, 90, 1544}}) {

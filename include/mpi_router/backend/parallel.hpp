@@ -1,7 +1,7 @@
 // The batched product u_i = r_i M_i of all experts, spread over threads; the result does not depend on them.
 //
 // Experts alone are too few tasks where N is small, so the sums over the F neurons of an expert are split
-// into blocks. How many depends on F and D only, where they end on the layout too: not on threads, not on N.
+// into blocks. How many, and where they end, depends on F, D and the layout: not on threads, not on N.
 // Each block gives a partial image, and the partial images of an expert are added in order. So the bits are
 // the same for every executor, and for an expert on its own or in any batch.
 #pragma once
@@ -21,8 +21,8 @@ inline constexpr index_t most_blocks = 16;
 /// cache.
 inline constexpr index_t many_experts = 64;
 
-/// Blocks end at multiples of so many neurons: of a group of rows, or, where neurons are neighbours in
-/// memory, of a panel, for memory gives short pieces slowly.
+/// Blocks end at multiples of so many neurons: a group of rows, or, where neurons are neighbours in memory,
+/// as many as a panel of floats has, for memory gives short pieces slowly. An expert of fewer is one task.
 [[nodiscard]] constexpr index_t block_unit(const expert_strides& strides) noexcept {
   return strides.ffn == 1 ? 2048 : 8;
 }

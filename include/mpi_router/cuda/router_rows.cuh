@@ -47,6 +47,13 @@ __global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
   ctx.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   ctx.capability =
       10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+  // Code for an older architecture, compiled by the driver, has no clusters and no copy engine.
+  cudaFuncAttributes code = {};
+  detail::check("cudaFuncGetAttributes",
+                cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(detail::resident_kernel<>)));
+  if (code.ptxVersion > 0 && code.ptxVersion < 90 && ctx.capability >= 90) {
+    ctx.capability = 80;
+  }
   ctx.shared_memory = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
   ctx.clusters[0] = ctx.multiprocessors;
   for (int i = 1; i < 4 && ctx.capability >= 90; ++i) {

@@ -107,7 +107,8 @@ template <Accumulator S>
 }
 
 /// images[i] = Σ over blocks of neurons of what pull(i, first, count, image) writes, for all experts: the
-/// blocks of apply_experts, their partial images added in order.
+/// blocks of apply_experts, their partial images added in order. Many experts are not cut: the bits of one
+/// may differ from those that it has in a smaller batch.
 template <Accumulator S, class Experts, class Pull, class Run>
 void pull_experts(const Experts& experts, const matrix_view<S>& images, const vector_view<S>& workspace,
                   const Run& executor, const Pull& pull) {

@@ -1,4 +1,4 @@
-// Blocks of a cluster (sm_90) read and write each other's shared memory. A lone block is a cluster of one.
+// Blocks of a cluster (sm_90) write to each other's shared memory. A lone block is a cluster of one.
 #pragma once
 
 #include <mpi_router/cuda/detail/reduce.cuh>

@@ -42,7 +42,6 @@ struct leader_scratch {
   double norms[2 * most_warps];
   double residual[most_warps];
   std::uint64_t arrived;
-  std::uint64_t unused;
   slot_header headers[most_cluster];
 
   /// One thread calls it before the barriers are published.

@@ -1,7 +1,7 @@
 // Where a block that works on panels of stored columns keeps what is not in its ring.
 #pragma once
 
-#include <mpi_router/cuda/detail/row_plan.cuh>
+#include <mpi_router/cuda/detail/finish.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {

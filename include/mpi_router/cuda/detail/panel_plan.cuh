@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/panel_step.cuh>
+#include <mpi_router/cuda/detail/row_plan.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {

@@ -298,6 +298,8 @@ __global__ void __launch_bounds__(panel_threads, 1)
       if (thread == 0 && rank == 0) {
         inbox.put(member, header);
       }
+      // No part of this cluster's next expert comes too early: it follows an exchange in which the leader
+      // takes part, and only a cluster whose blocks share the rows has a next expert.
       if (leader_inbox::leads()) {
         const image_parts image = inbox.collect(finished++);
         finish_expert<1, true>(a.finish, expert, image, thread < warps ? memory.row_squares[thread] : 0.0,

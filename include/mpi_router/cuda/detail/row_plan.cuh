@@ -52,14 +52,17 @@ struct row_demand {
   p.rows = demand.vectors_in_flight > vectors ? demand.vectors_in_flight / vectors : 1;
   p.group_threads = ((in_row + vectors - 1) / vectors + 31) / 32 * 32;
   p.pitch = in_row * width;
-  p.ring.stage_bytes = p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes);
+  p.ring.stage_bytes = (p.rows * in_row * width * (demand.element_bytes + demand.extra_bytes) + 15) / 16 * 16;
   const int deepest = ctx.capability >= 90 ? most_stages : 4;
   p.part = make_partition(shape.num_experts, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
   // All clusters must run at once: a last one that waits for its turn would double the time. And what the
   // leader is sent must leave room for the rings.
   const int each = p.part.whole != 0 ? p.part.blocks / p.part.experts : 0;
   const int inbox = each > 1 ? (each - 1) * p.pitch * 4 : 0;
-  p.cluster = p.part.experts <= resident_clusters(ctx, each) && inbox <= 64 * 1024 ? each : 0;
+  p.cluster =
+      p.part.experts <= resident_clusters(ctx, each) && inbox <= static_cast<int>(ctx.shared_memory / 4)
+          ? each
+          : 0;
   for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
     const int warps = p.ring.groups * p.group_threads / 32;
     const int sums =

@@ -1,6 +1,5 @@
-// The backward over stored rows: with z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), y = A r and w = A
-// z̄, the gradients are r̄ = Σ_f w_f a_f and Ā = y z̄ᵀ + w rᵀ: each stored row is read once and its gradient
-// written once.
+// The backward over stored rows: with z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), y = A r and w = A z̄, the gradients are
+// r̄ = Σ_f w_f a_f and Ā = y z̄ᵀ + w rᵀ: each stored row is read once and its gradient written once.
 #pragma once
 
 #include <mpi_router/cuda/detail/dual_row.cuh>
@@ -98,7 +97,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       }
     }
   };
-  feed();  // the others behind the loads of the rows, which would queue behind them
+  feed();  // the engine's others follow the loads of the rows, which would queue behind them
   const int first_of_group = tile + group.id;
   int mine = first_of_group;  // this group's next tile to work on
   int next = mine;            // and to copy, where the threads do
