@@ -149,7 +149,8 @@ int main(int argc, char** argv) {
   app.add_option("--json", json_path, "write the seconds to this file");
   app.add_option("--threads", threads, "the second number of threads")->check(CLI::PositiveNumber);
   app.add_option("--repetitions", repetitions, "rounds of each case")->check(CLI::PositiveNumber);
-  app.add_option("--only", only, "cases whose line contains this, such as f32 or 64x1024x2048");
+  app.add_option("--only", only,
+                 "cases whose line contains this, such as f32 or 64x1024x2048; growth, steps: these alone");
   CLI11_PARSE(app, argc, argv);
   if (repetitions == 0) repetitions = quick ? 5 : 11;
 
@@ -185,9 +186,8 @@ int main(int argc, char** argv) {
       return 1;
     }
   }
-  if (!quick && only.empty()) {
-    bench::print_growth(repetitions);
-    bench::print_steps(std::min(repetitions, 5));
-  }
+  const auto follows = [&](const char* part) { return only == part || (!quick && only.empty()); };
+  if (follows("growth")) bench::print_growth(repetitions);
+  if (follows("steps")) bench::print_steps(std::min(repetitions, 5));
   return 0;
 }

@@ -71,13 +71,13 @@ struct tail_mask {
 /// Processors with AVX-512 keep places for lines on their way to the second cache: there everything is asked
 /// for, evenly, so that memory waits for neither half of the arithmetic. On others (measured: Zen 3) what is
 /// asked for takes the few places of the first cache, and the hardware's own prefetchers, which follow eight
-/// rows at a time very well, are faster: they need help only while a group is lifted and they have nothing to
-/// follow.
+/// rows at a time very well, are faster: they need help only while so many are lifted and they have nothing
+/// to follow.
 template <class Lanes, std::size_t Rows>
 struct asked_rows {
   static constexpr bool all = sizeof(typename Lanes::batch) == 64;
   static constexpr std::size_t projecting = all ? Rows / 2 : 0;
-  static constexpr std::size_t lifting = all ? Rows - Rows / 2 : Rows * 3 / 8;
+  static constexpr std::size_t lifting = all ? Rows - Rows / 2 : (Rows < 8 ? 0 : 3);
   static constexpr std::size_t of_panel = all ? Rows : 0;
   static constexpr bool of_gradient = all;
 };

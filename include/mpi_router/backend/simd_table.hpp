@@ -19,9 +19,9 @@ namespace detail::kernels {
 
 /// Stored rows at a time: the vectors that they share are walked once for all of them.
 inline constexpr std::size_t rows_at_a_time = 8;
-/// The same where a backward has too few registers for eight, and, with AVX-512, for 16-bit rows of up to so
-/// many bytes: four of them stay in the first cache with the vectors, while eight, where they lie a page
-/// apart, push each other out.
+/// The same where a backward has too few registers for eight, and where eight rows, a page or more apart,
+/// push each other out of the first cache, while four stay with the vectors: with AVX-512, 16-bit rows of up
+/// to so many bytes, without, rows of f32 and f64.
 inline constexpr std::size_t few_rows_at_a_time = 4;
 inline constexpr index_t short_row = 4096;
 /// Bytes of a matrix that is likely to be in cache.
@@ -70,7 +70,7 @@ struct kernels_of {
     if (!a.by_neurons) {
       return sweep_panels<lanes, rows_at_a_time>(stored, work, gradient);
     }
-    if constexpr (Probes == 2 && !many_registers) {  // too few for all the sums
+    if constexpr (!many_registers && (Probes == 2 || sizeof(T) > 2)) {
       return sweep_rows<lanes, few_rows_at_a_time>(stored, work, gradient);
     } else {
       if constexpr (Probes == 1 && sizeof(T) == 2 && many_registers) {
