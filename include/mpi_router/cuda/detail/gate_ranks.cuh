@@ -7,103 +7,16 @@
 // loops over experts take eight at a time and are not unrolled further.
 #pragma once
 
-#include <mpi_router/cuda/detail/gate_token.cuh>
+#include <mpi_router/cuda/detail/gate_choice.cuh>
+#include <mpi_router/cuda/detail/sort_eight.cuh>
 #include <mpi_router/cuda/detail/tensor.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-constexpr int most_ranked = 8;  // experts that are chosen
 constexpr int gate_ranks_threads = 128;
 /// Blocks on a multiprocessor at once, where a lane looks at `own` experts.
 [[nodiscard]] constexpr int gate_ranks_blocks(int own) { return own > 16 ? 4 : 8; }
-
-__device__ __forceinline__ void put_larger_first(unsigned& a, unsigned& b) {
-  const unsigned larger = max(a, b);
-  b = min(a, b);
-  a = larger;
-}
-/// Batcher's odd-even merge sort, largest first.
-__device__ __forceinline__ void sort_eight(unsigned* k) {
-  constexpr int pairs[19][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}, {0, 2}, {1, 3}, {4, 6},
-                                {5, 7}, {1, 2}, {5, 6}, {0, 4}, {1, 5}, {2, 6}, {3, 7},
-                                {2, 4}, {3, 5}, {1, 2}, {3, 4}, {5, 6}};
-#pragma unroll
-  for (int i = 0; i < 19; ++i) {
-    put_larger_first(k[pairs[i][0]], k[pairs[i][1]]);
-  }
-}
-/// Of two sorted eights the largest eight, sorted: the larger of each key and its opposite, then a bitonic
-/// sort.
-__device__ __forceinline__ void merge_eights(unsigned* k, const unsigned* other) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    k[j] = max(k[j], other[7 - j]);
-  }
-#pragma unroll
-  for (int distance = 4; distance > 0; distance /= 2) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      if ((j & distance) == 0) {
-        put_larger_first(k[j], k[j + distance]);
-      }
-    }
-  }
-}
-
-/// x of all `lanes` lanes of a token.
-template <int lanes, class T, class Combine>
-__device__ __forceinline__ T over_token(T x, const Combine& combine) {
-#pragma unroll
-  for (int mask = lanes / 2; mask >= 1; mask /= 2) {
-    x = combine(x, __shfl_xor_sync(0xffffffffU, x, mask));
-  }
-  return x;
-}
-
-template <class Visit>
-__device__ __forceinline__ void for_each_bit(unsigned bits, const Visit& visit) {
-  for (; bits != 0; bits &= bits - 1) {
-    visit(__ffs(static_cast<int>(bits)) - 1);
-  }
-}
-
-/// The chosen as a token's lanes share them: each has those among its own experts, bits of `own`.
-template <int lanes, class Raw>
-struct shared_choice {
-  unsigned own;
-  const Raw& raw;
-
-  template <class Visit>
-  __device__ __forceinline__ void visit(const Visit& visit) const {
-    for_each_bit(own, [&](int i) { visit(i, raw(i)); });
-  }
-  [[nodiscard]] __device__ __forceinline__ static float total(float x) {
-    __syncwarp();
-    return over_token<lanes>(x, [](float a, float b) { return a + b; });
-  }
-  [[nodiscard]] __device__ __forceinline__ static float largest(float x) {
-    __syncwarp();
-    return over_token<lanes>(x, [](float a, float b) { return fmaxf(a, b); });
-  }
-};
-/// The chosen where their sorted keys tell all: every lane has every one of them.
-struct sorted_choice {
-  const unsigned* keys;
-  int count;
-
-  template <class Visit>
-  __device__ __forceinline__ void visit(const Visit& visit) const {
-#pragma unroll
-    for (int k = 0; k < most_ranked; ++k) {
-      if (k < count) {
-        visit(k, from_sortable(keys[k]));
-      }
-    }
-  }
-  [[nodiscard]] __device__ __forceinline__ static float total(float x) { return x; }
-  [[nodiscard]] __device__ __forceinline__ static float largest(float x) { return x; }
-};
 
 /// `lanes` lanes for each token, each with `own` experts: four from 4 (q · lanes + lane) on for every q.
 template <int lanes, int own>

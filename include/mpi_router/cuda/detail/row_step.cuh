@@ -4,7 +4,7 @@
 // columns), sums the dots over the group, and adds the rows, weighted by them, to the image in registers.
 #pragma once
 
-#include <mpi_router/cuda/detail/row_tile.cuh>
+#include <mpi_router/cuda/detail/row_segment.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/dual_row.cuh>
+#include <mpi_router/cuda/detail/row_segment.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
