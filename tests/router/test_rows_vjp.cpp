@@ -240,6 +240,14 @@ TEST_CASE("large experts, cut into blocks of neurons, agree with one expert at a
         CHECK(relative_distance(p.rows, rows) < tolerance<double>.identity);
         CHECK(relative_distance(p.grad_router, to_r) < tolerance<double>.identity);
         CHECK(relative_distance(gradient.values(), to_a) < tolerance<double>.identity);
+
+        std::vector<double> buffer(static_cast<std::size_t>(router_factors<double>::size(shape, p.options)));
+        const router_factors<double> factors(buffer, shape, p.options);
+        router_rows_vjp_factored(experts.view(), p.matrix(p.router), p.tape, p.matrix(p.grad_rows), p.options,
+                                 p.matrix(p.grad_router), factors, gradient_mode::write, p.workspace,
+                                 backend);
+        add_factors(factors, gradient.view(), gradient_mode::write);
+        CHECK(relative_distance(gradient.values(), to_a) < tolerance<double>.identity);
       };
       check(reference{});
       check(simd{});
