@@ -108,13 +108,11 @@ __global__ void __launch_bounds__(panel_threads, 1)
   let_next_kernel_start();
 
   int turn = 0;
-  unsigned finished = 0;  // experts
   unsigned parity = 0;
   int place = 0;  // of this exchange: there are two, used in turn
   for (; tile < end; ++expert) {
     const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
-    const T* const base = a.weights.of(expert);
-    const bool in_ring = fast(base);
+    const bool in_ring = fast(a.weights.of(expert));
     float r[panel_passes];
     float u[panel_passes];
     // The first copies: behind the loads of the row, which would queue behind them. And not all at once, or
@@ -150,8 +148,9 @@ __global__ void __launch_bounds__(panel_threads, 1)
         wait_for_copy_groups<0>();
 #pragma unroll 1
         for (int p = 0; p < rows && column < a.ffn; ++p) {
-          *ring.slot(p) = gather_vector(base + (first_row + p * pass_rows) * a.weights.hidden + column,
-                                        min(width, a.ffn - column));
+          *ring.slot(p) =
+              gather_vector(a.weights.of(expert) + (first_row + p * pass_rows) * a.weights.hidden + column,
+                            min(width, a.ffn - column));
         }
       }
       float y[width];
@@ -301,9 +300,10 @@ __global__ void __launch_bounds__(panel_threads, 1)
       // No part of this cluster's next expert comes too early: it follows an exchange in which the leader
       // takes part, and only a cluster whose blocks share the rows has a next expert.
       if (leader_inbox::leads()) {
-        const image_parts image = inbox.collect(finished++);
+        const image_parts image = inbox.collect(parity >> 2);
         finish_expert<1, true>(a.finish, expert, image, thread < warps ? memory.row_squares[thread] : 0.0,
                                *memory.leader);
+        parity ^= 4U;
       }
     }
     tile = stop;
