@@ -76,7 +76,8 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   }
   const batch<const T> weights(experts);
   const batch<G> gradient(grad_experts);
-  const dual_source dual{any_matrix(grad_out), saved, options.radius};
+  const dual_source dual{any_matrix(grad_out), any_matrix(saved.direction, experts.hidden_dim()), saved,
+                         options.radius};
   if constexpr (sizeof(T) <= 4 && sizeof(G) <= 4) {
     if (plan.rows.vectors > 0) {
       return row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(rows), dual, to_rows,

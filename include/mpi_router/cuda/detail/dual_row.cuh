@@ -1,4 +1,4 @@
-// The dual row of the backward, z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), in the registers of a group of threads.
+// The rows of the backward, r and the dual z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), in the registers of a group of threads.
 #pragma once
 
 #include <mpi_router/cuda/detail/row_tile.cuh>
@@ -9,56 +9,77 @@ namespace detail {
 /// The dual row z̄ before its scale: ḡ, the saved forward and C.
 struct dual_source {
   any_matrix grad_out;
+  any_matrix direction;  // ẑ
   saved_step saved;
   double radius;
 };
 
-__device__ __forceinline__ double sum_over_group(double x, const thread_group& group, float* scratch,
-                                                 int& turn) {
-  x = add_over_warp(x);
-  if (group.warps() == 1) {
-    return x;
-  }
-  auto* const all = reinterpret_cast<double*>(scratch + turn * group.warps() * sums_at_once);
-  turn ^= 1;
-  if (group.lane() == 0) {
-    all[group.warp()] = x;
-  }
-  group.sync();
-  double sum = 0.0;
-  for (int i = 0; i < group.warps(); ++i) {
-    sum += all[i];
-  }
-  return sum;
-}
+/// What the rows of an expert are scaled by.
+struct row_exponents {
+  int row;
+  int dual;
+};
 
-/// This thread's columns of z̄ of expert e without their power of two, which is returned: elements up to 4.
-/// Zero where there was no step.
-template <int vectors, int width>
-__device__ __forceinline__ int load_dual(const dual_source& from, int e, bool dead, int hidden,
-                                         const thread_group& group, float* scratch, int& turn,
-                                         float (&out)[vectors * width]) {
-  const int exponent = load_row<vectors, width>(from.grad_out, e, hidden, group, scratch, turn, out);
-  const float* const direction = from.saved.direction + static_cast<long long>(e) * hidden;
+/// This thread's columns of r and of z̄ of expert e without their powers of two, which are returned: the
+/// largest element of r in [1, 2), those of z̄ up to 4. Zero where there was no step. All loads are asked for
+/// before any is waited for, `meanwhile` is called in between, and one barrier is enough.
+template <int vectors, int width, class Meanwhile>
+__device__ __forceinline__ row_exponents load_rows(const any_matrix& rows, const dual_source& from, int e,
+                                                   bool dead, int hidden, const thread_group& group,
+                                                   float* scratch, int& turn, const Meanwhile& meanwhile,
+                                                   float (&r)[vectors * width], float (&z)[vectors * width]) {
+  using stored = stored_row<vectors, width>;
+  const stored row(rows, e, hidden, group);
+  const stored upstream(from.grad_out, e, hidden, group);
+  const stored direction(from.direction, e, hidden, group);
+  const double norm = from.saved.image_norm[e];
+  meanwhile();
+
+  struct facts {
+    unsigned most_of_row;
+    unsigned most_of_upstream;
+    double along;  // ẑ·ḡ
+  };
+  facts sum = {__reduce_max_sync(0xffffffffU, row.most()), __reduce_max_sync(0xffffffffU, upstream.most()),
+               add_over_warp(upstream.dot(direction))};
+  if (group.warps() > 1) {
+    auto* const all = reinterpret_cast<facts*>(scratch + turn * group.warps() * sums_at_once);
+    turn ^= 1;
+    if (group.lane() == 0) {
+      all[group.warp()] = sum;
+    }
+    group.sync();
+    sum = {0, 0, 0.0};
+    for (int i = 0; i < group.warps(); ++i) {
+      sum.most_of_row = max(sum.most_of_row, all[i].most_of_row);
+      sum.most_of_upstream = max(sum.most_of_upstream, all[i].most_of_upstream);
+      sum.along += all[i].along;
+    }
+  }
+
+  const int row_exponent = exponent_of_high_word(sum.most_of_row);
+  const int exponent = exponent_of_high_word(sum.most_of_upstream);
+  // C/‖z‖ as a number near one and a power of two; the division in float, one step of Newton's makes it
+  // exact.
+  const int norm_exponent = exponent_of_high_word(high_word(norm));
+  const int radius_exponent = exponent_of_high_word(high_word(from.radius));
+  const double m = norm * wide_power_of_two(-norm_exponent);
+  const double inverse = static_cast<double>(1.0F / static_cast<float>(m));
+  const auto scale = static_cast<float>(from.radius * wide_power_of_two(-radius_exponent) *
+                                        fma(inverse, fma(-m, inverse, 1.0), inverse));
+  const double along = sum.along * wide_power_of_two(-exponent);
+  const auto most_of_it = static_cast<float>(along);
+  const auto rest = static_cast<float>(along - static_cast<double>(most_of_it));
   float unit[vectors * width];
-  double along = 0.0;
+  direction.scaled(0, unit);
+  row.scaled(row_exponent, r);
+  upstream.scaled(exponent, z);
 #pragma unroll
   for (int i = 0; i < vectors * width; ++i) {
-    const int column = (i / width * group.threads + group.rank) * width + i % width;
-    unit[i] = column < hidden ? direction[column] : 0.0F;
-    along = fma(static_cast<double>(out[i]), static_cast<double>(unit[i]), along);
+    r[i] = dead ? 0.0F : r[i];
+    z[i] = dead ? 0.0F : fmaf(-rest, unit[i], fmaf(-most_of_it, unit[i], z[i])) * scale;
   }
-  along = sum_over_group(along, group, scratch, turn);
-  const double gain = dead ? 0.0 : from.radius / from.saved.image_norm[e];
-  const int gain_exponent = exponent_of_high_word(high_word(gain));
-  const double scale = gain * wide_power_of_two(-gain_exponent);
-#pragma unroll
-  for (int i = 0; i < vectors * width; ++i) {
-    out[i] = dead ? 0.0F
-                  : static_cast<float>(
-                        fma(-along, static_cast<double>(unit[i]), static_cast<double>(out[i])) * scale);
-  }
-  return exponent + gain_exponent;
+  return {row_exponent, exponent + radius_exponent - norm_exponent};
 }
 
 /// x · 2^e for any e that leaves the result in range.

@@ -146,31 +146,33 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
   if (wants_residual) {
     sum_over_block(residual, scratch.residual, threads);
   }
-  if (threadIdx.x != 0) {
+  // Each lane reports one number, so that there are one root and one store of them, and little code.
+  const int lane = static_cast<int>(threadIdx.x);
+  if (lane >= 6) {
     return;
   }
   if (a.earlier != nullptr && a.earlier[e] != status::ok) {
     state = a.earlier[e];
   }
-  const auto tell = [e](auto* where, auto value) {
-    if (where != nullptr) {
-      where[e] = value;
-    }
-  };
-  tell(a.report.statuses, state);
-  tell(a.saved.statuses, state);
-  tell(a.final_status, state);
-  const auto measure = [&](double* where, const auto& value) {
-    if (where != nullptr) {
-      where[e] = state == status::ok ? value() : 0.0;
-    }
-  };
-  measure(a.report.rayleigh, [&] { return rayleigh; });
-  measure(a.report.residual, [&] { return sqrt(residual[0] / norms[0]); });
-  measure(a.report.energy, [&] { return image.energy(); });
-  measure(a.report.row_norm, [&] { return sqrt(norms[0]); });
-  measure(a.report.image_norm, [&] { return sqrt(norms[1]); });
-  measure(a.saved.image_norm, [&] { return sqrt(norms[1]); });
+  status* const told = lane == 0   ? a.report.statuses
+                       : lane == 1 ? a.saved.statuses
+                       : lane == 2 ? a.final_status
+                                   : nullptr;
+  if (told != nullptr) {
+    told[e] = state;
+  }
+  double* const number = lane == 0   ? a.report.rayleigh
+                         : lane == 1 ? a.report.energy
+                         : lane == 2 ? a.report.residual
+                         : lane == 3 ? a.report.row_norm
+                         : lane == 4 ? a.report.image_norm
+                                     : a.saved.image_norm;
+  if (number == nullptr) {
+    return;
+  }
+  const double root = sqrt(lane == 2 ? residual[0] / norms[0] : lane == 3 ? norms[0] : norms[1]);
+  const double value = lane == 0 ? rayleigh : lane == 1 ? image.energy() : root;
+  number[e] = state == status::ok ? value : 0.0;
 }
 
 /// One block for each expert.

@@ -184,58 +184,86 @@ struct any_matrix {
                ? __uint_as_float(bits << 16)
                : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
   }
-  /// The elements [col, col + 4) of a row, zero beyond `cols`; in two halves again, of which the first does
-  /// nothing where they cannot be loaded at once.
-  __device__ __forceinline__ void load_four_bits(int row, int col, int cols, unsigned (&bits)[4]) const {
-    bits[0] = bits[1] = bits[2] = bits[3] = 0;
-    if (!four_at(row, col, cols)) {
-      return;
+  /// Elements of a row, four at a time, in two halves again: the bits of the fours from the columns first(0)
+  /// … first(n − 1), multiples of four below `limit`, and the numbers that they are; zero from `limit` on,
+  /// which is fours_at_once.
+  template <int n, class First>
+  __device__ __forceinline__ void load_fours_bits(int row, int limit, const First& first,
+                                                  unsigned (&bits)[n][4]) const {
+    const long long start = row * row_stride;
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      bits[i][0] = bits[i][1] = bits[i][2] = bits[i][3] = 0;
     }
-    const long long at = row * row_stride + col;
     if (format == storage_format::f32) {
-      const uint4 v = *reinterpret_cast<const uint4*>(static_cast<const float*>(data) + at);
-      bits[0] = v.x;
-      bits[1] = v.y;
-      bits[2] = v.z;
-      bits[3] = v.w;
-    } else {
-      const uint2 v = *reinterpret_cast<const uint2*>(static_cast<const unsigned short*>(data) + at);
-      bits[0] = v.x;
-      bits[1] = v.y;
-    }
-  }
-  __device__ __forceinline__ void four_from_bits(const unsigned (&bits)[4], int row, int col, int cols,
-                                                 double (&out)[4]) const {
-    if (!four_at(row, col, cols)) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        out[i] = col + i < cols ? load(row, col + i) : 0.0;
-      }
-    } else if (format == storage_format::f32) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        out[i] = __uint_as_float(bits[i]);
+      for (int i = 0; i < n; ++i) {
+        if (first(i) < limit) {
+          const uint4 v = *reinterpret_cast<const uint4*>(static_cast<const float*>(data) + start + first(i));
+          bits[i][0] = v.x;
+          bits[i][1] = v.y;
+          bits[i][2] = v.z;
+          bits[i][3] = v.w;
+        }
       }
     } else {
-      float x[8];
-      if (format == storage_format::bf16) {
-        unpack<bf16>(make_uint4(bits[0], bits[1], 0, 0), x);
-      } else {
-        unpack<f16>(make_uint4(bits[0], bits[1], 0, 0), x);
-      }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        out[i] = x[i];
+      for (int i = 0; i < n; ++i) {
+        if (first(i) < limit) {
+          const uint2 v =
+              *reinterpret_cast<const uint2*>(static_cast<const unsigned short*>(data) + start + first(i));
+          bits[i][0] = v.x;
+          bits[i][1] = v.y;
+        }
       }
     }
   }
+  template <int n>
+  __device__ __forceinline__ void fours_from_bits(const unsigned (&bits)[n][4], float (&out)[4 * n]) const {
+    const auto halves = [&](auto zero) {
+#pragma unroll
+      for (int i = 0; i < n; ++i) {
+        float x[8];
+        unpack<decltype(zero)>(make_uint4(bits[i][0], bits[i][1], 0, 0), x);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          out[4 * i + k] = x[k];
+        }
+      }
+    };
+    if (format == storage_format::f32) {
+#pragma unroll
+      for (int i = 0; i < 4 * n; ++i) {
+        out[i] = __uint_as_float(bits[i / 4][i % 4]);
+      }
+    } else if (format == storage_format::bf16) {
+      halves(bf16{});
+    } else {
+      halves(f16{});
+    }
+  }
+  /// The columns of a row, from the first on, that can be moved four at a time: all that make up fours, or
+  /// none (of f64, strided, or not aligned to them).
+  [[nodiscard]] __device__ __forceinline__ int fours_at_once(int row, int cols) const {
+    const unsigned long long bytes = format == storage_format::f32 ? 4 : 2;
+    const unsigned long long at = reinterpret_cast<unsigned long long>(data) +
+                                  static_cast<unsigned long long>(row * row_stride) * bytes;
+    return format == storage_format::f64 || col_stride != 1 || (at & (4 * bytes - 1)) != 0 ? 0 : cols & ~3;
+  }
+  /// The elements from `col`, a multiple of four, to col + 4, zero beyond `cols`.
   __device__ __forceinline__ void load_four(int row, int col, int cols, double (&out)[4]) const {
-    unsigned bits[4];
-    load_four_bits(row, col, cols, bits);
-    four_from_bits(bits, row, col, cols, out);
+    const int limit = fours_at_once(row, cols);
+    unsigned bits[1][4];
+    float x[4];
+    load_fours_bits(row, limit, [&](int) { return col; }, bits);
+    fours_from_bits(bits, x);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      out[i] = col < limit || col + i >= cols ? x[i] : load_rarely(row, col + i);
+    }
   }
   __device__ __forceinline__ void store_four(int row, int col, int cols, const double (&in)[4]) const {
-    if (four_at(row, col, cols)) {
+    if (col < fours_at_once(row, cols)) {
       const long long at = row * row_stride + col;
       float x[8] = {};
 #pragma unroll
@@ -253,10 +281,14 @@ struct any_matrix {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (col + i < cols) {
-        store(row, col + i, in[i]);
+        store_rarely(row, col + i, in[i]);
       }
     }
   }
+  /// As load and store, by a call: where they are rare, their code would be in the way of what is not, and
+  /// code that other kernels have driven from the caches is read at the speed of memory.
+  [[nodiscard]] __device__ __noinline__ double load_rarely(int row, int col) const { return load(row, col); }
+  __device__ __noinline__ void store_rarely(int row, int col, double value) const { store(row, col, value); }
   __device__ __forceinline__ void store(int row, int col, double value) const {
     const long long at = row * row_stride + col * col_stride;
     switch (format) {
@@ -265,18 +297,6 @@ struct any_matrix {
       case storage_format::bf16: static_cast<bf16*>(data)[at] = from_double<bf16>(value); break;
       default: static_cast<f16*>(data)[at] = from_double<f16>(value);
     }
-  }
-
- private:
-  /// Whether four elements can be moved at once.
-  [[nodiscard]] __device__ __forceinline__ bool four_at(int row, int col, int cols) const {
-    if (format == storage_format::f64 || col_stride != 1 || col + 4 > cols) {
-      return false;
-    }
-    const unsigned long long bytes = format == storage_format::f32 ? 4 : 2;
-    const unsigned long long at = reinterpret_cast<unsigned long long>(data) +
-                                  static_cast<unsigned long long>(row * row_stride + col) * bytes;
-    return (at & (4 * bytes - 1)) == 0;
   }
 };
 

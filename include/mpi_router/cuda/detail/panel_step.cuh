@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
     // The first copies: behind the loads of the row, which would queue behind them. And not all at once, or
     // what comes before the first dots, be it code, would.
     const panel_row<lanes> row(a.finish.rows, expert, a.hidden, first_row - lane / lanes, group);
-    const bool first = tile == a.part.first_tile(run);
+    const bool first = next_panel == mine + a.part.team;  // later two are asked for ahead
     if (first) {
 #pragma unroll
       for (int p = 0; p < early_passes; ++p) {
@@ -301,7 +301,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
       // takes part, and only a cluster whose blocks share the rows has a next expert.
       if (leader_inbox::leads()) {
         const image_parts image = inbox.collect(parity >> 2);
-        finish_expert<1, true>(a.finish, expert, image, thread < warps ? memory.row_squares[thread] : 0.0,
+        finish_expert<0, true>(a.finish, expert, image, thread < warps ? memory.row_squares[thread] : 0.0,
                                *memory.leader);
         parity ^= 4U;
       }

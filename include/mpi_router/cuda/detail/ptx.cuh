@@ -26,6 +26,20 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
+/// 16 bytes of shared memory if they are `present`, else zeros; without a branch.
+__device__ __forceinline__ uint4 load_shared_or_zero(const void* from, bool present) {
+  uint4 x;
+  asm volatile(
+      "{\n\t.reg .pred p;\n\t"
+      "setp.ne.u32 p, %5, 0;\n\t"
+      "mov.b32 %0, 0;\n\tmov.b32 %1, 0;\n\tmov.b32 %2, 0;\n\tmov.b32 %3, 0;\n\t"
+      "@p ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];\n\t}"
+      : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
+      : "r"(shared_address(from)), "r"(static_cast<unsigned>(present))
+      : "memory");
+  return x;
+}
+
 /// A barrier among `threads` threads (a multiple of 32) of the block; ids 1 to 15 are free.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -54,22 +54,23 @@ __device__ __forceinline__ float sum_over_warp(float (&v)[n], int lane) {
 constexpr int sums_at_once = 16;  // the most values that are summed over a group at once
 constexpr int most_warps = 16;    // in a group, and in a block
 
-/// Sums each of n values over a group and gives every thread all n sums. `scratch` has 2 · sums_at_once
-/// floats for each warp, used in turn, so that one barrier a call is enough: `turn` alternates between 0
-/// and 1.
+/// Sums each of n values over a group and gives every thread all n sums; returns that of value lane mod n.
+/// `scratch` has 2 · sums_at_once floats for each warp, used in turn, so that one barrier a call is enough:
+/// `turn` alternates between 0 and 1.
 template <int n, class AtBarrier>
-__device__ __forceinline__ void sum_over_group(float (&v)[n], const thread_group& group, float* scratch,
-                                               int& turn, const AtBarrier& after_barrier) {
+__device__ __forceinline__ float sum_over_group(float (&v)[n], const thread_group& group, float* scratch,
+                                                int& turn, const AtBarrier& after_barrier) {
   const int lane = group.lane();
   const float mine = sum_over_warp(v, lane);
   if (group.warps() == 1) {
+    const float own = __shfl_sync(0xffffffffU, mine, lane % n * (32 / n));
 #pragma unroll
     for (int i = 0; i < n; ++i) {
-      v[i] = __shfl_sync(0xffffffffU, mine, i * (32 / n));
+      v[i] = __shfl_sync(0xffffffffU, own, i);
     }
     __syncwarp();
     after_barrier();
-    return;
+    return own;
   }
   float* const sums = scratch + turn * group.warps() * sums_at_once;
   turn ^= 1;
@@ -91,10 +92,16 @@ __device__ __forceinline__ void sum_over_group(float (&v)[n], const thread_group
   for (int i = 0; i < n; ++i) {
     v[i] = __shfl_sync(0xffffffffU, total, i);
   }
+  return total;
 }
 
 /// The largest of the threads' |x| as bits, in which NaN is above infinity and all numbers are in order.
 __device__ __forceinline__ unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffU; }
+
+/// The largest magnitude in a warp.
+__device__ __forceinline__ unsigned largest_over_warp(float x) {
+  return __reduce_max_sync(0xffffffffU, magnitude_bits(x));
+}
 
 __device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_group& group, float* scratch,
                                                    int& turn) {

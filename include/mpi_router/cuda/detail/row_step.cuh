@@ -83,8 +83,14 @@ __global__ void __launch_bounds__(most_threads, 1)
     // what comes before the first tile, be it code, would.
     const stored_row<vectors, width> row(a.finish.rows, expert, hidden, group);
     begin_copies(1);
-    const int row_exponent =
-        row.scaled(group, scratch, turn, group.id == 0 ? memory.row_squares : nullptr, r);
+    if (group.id == 0) {
+      const double square = add_over_warp(row.square());
+      if (group.lane() == 0) {
+        memory.row_squares[group.warp()] = square;
+      }
+    }
+    const int row_exponent = exponent_of_high_word(max_over_group(row.most(), group, scratch, turn));
+    row.scaled(row_exponent, r);
     begin_copies(a.ring.stages);
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
@@ -96,10 +102,11 @@ __global__ void __launch_bounds__(most_threads, 1)
     int first = (mine - expert * a.tiles.per_expert) * rows;
 
     for (; mine < stop; mine += groups, first += groups * rows) {
-      const tile_share<T> share(a.weights, ring.pop(), a.tiles.ffn - first, hidden, group);
+      const tile_share<T, vectors> share(a.weights, ring.pop(), a.tiles.ffn - first, hidden, group);
       if (!in_ring) [[unlikely]] {
-        share.template fetch<rows, vectors>(base + first * a.weights.tensor.ffn, a.weights.tensor.ffn, group);
+        share.template fetch<rows>(base + first * a.weights.tensor.ffn, a.weights.tensor.ffn, group);
       }
+      share.template complete<rows>();
       uint4 stored[rows][vectors];
 #pragma unroll
       for (int g = 0; g < rows; ++g) {
@@ -127,18 +134,12 @@ __global__ void __launch_bounds__(most_threads, 1)
             }
           }
         }
-        sum_over_group(y, group, scratch, turn, [&] {
+        most = largest_over_warp(sum_over_group(y, group, scratch, turn, [&] {
           if (!fed) {
             feed();
             fed = true;
           }
-        });
-        share.template drop<rows>(y);
-        most = 0;
-#pragma unroll
-        for (int g = 0; g < rows; ++g) {
-          most = max(most, magnitude_bits(y[g]));
-        }
+        }));
         const float factor = shift.retry(most);
         if (factor == 0.0F) [[likely]] {
           break;
@@ -180,7 +181,7 @@ __global__ void __launch_bounds__(most_threads, 1)
                                   const int warp = static_cast<int>(threadIdx.x);
                                   const double row_square =
                                       warp < group.warps() ? memory.row_squares[warp] : 0.0;
-                                  finish_expert<1, true>(a.finish, expert, image, row_square, *memory.leader);
+                                  finish_expert<0, true>(a.finish, expert, image, row_square, *memory.leader);
                                 });
     tile = stop;
   }

@@ -57,77 +57,108 @@ struct block_memory {
 template <int vectors, int width>
 class stored_row {
  public:
+  static constexpr int columns = vectors * width;
+
   __device__ __forceinline__ stored_row(const any_matrix& rows, int e, int hidden, const thread_group& group)
-      : rows_(rows), e_(e), hidden_(hidden) {
-#pragma unroll
-    for (int i = 0; i < vectors * width / 4; ++i) {
-      rows.load_four_bits(e, column(i, group), hidden, bits_[i]);
-    }
+      : rows_(rows), group_(group), e_(e), hidden_(hidden), limit_(rows.fours_at_once(e, hidden)) {
+    rows.load_fours_bits(e, limit_, [&](int i) { return column(4 * i); }, bits_);
   }
-  /// Scaled so that the row's largest element is in [1, 2): returns the exponent that was taken out. Columns
-  /// beyond D are zero. `squares` is null or takes each warp's part of ‖r‖².
-  __device__ __forceinline__ int scaled(const thread_group& group, float* scratch, int& turn, double* squares,
-                                        float (&out)[vectors * width]) const {
-    const auto for_fours = [&](const auto& visit) {
+  /// The numbers themselves; `visit_rare(i, x)` is called for those that a float may not hold, or that are
+  /// not loaded four at a time, for which `out` is zero.
+  template <class Visit>
+  __device__ __forceinline__ void values(float (&out)[columns], const Visit& visit_rare) const {
+    rows_.fours_from_bits(bits_, out);
+    for_rare(visit_rare);
+  }
+  /// The numbers times 2^-exponent.
+  __device__ __forceinline__ void scaled(int exponent, float (&out)[columns]) const {
+    rows_.fours_from_bits(bits_, out);
+    const float half = power_of_two(-exponent / 2);
+    const float rest = power_of_two(-exponent - -exponent / 2);
 #pragma unroll
-      for (int i = 0; i < vectors * width / 4; ++i) {
-        double four[4];
-        rows_.four_from_bits(bits_[i], e_, column(i, group), hidden_, four);
-        visit(4 * i, four);
-      }
-    };
-    unsigned most = 0;
-    double square = 0.0;
-    for_fours([&](int, const double(&four)[4]) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        most = max(most, high_word(four[k]));
-        square = fma(four[k], four[k], square);
-      }
-    });
-    if (squares != nullptr) {
-      square = add_over_warp(square);
-      if (group.lane() == 0) {
-        squares[group.warp()] = square;
-      }
+    for (int i = 0; i < columns; ++i) {
+      out[i] = out[i] * half * rest;
     }
-    most = max_over_group(most, group, scratch, turn);
-    const int exponent = exponent_of_high_word(most);
-    const double scale = wide_power_of_two(-exponent);
-    for_fours([&](int i, const double(&four)[4]) {
+    for_rare([&](int i, double x) { put(out, i, static_cast<float>(x * wide_power_of_two(-exponent))); });
+  }
+  /// The high word of the largest magnitude.
+  [[nodiscard]] __device__ __forceinline__ unsigned most() const {
+    float x[columns];
+    unsigned bits = 0;
+    unsigned rare = 0;
+    values(x, [&](int, double y) { rare = max(rare, high_word(y)); });
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        out[i + k] = static_cast<float>(four[k] * scale);
-      }
-    });
-    return exponent;
+    for (int i = 0; i < columns; ++i) {
+      bits = max(bits, magnitude_bits(x[i]));
+    }
+    return max(rare, high_word(static_cast<double>(__uint_as_float(bits))));
+  }
+  /// Σ x · other.
+  [[nodiscard]] __device__ __forceinline__ double dot(const stored_row& other) const {
+    float x[columns];
+    float y[columns];
+    double sum = 0.0;
+    values(x, [&](int i, double rare) { sum = fma(rare, other.rows_.load_rarely(e_, column(i)), sum); });
+    other.scaled(0, y);
+#pragma unroll
+    for (int i = 0; i < columns; ++i) {
+      sum = fma(static_cast<double>(x[i]), static_cast<double>(y[i]), sum);
+    }
+    return sum;
+  }
+  /// Σ x².
+  [[nodiscard]] __device__ __forceinline__ double square() const {
+    float x[columns];
+    double sum = 0.0;
+    values(x, [&](int, double y) { sum = fma(y, y, sum); });
+#pragma unroll
+    for (int i = 0; i < columns; ++i) {
+      sum = fma(static_cast<double>(x[i]), static_cast<double>(x[i]), sum);
+    }
+    return sum;
+  }
+  /// Column i of this thread's.
+  [[nodiscard]] __device__ __forceinline__ int column(int i) const {
+    return (i / width * group_.threads + group_.rank) * width + i % width;
   }
 
  private:
-  /// The first of this thread's i-th four columns.
-  [[nodiscard]] __device__ __forceinline__ static int column(int i, const thread_group& group) {
-    return (4 * i / width * group.threads + group.rank) * width + 4 * i % width;
+  template <class Visit>
+  __device__ __forceinline__ void for_rare(const Visit& visit) const {
+    if (column(columns - 1) >= limit_) [[unlikely]] {
+#pragma unroll 1
+      for (int i = 0; i < columns; ++i) {
+        if (column(i) >= limit_ && column(i) < hidden_) {
+          visit(i, rows_.load_rarely(e_, column(i)));
+        }
+      }
+    }
+  }
+  // An array in registers has constant indices alone.
+  __device__ __forceinline__ static void put(float (&array)[columns], int at, float x) {
+#pragma unroll
+    for (int i = 0; i < columns; ++i) {
+      array[i] = i == at ? x : array[i];
+    }
   }
   const any_matrix& rows_;
+  const thread_group& group_;
   int e_;
   int hidden_;
-  unsigned bits_[vectors * width / 4][4];
+  int limit_;
+  unsigned bits_[columns / 4][4];
 };
 
-template <int vectors, int width>
-__device__ __forceinline__ int load_row(const any_matrix& rows, int e, int hidden, const thread_group& group,
-                                        float* scratch, int& turn, float (&out)[vectors * width]) {
-  return stored_row<vectors, width>(rows, e, hidden, group).scaled(group, scratch, turn, nullptr, out);
-}
-
-/// A tile as one thread sees it: its vectors of each row, in a stage of the ring.
-template <class T>
+/// A tile as one thread sees it: its `vectors` of each row, in a stage of the ring. Of them the last may lie
+/// beyond the row's end (and the first, if it is the only one).
+template <class T, int vectors>
 struct tile_share {
   unsigned char* own;  // this thread's first vector of the tile's first row
   int pitch;
   int step;     // bytes from one of this thread's vectors of a row to the next
   int count;    // rows
   int columns;  // left from this thread's first column on
+  bool whole;   // the last vector is in the row
 
   __device__ __forceinline__ tile_share(const ring_lane<T>& lane, unsigned char* stage, int rows_left,
                                         int hidden, const thread_group& group)
@@ -135,25 +166,31 @@ struct tile_share {
         pitch(lane.pitch),
         step(group.threads * 16),
         count(rows_left),
-        columns(hidden - group.rank * vector_width<T>) {}
+        columns(hidden - group.rank * vector_width<T>),
+        whole((vectors - 1) * step < columns * static_cast<int>(sizeof(T))) {}
 
-  /// Vector v of row g, zero beyond the row's end. Beyond the last row, the last: its dots are to be dropped.
+  /// Vector v of row g, zero beyond the row's end.
   [[nodiscard]] __device__ __forceinline__ uint4 load(int g, int v) const {
-    const bool inside = v * step < columns * static_cast<int>(sizeof(T));
-    return inside ? *reinterpret_cast<const uint4*>(own + min(g, count - 1) * pitch + v * step)
-                  : make_uint4(0, 0, 0, 0);
+    const unsigned char* const at = own + g * pitch + v * step;
+    return v + 1 < vectors ? *reinterpret_cast<const uint4*>(at) : load_shared_or_zero(at, whole);
   }
-  /// Drops the dots of rows beyond the last; `n` is a multiple of the rows of a tile.
-  template <int rows, int n>
-  __device__ __forceinline__ void drop(float (&dots)[n]) const {
-#pragma unroll
-    for (int g = 0; g < n; ++g) {
-      dots[g] = g % rows < count ? dots[g] : 0.0F;
+  /// Makes rows beyond the last zero, for loops over all `rows` of a tile.
+  template <int rows>
+  __device__ __forceinline__ void complete() const {
+    if (count < rows) [[unlikely]] {
+#pragma unroll 1
+      for (int i = count * vectors; i < rows * vectors; ++i) {
+        const int v = i % vectors;
+        if (v + 1 < vectors || whole) {
+          *reinterpret_cast<uint4*>(own + i / vectors * pitch + v * step) = make_uint4(0, 0, 0, 0);
+        }
+      }
+      order_before_engine();
     }
   }
 
   /// Fetches a tile that the asynchronous copies left out, element by element: `from` is its first row.
-  template <int rows, int vectors>
+  template <int rows>
   __device__ __forceinline__ void fetch(const T* from, long long row_stride,
                                         const thread_group& group) const {
 #pragma unroll 1

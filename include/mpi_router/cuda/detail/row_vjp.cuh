@@ -27,41 +27,47 @@ struct row_vjp_args {
   bool fused;
 };
 
+/// Writes the first `count` of `width` values, or adds them to what is there, one by one: by a call, for it
+/// is rare.
+template <class G, int width, bool add>
+__device__ __noinline__ void write_rarely(G* to, int count, float4 first, float4 second) {
+  const float value[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+#pragma unroll
+  for (int i = 0; i < width; ++i) {
+    if (i < count) {
+      to[i] = from_double<G>(static_cast<double>(add ? to_float(to[i]) + value[i] : value[i]));
+    }
+  }
+}
+
 /// This thread's `width` columns from `column` of one row of the gradient: values, or old values plus values.
 template <class G, int width, bool add>
 __device__ __forceinline__ void write_gradient(G* row, bool vector_access, int column, int hidden,
                                                const unsigned char* old_in_ring, float (&value)[width]) {
   constexpr int step = vector_width<G> < width ? vector_width<G> : width;
+  if (vector_access && step == vector_width<G>) [[likely]] {
 #pragma unroll
-  for (int i = 0; i < width; i += step) {
-    const int left = hidden - column - i;
-    if (left <= 0) {
-      return;
-    }
-    if (vector_access && step == vector_width<G>) {
-      if constexpr (add) {
-        float old[vector_width<G>];
-        unpack<G>(old_in_ring != nullptr ? *reinterpret_cast<const uint4*>(
-                                               old_in_ring + (column + i) * static_cast<int>(sizeof(G)))
-                                         : *reinterpret_cast<const uint4*>(row + column + i),
-                  old);
+    for (int i = 0; i < width; i += step) {
+      if (column + i < hidden) {
+        if constexpr (add) {
+          float old[vector_width<G>];
+          unpack<G>(*reinterpret_cast<const uint4*>(old_in_ring + (column + i) * static_cast<int>(sizeof(G))),
+                    old);
 #pragma unroll
-        for (int k = 0; k < step; ++k) {
-          value[i + k] += old[k];
+          for (int k = 0; k < step; ++k) {
+            value[i + k] += old[k];
+          }
         }
-      }
-      if constexpr (step == vector_width<G>) {
-        __stcs(reinterpret_cast<uint4*>(row + column + i), pack<G>(value + i));
-      }
-    } else {
-#pragma unroll
-      for (int k = 0; k < step; ++k) {
-        if (k < left) {
-          G& at = row[column + i + k];
-          at = from_double<G>(static_cast<double>(add ? to_float(at) + value[i + k] : value[i + k]));
+        if constexpr (step == vector_width<G>) {
+          __stcs(reinterpret_cast<uint4*>(row + column + i), pack<G>(value + i));
         }
       }
     }
+  } else {
+    const float* const second = value + width - 4;
+    write_rarely<G, width, add>(row + column, hidden - column,
+                                make_float4(value[0], value[1], value[2], value[3]),
+                                make_float4(second[0], second[1], second[2], second[3]));
   }
 }
 
@@ -98,7 +104,6 @@ __global__ void __launch_bounds__(most_threads, 1)
       }
     }
   };
-  feed();  // the engine's others follow the loads of the rows, which would queue behind them
   const int first_of_group = tile + group.id;
   int mine = first_of_group;  // this group's next tile to work on
   int next = mine;            // and to copy, where the threads do
@@ -121,7 +126,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   }
 
   int turn = 0;
-  int begun = 1;
+  int begun = 0;
   while (tile < end) {
     const int expert = tile / a.tiles.per_expert;
     const int stop = min(end, (expert + 1) * a.tiles.per_expert);
@@ -138,12 +143,16 @@ __global__ void __launch_bounds__(most_threads, 1)
     float r[columns];
     float z[columns];
     float u[columns];
-    const int row_exponent = load_row<vectors, width>(a.rows, expert, hidden, group, scratch, turn, r);
-    const int dual_exponent =
-        load_dual<vectors, width>(a.dual, expert, dead, hidden, group, scratch, turn, z);
-    for (; begun < a.ring.stages; ++begun) {
-      feed();
-    }
+    // The first copy behind the loads of the rows, which would queue behind it, and the others behind what
+    // comes before the first tile, be it code.
+    const auto begin_copies = [&](int count) {
+      for (; begun < count; ++begun) {
+        feed();
+      }
+    };
+    const auto [row_exponent, dual_exponent] = load_rows<vectors, width>(
+        a.rows, a.dual, expert, dead, hidden, group, scratch, turn, [&] { begin_copies(1); }, r, z);
+    begin_copies(a.ring.stages);
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
       u[i] = 0.0F;
@@ -167,12 +176,13 @@ __global__ void __launch_bounds__(most_threads, 1)
       unsigned char* const stage = ring.pop();
       // Read from its stage again after the group's barrier, which saves registers: only the stage of the
       // tile before can be fed anew.
-      const tile_share<T> share(a.weights, stage, a.tiles.ffn - first, hidden, group);
+      const tile_share<T, vectors> share(a.weights, stage, a.tiles.ffn - first, hidden, group);
       if (!in_ring) [[unlikely]] {
-        share.template fetch<rows, vectors>(base + first * a.weights.tensor.ffn, a.weights.tensor.ffn, group);
+        share.template fetch<rows>(base + first * a.weights.tensor.ffn, a.weights.tensor.ffn, group);
       }
+      share.template complete<rows>();
       float dots[2 * rows];  // y, then w
-      unsigned most = 0;
+      float sum = 0.0F;      // of them, the one that the lane answers for
       bool fed = by == copier::threads || mine == first_of_group;
       shift.begin_tile();
       while (true) {
@@ -191,19 +201,13 @@ __global__ void __launch_bounds__(most_threads, 1)
             }
           }
         }
-        sum_over_group(dots, group, scratch, turn, [&] {
+        sum = sum_over_group(dots, group, scratch, turn, [&] {
           if (!fed) {
             feed();
             fed = true;
           }
         });
-        share.template drop<rows>(dots);
-        most = 0;
-#pragma unroll
-        for (int g = 0; g < 2 * rows; ++g) {
-          most = max(most, magnitude_bits(dots[g]));
-        }
-        const float factor = dead ? 0.0F : shift.retry(most);
+        const float factor = dead ? 0.0F : shift.retry(largest_over_warp(sum));
         if (factor == 0.0F) [[likely]] {
           break;
         }
@@ -218,25 +222,17 @@ __global__ void __launch_bounds__(most_threads, 1)
         for (int g = 0; g < 2 * rows; ++g) {
           dots[g] = 0.0F;
         }
+        sum = 0.0F;
       }
       if (mode == vjp_mode::factored && group.rank < 2 * rows && first + group.rank % rows < a.tiles.ffn) {
         const bool is_y = group.rank < rows;
         float* const to = is_y ? a.factors.projection : a.factors.dual_projection;
-        float value = 0.0F;
-#pragma unroll
-        for (int g = 0; g < 2 * rows; ++g) {
-          value = group.rank == g ? dots[g] : value;
-        }
         if (to != nullptr) {
           to[static_cast<long long>(expert) * a.tiles.ffn + first + group.rank % rows] =
-              scale_by(value, (is_y ? row_exponent : dual_exponent) - shift.exponent());
+              scale_by(sum, (is_y ? row_exponent : dual_exponent) - shift.exponent());
         }
       }
-      unsigned most_w = 0;
-#pragma unroll
-      for (int g = rows; g < 2 * rows; ++g) {
-        most_w = max(most_w, magnitude_bits(dots[g]));
-      }
+      const unsigned most_w = largest_over_warp(group.lane() % (2 * rows) >= rows ? sum : 0.0F);
       if (most_w != 0) {
         scale.admit(most_w, shift.exponent(), [&](float image_factor, float) {
 #pragma unroll
@@ -245,31 +241,30 @@ __global__ void __launch_bounds__(most_threads, 1)
           }
         });
       }
+      const float image_factor = most_w != 0 ? scale.image_factor : 0.0F;
+      const int exponent = row_exponent + dual_exponent - 2 * shift.exponent();
+      const int to_write = accumulate && dead ? 0 : share.count;
+      G* gradient_row = gradient + static_cast<long long>(first) * a.gradient.ffn;
 #pragma unroll
-      for (int g = 0; g < rows; ++g) {
-        const bool inside = first + g < a.tiles.ffn;
-        const float weight = most_w != 0 ? dots[rows + g] * scale.image_factor : 0.0F;
-        const int exponent = row_exponent + dual_exponent - 2 * shift.exponent();
+      for (int g = 0; g < rows; ++g, gradient_row += a.gradient.ffn) {
+        const float weight = dots[rows + g] * image_factor;
         const float y = scale_by(dots[g], exponent);
         const float w = scale_by(dots[rows + g], exponent);
-        G* const gradient_row = gradient + static_cast<long long>(first + g) * a.gradient.ffn;
         const unsigned char* const old_row =
             accumulate && gradient_vectors ? stage + a.old.offset + g * a.old.pitch : nullptr;
 #pragma unroll
         for (int v = 0; v < vectors; ++v) {
           float x[width];
-          if (!dead) {
-            unpack<T>(share.load(g, v), x);
+          unpack<T>(share.load(g, v), x);
 #pragma unroll
-            for (int i = 0; i < width; ++i) {
-              u[v * width + i] = fmaf(x[i], weight, u[v * width + i]);
-            }
+          for (int i = 0; i < width; ++i) {
+            u[v * width + i] = fmaf(x[i], weight, u[v * width + i]);
           }
           if constexpr (mode != vjp_mode::factored) {
-            if (inside && !(accumulate && dead)) {
+            if (g < to_write) {
 #pragma unroll
               for (int i = 0; i < width; ++i) {
-                x[i] = dead ? 0.0F : fmaf(y, z[v * width + i], w * r[v * width + i]);
+                x[i] = fmaf(y, z[v * width + i], w * r[v * width + i]);
               }
               write_gradient<G, width, accumulate>(gradient_row, gradient_vectors,
                                                    (v * group.threads + group.rank) * width, hidden, old_row,

@@ -48,7 +48,10 @@ struct partition {
 
   [[nodiscard]] __host__ __device__ int tiles() const { return experts * tiles_per_expert; }
   [[nodiscard]] __host__ __device__ int first_tile(int block) const {
-    return static_cast<int>(static_cast<long long>(block) * tiles() / blocks);
+    // ⌊block · tiles / blocks⌋ without the division of 64 bits; there are fewer than 2^16 blocks.
+    const unsigned n = static_cast<unsigned>(blocks), b = static_cast<unsigned>(block);
+    const unsigned each = static_cast<unsigned>(tiles()) / n;
+    return static_cast<int>(b * each + b * (static_cast<unsigned>(tiles()) - each * n) / n);
   }
   /// The block that a tile was dealt to: the last whose first tile is not beyond it.
   [[nodiscard]] __host__ __device__ int block_of(int tile) const {
