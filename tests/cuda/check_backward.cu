@@ -282,7 +282,12 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_gradient<float, float, float>(ctx, {.shape = {50, 72, 2048}}, layout::nfd, g);
   }
   // Tiles whose bytes are no multiple of 16.
+  // Half vectors of a 16-bit gradient, odd ones and even; rows that no float holds, and none that is aligned.
   check_gradient<float, float, bf16>(ctx, {.shape = {2, 41, 1028}}, layout::nfd, g);
+  check_gradient<float, float, bf16>(ctx, {.shape = {2, 41, 1032}}, layout::nfd, g);
+  check_gradient<bf16, double, bf16>(ctx, {.shape = {3, 24, 2050}}, layout::nfd, g);
+  check_gradient<bf16, float, bf16>(ctx, {.shape = {5, 19, 4098}}, layout::nfd, g);
+  check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 0, 40}}, layout::nfd, g);
   std::printf("backward: %d checks so far, %d failures\n", checks, failures);
 }
 

@@ -189,7 +189,8 @@ template <class T>
 /// other strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered, no
 /// synchronisation, no allocation, may be captured in a graph. Bitwise the same from run to run on one kind
 /// of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights over- or
-/// underflow; f64 on the plain path.
+/// underflow; f64 on the plain path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150 count as zero
+/// or not finite, unlike on the host.
 ///
 /// Throws usage_error for shapes that do not fit or a workspace too small, cuda_error if a launch fails. A
 /// row without a step becomes what `options.degenerate` says; its by-products are zero. With no experts, does

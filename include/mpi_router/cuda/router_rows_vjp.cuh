@@ -25,8 +25,8 @@ struct backward_plan {
     if constexpr (sizeof(T) <= 4 && sizeof(G) <= 4) {
       if (experts.strides().hidden == 1 && gradient_hidden_stride == 1) {
         rows = make_row_plan(ctx, experts.shape(),
-                             {sizeof(T), mode == vjp_mode::accumulate ? sizeof(G) : 0, vjp_most_columns,
-                              vjp_vectors_in_flight(mode)});
+                             {sizeof(T), mode == vjp_mode::accumulate && old_in_ring<T, G> ? sizeof(G) : 0,
+                              vjp_most_columns, vjp_vectors_in_flight(mode)});
       }
     }
     if (rows.vectors > 0) {
@@ -69,6 +69,10 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   const any_matrix to_rows = wants_rows ? any_matrix(grad_rows) : any_matrix();
   const int hidden = static_cast<int>(experts.hidden_dim());
   if (experts.ffn_dim() == 0) {  // every image was zero
+    if (factors.dual_row != nullptr) {
+      const auto size = static_cast<std::size_t>(experts.num_experts() * experts.hidden_dim());
+      check("cudaMemsetAsync", cudaMemsetAsync(factors.dual_row, 0, size * sizeof(float), ctx.stream));
+    }
     if (wants_rows) {
       collect(ctx, experts.num_experts(), collect_args<matrix_images>{{}, to_rows, nullptr, nullptr, hidden});
     }

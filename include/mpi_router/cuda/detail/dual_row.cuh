@@ -21,8 +21,9 @@ struct row_exponents {
 };
 
 /// This thread's columns of r and of z̄ of expert e without their powers of two, which are returned: the
-/// largest element of r in [1, 2), those of z̄ up to 4. Zero where there was no step. All loads are asked for
-/// before any is waited for, `meanwhile` is called in between, and one barrier is enough.
+/// largest element of r is in [1, 2), those of z̄ are below 8√D. Zero where there was no step. All loads (but
+/// those of f64) are asked for before any is waited for, `meanwhile` is called in between, and one barrier is
+/// enough.
 template <int vectors, int width, class Meanwhile>
 __device__ __forceinline__ row_exponents load_rows(const any_matrix& rows, const dual_source& from, int e,
                                                    bool dead, int hidden, const thread_group& group,
@@ -59,8 +60,8 @@ __device__ __forceinline__ row_exponents load_rows(const any_matrix& rows, const
 
   const int row_exponent = exponent_of_high_word(sum.most_of_row);
   const int exponent = exponent_of_high_word(sum.most_of_upstream);
-  // C/‖z‖ as a number near one and a power of two; the division in float, one step of Newton's makes it
-  // exact.
+  // C/‖z‖ as a number near one and a power of two; the division is of floats, and a step of Newton's makes up
+  // for that.
   const int norm_exponent = exponent_of_high_word(high_word(norm));
   const int radius_exponent = exponent_of_high_word(high_word(from.radius));
   const double m = norm * wide_power_of_two(-norm_exponent);
@@ -80,11 +81,6 @@ __device__ __forceinline__ row_exponents load_rows(const any_matrix& rows, const
     z[i] = dead ? 0.0F : fmaf(-rest, unit[i], fmaf(-most_of_it, unit[i], z[i])) * scale;
   }
   return {row_exponent, exponent + radius_exponent - norm_exponent};
-}
-
-/// x · 2^e for any e that leaves the result in range.
-__device__ __forceinline__ float scale_by(float x, int e) {
-  return x * power_of_two(e / 2) * power_of_two(e - e / 2);
 }
 
 }  // namespace detail

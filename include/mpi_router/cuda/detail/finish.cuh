@@ -67,9 +67,9 @@ struct finish_args {
 };
 
 /// Normalises and reports the image of expert e. `row_square` is this thread's part of ‖r‖². `kept` chunks of
-/// four columns stay in registers between the norm and the division; if there are `more`, their image is read
-/// twice. All threads of the block call it.
-template <int kept, bool more, class Image>
+/// four columns stay in registers between the norm and the division, all that there are; if none do, the
+/// image is read twice. All threads of the block call it.
+template <int kept, class Image>
 __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image,
                                               double row_square, leader_scratch& scratch) {
   const int threads = static_cast<int>(blockDim.x);
@@ -87,7 +87,7 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
         visit(z[c], column);
       }
     }
-    for (int column = first + kept * stride; more && column < a.hidden; column += stride) {
+    for (int column = first + kept * stride; kept == 0 && column < a.hidden; column += stride) {
       double other[4];
       image.load(column, other);
       visit(other, column);
@@ -151,9 +151,9 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
   if (lane >= 6) {
     return;
   }
-  if (a.earlier != nullptr && a.earlier[e] != status::ok) {
-    state = a.earlier[e];
-  }
+  const status earlier = a.earlier != nullptr ? a.earlier[e] : status::ok;
+  state = earlier != status::ok ? earlier : state;
+  __syncwarp(0x3fU);  // the last status may go where the earlier one was
   status* const told = lane == 0   ? a.report.statuses
                        : lane == 1 ? a.saved.statuses
                        : lane == 2 ? a.final_status
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(512, 1)
       square = fma(r[i], r[i], square);
     }
   }
-  finish_expert<kept, kept == 0>(a, e, images.of(e, a.hidden), square, scratch);
+  finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
 }
 
 /// Writes an image as it is, zero if `dead`.

@@ -122,11 +122,16 @@ __device__ __forceinline__ void scatter_vector(T* p, const uint4& v, int count) 
 __device__ __forceinline__ float power_of_two(int e) {
   return e < -126 ? 0.0F : __int_as_float((min(e, 127) + 127) << 23);
 }
-/// 2^e for any e: infinite or zero beyond double.
+/// 2^e for any e: infinite or zero where double holds no normal 2^e.
 __device__ __forceinline__ double wide_power_of_two(int e) {
   return e > 1023    ? __longlong_as_double(0x7ff0000000000000LL)
          : e < -1022 ? 0.0
                      : __longlong_as_double(static_cast<long long>(e + 1023) << 52);
+}
+
+/// x · 2^e for any e that leaves the result in range.
+__device__ __forceinline__ float scale_by(float x, int e) {
+  return x * power_of_two(e / 2) * power_of_two(e - e / 2);
 }
 
 /// A matrix on the device whose element type is known at run time: rows, images, gradients, never the
@@ -184,39 +189,27 @@ struct any_matrix {
                ? __uint_as_float(bits << 16)
                : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
   }
-  /// Elements of a row, four at a time, in two halves again: the bits of the fours from the columns first(0)
-  /// … first(n − 1), multiples of four below `limit`, and the numbers that they are; zero from `limit` on,
-  /// which is fours_at_once.
-  template <int n, class First>
-  __device__ __forceinline__ void load_fours_bits(int row, int limit, const First& first,
+  /// Elements of a row, four at a time, in two halves again: the bits of n fours, one after another in pieces
+  /// of `width` columns that begin at `first` and lie `step` apart, and the numbers that they are; zero
+  /// beyond `cols`. Those of f64 have no bits: load_four_rarely.
+  template <int n, int width>
+  __device__ __forceinline__ void load_fours_bits(int row, int cols, int first, int step,
                                                   unsigned (&bits)[n][4]) const {
-    const long long start = row * row_stride;
-#pragma unroll
-    for (int i = 0; i < n; ++i) {
-      bits[i][0] = bits[i][1] = bits[i][2] = bits[i][3] = 0;
-    }
-    if (format == storage_format::f32) {
-#pragma unroll
-      for (int i = 0; i < n; ++i) {
-        if (first(i) < limit) {
-          const uint4 v = *reinterpret_cast<const uint4*>(static_cast<const float*>(data) + start + first(i));
-          bits[i][0] = v.x;
-          bits[i][1] = v.y;
-          bits[i][2] = v.z;
-          bits[i][3] = v.w;
-        }
-      }
-    } else {
+    const int limit = fours_at_once(row, cols);
+    const auto column = [&](int i) { return first + 4 * i / width * step + 4 * i % width; };
+    if (limit < cols && column(n - 1) >= limit && format != storage_format::f64) [[unlikely]] {
+      unsigned gathered[n][4];
+      gather_fours_bits<n, width>(row, cols, first, step, gathered);
 #pragma unroll
       for (int i = 0; i < n; ++i) {
-        if (first(i) < limit) {
-          const uint2 v =
-              *reinterpret_cast<const uint2*>(static_cast<const unsigned short*>(data) + start + first(i));
-          bits[i][0] = v.x;
-          bits[i][1] = v.y;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          bits[i][k] = gathered[i][k];
         }
       }
+      return;
     }
+    load_fours_at_once(row, limit, column, bits);
   }
   template <int n>
   __device__ __forceinline__ void fours_from_bits(const unsigned (&bits)[n][4], float (&out)[4 * n]) const {
@@ -242,24 +235,24 @@ struct any_matrix {
       halves(f16{});
     }
   }
-  /// The columns of a row, from the first on, that can be moved four at a time: all that make up fours, or
-  /// none (of f64, strided, or not aligned to them).
-  [[nodiscard]] __device__ __forceinline__ int fours_at_once(int row, int cols) const {
-    const unsigned long long bytes = format == storage_format::f32 ? 4 : 2;
-    const unsigned long long at = reinterpret_cast<unsigned long long>(data) +
-                                  static_cast<unsigned long long>(row * row_stride) * bytes;
-    return format == storage_format::f64 || col_stride != 1 || (at & (4 * bytes - 1)) != 0 ? 0 : cols & ~3;
-  }
   /// The elements from `col`, a multiple of four, to col + 4, zero beyond `cols`.
   __device__ __forceinline__ void load_four(int row, int col, int cols, double (&out)[4]) const {
     const int limit = fours_at_once(row, cols);
+    if (col >= limit) [[unlikely]] {
+      const four x = load_four_rarely(row, col, cols);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        out[i] = x.at[i];
+      }
+      return;
+    }
     unsigned bits[1][4];
     float x[4];
-    load_fours_bits(row, limit, [&](int) { return col; }, bits);
+    load_fours_at_once(row, limit, [&](int) { return col; }, bits);
     fours_from_bits(bits, x);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      out[i] = col < limit || col + i >= cols ? x[i] : load_rarely(row, col + i);
+      out[i] = x[i];
     }
   }
   __device__ __forceinline__ void store_four(int row, int col, int cols, const double (&in)[4]) const {
@@ -281,21 +274,92 @@ struct any_matrix {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (col + i < cols) {
-        store_rarely(row, col + i, in[i]);
+        store(row, col + i, in[i]);
       }
     }
   }
-  /// As load and store, by a call: where they are rare, their code would be in the way of what is not, and
-  /// code that other kernels have driven from the caches is read at the speed of memory.
-  [[nodiscard]] __device__ __noinline__ double load_rarely(int row, int col) const { return load(row, col); }
-  __device__ __noinline__ void store_rarely(int row, int col, double value) const { store(row, col, value); }
-  __device__ __forceinline__ void store(int row, int col, double value) const {
+  // What follows is called, not inlined: where it is rare, its code would be in the way of what is not, and
+  // code that other kernels have driven from the caches is read at the speed of memory.
+
+  struct four {
+    double at[4];
+  };
+  [[nodiscard]] __device__ __noinline__ four load_four_rarely(int row, int col, int cols) const {
+    four x;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x.at[i] = col + i < cols ? load(row, col + i) : 0.0;
+    }
+    return x;
+  }
+  __device__ __noinline__ void store(int row, int col, double value) const {
     const long long at = row * row_stride + col * col_stride;
     switch (format) {
       case storage_format::f64: static_cast<double*>(data)[at] = value; break;
       case storage_format::f32: static_cast<float*>(data)[at] = from_double<float>(value); break;
       case storage_format::bf16: static_cast<bf16*>(data)[at] = from_double<bf16>(value); break;
       default: static_cast<f16*>(data)[at] = from_double<f16>(value);
+    }
+  }
+
+ private:
+  /// The columns of a row, from the first on, that can be moved four at a time: all that make up fours, or
+  /// none (of f64, strided, or not aligned to them).
+  [[nodiscard]] __device__ __forceinline__ int fours_at_once(int row, int cols) const {
+    const unsigned long long bytes = format == storage_format::f32 ? 4 : 2;
+    const unsigned long long at = reinterpret_cast<unsigned long long>(data) +
+                                  static_cast<unsigned long long>(row * row_stride) * bytes;
+    return format == storage_format::f64 || col_stride != 1 || (at & (4 * bytes - 1)) != 0 ? 0 : cols & ~3;
+  }
+  /// The bits of the fours below `limit`, which is fours_at_once.
+  template <int n, class Column>
+  __device__ __forceinline__ void load_fours_at_once(int row, int limit, const Column& column,
+                                                     unsigned (&bits)[n][4]) const {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      bits[i][0] = bits[i][1] = bits[i][2] = bits[i][3] = 0;
+    }
+    const long long start = row * row_stride;
+    if (format == storage_format::f32) {
+#pragma unroll
+      for (int i = 0; i < n; ++i) {
+        if (column(i) < limit) {
+          const uint4 v =
+              *reinterpret_cast<const uint4*>(static_cast<const float*>(data) + start + column(i));
+          bits[i][0] = v.x;
+          bits[i][1] = v.y;
+          bits[i][2] = v.z;
+          bits[i][3] = v.w;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < n; ++i) {
+        if (column(i) < limit) {
+          const uint2 v =
+              *reinterpret_cast<const uint2*>(static_cast<const unsigned short*>(data) + start + column(i));
+          bits[i][0] = v.x;
+          bits[i][1] = v.y;
+        }
+      }
+    }
+  }
+  template <int n, int width>
+  __device__ __noinline__ void gather_fours_bits(int row, int cols, int first, int step,
+                                                 unsigned (&bits)[n][4]) const {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      unsigned own[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int col = first + 4 * i / width * step + 4 * i % width + k;
+        own[k] = col < cols ? load_bits(row, col) : 0U;
+      }
+      const bool wide = format == storage_format::f32;
+      bits[i][0] = wide ? own[0] : own[0] | own[1] << 16;
+      bits[i][1] = wide ? own[1] : own[2] | own[3] << 16;
+      bits[i][2] = wide ? own[2] : 0U;
+      bits[i][3] = wide ? own[3] : 0U;
     }
   }
 };

@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(panel_threads, 1)
   let_next_kernel_start();
 
   int turn = 0;
-  unsigned parity = 0;
-  int place = 0;  // of this exchange: there are two, used in turn
+  unsigned parity = 0;  // bit `place`: of that exchange; bit 2: of the leader's inbox
+  int place = 0;        // of this exchange: there are two, used in turn
   for (; tile < end; ++expert) {
     const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
     const bool in_ring = fast(a.weights.of(expert));
@@ -301,8 +301,8 @@ __global__ void __launch_bounds__(panel_threads, 1)
       // takes part, and only a cluster whose blocks share the rows has a next expert.
       if (leader_inbox::leads()) {
         const image_parts image = inbox.collect(parity >> 2);
-        finish_expert<0, true>(a.finish, expert, image, thread < warps ? memory.row_squares[thread] : 0.0,
-                               *memory.leader);
+        finish_expert<0>(a.finish, expert, image, thread < warps ? memory.row_squares[thread] : 0.0,
+                         *memory.leader);
         parity ^= 4U;
       }
     }

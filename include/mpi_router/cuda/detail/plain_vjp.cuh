@@ -16,9 +16,7 @@ __global__ void __launch_bounds__(256)
   wait_for_previous_kernel();
   const int e = static_cast<int>(blockIdx.x);
   const long long row = static_cast<long long>(e) * hidden;
-  const auto direction = [&](int d) {
-    return image != nullptr ? image[row + d] : static_cast<double>(from.saved.direction[row + d]);
-  };
+  const auto direction = [&](int d) { return image != nullptr ? image[row + d] : from.direction.load(e, d); };
   double sums[2] = {0.0, 0.0};
   for (int d = static_cast<int>(threadIdx.x); d < hidden; d += 256) {
     sums[0] = fma(direction(d), direction(d), sums[0]);

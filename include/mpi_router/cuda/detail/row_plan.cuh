@@ -46,7 +46,7 @@ struct row_demand {
   while (in_row > (vectors == 1 ? 256 : 512 * vectors)) {
     vectors *= 2;
   }
-  if (vectors * width > demand.most_columns) {
+  if (vectors * width > demand.most_columns) {  // at most 8 vectors: then only a thread's last can lie beyond
     return p;
   }
   p.rows = demand.vectors_in_flight > vectors ? demand.vectors_in_flight / vectors : 1;

@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(most_threads, 1)
                                   const int warp = static_cast<int>(threadIdx.x);
                                   const double row_square =
                                       warp < group.warps() ? memory.row_squares[warp] : 0.0;
-                                  finish_expert<0, true>(a.finish, expert, image, row_square, *memory.leader);
+                                  finish_expert<0>(a.finish, expert, image, row_square, *memory.leader);
                                 });
     tile = stop;
   }

@@ -53,99 +53,97 @@ struct block_memory {
   }
 };
 
-/// This thread's columns of a row, in two halves: other work can start while the loads are under way.
+/// This thread's columns of a row, in two halves: other work can start while the loads are under way (but not
+/// those of f64, which no float holds).
 template <int vectors, int width>
 class stored_row {
  public:
   static constexpr int columns = vectors * width;
 
   __device__ __forceinline__ stored_row(const any_matrix& rows, int e, int hidden, const thread_group& group)
-      : rows_(rows), group_(group), e_(e), hidden_(hidden), limit_(rows.fours_at_once(e, hidden)) {
-    rows.load_fours_bits(e, limit_, [&](int i) { return column(4 * i); }, bits_);
-  }
-  /// The numbers themselves; `visit_rare(i, x)` is called for those that a float may not hold, or that are
-  /// not loaded four at a time, for which `out` is zero.
-  template <class Visit>
-  __device__ __forceinline__ void values(float (&out)[columns], const Visit& visit_rare) const {
-    rows_.fours_from_bits(bits_, out);
-    for_rare(visit_rare);
+      : rows_(rows), e_(e), hidden_(hidden), first_(group.rank * width), step_(group.threads * width) {
+    rows.load_fours_bits<columns / 4, width>(e, hidden, first_, step_, bits_);
   }
   /// The numbers times 2^-exponent.
   __device__ __forceinline__ void scaled(int exponent, float (&out)[columns]) const {
     rows_.fours_from_bits(bits_, out);
-    const float half = power_of_two(-exponent / 2);
-    const float rest = power_of_two(-exponent - -exponent / 2);
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
-      out[i] = out[i] * half * rest;
+      out[i] = scale_by(out[i], -exponent);
     }
-    for_rare([&](int i, double x) { put(out, i, static_cast<float>(x * wide_power_of_two(-exponent))); });
+    for_doubles([&](int at, double x) {
+      const auto value = static_cast<float>(x * wide_power_of_two(-exponent));
+#pragma unroll
+      for (int i = 0; i < columns; ++i) {  // an array in registers has constant indices alone
+        out[i] = i == at ? value : out[i];
+      }
+    });
   }
   /// The high word of the largest magnitude.
   [[nodiscard]] __device__ __forceinline__ unsigned most() const {
     float x[columns];
+    rows_.fours_from_bits(bits_, x);
     unsigned bits = 0;
-    unsigned rare = 0;
-    values(x, [&](int, double y) { rare = max(rare, high_word(y)); });
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
       bits = max(bits, magnitude_bits(x[i]));
     }
-    return max(rare, high_word(static_cast<double>(__uint_as_float(bits))));
-  }
-  /// Σ x · other.
-  [[nodiscard]] __device__ __forceinline__ double dot(const stored_row& other) const {
-    float x[columns];
-    float y[columns];
-    double sum = 0.0;
-    values(x, [&](int i, double rare) { sum = fma(rare, other.rows_.load_rarely(e_, column(i)), sum); });
-    other.scaled(0, y);
-#pragma unroll
-    for (int i = 0; i < columns; ++i) {
-      sum = fma(static_cast<double>(x[i]), static_cast<double>(y[i]), sum);
-    }
-    return sum;
+    unsigned most = high_word(static_cast<double>(__uint_as_float(bits)));
+    for_doubles([&](int, double y) { most = max(most, high_word(y)); });
+    return most;
   }
   /// Σ x².
   [[nodiscard]] __device__ __forceinline__ double square() const {
     float x[columns];
+    rows_.fours_from_bits(bits_, x);
     double sum = 0.0;
-    values(x, [&](int, double y) { sum = fma(y, y, sum); });
 #pragma unroll
     for (int i = 0; i < columns; ++i) {
       sum = fma(static_cast<double>(x[i]), static_cast<double>(x[i]), sum);
     }
+    for_doubles([&](int, double y) { sum = fma(y, y, sum); });
     return sum;
   }
-  /// Column i of this thread's.
-  [[nodiscard]] __device__ __forceinline__ int column(int i) const {
-    return (i / width * group_.threads + group_.rank) * width + i % width;
+  /// Σ x · other, where `other` is of floats.
+  [[nodiscard]] __device__ __forceinline__ double dot(const stored_row& other) const {
+    float x[columns];
+    float y[columns];
+    rows_.fours_from_bits(bits_, x);
+    other.scaled(0, y);
+    double sum = 0.0;
+#pragma unroll
+    for (int i = 0; i < columns; ++i) {
+      sum = fma(static_cast<double>(x[i]), static_cast<double>(y[i]), sum);
+    }
+    for_doubles([&](int i, double z) {
+      sum = fma(z, other.rows_.load_four_rarely(e_, column(i), hidden_).at[0], sum);
+    });
+    return sum;
   }
 
  private:
+  [[nodiscard]] __device__ __forceinline__ int column(int i) const {
+    return first_ + i / width * step_ + i % width;
+  }
+  /// visit(i, x) for this thread's columns of a row of f64, whose bits are zero.
   template <class Visit>
-  __device__ __forceinline__ void for_rare(const Visit& visit) const {
-    if (column(columns - 1) >= limit_) [[unlikely]] {
+  __device__ __forceinline__ void for_doubles(const Visit& visit) const {
+    if (rows_.format == storage_format::f64) [[unlikely]] {
 #pragma unroll 1
-      for (int i = 0; i < columns; ++i) {
-        if (column(i) >= limit_ && column(i) < hidden_) {
-          visit(i, rows_.load_rarely(e_, column(i)));
+      for (int i = 0; i < columns; i += 4) {
+        const any_matrix::four x = rows_.load_four_rarely(e_, column(i), hidden_);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          visit(i + k, x.at[k]);
         }
       }
     }
   }
-  // An array in registers has constant indices alone.
-  __device__ __forceinline__ static void put(float (&array)[columns], int at, float x) {
-#pragma unroll
-    for (int i = 0; i < columns; ++i) {
-      array[i] = i == at ? x : array[i];
-    }
-  }
   const any_matrix& rows_;
-  const thread_group& group_;
   int e_;
   int hidden_;
-  int limit_;
+  int first_;
+  int step_;
   unsigned bits_[columns / 4][4];
 };
 
@@ -155,10 +153,10 @@ template <class T, int vectors>
 struct tile_share {
   unsigned char* own;  // this thread's first vector of the tile's first row
   int pitch;
-  int step;     // bytes from one of this thread's vectors of a row to the next
-  int count;    // rows
-  int columns;  // left from this thread's first column on
-  bool whole;   // the last vector is in the row
+  int step;       // bytes from one of this thread's vectors of a row to the next
+  int count;      // rows
+  int columns;    // left from this thread's first column on
+  bool has_last;  // the last vector, or a part of it, is in the row
 
   __device__ __forceinline__ tile_share(const ring_lane<T>& lane, unsigned char* stage, int rows_left,
                                         int hidden, const thread_group& group)
@@ -167,12 +165,12 @@ struct tile_share {
         step(group.threads * 16),
         count(rows_left),
         columns(hidden - group.rank * vector_width<T>),
-        whole((vectors - 1) * step < columns * static_cast<int>(sizeof(T))) {}
+        has_last((vectors - 1) * step < columns * static_cast<int>(sizeof(T))) {}
 
   /// Vector v of row g, zero beyond the row's end.
   [[nodiscard]] __device__ __forceinline__ uint4 load(int g, int v) const {
     const unsigned char* const at = own + g * pitch + v * step;
-    return v + 1 < vectors ? *reinterpret_cast<const uint4*>(at) : load_shared_or_zero(at, whole);
+    return v + 1 < vectors ? *reinterpret_cast<const uint4*>(at) : load_shared_or_zero(at, has_last);
   }
   /// Makes rows beyond the last zero, for loops over all `rows` of a tile.
   template <int rows>
@@ -181,7 +179,7 @@ struct tile_share {
 #pragma unroll 1
       for (int i = count * vectors; i < rows * vectors; ++i) {
         const int v = i % vectors;
-        if (v + 1 < vectors || whole) {
+        if (v + 1 < vectors || has_last) {
           *reinterpret_cast<uint4*>(own + i / vectors * pitch + v * step) = make_uint4(0, 0, 0, 0);
         }
       }

@@ -27,6 +27,11 @@ struct row_vjp_args {
   bool fused;
 };
 
+/// Whether the gradient that is added to travels through the ring with the weights: where a thread's columns
+/// of it fill vectors.
+template <class T, class G>
+constexpr bool old_in_ring = vector_width<G> <= vector_width<T>;
+
 /// Writes the first `count` of `width` values, or adds them to what is there, one by one: by a call, for it
 /// is rare.
 template <class G, int width, bool add>
@@ -40,34 +45,46 @@ __device__ __noinline__ void write_rarely(G* to, int count, float4 first, float4
   }
 }
 
-/// This thread's `width` columns from `column` of one row of the gradient: values, or old values plus values.
+/// This thread's `width` columns of one row of the gradient, `left` of which there are: values, or the values
+/// in `old` plus these. `aligned`: rows of whole vectors.
 template <class G, int width, bool add>
-__device__ __forceinline__ void write_gradient(G* row, bool vector_access, int column, int hidden,
-                                               const unsigned char* old_in_ring, float (&value)[width]) {
-  constexpr int step = vector_width<G> < width ? vector_width<G> : width;
-  if (vector_access && step == vector_width<G>) [[likely]] {
+__device__ __forceinline__ void write_gradient(G* to, bool aligned, int left, const void* old,
+                                               float (&value)[width]) {
+  if (left <= 0) {
+    return;
+  }
+  if (!aligned) [[unlikely]] {
+    const float* const second = value + width - 4;
+    write_rarely<G, width, add>(to, left, make_float4(value[0], value[1], value[2], value[3]),
+                                make_float4(second[0], second[1], second[2], second[3]));
+    return;
+  }
+  // 16-bit gradients of f32 weights come in half vectors.
+  using unit = std::conditional_t<(vector_width<G> > width), uint2, uint4>;
+  constexpr int step = static_cast<int>(sizeof(unit) / sizeof(G));
 #pragma unroll
-    for (int i = 0; i < width; i += step) {
-      if (column + i < hidden) {
-        if constexpr (add) {
-          float old[vector_width<G>];
-          unpack<G>(*reinterpret_cast<const uint4*>(old_in_ring + (column + i) * static_cast<int>(sizeof(G))),
-                    old);
-#pragma unroll
-          for (int k = 0; k < step; ++k) {
-            value[i + k] += old[k];
-          }
-        }
-        if constexpr (step == vector_width<G>) {
-          __stcs(reinterpret_cast<uint4*>(row + column + i), pack<G>(value + i));
+  for (int i = 0; i < width; i += step) {
+    if (i < left) {
+      float x[vector_width<G>] = {};
+      if constexpr (add) {
+        const unit bits = *reinterpret_cast<const unit*>(static_cast<const G*>(old) + i);
+        if constexpr (sizeof(unit) == 16) {
+          unpack<G>(bits, x);
+        } else {
+          unpack<G>(make_uint4(bits.x, bits.y, 0, 0), x);
         }
       }
+#pragma unroll
+      for (int k = 0; k < step; ++k) {
+        x[k] = add ? x[k] + value[i + k] : value[i + k];
+      }
+      const uint4 packed = pack<G>(x);
+      if constexpr (sizeof(unit) == 16) {
+        __stcs(reinterpret_cast<unit*>(to + i), packed);
+      } else {
+        __stcs(reinterpret_cast<unit*>(to + i), make_uint2(packed.x, packed.y));
+      }
     }
-  } else {
-    const float* const second = value + width - 4;
-    write_rarely<G, width, add>(row + column, hidden - column,
-                                make_float4(value[0], value[1], value[2], value[3]),
-                                make_float4(second[0], second[1], second[2], second[3]));
   }
 }
 
@@ -77,6 +94,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   constexpr int width = vector_width<T>;
   constexpr int columns = vectors * width;
   constexpr bool accumulate = mode == vjp_mode::accumulate;
+  constexpr bool ring_has_old = accumulate && old_in_ring<T, G>;
   extern __shared__ __align__(128) unsigned char shared[];
   const int groups = a.ring.groups;
   const int threads = groups * a.group_threads;  // that compute
@@ -97,7 +115,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   ring_view<by> ring(stages, full, a.ring);
   const auto feed = [&] {
     if (by == copier::engine && group.rank < 32) {
-      if constexpr (accumulate) {
+      if constexpr (ring_has_old) {
         feed_ring(stages, full, memory.feed + group.id, a.ring, a.tiles, end, a.weights, a.old);
       } else {
         feed_ring(stages, full, memory.feed + group.id, a.ring, a.tiles, end, a.weights);
@@ -112,7 +130,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     if constexpr (by == copier::threads) {
       if (next < end) {
         ring.template copy<16>(a.weights, a.tiles, cursor, group);
-        if constexpr (accumulate) {
+        if constexpr (ring_has_old) {
           ring.template copy<width * sizeof(G)>(a.old, a.tiles, cursor, group);
         }
         next += groups;
@@ -121,9 +139,6 @@ __global__ void __launch_bounds__(most_threads, 1)
       ring.close();
     }
   };
-  for (int s = 0; by == copier::threads && s < a.ring.stages; ++s) {
-    copy_next();
-  }
 
   int turn = 0;
   int begun = 0;
@@ -148,6 +163,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     const auto begin_copies = [&](int count) {
       for (; begun < count; ++begun) {
         feed();
+        copy_next();
       }
     };
     const auto [row_exponent, dual_exponent] = load_rows<vectors, width>(
@@ -250,8 +266,6 @@ __global__ void __launch_bounds__(most_threads, 1)
         const float weight = dots[rows + g] * image_factor;
         const float y = scale_by(dots[g], exponent);
         const float w = scale_by(dots[rows + g], exponent);
-        const unsigned char* const old_row =
-            accumulate && gradient_vectors ? stage + a.old.offset + g * a.old.pitch : nullptr;
 #pragma unroll
         for (int v = 0; v < vectors; ++v) {
           float x[width];
@@ -266,9 +280,12 @@ __global__ void __launch_bounds__(most_threads, 1)
               for (int i = 0; i < width; ++i) {
                 x[i] = fmaf(y, z[v * width + i], w * r[v * width + i]);
               }
-              write_gradient<G, width, accumulate>(gradient_row, gradient_vectors,
-                                                   (v * group.threads + group.rank) * width, hidden, old_row,
-                                                   x);
+              const int column = (v * group.threads + group.rank) * width;
+              G* const to = gradient_row + column;
+              const void* const old =
+                  ring_has_old ? stage + a.old.offset + g * a.old.pitch + column * static_cast<int>(sizeof(G))
+                               : static_cast<const void*>(to);
+              write_gradient<G, width, accumulate>(to, gradient_vectors, hidden - column, old, x);
             }
           }
         }

@@ -70,6 +70,7 @@ struct partition {
 [[nodiscard]] inline partition make_partition(index_t experts, index_t tiles_per_expert, int limit) {
   expect(experts * tiles_per_expert <= 0x7fffffff, "cuda: ", experts, " experts of ", tiles_per_expert,
          " tiles each are too many");
+  expect(limit < 65536, "cuda: ", limit, " blocks are too many");
   partition p;
   p.experts = static_cast<int>(experts);
   p.tiles_per_expert = static_cast<int>(tiles_per_expert);
