@@ -38,7 +38,9 @@ build_packages=(g++ cmake ninja-build)
 # Header-only libraries, and the small one of the programs.
 library_packages=(libeigen3-dev libxsimd-dev nlohmann-json3-dev libcli11-dev libfmt-dev)
 
-# The compiler cache is used where it is there.
+# The compiler cache is used where it is there, and by all clones alike.
+CCACHE_BASEDIR=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+export CCACHE_BASEDIR CCACHE_NOHASHDIR=1
 launcher_options() {
   if command -v ccache >/dev/null; then printf '%s\n' -DCMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 }

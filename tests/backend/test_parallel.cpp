@@ -68,18 +68,12 @@ constexpr int thread_counts[] = {3};
 constexpr int thread_counts[] = {1, 2, 3, 7};
 #endif
 // One block, several blocks, and several blocks of each of many experts; then nothing at all.
-const expert_shape some_shapes[] = {{3, 700, 517},
-                                    {70, 9, 31},
-                                    {1, 1030, 1030},
-                                    {2, 4500, 130},
-                                    {5, 3, 40},
+const expert_shape some_shapes[] = {{70, 9, 31},    {2, 4500, 130},  {5, 3, 40},
                                     {1, 1, 300000},
 #ifndef MPIROUTER_TEST_SANITIZED
-                                    {detail::many_experts, 526, 1000},
+                                    {3, 700, 517},  {1, 1030, 1030}, {detail::many_experts, 526, 1000},
 #endif
-                                    {0, 8, 8},
-                                    {4, 0, 8},
-                                    {2, 8, 0}};
+                                    {0, 8, 8},      {4, 0, 8},       {2, 8, 0}};
 
 template <class T, class Backend>
 void is_right_and_the_same_for_everyone(const Backend& backend) {
@@ -152,8 +146,10 @@ TEST_CASE("an expert's image does not depend on the batch that it is in") {
     CHECK(std::equal(alone.images.begin(), alone.images.end(), together.images.end() - d));
     CHECK(alone.energies[0] == together.energies.back());
   };
-  check({65, 1100, 520}, [](const float* a, const expert_shape& s) { return experts_nfd(a, s); });
   check({65, 4500, 130}, [](const float* a, const expert_shape& s) { return experts_ndf(a, s); });
+#ifndef MPIROUTER_TEST_SANITIZED
+  check({65, 1100, 520}, [](const float* a, const expert_shape& s) { return experts_nfd(a, s); });
+#endif
 }
 
 TEST_CASE("blocks of neurons cover an expert once, in order, and none is empty") {

@@ -67,8 +67,13 @@ TEST_CASE_TEMPLATE(
     "gradients equal central differences: sizes, steps, what is differentiated, degenerate policy", Backend,
     reference, simd) {
   std::uint64_t seed = 1;
+#if defined(MPIROUTER_TEST_SANITIZED)
+  const std::vector<index_t> many{2};
+#else
+  const std::vector<index_t> many{1, 2, 3};
+#endif
   for (const expert_shape shape : {shapes[1], shapes[2], shapes[3], shapes[4]}) {
-    for (const index_t steps : {1, 2, 3}) {
+    for (const index_t steps : many) {
       for (const auto through : {differentiate::all, differentiate::last, differentiate::none}) {
         for (const auto radius : {router_radius::fixed(0.7), router_radius::scale_free(4)}) {
           CAPTURE(steps);
@@ -204,7 +209,12 @@ TEST_CASE("large experts, cut into blocks of neurons, agree with one expert at a
   const auto [N, F, D] = shape;
   REQUIRE(detail::blocks_of(shape, detail::block_unit({.ffn = 1})) > 1);  // cut in every layout
   REQUIRE(detail::blocks_of(shape, detail::block_unit({.hidden = 1})) > 1);
-  for (const auto through : {differentiate::all, differentiate::last}) {
+#if defined(MPIROUTER_TEST_SANITIZED)
+  const std::vector<differentiate> depths{differentiate::all};
+#else
+  const std::vector<differentiate> depths{differentiate::all, differentiate::last};
+#endif
+  for (const auto through : depths) {
     problem<double> p(shape, {.radius = router_radius::fixed(2), .steps = 2, .through = through}, 12);
     std::vector<double> rows, to_r, to_a;
     for (index_t i = 0; i < N; ++i) {
