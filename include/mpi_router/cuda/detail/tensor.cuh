@@ -1,7 +1,7 @@
 // The gate matrices as the kernels see them, and how the stored rows are dealt out over the grid.
 #pragma once
 
-#include <mpi_router/cuda/detail/number.cuh>
+#include <mpi_router/cuda/detail/any_matrix.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
