@@ -202,6 +202,10 @@ void time_shape(const cuda::context& ctx, cublasHandle_t handle, const expert_sh
   const auto ndf = [&](const T* w) { return experts_ndf<device_space>(w, s); };
   forward(ctx, "forward", nfd);
   forward(ctx, "forward [N,D,F]", ndf);
+  cuda::context at_rest = ctx;
+  at_rest.inputs_at_rest = true;
+  forward(at_rest, "forward, inputs at rest", nfd);
+  forward(at_rest, "forward [N,D,F], inputs at rest", ndf);
   cuda::context old = ctx;
   old.capability = 80;
   forward(old, "forward, sm_80 path", nfd);

@@ -281,7 +281,6 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_gradient<bf16, float, float>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);
     check_gradient<float, float, float>(ctx, {.shape = {50, 72, 2048}}, layout::nfd, g);
   }
-  // Tiles whose bytes are no multiple of 16.
   // Half vectors of a 16-bit gradient, odd ones and even; rows that no float holds, and none that is aligned.
   check_gradient<float, float, bf16>(ctx, {.shape = {2, 41, 1028}}, layout::nfd, g);
   check_gradient<float, float, bf16>(ctx, {.shape = {2, 41, 1032}}, layout::nfd, g);

@@ -104,6 +104,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   cuda::context captured = ctx;
   captured.stream = stream;
+  captured.inputs_at_rest = true;
   must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
   cuda::router_rows(captured, p.view(), p.rows(), to, by.report(), by.saved(), {scratch.data(), bytes},
                     options);

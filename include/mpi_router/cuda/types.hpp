@@ -44,6 +44,12 @@ struct context {
   /// How many clusters of 1, 2, 4 and 8 blocks run at once, each block with a multiprocessor of its own. The
   /// multiprocessors of a chip come in parts of uneven size that no cluster spans, so that some stay idle.
   int clusters[4] = {};
+  /// A promise about the weights (and their table of pointers) and the rows of the forwards that get this
+  /// context: since they were written, the host has waited for the stream, or the stream has run a kernel
+  /// that was launched without this promise. A forward then reads them before what is ahead of it in the
+  /// stream has ended, and waits for that only to write. It pays where forwards follow each other: those of
+  /// all layers in a row. Never for the stateful form, whose rows the call before has just written.
+  bool inputs_at_rest = false;
 };
 
 /// Scratch in device memory, owned by the caller: at least as many bytes as the query of the call says,

@@ -94,6 +94,7 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                                 plan.part,
                                 out,
                                 fused,
+                                reads_at_rest(ctx, finish),
                                 finish};
   const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.part.team * plan.row_blocks),
                           panel_threads, plan.shared_bytes,

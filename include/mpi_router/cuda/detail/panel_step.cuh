@@ -23,6 +23,7 @@ struct panel_step_args {
   partial_sums out;
   /// A cluster has all of its experts' panels, and also does what otherwise a second kernel does.
   bool fused;
+  bool at_rest;  // weights and rows: only what is written waits for the kernel ahead
   finish_args finish;
 };
 
@@ -100,11 +101,13 @@ __global__ void __launch_bounds__(panel_threads, 1)
     next_panel += a.part.team;
   };
   int expert = tile / a.part.tiles_per_expert;
-  if (a.weights.table != nullptr) {  // which the kernel ahead may write
+  if (!a.at_rest && a.weights.table != nullptr) {  // which the kernel ahead may write
     wait_for_previous_kernel();
   }
   aim_at_next();
-  wait_for_previous_kernel();
+  if (!a.at_rest) {
+    wait_for_previous_kernel();
+  }
   let_next_kernel_start();
 
   int turn = 0;
@@ -265,6 +268,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
     }
     constexpr int left = panel_passes / lanes;  // passes whose sums a lane ends with
     halve_over_warp<panel_passes, lanes / 2, left>(u, lane);
+    wait_for_previous_kernel();
     const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
     const int begin = rank * block_rows;
     const int member = unit % a.part.team;

@@ -10,6 +10,14 @@ namespace detail {
 /// bytes that it will itself read (sm_80: then a tile's arrival needs no barrier among threads).
 enum class copier { engine, threads };
 
+/// Whether the device compiled for has a copy engine: for one without, there is no need to compile its
+/// kernels.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool has_copy_engine = false;
+#else
+constexpr bool has_copy_engine = true;
+#endif
+
 constexpr int most_stages = 8;
 constexpr int most_threads = 512;
 

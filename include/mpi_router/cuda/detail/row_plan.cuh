@@ -120,6 +120,7 @@ void row_step(const context& ctx, const row_plan& plan, const batch<const T>& we
                               plan.group_threads,
                               plan.ring,
                               fused,
+                              reads_at_rest(ctx, finish),
                               finish};
   switch (plan.vectors) {
     case 1: launch_row_step<T, 1>(ctx, plan, args); break;

@@ -19,12 +19,17 @@ struct row_step_args {
   ring_shape ring;
   /// The blocks of an expert are a cluster, which also does what otherwise a second kernel does.
   bool fused;
+  bool at_rest;  // weights and rows: only what is written waits for the kernel ahead
   finish_args finish;
 };
 
 template <class T, int vectors, int rows, copier by>
 __global__ void __launch_bounds__(most_threads, 1)
     row_step_kernel(const __grid_constant__ row_step_args<T> a) {
+  if (by == copier::engine && !has_copy_engine) {
+    __trap();
+    return;
+  }
   constexpr int width = vector_width<T>;
   constexpr int columns = vectors * width;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -38,7 +43,9 @@ __global__ void __launch_bounds__(most_threads, 1)
   int tile = a.part.first_tile(block);
   int expert = tile / a.tiles.per_expert;
   memory.start<by>(a.ring, a.tiles, tile);
-  wait_for_previous_kernel();
+  if (!a.at_rest) {
+    wait_for_previous_kernel();
+  }
   let_next_kernel_start();
 
   const thread_group group(a.group_threads);
@@ -175,6 +182,7 @@ __global__ void __launch_bounds__(most_threads, 1)
         }
       }
     }
+    wait_for_previous_kernel();
     const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
     end_segment<vectors, width>(memory, shared, a.ring, a.part, a.out, a.fused, expert, hidden, group, header,
                                 u, [&](const image_parts& image) {
