@@ -6,42 +6,17 @@
 
 #include <doctest/doctest.h>
 #include <oneapi/tbb/global_control.h>
+#include <support/executors.hpp>
 #include <support/random.hpp>
 #include <support/tolerance.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <thread>
 #include <vector>
 
 namespace {
 
 using namespace mpi_router;
-
-/// A pool of the caller's own: threads that take the next task there is.
-struct own_pool {
-  int threads = 1;
-  template <class Task>
-  void operator()(index_t count, Task&& task) const {
-    std::atomic<index_t> next{0};
-    std::vector<std::thread> pool;
-    for (int t = 0; t < threads; ++t) {
-      pool.emplace_back([&] {
-        for (index_t i = next++; i < count; i = next++) task(i);
-      });
-    }
-    for (std::thread& t : pool) t.join();
-  }
-};
-
-/// Last task first.
-struct backwards {
-  template <class Task>
-  void operator()(index_t count, Task&& task) const {
-    for (index_t i = count - 1; i >= 0; --i) task(i);
-  }
-};
 
 template <class S>
 struct outcome {
@@ -50,9 +25,9 @@ struct outcome {
   bool operator==(const outcome&) const = default;
 };
 
-template <class S, class T, class Backend, class Run>
+template <class S, class T, class Backend>
 outcome<S> apply_all(const Backend& backend, const expert_batch_view<T>& experts, const std::vector<S>& rows,
-                     const Run& executor) {
+                     const test_support::any_executor& executor) {
   const auto [n, f, d] = experts.shape();
   outcome<S> out{std::vector<S>(rows.size(), S{7}), std::vector<S>(static_cast<std::size_t>(n), S{7})};
   std::vector<S> workspace(static_cast<std::size_t>(apply_experts_workspace(experts.shape())),
@@ -90,9 +65,9 @@ void is_right_and_the_same_for_everyone(const Backend& backend) {
     for (const bool by_rows : {true, false}) {
       const auto experts = by_rows ? experts_nfd(weights.data(), shape) : experts_ndf(weights.data(), shape);
       const outcome<S> serial = apply_all<S>(backend, experts, rows, serial_executor{});
-      CHECK(serial == apply_all<S>(backend, experts, rows, backwards{}));
+      CHECK(serial == apply_all<S>(backend, experts, rows, test_support::reverse_executor{}));
       for (const int threads : thread_counts) {
-        CHECK(serial == apply_all<S>(backend, experts, rows, own_pool{threads}));
+        CHECK(serial == apply_all<S>(backend, experts, rows, test_support::thread_executor{threads}));
         tbb::task_arena arena(threads);
         CHECK(serial == apply_all<S>(backend, experts, rows, tbb_executor{&arena}));
 #if defined(_OPENMP)

@@ -1,17 +1,16 @@
-// Batches of experts in every layout, executors of every kind, and central differences.
+// Batches of experts in every layout, and central differences.
 #pragma once
 
 #include <mpi_router/core/concepts.hpp>
 #include <mpi_router/core/experts.hpp>
 
+#include <support/executors.hpp>
 #include <support/random.hpp>
 #include <support/tolerance.hpp>
 
 #include <array>
-#include <atomic>
 #include <limits>
 #include <string_view>
-#include <thread>
 #include <vector>
 
 namespace test_support {
@@ -124,38 +123,6 @@ class stored_batch {
   batch_layout layout_;
   std::vector<T> elements_;
   std::vector<T*> table_;
-};
-
-/// Runs tasks on some threads, in whatever order they come.
-struct thread_executor {
-  int threads = 2;
-  template <class Task>
-  void operator()(index_t count, Task&& task) const {
-    std::atomic<index_t> next{0};
-    const auto work = [&] {
-      for (index_t i = next++; i < count; i = next++) {
-        task(i);
-      }
-    };
-    std::vector<std::thread> pool;
-    pool.reserve(static_cast<std::size_t>(threads));
-    for (int t = 0; t < threads; ++t) {
-      pool.emplace_back(work);
-    }
-    for (auto& t : pool) {
-      t.join();
-    }
-  }
-};
-
-/// Runs tasks last to first.
-struct reverse_executor {
-  template <class Task>
-  void operator()(index_t count, Task&& task) const {
-    while (count > 0) {
-      task(--count);
-    }
-  }
 };
 
 /// ∂f/∂x_i for all i by central differences of fourth order with step h.

@@ -66,8 +66,8 @@ double distance(const std::vector<A>& a, const std::vector<B>& b) {
 }
 
 /// All of it with experts and gradients in one layout, by one backend and executor.
-template <class T, class Backend, class Run>
-void replay(const recording<T>& r, batch_layout l, const Backend& backend, const Run& executor) {
+template <class T, class Backend>
+void replay(const recording<T>& r, batch_layout l, const Backend& backend, const any_executor& executor) {
   const double bound = tolerance<T>.recorded;
   const auto [N, F, D] = r.shape;
   const auto in = [](const auto& v, index_t rows, index_t cols) { return row_major(v.data(), rows, cols); };

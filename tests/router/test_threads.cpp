@@ -17,9 +17,9 @@ using namespace test_support;
 namespace {
 
 /// Everything that a step of training computes, as bytes.
-template <class T, class Backend, class Run>
+template <class T, class Backend>
 std::vector<unsigned char> everything(const expert_shape& shape, batch_layout layout, const Backend& backend,
-                                      const Run& executor) {
+                                      const any_executor& executor) {
   using S = accumulator_t<T>;
   const auto [N, F, D] = shape;
   const index_t tokens = 1100, K = 3;
