@@ -1,10 +1,15 @@
-"""Times the authors' formula in PyTorch, eager and compiled, and an MoE layer around it. One JSON object a line."""
+"""Times the authors' formula in PyTorch, eager and compiled, and an MoE layer around it; the same with mpi_router as
+an operator of PyTorch (examples/torch_router). One JSON object a line."""
 
 import json
+import pathlib
 import sys
 
 import torch
 import torch.nn.functional as F
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples" / "torch_router"))
+import mpi_router_torch
 
 ROUNDS = 20
 
@@ -60,7 +65,8 @@ def time_formula(n, f, d, dtype, backward):
         for gate in gates:
             gate.requires_grad_()
         upstream = torch.randn_like(rows)
-        for name, formula in (("eager", router_rows), ("compiled", compiled)):
+        operator = lambda rows, gates: mpi_router_torch.router_rows(gates, rows, 4.0)
+        for name, formula in (("eager", router_rows), ("compiled", compiled), ("mpi_router", operator)):
             step = forward_and_backward(formula)
             us = microseconds(lambda i: step(rows, gates[i], upstream), copies)
             line(f"PyTorch forward + backward, {name}", shape, dtype, us)
@@ -132,6 +138,12 @@ def time_layer(tokens, n, f, d, top_k):
     line("MoE layer training step, usual router", shape, torch.bfloat16, microseconds(lambda i: step(lambda: router, i), 2))
     line("MoE layer training step, PyTorch's MPI", shape, torch.bfloat16,
          microseconds(lambda i: step(lambda: router_rows(router, layer.gate), i), 2))
+    operator = mpi_router_torch.router_rows
+    line("MoE layer training step, mpi_router", shape, torch.bfloat16,
+         microseconds(lambda i: step(lambda: operator(layer.gate, router, 4.0), i), 2))
+    sums = torch.zeros_like(layer.gate, dtype=torch.float32)
+    line("MoE layer training step, mpi_router, gradient added to f32", shape, torch.bfloat16,
+         microseconds(lambda i: step(lambda: operator(layer.gate, router, 4.0, main_grad=sums), i), 2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+// The step and its gradient on a GPU behind a C interface, which any language can call: mpi_router_torch.py
+// does. Every function returns at once, its work ordered on the stream; a failure is told by the return
+// value, and then mpi_router_error() says why.
+#include <mpi_router/cuda/router.cuh>
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <type_traits>
+
+enum class dtype : int { bf16, f32 };
+
+/// A tensor of up to three axes as its owner describes it; sizes and strides in elements, those of gates [N,
+/// F, D], of anything else [N, D] (the third unused).
+struct tensor {
+  void* data;
+  std::int64_t size[3];
+  std::int64_t stride[3];
+  dtype type;
+};
+
+namespace {
+
+using namespace mpi_router;
+
+thread_local std::string last_error;
+
+template <class Call>
+int guarded(const Call& call) {
+  try {
+    call();
+    return 0;
+  } catch (const std::exception& e) {
+    last_error = e.what();
+    return 1;
+  }
+}
+
+/// call(p) with a null pointer of the tensor's type.
+template <class Call>
+auto with_type(const tensor& t, const Call& call) {
+  return t.type == dtype::bf16 ? call(static_cast<bf16*>(nullptr)) : call(static_cast<float*>(nullptr));
+}
+
+template <class T>
+expert_batch_view<T, device_space> experts(const tensor& t) {
+  return {
+      static_cast<T*>(t.data), {t.size[0], t.size[1], t.size[2]}, {t.stride[0], t.stride[1], t.stride[2]}};
+}
+template <class T>
+matrix_view<T, device_space> matrix(const tensor& t) {
+  return {static_cast<T*>(t.data), t.size[0], t.size[1], t.stride[0], t.stride[1]};
+}
+
+/// call(view) with a gradient to gates of type T, which is of their type or of f32.
+template <class T, class Call>
+void with_gradient(const tensor& t, const Call& call) {
+  if (t.type == dtype::f32) {
+    call(experts<float>(t));
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    call(experts<bf16>(t));
+  } else {
+    throw usage_error("mpi_router: a gradient in bf16 to gates in f32");
+  }
+}
+
+cuda::gradient_mode mode_of(int add) {
+  return add != 0 ? cuda::gradient_mode::accumulate : cuda::gradient_mode::write;
+}
+
+cuda::context on_stream(const void* context, void* stream) {
+  cuda::context ctx = *static_cast<const cuda::context*>(context);
+  ctx.stream = static_cast<cuda::stream_t>(stream);
+  return ctx;
+}
+
+}  // namespace
+
+extern "C" {
+
+/// Why the last call of this thread failed.
+const char* mpi_router_error() { return last_error.c_str(); }
+
+/// What the calls need to know of the current device; make it once. Null: an error.
+void* mpi_router_context() {
+  auto context = std::make_unique<cuda::context>();
+  return guarded([&] { *context = cuda::make_context(); }) == 0 ? context.release() : nullptr;
+}
+
+/// Bytes of workspace of a forward with these gates, or of the backward that writes this gradient to them, or
+/// adds it; −1: an error.
+std::int64_t mpi_router_workspace(const void* context, const tensor* gates, const tensor* grad_gates,
+                                  int add) {
+  std::int64_t bytes = -1;
+  guarded([&] {
+    const cuda::context ctx = on_stream(context, nullptr);
+    with_type(*gates, [&]<class T>(T*) {
+      const auto view = experts<T>(*gates);
+      if (grad_gates == nullptr) {
+        bytes = static_cast<std::int64_t>(cuda::router_rows_workspace(ctx, view));
+        return;
+      }
+      with_gradient<T>(*grad_gates, [&](const auto& gradient) {
+        bytes = static_cast<std::int64_t>(cuda::router_rows_vjp_workspace(ctx, view, gradient, mode_of(add)));
+      });
+    });
+  });
+  return bytes;
+}
+
+/// out = C · rM / ‖rM‖; direction [N, D] of f32, image_norm [N] of f64 and statuses [N] of bytes are kept for
+/// the backward. Rows without a step become zero, as by torch.nn.functional.normalize.
+int mpi_router_forward(const void* context, void* stream, const tensor* gates, const tensor* rows,
+                       const tensor* out, double radius, float* direction, double* image_norm, void* statuses,
+                       void* workspace, std::int64_t bytes) {
+  return guarded([&] {
+    with_type(*gates, [&]<class T>(T*) {
+      with_type(*rows, [&]<class R>(R*) {
+        cuda::router_rows(on_stream(context, stream), experts<const T>(*gates), matrix<const R>(*rows),
+                          matrix<R>(*out), {}, {direction, image_norm, static_cast<status*>(statuses)},
+                          {workspace, static_cast<std::size_t>(bytes)},
+                          {.radius = radius, .degenerate = degenerate_row::zero});
+      });
+    });
+  });
+}
+
+/// The gradients to the rows and to the gates, given the one to `out` and what the forward kept. The one to
+/// the gates, in their type or in f32, is written or, if `add` is not 0, added.
+int mpi_router_backward(const void* context, void* stream, const tensor* gates, const tensor* rows,
+                        const tensor* grad_out, const tensor* grad_rows, const tensor* grad_gates, int add,
+                        double radius, float* direction, double* image_norm, void* statuses, void* workspace,
+                        std::int64_t bytes) {
+  return guarded([&] {
+    with_type(*gates, [&]<class T>(T*) {
+      with_type(*rows, [&]<class R>(R*) {
+        with_gradient<T>(*grad_gates, [&](const auto& gradient) {
+          cuda::router_rows_vjp(on_stream(context, stream), experts<const T>(*gates), matrix<const R>(*rows),
+                                {direction, image_norm, static_cast<status*>(statuses)},
+                                matrix<const R>(*grad_out), matrix<R>(*grad_rows), gradient, mode_of(add),
+                                {workspace, static_cast<std::size_t>(bytes)}, {.radius = radius});
+        });
+      });
+    });
+  });
+}
+
+}  // extern "C"
