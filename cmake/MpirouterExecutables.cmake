@@ -30,6 +30,16 @@ function(mpirouter_set_options target)
   endif()
 endfunction()
 
+# mpirouter_set_cuda(<target> <architecture>…): options of a target of .cu files. PTX alone (80-virtual) compiles in half
+# the time, and the driver compiles it for the GPU at hand, along the path of sm_80.
+function(mpirouter_set_cuda target)
+  target_link_libraries(${target} PRIVATE mpi_router::cuda)
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${ARGN}" POSITION_INDEPENDENT_CODE ON)
+  mpirouter_set_options(${target})
+  # Most places only compile them; scripts/gpu, which times, optimises in full.
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:-Xcicc=-O1>)
+endfunction()
+
 # Links Eigen's SVD, compiled once for all of them: it takes each translation unit half a minute.
 function(mpirouter_link_svd target)
   if(NOT TARGET mpirouter_svd)
