@@ -83,12 +83,13 @@ function(mpirouter_add_executable name)
   mpirouter_set_options(${name})
 endfunction()
 
-# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL]): a doctest
+# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [LIGHT]): a doctest
 # executable (main is given) run by ctest. The working directory of the run is the test's source folder.
-# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. A test whose libraries are not to be had is
-# listed by ctest as disabled.
+# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. LIGHT: always -O1, for so much code that optimised in full it
+# takes longer to compile than it saves, and not optimised, under sanitizers, longer to run. A test whose libraries are
+# not to be had is listed by ctest as disabled.
 function(mpirouter_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL" "" "SOURCES;LIBRARIES;ARGUMENTS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;LIGHT" "" "SOURCES;LIBRARIES;ARGUMENTS")
   if(arg_FULL AND NOT MPIROUTER_FULL_TESTS)
     return()
   endif()
@@ -99,6 +100,9 @@ function(mpirouter_add_test name)
     return()
   endif()
   target_link_libraries(${name} PRIVATE mpirouter_test_support)
+  if(arg_LIGHT AND NOT MSVC)
+    target_compile_options(${name} PRIVATE -O1)
+  endif()
   add_test(
     NAME ${name}
     COMMAND ${name} ${arg_ARGUMENTS}

@@ -1,6 +1,7 @@
 // The backward on a GPU against f64 loops on the host, in its three forms.
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
+#include "order.hpp"
 
 namespace gpu_check {
 namespace {
@@ -230,6 +231,59 @@ void check_gradient(const cuda::context& ctx, const typename problem<T, R>::spec
   }
 }
 
+template <class T, class G>
+void check_order(const cuda::context& ctx, const expert_shape& shape, layout order, generator& g) {
+  const problem<T, float> p({.shape = shape, .order = order}, g);
+  const auto [n, f, d] = shape;
+  const auto size = static_cast<std::size_t>(n * d);
+  const device_array<float> out(size), direction(size), grad_rows(size), dual(size);
+  const device_array<float> y(static_cast<std::size_t>(n * f)), w(static_cast<std::size_t>(n * f));
+  const device_array<double> norms(static_cast<std::size_t>(n));
+  const device_array<status> statuses(static_cast<std::size_t>(n));
+  const device_array<float> upstream(values_of(g, size));
+  const cuda::saved_step saved{direction.data(), norms.data(), statuses.data()};
+  const cuda::step_options options{.radius = 2.0};
+  const device_array<unsigned char> scratch(std::size_t{8} << 20);
+  const cuda::workspace work{scratch.data(), std::size_t{8} << 20};
+  cuda::router_rows(ctx, p.view(), p.rows(), row_major<device_space>(out.data(), n, d), {}, saved, work,
+                    options);
+  sync();
+  const experts_in_memory<G> place(shape, order, g, false);
+  const std::vector<G> before(static_cast<std::size_t>(place.size), make<G>(0.25));
+  const device_array<G> gradient(before);
+  const expert_batch_view<G, device_space> to(gradient.data() + place.first, shape, place.strides);
+  const auto upstream_view = row_major<device_space>(upstream.data(), n, d);
+  const auto rows_view = row_major<device_space>(grad_rows.data(), n, d);
+  const auto written = [&](cuda::gradient_mode mode) {
+    cuda::router_rows_vjp(ctx, p.view(), p.rows(), saved, upstream_view, rows_view, to, mode, work, options);
+  };
+  const auto factored = [&] {
+    cuda::router_rows_vjp_factored(ctx, p.view(), p.rows(), saved, upstream_view, rows_view,
+                                   {y.data(), w.data(), dual.data()}, work, options);
+  };
+  const late_array weights(p.device), rows(p.device_rows), grad_out(upstream), unit(direction), scale(norms),
+      states(statuses), old(gradient);
+  const auto late = [&] {
+    return std::vector<late_write>{weights.restore(), rows.restore(),   grad_out.restore(), unit.restore(),
+                                   scale.restore(),   states.restore(), old.restore()};
+  };
+  for (const auto mode : {cuda::gradient_mode::write, cuda::gradient_mode::accumulate}) {
+    after({old.restore()}, [] {});
+    written(mode);
+    sync();
+    const auto expected = gradient.host();
+    const auto expected_rows = grad_rows.host();
+    after(late(), [&] { written(mode); });
+    check(same(gradient, expected) && same(grad_rows, expected_rows),
+          p.name + " " + type_name<G> + ": a gradient not in order, inputs that are written late");
+  }
+  factored();
+  sync();
+  const auto ys = y.host(), ws = w.host(), duals = dual.host();
+  after(late(), factored);
+  check(same(y, ys) && same(w, ws) && same(dual, duals), p.name + ": factors not in order");
+}
+
 template <class T, class R, class G>
 void sweep(const cuda::context& ctx, generator& g, int count) {
   for (int i = 0; i < count; ++i) {
@@ -263,6 +317,10 @@ void sweep(const cuda::context& ctx, generator& g, int count) {
 
 void check_backward(const cuda::context& ctx, int effort) {
   generator g(777);
+  check_order<bf16, bf16>(ctx, {2, 40, 2048}, layout::nfd, g);
+  check_order<bf16, float>(ctx, {33, 100, 512}, layout::nfd, g);
+  check_order<float, float>(ctx, {3, 30, 1000}, layout::nfd, g);
+  check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::ndf, g);  // the plain path
   sweep<bf16, float, bf16>(ctx, g, effort);
   sweep<bf16, bf16, float>(ctx, g, effort);
   sweep<f16, f16, f16>(ctx, g, effort / 2);

@@ -1,6 +1,7 @@
 // The forward on a GPU against f64 loops on the host.
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
+#include "order.hpp"
 
 namespace gpu_check {
 namespace {
@@ -176,6 +177,53 @@ void check_several_steps(const cuda::context& ctx, generator& g) {
         p.name + ": the status of several steps is not that of the first failure");
 }
 
+template <class T>
+void check_order(const cuda::context& ctx, const expert_shape& shape, layout order, generator& g) {
+  const problem<T, float> p({.shape = shape, .order = order}, g);
+  const auto [n, f, d] = shape;
+  const auto size = static_cast<std::size_t>(n * d);
+  const device_array<float> out(size), direction(size);
+  const device_array<double> rayleigh(static_cast<std::size_t>(n)), norms(static_cast<std::size_t>(n));
+  const device_array<status> statuses(static_cast<std::size_t>(n));
+  cuda::step_by_products report;
+  report.rayleigh = rayleigh.data();
+  const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
+  const device_array<unsigned char> scratch(bytes), garbage(bytes + size * sizeof(float));
+  const cuda::saved_step saved{direction.data(), norms.data(), statuses.data()};
+  const auto step = [&](bool at_rest) {
+    cuda::context c = ctx;
+    c.inputs_at_rest = at_rest;
+    cuda::router_rows(c, p.view(), p.rows(), row_major<device_space>(out.data(), n, d), report, saved,
+                      {scratch.data(), bytes}, {.radius = 2.0});
+  };
+  step(false);
+  sync();
+  const auto rows = out.host();
+  const auto quotients = rayleigh.host();
+  const auto check_result = [&](const char* what) {
+    check(same(out, rows) && same(rayleigh, quotients), p.name + ": not in order, " + what);
+  };
+
+  const late_array weights(p.device), inputs(p.device_rows), table(p.device_table);
+  out.poison();
+  after({weights.restore(), inputs.restore(), table.restore()}, [&] { step(false); });
+  check_result("inputs that are written late");
+  const std::vector<late_write> outputs = {
+      {out.data(), garbage.data(), size * sizeof(float)},
+      {rayleigh.data(), garbage.data(), quotients.size() * sizeof(double)},
+      {scratch.data(), garbage.data(), bytes}};
+  for (const bool at_rest : {false, true}) {
+    after(outputs, [&] { step(at_rest); });
+    check_result(at_rest ? "outputs that are written late, inputs at rest" : "outputs that are written late");
+  }
+  after(outputs, [&] {  // in a row, each to write where the last one did
+    for (int i = 0; i < 4; ++i) {
+      step(true);
+    }
+  });
+  check_result("several with inputs at rest");
+}
+
 template <class T, class R, class O>
 void sweep(const cuda::context& ctx, generator& g, int count) {
   for (int i = 0; i < count; ++i) {
@@ -208,6 +256,12 @@ void sweep(const cuda::context& ctx, generator& g, int count) {
 
 void check_forward(const cuda::context& ctx, int effort) {
   generator g(12345);
+  for (const layout order : {layout::nfd, layout::ndf, layout::fd_pointers, layout::df_pointers}) {
+    check_order<bf16>(ctx, {2, 40, 2048}, order, g);
+    check_order<float>(ctx, {3, 300, 1000}, order, g);
+    check_order<bf16>(ctx, {33, 100, 512}, order, g);  // experts cut among blocks: two kernels
+    check_order<double>(ctx, {2, 20, 60}, order, g);
+  }
   sweep<bf16, bf16, float>(ctx, g, effort);
   sweep<bf16, float, bf16>(ctx, g, effort);
   sweep<f16, f16, f16>(ctx, g, effort / 2);

@@ -6,6 +6,7 @@
 
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
+#include "order.hpp"
 
 namespace gpu_check {
 namespace {
@@ -226,10 +227,32 @@ void check_logits(const cuda::context& ctx, generator& g, cublasLtHandle_t handl
         std::string("logits ") + type_name<T> + " off by " + std::to_string(worst));
 }
 
+void check_order(const cuda::context& ctx, index_t n, generator& g) {
+  constexpr index_t tokens = 300, top_k = 4;
+  const device_array<float> logits(values_of(g, static_cast<std::size_t>(tokens * n)));
+  const device_array<float> weights(static_cast<std::size_t>(tokens * top_k));
+  const device_array<expert_id> experts(static_cast<std::size_t>(tokens * top_k));
+  const auto select = [&] {
+    cuda::gate(ctx, row_major<device_space>(static_cast<const float*>(logits.data()), tokens, n),
+               {.top_k = top_k}, nullptr, {weights.data(), experts.data()});
+  };
+  select();
+  sync();
+  const auto chosen = experts.host();
+  const auto weighed = weights.host();
+  const late_array late(logits);
+  after({late.restore()}, select);
+  check(same(experts, chosen) && same(weights, weighed),
+        "gate of " + std::to_string(n) + " experts: not in order");
+}
+
 }  // namespace
 
 void check_gating(const cuda::context& ctx, int effort) {
   generator g(4242);
+  for (const index_t n : {16, 128, 300}) {
+    check_order(ctx, n, g);
+  }
   for (int i = 0; i < effort * 12; ++i) {
     const bool many = i % 17 == 0;
     gating_options o;

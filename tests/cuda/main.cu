@@ -19,7 +19,6 @@ int main(int argc, char** argv) {
     cuda::context ctx = cuda::make_context();
     std::printf("sm_%d, %d multiprocessors, effort %d\n", ctx.capability, ctx.multiprocessors, effort);
     check_mistakes(ctx);
-    check_order(ctx);
     check_forward(ctx, effort);
     check_backward(ctx, effort);
     check_gating(ctx, effort);
