@@ -85,7 +85,7 @@ endfunction()
 
 # mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [LIGHT]): a doctest
 # executable (main is given) run by ctest. The working directory of the run is the test's source folder.
-# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. LIGHT: always -O1, for so much code that optimised in full it
+# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. LIGHT: -O1 but for full tests, for so much code that optimised in full it
 # takes longer to compile than it saves, and not optimised, under sanitizers, longer to run. A test whose libraries are
 # not to be had is listed by ctest as disabled.
 function(mpirouter_add_test name)
@@ -100,7 +100,7 @@ function(mpirouter_add_test name)
     return()
   endif()
   target_link_libraries(${name} PRIVATE mpirouter_test_support)
-  if(arg_LIGHT AND NOT MSVC)
+  if(arg_LIGHT AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS)
     target_compile_options(${name} PRIVATE -O1)
   endif()
   add_test(

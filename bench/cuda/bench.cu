@@ -108,6 +108,14 @@ void time_shape(const cuda::context& ctx, cublasHandle_t handle, const expert_sh
                           reinterpret_cast<const uint4*>(at(i)), vectors, sink.data());
                     }),
        bytes);
+  line("read floor, started early",
+       microseconds(ctx.stream, copies, rounds,
+                    [&](int i) {
+                      mpi_router::cuda::detail::launch(
+                          "read_kernel", ctx, {floor_blocks(vectors), floor_threads}, read_kernel<>,
+                          reinterpret_cast<const uint4*>(at(i)), vectors, sink.data());
+                    }),
+       bytes);
   line("copy floor",
        microseconds(ctx.stream, copies / 2 * 2, rounds,
                     [&](int i) {

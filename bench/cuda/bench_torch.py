@@ -141,9 +141,10 @@ def time_layer(tokens, n, f, d, top_k):
     operator = mpi_router_torch.router_rows
     line("MoE layer training step, mpi_router", shape, torch.bfloat16,
          microseconds(lambda i: step(lambda: operator(layer.gate, router, 4.0), i), 2))
-    sums = torch.zeros_like(layer.gate, dtype=torch.float32)
-    line("MoE layer training step, mpi_router, gradient added to f32", shape, torch.bfloat16,
-         microseconds(lambda i: step(lambda: operator(layer.gate, router, 4.0, main_grad=sums), i), 2))
+    for name, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32)):
+        sums = torch.zeros_like(layer.gate, dtype=dtype)
+        line(f"MoE layer training step, mpi_router, gradient added to {name}", shape, torch.bfloat16,
+             microseconds(lambda i: step(lambda: operator(layer.gate, router, 4.0, main_grad=sums), i), 2))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,13 @@ inline unsigned floor_blocks(std::size_t vectors) {
 }
 
 /// Reads `vectors` × 16 bytes. The result is written only if it has a value that random data never have.
+/// Where launches allow it, the next kernel may start at once.
 template <class = void>
 __global__ void __launch_bounds__(floor_threads)
     read_kernel(const uint4* data, std::size_t vectors, unsigned* out) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
   const std::size_t first = static_cast<std::size_t>(blockIdx.x) * floor_threads * floor_unroll + threadIdx.x;
   uint4 v[floor_unroll];
 #pragma unroll

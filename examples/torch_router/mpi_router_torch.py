@@ -4,15 +4,16 @@
     logits = tokens @ rows.T
 
 gates [N, F, D] may be any view of CUDA memory, such as half of a fused tensor or the transpose of [N, D, F]; router
-[N, D]; both bfloat16 or float32. Works under torch.compile and in CUDA graphs. Reads the gates once forward, and once
-backward while it writes their gradient; runs on the current stream. A row without a step (zero, orthogonal to its gate,
-not finite) becomes zero and gets no gradient.
+[N, D]; both bfloat16 or float32. Works under torch.compile and in CUDA graphs; runs on the current stream. Where D is
+contiguous the gates are read once forward, and once backward while their gradient is written; of the transpose of
+[N, D, F] the forward is as fast, but the backward takes the plain path, many times as long. A row without a step (zero,
+orthogonal to its gate, not finite) becomes zero and gets no gradient. Can be differentiated once.
 
     rows = router_rows(gates, router, radius=C, main_grad=buffer)
 
-adds the gradient to the gates to a buffer of their shape, in float32 or in their type, during the backward; autograd
+adds the gradient to the gates to a buffer of their shape, in float32 or in their type, during every backward; autograd
 then has none for them. So training keeps sums over micro-batches, and nothing of the size of the weights is written
-twice. Not under torch.compile.
+twice. The buffer is written on the stream of the backward. Not under torch.compile.
 
 The library beside this file is built by nvcc (docs/guide-gpu.md); MPI_ROUTER_LIBRARY names another place.
 """
@@ -67,11 +68,11 @@ def _call(function, gates: Tensor, grad_gates: Optional[Tensor], add: bool, *arg
     with torch.cuda.device(gates.device):
         context, described = _context(gates.device), _describe(gates)
         size = _lib.mpi_router_workspace(context, described, _describe(grad_gates), c_int(add))
-        if size >= 0:
-            workspace = torch.empty(size, dtype=torch.uint8, device=gates.device)
-            stream = c_void_p(torch.cuda.current_stream().cuda_stream)
-            size = function(context, stream, described, *arguments, _pointer(workspace), c_int64(size))
-        if size != 0:
+        if size < 0:
+            raise RuntimeError(_lib.mpi_router_error().decode())
+        workspace = torch.empty(size, dtype=torch.uint8, device=gates.device)
+        stream = c_void_p(torch.cuda.current_stream().cuda_stream)
+        if function(context, stream, described, *arguments, _pointer(workspace), c_int64(size)) != 0:
             raise RuntimeError(_lib.mpi_router_error().decode())
 
 
@@ -88,12 +89,11 @@ def _forward(gates: Tensor, rows: Tensor, radius: float):
     return out, *saved
 
 
-def _backward(gates: Tensor, rows: Tensor, upstream: Tensor, saved, radius: float, grad_gates: Tensor, add: bool):
+def _backward(gates: Tensor, rows: Tensor, upstream: Tensor, saved, radius: float, grad_rows: Optional[Tensor],
+              grad_gates: Optional[Tensor], add: bool = False):
     upstream = upstream.to(rows.dtype)
-    grad_rows = torch.empty_like(rows)
     _call(_lib.mpi_router_backward, gates, grad_gates, add, _describe(rows), _describe(upstream), _describe(grad_rows),
           _describe(grad_gates), c_int(add), c_double(radius), *map(_pointer, saved))
-    return grad_rows
 
 
 class _Step(torch.autograd.Function):
@@ -107,12 +107,17 @@ class _Step(torch.autograd.Function):
         return out
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
         gates, rows, *saved = ctx.saved_tensors
-        add = ctx.main_grad is not None
-        grad_gates = ctx.main_grad if add else torch.empty_like(gates)
-        grad_rows = _backward(gates, rows, upstream, saved, ctx.radius, grad_gates, add)
-        return None if add else grad_gates, grad_rows, None, None
+        grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[1] else None
+        if ctx.main_grad is not None:
+            _backward(gates, rows, upstream, saved, ctx.radius, grad_rows, ctx.main_grad, add=True)
+            torch.autograd.graph.increment_version(ctx.main_grad)
+            return None, grad_rows, None, None
+        grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[0] else None
+        _backward(gates, rows, upstream, saved, ctx.radius, grad_rows, grad_gates)
+        return grad_gates, grad_rows, None, None
 
 
 @torch.library.custom_op("mpi_router::step", mutates_args=(), device_types="cuda")
@@ -127,14 +132,19 @@ def _(gates, rows, radius):
 
 @torch.library.custom_op("mpi_router::step_vjp", mutates_args=(), device_types="cuda")
 def _step_vjp(gates: Tensor, rows: Tensor, upstream: Tensor, direction: Tensor, norm: Tensor, statuses: Tensor,
-              radius: float) -> tuple[Tensor, Tensor]:
-    grad_gates = torch.empty_like(gates)
-    return grad_gates, _backward(gates, rows, upstream, (direction, norm, statuses), radius, grad_gates, False)
+              radius: float, wants_gates: bool) -> tuple[Tensor, Tensor]:
+    grad_gates, grad_rows = _gradients(gates, rows, wants_gates)
+    _backward(gates, rows, upstream, (direction, norm, statuses), radius, grad_rows, grad_gates if wants_gates else None)
+    return grad_gates, grad_rows
 
 
 @_step_vjp.register_fake
-def _(gates, rows, upstream, direction, norm, statuses, radius):
-    return torch.empty_like(gates), torch.empty_like(rows)
+def _(gates, rows, upstream, direction, norm, statuses, radius, wants_gates):
+    return _gradients(gates, rows, wants_gates)
+
+
+def _gradients(gates, rows, wants_gates):
+    return torch.empty_like(gates) if wants_gates else gates.new_empty(0), torch.empty_like(rows)
 
 
 def _keep(ctx, inputs, output):
@@ -142,9 +152,24 @@ def _keep(ctx, inputs, output):
     ctx.save_for_backward(gates, rows, *output[1:])
 
 
-_step.register_autograd(
-    lambda ctx, upstream, *_: (*_step_vjp(*ctx.saved_tensors[:2], upstream, *ctx.saved_tensors[2:], ctx.radius), None),
-    setup_context=_keep)
+def _pull_back(ctx, upstream, *_):
+    gates, rows, *saved = ctx.saved_tensors
+    wants_gates = ctx.needs_input_grad[0]
+    grad_gates, grad_rows = _step_vjp(gates, rows, upstream, *saved, ctx.radius, wants_gates)
+    return grad_gates if wants_gates else None, grad_rows, None
+
+
+_step.register_autograd(_pull_back, setup_context=_keep)
+
+
+def _expect_buffer(buffer: Tensor, gates: Tensor):
+    what = f"router_rows: main_grad {buffer.dtype} {tuple(buffer.shape)} on {buffer.device}"
+    if buffer.shape != gates.shape or buffer.device != gates.device or buffer.dtype not in (torch.float32, gates.dtype):
+        raise ValueError(f"{what} for gates {gates.dtype} {tuple(gates.shape)} on {gates.device}")
+    if buffer.requires_grad or any(s == 0 and n > 1 for s, n in zip(buffer.stride(), buffer.shape)):
+        raise ValueError(f"{what} requires a gradient, or is expanded")
+    if torch.is_grad_enabled() and not gates.requires_grad:
+        raise ValueError(f"{what} for gates that require no gradient")
 
 
 def router_rows(gates: Tensor, router: Tensor, radius: float, main_grad: Optional[Tensor] = None) -> Tensor:
@@ -156,10 +181,10 @@ def router_rows(gates: Tensor, router: Tensor, radius: float, main_grad: Optiona
     if (gates.shape[0], gates.shape[2]) != tuple(router.shape) or gates.device != router.device:
         raise ValueError(f"router_rows: router {tuple(router.shape)} on {router.device} for gates "
                          f"{tuple(gates.shape)} on {gates.device}")
-    if main_grad is not None and (main_grad.shape != gates.shape or main_grad.device != gates.device or
-                                  main_grad.dtype not in (torch.float32, gates.dtype)):
-        raise ValueError(f"router_rows: main_grad {main_grad.dtype} {tuple(main_grad.shape)} on {main_grad.device} for "
-                         f"gates {gates.dtype} {tuple(gates.shape)} on {gates.device}")
+    if not isinstance(radius, (int, float)):
+        raise ValueError(f"router_rows: radius must be a number, which has no gradient, not {type(radius).__name__}")
+    if main_grad is not None:
+        _expect_buffer(main_grad, gates)
     if torch.compiler.is_compiling():
         if main_grad is not None:
             raise ValueError("router_rows: main_grad is written during the backward, which torch.compile does not see")

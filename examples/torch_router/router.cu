@@ -3,6 +3,7 @@
 // value, and then mpi_router_error() says why.
 #include <mpi_router/cuda/router.cuh>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -88,8 +89,8 @@ void* mpi_router_context() {
   return guarded([&] { *context = cuda::make_context(); }) == 0 ? context.release() : nullptr;
 }
 
-/// Bytes of workspace of a forward with these gates, or of the backward that writes this gradient to them, or
-/// adds it; −1: an error.
+/// Bytes of workspace of a forward with these gates, and of a backward with this gradient to them (null:
+/// none), written or added, whichever needs more; −1: an error.
 std::int64_t mpi_router_workspace(const void* context, const tensor* gates, const tensor* grad_gates,
                                   int add) {
   std::int64_t bytes = -1;
@@ -97,13 +98,14 @@ std::int64_t mpi_router_workspace(const void* context, const tensor* gates, cons
     const cuda::context ctx = on_stream(context, nullptr);
     with_type(*gates, [&]<class T>(T*) {
       const auto view = experts<T>(*gates);
-      if (grad_gates == nullptr) {
-        bytes = static_cast<std::int64_t>(cuda::router_rows_workspace(ctx, view));
-        return;
+      std::size_t most = std::max(cuda::router_rows_workspace(ctx, view),
+                                  cuda::router_rows_vjp_factored_workspace(ctx, view));
+      if (grad_gates != nullptr) {
+        with_gradient<T>(*grad_gates, [&](const auto& gradient) {
+          most = std::max(most, cuda::router_rows_vjp_workspace(ctx, view, gradient, mode_of(add)));
+        });
       }
-      with_gradient<T>(*grad_gates, [&](const auto& gradient) {
-        bytes = static_cast<std::int64_t>(cuda::router_rows_vjp_workspace(ctx, view, gradient, mode_of(add)));
-      });
+      bytes = static_cast<std::int64_t>(most);
     });
   });
   return bytes;
@@ -126,20 +128,30 @@ int mpi_router_forward(const void* context, void* stream, const tensor* gates, c
   });
 }
 
-/// The gradients to the rows and to the gates, given the one to `out` and what the forward kept. The one to
-/// the gates, in their type or in f32, is written or, if `add` is not 0, added.
+/// The gradients to the rows and to the gates (null: not wanted), given the one to `out` and what the forward
+/// kept. The one to the gates, in their type or in f32, is written or, if `add` is not 0, added.
 int mpi_router_backward(const void* context, void* stream, const tensor* gates, const tensor* rows,
                         const tensor* grad_out, const tensor* grad_rows, const tensor* grad_gates, int add,
                         double radius, float* direction, double* image_norm, void* statuses, void* workspace,
                         std::int64_t bytes) {
   return guarded([&] {
+    const cuda::context ctx = on_stream(context, stream);
+    const cuda::saved_step saved{direction, image_norm, static_cast<status*>(statuses)};
+    const cuda::workspace scratch{workspace, static_cast<std::size_t>(bytes)};
+    const cuda::step_options options{.radius = radius};
     with_type(*gates, [&]<class T>(T*) {
       with_type(*rows, [&]<class R>(R*) {
+        const auto view = experts<const T>(*gates);
+        const auto r = matrix<const R>(*rows);
+        const auto upstream = matrix<const R>(*grad_out);
+        const auto to_rows = grad_rows != nullptr ? matrix<R>(*grad_rows) : matrix_view<R, device_space>();
+        if (grad_gates == nullptr) {
+          cuda::router_rows_vjp_factored(ctx, view, r, saved, upstream, to_rows, {}, scratch, options);
+          return;
+        }
         with_gradient<T>(*grad_gates, [&](const auto& gradient) {
-          cuda::router_rows_vjp(on_stream(context, stream), experts<const T>(*gates), matrix<const R>(*rows),
-                                {direction, image_norm, static_cast<status*>(statuses)},
-                                matrix<const R>(*grad_out), matrix<R>(*grad_rows), gradient, mode_of(add),
-                                {workspace, static_cast<std::size_t>(bytes)}, {.radius = radius});
+          cuda::router_rows_vjp(ctx, view, r, saved, upstream, to_rows, gradient, mode_of(add), scratch,
+                                options);
         });
       });
     });

@@ -44,6 +44,12 @@ class late_array {
     must(cudaMemset(at_, 0xff, bytes_), "cudaMemset");
     return {at_, content_.data(), bytes_};
   }
+  /// Writes late what the memory held, which is `decoy` until then.
+  template <class T>
+  [[nodiscard]] late_write restore(const std::vector<T>& decoy) const {
+    must(cudaMemcpy(at_, decoy.data(), bytes_, cudaMemcpyHostToDevice), "cudaMemcpy");
+    return {at_, content_.data(), bytes_};
+  }
 
  private:
   void* at_;

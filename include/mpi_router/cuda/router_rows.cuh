@@ -112,11 +112,11 @@ struct forward_plan {
     bytes = memory.used();
   }
 
-  /// Reads the weights once with the rows of `args`, then calls use(images), unless the step finished by
-  /// itself as `args` say, which it may if `fuse`.
+  /// Reads the weights once with the rows of `args`, `at_rest` or not, then calls use(images), unless the
+  /// step finished by itself as `args` say, which it may if `fuse`.
   template <class Use>
   void run(const context& ctx, const expert_batch_view<const T, device_space>& experts,
-           const finish_args& args, bool fuse, const Use& use) const {
+           const finish_args& args, bool at_rest, bool fuse, const Use& use) const {
     if (experts.ffn_dim() == 0) {
       return use(matrix_images{});
     }
@@ -124,12 +124,12 @@ struct forward_plan {
     if constexpr (sizeof(T) <= 4) {
       if (rows.vectors > 0) {
         const bool fused = fuse && rows.cluster > 0;
-        row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, args);
+        row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, at_rest, args);
         return fused ? void() : use(slot_images{sums, rows.part});
       }
       if (panels.lanes > 0) {
         const bool fused = fuse && panels.members > 0;
-        panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, args);
+        panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, at_rest, args);
         return fused ? void() : use(slot_images{sums, panels.part});
       }
     }
@@ -234,7 +234,7 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
                                    plan.statuses,
                                    last ? report : step_by_products{},
                                    last ? saved : saved_step{}};
-    plan.run(ctx, weights, args, true,
+    plan.run(ctx, weights, args, ctx.inputs_at_rest && step == 0 && !in_place, true,
              [&](const auto& images) { detail::finish(ctx, weights.num_experts(), images, args); });
     from = to;
   }
@@ -271,7 +271,7 @@ void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>&
   const int hidden = static_cast<int>(weights.hidden_dim());
   detail::finish_args args{};
   args.rows = detail::any_matrix(rows);
-  plan.run(ctx, weights, args, false, [&](const auto& source) {
+  plan.run(ctx, weights, args, ctx.inputs_at_rest, false, [&](const auto& source) {
     detail::collect(ctx, weights.num_experts(),
                     detail::collect_args<std::remove_cvref_t<decltype(source)>>{
                         source, detail::any_matrix(images), energies, nullptr, hidden});

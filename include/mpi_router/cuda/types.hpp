@@ -44,11 +44,15 @@ struct context {
   /// How many clusters of 1, 2, 4 and 8 blocks run at once, each block with a multiprocessor of its own. The
   /// multiprocessors of a chip come in parts of uneven size that no cluster spans, so that some stay idle.
   int clusters[4] = {};
-  /// A promise about the weights (and their table of pointers) and the rows of the forwards that get this
-  /// context: since they were written, the host has waited for the stream, or the stream has run a kernel
-  /// that was launched without this promise. A forward then reads them before what is ahead of it in the
-  /// stream has ended, and waits for that only to write. It pays where forwards follow each other: those of
-  /// all layers in a row. Never for the stateful form, whose rows the call before has just written.
+  /// A promise to router_rows and image_of_rows: since the weights (and their table of pointers) and the rows
+  /// were written, the stream has waited for that and has then run an ordinary kernel, or one of this library
+  /// without this promise (a kernel that lets its dependents start before it has waited itself does not
+  /// count); or the host has waited for it. The call then reads while what is ahead of it in the stream still
+  /// runs, and waits for that before it writes. So: the first forward of a sequence without it, the others
+  /// with it. In a graph it must hold at every replay. Since such a call lets the kernel after it start
+  /// before it has waited, a kernel launched with programmatic serialisation after it must wait
+  /// (griddepcontrol.wait) for what came before, too. No effect on other calls, on steps after the first,
+  /// where out is rows, on f64, and where no axis of the weights has stride 1.
   bool inputs_at_rest = false;
 };
 

@@ -45,7 +45,8 @@ struct launch_shape {
 };
 
 /// Launches `kernel`. On sm_90 the kernel may start before the one ahead of it in the stream has ended
-/// (programmatic dependent launch): every kernel here first waits for it on the device.
+/// (programmatic dependent launch): every kernel here waits for it on the device, before it reads or, if its
+/// inputs are at rest, before it writes.
 template <class... Parameters, class... Arguments>
 void launch(const char* name, const context& ctx, const launch_shape& shape, void (*kernel)(Parameters...),
             const Arguments&... arguments) {

@@ -66,12 +66,6 @@ struct finish_args {
   saved_step saved;
 };
 
-/// Whether a step kernel may read before what is ahead of it has ended: the rows of a later step have just
-/// been written.
-[[nodiscard]] inline bool reads_at_rest(const context& ctx, const finish_args& args) {
-  return ctx.inputs_at_rest && args.earlier == nullptr;
-}
-
 /// Normalises and reports the image of expert e. `row_square` is this thread's part of ‖r‖². `kept` chunks of
 /// four columns stay in registers between the norm and the division, all that there are; if none do, the
 /// image is read twice. All threads of the block call it.

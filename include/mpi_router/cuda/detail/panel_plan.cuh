@@ -85,7 +85,8 @@ struct panel_plan {
 /// `fused`.
 template <class T>
 void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>& weights,
-                const expert_shape& shape, const partial_sums& out, bool fused, const finish_args& finish) {
+                const expert_shape& shape, const partial_sums& out, bool fused, bool at_rest,
+                const finish_args& finish) {
   const panel_step_args<T> args{weights,
                                 static_cast<int>(shape.ffn_dim),
                                 static_cast<int>(shape.hidden_dim),
@@ -94,7 +95,7 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                                 plan.part,
                                 out,
                                 fused,
-                                reads_at_rest(ctx, finish),
+                                at_rest,
                                 finish};
   const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.part.team * plan.row_blocks),
                           panel_threads, plan.shared_bytes,

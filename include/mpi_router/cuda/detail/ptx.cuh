@@ -8,14 +8,15 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Before a kernel's first access to memory: what the kernels ahead in the stream wrote is visible from here
-/// on.
+/// Before a kernel's first access to memory that a kernel ahead may write, or its first write: what the
+/// kernels ahead in the stream wrote is visible from here on. Returns at once where it has been called
+/// before.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-/// The next kernel in the stream may take up free multiprocessors now (and then waits).
+/// The next kernel in the stream may take up free multiprocessors now (and waits as it must).
 __device__ __forceinline__ void let_next_kernel_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -10,13 +10,18 @@ namespace detail {
 /// bytes that it will itself read (sm_80: then a tile's arrival needs no barrier among threads).
 enum class copier { engine, threads };
 
-/// Whether the device compiled for has a copy engine: for one without, there is no need to compile its
-/// kernels.
+/// For a device without a copy engine its kernels need not be compiled: the launches choose by the device,
+/// and should one be wrong, it must not pass for a result.
+template <copier by>
+__device__ __forceinline__ bool not_on_this_device() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr bool has_copy_engine = false;
-#else
-constexpr bool has_copy_engine = true;
+  if constexpr (by == copier::engine) {
+    __trap();
+    return true;
+  }
 #endif
+  return false;
+}
 
 constexpr int most_stages = 8;
 constexpr int most_threads = 512;

@@ -111,7 +111,8 @@ void launch_row_step(const context& ctx, const row_plan& plan, const row_step_ar
 /// `fused`.
 template <class T>
 void row_step(const context& ctx, const row_plan& plan, const batch<const T>& weights,
-              const expert_shape& shape, const partial_sums& out, bool fused, const finish_args& finish) {
+              const expert_shape& shape, const partial_sums& out, bool fused, bool at_rest,
+              const finish_args& finish) {
   const row_step_args<T> args{{weights, 0, plan.pitch * static_cast<int>(sizeof(T))},
                               {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim), plan.rows,
                                plan.part.tiles_per_expert},
@@ -120,7 +121,7 @@ void row_step(const context& ctx, const row_plan& plan, const batch<const T>& we
                               plan.group_threads,
                               plan.ring,
                               fused,
-                              reads_at_rest(ctx, finish),
+                              at_rest,
                               finish};
   switch (plan.vectors) {
     case 1: launch_row_step<T, 1>(ctx, plan, args); break;

@@ -26,8 +26,7 @@ struct row_step_args {
 template <class T, int vectors, int rows, copier by>
 __global__ void __launch_bounds__(most_threads, 1)
     row_step_kernel(const __grid_constant__ row_step_args<T> a) {
-  if (by == copier::engine && !has_copy_engine) {
-    __trap();
+  if (not_on_this_device<by>()) {
     return;
   }
   constexpr int width = vector_width<T>;

@@ -91,8 +91,7 @@ __device__ __forceinline__ void write_gradient(G* to, bool aligned, int left, co
 template <class T, class G, int vectors, int rows, vjp_mode mode, copier by>
 __global__ void __launch_bounds__(most_threads, 1)
     row_vjp_kernel(const __grid_constant__ row_vjp_args<T, G> a) {
-  if (by == copier::engine && !has_copy_engine) {
-    __trap();
+  if (not_on_this_device<by>()) {
     return;
   }
   constexpr int width = vector_width<T>;
