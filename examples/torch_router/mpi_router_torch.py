@@ -6,7 +6,7 @@
 gates [N, F, D] may be any view of CUDA memory, such as half of a fused tensor or the transpose of [N, D, F]; router
 [N, D]; both bfloat16 or float32. Works under torch.compile and in CUDA graphs; runs on the current stream. Where D is
 contiguous the gates are read once forward, and once backward while their gradient is written; of the transpose of
-[N, D, F] the forward is as fast, but the backward takes the plain path, many times as long. A row without a step (zero,
+[N, D, F] the forward is nearly as fast, but the backward takes the plain path, which is slow. A row without a step (zero,
 orthogonal to its gate, not finite) becomes zero and gets no gradient. Can be differentiated once.
 
     rows = router_rows(gates, router, radius=C, main_grad=buffer)
