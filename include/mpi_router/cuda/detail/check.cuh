@@ -7,6 +7,10 @@
 #include <cstdio>
 #include <cstdlib>
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "mpi_router/cuda needs sm_80 or newer: pass -arch=sm_80, sm_90a or that of your GPU"
+#endif
+
 // Kernels, and the host functions that launch them, have internal linkage: two shared objects that both
 // instantiate a weak __global__ template end up launching a kernel that one of them never registered.
 // clang-format off
