@@ -406,8 +406,8 @@ void check_mistakes(const cuda::context& ctx) {
   });
   refused("no radius", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, scratch, {.radius = 0}); });
   refused("no steps", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, scratch, {.steps = 0}); });
-  refused("small workspace",
-          [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, {memory.data(), 1}, {}); });
+  const cuda::workspace small{memory.data(), 1};
+  refused("small workspace", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, small, {}); });
   refused("no context", [&] { cuda::router_rows(cuda::context{}, experts, rows, out, {}, {}, scratch, {}); });
   refused("overlap", [&] {
     cuda::router_rows(ctx, experts, rows, row_major<device_space>(r.data() + 1, 1, 8), {}, {}, scratch, {});
