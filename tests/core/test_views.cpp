@@ -3,6 +3,7 @@
 #include <mpi_router/core/experts.hpp>
 
 #include <doctest/doctest.h>
+#include <support/messages.hpp>
 
 #include <array>
 #include <limits>
@@ -12,6 +13,8 @@
 #include <vector>
 
 using namespace mpi_router;
+using test_support::contains;
+using test_support::message_of;
 
 namespace {
 
@@ -39,20 +42,6 @@ void agrees(const View& experts, Offset offset) {
       }
     }
   }
-}
-
-template <class Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const usage_error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace
@@ -160,6 +149,31 @@ TEST_CASE("what no memory can hold is refused before extents and strides are mul
   CHECK(contains(message_of([&] { (void)row_major(&one, large, large); }), "do not fit in memory"));
   CHECK(contains(message_of([&] { (void)column_major(&one, large, large); }), "do not fit in memory"));
   CHECK(core::overlap(vector_view<double>(&one, large, large), vector_view<double>(&one, 1)));
+}
+
+TEST_CASE("a part of a batch shows its experts and knows how many there are in all") {
+  auto data = offsets(60);
+  const expert_shape shape{.num_experts = 5, .ffn_dim = 2, .hidden_dim = 3};
+  const std::array<double*, 5> pointers{&data[0], &data[12], &data[6], &data[24], &data[18]};
+  for (const auto& all : {experts_nfd(data.data(), shape), experts_ndf(data.data(), shape),
+                          experts_strided(data.data() + 48, shape, {.expert = -12, .ffn = 3, .hidden = 1}),
+                          experts_fd_pointers(pointers.data(), shape)}) {
+    CHECK(all.total_experts() == 5);
+    for (index_t first = 0; first <= 5; ++first) {
+      for (index_t count = 0; count <= 5 - first; ++count) {
+        const expert_batch_view<const double> part = all.middle_experts(first, count);
+        CHECK(part.shape() == expert_shape{count, 2, 3});
+        CHECK(part.total_experts() == 5);
+        CHECK(part.middle_experts(0, count).total_experts() == 5);
+        for (index_t i = 0; i < count; ++i) {
+          CHECK(part[i].data() == all[first + i].data());
+        }
+      }
+    }
+    for (const auto& [first, count] : {std::pair<index_t, index_t>{-1, 2}, {0, 6}, {5, 1}, {2, -1}}) {
+      CHECK(contains(message_of([&] { (void)all.middle_experts(first, count); }), "middle_experts"));
+    }
+  }
 }
 
 TEST_CASE("the memory of a batch is that of all its experts") {

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 #include <support/layouts.hpp>
+#include <support/messages.hpp>
 
 #include "batch.hpp"
 
@@ -101,7 +102,10 @@ TEST_CASE("rows may be stored otherwise than the experts, in any strides") {
 
 TEST_CASE("every row lies on the sphere of its radius") {
   CHECK(router_radius::scale_free(4).of(64) == 0.5);
+  CHECK(router_radius::scale_free(4, 64).of(3) == 0.5);
+  CHECK(router_radius{}.of(64) == 0.5);
   CHECK(router_radius::fixed(4).of(64) == 4);
+  CHECK(router_options{.radius = 4}.radius.of(64) == 4);  // a plain number is C itself
   random_source random(6);
   const expert_shape shape{16, 6, 20};
   stored_batch<double> experts(random_vector<double>(random, 1920), shape, batch_layout::nfd);
@@ -118,6 +122,37 @@ TEST_CASE("every row lies on the sphere of its radius") {
       CHECK(close(std::sqrt(square), radius.of(16), 1e-14));
     }
   }
+}
+
+TEST_CASE("the step of a part of the experts is that part of the step") {
+  random_source random(8);
+  const expert_shape shape{7, 5, 12};
+  stored_batch<double> stored(random_vector<double>(random, 420), shape, batch_layout::nfd);
+  const expert_batch_view<const double> experts = stored.view();
+  const auto router = random_vector<double>(random, 84);
+  const auto all_rows = row_major(router.data(), 7, 12);
+  std::vector<double> whole(84), part(84);
+  std::vector<double> workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
+  router_rows(experts, all_rows, row_major(whole.data(), 7, 12), {}, workspace);
+  for (index_t first = 0; first < 7; first += 3) {
+    const index_t count = std::min<index_t>(3, 7 - first);
+    const auto rows = all_rows.middle_rows(first, count);
+    const auto out = row_major(part.data(), 7, 12).middle_rows(first, count);
+    router_rows(experts.middle_experts(first, count), rows, out, {}, workspace);
+    CHECK(std::equal(part.begin() + first * 12, part.begin() + (first + count) * 12,
+                     whole.begin() + first * 12));
+    // A rank holds its experts alone, and says how many there are.
+    const auto local = experts_nfd(experts[first].data(), {count, 5, 12});
+    router_rows(local, rows, out, {.radius = router_radius::scale_free(4, 7)}, workspace);
+    CHECK(std::equal(part.begin() + first * 12, part.begin() + (first + count) * 12,
+                     whole.begin() + first * 12));
+  }
+  CHECK(refused(
+      [&] {
+        router_rows(experts, all_rows, row_major(part.data(), 7, 12),
+                    {.radius = router_radius::scale_free(4, 6)}, workspace);
+      },
+      "6 experts in all, where the call has 7"));
 }
 
 TEST_CASE_TEMPLATE("a degenerate row is named and leaves its neighbours alone", Backend, reference, simd) {

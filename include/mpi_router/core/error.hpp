@@ -15,13 +15,20 @@
 
 MPIROUTER_BEGIN_TYPES
 
-/// What became of one expert's row. Never thrown: one value per expert.
+/// What became of one expert's row, or of one token. Never thrown: one value for each.
 enum class status : unsigned char {
-  ok,          ///< the step is defined and was taken
-  zero_row,    ///< the router row is zero: it has no direction
-  zero_image,  ///< the row is orthogonal to the row space of A (or A is zero): rM = 0
-  non_finite   ///< a NaN or an infinity in the row or in the image
+  ok,            ///< the step is defined and was taken; the token has its experts
+  zero_row,      ///< the router row is zero: it has no direction
+  zero_image,    ///< the row is orthogonal to the row space of A (or A is zero): rM = 0
+  non_finite,    ///< a NaN or an infinity in the row or in the image; no finite weights for the token
+  masked,        ///< the token is padding: it has no experts and counts for nothing
+  closed_expert  ///< fewer than K experts are open to the token: the others that it names have weight zero
 };
+
+/// Whether a token of this status has experts, and so counts in losses, loads and dispatch lists.
+[[nodiscard]] constexpr bool is_routed(status s) noexcept {
+  return s == status::ok || s == status::closed_expert;
+}
 
 /// What a row without a valid step becomes.
 enum class degenerate_row : unsigned char {
@@ -35,6 +42,8 @@ enum class degenerate_row : unsigned char {
     case status::zero_row: return "zero_row";
     case status::zero_image: return "zero_image";
     case status::non_finite: return "non_finite";
+    case status::masked: return "masked";
+    case status::closed_expert: return "closed_expert";
   }
   return "unknown";
 }

@@ -53,14 +53,14 @@ class expert_batch_view {
   /// Prefer the named functions below. Throws usage_error on null data and on what does not fit in memory.
   MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view(T* data, const expert_shape& shape,
                                                       const expert_strides& strides)
-      : data_(data), shape_(shape), strides_(strides) {
+      : data_(data), shape_(shape), strides_(strides), total_experts_(shape.num_experts) {
     check_shape();
     core::expect(data != nullptr || empty(), "expert_batch_view: null data for shape [", shape.num_experts,
                  ", ", shape.ffn_dim, ", ", shape.hidden_dim, "]");
   }
   MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view(T* const* table, const expert_shape& shape,
                                                       const expert_strides& strides)
-      : table_(table), shape_(shape), strides_(strides) {
+      : table_(table), shape_(shape), strides_(strides), total_experts_(shape.num_experts) {
     check_shape();
     core::expect(table != nullptr || empty(), "expert_batch_view: null pointer table for ", shape.num_experts,
                  " experts");
@@ -70,7 +70,11 @@ class expert_batch_view {
   template <class U>
     requires(std::is_const_v<T> && std::same_as<U, value_type>)
   MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view(const expert_batch_view<U, Space>& other)
-      : data_(other.data()), table_(other.table()), shape_(other.shape()), strides_(other.strides()) {}
+      : data_(other.data()),
+        table_(other.table()),
+        shape_(other.shape()),
+        strides_(other.strides()),
+        total_experts_(other.total_experts()) {}
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr T* data() const noexcept { return data_; }
   /// The pointers, one per expert; null where the batch has one base pointer.
@@ -83,6 +87,10 @@ class expert_batch_view {
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t num_experts() const noexcept {
     return shape_.num_experts;
+  }
+  /// Experts of the batch that this one was cut from by middle_experts: N of C′/√N. Otherwise num_experts().
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t total_experts() const noexcept {
+    return total_experts_;
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t ffn_dim() const noexcept { return shape_.ffn_dim; }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t hidden_dim() const noexcept {
@@ -106,6 +114,19 @@ class expert_batch_view {
     return {base, shape_.ffn_dim, shape_.hidden_dim, strides_.ffn, strides_.hidden};
   }
 
+  /// Experts first … first + count − 1, for engines that split experts over threads or ranks: a step of a
+  /// part is the part of the step, since total_experts() stays. Throws usage_error on a range outside.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view middle_experts(index_t first,
+                                                                                   index_t count) const {
+    core::expect(first >= 0 && count >= 0 && first <= shape_.num_experts - count, "middle_experts: ", count,
+                 " experts from ", first, " on, of ", shape_.num_experts);
+    expert_batch_view part = *this;
+    part.shape_.num_experts = count;
+    part.data_ = data_ == nullptr ? nullptr : data_ + first * strides_.expert;
+    part.table_ = table_ == nullptr ? nullptr : table_ + first;
+    return part;
+  }
+
  private:
   MPIROUTER_ALWAYS_INLINE constexpr void check_shape() const {
     static_cast<void>(core::gate_size<T>(shape_));
@@ -120,6 +141,7 @@ class expert_batch_view {
   T* const* table_ = nullptr;
   expert_shape shape_;
   expert_strides strides_;
+  index_t total_experts_ = 0;
 };
 
 /// Which half of a fused gate-and-up tensor a view shows.

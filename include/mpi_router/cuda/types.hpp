@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
+#include <mpi_router/core/options.hpp>
 
 #include <cstddef>
 #include <string>
@@ -100,8 +101,7 @@ struct gradient_factors {
   float* dual_row = nullptr;         ///< z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), [N, D]
 };
 
-/// Whether a gradient replaces what its buffer held or is added to it.
-enum class gradient_mode : unsigned char { write, accumulate };
+using mpi_router::gradient_mode;
 
 }  // namespace cuda
 MPIROUTER_END_TYPES

@@ -5,14 +5,12 @@
 // So Ā has rank 2 at most, ⟨r̄, r⟩ = 0 and ⟨Ā, A⟩ = 0: r′ depends on neither length.
 #pragma once
 
+#include <mpi_router/core/options.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 
 #include <array>
 
 MPIROUTER_BEGIN_TYPES
-
-/// Whether a gradient replaces what its buffer held or is added to it.
-enum class gradient_mode : unsigned char { write, accumulate };
 
 /// What the backward of a step needs from the forward, besides the two rows: ‖rM‖ = value · 2^exponent.
 /// A value of zero stands for a row that had no step.

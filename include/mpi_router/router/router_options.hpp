@@ -2,29 +2,12 @@
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
+#include <mpi_router/core/options.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
 
-#include <cmath>
 #include <span>
 
 MPIROUTER_BEGIN_TYPES
-
-/// The radius C of the sphere that router rows live on: given, or C′/√N (Eq. 7).
-struct router_radius {
-  double value = 4;
-  bool is_scale_free = true;  ///< value is C′
-
-  /// C = C′/√N, so that the logits keep their size when the number of experts changes; C′ is about 4 in the
-  /// paper.
-  [[nodiscard]] static constexpr router_radius scale_free(double c_prime) { return {c_prime, true}; }
-  /// C itself.
-  [[nodiscard]] static constexpr router_radius fixed(double c) { return {c, false}; }
-
-  /// C for N experts. Under expert parallelism N counts the experts of all ranks.
-  [[nodiscard]] double of(index_t num_experts) const {
-    return is_scale_free ? value / std::sqrt(static_cast<double>(num_experts)) : value;
-  }
-};
 
 /// Through which steps the gradient reaches the gate matrices. The gradient to the router rows always goes
 /// through all steps; where A is left out, M is a constant (detached) there.

@@ -159,7 +159,7 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
                      const Backend& backend, const Run& executor) {
   const index_t n = experts.num_experts();
   const index_t d = experts.hidden_dim();
-  const S radius = expect_options<S>(what, options, n);
+  const S radius = expect_options<S>(what, options, experts.total_experts());
   expect_rows(what, "the router", experts, router);
   expect_rows(what, "the output", experts, rows);
   expect_workspace(what, workspace, router_rows_workspace(experts.shape()));

@@ -23,7 +23,7 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
   const index_t n = experts.num_experts();
   const index_t f = experts.ffn_dim();
   const index_t d = experts.hidden_dim();
-  const S radius = expect_options<S>(what, options, n);
+  const S radius = expect_options<S>(what, options, experts.total_experts());
   expect_rows(what, "the router", experts, router);
   expect_rows(what, "the gradient of the rows", experts, grad_rows);
   expect_rows(what, "the gradient to the router", experts, grad_router);

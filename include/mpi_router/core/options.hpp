@@ -1,0 +1,49 @@
+// Choices that host and GPU share: stated once, with one default each.
+#pragma once
+
+#include <mpi_router/core/error.hpp>
+
+#include <cmath>
+
+MPIROUTER_BEGIN_TYPES
+
+/// Whether a gradient replaces what its buffer held or is added to it.
+enum class gradient_mode : unsigned char { write, accumulate };
+
+/// The radius C of the sphere that router rows live on: a plain number is C itself, scale_free gives C′/√N
+/// (Eq. 7). By default C′ = 4, about the paper's.
+class router_radius {
+ public:
+  constexpr router_radius() = default;
+  constexpr router_radius(double c) noexcept : value_(c), is_scale_free_(false) {}
+
+  /// C = C′/√N, so that the logits keep their size when the number of experts changes. N counts the experts
+  /// of all ranks: say total_experts where a call is given only some of them. Where it is 0, N is what the
+  /// view knows (expert_batch_view::total_experts).
+  [[nodiscard]] static constexpr router_radius scale_free(double c_prime, index_t total_experts = 0) {
+    core::expect(total_experts >= 0, "router_radius: ", total_experts, " experts in all");
+    router_radius radius(c_prime);
+    radius.is_scale_free_ = true;
+    radius.total_experts_ = total_experts;
+    return radius;
+  }
+  /// C itself.
+  [[nodiscard]] static constexpr router_radius fixed(double c) noexcept { return {c}; }
+
+  /// C, for a call whose view knows of `num_experts` experts. Throws usage_error where total_experts is less.
+  [[nodiscard]] double of(index_t num_experts) const {
+    if (!is_scale_free_) {
+      return value_;
+    }
+    core::expect(total_experts_ == 0 || total_experts_ >= num_experts, "router_radius: ", total_experts_,
+                 " experts in all, where the call has ", num_experts);
+    return value_ / std::sqrt(static_cast<double>(total_experts_ > 0 ? total_experts_ : num_experts));
+  }
+
+ private:
+  double value_ = 4;
+  bool is_scale_free_ = true;
+  index_t total_experts_ = 0;
+};
+
+MPIROUTER_END_TYPES
