@@ -26,7 +26,7 @@ enum class status : unsigned char {
 };
 
 /// Whether a token of this status has experts, and so counts in losses, loads and dispatch lists.
-[[nodiscard]] constexpr bool is_routed(status s) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_routed(status s) noexcept {
   return s == status::ok || s == status::closed_expert;
 }
 
@@ -36,7 +36,7 @@ enum class degenerate_row : unsigned char {
   zero   ///< zero, as torch.nn.functional.normalize gives for a zero vector
 };
 
-[[nodiscard]] constexpr std::string_view to_string(status s) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(status s) noexcept {
   switch (s) {
     case status::ok: return "ok";
     case status::zero_row: return "zero_row";

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <type_traits>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// Why an iteration ended.
 enum class stop_reason : unsigned char {
@@ -18,7 +18,7 @@ enum class stop_reason : unsigned char {
   degenerate,  ///< the row has no step; see the status
 };
 
-[[nodiscard]] constexpr std::string_view to_string(stop_reason reason) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(stop_reason reason) noexcept {
   switch (reason) {
     case stop_reason::residual: return "residual";
     case stop_reason::angle: return "angle";
@@ -37,10 +37,14 @@ struct momentum {
   kind rule = kind::none;
   S beta = 0;  ///< for `fixed`; in units of ρ², 0 ≤ β < σ₁⁴/4
 
-  [[nodiscard]] static constexpr momentum none() { return {}; }
-  [[nodiscard]] static constexpr momentum fixed(S beta) { return {kind::fixed, beta}; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum none() { return {}; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum fixed(S beta) {
+    return {kind::fixed, beta};
+  }
   /// β from the rate at which the residual falls, taken anew every few steps. A heuristic.
-  [[nodiscard]] static constexpr momentum estimated() { return {kind::estimated, S{0}}; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum estimated() {
+    return {kind::estimated, S{0}};
+  }
 };
 
 /// When an iteration stops, and how it goes.
@@ -72,6 +76,10 @@ struct iteration_result {
   index_t applications = 0;  ///< of M: one a step, and one to judge the last iterate
   iteration_record<S> last{};
 };
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
 
 /// Elements of S that power_iteration needs as scratch for dimension D.
 template <Accumulator S>

@@ -3,7 +3,7 @@
 
 #include <mpi_router/manifold/rayleigh.hpp>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// What one step tells for free.
 template <Accumulator S>
@@ -12,6 +12,10 @@ struct step_result {
   S rayleigh = 0;  ///< ρ of the row before the step; infinite where S cannot hold it
   S cosine = 0;    ///< cos of the angle between the old row and the new one, ρ / ‖r̂M‖, in (0, 1]
 };
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
 
 namespace detail {
 
