@@ -52,6 +52,7 @@ class dispatched_kernels {
     } else if constexpr (Format == storage_format::bf16) {
       return tables_->bf16;
     } else {
+      static_assert(Format == storage_format::f16, "dispatch has no kernels for this storage format");
       return tables_->f16;
     }
   }

@@ -10,6 +10,19 @@ MPIROUTER_BEGIN_TYPES
 /// Whether a gradient replaces what its buffer held or is added to it.
 enum class gradient_mode : unsigned char { write, accumulate };
 
+namespace core {
+
+/// Whether what is there already counts. Throws usage_error where the mode is neither of the two.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool accumulates(gradient_mode mode) {
+  switch (mode) {
+    case gradient_mode::write: return false;
+    case gradient_mode::accumulate: return true;
+  }
+  unknown_value("gradient_mode", mode);
+}
+
+}  // namespace core
+
 /// The radius C of the sphere that router rows live on: a plain number is C itself, scale_free gives C′/√N
 /// (Eq. 7). By default C′ = 4, about the paper's.
 class router_radius {

@@ -20,9 +20,10 @@ MPIROUTER_BEGIN
 namespace detail {
 
 template <Accumulator S>
-void degenerate(vector_view<const S> row, vector_view<S> out, degenerate_row policy) noexcept {
+void degenerate(vector_view<const S> row, vector_view<S> out, degenerate_row policy) {
+  const bool keep = keeps(policy);
   for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = policy == degenerate_row::keep ? row[i] : S{0};
+    out[i] = keep ? row[i] : S{0};
   }
 }
 

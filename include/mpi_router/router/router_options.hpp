@@ -53,16 +53,18 @@ using router_scalar_t =
 template <Accumulator S>
 class router_factors {
  public:
-  /// Steps through which A is differentiated.
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr index_t terms(
-      const router_options& options) noexcept {
-    return options.through == differentiate::all    ? options.steps
-           : options.through == differentiate::last ? 1
-                                                    : 0;
+  /// Steps through which A is differentiated, the last so many.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr index_t terms(const router_options& options) {
+    switch (options.through) {
+      case differentiate::all: return options.steps;
+      case differentiate::last: return 1;
+      case differentiate::none: return 0;
+    }
+    core::unknown_value("differentiate", options.through);
   }
   /// Elements that the factors take: 2 (F + D) for each expert and term.
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr index_t size(
-      const expert_shape& shape, const router_options& options) noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr index_t size(const expert_shape& shape,
+                                                                      const router_options& options) {
     return terms(options) * shape.num_experts * 2 * (shape.ffn_dim + shape.hidden_dim);
   }
 
