@@ -23,18 +23,14 @@ function(mpirouter_add_component name)
   endif()
   add_library(${target} INTERFACE)
   add_library(mpi_router::${name} ALIAS ${target})
-  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
   if(name STREQUAL "mpi_router")
     target_compile_features(${target} INTERFACE cxx_std_20)
     target_include_directories(
       ${target} INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                           $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   else()
-    # The package config links the dependency again: a fetched one could not be exported.
-    target_link_libraries(${target} INTERFACE mpi_router $<BUILD_INTERFACE:${dependency}>)
+    target_link_libraries(${target} INTERFACE mpi_router ${dependency})
   endif()
-
-  set_property(TARGET ${target} PROPERTY MPIROUTER_DEPENDENCY "${package};${dependency}")
   list(APPEND mpirouter_components ${name})
   set(mpirouter_components "${mpirouter_components}" CACHE INTERNAL "")
 endfunction()

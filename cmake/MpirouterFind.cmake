@@ -1,5 +1,15 @@
-# How a third-party package is found. The installed package config includes this file too, so that a
+# What the components need, and how it is found. The installed package config includes this file too, so that a
 # component means the same to those who build the project and to those who use it.
+
+# The header-only components beside the core, and for each the package and the target that it needs.
+set(mpirouter_header_components eigen simd io verify openmp tbb cuda)
+set(mpirouter_needs_eigen Eigen3 Eigen3::Eigen)
+set(mpirouter_needs_simd xsimd xsimd)
+set(mpirouter_needs_io nlohmann_json nlohmann_json::nlohmann_json)
+set(mpirouter_needs_verify Eigen3 Eigen3::Eigen)
+set(mpirouter_needs_openmp OpenMP OpenMP::OpenMP_CXX)
+set(mpirouter_needs_tbb TBB TBB::tbb)
+set(mpirouter_needs_cuda CUDAToolkit CUDA::cudart)
 
 # Finds <package>, unless its <target> is there already, and sets <package>_FOUND.
 macro(mpirouter_find package target)

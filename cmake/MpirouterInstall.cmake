@@ -1,26 +1,27 @@
-# install(): headers, one export file per component, and a package config that finds what each one needs.
+# install(): the headers, the core's target, mpi_router::dispatch where it was built, and a package config. That makes the
+# header-only components where they are used, from what is found there: what this machine has does not matter.
 include(CMakePackageConfigHelpers)
 
 set(mpirouter_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/mpi_router)
 install(DIRECTORY include/mpi_router DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
-set(mpirouter_component_lines "")
-foreach(name IN LISTS mpirouter_components)
-  if(name STREQUAL "mpi_router")
-    set(target mpi_router)
-  else()
-    set(target mpi_router_${name})
-    get_target_property(dependency ${target} MPIROUTER_DEPENDENCY)
-    string(JOIN " " dependency ${dependency})
-    string(APPEND mpirouter_component_lines "mpirouter_add_imported_component(${name} ${dependency})\n")
-  endif()
+# mpirouter_install_target(<target> <name>): installed as mpi_router::<name>, with an export file of its own.
+function(mpirouter_install_target target name)
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
   install(TARGETS ${target} EXPORT mpi_router-${name})
   install(
     EXPORT mpi_router-${name}
     NAMESPACE mpi_router::
     DESTINATION ${mpirouter_package_dir})
-endforeach()
+endfunction()
+
+mpirouter_install_target(mpi_router mpi_router)
+set(mpirouter_any_architecture ARCH_INDEPENDENT)
+if(TARGET mpi_router_dispatch)
+  mpirouter_install_target(mpi_router_dispatch dispatch)
+  set(mpirouter_any_architecture "")
+endif()
 
 configure_package_config_file(cmake/mpi_routerConfig.cmake.in mpi_routerConfig.cmake
                               INSTALL_DESTINATION ${mpirouter_package_dir})
@@ -28,7 +29,7 @@ configure_package_config_file(cmake/mpi_routerConfig.cmake.in mpi_routerConfig.c
 write_basic_package_version_file(
   mpi_routerConfigVersion.cmake
   COMPATIBILITY SameMinorVersion
-  ARCH_INDEPENDENT)
+  ${mpirouter_any_architecture})
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mpi_routerConfig.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/mpi_routerConfigVersion.cmake cmake/MpirouterFind.cmake
         DESTINATION ${mpirouter_package_dir})

@@ -2,13 +2,20 @@
 
 #include <fmt/format.h>
 
+#include <stdexcept>
+
 namespace bench {
 
 std::string shape_name(const expert_shape& s) {
   return fmt::format("{}x{}x{}", s.num_experts, s.ffn_dim, s.hidden_dim);
 }
 
-index_t size_of(std::string_view dtype) { return dtype == "f64" ? 8 : dtype == "f32" ? 4 : 2; }
+index_t size_of(std::string_view dtype) {
+  if (dtype == "f64") return 8;
+  if (dtype == "f32") return 4;
+  if (dtype == "bf16" || dtype == "f16") return 2;
+  throw std::invalid_argument(fmt::format("no element type is called {}", dtype));
+}
 
 double bytes_of(const bench_case& c) {
   return static_cast<double>(c.shape.num_experts * c.shape.ffn_dim * c.shape.hidden_dim * size_of(c.dtype));

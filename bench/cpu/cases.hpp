@@ -24,7 +24,11 @@ struct bench_case {
 };
 
 [[nodiscard]] inline std::string_view to_string(work_kind w) {
-  return w == work_kind::forward ? "forward" : "backward";
+  switch (w) {
+    case work_kind::forward: return "forward";
+    case work_kind::backward: return "backward";
+  }
+  return "unknown";
 }
 [[nodiscard]] inline std::string_view layout_name(const bench_case& c) { return c.by_rows ? "NFD" : "NDF"; }
 [[nodiscard]] std::string shape_name(const expert_shape& s);

@@ -7,11 +7,10 @@ namespace bench {
 
 std::optional<contender> libtorch(const bench_case& c, void* weights, void* rows) {
   if (c.work == work_kind::backward) return std::nullopt;
-  const auto type = c.dtype == "f64"    ? torch::kFloat64
-                    : c.dtype == "f32"  ? torch::kFloat32
-                    : c.dtype == "bf16" ? torch::kBFloat16
-                                        : torch::kFloat16;
-  if (type == torch::kFloat16) return std::nullopt;  // no such product on the CPU
+  if (c.dtype == "f16") return std::nullopt;  // no such product on the CPU
+  const auto type = c.dtype == "f64"        ? torch::kFloat64
+                    : size_of(c.dtype) == 4 ? torch::kFloat32
+                                            : torch::kBFloat16;
   const auto [n, f, d] = c.shape;
   const auto shape = c.by_rows ? std::vector<std::int64_t>{n, f, d} : std::vector<std::int64_t>{n, d, f};
   const auto stored = torch::from_blob(weights, shape, type);

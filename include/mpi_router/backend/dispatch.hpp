@@ -11,7 +11,7 @@ MPIROUTER_BEGIN_TYPES
 /// not x86-64 there is the one that the compiler takes for granted.
 enum class instruction_set : unsigned char { baseline, x86_64_v3, x86_64_v4 };
 
-[[nodiscard]] constexpr std::string_view to_string(instruction_set s) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(instruction_set s) noexcept {
   switch (s) {
     case instruction_set::baseline: return "baseline";
     case instruction_set::x86_64_v3: return "x86-64-v3";
@@ -52,6 +52,7 @@ class dispatched_kernels {
     } else if constexpr (Format == storage_format::bf16) {
       return tables_->bf16;
     } else {
+      static_assert(Format == storage_format::f16, "dispatch has no kernels for this storage format");
       return tables_->f16;
     }
   }

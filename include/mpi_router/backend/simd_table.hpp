@@ -97,12 +97,14 @@ struct kernels_of {
 
   static void pull_back(const core::stored_matrix& a, const core::pull_back_work<S>& w) noexcept {
     const sweep<S, 2> work{{w.p, w.q}, {w.y, w.w}, w.u};
-    if (std::is_same_v<T, S> || w.element != core::gradient_element::weight) {
-      const stored_rows<S> to{static_cast<S*>(w.gradient), a.rows, a.cols, w.gradient_stride};
-      sweep_stored(a, work, gradient_rows<S>{to, w.accumulate});
-    } else {
-      const stored_rows<T> to{static_cast<T*>(w.gradient), a.rows, a.cols, w.gradient_stride};
-      sweep_stored(a, work, gradient_rows<T>{to, w.accumulate});
+    const auto sweep_into = [&]<class G>(G* gradient) {
+      const stored_rows<G> to{gradient, a.rows, a.cols, w.gradient_stride};
+      sweep_stored(a, work, gradient_rows<G>{to, w.accumulate});
+    };
+    switch (w.element) {
+      case core::gradient_element::none: return sweep_into(static_cast<S*>(nullptr));
+      case core::gradient_element::sum: return sweep_into(static_cast<S*>(w.gradient));
+      case core::gradient_element::weight: return sweep_into(static_cast<T*>(w.gradient));
     }
   }
 

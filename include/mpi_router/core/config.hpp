@@ -6,6 +6,12 @@
 // the linker can never hand code built with -mavx512f to a program that asked for less.
 #pragma once
 
+// What follows the first error would hide it: a file that is not there ends the compilation at once.
+#if defined(_MSVC_LANG) ? _MSVC_LANG < 202002L : __cplusplus < 201709L
+#error "mpi_router needs C++20: compile with -std=c++20 (g++, clang++, nvcc) or /std:c++20 (MSVC)"
+#include <mpi_router needs C++20>
+#endif
+
 #include <cstddef>
 
 #include <mpi_router/core/version.hpp>

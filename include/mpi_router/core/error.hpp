@@ -26,8 +26,16 @@ enum class status : unsigned char {
 };
 
 /// Whether a token of this status has experts, and so counts in losses, loads and dispatch lists.
-[[nodiscard]] constexpr bool is_routed(status s) noexcept {
-  return s == status::ok || s == status::closed_expert;
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_routed(status s) noexcept {
+  switch (s) {
+    case status::ok:
+    case status::closed_expert: return true;
+    case status::zero_row:
+    case status::zero_image:
+    case status::non_finite:
+    case status::masked: break;
+  }
+  return false;
 }
 
 /// What a row without a valid step becomes.
@@ -36,7 +44,7 @@ enum class degenerate_row : unsigned char {
   zero   ///< zero, as torch.nn.functional.normalize gives for a zero vector
 };
 
-[[nodiscard]] constexpr std::string_view to_string(status s) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(status s) noexcept {
   switch (s) {
     case status::ok: return "ok";
     case status::zero_row: return "zero_row";
@@ -89,6 +97,21 @@ constexpr void expect(bool condition, const Parts&... parts) {
   if (!condition) [[unlikely]] {
     usage_failure(concatenate(parts...));
   }
+}
+
+/// For a value of an enumeration that has no name there, as a cast integer may: never a silent choice.
+template <class Enum>
+[[noreturn]] void unknown_value(const char* enumeration, Enum value) {
+  usage_failure(concatenate(enumeration, ": ", static_cast<int>(value), " is none of its values"));
+}
+
+/// Whether a row without a step stays. Throws usage_error where the policy is neither of the two.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool keeps(degenerate_row policy) {
+  switch (policy) {
+    case degenerate_row::keep: return true;
+    case degenerate_row::zero: return false;
+  }
+  unknown_value("degenerate_row", policy);
 }
 
 }  // namespace core

@@ -147,6 +147,19 @@ class expert_batch_view {
 /// Which half of a fused gate-and-up tensor a view shows.
 enum class fused_half : unsigned char { gate, up };
 
+namespace core {
+
+/// Where a half begins, with the up half `distance` elements after the gate half.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t start_of(fused_half half, index_t distance) {
+  switch (half) {
+    case fused_half::gate: return 0;
+    case fused_half::up: return distance;
+  }
+  unknown_value("fused_half", half);
+}
+
+}  // namespace core
+
 /// [N, F, D]: each stored row one neuron. PyTorch, MegaBlocks (flattened to [N·F, D]), this project.
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nfd(
@@ -164,7 +177,7 @@ template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_n2fd_concatenated(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t size = core::gate_size<T>(s);
-  const index_t offset = half == fused_half::up ? size : 0;
+  const index_t offset = core::start_of(half, size);
   return {data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = s.hidden_dim, .hidden = 1}};
 }
 /// [N, 2F, D], gate rows (even) and up rows (odd) in turn.
@@ -172,7 +185,7 @@ template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_n2fd_interleaved(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t size = core::gate_size<T>(s);
-  const index_t offset = half == fused_half::up ? s.hidden_dim : 0;
+  const index_t offset = core::start_of(half, s.hidden_dim);
   return {
       data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = 2 * s.hidden_dim, .hidden = 1}};
 }
@@ -181,7 +194,7 @@ template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nd2f_concatenated(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t size = core::gate_size<T>(s);
-  const index_t offset = half == fused_half::up ? s.ffn_dim : 0;
+  const index_t offset = core::start_of(half, s.ffn_dim);
   return {data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = 1, .hidden = 2 * s.ffn_dim}};
 }
 /// [N, D, 2F], gate columns (even) and up columns (odd) in turn: gpt-oss.
@@ -189,7 +202,7 @@ template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr expert_batch_view<T, Space> experts_nd2f_interleaved(
     T* data, const expert_shape& s, fused_half half = fused_half::gate) {
   const index_t size = core::gate_size<T>(s);
-  const index_t offset = half == fused_half::up ? 1 : 0;
+  const index_t offset = core::start_of(half, 1);
   return {data == nullptr ? data : data + offset, s, {.expert = 2 * size, .ffn = 2, .hidden = 2 * s.ffn_dim}};
 }
 /// Any strides, in elements.

@@ -10,17 +10,31 @@ MPIROUTER_BEGIN_TYPES
 /// Whether a gradient replaces what its buffer held or is added to it.
 enum class gradient_mode : unsigned char { write, accumulate };
 
+namespace core {
+
+/// Whether what is there already counts. Throws usage_error where the mode is neither of the two.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool accumulates(gradient_mode mode) {
+  switch (mode) {
+    case gradient_mode::write: return false;
+    case gradient_mode::accumulate: return true;
+  }
+  unknown_value("gradient_mode", mode);
+}
+
+}  // namespace core
+
 /// The radius C of the sphere that router rows live on: a plain number is C itself, scale_free gives C′/√N
 /// (Eq. 7). By default C′ = 4, about the paper's.
 class router_radius {
  public:
   constexpr router_radius() = default;
-  constexpr router_radius(double c) noexcept : value_(c), is_scale_free_(false) {}
+  MPIROUTER_ALWAYS_INLINE constexpr router_radius(double c) noexcept : value_(c), is_scale_free_(false) {}
 
   /// C = C′/√N, so that the logits keep their size when the number of experts changes. N counts the experts
   /// of all ranks: say total_experts where a call is given only some of them. Where it is 0, N is what the
   /// view knows (expert_batch_view::total_experts).
-  [[nodiscard]] static constexpr router_radius scale_free(double c_prime, index_t total_experts = 0) {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr router_radius scale_free(double c_prime,
+                                                                                  index_t total_experts = 0) {
     core::expect(total_experts >= 0, "router_radius: ", total_experts, " experts in all");
     router_radius radius(c_prime);
     radius.is_scale_free_ = true;
@@ -28,10 +42,12 @@ class router_radius {
     return radius;
   }
   /// C itself.
-  [[nodiscard]] static constexpr router_radius fixed(double c) noexcept { return {c}; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr router_radius fixed(double c) noexcept {
+    return {c};
+  }
 
   /// C, for a call whose view knows of `num_experts` experts. Throws usage_error where total_experts is less.
-  [[nodiscard]] double of(index_t num_experts) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE double of(index_t num_experts) const {
     if (!is_scale_free_) {
       return value_;
     }

@@ -1,6 +1,7 @@
 // The element types of the safetensors format: names, sizes, and the C++ types that hold them.
 #pragma once
 
+#include <mpi_router/core/error.hpp>
 #include <mpi_router/core/scalar.hpp>
 
 #include <array>
@@ -44,34 +45,62 @@ namespace io {
 
 /// What safetensors calls an element type, and its size.
 struct dtype_entry {
+  dtype type;
   std::string_view name;
   unsigned bits;
 };
 
 // In the order of the enumeration.
-inline constexpr std::array<dtype_entry, 22> dtype_table{
-    {{"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
-     {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
-     {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
-     {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}}};
+inline constexpr std::array dtype_table{dtype_entry{dtype::boolean, "BOOL", 8},
+                                        dtype_entry{dtype::f4, "F4", 4},
+                                        dtype_entry{dtype::f6_e2m3, "F6_E2M3", 6},
+                                        dtype_entry{dtype::f6_e3m2, "F6_E3M2", 6},
+                                        dtype_entry{dtype::u8, "U8", 8},
+                                        dtype_entry{dtype::i8, "I8", 8},
+                                        dtype_entry{dtype::f8_e5m2, "F8_E5M2", 8},
+                                        dtype_entry{dtype::f8_e4m3, "F8_E4M3", 8},
+                                        dtype_entry{dtype::f8_e8m0, "F8_E8M0", 8},
+                                        dtype_entry{dtype::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
+                                        dtype_entry{dtype::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
+                                        dtype_entry{dtype::i16, "I16", 16},
+                                        dtype_entry{dtype::u16, "U16", 16},
+                                        dtype_entry{dtype::f16, "F16", 16},
+                                        dtype_entry{dtype::bf16, "BF16", 16},
+                                        dtype_entry{dtype::i32, "I32", 32},
+                                        dtype_entry{dtype::u32, "U32", 32},
+                                        dtype_entry{dtype::f32, "F32", 32},
+                                        dtype_entry{dtype::c64, "C64", 64},
+                                        dtype_entry{dtype::f64, "F64", 64},
+                                        dtype_entry{dtype::i64, "I64", 64},
+                                        dtype_entry{dtype::u64, "U64", 64}};
+static_assert([] {
+  for (std::size_t i = 0; i < dtype_table.size(); ++i) {
+    if (dtype_table[i].type != static_cast<dtype>(i)) return false;
+  }
+  return true;
+}());
+
+/// Throws usage_error for what is none of the types.
+[[nodiscard]] constexpr const dtype_entry& entry_of(dtype type) {
+  if (static_cast<std::size_t>(type) >= dtype_table.size()) {
+    core::unknown_value("dtype", type);
+  }
+  return dtype_table[static_cast<std::size_t>(type)];
+}
 
 }  // namespace io
 
 /// The name that the format gives a type: "F32", "BF16", …
-[[nodiscard]] constexpr std::string_view to_string(dtype type) noexcept {
-  return io::dtype_table[static_cast<std::size_t>(type)].name;
-}
+[[nodiscard]] constexpr std::string_view to_string(dtype type) { return io::entry_of(type).name; }
 
 /// Bits of one element; the four- and six-bit types are packed.
-[[nodiscard]] constexpr unsigned bits_of(dtype type) noexcept {
-  return io::dtype_table[static_cast<std::size_t>(type)].bits;
-}
+[[nodiscard]] constexpr unsigned bits_of(dtype type) { return io::entry_of(type).bits; }
 
 /// The type with that name, if there is one.
 [[nodiscard]] constexpr std::optional<dtype> dtype_from_string(std::string_view name) noexcept {
-  for (std::size_t i = 0; i < io::dtype_table.size(); ++i) {
-    if (io::dtype_table[i].name == name) {
-      return static_cast<dtype>(i);
+  for (const io::dtype_entry& entry : io::dtype_table) {
+    if (entry.name == name) {
+      return entry.type;
     }
   }
   return std::nullopt;

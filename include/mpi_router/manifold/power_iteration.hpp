@@ -7,7 +7,7 @@
 #include <string_view>
 #include <type_traits>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// Why an iteration ended.
 enum class stop_reason : unsigned char {
@@ -18,7 +18,7 @@ enum class stop_reason : unsigned char {
   degenerate,  ///< the row has no step; see the status
 };
 
-[[nodiscard]] constexpr std::string_view to_string(stop_reason reason) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(stop_reason reason) noexcept {
   switch (reason) {
     case stop_reason::residual: return "residual";
     case stop_reason::angle: return "angle";
@@ -37,10 +37,14 @@ struct momentum {
   kind rule = kind::none;
   S beta = 0;  ///< for `fixed`; in units of ρ², 0 ≤ β < σ₁⁴/4
 
-  [[nodiscard]] static constexpr momentum none() { return {}; }
-  [[nodiscard]] static constexpr momentum fixed(S beta) { return {kind::fixed, beta}; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum none() { return {}; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum fixed(S beta) {
+    return {kind::fixed, beta};
+  }
   /// β from the rate at which the residual falls, taken anew every few steps. A heuristic.
-  [[nodiscard]] static constexpr momentum estimated() { return {kind::estimated, S{0}}; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum estimated() {
+    return {kind::estimated, S{0}};
+  }
 };
 
 /// When an iteration stops, and how it goes.
@@ -73,11 +77,30 @@ struct iteration_result {
   iteration_record<S> last{};
 };
 
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
+namespace detail {
+
+/// Whether a rule looks at the iterate before. Throws usage_error where it is none of the rules.
+template <Accumulator S>
+[[nodiscard]] constexpr bool has_momentum(const momentum<S>& m) {
+  switch (m.rule) {
+    case momentum<S>::kind::none: return false;
+    case momentum<S>::kind::fixed:
+    case momentum<S>::kind::estimated: return true;
+  }
+  core::unknown_value("momentum", m.rule);
+}
+
+}  // namespace detail
+
 /// Elements of S that power_iteration needs as scratch for dimension D.
 template <Accumulator S>
 [[nodiscard]] constexpr index_t power_iteration_workspace(index_t dimension,
-                                                          const iteration_options<S>& options) noexcept {
-  return options.acceleration.rule == momentum<S>::kind::none ? dimension : 2 * dimension;
+                                                          const iteration_options<S>& options) {
+  return detail::has_momentum(options.acceleration) ? 2 * dimension : dimension;
 }
 
 namespace detail {
@@ -92,10 +115,12 @@ class momentum_estimate {
 
   /// β/ρ² to use after an iterate with this relative residual.
   S beta(index_t step, const scaled<S>& rho, S relative_residual) {
-    if (rule_.rule == momentum<S>::kind::fixed) {
-      return (scaled<S>{rule_.beta, 0} / (rho * rho)).unscaled();
+    switch (rule_.rule) {
+      case momentum<S>::kind::none: return S{0};
+      case momentum<S>::kind::fixed: return (scaled<S>{rule_.beta, 0} / (rho * rho)).unscaled();
+      case momentum<S>::kind::estimated: break;
     }
-    if (rule_.rule == momentum<S>::kind::estimated && step % period == 0) {
+    if (step % period == 0) {
       if (step > 0 && relative_residual < static_cast<S>(0.9) * mark_ && relative_residual > S{0}) {
         const S ratio = std::pow(relative_residual / mark_, S{1} / S{period});
         const S mu_1 = (S{1} + std::sqrt(S{1} - S{4} * beta_)) / S{2};
@@ -141,7 +166,7 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
       power_iteration_workspace(dimension, options));
   const vector_view<const S> current(row);
   const vector_view<S> image(workspace.data(), dimension);
-  const bool accelerated = options.acceleration.rule != momentum<S>::kind::none;
+  const bool accelerated = detail::has_momentum(options.acceleration);
   const vector_view<S> previous(accelerated ? workspace.data() + dimension : nullptr,
                                 accelerated ? dimension : 0);
 

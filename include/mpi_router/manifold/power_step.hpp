@@ -3,7 +3,7 @@
 
 #include <mpi_router/manifold/rayleigh.hpp>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// What one step tells for free.
 template <Accumulator S>
@@ -13,12 +13,17 @@ struct step_result {
   S cosine = 0;    ///< cos of the angle between the old row and the new one, ρ / ‖r̂M‖, in (0, 1]
 };
 
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
 namespace detail {
 
 template <Accumulator S>
-void degenerate(vector_view<const S> row, vector_view<S> out, degenerate_row policy) noexcept {
+void degenerate(vector_view<const S> row, vector_view<S> out, degenerate_row policy) {
+  const bool keep = keeps(policy);
   for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = policy == degenerate_row::keep ? row[i] : S{0};
+    out[i] = keep ? row[i] : S{0};
   }
 }
 

@@ -93,9 +93,10 @@ template <Accumulator S>
 
 /// The gradient to a row that had no step: it went through unchanged, or became zero.
 template <Accumulator S>
-void degenerate_gradient(vector_view<const S> grad, vector_view<S> grad_row, degenerate_row policy) noexcept {
+void degenerate_gradient(vector_view<const S> grad, vector_view<S> grad_row, degenerate_row policy) {
+  const bool keep = keeps(policy);
   for (index_t i = 0; i < grad.size(); ++i) {
-    grad_row[i] = policy == degenerate_row::keep ? grad[i] : S{0};
+    grad_row[i] = keep ? grad[i] : S{0};
   }
 }
 
@@ -191,7 +192,7 @@ namespace detail {
 /// out ← or += factor · (a bᵀ + c dᵀ), row by row.
 template <Accumulator S, Scalar G>
 void add_outer(const matrix_view<G>& out, const vector_view<S>& a, const vector_view<S>& b,
-               const vector_view<S>& c, const vector_view<S>& d, gradient_mode mode, S factor) noexcept {
+               const vector_view<S>& c, const vector_view<S>& d, gradient_mode mode, S factor) {
   const auto run = [&](auto stride, auto stride_b, auto stride_d, auto write) {
     for (index_t i = 0; i < out.rows(); ++i) {
       const S left = factor * a[i];
@@ -211,10 +212,10 @@ void add_outer(const matrix_view<G>& out, const vector_view<S>& a, const vector_
       run(out.col_stride(), b.stride(), d.stride(), write);
     }
   };
-  if (mode == gradient_mode::write) {
-    with_strides(std::true_type{});
-  } else {
+  if (accumulates(mode)) {
     with_strides(std::false_type{});
+  } else {
+    with_strides(std::true_type{});
   }
 }
 

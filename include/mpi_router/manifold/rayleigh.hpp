@@ -103,6 +103,10 @@ S relative_residual(const row_image<S>& at, vector_view<const S> row, vector_vie
 
 }  // namespace detail
 
+MPIROUTER_END
+
+MPIROUTER_BEGIN_TYPES
+
 /// What the image of a row tells about it.
 template <Accumulator S>
 struct rayleigh_result {
@@ -112,6 +116,10 @@ struct rayleigh_result {
   S relative_residual =
       0;  ///< ‖g‖ / ρ = tan ψ, ψ the angle that a power step would move the row by; always in range
 };
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
 
 /// The Rayleigh quotient ρ of a row and its residual g = r̂M − ρ r̂, the gradient of ρ on the sphere up
 /// to a factor 2, written to `residual`. One application of M and O(D). A row without a quotient (see status)

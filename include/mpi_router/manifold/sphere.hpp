@@ -18,9 +18,12 @@ void expect_radius(const char* what, S radius) {
 }
 template <Accumulator S>
 [[nodiscard]] constexpr status row_status(const scaled_norm<S>& row) noexcept {
-  return row.kind == magnitude::zero     ? status::zero_row
-         : row.kind == magnitude::finite ? status::ok
-                                         : status::non_finite;
+  switch (row.kind) {
+    case magnitude::zero: return status::zero_row;
+    case magnitude::finite: return status::ok;
+    case magnitude::non_finite: break;
+  }
+  return status::non_finite;
 }
 }  // namespace detail
 

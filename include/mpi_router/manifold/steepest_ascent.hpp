@@ -3,6 +3,18 @@
 
 #include <mpi_router/manifold/power_step.hpp>
 
+MPIROUTER_BEGIN_TYPES
+
+/// How far the adaptive step moves on the unit sphere. Eq. 10 gives the tangential length ‖ηg‖ = tan ψ; the
+/// retraction keeps the angle ψ, which is the geodesic length, and the difference is the "≈" of Eq. 10.
+template <Accumulator S>
+struct step_length {
+  S tangential;  ///< tan ψ = ‖g‖ / ρ
+  S geodesic;    ///< ψ
+};
+
+MPIROUTER_END_TYPES
+
 MPIROUTER_BEGIN
 
 /// The adaptive step of Eq. 10: η = 1/ρ, for which the ascent of Eq. 9, retracted, *is* the power step.
@@ -18,13 +30,6 @@ template <Accumulator S>
   return rayleigh - S{1} / eta;
 }
 
-/// How far the adaptive step moves on the unit sphere. Eq. 10 gives the tangential length ‖ηg‖ = tan ψ; the
-/// retraction keeps the angle ψ, which is the geodesic length, and the difference is the "≈" of Eq. 10.
-template <Accumulator S>
-struct step_length {
-  S tangential;  ///< tan ψ = ‖g‖ / ρ
-  S geodesic;    ///< ψ
-};
 template <Accumulator S>
 [[nodiscard]] step_length<S> adaptive_step_length(const rayleigh_result<S>& at) {
   return {at.relative_residual, std::atan(at.relative_residual)};

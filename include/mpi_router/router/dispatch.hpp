@@ -3,7 +3,7 @@
 
 #include <mpi_router/router/load.hpp>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// The tokens of expert i are tokens[offsets[i]] … tokens[offsets[i + 1] − 1], in ascending order. The memory
 /// is the caller's.
@@ -13,6 +13,10 @@ struct dispatch_lists {
   std::span<index_t> entries =
       {};  ///< T · K or empty: t · K + k, where the token's weight for this expert lies
 };
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
 
 /// Sorts the choices of the gate by expert (a stable counting sort), O(T·K + N), nothing allocated.
 ///

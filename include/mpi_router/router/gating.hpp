@@ -5,7 +5,7 @@
 #include <mpi_router/router/router_options.hpp>
 #include <mpi_router/router/selection.hpp>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// What a gate tells of T tokens. The views are the caller's.
 template <Accumulator S>
@@ -14,6 +14,10 @@ struct gate_output {
   std::span<expert_id> experts;     ///< T · K, row after row
   std::span<status> statuses = {};  ///< T, or empty: ok, or non_finite
 };
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
 
 /// Elements of scratch for T tokens and N experts.
 [[nodiscard]] constexpr index_t gating_workspace(index_t num_tokens, index_t num_experts) noexcept;

@@ -75,7 +75,7 @@ struct gating_options {
   friend constexpr bool operator==(const gating_options&, const gating_options&) = default;
 };
 
-[[nodiscard]] constexpr std::string_view to_string(score_function s) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(score_function s) noexcept {
   switch (s) {
     case score_function::softmax: return "softmax";
     case score_function::sigmoid: return "sigmoid";
@@ -83,10 +83,10 @@ struct gating_options {
   }
   return "unknown";
 }
-[[nodiscard]] constexpr std::string_view to_string(selection_order o) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(selection_order o) noexcept {
   return o == selection_order::score_then_select ? "score_then_select" : "select_then_score";
 }
-[[nodiscard]] constexpr std::string_view to_string(group_score s) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(group_score s) noexcept {
   switch (s) {
     case group_score::top2_sum: return "top2_sum";
     case group_score::top_k_share_sum: return "top_k_share_sum";
@@ -98,7 +98,8 @@ struct gating_options {
 namespace core {
 
 /// How many of a group's best experts count towards its score.
-[[nodiscard]] constexpr index_t experts_in_group_score(const gating_options& options, index_t group_size) {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t experts_in_group_score(const gating_options& options,
+                                                                               index_t group_size) {
   const index_t wanted = options.group_score == group_score::max        ? 1
                          : options.group_score == group_score::top2_sum ? 2
                                                                         : options.top_k / options.topk_group;
@@ -106,7 +107,8 @@ namespace core {
 }
 
 /// Throws usage_error where the options do not fit N experts.
-constexpr void check_gating(const char* what, const gating_options& o, index_t num_experts) {
+MPIROUTER_ALWAYS_INLINE constexpr void check_gating(const char* what, const gating_options& o,
+                                                    index_t num_experts) {
   expect(o.top_k >= 1 && o.top_k <= num_experts, what, ": top_k is ", o.top_k, " for ", num_experts,
          " experts");
   expect(o.n_group >= 1 && num_experts % o.n_group == 0, what, ": ", num_experts,

@@ -96,36 +96,48 @@ inline void count_load(std::span<const expert_id> experts, index_t top_k, std::s
   return entropy;
 }
 
+MPIROUTER_END
+
+MPIROUTER_BEGIN_TYPES
+
 /// Loads over time: MaxVio and entropy of each batch as running statistics, and the summed loads for the
 /// global ones. The N counts are the caller's and start at zero (or where an earlier tracker left them).
 class load_tracker {
  public:
-  explicit load_tracker(std::span<index_t> total) : total_(total) {}
+  MPIROUTER_ALWAYS_INLINE explicit load_tracker(std::span<index_t> total) : total_(total) {}
 
-  void add(std::span<const index_t> batch) {
+  MPIROUTER_ALWAYS_INLINE void add(std::span<const index_t> batch) {
     sum(batch);
     violation_.add(max_violation(batch));
     entropy_.add(load_entropy(batch));
   }
   /// The batches that another thread or rank has seen.
-  void merge(const load_tracker& other) {
+  MPIROUTER_ALWAYS_INLINE void merge(const load_tracker& other) {
     sum(other.total_);
     violation_.merge(other.violation_);
     entropy_.merge(other.entropy_);
   }
 
   /// MaxVio of the batches; its mean is MaxVio_batch.
-  [[nodiscard]] const running_statistics& batch_violation() const noexcept { return violation_; }
-  [[nodiscard]] const running_statistics& batch_entropy() const noexcept { return entropy_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE const running_statistics& batch_violation() const noexcept {
+    return violation_;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE const running_statistics& batch_entropy() const noexcept {
+    return entropy_;
+  }
   /// MaxVio_global: of all tokens seen.
-  [[nodiscard]] double global_violation() const noexcept { return max_violation(total_); }
-  [[nodiscard]] double global_entropy() const noexcept { return load_entropy(total_); }
-  [[nodiscard]] std::span<const index_t> total() const noexcept { return total_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE double global_violation() const noexcept {
+    return max_violation(total_);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE double global_entropy() const noexcept {
+    return load_entropy(total_);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE std::span<const index_t> total() const noexcept { return total_; }
 
  private:
-  void sum(std::span<const index_t> load) {
-    detail::expect(load.size() == total_.size(), "load_tracker: loads of ", load.size(), " and ",
-                   total_.size(), " experts");
+  MPIROUTER_ALWAYS_INLINE void sum(std::span<const index_t> load) {
+    core::expect(load.size() == total_.size(), "load_tracker: loads of ", load.size(), " and ", total_.size(),
+                 " experts");
     for (std::size_t i = 0; i < load.size(); ++i) {
       total_[i] += load[i];
     }
@@ -135,6 +147,10 @@ class load_tracker {
   running_statistics violation_;
   running_statistics entropy_;
 };
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
 
 /// Balancing without a loss (Wang et al. 2024, DeepSeek-V3): bias_i += rate · sign(mean load − load_i). Call
 /// it once a step with the load of the whole batch, summed over ranks. No gradient: the bias only selects.

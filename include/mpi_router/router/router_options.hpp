@@ -42,8 +42,8 @@ using router_scalar_t =
                        double, float>;
 
 /// Elements of the tape: of each expert the rows after each step, and their norms before the retraction.
-[[nodiscard]] constexpr index_t router_tape_size(const expert_shape& shape,
-                                                 const router_options& options) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t router_tape_size(
+    const expert_shape& shape, const router_options& options) noexcept {
   return shape.num_experts * options.steps * (shape.hidden_dim + 2);
 }
 
@@ -53,33 +53,37 @@ using router_scalar_t =
 template <Accumulator S>
 class router_factors {
  public:
-  /// Steps through which A is differentiated.
-  [[nodiscard]] static constexpr index_t terms(const router_options& options) noexcept {
-    return options.through == differentiate::all    ? options.steps
-           : options.through == differentiate::last ? 1
-                                                    : 0;
+  /// Steps through which A is differentiated, the last so many.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr index_t terms(const router_options& options) {
+    switch (options.through) {
+      case differentiate::all: return options.steps;
+      case differentiate::last: return 1;
+      case differentiate::none: return 0;
+    }
+    core::unknown_value("differentiate", options.through);
   }
   /// Elements that the factors take: 2 (F + D) for each expert and term.
-  [[nodiscard]] static constexpr index_t size(const expert_shape& shape,
-                                              const router_options& options) noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr index_t size(const expert_shape& shape,
+                                                                      const router_options& options) {
     return terms(options) * shape.num_experts * 2 * (shape.ffn_dim + shape.hidden_dim);
   }
 
   /// Throws usage_error where the buffer is smaller than size(shape, options) or not contiguous.
-  router_factors(vector_view<S> buffer, const expert_shape& shape, const router_options& options)
+  MPIROUTER_ALWAYS_INLINE router_factors(vector_view<S> buffer, const expert_shape& shape,
+                                         const router_options& options)
       : data_(buffer.data()), shape_(shape), terms_(terms(options)) {
     core::expect(buffer.is_contiguous() && buffer.size() >= size(shape, options),
                  "router_factors: the buffer has ", buffer.size(), " elements, not ", size(shape, options));
   }
 
-  [[nodiscard]] const expert_shape& shape() const noexcept { return shape_; }
-  [[nodiscard]] index_t terms() const noexcept { return terms_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE const expert_shape& shape() const noexcept { return shape_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE index_t terms() const noexcept { return terms_; }
   /// All that the factors take of the buffer.
-  [[nodiscard]] vector_view<S> elements() const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE vector_view<S> elements() const {
     return {data_, terms_ * shape_.num_experts * 2 * (shape_.ffn_dim + shape_.hidden_dim)};
   }
   /// The factors of one expert and term.
-  [[nodiscard]] rank2_factors<S> at(index_t term, index_t expert) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE rank2_factors<S> at(index_t term, index_t expert) const {
     core::expect(term >= 0 && term < terms_ && expert >= 0 && expert < shape_.num_experts,
                  "router_factors: term ", term, " of ", terms_, ", expert ", expert, " of ",
                  shape_.num_experts);

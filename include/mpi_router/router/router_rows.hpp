@@ -140,6 +140,7 @@ template <class T>
 template <Accumulator S>
 [[nodiscard]] S expect_options(const char* what, const router_options& options, index_t num_experts) {
   expect(options.steps >= 1, what, ": steps is ", options.steps);
+  static_cast<void>(keeps(options.degenerate));  // throws here, not in a task
   const double radius = options.radius.of(num_experts > 0 ? num_experts : 1);
   const S narrowed = static_cast<S>(radius);
   if (!is_finite(narrowed) || !(narrowed > S{0})) {

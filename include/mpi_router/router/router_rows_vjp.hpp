@@ -24,6 +24,7 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
   const index_t f = experts.ffn_dim();
   const index_t d = experts.hidden_dim();
   const S radius = expect_options<S>(what, options, experts.total_experts());
+  const bool accumulate = accumulates(mode);
   expect_rows(what, "the router", experts, router);
   expect_rows(what, "the gradient of the rows", experts, grad_rows);
   expect_rows(what, "the gradient to the router", experts, grad_router);
@@ -62,14 +63,14 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
     load_row<S>(grad_rows.row(i), incoming.row(i));
   });
   const index_t last = options.steps - 1;
+  const index_t first_differentiated = options.steps - router_factors<S>::terms(options);
   for (index_t step = last; step >= 0; --step) {
     const matrix_view<const S> rows = step == 0 ? matrix_view<const S>(first_rows) : saved.rows(step - 1);
-    const bool through =
-        options.through == differentiate::all || (options.through == differentiate::last && step == last);
+    const index_t term = step - first_differentiated;
+    const bool through = term >= 0;
     const auto factors_of = [&](index_t i) -> rank2_factors<S> {
       const rank2_factors<S> scratch{projections.row(i), dual_rows.row(i), dual_projections.row(i),
                                      scaled_rows.row(i)};
-      const index_t term = options.through == differentiate::all ? step : 0;
       return through ? target.factors(term, i, scratch) : scratch;
     };
     const auto has_step = [&](index_t i) { return saved.norm(step, i).value != S{0}; };
@@ -113,7 +114,7 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
     const auto out = grad_router.row(i);
     for (index_t k = 0; k < d; ++k) {
       const S value = incoming(i, k);
-      out[k] = narrow<RG>(mode == gradient_mode::write ? value : widen<S>(out[k]) + value);
+      out[k] = narrow<RG>(accumulate ? widen<S>(out[k]) + value : value);
     }
   });
 }
@@ -204,8 +205,9 @@ void add_factors(const router_factors<S>& factors, const expert_batch_view<G>& g
   detail::expect(factors.shape() == gradient.shape() && factors.terms() > 0, "add_factors: ", factors.terms(),
                  " factors for experts [", n, ", ", f, ", ", d, "] and a gradient of [", gn, ", ", gf, ", ",
                  gd, "]");
+  static_cast<void>(core::accumulates(mode));  // what is wrong throws here, not in a task
   for (index_t i = 0; i < n; ++i) {
-    static_cast<void>(gradient[i]);  // a null pointer in a table throws here, not in a task
+    static_cast<void>(gradient[i]);  // so does a null pointer in a table
   }
   executor(n, [&](index_t i) {
     for (index_t term = factors.terms() - 1; term >= 0; --term) {

@@ -20,8 +20,8 @@ struct running_statistics {
   double min = std::numeric_limits<double>::max();
   double max = std::numeric_limits<double>::lowest();
 
-  void add(double x) noexcept { merge({1, x, 0, x, x}); }
-  void merge(const running_statistics& other) noexcept {
+  MPIROUTER_ALWAYS_INLINE void add(double x) noexcept { merge({1, x, 0, x, x}); }
+  MPIROUTER_ALWAYS_INLINE void merge(const running_statistics& other) noexcept {
     if (other.count == 0) {
       return;
     }
@@ -35,11 +35,11 @@ struct running_statistics {
     count += other.count;
   }
   /// Of the numbers seen: divided by count. 0 for fewer than two.
-  [[nodiscard]] double variance() const noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE double variance() const noexcept {
     return count > 1 ? squares / static_cast<double>(count) : 0.0;
   }
   /// Of what they are a sample of: divided by count − 1.
-  [[nodiscard]] double sample_deviation() const noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE double sample_deviation() const noexcept {
     return count > 1 ? std::sqrt(squares / static_cast<double>(count - 1)) : 0.0;
   }
 };
@@ -52,12 +52,13 @@ struct alignment_statistics {
       cosine;  ///< |cos| of the angle between the row and the principal direction, or of the last step
 
   /// rayleigh: ρ of the row; sigma_1 and frobenius_norm of its gate matrix; cosine: as measured.
-  void add(double rayleigh, double sigma_1, double frobenius_norm, double cosine_of_row) noexcept {
+  MPIROUTER_ALWAYS_INLINE void add(double rayleigh, double sigma_1, double frobenius_norm,
+                                   double cosine_of_row) noexcept {
     spectral.add(std::sqrt(rayleigh) / sigma_1);
     frobenius.add(std::sqrt(rayleigh) / frobenius_norm);
     cosine.add(std::abs(cosine_of_row));
   }
-  void merge(const alignment_statistics& other) noexcept {
+  MPIROUTER_ALWAYS_INLINE void merge(const alignment_statistics& other) noexcept {
     spectral.merge(other.spectral);
     frobenius.merge(other.frobenius);
     cosine.merge(other.cosine);

@@ -9,7 +9,7 @@
 #include <numbers>
 #include <string_view>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// How much a claim is worth.
 enum class certainty : unsigned char {
@@ -20,7 +20,7 @@ enum class certainty : unsigned char {
   rigorous        ///< true; rounding is allowed for
 };
 
-[[nodiscard]] constexpr std::string_view to_string(certainty label) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(certainty label) noexcept {
   switch (label) {
     case certainty::none: return "none";
     case certainty::heuristic: return "heuristic";
@@ -37,6 +37,20 @@ struct second_eigenvalue_bound {
   double failure_probability = 0;  ///< at most this, for a probabilistic bound
 };
 
+/// What is proven of σ₁ and of the angle θ between a row and the principal right singular direction.
+struct certificate {
+  certainty label = certainty::none;
+  double alpha = std::numeric_limits<double>::infinity();  ///< the bound on σ₂² that was used
+  double failure_probability = 0;
+  double sigma_low = 0;  ///< σ₁ ≥ √ρ always: √ρ less the slack for its rounding
+  double sigma_high = std::numeric_limits<double>::infinity();
+  double angle_bound = std::numbers::pi / 2;  ///< θ is at most this, in radians
+};
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
 /// tr M = ‖A‖_F² ≥ λ₁ + λ₂ and λ₁ ≥ ρ give λ₂ ≤ ‖A‖_F² − ρ. Free, of use where one direction holds most of A.
 /// `error` is the relative rounding error allowed for in both numbers.
 [[nodiscard]] inline second_eigenvalue_bound trace_bound(double frobenius_squared, double rayleigh,
@@ -51,16 +65,6 @@ struct second_eigenvalue_bound {
   const double below = rayleigh * (1 - error);
   return {std::sqrt(std::max(0.0, above - below)) * std::sqrt(above + below), certainty::rigorous, 0};
 }
-
-/// What is proven of σ₁ and of the angle θ between a row and the principal right singular direction.
-struct certificate {
-  certainty label = certainty::none;
-  double alpha = std::numeric_limits<double>::infinity();  ///< the bound on σ₂² that was used
-  double failure_probability = 0;
-  double sigma_low = 0;  ///< σ₁ ≥ √ρ always: √ρ less the slack for its rounding
-  double sigma_high = std::numeric_limits<double>::infinity();
-  double angle_bound = std::numbers::pi / 2;  ///< θ is at most this, in radians
-};
 
 /// The certificate of a row from its ρ and ‖g‖ and a bound α ≥ λ₂(M). With α < ρ:
 ///   0 ≤ σ₁² − ρ ≤ ‖g‖² / (ρ − α)   (Kato–Temple),    tan θ ≤ ‖g‖ / (ρ − α)   (Davis–Kahan).

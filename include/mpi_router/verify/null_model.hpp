@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// λ (spectral) that a random row has against a random A with independent entries, before and after one step,
 /// as F and D grow with q = D/F held. λ alone is no certificate: one step lifts it to about 0.8 on such a
@@ -14,6 +14,10 @@ struct null_alignment {
   double stored;    ///< 1 / (1 + √q)
   double one_step;  ///< √((1 + 3q + q²) / ((1 + q)(1 + √q)²))
 };
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
 
 /// The null of λ for a gate matrix [F, D]. From the moments of the Marchenko–Pastur law: σ₁² → F(1 + √q)²,
 /// and tr(M)/D, tr(M³)/tr(M²) give ρ before and after the step. Throws usage_error unless both are positive.

@@ -12,7 +12,7 @@
 #include <numbers>
 #include <utility>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// How hard to look for a certificate.
 struct certify_options {
@@ -25,14 +25,6 @@ struct certify_options {
   probe_options probe{};
 };
 
-/// A direction, what is proven of it, and what it cost.
-struct principal_direction {
-  Eigen::VectorXd direction;   ///< v̂, unit norm; empty where there is none
-  rayleigh_result<double> at;  ///< its ρ and residual
-  certificate proof;
-  index_t applications = 0;
-};
-
 /// Where a row stands against a proven direction: |∠(r, v₁) − ∠(r, v̂)| ≤ ∠(v̂, v₁) on lines.
 struct row_certificate {
   status state = status::ok;
@@ -43,6 +35,18 @@ struct row_certificate {
   double angle_low = 0;
   double angle_bound =
       std::numbers::pi / 2;  ///< the row is certainly no farther than this from the principal direction
+};
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
+/// A direction, what is proven of it, and what it cost.
+struct principal_direction {
+  Eigen::VectorXd direction;   ///< v̂, unit norm; empty where there is none
+  rayleigh_result<double> at;  ///< its ρ and residual
+  certificate proof;
+  index_t applications = 0;
 };
 
 namespace detail {

@@ -10,7 +10,7 @@
 #include <numbers>
 #include <random>
 
-MPIROUTER_BEGIN
+MPIROUTER_BEGIN_TYPES
 
 /// How sure a probe has to be, and what it may cost.
 struct probe_options {
@@ -20,7 +20,11 @@ struct probe_options {
   std::uint64_t seed = 20260612;
 };
 
-/// What a probe found.
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
+/// What a probe found. Eigen aligns its memory as the instruction set asks, so this is not for exchange.
 struct probe_result {
   second_eigenvalue_bound bound;
   double ritz_value = 0;   ///< the largest eigenvalue of the deflated operator that was seen, rounding added

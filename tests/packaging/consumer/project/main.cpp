@@ -14,6 +14,11 @@
 #ifdef EXPECT_EIGEN
 static_assert(EIGEN_MAJOR_VERSION == EXPECT_EIGEN);
 #endif
+#ifdef WITH_dispatch
+#include <mpi_router/backend/dispatch.hpp>
+
+#include <vector>
+#endif
 #ifdef WITH_io
 #include <nlohmann/json.hpp>
 #endif
@@ -43,9 +48,20 @@ int main() {
 #ifdef WITH_eigen
   const Eigen::MatrixXd matrix = Eigen::Vector2d(2, 1).asDiagonal();
   const Eigen::VectorXd start = Eigen::Vector2d(1, 1);
-  Eigen::VectorXd image(2);
-  mpi_router::power_step(mpi_router::gram(matrix), mpi_router::view(start), mpi_router::view(image), 1.0);
-  good = good && (image - Eigen::Vector2d(4, 1) / norm).norm() < 1e-15;
+  Eigen::VectorXd image_of_start(2);
+  mpi_router::power_step(mpi_router::gram(matrix), mpi_router::view(start), mpi_router::view(image_of_start),
+                         1.0);
+  good = good && (image_of_start - Eigen::Vector2d(4, 1) / norm).norm() < 1e-15;
+#endif
+#ifdef WITH_dispatch
+  // Long enough for a kernel: A = 2 on the diagonal, M = 4.
+  constexpr mpi_router::index_t size = 64;
+  std::vector<float> wide(size * size);
+  for (std::size_t i = 0; i < size; ++i) wide[i * (size + 1)] = 2;
+  const std::vector<float> ones(size, 1);
+  std::vector<float> image(size);
+  const auto fast = mpi_router::gram(mpi_router::gate_fd(wide.data(), size, size), mpi_router::dispatch{});
+  good = good && fast.apply(ones, image) == 4.0F * size && image[0] == 4 && image[size - 1] == 4;
 #endif
 #ifdef WITH_io
   good = good && nlohmann::json::parse("[17]")[0] == 17;
