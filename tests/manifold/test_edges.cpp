@@ -1,0 +1,455 @@
+// What is refused, by its words, and what lies at the edge of the range of numbers: subnormal rows, steps
+// that overflow, rows that are there already.
+#include <mpi_router/backend/dense.hpp>
+#include <mpi_router/core/operators.hpp>
+#include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/manifold/steepest_ascent.hpp>
+
+#include <doctest/doctest.h>
+#include <support/apart.hpp>
+#include <support/random.hpp>
+#include <support/tolerance.hpp>
+
+#include <cstring>
+#include <limits>
+#include <vector>
+
+using namespace mpi_router;
+using namespace test_support;
+
+namespace {
+
+template <class S>
+using in = vector_view<const S>;
+template <class S>
+using out = vector_view<S>;
+
+template <class S>
+constexpr S tiny = std::numeric_limits<S>::denorm_min();
+
+/// Every vector of `size` elements, `stride` apart, with NaN between them.
+template <class S>
+std::vector<S> spread(const std::vector<S>& x, index_t stride) {
+  std::vector<S> all(x.size() * static_cast<std::size_t>(stride), std::numeric_limits<S>::quiet_NaN());
+  for (std::size_t i = 0; i < x.size(); ++i) all[i * static_cast<std::size_t>(stride)] = x[i];
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("norms: whatever the place, the sign, the stride and the size of the largest element", S,
+                   float, double) {
+  const S large = std::ldexp(S{1}, std::numeric_limits<S>::max_exponent - 2);
+  const S small = std::numeric_limits<S>::min();
+  for (const index_t size : {1, 7, 8, 9, 17}) {
+    for (index_t place = 0; place < size; ++place) {
+      for (const S value : {large, -large, S(3), tiny<S>, -tiny<S>}) {
+        std::vector<S> x(static_cast<std::size_t>(size), value == large || value == -large ? -small : S{0});
+        x[static_cast<std::size_t>(place)] = value;
+        for (const index_t stride : {1, 3}) {
+          const auto all = spread(x, stride);
+          std::vector<S> got(x.size());
+          CHECK(retract<S>(in<S>(all.data(), size, stride), out<S>(got), S(2)) == status::ok);
+          CHECK(got[static_cast<std::size_t>(place)] == (value > S{0} ? S(2) : S(-2)));
+        }
+      }
+      for (const S bad : {std::numeric_limits<S>::infinity(), -std::numeric_limits<S>::infinity(),
+                          std::numeric_limits<S>::quiet_NaN(), -std::numeric_limits<S>::quiet_NaN()}) {
+        std::vector<S> x(static_cast<std::size_t>(size), S(-1)), got(x.size());
+        x[static_cast<std::size_t>(place)] = bad;
+        for (const index_t stride : {1, 3}) {
+          const auto all = spread(x, stride);
+          CHECK(retract<S>(in<S>(all.data(), size, stride), out<S>(got), S(2)) == status::non_finite);
+          CHECK(std::memcmp(got.data(), x.data(), x.size() * sizeof(S)) == 0);  // copied as it is
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("a zero or broken base has no tangent space: v goes through, and the status says so", S,
+                   float, double) {
+  const std::vector<S> v{1, -2, 3};
+  for (const S value : {S{0}, std::numeric_limits<S>::infinity(), std::numeric_limits<S>::quiet_NaN()}) {
+    std::vector<S> got(3, S(77));
+    const auto expected = value == S{0} ? status::zero_row : status::non_finite;
+    const std::vector<S> base(3, value);
+    CHECK(project_to_tangent<S>(base, v, got) == expected);
+    CHECK(got == v);
+    CHECK(retract<S>(base, got, S(2)) == expected);
+    CHECK(std::isnan(angle<S>(base, v)));
+    CHECK(std::isnan(angle<S>(v, base)));
+    CHECK(std::isnan(line_angle<S>(in<S>(v), base)));
+  }
+}
+
+TEST_CASE_TEMPLATE("subnormal rows have a direction, an angle, a tangent space and a step", S, float,
+                   double) {
+  random_source random(3);
+  const index_t F = 4, D = 9;
+  const auto a = random_vector<S>(random, F * D);
+  const auto op = gram(row_major(a.data(), F, D));
+  std::vector<S> whole(static_cast<std::size_t>(D)), sub(whole);
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    whole[i] = static_cast<S>(random.integer(1, 9) * (i % 2 == 0 ? 1 : -1));
+    sub[i] = whole[i] * tiny<S>;  // exact
+  }
+  const double bound = tolerance<S>.identity;
+  std::vector<S> want(whole.size()), got(whole.size()), workspace(whole.size());
+  retract<S>(whole, want, S(2));
+  retract<S>(sub, got, S(2));
+  CHECK(got == want);
+  CHECK(double(angle<S>(whole, sub)) <= bound);
+  const auto v = random_vector<S>(random, D);
+  project_to_tangent<S>(whole, v, want);
+  project_to_tangent<S>(sub, v, got);
+  CHECK(got == want);
+  const auto expected = power_step(op, whole, want, S(2));
+  const auto result = power_step(op, sub, got, S(2));
+  CHECK(relative_distance(got, want) <= bound);
+  CHECK(close(result.rayleigh, expected.rayleigh, bound));
+  CHECK(close(result.cosine, expected.cosine, bound));
+  adaptive_ascent_step(op, sub, got, S(2));
+  CHECK(relative_distance(got, want) <= bound);
+  const auto at = rayleigh(op, whole, want);
+  const auto of_sub = rayleigh(op, sub, got);
+  CHECK(relative_distance(got, want) <= bound);
+  CHECK(close(of_sub.rayleigh, at.rayleigh, bound));
+  CHECK(close(of_sub.residual, at.residual, bound));
+  auto row = sub;
+  power_step(op, whole, want, S(3));
+  CHECK(power_iteration(op, row, workspace, {.max_steps = 1, .radius = S(3)}).state == status::ok);
+  CHECK(relative_distance(row, want) <= bound);
+}
+
+TEST_CASE_TEMPLATE("a row keeps its step at every power of two on the way to underflow and to overflow", S,
+                   float, double) {
+  // Plain and scaled applications take turns somewhere on the way: neither may lose bits before the other
+  // begins.
+  random_source random(5);
+  const index_t F = 3, D = 5;
+  const auto a = random_vector<S>(random, F * D);
+  const auto row = random_vector<S>(random, D);
+  std::vector<S> want(row.size()), got(row.size()), scaled(row);
+  const auto expected = power_step(gram(row_major(a.data(), F, D)), row, want, S(1));
+  const int range = std::numeric_limits<S>::max_exponent - 4;
+  for (int exponent = -range; exponent <= range; exponent += 1) {
+    for (std::size_t i = 0; i < row.size(); ++i) scaled[i] = std::ldexp(row[i], exponent);
+    const auto result = power_step(gram(row_major(a.data(), F, D)), scaled, got, S(1));
+    CAPTURE(exponent);
+    CHECK(relative_distance(got, want) <= tolerance<S>.arithmetic);
+    CHECK(close(result.rayleigh, expected.rayleigh, 2 * tolerance<S>.arithmetic));
+    std::vector<S> weights(a);
+    const int half = exponent / 2;
+    for (S& x : weights) x = std::ldexp(x, half);
+    const auto of_weights = power_step(gram(row_major(weights.data(), F, D)), row, got, S(1));
+    CHECK(relative_distance(got, want) <= tolerance<S>.arithmetic);
+    CHECK(close(of_weights.cosine, expected.cosine, 2 * tolerance<S>.arithmetic));
+  }
+}
+
+TEST_CASE_TEMPLATE("a step that leaves the range of numbers is a status, and the row is what the policy says",
+                   S, float, double) {
+  const std::vector<S> a{2, 1, 0, 1};
+  const auto op = gram(row_major(a.data(), 2, 2));
+  const std::vector<S> row{1, 3};
+  const S most = std::numeric_limits<S>::max();
+  for (const S eta : {most, -most}) {
+    std::vector<S> got(2, S(77));
+    const auto result = steepest_ascent_step(op, row, got, S(2), eta);
+    CHECK(result.state == status::non_finite);
+    CHECK(result.rayleigh > S(1));
+    CHECK(result.cosine == S{0});
+    CHECK(got == row);
+    CHECK(steepest_ascent_step(op, row, got, S(2), eta, degenerate_row::zero).state == status::non_finite);
+    CHECK(got == std::vector<S>(2));
+  }
+  std::vector<S> got(2);
+  CHECK(steepest_ascent_step(op, row, got, S(2), most / S(64)).state == status::ok);  // just in range
+}
+
+TEST_CASE("an operator of the caller's whose quotient is not positive has no step") {
+  std::vector<double> got(3);
+  const std::vector<double> row{1, 2, 2};
+  for (const double sign : {-1.0, 0.0}) {
+    auto op = gram_operator<double>(3, [sign](vector_view<const double> x, vector_view<double> u) {
+      u[0] = sign == 0 ? 2 * x[1] : sign * x[0];
+      u[1] = sign == 0 ? -2 * x[0] : sign * x[1];
+      u[2] = sign == 0 ? 0 : sign * x[2];
+      return std::numeric_limits<double>::infinity();  // out of range, so that the quotient comes from the
+                                                       // image
+    });
+    CHECK(power_step(op, row, got, 2.0).state == status::zero_image);
+    CHECK(got == row);
+    CHECK(rayleigh(op, row, got).state == status::zero_image);
+    CHECK(got == std::vector<double>(3));
+    CHECK(adaptive_ascent_step(op, row, got, 2.0, degenerate_row::zero).state == status::zero_image);
+    CHECK(got == std::vector<double>(3));
+  }
+}
+
+TEST_CASE("a row that has arrived takes no step, and a tolerance of zero stops nothing") {
+  const std::vector<double> a{2, 0, 0, 1};
+  const auto op = gram(row_major(a.data(), 2, 2));
+  std::vector<double> workspace(4);
+  for (const auto rule :
+       {momentum<double>::none(), momentum<double>::fixed(0.1), momentum<double>::estimated()}) {
+    const auto run = [&](iteration_options<double> options) {
+      std::vector<double> row{3, 0};
+      options.acceleration = rule;
+      const auto result = power_iteration(op, row, workspace, options);
+      CHECK(row == std::vector<double>{options.radius, 0});
+      CHECK(result.applications == result.steps + 1);
+      CHECK(result.last.step == result.steps);
+      return result;
+    };
+    const auto by_residual = run({.max_steps = 5, .residual_tolerance = 1e-300, .radius = 2});
+    CHECK(by_residual.reason == stop_reason::residual);
+    CHECK(by_residual.steps == 0);
+    const auto by_angle = run({.max_steps = 5, .angle_tolerance = 1e-300});
+    CHECK(by_angle.reason == stop_reason::angle);
+    CHECK(by_angle.steps == 0);
+    const auto by_count = run({.max_steps = 5});
+    CHECK(by_count.reason == stop_reason::max_steps);
+    CHECK(by_count.steps == 5);
+    const auto none = run({.max_steps = 0, .radius = 7});
+    CHECK(none.reason == stop_reason::max_steps);
+    CHECK(none.steps == 0);
+  }
+  // At the tolerance exactly: tan ψ of (1, 1) under diag(4, 1) is 0.6.
+  std::vector<double> row{1, 1};
+  double relative = 0;
+  power_iteration(op, vector_view<double>(row), vector_view<double>(workspace), {.max_steps = 0},
+                  [&](const auto& record, const auto&) { relative = record.relative_residual; });
+  row = {1, 1};
+  CHECK(power_iteration(op, row, workspace, {.residual_tolerance = relative}).steps == 0);
+  row = {1, 1};
+  CHECK(power_iteration(op, row, workspace, {.angle_tolerance = std::atan(relative)}).steps == 0);
+  row = {1, 1};
+  CHECK(power_iteration(op, row, workspace, {.residual_tolerance = relative * (1 - 1e-15)}).steps == 1);
+}
+
+TEST_CASE_TEMPLATE("the backward of one step, in place, degenerate, and at the ends of the range", S, float,
+                   double) {
+  random_source random(7);
+  const index_t F = 3, D = 5;
+  const auto a = random_vector<S>(random, F * D);
+  const auto r = random_vector<S>(random, D);
+  const auto g = random_vector<S>(random, D);
+  const double bound = tolerance<S>.identity;
+  struct backward {
+    std::vector<S> to_r, y, w, q, p, detached;
+  };
+  const auto run = [&](const std::vector<S>& weights, const std::vector<S>& row, const std::vector<S>& grad,
+                       degenerate_row policy) {
+    const auto op = gram(row_major(weights.data(), F, D));
+    std::vector<S> next(row.size()), scratch(row.size());
+    saved_norm<S> saved{S(5), 5};
+    power_step(op, row, next, S(2), policy, saved);
+    const std::vector<S> f(static_cast<std::size_t>(F), S(77)), d(row.size(), S(77));
+    backward b{d, f, f, d, d, grad};
+    power_step_vjp(op, in<S>(row), in<S>(next), saved, in<S>(grad), S(2), out<S>(b.to_r),
+                   rank2_factors<S>{b.y, b.q, b.w, b.p}, policy);
+    power_step_vjp(op, in<S>(next), saved, in<S>(b.detached), S(2), out<S>(b.detached), out<S>(scratch),
+                   policy);
+    return b;
+  };
+  const auto plain = run(a, r, g, degenerate_row::keep);
+  CHECK(relative_distance(plain.detached, plain.to_r) <= bound);
+  // Ā from the factors and r̄ scale with 1/‖A‖ and 1/‖r‖; the factors stay in range.
+  const int most = std::numeric_limits<S>::max_exponent / 2 - 8;
+  for (const int a_exponent : {-most, -1, 0, 1, most}) {
+    for (const int r_exponent : {-most, -1, 0, 1, most}) {
+      CAPTURE(a_exponent);
+      CAPTURE(r_exponent);
+      auto weights = a;
+      auto row = r;
+      for (S& x : weights) x = std::ldexp(x, a_exponent);
+      for (S& x : row) x = std::ldexp(x, r_exponent);
+      auto b = run(weights, row, g, degenerate_row::keep);
+      for (S& x : b.to_r) x = std::ldexp(x, r_exponent);
+      CHECK(relative_distance(b.to_r, plain.to_r) <= bound);
+      std::vector<S> to_a(a.size()), expected(a.size());
+      add_rank2(rank2_factors<S>{b.y, b.q, b.w, b.p}, row_major(to_a.data(), F, D), gradient_mode::write);
+      auto p = plain;
+      add_rank2(rank2_factors<S>{p.y, p.q, p.w, p.p}, row_major(expected.data(), F, D), gradient_mode::write);
+      for (S& x : to_a) x = std::ldexp(x, a_exponent);
+      CHECK(relative_distance(to_a, expected) <= bound);
+    }
+  }
+  for (const auto policy : {degenerate_row::keep, degenerate_row::zero}) {
+    const auto b = run(std::vector<S>(a.size()), r, g, policy);  // no image
+    CHECK(b.to_r == (policy == degenerate_row::keep ? g : std::vector<S>(g.size())));
+    CHECK(b.detached == b.to_r);
+    for (const auto& factor : {b.y, b.w}) CHECK(factor == std::vector<S>(static_cast<std::size_t>(F)));
+    for (const auto& factor : {b.q, b.p}) CHECK(factor == std::vector<S>(g.size()));
+  }
+}
+
+TEST_CASE("add_rank2 is factor · (y qᵀ + w pᵀ) into every layout, and only into its shape") {
+  const index_t F = 2, D = 3;
+  std::vector<double> y{1, 2}, w{3, 5}, q{7, 11, 13}, p{17, 19, 23};
+  const rank2_factors<double> factors{y, q, w, p};
+  for (const auto mode : {gradient_mode::write, gradient_mode::accumulate}) {
+    for (const auto& [row_stride, col_stride] :
+         {std::pair<index_t, index_t>{3, 1}, {4, 1}, {9, 2}, {-3, 1}, {1, 2}, {1, 4}}) {
+      std::vector<double> all(40, 100);
+      const matrix_view<double> gradient(all.data() + 10, F, D, row_stride, col_stride);
+      add_rank2(factors, gradient, mode, -2.0);
+      for (index_t f = 0; f < F; ++f) {
+        for (index_t d = 0; d < D; ++d) {
+          const auto i = static_cast<std::size_t>(f), k = static_cast<std::size_t>(d);
+          CHECK(gradient(f, d) == (mode == gradient_mode::write ? 0 : 100) - 2 * (y[i] * q[k] + w[i] * p[k]));
+        }
+      }
+    }
+  }
+  for (const auto& [rows, cols] : {std::pair<index_t, index_t>{3, 2}, {2, 2}, {1, 3}, {3, 3}}) {
+    std::vector<double> some(9);
+    const auto call = [&, rows = rows, cols = cols] {
+      add_rank2(factors, row_major(some.data(), rows, cols), gradient_mode::write);
+    };
+    CHECK(refused(call, "add_rank2: the gradient is [" + std::to_string(rows) + ", " + std::to_string(cols) +
+                            "], the factors have F = 2, D = 3"));
+  }
+}
+
+#if MPIROUTER_HAS_EXCEPTIONS
+TEST_CASE("sizes, radii, steps and workspaces are refused by name") {
+  const std::vector<double> a(6, 1);
+  const auto op = gram(row_major(a.data(), 2, 3));
+  std::vector<double> three{1, 2, 3}, other(3), four(4), workspace(6);
+  const auto rows_of = [&](index_t size) { return out<double>(four.data(), size); };
+  for (const double radius : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    CHECK(refused([&] { power_step(op, three, other, radius); }, "power_step: the radius must be"));
+    CHECK(
+        refused([&] { adaptive_ascent_step(op, three, other, radius); }, "adaptive_ascent_step: the radius"));
+    CHECK(refused([&] { retract<double>(three, other, radius); }, "retract: the radius must be"));
+    CHECK(refused([&] { static_cast<void>(geodesic_distance<double>(three, other, radius)); },
+                  "geodesic_distance: the radius must be"));
+    CHECK(refused([&] { power_iteration(op, three, workspace, {.radius = radius}); },
+                  "power_iteration: the radius must be"));
+  }
+  for (const index_t size : {2, 4}) {
+    CHECK(refused([&] { retract<double>(three, rows_of(size), 1.0); }, "retract: vectors of 3 and"));
+    CHECK(refused([&] { project_to_tangent<double>(three, rows_of(size), out<double>(other)); },
+                  "project_to_tangent: vectors of 3 and"));
+    CHECK(refused([&] { project_to_tangent<double>(three, other, rows_of(size)); },
+                  "project_to_tangent: vectors of 3 and"));
+    CHECK(
+        refused([&] { static_cast<void>(angle<double>(three, rows_of(size))); }, "angle: vectors of 3 and"));
+    CHECK(refused([&] { power_step(op, three, rows_of(size), 1.0); }, "the output " + std::to_string(size)));
+    CHECK(refused([&] { power_step(op, rows_of(size), three, 1.0); }, "the row " + std::to_string(size)));
+    CHECK(refused([&] { op.project(three, rows_of(size == 2 ? 3 : 1)); }, "project: A is [F = 2, D = 3]"));
+    CHECK(refused([&] { op.lift(rows_of(size == 2 ? 3 : 1), three); }, "lift: A is [F = 2, D = 3]"));
+    CHECK(refused([&] { op.apply(three, rows_of(size)); }, "apply: A is [F = 2, D = 3]"));
+    CHECK(refused([&] { op.apply(rows_of(size), three); }, "apply: A is [F = 2, D = 3]"));
+    CHECK(refused([&] { op.apply_scaled(three, rows_of(size)); }, "apply_scaled: A is [F = 2, D = 3]"));
+  }
+  CHECK(refused([&] { steepest_ascent_step(op, three, other, 1.0, std::numeric_limits<double>::infinity()); },
+                "eta is not finite"));
+  CHECK(refused([&] { power_iteration(op, three, workspace, {.max_steps = -1}); }, "max_steps is -1"));
+  for (const double beta : {-0.1, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    CHECK(refused(
+        [&] { power_iteration(op, three, workspace, {.acceleration = momentum<double>::fixed(beta)}); },
+        "beta must be finite"));
+  }
+  const auto iterate = [&](momentum<double> rule, const out<double>& scratch) {
+    power_iteration(op, three, scratch, {.max_steps = 1, .acceleration = rule});
+  };
+  for (const auto rule :
+       {momentum<double>::none(), momentum<double>::fixed(0.1), momentum<double>::estimated()}) {
+    const index_t needed = rule.rule == momentum<double>::kind::none ? 3 : 6;
+    CHECK(message_of([&] { iterate(rule, {workspace.data(), needed}); }) == "");
+    CHECK(
+        refused([&] { iterate(rule, {workspace.data(), needed - 1}); },
+                "workspace has " + std::to_string(needed - 1) + " elements, not " + std::to_string(needed)));
+    std::vector<double> apart(12);
+    CHECK(refused([&] { iterate(rule, {apart.data(), needed, 2}); }, "the workspace has"));
+  }
+}
+
+TEST_CASE("sizes of the backward are refused by name") {
+  const std::vector<double> a(6, 1);
+  const auto op = gram(row_major(a.data(), 2, 3));
+  const saved_norm<double> saved{1, 0};
+  std::vector<std::vector<double>> v(9, std::vector<double>(8, 1));
+  const auto factored = [&](std::size_t wrong, double radius = 1) {
+    const auto at = [&](std::size_t k, index_t size) {
+      return out<double>(v[k].data(), k == wrong ? size + 1 : size);
+    };
+    power_step_vjp(op, in<double>(at(0, 3)), in<double>(at(1, 3)), saved, in<double>(at(2, 3)), radius,
+                   at(3, 3), rank2_factors<double>{at(4, 2), at(5, 3), at(6, 2), at(7, 3)});
+  };
+  CHECK(message_of([&] { factored(99); }) == "");
+  for (std::size_t wrong = 0; wrong < 8; ++wrong) {
+    CAPTURE(wrong);
+    CHECK(refused([&] { factored(wrong); }, "power_step_vjp: vectors of"));
+  }
+  CHECK(refused([&] { factored(99, 0); }, "power_step_vjp: the radius"));
+  const auto detached = [&](std::size_t wrong, double radius = 1) {
+    const auto at = [&](std::size_t k) { return out<double>(v[k].data(), k == wrong ? 4 : 3); };
+    power_step_vjp(op, in<double>(at(0)), saved, in<double>(at(1)), radius, at(2), at(3));
+  };
+  CHECK(message_of([&] { detached(99); }) == "");
+  for (std::size_t wrong = 0; wrong < 4; ++wrong) {
+    CHECK(refused([&] { detached(wrong); }, "power_step_vjp: vectors of"));
+  }
+  CHECK(refused([&] { detached(99, -1); }, "power_step_vjp: the radius"));
+}
+
+TEST_CASE("vectors that overlap are refused, and both are named") {
+  const std::vector<double> a(6, 1);
+  const auto op = gram(row_major(a.data(), 2, 3));
+  const saved_norm<double> saved{1, 0};
+  refuses_every_overlap<double>({{"the row", 3, false}, {"the output", 3, true}}, [&](const auto& at) {
+    power_step(op, in<double>(at[0], 3), out<double>(at[1], 3), 1.0);
+  });
+  refuses_every_overlap<double>({{"the row", 3, false}, {"the output", 3, true}}, [&](const auto& at) {
+    rayleigh(op, in<double>(at[0], 3), out<double>(at[1], 3));
+  });
+  refuses_every_overlap<double>({{"the row", 3, true}, {"the workspace", 3, true}}, [&](const auto& at) {
+    power_iteration(op, out<double>(at[0], 3), out<double>(at[1], 3), {.max_steps = 1});
+  });
+  refuses_every_overlap<double>({{"the row", 3, true}, {"the workspace", 6, true}}, [&](const auto& at) {
+    power_iteration(op, out<double>(at[0], 3), out<double>(at[1], 6),
+                    {.max_steps = 1, .acceleration = momentum<double>::fixed(0.1)});
+  });
+  refuses_every_overlap<double>({{"the vector", 3, false}, {"the output", 3, true}}, [&](const auto& at) {
+    retract<double>(in<double>(at[0], 3), out<double>(at[1], 3), 1.0);
+  });
+  refuses_every_overlap<double>(
+      {{"the base", 3, false}, {"the vector", 3, false}, {"the output", 3, true}}, [&](const auto& at) {
+        project_to_tangent<double>(in<double>(at[0], 3), in<double>(at[1], 3), out<double>(at[2], 3));
+      });
+  refuses_every_overlap<double>(
+      {{"the new row", 3, false},
+       {"the gradient", 3, false},
+       {"the gradient to the row", 3, true},
+       {"the scratch", 3, true}},
+      [&](const auto& at) {
+        power_step_vjp(op, in<double>(at[0], 3), saved, in<double>(at[1], 3), 1.0, out<double>(at[2], 3),
+                       out<double>(at[3], 3));
+      },
+      {{"the gradient", "the gradient to the row"}, {"the new row", "the gradient to the row"}});
+  refuses_every_overlap<double>(
+      {{"the row", 3, false},
+       {"the new row", 3, false},
+       {"the gradient", 3, false},
+       {"the gradient to the row", 3, true},
+       {"the projection", 2, true},
+       {"the dual row", 3, true},
+       {"the dual projection", 2, true},
+       {"the scaled row", 3, true}},
+      [&](const auto& at) {
+        const auto v = [&](std::size_t k, index_t size) { return out<double>(at[k], size); };
+        power_step_vjp(op, in<double>(at[0], 3), in<double>(at[1], 3), saved, in<double>(at[2], 3), 1.0,
+                       v(3, 3), rank2_factors<double>{v(4, 2), v(5, 3), v(6, 2), v(7, 3)});
+      },
+      {{"the gradient", "the gradient to the row"},
+       {"the new row", "the gradient to the row"},
+       {"the row", "the gradient to the row"},
+       {"the gradient", "the dual row"}});
+}
+#endif
