@@ -202,21 +202,26 @@ TEST_CASE_TEMPLATE("a row keeps its step at every power of two on the way to und
   const index_t F = 3, D = 5;
   const auto a = random_vector<S>(random, F * D);
   const auto row = random_vector<S>(random, D);
-  std::vector<S> want(row.size()), got(row.size()), scaled(row);
+  std::vector<S> want(row.size()), got(row.size());
   const auto expected = power_step(gram(row_major(a.data(), F, D)), row, want, S(1));
   const int range = std::numeric_limits<S>::max_exponent - 4;
-  for (int exponent = -range; exponent <= range; exponent += 1) {
-    for (std::size_t i = 0; i < row.size(); ++i) scaled[i] = std::ldexp(row[i], exponent);
-    const auto result = power_step(gram(row_major(a.data(), F, D)), scaled, got, S(1));
-    CAPTURE(exponent);
-    CHECK(relative_distance(got, want) <= tolerance<S>.arithmetic);
-    CHECK(close(result.rayleigh, expected.rayleigh, 2 * tolerance<S>.arithmetic));
-    std::vector<S> weights(a);
-    const int half = exponent / 2;
-    for (S& x : weights) x = std::ldexp(x, half);
-    const auto of_weights = power_step(gram(row_major(weights.data(), F, D)), row, got, S(1));
-    CHECK(relative_distance(got, want) <= tolerance<S>.arithmetic);
-    CHECK(close(of_weights.cosine, expected.cosine, 2 * tolerance<S>.arithmetic));
+  for (int exponent = -range; exponent <= range; ++exponent) {
+    // Rows alone, weights alone, and weights against rows: energies and images leave the range at other
+    // places.
+    for (const auto& [of_a, of_row] :
+         {std::pair{0, exponent}, {exponent / 2, 0}, {-exponent, exponent}, {-exponent / 3, exponent}}) {
+      CAPTURE(of_a);
+      CAPTURE(of_row);
+      auto weights = a, scaled = row;
+      for (S& x : weights) x = std::ldexp(x, of_a);
+      for (S& x : scaled) x = std::ldexp(x, of_row);
+      const auto result = power_step(gram(row_major(weights.data(), F, D)), scaled, got, S(1));
+      CHECK(relative_distance(got, want) <= tolerance<S>.arithmetic);
+      CHECK(close(result.cosine, expected.cosine, 2 * tolerance<S>.arithmetic));
+      if (std::abs(of_a) < range / 3) {
+        CHECK(close(std::ldexp(result.rayleigh, -2 * of_a), expected.rayleigh, 2 * tolerance<S>.arithmetic));
+      }
+    }
   }
 }
 
@@ -238,6 +243,21 @@ TEST_CASE_TEMPLATE("a step that leaves the range of numbers is a status, and the
   }
   std::vector<S> got(2);
   CHECK(steepest_ascent_step(op, row, got, S(2), most / S(64)).state == status::ok);  // just in range
+}
+
+TEST_CASE_TEMPLATE("a row that is principal moves by nothing: its cosine is one, never more", S, float,
+                   double) {
+  random_source random(11);
+  std::vector<S> got(3);
+  for (int trial = 0; trial < 300; ++trial) {
+    const auto a = random_vector<S>(random, 3);
+    const auto op = gram(row_major(a.data(), 1, 3));
+    for (const S cosine :
+         {power_step(op, a, got, S(2)).cosine, adaptive_ascent_step(op, a, got, S(2)).cosine}) {
+      CHECK(cosine <= S(1));
+      CHECK(close(cosine, 1, tolerance<S>.arithmetic));
+    }
+  }
 }
 
 TEST_CASE("an operator of the caller's whose quotient is not positive has no step") {
@@ -356,7 +376,11 @@ TEST_CASE_TEMPLATE("the backward of one step, in place, degenerate, and at the e
     }
   }
   for (const auto policy : {degenerate_row::keep, degenerate_row::zero}) {
-    const auto b = run(std::vector<S>(a.size()), r, g, policy);  // no image
+    const std::vector<S> nothing(a.size());
+    std::vector<S> got(r.size());
+    CHECK(power_step(gram(row_major(nothing.data(), F, D)), r, got, S(2), policy).state ==
+          status::zero_image);
+    const auto b = run(nothing, r, g, policy);
     CHECK(b.to_r == (policy == degenerate_row::keep ? g : std::vector<S>(g.size())));
     CHECK(b.detached == b.to_r);
     for (const auto& factor : {b.y, b.w}) CHECK(factor == std::vector<S>(static_cast<std::size_t>(F)));
