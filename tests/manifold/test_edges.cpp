@@ -109,6 +109,26 @@ TEST_CASE("momentum by hand: x_{k+1} = M x_k − β x_{k−1} with M = diag(4, 1
   }
 }
 
+TEST_CASE("the estimate of β infers λ₂ from the rate that momentum itself has changed") {
+  const auto mu = [](double lambda, double beta) {
+    return (lambda + std::sqrt(lambda * lambda - 4 * beta)) / 2;
+  };
+  detail::momentum_estimate<double> estimate(momentum<double>::estimated());
+  const detail::scaled<double> one{1, 0};
+  double residual = 1;
+  index_t step = 0;
+  CHECK(estimate.beta(step, one, residual) == 0);
+  const auto five_steps = [&](double rate) {
+    double beta = 0;
+    for (int k = 0; k < 5; ++k) beta = estimate.beta(++step, one, residual *= rate);
+    return beta;
+  };
+  CHECK(five_steps(0.8) == doctest::Approx(0.16));  // without momentum the rate is λ₂ itself
+  CHECK(five_steps(mu(0.9, 0.16) / mu(1, 0.16)) == doctest::Approx(0.2025));
+  CHECK(five_steps(0.6) == doctest::Approx(0.2025));   // never less
+  CHECK(five_steps(0.99) == doctest::Approx(0.2025));  // nothing is inferred from a standstill
+}
+
 TEST_CASE_TEMPLATE("norms: whatever the place, the sign, the stride and the size of the largest element", S,
                    float, double) {
   const S large = std::ldexp(S{1}, std::numeric_limits<S>::max_exponent - 2);
