@@ -48,6 +48,8 @@ class one_read_backend {
         "apply_block: A is [F = ", a.rows(), ", D = ", a.cols(), "], but X is [", x.rows(), ", ", x.cols(),
         "], U [", u.rows(), ", ", u.cols(), "] and there are ", energies.size(), " energies");
     detail::expect(!detail::overlap(x, u), "apply_block: X and U overlap");
+    detail::expect(!detail::overlap(x, energies), "apply_block: X and the energies overlap");
+    detail::expect(!detail::overlap(u, energies), "apply_block: U and the energies overlap");
     if constexpr (has_kernels<T, S>) {
       if (const auto stored = stored_as<T>(a);
           stored.data != nullptr && x.col_stride() == 1 && u.col_stride() == 1) {

@@ -93,7 +93,16 @@ void apply_experts(const Backend& backend, const expert_batch_view<T>& experts,
   detail::expect(workspace.size() >= apply_experts_workspace(shape) && workspace.is_contiguous(),
                  "apply_experts: the workspace has ", workspace.size(), " elements, not ",
                  apply_experts_workspace(shape));
-  detail::expect(!detail::overlap(rows, images), "apply_experts: the rows and the images overlap");
+  const vector_view<S> used(workspace.data(), apply_experts_workspace(shape));
+  const auto apart = [](const char* one, const auto& a, const char* other, const auto& b) {
+    detail::expect(!detail::overlap(a, b), "apply_experts: ", one, " and ", other, " overlap");
+  };
+  apart("the rows", rows, "the images", images);
+  apart("the rows", rows, "the energies", energies);
+  apart("the rows", rows, "the workspace", used);
+  apart("the images", images, "the energies", energies);
+  apart("the images", images, "the workspace", used);
+  apart("the energies", energies, "the workspace", used);
 
   const index_t unit = detail::block_unit(experts.strides());
   const index_t blocks = detail::blocks_of(shape, unit);

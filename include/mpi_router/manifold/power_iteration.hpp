@@ -160,10 +160,15 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
   const index_t dimension = row.size();
   detail::expect_radius("power_iteration", options.radius);
   detail::expect(options.max_steps >= 0, "power_iteration: max_steps is ", options.max_steps);
+  detail::expect(is_finite(options.acceleration.beta) && options.acceleration.beta >= S{0},
+                 "power_iteration: beta must be finite and not negative, not ", options.acceleration.beta);
   detail::expect(
       workspace.size() >= power_iteration_workspace(dimension, options) && workspace.is_contiguous(),
       "power_iteration: the workspace has ", workspace.size(), " elements, not ",
       power_iteration_workspace(dimension, options));
+  detail::expect(
+      !detail::overlap(row, vector_view<S>(workspace.data(), power_iteration_workspace(dimension, options))),
+      "power_iteration: the row and the workspace overlap");
   const vector_view<const S> current(row);
   const vector_view<S> image(workspace.data(), dimension);
   const bool accelerated = detail::has_momentum(options.acceleration);

@@ -104,18 +104,23 @@ template <Accumulator S>
 void expect_factors_apart(const rank2_factors<S>& factors, const vector_view<const S>& row,
                           const vector_view<const S>& new_row, const vector_view<const S>& grad,
                           const vector_view<S>& grad_row) {
-  const std::array all{addresses(factors.projection),
-                       addresses(factors.dual_projection),
-                       addresses(factors.row),
-                       addresses(factors.dual_row),
-                       addresses(row),
-                       addresses(new_row),
-                       addresses(grad_row),
-                       addresses(grad)};
+  struct vector {
+    const char* name;
+    address_range range;
+  };
+  const std::array all{vector{"the projection", addresses(factors.projection)},
+                       vector{"the dual projection", addresses(factors.dual_projection)},
+                       vector{"the scaled row", addresses(factors.row)},
+                       vector{"the dual row", addresses(factors.dual_row)},
+                       vector{"the row", addresses(row)},
+                       vector{"the new row", addresses(new_row)},
+                       vector{"the gradient to the row", addresses(grad_row)},
+                       vector{"the gradient", addresses(grad)}};
   for (std::size_t i = 0; i < 4; ++i) {
     for (std::size_t k = i + 1; k < all.size(); ++k) {
       const bool may_meet = i == 3 && k == 7;  // dual_row may be grad
-      expect(may_meet || !overlap(all[i], all[k]), "power_step_vjp: a factor overlaps another vector");
+      expect(may_meet || !overlap(all[i].range, all[k].range), "power_step_vjp: ", all[i].name, " and ",
+             all[k].name, " overlap");
     }
   }
 }
@@ -138,9 +143,10 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const sav
   detail::expect_same_size("power_step_vjp", new_row, grad);
   detail::expect_same_size("power_step_vjp", new_row, grad_row);
   detail::expect_same_size("power_step_vjp", new_row, scratch);
-  detail::expect(!detail::overlap(scratch, new_row) && !detail::overlap(scratch, grad) &&
-                     !detail::overlap(scratch, grad_row),
-                 "power_step_vjp: the scratch overlaps a vector");
+  detail::expect(!detail::overlap(scratch, new_row), "power_step_vjp: the scratch and the new row overlap");
+  detail::expect(!detail::overlap(scratch, grad), "power_step_vjp: the scratch and the gradient overlap");
+  detail::expect(!detail::overlap(scratch, grad_row),
+                 "power_step_vjp: the scratch and the gradient to the row overlap");
   if (saved.value == S{0}) {
     detail::degenerate_gradient<S>(grad, grad_row, policy);
     return;

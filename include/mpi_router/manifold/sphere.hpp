@@ -12,6 +12,12 @@ template <class V, class W>
 void expect_same_size(const char* what, const V& a, const W& b) {
   expect(a.size() == b.size(), what, ": vectors of ", a.size(), " and ", b.size(), " elements");
 }
+/// Elementwise work may be done in place, but not on vectors that are shifted against each other.
+template <class V, class W>
+void expect_in_place_or_apart(const char* what, const char* name, const V& in, const W& out) {
+  const bool in_place = in.data() == out.data() && in.stride() == out.stride();
+  expect(in_place || !overlap(in, out), what, ": ", name, " and the output overlap");
+}
 template <Accumulator S>
 void expect_radius(const char* what, S radius) {
   expect(is_finite(radius) && radius > S{0}, what, ": the radius must be positive and finite, not ", radius);
@@ -29,12 +35,13 @@ template <Accumulator S>
 
 /// Retraction onto the sphere (Eq. 5): out = C · x / ‖x‖. out may be x. O(D).
 /// A zero or non-finite x is copied as it is and named by the status. Throws usage_error on sizes that
-/// differ or a radius that is not positive.
+/// differ, that overlap without being the same, or on a radius that is not positive.
 template <Accumulator S>
 status retract(std::type_identity_t<vector_view<const S>> x, vector_view<S> out,
                std::type_identity_t<S> radius) {
   detail::expect_same_size("retract", x, out);
   detail::expect_radius("retract", radius);
+  detail::expect_in_place_or_apart("retract", "the vector", x, out);
   const auto length = detail::norm<S>(x);
   const status result = detail::row_status(length);
   detail::scale_into<S>(
@@ -43,12 +50,15 @@ status retract(std::type_identity_t<vector_view<const S>> x, vector_view<S> out,
 }
 
 /// Orthogonal projection onto the tangent space at `base`: out = v − (v · b̂) b̂ with b̂ = base / ‖base‖.
-/// out may be v. O(D). At a zero base every direction is tangent: out = v.
+/// out may be v, or base. O(D). At a zero base every direction is tangent: out = v. Throws usage_error on
+/// sizes that differ and on vectors that overlap without being the same.
 template <Accumulator S>
 status project_to_tangent(std::type_identity_t<vector_view<const S>> base,
                           std::type_identity_t<vector_view<const S>> v, vector_view<S> out) {
   detail::expect_same_size("project_to_tangent", base, v);
   detail::expect_same_size("project_to_tangent", base, out);
+  detail::expect_in_place_or_apart("project_to_tangent", "the base", base, out);
+  detail::expect_in_place_or_apart("project_to_tangent", "the vector", v, out);
   const auto length = detail::norm<S>(base);
   if (length.kind != detail::magnitude::finite) {
     detail::scale_into<S>(v, out, {S{1}, 0});

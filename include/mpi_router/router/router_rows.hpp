@@ -121,6 +121,15 @@ inline void expect_apart(const char* what, const named_range& one,
   }
 }
 
+/// No two of these meet.
+inline void expect_all_apart(const char* what, std::initializer_list<named_range> all) {
+  for (const named_range* one = all.begin(); one != all.end(); ++one) {
+    for (const named_range* other = one + 1; other != all.end(); ++other) {
+      expect_apart(what, *one, {*other});
+    }
+  }
+}
+
 /// No expert meets what is written, and every pointer of the batch is there. O(1) where the batch has one
 /// base pointer, otherwise O(N).
 template <class Experts>
@@ -134,6 +143,11 @@ void expect_experts_apart(const char* what, const Experts& experts,
 template <class T>
 [[nodiscard]] address_range first_elements(const vector_view<T>& v, index_t size) {
   return addresses(vector_view<T>(v.data(), size));
+}
+
+[[nodiscard]] inline address_range addresses_of(std::span<const status> statuses) noexcept {
+  const auto first = reinterpret_cast<std::uintptr_t>(statuses.data());
+  return {first, first + statuses.size()};
 }
 
 /// The radius is checked as the type that steps are taken in, which may be too narrow for it.
@@ -173,18 +187,17 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
   expect(fits(told.statuses.size()) && fits(told.rayleigh.size()) && fits(told.cosine.size()), what,
          ": by-products for ", told.statuses.size(), ", ", told.rayleigh.size(), " and ", told.cosine.size(),
          " experts, not ", n);
-  const named_range output{"the output", addresses(rows)};
+  const bool in_place = static_cast<const void*>(rows.data()) == static_cast<const void*>(router.data());
+  const named_range output{in_place ? "the router" : "the output", addresses(rows)};
   const named_range work{"the workspace", first_elements(workspace, router_rows_workspace(experts.shape()))};
   const named_range tape_range{
       "the tape", first_elements(told.tape, saves ? router_tape_size(experts.shape(), options) : 0)};
   const named_range rayleigh{"rayleigh", addresses(told.rayleigh)};
   const named_range cosine{"cosine", addresses(told.cosine)};
-  expect_experts_apart(what, experts, {output, work, tape_range, rayleigh, cosine});
-  expect_apart(what, {"the router", addresses(router)}, {work, tape_range, rayleigh, cosine});
-  expect_apart(what, output, {work, tape_range, rayleigh, cosine});
-  expect_apart(what, work, {tape_range, rayleigh, cosine});
-  expect_apart(what, tape_range, {rayleigh, cosine});
-  expect_apart(what, rayleigh, {cosine});
+  const named_range statuses{"the statuses", addresses_of(told.statuses)};
+  expect_experts_apart(what, experts, {output, work, tape_range, rayleigh, cosine, statuses});
+  expect_apart(what, {"the router", addresses(router)}, {work, tape_range, rayleigh, cosine, statuses});
+  expect_all_apart(what, {output, work, tape_range, rayleigh, cosine, statuses});
 
   using element = std::remove_const_t<T>;
   workspace_pieces<S> pieces(workspace);

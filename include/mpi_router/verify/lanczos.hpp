@@ -21,7 +21,7 @@ class lanczos {
   using column = Eigen::Matrix<S, Eigen::Dynamic, 1>;
 
   /// The largest Ritz value, how far its vector is from an eigenvector, ‖Mx − θx‖, and its coordinates in the
-  /// basis.
+  /// basis. NaN where the operator gave what is not finite.
   struct ritz_pair {
     double value = 0;
     double residual = 0;
@@ -103,8 +103,12 @@ class lanczos {
   [[nodiscard]] double largest_eigenvalue() const {
     double x = 0;
     for (index_t k = 0; k < steps_; ++k) {
-      x = std::max(
-          x, diagonal_[k] + (k > 0 ? off_diagonal_[k - 1] : 0) + (k + 1 < steps_ ? off_diagonal_[k] : 0));
+      const double right =
+          diagonal_[k] + (k > 0 ? off_diagonal_[k - 1] : 0) + (k + 1 < steps_ ? off_diagonal_[k] : 0);
+      if (!is_finite(right)) {
+        return std::numeric_limits<double>::quiet_NaN();
+      }
+      x = std::max(x, right);
     }
     const auto n = static_cast<double>(steps_);
     for (int iteration = 0; iteration < 60; ++iteration) {
@@ -151,7 +155,7 @@ class lanczos {
       return norm_of(x);
     };
     double norm = make_orthogonal();
-    if (norm < 1e-3 * before) {  // much was taken away: once more, and what shrinks again was rounding
+    if (norm < 0.3 * before) {  // much was taken away: once more, and what shrinks again was rounding
       const double once = norm;
       norm = make_orthogonal();
       if (norm < 0.5 * once) {

@@ -115,6 +115,7 @@ template <GramOperator Op, GramOperator ProbeOp>
   const auto dimension = static_cast<index_t>(op.dimension());
   detail::expect(start.size() == dimension, "find_principal: the operator has dimension ", dimension,
                  ", the start ", start.size(), " elements");
+  detail::expect(options.basis >= 1, "find_principal: a basis of ", options.basis, " vectors");
   principal_direction result;
   Eigen::VectorXd row = map(start);
   std::mt19937_64 random(options.probe.seed + 1);
@@ -153,6 +154,7 @@ template <class Matrix>
   if (static_cast<index_t>(std::min(a.rows(), a.cols())) > options.rigorous_up_to) {
     return find_principal(op, start, options);
   }
+  detail::expect(options.basis >= 1, "find_principal: a basis of ", options.basis, " vectors");
   principal_direction result;
   auto ladder = trace_ladder(a);
   if (ladder.direction.size() == 0) {
