@@ -6,6 +6,7 @@
 #include "recondition.hpp"
 #include "records.hpp"
 #include "report.hpp"
+#include "signals.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -387,6 +388,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  verify::install_signal_handlers();
   try {
     return run(argc, argv);
   } catch (const std::exception& e) {

@@ -3,7 +3,7 @@
 #include "kernels.hpp"
 #include "parallel.hpp"
 
-#include <mpi_router/io/atomic_file.hpp>
+#include <mpi_router/io/atomic_folder.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 
 #include <cmath>
@@ -81,46 +81,6 @@ void write_shard(const safetensors_file& shard, const replacements& changed, con
   file.commit();
 }
 
-/// A folder that appears under its name when it is whole.
-class atomic_folder {
- public:
-  explicit atomic_folder(const fs::path& target) : target_(target) {
-    if (!target_.has_filename()) {
-      target_ = target_.parent_path();  // "out/"
-    }
-    std::error_code error;
-    if (fs::exists(fs::symlink_status(target_, error))) {
-      io::file_failure(target_, "exists; name a folder that does not");
-    }
-    temporary_ = detail::temporary_sibling(target_);
-    if (!fs::create_directory(temporary_, error)) {
-      io::file_failure(target_, "cannot be made: ", error.message());
-    }
-  }
-  atomic_folder(const atomic_folder&) = delete;
-  atomic_folder& operator=(const atomic_folder&) = delete;
-  ~atomic_folder() {
-    if (!temporary_.empty()) {
-      std::error_code error;
-      fs::remove_all(temporary_, error);
-    }
-  }
-  [[nodiscard]] const fs::path& temporary() const { return temporary_; }
-  void commit() {
-    std::error_code error;
-    fs::rename(temporary_, target_, error);
-    if (error) {
-      io::file_failure(target_, "cannot be put in place: ", error.message());
-    }
-    temporary_.clear();
-    detail::sync_folder(target_.parent_path());
-  }
-
- private:
-  fs::path target_;
-  fs::path temporary_;
-};
-
 }  // namespace
 
 recondition_result recondition(const checkpoint& model, const std::vector<moe_layer>& layers,
@@ -183,10 +143,10 @@ recondition_result recondition(const checkpoint& model, const std::vector<moe_la
     return result;
   }
   for (const auto& shard : model.shards()) {
-    write_shard(shard, changed, folder->temporary() / shard.path().filename());
+    write_shard(shard, changed, folder->add(shard.path().filename()));
   }
   if (!model.index().empty()) {
-    atomic_file index(folder->temporary() / model.index().filename());
+    atomic_file index(folder->add(model.index().filename()));
     index.write(mapped_file(model.index()).bytes());
     index.commit();
   }

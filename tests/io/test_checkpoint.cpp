@@ -101,7 +101,7 @@ TEST_CASE("shards that disagree") {
   }
   SUBCASE("a damaged shard") {
     write_bytes(folder / "2.safetensors", "");
-    CHECK(contains(open(folder.path()), (folder / "2.safetensors").string() + ": is too short"));
+    CHECK(contains(open(folder.path()), (folder / "2.safetensors").string() + ": is empty"));
   }
   SUBCASE("a tensor that the shard lacks") {
     CHECK(open_index(R"({"weight_map":{"a":"1.safetensors","c":"1.safetensors"}})") ==
@@ -119,7 +119,11 @@ TEST_CASE("shards that disagree") {
   }
   SUBCASE("an index that is none") {
     const std::string where = (folder / index_name).string() + ": ";
-    CHECK(open_index("") == where + "its JSON does not start with '{'");
+    CHECK(open_index("") == where + "is empty");
+    CHECK(open_index(std::string("\1[]", 3)) == where + "its JSON does not start with '{'");
+    CHECK(open_index("<!DOCTYPE html><html>") ==
+          where + "is an HTML page, not the file: an error or login page was saved in its place");
+    CHECK(open_index("\n{}") == where + "has no weight_map");
     CHECK(open_index("{}") == where + "has no weight_map");
     CHECK(contains(open_index("{\"weight_map\":"), "no valid JSON at byte"));
     CHECK(open_index(R"({"weight_map":[]})") == where + "the weight_map must map tensor names to file names");
@@ -131,7 +135,7 @@ TEST_CASE("shards that disagree") {
     CHECK(contains(open_index(R"({"weight_map":{},"weight_map":{}})"), "'weight_map' appears twice"));
     CHECK(contains(open_index(R"({"metadata":{"a":1,"a":2},"weight_map":{}})"),
                    "'a' appears twice in 'metadata'"));
-    CHECK(contains(open_index("{\"metadata\":" + std::string(100000, '[')), "nested deeper than 16 levels"));
+    CHECK(contains(open_index("{\"metadata\":" + std::string(100000, '[')), "nested deeper than 127 levels"));
   }
   SUBCASE("a folder of two minds, or of none") {
     write_bytes(folder / "a.safetensors.index.json", "{}");
@@ -139,7 +143,7 @@ TEST_CASE("shards that disagree") {
     CHECK(contains(open(folder.path()),
                    "holds 2 index files; name the one to open, such as a.safetensors.index.json"));
     std::filesystem::create_directory(folder / "empty");
-    CHECK(contains(open(folder / "empty"), "holds no *.safetensors file"));
+    CHECK(contains(open(folder / "empty"), "empty: holds no *.safetensors file: it is empty"));
     CHECK(contains(open(folder / "missing"), "missing: cannot be opened"));
     CHECK(contains(open(folder / "missing.json"), "missing.json: cannot be opened"));
   }

@@ -1,10 +1,19 @@
 // A file that is either whole under its final name or not there at all.
 #pragma once
 
-#include <mpi_router/io/mapped_file.hpp>
+#include <mpi_router/io/file_error.hpp>
+#include <mpi_router/io/file_mapped_at.hpp>
+#include <mpi_router/io/posix.hpp>
+#include <mpi_router/io/unfinished.hpp>
+
+#include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <random>
+#include <span>
 
 MPIROUTER_BEGIN
 
@@ -28,8 +37,42 @@ namespace detail {
 inline void sync_folder(const std::filesystem::path& folder) {
   const file_descriptor fd(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd.get() >= 0) {
-    ::fsync(fd.get());
+    static_cast<void>(uninterrupted([&] { return ::fsync(fd.get()); }));
   }
+}
+
+/// The file that writing to `path` replaces: what a symbolic link names, in place of the link.
+[[nodiscard]] inline std::filesystem::path file_to_replace(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::path target = path;
+  if (fs::is_symlink(path, error)) {
+    target = fs::canonical(path, error);
+    if (error) {
+      io::file_failure(path, "is a symbolic link to nowhere");
+    }
+  }
+  const auto kind = fs::status(target, error).type();
+  if (kind == fs::file_type::none) {
+    io::file_failure(target, "cannot be examined: ", error.message());
+  }
+  if (kind != fs::file_type::not_found && kind != fs::file_type::regular) {
+    io::file_failure(target, kind == fs::file_type::directory ? "is a folder" : "is not a regular file");
+  }
+  return target;
+}
+
+/// Why the last write(2) of these bytes failed.
+[[nodiscard]] inline std::string write_error(std::span<const std::byte> bytes) {
+  const std::string reason = last_os_error();
+  if (errno == EFAULT) {
+    std::array<char, 4096> name{};
+    if (const auto length = file_mapped_at(bytes.data(), name); length > 0) {
+      return core::concatenate("its bytes come from ", std::string_view(name.data(), length),
+                               ", which was cut short meanwhile");
+    }
+  }
+  return reason;
 }
 
 }  // namespace detail
@@ -42,30 +85,17 @@ inline void sync_folder(const std::filesystem::path& folder) {
 
 /// Writes to a temporary file in the folder of `target`; commit() syncs it to disk and renames it over the
 /// target in one step. Without commit(), whatever happens, the target stays as it was, and the destructor
-/// removes the temporary file. A symbolic link is followed: the file it names is replaced, not the link.
-/// Throws file_error, also if the target exists and is no regular file.
+/// removes the temporary file, and so does remove_unfinished() where a signal ends the program. A symbolic
+/// link is followed: the file it names is replaced, not the link. Throws file_error, also if the target
+/// exists and is no regular file.
 class atomic_file {
  public:
-  explicit atomic_file(const std::filesystem::path& target) : target_(target) {
-    namespace fs = std::filesystem;
-    std::error_code error;
-    if (fs::is_symlink(target_, error)) {
-      target_ = fs::canonical(target_, error);
-      if (error) {
-        io::file_failure(target, "is a symbolic link to nowhere");
-      }
-    }
-    const auto kind = fs::status(target_, error).type();
-    if (kind != fs::file_type::not_found && kind != fs::file_type::regular) {
-      io::file_failure(target_, kind == fs::file_type::directory ? "is a folder" : "is not a regular file");
-    }
-    for (int attempt = 0; attempt < 16 && fd_.get() < 0; ++attempt) {
+  explicit atomic_file(const std::filesystem::path& target) : target_(detail::file_to_replace(target)) {
+    for (int attempt = 0; attempt < 16 && fd_.get() < 0 && (attempt == 0 || errno == EEXIST); ++attempt) {
       temporary_ = detail::temporary_sibling(target_);
-      fd_ =
-          detail::file_descriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-      if (fd_.get() < 0 && errno != EEXIST) {
-        break;
-      }
+      unfinished_.emplace(temporary_);
+      fd_ = detail::file_descriptor(detail::uninterrupted(
+          [&] { return ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); }));
     }
     if (fd_.get() < 0) {
       io::file_failure(target_, "cannot be written: ", detail::last_os_error());
@@ -85,30 +115,35 @@ class atomic_file {
   void write(std::span<const std::byte> bytes) {
     constexpr std::size_t most = std::size_t{1} << 26U;  // one write(2) takes at most 2 GiB
     while (!bytes.empty()) {
-      const auto written = ::write(fd_.get(), bytes.data(), std::min(bytes.size(), most));
-      if (written < 0 && errno != EINTR) {
-        io::file_failure(target_, "cannot be written: ", detail::last_os_error());
+      const auto written = detail::uninterrupted(
+          [&] { return ::write(fd_.get(), bytes.data(), std::min(bytes.size(), most)); });
+      if (written <= 0) {
+        io::file_failure(target_, "cannot be written: ",
+                         written < 0 ? detail::write_error(bytes) : "the file takes no more bytes");
       }
-      bytes = bytes.subspan(written < 0 ? 0 : static_cast<std::size_t>(written));
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
     }
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
   /// Puts the file under its final name.
   void commit() {
-    if (::fsync(fd_.get()) != 0 && errno != EINVAL) {
+    const int synced = detail::uninterrupted([&] { return ::fsync(fd_.get()); });
+    if (synced != 0 && errno != EINVAL) {  // some file systems have nothing to sync
       io::file_failure(target_, "cannot be written: ", detail::last_os_error());
     }
     if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
       io::file_failure(target_, "cannot be put in place: ", detail::last_os_error());
     }
     fd_.reset();
+    unfinished_.reset();
     detail::sync_folder(target_.parent_path());
   }
 
  private:
   std::filesystem::path target_;
   std::filesystem::path temporary_;
+  std::optional<unfinished> unfinished_;
   detail::file_descriptor fd_;
 };
 

@@ -1,6 +1,7 @@
 // A checkpoint: one safetensors file, or shards that an index file or a folder brings together.
 #pragma once
 
+#include <mpi_router/io/foreign_folder.hpp>
 #include <mpi_router/io/safetensors_file.hpp>
 
 #include <deque>
@@ -142,7 +143,7 @@ class checkpoint {
       return;
     }
     if (files.empty()) {
-      io::file_failure(path_, "holds no *.safetensors file");
+      io::file_failure(path_, foreign_folder(path_));
     }
     for (const auto& file : files) {
       add_all_of(shards_.emplace_back(file));

@@ -2,61 +2,33 @@
 #pragma once
 
 #include <mpi_router/io/file_error.hpp>
+#include <mpi_router/io/posix.hpp>
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <span>
-#include <system_error>
 #include <utility>
 
 MPIROUTER_BEGIN
 
-namespace detail {
-
-[[nodiscard]] inline std::string last_os_error() { return std::generic_category().message(errno); }
-
-/// A POSIX file descriptor, closed at the end of its life.
-class file_descriptor {
- public:
-  file_descriptor() = default;
-  explicit file_descriptor(int fd) : fd_(fd) {}
-  file_descriptor(file_descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  file_descriptor& operator=(file_descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  file_descriptor(const file_descriptor&) = delete;
-  file_descriptor& operator=(const file_descriptor&) = delete;
-  ~file_descriptor() { reset(); }
-
-  [[nodiscard]] int get() const noexcept { return fd_; }
-  void reset() noexcept {
-    if (fd_ >= 0) {
-      ::close(std::exchange(fd_, -1));
-    }
-  }
-
- private:
-  int fd_ = -1;
-};
-
-}  // namespace detail
-
 /// A read-only memory map of a whole regular file. Movable; the bytes keep their address when it moves.
 /// Throws file_error if the file cannot be opened, is no regular file, or cannot be mapped.
 /// Like any map, it shows what happens to the file: one that is truncated by someone else while it is
-/// mapped ends the program at the next touch of a lost page.
+/// mapped ends the program at the next touch of a lost page, by SIGBUS, whose handler file_mapped_at() tells
+/// which file it was.
 class mapped_file {
  public:
   explicit mapped_file(std::filesystem::path path) : path_(std::move(path)) {
-    const detail::file_descriptor fd(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    const detail::file_descriptor fd(
+        detail::uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
     if (fd.get() < 0) {
-      io::file_failure(path_, "cannot be opened: ", detail::last_os_error());
+      const std::string reason = detail::last_os_error();
+      std::error_code error;
+      io::file_failure(path_, std::filesystem::is_symlink(path_, error) ? "is a symbolic link, and " : "",
+                       "cannot be opened: ", reason);
     }
     struct stat info{};
     if (::fstat(fd.get(), &info) != 0) {

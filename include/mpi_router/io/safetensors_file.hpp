@@ -38,6 +38,9 @@ class header_visitor {
   explicit header_visitor(const std::filesystem::path& file) : file_(file) {}
 
   void open(levels at, bool is_object) {
+    if (is_passed_over(at)) {
+      return;
+    }
     if (at.size() == 1 && is_object) {
       if (at[0].key != metadata_key) {
         entries.emplace_back().name = at[0].key;
@@ -50,6 +53,9 @@ class header_visitor {
   }
 
   void scalar(levels at, const json_scalar& value) {
+    if (is_passed_over(at) || (at.size() == 1 && at[0].key == metadata_key && value.is_null)) {
+      return;  // null metadata are none
+    }
     const bool in_entry = at.size() > 1 && at[0].key != metadata_key;
     if (at.size() == 2 && !in_entry && value.text != nullptr) {
       metadata.emplace(at[1].key, *value.text);
@@ -71,6 +77,10 @@ class header_visitor {
   static constexpr std::string_view metadata_key = "__metadata__";
 
  private:
+  /// Whether this is a field of an entry that the format does not know: readers pass over it.
+  static bool is_passed_over(levels at) {
+    return at.size() > 1 && at[0].key != metadata_key && at[1].key != "dtype" && !is_list(at[1].key);
+  }
   static bool is_list(std::string_view key) { return key == "shape" || key == "data_offsets"; }
 
   void number(levels at, std::uint64_t value) {
@@ -112,19 +122,8 @@ class safetensors_file {
   explicit safetensors_file(std::filesystem::path path)
       : map_(std::make_unique<mapped_file>(std::move(path))) {
     const auto bytes = map_->bytes();
-    std::uint64_t length = 0;
-    if (bytes.size() < sizeof length) {
-      fail("is too short for a safetensors file: ", bytes.size(), " bytes");
-    }
-    std::memcpy(&length, bytes.data(), sizeof length);
-    if (length > longest_header) {
-      fail("is no safetensors file: its header would have ", length, " bytes, more than ", longest_header);
-    }
-    if (length > bytes.size() - sizeof length) {
-      fail("is cut short: its header has ", length, " bytes, the file ", bytes.size());
-    }
-    header_ = bytes.first(sizeof length + static_cast<std::size_t>(length));
-    const auto text = header_.subspan(sizeof length);
+    header_ = bytes.first(header_size(bytes));
+    const auto text = header_.subspan(sizeof(std::uint64_t));
     detail::header_visitor header(this->path());
     detail::read_strict_json(this->path(), {reinterpret_cast<const char*>(text.data()), text.size()}, header);
     metadata_ = std::move(header.metadata);
@@ -162,6 +161,29 @@ class safetensors_file {
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {
     io::file_failure(path(), reason...);
+  }
+
+  /// The bytes of the length field and the header. Refuses what cannot be a safetensors file, and says what
+  /// it is where it can.
+  [[nodiscard]] std::size_t header_size(std::span<const std::byte> bytes) const {
+    std::uint64_t length = 0;
+    const auto rest = bytes.subspan(std::min(bytes.size(), sizeof length));
+    const bool is_json = detail::starts_object({reinterpret_cast<const char*>(rest.data()), rest.size()});
+    const std::string kind = is_json ? "" : foreign_kind(bytes);
+    const auto refuse_unless = [&](bool condition, const auto&... reason) {
+      if (!condition) {
+        fail(kind.empty() ? core::concatenate(reason...) : kind);
+      }
+    };
+    refuse_unless(bytes.size() >= sizeof length, "is too short for a safetensors file: ", bytes.size(),
+                  " bytes");
+    std::memcpy(&length, bytes.data(), sizeof length);
+    refuse_unless(length <= longest_header, "is no safetensors file: its header would have ", length,
+                  " bytes, more than ", longest_header);
+    refuse_unless(length <= rest.size(), "is cut short: its header has ", length, " bytes, the file ",
+                  bytes.size());
+    refuse_unless(is_json, "its JSON does not start with '{'");
+    return sizeof length + static_cast<std::size_t>(length);
   }
 
   /// Checks each entry against its neighbours and the data, and makes the tensors.
@@ -210,7 +232,7 @@ class safetensors_file {
     }
     if (end > data_size) {
       refuse("its data_offsets [", begin, ", ", end, "] reach past the file, which holds ", data_size,
-             " bytes of data");
+             " bytes of data: it is cut short, or its download was not finished");
     }
     const auto size = detail::byte_size(*e.type, e.shape);
     if (!size) {

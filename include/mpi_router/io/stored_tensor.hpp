@@ -26,22 +26,20 @@ inline constexpr std::uint64_t longest_header = 100'000'000;
   return out + (shape.size() > most ? ", ...]" : "]");
 }
 
-/// Bytes of a tensor; nothing if they do not fit in 64 bits or do not fill whole bytes. A tensor with an axis
-/// of length zero has none, whatever its other axes.
+/// Bytes of a tensor; nothing if its elements, multiplied from the first axis on as safetensors' own library
+/// does, or their bits do not fit in 64 bits, or if they do not fill whole bytes.
 [[nodiscard]] inline std::optional<std::uint64_t> byte_size(dtype type,
                                                             std::span<const index_t> shape) noexcept {
-  for (const index_t extent : shape) {
-    if (extent == 0) {
-      return 0;
-    }
-  }
-  std::uint64_t bits = bits_of(type);
+  std::uint64_t bits = 1;
   for (const index_t extent : shape) {
     if (extent < 0 || __builtin_mul_overflow(bits, static_cast<std::uint64_t>(extent), &bits)) {
       return std::nullopt;
     }
   }
-  return bits % 8 == 0 ? std::optional(bits / 8) : std::nullopt;
+  if (__builtin_mul_overflow(bits, std::uint64_t{bits_of(type)}, &bits) || bits % 8 != 0) {
+    return std::nullopt;
+  }
+  return bits / 8;
 }
 
 }  // namespace detail

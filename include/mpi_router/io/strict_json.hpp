@@ -2,7 +2,7 @@
 // is not asked for.
 #pragma once
 
-#include <mpi_router/io/file_error.hpp>
+#include <mpi_router/io/file_kind.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -18,8 +18,9 @@ namespace detail {
 
 /// A value that is neither object nor array. `integer` is set for integers in [0, 2^64) alone.
 struct json_scalar {
-  std::optional<std::uint64_t> integer;
+  std::optional<std::uint64_t> integer = {};
   const std::string* text = nullptr;  ///< set for strings; lives as long as the call
+  bool is_null = false;
 };
 
 /// One open object or array: `key` is the key whose value is being read, empty in arrays.
@@ -32,8 +33,7 @@ struct json_level {
 /// The SAX interface of nlohmann-json, turned into two calls on a visitor:
 ///   open(levels, is_object)   an object or array begins, as the value at the place that `levels` says
 ///   scalar(levels, value)     a scalar, likewise
-/// Both throw file_error for what they do not expect. Duplicate keys, NUL in keys and deep nesting are
-/// refused here.
+/// Both throw file_error for what they do not expect. Duplicate keys and deep nesting are refused here.
 template <class Visitor>
 class strict_json_events {
  public:
@@ -41,10 +41,10 @@ class strict_json_events {
 
   strict_json_events(const std::filesystem::path& file, Visitor& visitor) : file_(file), visitor_(visitor) {}
 
-  bool null() { return scalar({}); }
+  bool null() { return scalar({.integer = {}, .text = nullptr, .is_null = true}); }
   bool boolean(bool) { return scalar({}); }
   bool number_integer(json::number_integer_t) { return scalar({}); }
-  bool number_unsigned(json::number_unsigned_t value) { return scalar({.integer = value, .text = nullptr}); }
+  bool number_unsigned(json::number_unsigned_t value) { return scalar({.integer = value}); }
   bool number_float(json::number_float_t, const json::string_t&) { return scalar({}); }
   bool string(json::string_t& value) { return scalar({.integer = {}, .text = &value}); }
   bool binary(json::binary_t&) { return false; }
@@ -54,9 +54,6 @@ class strict_json_events {
   bool end_array() { return close(); }
 
   bool key(json::string_t& name) {
-    if (name.find('\0') != std::string::npos) {
-      io::file_failure(file_, "the name '", io::printable(name), "' in its JSON contains NUL");
-    }
     auto& level = levels_.back();
     if (!level.seen.insert(name).second) {
       io::file_failure(file_, "the key '", io::printable(name), "' appears twice in ",
@@ -74,7 +71,7 @@ class strict_json_events {
   }
 
  private:
-  static constexpr std::size_t deepest = 16;
+  static constexpr std::size_t deepest = 127;  // as deep as serde_json, which safetensors reads with, goes
 
   bool scalar(const json_scalar& value) {
     visitor_.scalar(std::span<const json_level>(levels_), value);
@@ -105,15 +102,21 @@ class strict_json_events {
   std::vector<json_level> levels_;
 };
 
+/// Whether `text` is a JSON object as far as its start shows; white space may come first.
+[[nodiscard]] inline bool starts_object(std::string_view text) {
+  return text.substr(std::min(text.size(), text.find_first_not_of(whitespace))).starts_with('{');
+}
+
 /// Reads one JSON object from `text` and tells `visitor` what is in it. Throws file_error.
 template <class Visitor>
 void read_strict_json(const std::filesystem::path& file, std::string_view text, Visitor& visitor) {
+  if (!starts_object(text)) {
+    const std::string kind = foreign_kind(std::as_bytes(std::span(text)));
+    io::file_failure(file, kind.empty() ? "its JSON does not start with '{'" : kind);
+  }
   // The parser takes a raw NUL for the end of its input; what follows would go unread.
   if (text.find('\0') != std::string_view::npos) {
     io::file_failure(file, "its JSON contains a NUL byte");
-  }
-  if (!text.starts_with('{')) {
-    io::file_failure(file, "its JSON does not start with '{'");
   }
   strict_json_events<Visitor> events(file, visitor);
   nlohmann::json::sax_parse(text.begin(), text.end(), &events);
