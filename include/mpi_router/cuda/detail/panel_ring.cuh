@@ -2,7 +2,8 @@
 // bytes of up to panel_passes rows of a panel, so that it waits for its own copies only.
 #pragma once
 
-#include <mpi_router/cuda/detail/panel_memory.cuh>
+#include <mpi_router/cuda/detail/number.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {

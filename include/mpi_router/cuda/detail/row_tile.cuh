@@ -6,18 +6,9 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// A block's shared memory after the rings: see row_memory_layout.
-struct block_memory {
-  leader_scratch* leader;
-  double* row_squares;
-  std::uint64_t* full;
-  feed_state* feed;
-  float* scratch;
-  slot_header* headers;
-  float* sums;
-
-  __device__ __forceinline__ block_memory(unsigned char* after_rings, int groups, int warps)
-      : block_memory(after_rings, row_memory_layout(groups, warps)) {}
+/// A block's shared memory after the rings.
+struct block_memory : row_memory {
+  using row_memory::row_memory;
 
   /// All threads of the block call it first: the first tile of group g is `tile` + g.
   template <copier by>
@@ -38,16 +29,6 @@ struct block_memory {
     cluster_arrive();
     cluster_wait();
   }
-
- private:
-  __device__ __forceinline__ block_memory(unsigned char* after_rings, const row_memory_layout& at)
-      : leader(reinterpret_cast<leader_scratch*>(after_rings)),
-        row_squares(reinterpret_cast<double*>(after_rings + at.row_squares)),
-        full(reinterpret_cast<std::uint64_t*>(after_rings + at.full)),
-        feed(reinterpret_cast<feed_state*>(after_rings + at.feed)),
-        scratch(reinterpret_cast<float*>(after_rings + at.scratch)),
-        headers(reinterpret_cast<slot_header*>(after_rings + at.headers)),
-        sums(reinterpret_cast<float*>(after_rings + at.sums)) {}
 };
 
 /// This thread's columns of a row, in two halves: other work can start while the loads are under way (but not

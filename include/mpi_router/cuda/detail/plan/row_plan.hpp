@@ -59,7 +59,7 @@ struct row_demand {
     const int threads = p.ring.groups * p.group_threads;
     const bool sums_apart = p.ring.groups > 1 && p.part.whole == 0;  // else they go where the rings were
     const int sums = sums_apart ? threads * vectors * width * 4 : 0;
-    const int fixed = row_memory_layout(p.ring.groups, threads / warp_threads).sums +
+    const int fixed = row_memory::bytes(p.ring.groups, threads / warp_threads) +
                       (p.cluster > 1 ? inbox_bytes(p.cluster, p.pitch) : sums);
     const index_t room = static_cast<index_t>(ctx.shared_memory) - spare_shared_memory - fixed;
     const index_t stages = room / (p.ring.groups * p.ring.stage_bytes);

@@ -1,5 +1,5 @@
-// Where a block's shared memory goes: the places of its parts, in bytes from where its rings end. The kernels
-// take their pointers from here, and the plans the sizes.
+// Where a block's shared memory goes, after its rings: the kernels take their pointers from here, and the
+// plans the sizes.
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/tiles.hpp>
@@ -19,42 +19,55 @@ struct leader_scratch {
 };
 
 /// Of a block over stored rows.
-struct row_memory_layout {
-  int row_squares;  // double [most_warps]: each warp's part of ‖r‖²
-  int full;         // std::uint64_t [groups, most_stages]
-  int feed;         // feed_state [groups]
-  int scratch;      // float [warps, 2 · sums_at_once]
-  int headers;      // slot_header [groups]
-  /// float [groups, columns], where there are several groups, and several segments; or the other parts of an
-  /// image of which this block has the first. Not counted in the bytes before it.
-  int sums;
+struct row_memory {
+  leader_scratch* leader;
+  double* row_squares;   // [most_warps]: each warp's part of ‖r‖²
+  std::uint64_t* full;   // [groups, most_stages]
+  feed_state* feed;      // [groups]
+  float* scratch;        // [warps, 2 · sums_at_once]
+  slot_header* headers;  // [groups]
+  /// [groups, columns], where there are several groups, and several segments; or the other parts of an image
+  /// of which this block has the first. Not counted in bytes().
+  float* sums;
 
-  MPIROUTER_HOST_DEVICE constexpr row_memory_layout(int groups, int warps)
-      : row_squares(static_cast<int>(sizeof(leader_scratch))),
-        full(row_squares + most_warps * 8),
-        feed(full + groups * most_stages * 8),
-        scratch(feed + groups * static_cast<int>(sizeof(feed_state))),
-        headers(scratch + warps * 2 * sums_at_once * 4),
-        sums(headers + groups * static_cast<int>(sizeof(slot_header))) {}
+  [[nodiscard]] static constexpr int bytes(int groups, int warps) {
+    return static_cast<int>(sizeof(leader_scratch)) + most_warps * 8 +
+           groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) + warps * 2 * sums_at_once * 4 +
+           groups * static_cast<int>(sizeof(slot_header));
+  }
+  MPIROUTER_HOST_DEVICE row_memory(unsigned char* after_rings, int groups, int warps)
+      : leader(reinterpret_cast<leader_scratch*>(after_rings)),
+        row_squares(reinterpret_cast<double*>(leader + 1)),
+        full(reinterpret_cast<std::uint64_t*>(row_squares + most_warps)),
+        feed(reinterpret_cast<feed_state*>(full + groups * most_stages)),
+        scratch(reinterpret_cast<float*>(feed + groups)),
+        headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
+        sums(reinterpret_cast<float*>(headers + groups)) {}
 };
 
 /// Of a block over panels of `panel` columns.
-struct panel_memory_layout {
+struct panel_memory {
   static constexpr int warps = panel_threads / warp_threads;
-  int row_squares;  // double [warps]: each warp's part of ‖r‖²
-  int arrived;      // std::uint64_t [2]
-  int by_warp;      // float [2, warps, panel]
-  int by_block;     // float [2, most_cluster, panel]
-  int scratch;      // float [warps, 2 · sums_at_once]
-  int image;        // the leader's inbox, where the step is fused. Not counted in the bytes before it.
+  leader_scratch* leader;
+  double* row_squares;     // [warps]: each warp's part of ‖r‖²
+  std::uint64_t* arrived;  // [2]
+  float* by_warp;          // [2, warps, panel]
+  float* by_block;         // [2, most_cluster, panel]
+  float* scratch;          // [warps, 2 · sums_at_once]
+  float* image;            // the leader's inbox, where the step is fused. Not counted in bytes().
 
-  MPIROUTER_HOST_DEVICE constexpr explicit panel_memory_layout(int panel)
-      : row_squares(static_cast<int>(sizeof(leader_scratch))),
-        arrived(row_squares + warps * 8),
-        by_warp(arrived + 2 * 8),
-        by_block(by_warp + 2 * warps * panel * 4),
-        scratch(by_block + 2 * most_cluster * panel * 4),
-        image(scratch + warps * 2 * sums_at_once * 4) {}
+  [[nodiscard]] static constexpr int bytes(int panel) {
+    return static_cast<int>(sizeof(leader_scratch)) + warps * 8 + 2 * 8 +
+           4 * (2 * warps * panel + 2 * most_cluster * panel + warps * 2 * sums_at_once);
+  }
+  MPIROUTER_HOST_DEVICE panel_memory(unsigned char* after_ring, int panel)
+      : leader(reinterpret_cast<leader_scratch*>(after_ring)),
+        row_squares(reinterpret_cast<double*>(leader + 1)),
+        arrived(reinterpret_cast<std::uint64_t*>(row_squares + warps)),
+        by_warp(reinterpret_cast<float*>(arrived + 2)),
+        by_block(by_warp + 2 * warps * panel),
+        scratch(by_block + 2 * most_cluster * panel),
+        image(scratch + warps * 2 * sums_at_once) {}
 };
 
 }  // namespace detail

@@ -38,7 +38,7 @@ class tile_cursor {
   [[nodiscard]] MPIROUTER_HOST_DEVICE int expert() const { return expert_; }
   [[nodiscard]] MPIROUTER_HOST_DEVICE int first() const { return first_; }
   [[nodiscard]] MPIROUTER_HOST_DEVICE int count(const tile_shape& tiles) const {
-    return tiles.ffn - first_ < tiles.rows ? tiles.ffn - first_ : tiles.rows;
+    return tiles.rows < tiles.ffn - first_ ? tiles.rows : tiles.ffn - first_;
   }
 
  private:
