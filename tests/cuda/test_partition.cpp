@@ -116,7 +116,7 @@ TEST_CASE("blocks have rows of a single expert where that leaves few multiproces
 
 TEST_CASE("runs are exact near the most tiles that there can be") {
   for (const auto& [experts, tiles] : {std::pair<index_t, index_t>{1, most_tiles},
-                                       {most_tiles, 1},
+                                       {most_extent, 1},
                                        {3, most_tiles / 3},
                                        {1 << 16, most_tiles >> 16},
                                        {most_tiles / 7, 7}}) {

@@ -57,7 +57,7 @@ constexpr int panel_most_lanes =
     8;  // that share a row's part of a panel: 8 · 16 bytes are a line of the caches
 
 /// The passes that have two places in the ring, so that the next panel's can arrive before those of this one
-/// are done with. The others have one. `large` fills the shared memory of sm_90, the other that of sm_86.
+/// are done with. The others have one. `large` fills the shared memory of sm_90, the other that of sm_80.
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(bool large) { return large ? 8 : 2; }
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(bool large) {
   return panel_passes + panel_doubled(large);
