@@ -119,7 +119,7 @@ TEST_CASE("which way a forward takes") {
   CHECK(way({8, 64, 0}, {0, 0, 1}, 2) == std::string("none"));
 }
 
-TEST_CASE("without neurons a forward needs what lies between its steps, and without rows nothing") {
+TEST_CASE("without weights a forward needs what lies between its steps, and without experts nothing") {
   const cuda::context h100 = device(132, 90, 227);
   const auto bytes = [&](const expert_shape& s, int steps) {
     return forward_path(h100, s, rows_of(s), 2, steps, nullptr).bytes;
@@ -128,7 +128,8 @@ TEST_CASE("without neurons a forward needs what lies between its steps, and with
   CHECK(bytes({8, 0, 256}, 2) == 8 * 256 * 4 + 256);
   CHECK(bytes({8, 0, 256}, 3) == 2 * 8 * 256 * 4 + 256);
   CHECK(bytes({0, 64, 256}, 3) == 0);
-  CHECK(bytes({8, 64, 0}, 3) == 0);
+  CHECK(bytes({8, 64, 0}, 1) == 0);
+  CHECK(bytes({8, 64, 0}, 3) == 256);  // statuses
 }
 
 TEST_CASE_TEMPLATE("the workspace of a backward", G, bf16, float, double) {

@@ -23,10 +23,7 @@ struct forward_path {
   forward_path(const context& ctx, const expert_shape& shape, const expert_strides& strides,
                int element_bytes, int steps, void* data) {
     arena memory(data);
-    if (shape.num_experts == 0 || shape.hidden_dim == 0) {
-      return;
-    }
-    if (shape.ffn_dim > 0) {  // else there is nothing to read: every image is zero
+    if (shape.num_experts > 0 && shape.ffn_dim > 0 && shape.hidden_dim > 0) {  // else every image is zero
       choose(ctx, shape, strides, element_bytes);
       take_images(memory, shape);
     }
