@@ -1,6 +1,7 @@
 // From logits to experts on a GPU: selection, weights (Eq. 6), and how even the loads are.
 #pragma once
 
+#include <mpi_router/cuda/context.cuh>
 #include <mpi_router/cuda/detail/gate_ranks.cuh>
 #include <mpi_router/cuda/detail/reduce.cuh>
 

@@ -1,116 +1,21 @@
 // The batched step over all experts on a GPU, and its two halves for sharded weights.
 #pragma once
 
-#include <mpi_router/cuda/detail/panel_plan.cuh>
+#include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/panel_launch.cuh>
 #include <mpi_router/cuda/detail/plain.cuh>
+#include <mpi_router/cuda/detail/plan/forward_path.hpp>
+#include <mpi_router/cuda/detail/row_launch.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Never launched: the driver is asked how many clusters of it, with all shared memory, run at once.
-template <class = void>
-__global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
-
-[[nodiscard]] inline int ask_resident_clusters(const context& ctx, int blocks) {
-  const auto* const kernel = reinterpret_cast<const void*>(resident_kernel<>);
-  check("cudaFuncSetAttribute", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                     static_cast<int>(ctx.shared_memory)));
-  cudaLaunchAttribute size = {};
-  size.id = cudaLaunchAttributeClusterDimension;
-  size.val.clusterDim.x = static_cast<unsigned>(blocks);
-  size.val.clusterDim.y = 1;
-  size.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks), 1, 1);
-  config.blockDim = dim3(most_threads, 1, 1);
-  config.dynamicSmemBytes = ctx.shared_memory;
-  config.attrs = &size;
-  config.numAttrs = 1;
-  int count = 0;
-  check("cudaOccupancyMaxActiveClusters", cudaOccupancyMaxActiveClusters(&count, kernel, &config));
-  return count;
-}
-
-}  // namespace detail
-
-/// Asks the driver once what the calls need to know about the current device.
-[[nodiscard]] inline context make_context(stream_t stream = nullptr) {
-  context ctx;
-  ctx.stream = stream;
-  int device = 0;
-  detail::check("cudaGetDevice", cudaGetDevice(&device));
-  const auto attribute = [device](cudaDeviceAttr which) {
-    int value = 0;
-    detail::check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, which, device));
-    return value;
-  };
-  ctx.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
-  ctx.capability =
-      10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-  // Code for an older architecture, compiled by the driver, has no clusters and no copy engine.
-  cudaFuncAttributes code = {};
-  detail::check("cudaFuncGetAttributes",
-                cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(detail::resident_kernel<>)));
-  if (code.ptxVersion > 0 && code.ptxVersion < 90 && ctx.capability >= 90) {
-    ctx.capability = 80;
-  }
-  ctx.shared_memory = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-  ctx.clusters[0] = ctx.multiprocessors;
-  for (int i = 1; i < 4 && ctx.capability >= 90; ++i) {
-    ctx.clusters[i] = detail::ask_resident_clusters(ctx, 1 << i);
-  }
-  return ctx;
-}
-
-namespace detail {
-
-/// How a batch of weights is walked, and the scratch of one forward.
+/// A forward_path of weights in T, and the walk.
 template <class T>
-struct forward_plan {
-  row_plan rows;
-  panel_plan panels;
-  partial_sums sums;
-  double* y = nullptr;
-  double* u = nullptr;
-  double* energies = nullptr;
-  float* between[2] = {};
-  status* statuses = nullptr;
-  std::size_t bytes = 0;
-
+struct forward_plan : forward_path {
   forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, int steps,
-               void* data) {
-    const expert_shape& shape = experts.shape();
-    arena memory(data);
-    if (shape.num_experts == 0 || shape.hidden_dim == 0) {
-      return;
-    }
-    if constexpr (sizeof(T) <= 4) {
-      if (shape.ffn_dim == 0) {
-        // No plan.
-      } else if (experts.strides().hidden == 1) {
-        rows = make_row_plan(ctx, shape, {sizeof(T), 0, 32, 8});
-      } else if (experts.strides().ffn == 1) {
-        panels = make_panel_plan(ctx, shape, sizeof(T));
-      }
-    }
-    if (shape.ffn_dim == 0) {
-      // Nothing to read: every image is zero.
-    } else if (rows.vectors > 0) {
-      sums = take_partial_sums(memory, rows.part, rows.pitch);  // image_of_rows needs them in any case
-    } else if (panels.lanes > 0) {
-      sums = take_partial_sums(memory, panels.part, panels.pitch);
-    } else {
-      y = memory.take<double>(shape.num_experts * shape.ffn_dim);
-      u = memory.take<double>(shape.num_experts * shape.hidden_dim);
-      energies = memory.take<double>(shape.num_experts);
-    }
-    if (steps > 1) {
-      between[0] = memory.take<float>(shape.num_experts * shape.hidden_dim);
-      between[1] = steps > 2 ? memory.take<float>(shape.num_experts * shape.hidden_dim) : nullptr;
-      statuses = memory.take<status>(shape.num_experts);
-    }
-    bytes = memory.used();
-  }
+               void* data)
+      : forward_path(ctx, experts.shape(), experts.strides(), sizeof(T), steps, data) {}
 
   /// Reads the weights once with the rows of `args`, `at_rest` or not, then calls use(images), unless the
   /// step finished by itself as `args` say, which it may if `fuse`.

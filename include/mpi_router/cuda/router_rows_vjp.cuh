@@ -2,40 +2,20 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plain_vjp.cuh>
+#include <mpi_router/cuda/detail/vjp_launch.cuh>
 #include <mpi_router/cuda/router_rows.cuh>
 
 MPIROUTER_CUDA_BEGIN
 
 namespace detail {
 
-/// How the backward walks the weights, and its scratch.
+/// A backward_path in `mode`.
 template <class T, class G, vjp_mode mode>
-struct backward_plan {
-  row_plan rows;
-  partial_sums sums;
-  plain_vjp_memory plain;
-  std::size_t bytes = 0;
-
+struct backward_plan : backward_path<T, G> {
   backward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts,
-                index_t gradient_hidden_stride, void* data) {
-    arena memory(data);
-    if (experts.empty()) {
-      return;
-    }
-    if constexpr (sizeof(T) <= 4 && sizeof(G) <= 4) {
-      if (experts.strides().hidden == 1 && gradient_hidden_stride == 1) {
-        rows = make_row_plan(ctx, experts.shape(),
-                             {sizeof(T), mode == vjp_mode::accumulate && old_in_ring<T, G> ? sizeof(G) : 0,
-                              vjp_most_columns, vjp_vectors_in_flight(mode)});
-      }
-    }
-    if (rows.vectors > 0) {
-      sums = take_partial_sums(memory, rows.part, rows.pitch);
-    } else {
-      plain.take(memory, experts.shape());
-    }
-    bytes = memory.used();
-  }
+                index_t gradient_hidden_stride, void* data)
+      : backward_path<T, G>(ctx, experts.shape(), experts.strides().hidden, gradient_hidden_stride, mode,
+                            data) {}
 };
 
 template <vjp_mode mode, class T, class G, class R, class U, class V>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
-#include <mpi_router/cuda/types.hpp>
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
 
 #include <cstdio>
 #include <cstdlib>
@@ -11,18 +11,8 @@
 #error "mpi_router/cuda needs sm_80 or newer: pass -arch=sm_80, sm_90a or that of your GPU"
 #endif
 
-// Kernels, and the host functions that launch them, have internal linkage: two shared objects that both
-// instantiate a weak __global__ template end up launching a kernel that one of them never registered.
-// clang-format off
-#define MPIROUTER_CUDA_BEGIN MPIROUTER_BEGIN_TYPES namespace cuda { namespace {
-#define MPIROUTER_CUDA_END } } MPIROUTER_END_TYPES
-// clang-format on
-
 MPIROUTER_CUDA_BEGIN
 namespace detail {
-
-using core::concatenate;
-using core::expect;
 
 [[noreturn]] inline void cuda_failure(const char* call, int code, const char* reason) {
   const std::string message = concatenate("mpi_router: ", call, ": ", reason, " (", code, ")");

@@ -62,7 +62,5 @@ __device__ __forceinline__ void send_remote(uint4* here, int rank, const uint4& 
 #endif
 }
 
-constexpr int most_cluster = 8;
-
 }  // namespace detail
 MPIROUTER_CUDA_END

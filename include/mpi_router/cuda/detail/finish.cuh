@@ -13,18 +13,9 @@ struct slot_images {
   partition part;
 
   [[nodiscard]] __device__ __forceinline__ image_parts of(int expert, int) const {
-    int slot = 0;
-    int count = 0;
-    if (part.whole != 0) {
-      count = part.blocks / part.experts;
-      slot = part.slot(expert * count, expert);
-    } else {
-      const int first = part.block_of(expert * part.tiles_per_expert);
-      count = part.block_of((expert + 1) * part.tiles_per_expert - 1) - first + 1;
-      slot = part.slot(first, expert);
-    }
-    const float* const first = sums.rows + static_cast<long long>(slot) * sums.pitch;
-    return {first, first + sums.pitch, sums.headers + slot, count * part.team, sums.pitch};
+    const slot_range slots = part.slots_of(expert);
+    const float* const first = sums.rows + static_cast<long long>(slots.first) * sums.pitch;
+    return {first, first + sums.pitch, sums.headers + slots.first, slots.count, sums.pitch};
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/cluster.cuh>
+#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
@@ -35,17 +36,6 @@ struct image_parts {
       part = others + static_cast<long long>(s) * pitch;
     }
   }
-};
-
-/// What a block needs in shared memory to finish an expert, whose parts others may send.
-struct leader_scratch {
-  double norms[2 * most_warps];
-  double residual[most_warps];
-  std::uint64_t arrived;
-  slot_header headers[most_cluster];
-
-  /// One thread calls it before the barriers are published.
-  __device__ __forceinline__ void init() { barrier_init(&arrived, 1); }
 };
 
 /// Where the blocks of a cluster put their parts of an image: into the memory of the first, the leader, which

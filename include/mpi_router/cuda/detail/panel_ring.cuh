@@ -2,17 +2,11 @@
 // bytes of up to panel_passes rows of a panel, so that it waits for its own copies only.
 #pragma once
 
-#include <mpi_router/cuda/detail/panel_memory.cuh>
+#include <mpi_router/cuda/detail/number.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
-
-/// The passes that have two places in the ring, so that the next panel's can arrive before those of this one
-/// are done with. The others have one.
-[[nodiscard]] __host__ __device__ constexpr int panel_doubled(bool large) { return large ? 8 : 2; }
-[[nodiscard]] __host__ __device__ constexpr int panel_slots(bool large) {
-  return panel_passes + panel_doubled(large);
-}
 
 /// A thread's slots in the ring, 16 bytes each, and the copies to them: one pass of a panel after the other,
 /// a group of copies each, be there anything to copy or not.

@@ -1,7 +1,7 @@
 // A router row as the threads that work on panels need it: each its rows of every pass.
 #pragma once
 
-#include <mpi_router/cuda/detail/panel_memory.cuh>
+#include <mpi_router/cuda/detail/finish.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {

@@ -56,9 +56,11 @@ __global__ void __launch_bounds__(panel_threads, 1)
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
   const int block_rows = a.passes * pass_rows;
-  const panel_memory<panel> memory(shared + panel_slots(large) * panel_threads * 16);
+  const panel_memory memory(shared + panel_slots(large) * panel_threads * 16, panel);
   if (threadIdx.x == 0) {
-    memory.init();
+    barrier_init(&memory.leader->arrived, 1);
+    barrier_init(memory.arrived, 1);
+    barrier_init(memory.arrived + 1, 1);
     publish_barriers();
   }
   cluster_arrive();

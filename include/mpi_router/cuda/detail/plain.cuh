@@ -1,7 +1,7 @@
 // The plain path: any strides, any alignment, any size, f64 storage. Sums in f64, the weights read twice.
 #pragma once
 
-#include <mpi_router/cuda/detail/row_plan.cuh>
+#include <mpi_router/cuda/detail/reduce.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {

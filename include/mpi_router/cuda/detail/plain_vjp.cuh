@@ -1,8 +1,9 @@
 // The backward on the plain path: any strides, any alignment, any size, f64 storage. Sums in f64.
 #pragma once
 
+#include <mpi_router/cuda/detail/dual_row.cuh>
 #include <mpi_router/cuda/detail/plain.cuh>
-#include <mpi_router/cuda/detail/vjp_plan.cuh>
+#include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
@@ -82,22 +83,6 @@ __global__ void __launch_bounds__(256)
     to[at] = dead ? 0.0F : static_cast<float>(from[at]);
   }
 }
-
-struct plain_vjp_memory {
-  double* y = nullptr;       // [N, F]
-  double* w = nullptr;       // [N, F]
-  double* dual = nullptr;    // [N, D]
-  double* u = nullptr;       // [N, D]
-  double* energy = nullptr;  // [N]
-
-  void take(arena& memory, const expert_shape& shape) {
-    y = memory.take<double>(shape.num_experts * shape.ffn_dim);
-    w = memory.take<double>(shape.num_experts * shape.ffn_dim);
-    dual = memory.take<double>(shape.num_experts * shape.hidden_dim);
-    u = memory.take<double>(shape.num_experts * shape.hidden_dim);
-    energy = memory.take<double>(shape.num_experts);
-  }
-};
 
 template <class T, class G, vjp_mode mode>
 void plain_vjp(const context& ctx, const batch<const T>& weights, const expert_shape& shape,

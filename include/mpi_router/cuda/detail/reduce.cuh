@@ -51,9 +51,6 @@ __device__ __forceinline__ float sum_over_warp(float (&v)[n], int lane) {
   return v[0];
 }
 
-constexpr int sums_at_once = 16;  // the most values that are summed over a group at once
-constexpr int most_warps = 16;    // in a group, and in a block
-
 /// Sums each of n values over a group and gives every thread all n sums; returns that of value lane mod n.
 /// `scratch` has 2 · sums_at_once floats for each warp, used in turn, so that one barrier a call is enough:
 /// `turn` alternates between 0 and 1.

@@ -1,6 +1,7 @@
 // A ring of tiles in shared memory, filled ahead of their use by asynchronous copies.
 #pragma once
 
+#include <mpi_router/cuda/detail/plan/tiles.hpp>
 #include <mpi_router/cuda/detail/tensor.cuh>
 
 MPIROUTER_CUDA_BEGIN
@@ -22,9 +23,6 @@ __device__ __forceinline__ bool not_on_this_device() {
 #endif
   return false;
 }
-
-constexpr int most_stages = 8;
-constexpr int most_threads = 512;
 
 /// The threads that work on one tile together, `threads` of them (a multiple of 32). A block has several such
 /// groups, each with a ring and a named barrier of its own.
@@ -48,13 +46,6 @@ struct thread_group {
   }
 };
 
-struct tile_shape {
-  int ffn;         // F
-  int hidden;      // D
-  int rows;        // of a full tile
-  int per_expert;  // tiles
-};
-
 /// One tensor's share of a stage.
 template <class T>
 struct ring_lane {
@@ -68,47 +59,6 @@ struct ring_lane {
     return aligned_to_16(base, tensor.ffn * static_cast<long long>(sizeof(T)),
                          hidden * static_cast<long long>(sizeof(T)));
   }
-};
-
-/// The sizes of a block's rings: tile i of a block goes to group i mod groups, there to stage (i / groups)
-/// mod stages.
-struct ring_shape {
-  int groups;
-  int stages;
-  int stage_bytes;
-  [[nodiscard]] __host__ __device__ __forceinline__ int group_bytes() const { return stages * stage_bytes; }
-};
-
-/// A tile's place among the weights, moving on through the experts.
-class tile_cursor {
- public:
-  __device__ __forceinline__ tile_cursor(int expert, int first) : expert_(expert), first_(first) {}
-  __device__ __forceinline__ tile_cursor(const tile_shape& tiles, int tile)
-      : expert_(tile / tiles.per_expert), first_((tile - expert_ * tiles.per_expert) * tiles.rows) {}
-  __device__ __forceinline__ void advance(const tile_shape& tiles, int count) {
-    first_ += count * tiles.rows;
-    while (first_ >= tiles.per_expert * tiles.rows) {
-      first_ -= tiles.per_expert * tiles.rows;
-      ++expert_;
-    }
-  }
-  [[nodiscard]] __device__ __forceinline__ int expert() const { return expert_; }
-  [[nodiscard]] __device__ __forceinline__ int first() const { return first_; }
-  [[nodiscard]] __device__ __forceinline__ int count(const tile_shape& tiles) const {
-    return min(tiles.rows, tiles.ffn - first_);
-  }
-
- private:
-  int expert_;
-  int first_;
-};
-
-/// Where the copying of a group's tiles is. In shared memory: only one warp of the group needs it.
-struct feed_state {
-  int tile;  // the next to copy
-  int expert;
-  int first;
-  int stage;
 };
 
 /// The first warp of a group starts the copy of the group's next tile before `end`, to the stage after the

@@ -6,37 +6,15 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Where a block's shared memory goes, after the rings.
-struct block_memory {
-  leader_scratch* leader;
-  double* row_squares;   // [most_warps]: each warp's part of ‖r‖²
-  std::uint64_t* full;   // [groups, most_stages]
-  feed_state* feed;      // [groups]
-  float* scratch;        // [warps, 2 · sums_at_once]
-  slot_header* headers;  // [groups]
-  /// [groups, columns], where there are several groups, and several segments; or the other parts of an image
-  /// of which this block has the first.
-  float* sums;
-
-  [[nodiscard]] __host__ __device__ static constexpr int fixed_bytes(int groups, int warps) {
-    return static_cast<int>(sizeof(leader_scratch)) + most_warps * 8 +
-           groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) + warps * 2 * sums_at_once * 4 +
-           groups * static_cast<int>(sizeof(slot_header));
-  }
-  __device__ __forceinline__ block_memory(unsigned char* after_rings, int groups, int warps)
-      : leader(reinterpret_cast<leader_scratch*>(after_rings)),
-        row_squares(reinterpret_cast<double*>(leader + 1)),
-        full(reinterpret_cast<std::uint64_t*>(row_squares + most_warps)),
-        feed(reinterpret_cast<feed_state*>(full + groups * most_stages)),
-        scratch(reinterpret_cast<float*>(feed + groups)),
-        headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
-        sums(reinterpret_cast<float*>(headers + groups)) {}
+/// A block's shared memory after the rings.
+struct block_memory : row_memory {
+  using row_memory::row_memory;
 
   /// All threads of the block call it first: the first tile of group g is `tile` + g.
   template <copier by>
   __device__ __forceinline__ void start(const ring_shape& ring, const tile_shape& tiles, int tile) const {
     if (threadIdx.x == 0) {
-      leader->init();
+      barrier_init(&leader->arrived, 1);
     }
     const int groups = by == copier::engine ? ring.groups : 0;
     for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {

@@ -3,12 +3,11 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/dual_row.cuh>
+#include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/row_segment.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
-
-enum class vjp_mode { factored, write, accumulate };
 
 template <class T, class G>
 struct row_vjp_args {
@@ -26,11 +25,6 @@ struct row_vjp_args {
   ring_shape ring;
   bool fused;
 };
-
-/// Whether the gradient that is added to travels through the ring with the weights: where a thread's columns
-/// of it fill vectors.
-template <class T, class G>
-constexpr bool old_in_ring = vector_width<G> <= vector_width<T>;
 
 /// Writes the first `count` of `width` values, or adds them to what is there, one by one: by a call, for it
 /// is rare.

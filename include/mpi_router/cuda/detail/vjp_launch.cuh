@@ -1,16 +1,11 @@
 // The launches of the backward over stored rows.
 #pragma once
 
-#include <mpi_router/cuda/detail/row_plan.cuh>
+#include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/row_vjp.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
-
-/// 16-byte vectors of a tile that a thread works on: fewer where the old gradient travels through the ring as
-/// well.
-constexpr int vjp_vectors_in_flight(vjp_mode mode) { return mode == vjp_mode::accumulate ? 2 : 8; }
-constexpr int vjp_most_columns = 16;
 
 template <class T, class G, int vectors, vjp_mode mode, copier by>
 void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args<T, G>& args) {
@@ -19,7 +14,7 @@ void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args
       "row_vjp_kernel", ctx,
       {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.ring.groups * plan.group_threads),
        plan.shared_bytes, static_cast<unsigned>(args.fused ? plan.cluster : 1)},
-      row_vjp_kernel<T, G, vectors, (in_flight > vectors ? in_flight / vectors : 1), mode, by>, args);
+      row_vjp_kernel<T, G, vectors, tile_rows(in_flight, vectors), mode, by>, args);
 }
 
 /// r̄ and, as `mode` says, Ā or its factors. `grad_rows` may be null (without data).
@@ -50,7 +45,7 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
                                 plan.ring,
                                 plan.cluster > 0};
   const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
-    if (ctx.capability >= 90) {
+    if (has_engine(ctx)) {
       launch_row_vjp<T, G, vectors, mode, copier::engine>(ctx, plan, args);
     } else {
       launch_row_vjp<T, G, vectors, mode, copier::threads>(ctx, plan, args);

@@ -1,0 +1,22 @@
+// What the plans ask of a context.
+#pragma once
+
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// Whether there are clusters, and a copy engine that fills rings by itself.
+[[nodiscard]] inline bool has_engine(const context& ctx) { return ctx.capability >= 90; }
+
+/// Clusters of `blocks` blocks (a power of two) that run at once.
+[[nodiscard]] inline int resident_clusters(const context& ctx, int blocks) {
+  int log = 0;
+  while (1 << log < blocks) {
+    ++log;
+  }
+  return blocks > most_cluster || (!has_engine(ctx) && blocks > 1) ? 0 : ctx.clusters[log];
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

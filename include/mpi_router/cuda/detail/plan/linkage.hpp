@@ -1,0 +1,28 @@
+// What all of cuda/ is wrapped in. Nothing in plan/ needs a CUDA header: it is host code that any compiler
+// takes, with a few functions that kernels call too.
+#pragma once
+
+#include <mpi_router/cuda/types.hpp>
+
+// Kernels, and the host functions that launch them, have internal linkage: two shared objects that both
+// instantiate a weak __global__ template end up launching a kernel that one of them never registered.
+// clang-format off
+#define MPIROUTER_CUDA_BEGIN MPIROUTER_BEGIN_TYPES namespace cuda { namespace {
+#define MPIROUTER_CUDA_END } } MPIROUTER_END_TYPES
+// clang-format on
+
+/// Before a function that plans and kernels share.
+#if defined(__CUDACC__)
+#define MPIROUTER_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define MPIROUTER_HOST_DEVICE inline
+#endif
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+using core::concatenate;
+using core::expect;
+
+}  // namespace detail
+MPIROUTER_CUDA_END

@@ -1,0 +1,92 @@
+// The launch shape of the panel kernel.
+#pragma once
+
+#include <mpi_router/cuda/detail/plan/device_facts.hpp>
+#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// `lanes` is 0 where the panel kernel does not reach.
+struct panel_plan {
+  int lanes = 0;       // that share a stored row's part of a panel: 8, 4, 2 or 1
+  int row_blocks = 1;  // that share the rows of a panel
+  int members = 0;     // that share the panels of an expert, where one cluster can have them all; else 0
+  int passes = 0;
+  bool large = false;  // a deep ring
+  int pitch = 0;
+  std::size_t shared_bytes = 0;
+  partition part;
+
+  [[nodiscard]] int pass_rows() const { return panel_threads / lanes; }
+  [[nodiscard]] int panel(int element_bytes) const { return lanes * vector_bytes / element_bytes; }
+};
+
+/// The lanes and blocks that share D stored rows; no lanes where the largest cluster cannot hold them.
+[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster) {
+  panel_plan p;
+  p.lanes = panel_most_lanes;  // whole lines if it may be
+  while (p.lanes > 1 && hidden > p.pass_rows() * panel_passes * largest_cluster) {
+    p.lanes /= 2;
+  }
+  while (hidden > p.pass_rows() * panel_passes * p.row_blocks) {
+    p.row_blocks *= 2;
+    if (p.row_blocks > largest_cluster) {
+      return {};
+    }
+  }
+  p.passes = (hidden + p.pass_rows() * p.row_blocks - 1) / (p.pass_rows() * p.row_blocks);
+  p.pitch = (hidden + 3) / 4 * 4;
+  return p;
+}
+
+/// Deals the panels of all experts to `units` blocks, or clusters of row_blocks.
+inline void deal_panels(const context& ctx, const expert_shape& shape, index_t tiles, int units,
+                        panel_plan& p) {
+  p.part = make_partition(shape, tiles, units);
+  const int each = p.part.whole != 0 ? p.part.blocks / p.part.experts : 0;
+  if (each > 0 && p.part.experts <= resident_clusters(ctx, each * p.row_blocks)) {
+    p.members = each;
+    // Members take the panels of their expert in turn: what they read at a time lies side by side.
+    p.part.blocks = p.part.experts;
+    p.part.team = each;
+  } else if (const int whole = most_divisor(p.part.experts, units); whole * 100 >= units * enough_blocks) {
+    p.part.whole = 0;
+    p.part.blocks = whole;
+    p.members = 1;
+  } else if (units > 1 && !has_engine(ctx)) {
+    // Two take panels of one run in turn, likewise.
+    p.part = make_partition(shape, tiles, units / 2);
+    p.part.team = 2;
+  }
+  expect_countable(shape, tiles, p.part.slots());
+}
+
+[[nodiscard]] inline std::size_t panel_shared_bytes(const panel_plan& p, int panel, bool large, int members) {
+  const int inbox = members * p.row_blocks * p.passes * p.pass_rows() * 4;
+  return static_cast<std::size_t>(panel_slots(large) * panel_threads * vector_bytes +
+                                  panel_memory::bytes(panel) + inbox);
+}
+
+[[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
+                                                int element_bytes) {
+  if (shape.hidden_dim > most_hidden) {
+    return {};
+  }
+  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_engine(ctx) ? most_cluster : 1);
+  const int units = resident_clusters(ctx, p.row_blocks);
+  if (p.lanes == 0 || units == 0) {
+    return {};
+  }
+  const int panel = p.panel(element_bytes);
+  deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
+  p.large = has_engine(ctx) && panel_shared_bytes(p, panel, true, 0) <= ctx.shared_memory;
+  if (panel_shared_bytes(p, panel, p.large, p.members) > ctx.shared_memory) {
+    p.members = 0;
+  }
+  p.shared_bytes = panel_shared_bytes(p, panel, p.large, p.members);
+  return p.shared_bytes <= ctx.shared_memory ? p : panel_plan{};
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

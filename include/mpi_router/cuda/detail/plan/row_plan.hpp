@@ -1,0 +1,104 @@
+// The launch shape of the row kernels: how many threads share a row, how deep the ring is.
+#pragma once
+
+#include <mpi_router/cuda/detail/plan/device_facts.hpp>
+#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// `vectors` is 0 where the row kernels do not reach (too many columns, or too little shared memory).
+struct row_plan {
+  int vectors = 0;  // of 16 bytes, in each stored row, that a thread owns: 1, 2, 4 or 8
+  int rows = 0;     // stored rows in a tile
+  int group_threads = 0;
+  ring_shape ring{};
+  int pitch = 0;    // of a slot, in floats
+  int cluster = 0;  // blocks of a cluster that can finish their expert; 0 where a second kernel is needed
+  std::size_t shared_bytes = 0;
+  partition part;
+};
+
+struct row_demand {
+  int element_bytes = 0;      // of the weights
+  int extra_bytes = 0;        // of a second tensor that travels with them
+  int most_columns = 0;       // that a thread can own
+  int vectors_in_flight = 0;  // rows × vectors: the registers that a tile takes
+};
+
+/// Stored rows in a tile.
+[[nodiscard]] constexpr int tile_rows(int vectors_in_flight, int vectors) {
+  return vectors_in_flight > vectors ? vectors_in_flight / vectors : 1;
+}
+
+/// 16-byte vectors of a row of `in_row` that a thread owns: so few that no group has more than most_threads.
+[[nodiscard]] inline int vectors_of_thread(int in_row) {
+  int vectors = 1;
+  while (in_row > (vectors == 1 ? most_vectors_alone : most_threads * vectors)) {
+    vectors *= 2;
+  }
+  return vectors;
+}
+
+/// Bytes that the leader of a cluster of `each` blocks is sent.
+[[nodiscard]] inline int inbox_bytes(int each, int pitch) { return each > 1 ? (each - 1) * pitch * 4 : 0; }
+
+/// Blocks of a cluster that has all tiles of an expert, or 0. All clusters must run at once: a last one that
+/// waits for its turn would double the time. And what the leader is sent must leave room for the rings.
+[[nodiscard]] inline int finishing_cluster(const context& ctx, const partition& part, int pitch) {
+  const int each = part.whole != 0 ? part.blocks / part.experts : 0;
+  const bool resident = part.experts <= resident_clusters(ctx, each);
+  const auto room = static_cast<index_t>(ctx.shared_memory / inbox_share);
+  return resident && inbox_bytes(each, pitch) <= room ? each : 0;
+}
+
+/// As many groups as the shared memory has rings for, as deep as may be; none where there is no room for one.
+[[nodiscard]] inline row_plan with_rings(const context& ctx, row_plan p, int vectors, int width) {
+  const int deepest = has_engine(ctx) ? most_stages : most_stages_of_threads;
+  for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
+    const int threads = p.ring.groups * p.group_threads;
+    const bool sums_apart = p.ring.groups > 1 && p.part.whole == 0;  // else they go where the rings were
+    const int sums = sums_apart ? threads * vectors * width * 4 : 0;
+    const int fixed = row_memory::bytes(p.ring.groups, threads / warp_threads) +
+                      (p.cluster > 1 ? inbox_bytes(p.cluster, p.pitch) : sums);
+    const index_t room = static_cast<index_t>(ctx.shared_memory) - spare_shared_memory - fixed;
+    const index_t stages = room / (p.ring.groups * p.ring.stage_bytes);
+    p.ring.stages = static_cast<int>(stages < deepest ? stages : deepest);
+    if (p.ring.stages >= least_stages) {
+      p.vectors = vectors;
+      p.shared_bytes = static_cast<std::size_t>(fixed + p.ring.groups * p.ring.group_bytes());
+      return p;
+    }
+  }
+  return {};
+}
+
+[[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
+                                            const row_demand& demand) {
+  if (shape.hidden_dim > most_hidden) {
+    return {};
+  }
+  const int width = vector_bytes / demand.element_bytes;
+  const int in_row = (static_cast<int>(shape.hidden_dim) + width - 1) / width;
+  const int vectors = vectors_of_thread(in_row);
+  if (vectors * width > demand.most_columns) {  // at most 8 vectors: then only a thread's last can lie beyond
+    return {};
+  }
+  row_plan p;
+  p.rows = tile_rows(demand.vectors_in_flight, vectors);
+  p.group_threads = ((in_row + vectors - 1) / vectors + warp_threads - 1) / warp_threads * warp_threads;
+  p.pitch = in_row * width;
+  p.ring.stage_bytes = p.rows * p.pitch * (demand.element_bytes + demand.extra_bytes);
+  p.part = make_partition(shape, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
+  p.cluster = finishing_cluster(ctx, p.part, p.pitch);
+  return with_rings(ctx, p, vectors, width);
+}
+
+/// The forward's plan.
+[[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
+                                            int element_bytes) {
+  return make_row_plan(ctx, shape, {element_bytes, 0, forward_most_columns, forward_vectors_in_flight});
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

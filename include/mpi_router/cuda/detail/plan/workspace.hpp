@@ -1,0 +1,52 @@
+// What a plan puts into the caller's workspace.
+#pragma once
+
+#include <mpi_router/cuda/detail/plan/partition.hpp>
+
+MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// The scales of a segment's partial sums: image · 2^image_exponent, energy · 2^energy_exponent.
+struct alignas(16) slot_header {
+  float energy;
+  int energy_exponent;
+  int image_exponent;
+  int unused;
+};
+
+/// What a kernel leaves for the one after it: a row of sums and a header for each segment.
+struct partial_sums {
+  float* rows = nullptr;  ///< [slots, pitch]
+  slot_header* headers = nullptr;
+  int pitch = 0;
+};
+
+/// Hands out pieces of a workspace, each aligned to 256 bytes; with no data it only counts. Views hold N·F·D
+/// below 2^60 elements, so that no count of bytes overflows.
+class arena {
+ public:
+  explicit arena(void* data) : data_(static_cast<unsigned char*>(data)) {}
+  template <class U>
+  [[nodiscard]] U* take(index_t count) {
+    const std::size_t at = used_;
+    used_ += (static_cast<std::size_t>(count) * sizeof(U) + 255) / 256 * 256;
+    return data_ == nullptr ? nullptr : reinterpret_cast<U*>(data_ + at);
+  }
+  [[nodiscard]] std::size_t used() const noexcept { return used_; }
+
+ private:
+  unsigned char* data_;
+  std::size_t used_ = 0;
+};
+
+/// Memory for the partial sums of a plan.
+[[nodiscard]] inline partial_sums take_partial_sums(arena& memory, const partition& part, int pitch) {
+  partial_sums s;
+  s.pitch = pitch;
+  s.rows = memory.take<float>(part.slots() * pitch);
+  s.headers = memory.take<slot_header>(part.slots());
+  return s;
+}
+
+}  // namespace detail
+MPIROUTER_CUDA_END

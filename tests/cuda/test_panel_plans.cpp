@@ -1,0 +1,161 @@
+// The launch shapes of the kernel over stored columns: for every D, storage type and device the rows of a
+// panel are covered, shared memory fits, and clusters have whole experts.
+#include <doctest/doctest.h>
+
+#include "plan_support.hpp"
+
+using namespace plan_test;
+
+namespace {
+
+/// The rows of a panel are shared by the lanes, passes and blocks that there are.
+void check_rows(const panel_plan& p, const cuda::context& ctx, int hidden, laws& l) {
+  l.hold(is_power_of_two(p.lanes) && p.lanes <= 8, "1, 2, 4 or 8 lanes");
+  l.hold(p.passes >= 1 && p.passes <= 16, "a thread owns up to 16 rows");
+  l.hold(is_power_of_two(p.row_blocks) && p.row_blocks <= (ctx.capability >= 90 ? 8 : 1),
+         "blocks of a cluster");
+  const int rows = 512 / p.lanes;
+  l.hold(p.row_blocks * p.passes * rows >= hidden, "the rows are covered");
+  l.hold(p.row_blocks * (p.passes - 1) * rows < hidden, "and no pass is idle in all blocks");
+  l.hold(p.lanes == 8 || hidden > 1024 / p.lanes * 8 / 2 * (ctx.capability >= 90 ? 8 : 1),
+         "as many lanes as may be");
+  l.hold(p.pitch >= hidden && p.pitch < hidden + 4 && p.pitch % 4 == 0, "slots of whole fours");
+}
+
+void check_memory(const panel_plan& p, const cuda::context& ctx, int element_bytes, laws& l) {
+  const int panel = p.lanes * 16 / element_bytes;
+  const std::intptr_t ring = (16 + (p.large ? 8 : 2)) * 512 * 16;
+  const std::intptr_t base = 1 << 20;
+  const panel_memory m(reinterpret_cast<unsigned char*>(base + ring), panel);
+  l.hold(offset(m.image, base) == ring + panel_memory::bytes(panel), "bytes() is what the pointers span");
+  l.hold(offset(m.row_squares, base) % 8 == 0 && offset(m.arrived, base) % 8 == 0,
+         "doubles and barriers at eights");
+  l.hold(offset(m.by_block, base) % 16 == 0 && offset(m.image, base) % 16 == 0,
+         "fours of floats at sixteens");
+  const std::intptr_t inbox = std::intptr_t{p.members} * p.row_blocks * p.passes * (512 / p.lanes) * 4;
+  l.hold(static_cast<std::intptr_t>(p.shared_bytes) == offset(m.image, base) + inbox,
+         "room for the leader's inbox");
+  l.hold(p.shared_bytes <= ctx.shared_memory, "shared memory fits");
+  l.hold(!p.large || ctx.capability >= 90, "deep rings from sm_90 on");
+}
+
+void check_grid(const panel_plan& p, const cuda::context& ctx, const expert_shape& s, int element_bytes,
+                laws& l) {
+  const int panel = p.lanes * 16 / element_bytes;
+  const partition& part = p.part;
+  l.hold(part.experts == s.num_experts && part.tiles_per_expert == (s.ffn_dim + panel - 1) / panel,
+         "the panels hold the columns");
+  const int log = p.row_blocks == 1 ? 0 : p.row_blocks == 2 ? 1 : p.row_blocks == 4 ? 2 : 3;
+  l.hold(part.blocks >= 1 && part.team >= 1 && part.blocks * part.team <= ctx.clusters[log],
+         "all run at once");
+  l.hold(part.slots() <= 0x7fffffff, "an int numbers the slots");
+  l.hold(part.tiles() <= 0x7fffffff - 24, "the members of a team step past the end");
+  if (p.members > 0) {
+    const int cluster = p.members * p.row_blocks;
+    l.hold(p.members == part.team, "the members of a cluster are a team");
+    l.hold(is_power_of_two(cluster) && cluster <= 8 && (cluster == 1 || ctx.capability >= 90),
+           "a cluster that there is");
+    l.hold(part.experts % part.blocks == 0, "a cluster has whole experts");
+    l.hold(p.members == 1 || part.blocks == part.experts, "several members have one expert");
+    for (const int b : {0, 1, part.blocks / 2, part.blocks - 1}) {
+      l.hold(b >= part.blocks || part.first_tile(b) % part.tiles_per_expert == 0,
+             "and begins with an expert");
+    }
+  }
+}
+
+[[nodiscard]] laws check_plan(const panel_plan& p, const cuda::context& ctx, const expert_shape& s,
+                              int element_bytes) {
+  laws l;
+  check_rows(p, ctx, static_cast<int>(s.hidden_dim), l);
+  check_memory(p, ctx, element_bytes, l);
+  check_grid(p, ctx, s, element_bytes, l);
+  return l;
+}
+
+}  // namespace
+
+TEST_CASE("the panel plans keep their laws for every D, type and device") {
+  std::size_t found = 0;
+  for (const int element_bytes : {2, 4}) {
+    for (const cuda::context& ctx : devices()) {
+      for (const index_t d : hidden_dims()) {
+        for (const auto& [n, f] : {std::pair<index_t, index_t>{1, 1},
+                                   {1, 2047},
+                                   {3, 9},
+                                   {8, 14336},
+                                   {64, 1024},
+                                   {60, 1},
+                                   {128, 768},
+                                   {129, 96},
+                                   {384, 2048},
+                                   {most_extent - 255, 1},
+                                   {7, most_extent}}) {
+          const expert_shape s{n, f, d};
+          const panel_plan p = make_panel_plan(ctx, s, element_bytes);
+          if (p.lanes > 0) {
+            ++found;
+            const laws l = check_plan(p, ctx, s, element_bytes);
+            CHECK_MESSAGE(l.kept(), l.broken(), ": ", element_bytes, " bytes, ", name(ctx, s));
+          }
+        }
+      }
+    }
+  }
+  CHECK(found > 100000);
+}
+
+TEST_CASE("how far the panel kernel reaches") {
+  for (const cuda::context& ctx : devices()) {
+    for (const index_t d : hidden_dims()) {
+      const expert_shape s{8, 64, d};
+      CAPTURE(name(ctx, s));
+      const bool reaches = ctx.shared_memory > 160 * 1024 && (ctx.capability >= 90 || d <= 8192);
+      CHECK((make_panel_plan(ctx, s, 2).lanes > 0) == reaches);
+      CHECK((make_panel_plan(ctx, s, 4).lanes > 0) == reaches);
+    }
+  }
+  const cuda::context h100 = device(132, 90, 227);
+  CHECK(make_panel_plan(h100, {1, 1, most_hidden + 1}, 2).lanes == 0);
+  CHECK(make_panel_plan(h100, {1, 1, index_t{1} << 32}, 2).lanes == 0);
+  cuda::context clusterless = h100;  // made by hand, or of a device that has none to give
+  clusterless.clusters[1] = clusterless.clusters[2] = clusterless.clusters[3] = 0;
+  CHECK(make_panel_plan(clusterless, {8, 64, 1024}, 2).lanes == 8);
+  CHECK(make_panel_plan(clusterless, {8, 64, 1025}, 2).lanes == 0);
+}
+
+TEST_CASE("the clusters that run at once") {
+  cuda::context ctx = device(132, 90, 227);
+  CHECK(resident_clusters(ctx, 1) == 132);
+  CHECK(resident_clusters(ctx, 2) == 66);
+  CHECK(resident_clusters(ctx, 4) == 29);
+  CHECK(resident_clusters(ctx, 8) == 14);
+  CHECK(resident_clusters(ctx, 16) == 0);
+  ctx.capability = 80;
+  CHECK(resident_clusters(ctx, 1) == 132);
+  CHECK(resident_clusters(ctx, 2) == 0);
+}
+
+TEST_CASE("the plans that were measured") {
+  const auto check = [](const panel_plan& p, int lanes, int row_blocks, int members, int passes, bool large,
+                        int blocks, int team, std::size_t bytes) {
+    CHECK(p.lanes == lanes);
+    CHECK(p.row_blocks == row_blocks);
+    CHECK(p.members == members);
+    CHECK(p.passes == passes);
+    CHECK(p.large == large);
+    CHECK(p.part.blocks == blocks);
+    CHECK(p.part.team == team);
+    CHECK(p.shared_bytes == bytes);
+  };
+  const cuda::context h100 = device(132, 90, 227);
+  const cuda::context a100 = device(108, 80, 163);
+  check(make_panel_plan(h100, {64, 2048, 7168}, 2), 8, 8, 0, 14, true, 14, 1, 211616);
+  check(make_panel_plan(h100, {64, 1024, 2048}, 2), 8, 2, 1, 16, true, 64, 1, 219808);
+  check(make_panel_plan(h100, {64, 1024, 2048}, 4), 8, 2, 1, 16, true, 64, 1, 213664);
+  check(make_panel_plan(h100, {64, 512, 1024}, 2), 8, 1, 2, 16, true, 64, 2, 219808);
+  check(make_panel_plan(h100, {128, 768, 2048}, 2), 8, 2, 1, 16, true, 64, 1, 219808);
+  check(make_panel_plan(a100, {64, 2048, 7168}, 2), 1, 1, 0, 14, false, 54, 2, 151712);
+  check(make_panel_plan(a100, {108, 768, 1024}, 2), 8, 1, 1, 16, false, 108, 1, 166560);
+  check(make_panel_plan(a100, {200, 768, 1024}, 2), 8, 1, 0, 16, false, 54, 2, 162464);
+}

@@ -1,0 +1,326 @@
+// The launch shapes of the kernels over stored rows: for every D, storage type and device the row is covered,
+// shared memory fits, and no ring waits for itself.
+#include <doctest/doctest.h>
+
+#include "plan_support.hpp"
+
+using namespace plan_test;
+
+namespace {
+
+/// A group's ring as the kernels drive it, with the barriers of its stages: a copy completes a phase, and a
+/// wait for a phase that nobody will complete is for ever.
+class ring_model {
+ public:
+  ring_model(const row_plan& plan, const tile_shape& tiles, int first_tile, int end)
+      : groups_(plan.ring.groups),
+        tiles_(tiles),
+        end_(end),
+        next_(first_tile),
+        cursor_(tiles, first_tile),
+        stages_(static_cast<std::size_t>(plan.ring.stages)) {}
+
+  /// feed_ring: copies the group's next tile, if there is one, to the stage after the last.
+  void feed() {
+    if (next_ >= end_) {
+      return;
+    }
+    stage& to = stages_[fed_ % stages_.size()];
+    overwritten = overwritten || to.in_use;
+    to = {next_, cursor_.expert(), cursor_.first(), to.phase + 1, true};
+    ++fed_;
+    next_ += groups_;
+    cursor_.advance(tiles_, groups_);
+  }
+  /// ring_view::pop: waits for `tile`. A wait for a parity ends when the phase of that parity is over.
+  void pop(int tile) {
+    const std::size_t turn = popped_ / stages_.size();
+    const stage& from = stages_[popped_ % stages_.size()];
+    stuck = stuck || from.phase % 2 == static_cast<int>(turn % 2);
+    const int expert = tile / tiles_.per_expert;
+    mistaken = mistaken || from.tile != tile || from.expert != expert ||
+               from.first != (tile - expert * tiles_.per_expert) * tiles_.rows;
+    ++popped_;
+  }
+  /// The tile that was popped last is in registers, or done with.
+  void release() { stages_[(popped_ - 1) % stages_.size()].in_use = false; }
+
+  bool stuck = false;
+  bool mistaken = false;
+  bool overwritten = false;
+
+ private:
+  struct stage {
+    int tile = -1;
+    int expert = -1;
+    int first = -1;
+    int phase = 0;
+    bool in_use = false;
+  };
+  int groups_;
+  tile_shape tiles_;
+  int end_;
+  int next_;
+  tile_cursor cursor_;
+  std::vector<stage> stages_;
+  std::size_t fed_ = 0;
+  std::size_t popped_ = 0;
+};
+
+/// The forward has a tile in registers before it feeds; the backward reads the stage until it is done with
+/// the tile, so that it feeds the stage of the tile before, and at the first tile of all none.
+enum class reader { forward, backward };
+
+/// One block's run through one group's ring.
+void drive_group(const row_plan& p, const tile_shape& tiles, int block, int group, reader by, laws& l) {
+  const int end = p.part.first_tile(block + 1);
+  int tile = p.part.first_tile(block);
+  const int first_of_group = tile + group;
+  int mine = first_of_group;
+  int done = 0;
+  ring_model ring(p, tiles, mine, end);
+  for (int i = 0; i < p.ring.stages; ++i) {
+    ring.feed();
+  }
+  for (int expert = tile / tiles.per_expert; tile < end; ++expert) {
+    const int stop = std::min(end, (expert + 1) * tiles.per_expert);
+    for (; mine < stop; mine += p.ring.groups) {
+      if (by == reader::backward && mine != first_of_group) {
+        ring.release();
+      }
+      ring.pop(mine);
+      if (by == reader::forward) {
+        ring.release();
+      }
+      if (by == reader::forward || mine != first_of_group) {
+        ring.feed();
+      }
+      ++done;
+    }
+    tile = stop;
+  }
+  const int run = end - p.part.first_tile(block);
+  l.hold(done == (run - group + p.ring.groups - 1) / p.ring.groups || group >= run, "a group does its tiles");
+  l.hold(!ring.stuck, "no ring waits for itself");
+  l.hold(!ring.mistaken, "the tile that comes is the one that is wanted");
+  l.hold(!ring.overwritten, "no stage is filled anew while it is read");
+}
+
+[[nodiscard]] laws drive(const row_plan& p, const expert_shape& s, reader by) {
+  const tile_shape tiles{static_cast<int>(s.ffn_dim), static_cast<int>(s.hidden_dim), p.rows,
+                         p.part.tiles_per_expert};
+  laws l;
+  for (const int block : {0, 1, p.part.blocks / 2, p.part.blocks - 1}) {
+    for (int group = 0; block < p.part.blocks && group < p.ring.groups; ++group) {
+      drive_group(p, tiles, block, group, by, l);
+    }
+  }
+  return l;
+}
+
+/// A row of D elements, in the registers of a group.
+void check_columns(const row_plan& p, const expert_shape& s, const row_demand& d, laws& l) {
+  const int width = 16 / d.element_bytes;
+  const int in_row = (static_cast<int>(s.hidden_dim) + width - 1) / width;
+  l.hold(is_power_of_two(p.vectors) && p.vectors <= 8, "1, 2, 4 or 8 vectors");
+  l.hold(p.vectors * width <= d.most_columns, "no more columns than a thread can own");
+  l.hold(p.rows == 1 || p.rows * p.vectors <= d.vectors_in_flight, "no more registers than a tile may take");
+  l.hold(p.rows >= 1 && (p.rows * p.vectors >= d.vectors_in_flight), "and no fewer");
+  l.hold(p.group_threads % 32 == 0 && p.group_threads >= 32, "groups of whole warps");
+  l.hold(p.vectors * p.group_threads >= in_row, "the row is covered");
+  l.hold((p.vectors - 1) * p.group_threads <= in_row, "only a thread's last vector can lie beyond the row");
+  l.hold(p.ring.groups >= 1 && p.ring.groups * p.group_threads <= 512, "at most 512 threads");
+  l.hold(p.group_threads == 32 || p.ring.groups <= 15, "named barriers 1 to 15");
+  l.hold(p.pitch == in_row * width && p.pitch % 4 == 0, "slots of whole vectors");
+}
+
+/// The rings, and what comes after them: all of it inside, aligned, and large enough.
+void check_memory(const row_plan& p, const row_demand& d, std::size_t shared_memory, laws& l) {
+  const ring_shape& r = p.ring;
+  const int element_bytes = d.element_bytes + d.extra_bytes;
+  l.hold(r.stage_bytes == p.rows * p.pitch * element_bytes, "a stage holds a tile of each tensor");
+  l.hold(r.stage_bytes % 16 == 0 && p.pitch * d.element_bytes % 16 == 0 && p.pitch * d.extra_bytes % 16 == 0,
+         "rows at multiples of 16 bytes");
+  l.hold(r.stages >= 2 && r.stages <= 8, "two to eight stages");
+  const std::intptr_t rings = std::intptr_t{r.groups} * r.stages * r.stage_bytes;
+  const std::intptr_t base = 1 << 20;
+  const int warps = r.groups * p.group_threads / 32;
+  const row_memory m(reinterpret_cast<unsigned char*>(base + rings), r.groups, warps);
+  l.hold(offset(m.sums, base) == rings + row_memory::bytes(r.groups, warps),
+         "bytes() is what the pointers span");
+  l.hold(offset(m.row_squares, base) % 8 == 0 && offset(m.full, base) % 8 == 0,
+         "doubles and barriers at eights");
+  l.hold(offset(m.headers, base) % 16 == 0 && offset(m.sums, base) % 16 == 0, "headers and sums at sixteens");
+  const std::intptr_t left = static_cast<std::intptr_t>(p.shared_bytes) - offset(m.sums, base);
+  const bool only = p.part.whole != 0;
+  const int columns = p.vectors * 16 / d.element_bytes;
+  const std::intptr_t sums =
+      r.groups > 1 && !only ? std::intptr_t{r.groups} * p.group_threads * columns * 4 : 0;
+  const std::intptr_t inbox = p.cluster > 1 ? std::intptr_t{p.cluster - 1} * p.pitch * 4 : 0;
+  l.hold(left == std::max(sums, inbox), "room for the sums of the groups, or for what the leader is sent");
+  l.hold(!only || r.group_bytes() >= p.pitch * 4, "a group's sums fit where its ring was");
+  l.hold(p.shared_bytes + 2048 <= shared_memory, "shared memory fits, with something to spare");
+  const std::intptr_t deeper = std::intptr_t{r.groups} * r.stage_bytes;
+  l.hold(r.stages == 8 || r.stages == 4 ||
+             static_cast<std::intptr_t>(p.shared_bytes) + deeper + 2048 >
+                 static_cast<std::intptr_t>(shared_memory),
+         "rings as deep as may be");
+}
+
+void check_grid(const row_plan& p, const cuda::context& ctx, const expert_shape& s, laws& l) {
+  l.hold(p.part.experts == s.num_experts && p.part.tiles_per_expert == (s.ffn_dim + p.rows - 1) / p.rows,
+         "the tiles hold the rows");
+  l.hold(p.part.blocks >= 1 && p.part.blocks <= ctx.multiprocessors && p.part.team == 1,
+         "one block a multiprocessor");
+  l.hold(ctx.capability >= 90 || p.ring.stages <= 4, "threads wait for at most three copies");
+  if (p.cluster > 0) {
+    l.hold(p.part.whole != 0 && p.part.blocks == p.cluster * p.part.experts,
+           "a cluster has all tiles of its expert");
+    l.hold(is_power_of_two(p.cluster) && p.cluster <= 8, "a cluster that there is");
+    l.hold(p.cluster == 1 || ctx.capability >= 90, "clusters from sm_90 on");
+    l.hold(p.part.experts <= ctx.clusters[p.cluster == 1   ? 0
+                                          : p.cluster == 2 ? 1
+                                          : p.cluster == 4 ? 2
+                                                           : 3],
+           "all clusters run at once");
+    l.hold(4 * (p.cluster - 1) * p.pitch * std::size_t{4} <= ctx.shared_memory,
+           "the inbox leaves room for rings");
+  }
+}
+
+[[nodiscard]] laws check_plan(const row_plan& p, const cuda::context& ctx, const expert_shape& s,
+                              const row_demand& d) {
+  laws l;
+  check_columns(p, s, d, l);
+  check_memory(p, d, ctx.shared_memory, l);
+  check_grid(p, ctx, s, l);
+  return l;
+}
+
+struct case_of {
+  const char* what;
+  row_demand demand;
+  reader by;
+};
+
+[[nodiscard]] std::vector<case_of> cases() {
+  constexpr vjp_mode write = vjp_mode::write, add = vjp_mode::accumulate;
+  return {{"forward, 16 bits", {2, 0, forward_most_columns, forward_vectors_in_flight}, reader::forward},
+          {"forward, f32", {4, 0, forward_most_columns, forward_vectors_in_flight}, reader::forward},
+          {"backward, 16 bits", vjp_demand<bf16, bf16>(write), reader::backward},
+          {"backward, f32", vjp_demand<float, float>(vjp_mode::factored), reader::backward},
+          {"backward, 16 bits added", vjp_demand<bf16, f16>(add), reader::backward},
+          {"backward, 16 bits added to f32", vjp_demand<bf16, float>(add), reader::backward},
+          {"backward, f32 added", vjp_demand<float, float>(add), reader::backward},
+          {"backward, f32 added to 16 bits", vjp_demand<float, bf16>(add), reader::backward}};
+}
+
+}  // namespace
+
+TEST_CASE("the row plans keep their laws for every D, type and device") {
+  std::size_t found = 0;
+  for (const case_of& c : cases()) {
+    for (const cuda::context& ctx : devices()) {
+      for (const index_t d : hidden_dims()) {
+        for (const auto& [n, f] : {std::pair<index_t, index_t>{1, 1},
+                                   {1, 2047},
+                                   {3, 9},
+                                   {8, 14336},
+                                   {64, 1024},
+                                   {60, 1},
+                                   {128, 768},
+                                   {129, 96},
+                                   {384, 2048},
+                                   {most_tiles / 3, 3},
+                                   {1, most_extent}}) {
+          const expert_shape s{n, f, d};
+          const row_plan p = make_row_plan(ctx, s, c.demand);
+          if (p.vectors > 0) {
+            ++found;
+            const laws l = check_plan(p, ctx, s, c.demand);
+            CHECK_MESSAGE(l.kept(), l.broken(), ": ", c.what, " ", name(ctx, s));
+          }
+        }
+      }
+    }
+  }
+  CHECK(found > 500000);
+}
+
+TEST_CASE("no ring waits for itself, and each tile comes once, where it is wanted") {
+  for (const case_of& c : cases()) {
+    for (const cuda::context& ctx :
+         {device(20, 80, 99), device(108, 80, 163), device(132, 90, 227), device(148, 100, 227)}) {
+      for (const index_t d : {1, 64, 1000, 2048, 4000, 4096, 4104, 7168, 8192, 16384}) {
+        for (const auto& [n, f] :
+             {std::pair<index_t, index_t>{1, 1}, {1, 3000}, {7, 31}, {64, 130}, {300, 5}, {1000, 1}}) {
+          const expert_shape s{n, f, d};
+          const row_plan p = make_row_plan(ctx, s, c.demand);
+          if (p.vectors > 0) {
+            const laws l = drive(p, s, c.by);
+            CHECK_MESSAGE(l.kept(), l.broken(), ": ", c.what, " ", name(ctx, s));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a ring of one stage would wait for itself in the backward, and one of two does not") {
+  row_plan p;
+  p.rows = 2;
+  p.part = make_partition({4, 12, 8}, 6, 3);  // two experts in a run
+  p.ring = {1, 1, 16};
+  CHECK(drive(p, {4, 12, 8}, reader::backward).broken() == std::string("no ring waits for itself"));
+  CHECK(drive(p, {4, 12, 8}, reader::forward).kept());
+  for (p.ring.groups = 1; p.ring.groups <= 8; ++p.ring.groups) {
+    for (p.ring.stages = least_stages; p.ring.stages <= most_stages; ++p.ring.stages) {
+      CHECK(drive(p, {4, 12, 8}, reader::backward).kept());
+    }
+  }
+}
+
+TEST_CASE("how far the row kernels reach") {
+  for (const cuda::context& ctx : devices()) {
+    const bool small = ctx.shared_memory < 160 * 1024;
+    for (const index_t d : hidden_dims()) {
+      const expert_shape s{8, 64, d};
+      CAPTURE(name(ctx, s));
+      // Two stages of a tile of 4 or 8 rows take more than 99 KiB where D is just below a power of two.
+      const bool fits_16 = !small || d <= 6064 || (d > 8192 && d <= 12128);
+      const bool fits_32 = !small || d <= 3032 || (d > 4096 && d <= 6064) || (d > 8192 && d <= 12128);
+      CHECK((make_row_plan(ctx, s, 2).vectors > 0) == (d <= 16384 && fits_16));
+      CHECK((make_row_plan(ctx, s, 4).vectors > 0) == (d <= 16384 && fits_32));
+      CHECK((make_row_plan(ctx, s, vjp_demand<bf16, bf16>(vjp_mode::write)).vectors > 0) ==
+            (d <= 8192 && fits_16));
+      CHECK((make_row_plan(ctx, s, vjp_demand<float, float>(vjp_mode::factored)).vectors > 0) ==
+            (d <= 8192 && fits_32));
+    }
+  }
+  CHECK(make_row_plan(device(132, 90, 227), {1, 1, most_hidden + 1}, 2).vectors == 0);
+  CHECK(make_row_plan(device(132, 90, 227), {1, 1, index_t{1} << 32}, 2).vectors == 0);
+  CHECK(make_row_plan(device(132, 90, 0), {1, 1, 8}, 2).vectors == 0);  // no shared memory
+}
+
+TEST_CASE("the plans that were measured") {
+  const auto check = [](const row_plan& p, int vectors, int rows, int threads, int groups, int stages,
+                        int cluster, std::size_t bytes) {
+    CHECK(p.vectors == vectors);
+    CHECK(p.rows == rows);
+    CHECK(p.group_threads == threads);
+    CHECK(p.ring.groups == groups);
+    CHECK(p.ring.stages == stages);
+    CHECK(p.cluster == cluster);
+    CHECK(p.shared_bytes == bytes);
+  };
+  const cuda::context h100 = device(132, 90, 227);
+  const cuda::context a100 = device(108, 80, 163);
+  check(make_row_plan(h100, {64, 2048, 7168}, 2), 2, 4, 448, 1, 3, 2, 203248);
+  check(make_row_plan(h100, {64, 2048, 7168}, 4), 4, 2, 448, 1, 3, 2, 203248);
+  check(make_row_plan(h100, {64, 1024, 2048}, 2), 1, 8, 256, 2, 3, 2, 207696);
+  check(make_row_plan(h100, {128, 768, 2048}, 2), 1, 8, 256, 2, 3, 1, 199504);
+  check(make_row_plan(h100, {8, 14336, 4096}, 2), 2, 4, 256, 2, 3, 0, 199504);
+  check(make_row_plan(a100, {64, 1024, 2048}, 2), 1, 8, 256, 2, 2, 0, 150352);
+  const row_demand add = vjp_demand<bf16, float>(vjp_mode::accumulate);
+  check(make_row_plan(h100, {64, 2048, 7168}, add), 2, 1, 448, 1, 4, 2, 203248);
+}

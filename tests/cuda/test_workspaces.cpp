@@ -1,0 +1,178 @@
+// Workspaces: their size is what their parts take, and the parts lie side by side, none on another.
+#include <doctest/doctest.h>
+
+#include <utility>
+
+#include "plan_support.hpp"
+
+using namespace plan_test;
+
+namespace {
+
+constexpr std::uintptr_t base = 1 << 20;
+void* const memory = reinterpret_cast<void*>(base);
+
+[[nodiscard]] constexpr std::size_t rounded(index_t bytes) {
+  return (static_cast<std::size_t>(bytes) + 255) / 256 * 256;
+}
+
+[[nodiscard]] expert_strides rows_of(const expert_shape& s) {
+  return {s.ffn_dim * s.hidden_dim, s.hidden_dim, 1};
+}
+[[nodiscard]] expert_strides columns_of(const expert_shape& s) {
+  return {s.ffn_dim * s.hidden_dim, 1, s.ffn_dim};
+}
+
+/// Checks that the parts, in their order, fill a workspace of `bytes`.
+class parts {
+ public:
+  template <class T>
+  void next(const T* at, index_t count) {
+    CHECK(reinterpret_cast<std::uintptr_t>(at) == base + used_);
+    used_ += rounded(count * static_cast<index_t>(sizeof(T)));
+  }
+  void end(std::size_t bytes) const { CHECK(bytes == used_); }
+
+ private:
+  std::size_t used_ = 0;
+};
+
+const expert_shape shapes[] = {{1, 1, 1},      {3, 5, 7},       {8, 200, 1000}, {64, 512, 2048},
+                               {60, 96, 4096}, {200, 33, 8200}, {2, 40, 16385}};
+
+}  // namespace
+
+TEST_CASE("an arena hands out pieces at multiples of 256") {
+  arena a(memory);
+  CHECK(reinterpret_cast<std::uintptr_t>(a.take<float>(1)) == base);
+  CHECK(reinterpret_cast<std::uintptr_t>(a.take<double>(32)) == base + 256);
+  CHECK(reinterpret_cast<std::uintptr_t>(a.take<double>(33)) == base + 512);
+  CHECK(a.take<char>(0) != nullptr);
+  CHECK(a.used() == 1024);
+  arena counter(nullptr);
+  CHECK(counter.take<double>(index_t{1} << 59) == nullptr);
+  CHECK(counter.take<double>(index_t{1} << 59) == nullptr);
+  CHECK(counter.used() == std::size_t{1} << 63);
+}
+
+TEST_CASE("the workspace of a forward is its partial sums, and the rows between steps") {
+  for (const cuda::context& ctx : {device(20, 80, 99), device(108, 80, 163), device(132, 90, 227)}) {
+    for (const expert_shape& s : shapes) {
+      for (const int steps : {1, 2, 3, 9}) {
+        for (const int element_bytes : {2, 4, 8}) {
+          for (const expert_strides& strides :
+               {rows_of(s), columns_of(s), expert_strides{1, 2 * s.num_experts, 3}}) {
+            CAPTURE(name(ctx, s));
+            const forward_path p(ctx, s, strides, element_bytes, steps, memory);
+            CHECK(forward_path(ctx, s, strides, element_bytes, steps, nullptr).bytes == p.bytes);
+            parts all;
+            if (p.rows.vectors > 0 || p.panels.lanes > 0) {
+              const bool by_rows = p.rows.vectors > 0;
+              CHECK((by_rows ? strides.hidden : strides.ffn) == 1);
+              CHECK(element_bytes <= 4);
+              const partition& part = by_rows ? p.rows.part : p.panels.part;
+              CHECK(p.sums.pitch == (by_rows ? p.rows.pitch : p.panels.pitch));
+              CHECK(p.sums.pitch >= s.hidden_dim);
+              all.next(p.sums.rows, part.slots() * p.sums.pitch);
+              all.next(p.sums.headers, part.slots());
+              CHECK(p.y == nullptr);
+            } else {
+              all.next(p.y, s.num_experts * s.ffn_dim);
+              all.next(p.u, s.num_experts * s.hidden_dim);
+              all.next(p.energies, s.num_experts);
+              CHECK(p.sums.rows == nullptr);
+            }
+            if (steps > 1) {
+              all.next(p.between[0], s.num_experts * s.hidden_dim);
+            }
+            if (steps > 2) {
+              all.next(p.between[1], s.num_experts * s.hidden_dim);
+            }
+            if (steps > 1) {
+              all.next(p.statuses, s.num_experts);
+            }
+            all.end(p.bytes);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("which way a forward takes") {
+  const cuda::context h100 = device(132, 90, 227);
+  const auto way = [&](const expert_shape& s, const expert_strides& strides, int element_bytes) {
+    const forward_path p(h100, s, strides, element_bytes, 1, memory);
+    return p.rows.vectors > 0 ? "rows" : p.panels.lanes > 0 ? "panels" : p.y != nullptr ? "plain" : "none";
+  };
+  const expert_shape s{8, 64, 256};
+  CHECK(way(s, rows_of(s), 2) == std::string("rows"));
+  CHECK(way(s, rows_of(s), 4) == std::string("rows"));
+  CHECK(way(s, rows_of(s), 8) == std::string("plain"));
+  CHECK(way(s, {64 * 512, 512, 1}, 2) == std::string("rows"));  // one half of a fused tensor
+  CHECK(way(s, columns_of(s), 2) == std::string("panels"));
+  CHECK(way(s, columns_of(s), 8) == std::string("plain"));
+  CHECK(way(s, {64 * 512, 512, 2}, 2) == std::string("plain"));
+  CHECK(way({8, 64, 16385}, {64 * 16385, 16385, 1}, 2) == std::string("plain"));
+  CHECK(way({8, 0, 256}, {0, 256, 1}, 2) == std::string("none"));
+  CHECK(way({0, 64, 256}, {64 * 256, 256, 1}, 2) == std::string("none"));
+  CHECK(way({8, 64, 0}, {0, 0, 1}, 2) == std::string("none"));
+}
+
+TEST_CASE("without weights a forward needs what lies between its steps, and without experts nothing") {
+  const cuda::context h100 = device(132, 90, 227);
+  const auto bytes = [&](const expert_shape& s, int steps) {
+    return forward_path(h100, s, rows_of(s), 2, steps, nullptr).bytes;
+  };
+  CHECK(bytes({8, 0, 256}, 1) == 0);
+  CHECK(bytes({8, 0, 256}, 2) == 8 * 256 * 4 + 256);
+  CHECK(bytes({8, 0, 256}, 3) == 2 * 8 * 256 * 4 + 256);
+  CHECK(bytes({0, 64, 256}, 3) == 0);
+  CHECK(bytes({8, 64, 0}, 1) == 0);
+  CHECK(bytes({8, 64, 0}, 3) == 256);  // statuses
+}
+
+TEST_CASE_TEMPLATE("the workspace of a backward", G, bf16, float, double) {
+  const auto check = [](const cuda::context& ctx, const expert_shape& s, index_t stride,
+                        index_t gradient_stride, vjp_mode mode) {
+    CAPTURE(name(ctx, s));
+    const backward_path<bf16, G> p(ctx, s, stride, gradient_stride, mode, memory);
+    CHECK(backward_path<bf16, G>(ctx, s, stride, gradient_stride, mode, nullptr).bytes == p.bytes);
+    const bool by_rows = sizeof(G) <= 4 && stride == 1 && gradient_stride == 1 && s.hidden_dim <= 8192;
+    CHECK((p.rows.vectors > 0) == by_rows);
+    parts all;
+    if (by_rows) {
+      all.next(p.sums.rows, p.rows.part.slots() * p.rows.pitch);
+      all.next(p.sums.headers, p.rows.part.slots());
+    } else {
+      all.next(p.plain.y, s.num_experts * s.ffn_dim);
+      all.next(p.plain.w, s.num_experts * s.ffn_dim);
+      all.next(p.plain.dual, s.num_experts * s.hidden_dim);
+      all.next(p.plain.u, s.num_experts * s.hidden_dim);
+      all.next(p.plain.energy, s.num_experts);
+    }
+    all.end(p.bytes);
+  };
+  for (const cuda::context& ctx : {device(108, 80, 163), device(132, 90, 227)}) {
+    for (const expert_shape& s : shapes) {
+      for (const vjp_mode mode : {vjp_mode::factored, vjp_mode::write, vjp_mode::accumulate}) {
+        check(ctx, s, 1, 1, mode);
+        check(ctx, s, 1, 2, mode);
+        check(ctx, s, 2, 1, mode);
+      }
+    }
+    for (const expert_shape& s : {expert_shape{0, 4, 8}, {3, 0, 8}, {3, 4, 0}}) {
+      CHECK(backward_path<bf16, G>(ctx, s, 1, 1, vjp_mode::write, nullptr).bytes == 0);
+    }
+  }
+}
+
+TEST_CASE("the old gradient travels through the ring where it fills whole vectors") {
+  const auto demand = [](const row_demand& d) { return std::pair(d.extra_bytes, d.vectors_in_flight); };
+  CHECK(demand(vjp_demand<bf16, bf16>(vjp_mode::write)) == std::pair(0, 8));
+  CHECK(demand(vjp_demand<bf16, bf16>(vjp_mode::factored)) == std::pair(0, 8));
+  CHECK(demand(vjp_demand<bf16, bf16>(vjp_mode::accumulate)) == std::pair(2, 2));
+  CHECK(demand(vjp_demand<bf16, float>(vjp_mode::accumulate)) == std::pair(4, 2));
+  CHECK(demand(vjp_demand<float, float>(vjp_mode::accumulate)) == std::pair(4, 2));
+  CHECK(demand(vjp_demand<float, bf16>(vjp_mode::accumulate)) == std::pair(0, 2));
+}
