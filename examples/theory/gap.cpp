@@ -54,8 +54,8 @@ int main(int argc, char** argv) {
 
     const auto& last = table.back();
     fmt::print(
-        "σ₁ = 1, so κ = σ₂, and the gap is 1 − κ. Two random starts, 3000 steps each, and a certificate "
-        "without an SVD.\n"
+        "σ₁ = 1, so κ = σ₂, and the gap is 1 − κ. Two random starts, up to 3000 steps each, and a "
+        "certificate without an SVD.\n"
         "Down to a gap of about {:.0e} the proof says how near to v₁ the row is. Below, the bound on σ₂ "
         "cannot be told\n"
         "from σ₁ by rounding, and the certificate claims nothing of the angle: label '{}', bound 90°.\n"
