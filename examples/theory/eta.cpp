@@ -106,8 +106,9 @@ int main(int argc, char** argv) {
     fmt::print(
         "One family of steps, r̂ + ηg with η = t/ρ: each is a power step with M shifted by s = ρ(1 − 1/t).\n"
         "  t → 0        Oja's rule: many short steps\n"
-        "  t = 1        MPI: tan θ shrinks by κ² = {:.2f} a step\n"
-        "  t = {:.3f}    the best for this spectrum: by {:.3f} a step, but one must know the spectrum\n"
+        "  t = 1        MPI: tan θ shrinks by κ² = {:.2f} a step, and nothing has to be chosen\n"
+        "  t = {:.3f}    the best for this spectrum: by {:.3f} a step; to choose it one must know the "
+        "spectrum\n"
         "  t > {:.3f}    over-shifted: the smallest singular direction grows instead, nothing arrives\n"
         "Over 50 random experts the ascent with η = 1/ρ and the power step differ by {:.1e} at most: "
         "rounding.\n",

@@ -1,4 +1,4 @@
-// The gap: why a repeated σ₁ has no direction to find, and what the certificate says then.
+// The gap 1 − κ: why a repeated σ₁ has no direction to find, and what the certificate says then.
 #include "demonstration.hpp"
 
 #include <mpi_router/verify/trace_ladder.hpp>
@@ -54,7 +54,8 @@ int main(int argc, char** argv) {
 
     const auto& last = table.back();
     fmt::print(
-        "σ₁ = 1, σ₂ = 1 − gap. Two random starts, 3000 steps each, and a certificate without an SVD.\n"
+        "σ₁ = 1, so κ = σ₂, and the gap is 1 − κ. Two random starts, up to 3000 steps each, and a "
+        "certificate without an SVD.\n"
         "Down to a gap of about {:.0e} the proof says how near to v₁ the row is. Below, the bound on σ₂ "
         "cannot be told\n"
         "from σ₁ by rounding, and the certificate claims nothing of the angle: label '{}', bound 90°.\n"
@@ -64,7 +65,7 @@ int main(int argc, char** argv) {
         nearest, to_string(certainty::none), last[1], last[5]);
     demo.figure(760, 430, R"gp(
 set datafile columnheaders
-set xlabel "gap (σ₁ − σ₂)/σ₁ (dimensionless; the right edge is 0)"
+set xlabel "gap 1 − κ = (σ₁ − σ₂)/σ₁ (dimensionless; the right edge is 0)"
 set ylabel "angle (degrees)"
 set logscale xy
 set format "10^{%T}"

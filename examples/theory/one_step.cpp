@@ -1,5 +1,5 @@
-// Why one step suffices in training: the adaptive step of Eq. 10 shrinks as the row aligns, until it is as
-// long as the weights drift.
+// Why one step keeps up with weights that move, where the row is written back: the adaptive step of Eq. 10
+// shrinks as the row aligns, until it is as long as the weights drift.
 #include "demonstration.hpp"
 
 #include <mpi_router/io/safetensors.hpp>
@@ -87,17 +87,19 @@ int main(int argc, char** argv) {
     const auto& settled = table.back();
     fmt::print(
         "The step of Eq. 10 moves a row by the angle ψ with tan ψ = ‖g‖/ρ, with no step size to choose.\n"
-        "Far away it is long. Near v₁ it is (1 − κ²) of what is left: tan θ shrinks by κ² = {:.2f} a step.\n"
-        "When the weights turn by δ = {:.2f}° between two steps, the row settles {:.2f}° behind, and each "
-        "step is\n"
-        "{:.2f}° long: just what the weights moved. One step is enough to keep up; what stays behind is "
-        "small as\n"
-        "long as the weights change little from one training step to the next.\n",
+        "Near v₁ it is (1 − κ²) of what is left: tan θ shrinks by κ² = {:.2f} a step.\n"
+        "When the weights turn by δ = {:.2f}° between two steps and the row is written back (stateful), it "
+        "settles\n"
+        "{:.2f}° behind, and each step is {:.2f}° long: just what the weights moved. One step is enough to "
+        "keep up;\n"
+        "what stays behind is small as long as the weights change little between steps. The paper's router "
+        "does not\n"
+        "write back: there the gradient moves the row, and the step starts from it anew (theory_drift).\n",
         kappa * kappa, settled[0], settled[2], settled[4]);
     demo.figure(900, 400, R"gp(
 set datafile columnheaders
 set multiplot layout 1,2
-set xlabel "training step"
+set xlabel "step"
 set ylabel "length of the step, ψ (degrees)"
 set logscale y
 set format y "10^{%T}"

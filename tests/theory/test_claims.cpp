@@ -66,7 +66,10 @@ class demonstration {
       REQUIRE(values.size() == names.size());
       auto& row = rows.emplace_back();
       for (std::size_t i = 0; i < names.size(); ++i) {
-        row[names[i]] = values[i].empty() ? std::numeric_limits<double>::quiet_NaN() : std::stod(values[i]);
+        row[names[i]] =
+            values[i].empty()
+                ? std::numeric_limits<double>::quiet_NaN()
+                : std::strtod(values[i].c_str(), nullptr);  // subnormal numbers too, which stod refuses
       }
     }
     REQUIRE(!rows.empty());
@@ -112,32 +115,59 @@ TEST_CASE("every demonstration draws its figure, or says what is missing and sti
   CHECK(without.read("course").size() == 161);
 }
 
-TEST_CASE("sphere: MPI and Eq. 9 with η = 1/ρ are one path; Oja's rule needs many times the steps") {
+TEST_CASE("sphere: MPI is Eq. 9 with η = 1/ρ; a fixed η takes fewer steps, more, or never arrives") {
   const demonstration demo("sphere");
   std::map<int, table> paths;
   for (const auto& row : demo.read("path")) {
     paths[static_cast<int>(row.at("rule"))].push_back(row);
     CHECK(std::hypot(row.at("v1"), row.at("v2"), row.at("v3")) == doctest::Approx(1).epsilon(1e-10));
-    // The rate is that of σ₂/σ₁ = 0.75 on the diagonal matrix: ρ is its Rayleigh quotient.
+    // σ = 1, 0.75, 0.4 along the axes: ρ is the Rayleigh quotient of that diagonal matrix.
     CHECK(row.at("rho") == doctest::Approx(std::pow(row.at("v1"), 2) + std::pow(0.75 * row.at("v2"), 2) +
                                            std::pow(0.4 * row.at("v3"), 2))
                                .epsilon(1e-9));
   }
-  REQUIRE(paths.size() == 4);
-  for (auto& [rule, path] : paths) {
-    CAPTURE(rule);
-    CHECK(path.back().at("angle_deg") < 1);
-    for (std::size_t k = 1; k < path.size(); ++k) {
-      CHECK(path[k].at("rho") > path[k - 1].at("rho"));
-    }
+  REQUIRE(paths.size() == 7);
+  for (std::size_t k = 1; k < paths[0].size(); ++k) {
+    CHECK(paths[0][k].at("rho") > paths[0][k - 1].at("rho"));
   }
-  REQUIRE(paths[0].size() == paths[3].size());
+  REQUIRE(paths[0].size() == paths[1].size());
   for (std::size_t k = 0; k < paths[0].size(); ++k) {
     for (const char* axis : {"v1", "v2", "v3"}) {
-      CHECK(std::abs(paths[0][k].at(axis) - paths[3][k].at(axis)) < 1e-11);  // the CSV has 12 digits
+      CHECK(std::abs(paths[0][k].at(axis) - paths[1][k].at(axis)) < 1e-11);  // the CSV has 12 digits
     }
   }
-  CHECK(paths[1].size() > 10 * paths[0].size());
+  // MPI, η = 1/ρ, then η = 0.05, 0.5, 1.5 and 2 times 1/σ₁²; 2.5 is beyond 2/(1 − σ₃²/σ₁²) = 2.38.
+  const std::vector<std::size_t> steps{9, 9, 234, 23, 8, 6};
+  for (std::size_t rule = 0; rule < steps.size(); ++rule) {
+    CAPTURE(rule);
+    CHECK(paths[static_cast<int>(rule)].size() == steps[rule] + 1);
+    CHECK(paths[static_cast<int>(rule)].back().at("angle_deg") < 1);
+  }
+  CHECK(paths[6].back().at("angle_deg") > 5);
+  CHECK(paths[6].back().at("step") > 999);
+}
+
+TEST_CASE(
+    "sphere: which η is good depends on the scale of the weights; MPI takes the same steps at any scale") {
+  const demonstration demo("sphere");
+  const auto rows = demo.read("steps");
+  int faster = 0;
+  int slower = 0;
+  for (const auto& row : rows) {
+    CAPTURE(row.at("eta"));
+    CHECK(row.at("mpi") == 9);
+    CHECK(row.at("mpi_doubled") == 9);
+    faster += row.at("steps") < 9 ? 1 : 0;
+    slower += row.at("steps") > 9 ? 1 : 0;
+    // Twice the weights are four times M, so the same η is four times as long.
+    CHECK(std::isnan(row.at("steps")) == (row.at("eta") > 2 / (1 - 0.16)));
+    CHECK(std::isnan(row.at("steps_doubled")) == (4 * row.at("eta") > 2 / (1 - 0.16)));
+    if (row.at("eta") < 0.1) {
+      CHECK(row.at("steps_doubled") == doctest::Approx(row.at("steps") / 4).epsilon(0.05));
+    }
+  }
+  CHECK(faster >= 10);
+  CHECK(slower > 50);
 }
 
 TEST_CASE("η: measured rates are those of theory within 5 %, and η = 1/ρ is the power step to rounding") {

@@ -113,6 +113,19 @@ TEST_CASE("without gnuplot the numbers are there and the page says what is missi
   CHECK(read_bytes(folder / "page/data/checkpoint-0-spectra.csv").size() > 1000);
 }
 
+TEST_CASE("the table of the README is what the program prints") {
+  const auto printed = run({}).out;
+  std::istringstream readme(read_bytes(README));
+  int lines = 0;
+  for (std::string line; std::getline(readme, line);) {
+    if (line.starts_with("layer (means)") || line.starts_with("tiny-")) {
+      CHECK_MESSAGE(contains(printed, line), line);
+      ++lines;
+    }
+  }
+  CHECK(lines == 5);
+}
+
 TEST_CASE("a file is no folder") {
   const temporary_folder folder;
   write_bytes(folder / "file", "x");

@@ -1,0 +1,16 @@
+# Takes the programs of a page apart: the n-th ```cpp or ```cuda block is n.cpp or n.cu in `folder`, and a plain block
+# right behind it, which is what it prints, n.out.
+/^```/ {
+  if (inside) {
+    if (program) behind = NR + 1
+    inside = program = 0
+    file = ""
+  } else {
+    inside = 1
+    program = /^```(cpp|cuda)$/
+    if (program) file = folder "/" ++count (/cuda/ ? ".cu" : ".cpp")
+    else if ($0 == "```" && NR == behind) file = folder "/" count ".out"
+  }
+  next
+}
+file { print > file }
