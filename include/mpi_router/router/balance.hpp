@@ -88,13 +88,13 @@ void set_factors(const Sums& sums, const balance_input<S>& in) {
   }
 }
 
-/// use(sums) once the tokens and their choices are counted and the factors are there.
+/// use(sums) once the tokens and their choices are counted, and the factors are there.
 template <Accumulator S, class Run, class Use>
 void with_sums(score_function f, const balance_input<S>& in, const sequence_blocks& blocks, S* workspace,
-               const Run& executor, const Use& use) {
+               bool adds, const Run& executor, const Use& use) {
   with_score(f, [&]<class Score>(Score) {
     const sequence_sums<Score, S> sums{blocks, in.logits, in.statuses, workspace};
-    sums.count(in.experts, in.top_k, executor);
+    sums.gather(in.experts, in.top_k, adds, executor);
     set_factors(sums, in);
     use(sums);
   });
@@ -104,17 +104,15 @@ template <Accumulator S, class Run>
 [[nodiscard]] S balance(score_function f, const balance_input<S>& in, const sequence_blocks& blocks,
                         S* workspace, const Run& executor) {
   S loss{0};
-  with_sums<S>(f, in, blocks, workspace, executor, [&](const auto& sums) {
-    sums.add_probabilities(executor);
-    loss = sums.weighted_sum();
-  });
+  with_sums<S>(f, in, blocks, workspace, true, executor,
+               [&](const auto& sums) { loss = sums.weighted_sum(); });
   return loss;
 }
 
 template <Accumulator S, class Run>
 void balance_vjp(score_function f, const balance_input<S>& in, const sequence_blocks& blocks, S grad_loss,
                  const matrix_view<S>& grad, gradient_mode mode, S* workspace, const Run& executor) {
-  with_sums<S>(f, in, blocks, workspace, executor,
+  with_sums<S>(f, in, blocks, workspace, false, executor,
                [&](const auto& sums) { sums.weighted_sum_vjp(grad_loss, grad, mode, executor); });
 }
 

@@ -31,23 +31,14 @@ template <class Score>
   return factor * half * half;
 }
 
-/// Σ eˣ / e^largest over all experts.
-template <class Score, Accumulator S>
-[[nodiscard]] double sum_of_all(const S* x, index_t n, S largest) {
-  double sum = 0;
-  for_score_packs<Score>(x, n, largest, [&sum](index_t, index_t count, const S* values) {
-    sum += sum_terms<S>(count, [values](index_t i) { return values[i]; });
-  });
-  return sum;
-}
-
 /// The shares p_k of the K selected experts of a token.
 template <class Score, Accumulator S>
 class token_shares {
  public:
-  /// x: all N logits; selected: those of the K, −∞ for a closed expert; values: room for K.
-  token_shares(const gating_options& options, const S* x, index_t n, const S* selected, S* values)
-      : divisor_(divisor_of<Score>(options)), selected_(selected), values_(values) {
+  /// x: all N logits; selected: those of the K, −∞ for a closed expert; scratch: 2N elements.
+  token_shares(const gating_options& options, const S* x, index_t n, const S* selected, S* scratch)
+      : divisor_(divisor_of<Score>(options)), selected_(selected), values_(scratch), all_(scratch + n) {
+    S* const values = scratch;
     const index_t k = options.top_k;
     if constexpr (Score::is_relative) {
       largest_ = divisor_ == share_of::all ? largest_of(x, n) : largest_of(selected, k);
@@ -61,10 +52,12 @@ class token_shares {
     are_defined_ = is_finite(sum);
     are_direct_ = *std::min_element(values, values + k) >= least_divisor<S>;
     if (divisor_ == share_of::all) {
-      all_ = sum_of_all<Score>(x, n, largest_);
+      S* const all = scratch + n;
+      score_values<Score>(x, n, largest_, all);
+      sum_of_all_ = sum_terms<S>(n, [all](index_t i) { return all[i]; });
     }
     if (are_direct_) {
-      const S divisor = divisor_ == share_of::selected ? sum : static_cast<S>(all_);
+      const S divisor = divisor_ == share_of::selected ? sum : sum_of_all_;
       for (index_t i = 0; i < k; ++i) {
         values[i] /= divisor;
       }
@@ -89,25 +82,24 @@ class token_shares {
 
   /// out_i −= factor · p_i with p the shares of all N experts.
   void subtract_all(double factor, const S* x, index_t n, const vector_view<S>& out) const {
-    const auto scale = static_cast<S>(factor / all_);
-    const bool is_large = std::abs(factor) > 1;
-    for_score_packs<Score>(x, n, largest_, [&](index_t first, index_t count, const S* values) {
-      for (index_t i = 0; i < count; ++i) {
-        const bool would_be_lost = is_large && values[i] < least_divisor<S>;
-        out[first + i] -= would_be_lost ? static_cast<S>(times_exp(factor, x[first + i] - log_of_all()))
-                                        : values[i] * scale;
-      }
-    });
+    const auto scale = static_cast<S>(factor / sum_of_all_);
+    const S least = std::abs(factor) > 1 ? least_divisor<S> : S{0};  // what is small may come out large
+    for (index_t i = 0; i < n; ++i) {
+      out[i] -= all_[i] < least ? static_cast<S>(times_exp(factor, x[i] - log_of_all())) : all_[i] * scale;
+    }
   }
 
  private:
-  [[nodiscard]] double log_of_all() const noexcept { return largest_ + std::log(all_); }
+  [[nodiscard]] double log_of_all() const noexcept {
+    return largest_ + std::log(static_cast<double>(sum_of_all_));
+  }
 
   share_of divisor_;
   const S* selected_;
   const S* values_;
   S largest_{0};
-  double all_ = 1;  ///< what e^largest times is the sum over all; 1 where nothing is divided by
+  const S* all_;     ///< scores of all in units of that of the largest, where they are divided by
+  S sum_of_all_{1};  ///< 1 where nothing is divided by
   double log_divisor_ = -infinite<double>;
   bool are_defined_ = false;
   bool are_direct_ = false;
@@ -133,7 +125,7 @@ index_t gather_open(const S* x, index_t top_k, const vector_view<const S>& bias,
 }
 
 /// use(shares) for a token that has weights; what became of it. A closed expert has the share zero. x: N
-/// logits; ids: K experts; scratch: 2N elements.
+/// logits; ids: K experts; scratch: 3N elements.
 template <class Score, Accumulator S, class Use>
 status with_shares(const gating_options& options, const S* x, index_t n, const vector_view<const S>& bias,
                    const expert_id* ids, S* scratch, const Use& use) {

@@ -22,8 +22,6 @@ namespace detail {
 /// Scores are computed in whole packs by functions that are never inlined: equal logits have equal scores
 /// wherever they lie in a row, whatever a compiler makes of loops and their remainders under -ffast-math.
 inline constexpr index_t score_pack_size = 16;
-template <Accumulator S>
-using score_pack = std::array<S, score_pack_size>;
 
 template <Accumulator S>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE S sigmoid(S x) noexcept {
@@ -40,9 +38,9 @@ struct exponential_score {
   static constexpr bool is_relative = true;
   static constexpr bool is_bounded = false;
   template <Accumulator S>
-  [[gnu::noinline]] static void values(score_pack<S>& x, S largest) noexcept {
-    for (S& value : x) {
-      value = exp_of_nonpositive(value - largest);
+  [[gnu::noinline]] static void values(const S* __restrict x, S largest, S* __restrict out) noexcept {
+    for (index_t i = 0; i < score_pack_size; ++i) {
+      out[i] = exp_of_nonpositive(x[i] - largest);
     }
   }
   [[nodiscard]] static double log_value(double x) noexcept { return x; }
@@ -57,9 +55,9 @@ struct sigmoid_score {
   static constexpr bool is_relative = false;
   static constexpr bool is_bounded = true;
   template <Accumulator S>
-  [[gnu::noinline]] static void values(score_pack<S>& x, S) noexcept {
-    for (S& value : x) {
-      value = sigmoid(value);
+  [[gnu::noinline]] static void values(const S* __restrict x, S, S* __restrict out) noexcept {
+    for (index_t i = 0; i < score_pack_size; ++i) {
+      out[i] = sigmoid(x[i]);
     }
   }
   [[nodiscard]] static double log_value(double x) noexcept { return -softplus(-x); }
@@ -74,12 +72,12 @@ struct sqrtsoftplus_score {
   static constexpr bool is_relative = false;
   static constexpr bool is_bounded = false;
   template <Accumulator S>
-  [[gnu::noinline]] static void values(score_pack<S>& x, S) noexcept {
-    for (S& value : x) {
-      value = softplus(value);
+  [[gnu::noinline]] static void values(const S* __restrict x, S, S* __restrict out) noexcept {
+    for (index_t i = 0; i < score_pack_size; ++i) {
+      out[i] = softplus(x[i]);
     }
-    for (S& value : x) {  // on its own: std::sqrt may set errno, which keeps a loop from being vectorised
-      value = std::sqrt(value);
+    for (index_t i = 0; i < score_pack_size; ++i) {  // std::sqrt may set errno: no loop with it is vectorised
+      out[i] = std::sqrt(out[i]);
     }
   }
   [[nodiscard]] static double log_value(double x) noexcept {
@@ -108,28 +106,19 @@ decltype(auto) with_score(score_function f, Body body) {
   core::usage_failure("a score function that does not exist");
 }
 
-/// body(first, count, values) for each pack of scores of x.
-template <class Score, Accumulator S, class Body>
-MPIROUTER_ALWAYS_INLINE void for_score_packs(const S* x, index_t n, S largest, Body body) {
-  score_pack<S> pack{};
-  for (index_t first = 0; first < n; first += score_pack_size) {
-    const index_t count = std::min(score_pack_size, n - first);
-    if (count == score_pack_size) {
-      std::copy_n(x + first, score_pack_size, pack.begin());
-    } else {
-      std::copy_n(x + first, count, pack.begin());
-    }
-    Score::values(pack, largest);
-    body(first, count, pack.data());
-  }
-}
-
-/// Scores of n experts; all in units of that of the largest logit where they are relative.
+/// The scores of n logits, in units of that of the largest where they are relative. out is not x.
 template <class Score, Accumulator S>
-void score_values(const S* x, index_t n, S largest, S* out) {
-  for_score_packs<Score>(x, n, largest, [out](index_t first, index_t count, const S* values) {
-    std::copy_n(values, count, out + first);
-  });
+void score_values(const S* x, index_t n, S largest, S* out) noexcept {
+  const index_t whole = n - n % score_pack_size;
+  for (index_t i = 0; i < whole; i += score_pack_size) {
+    Score::values(x + i, largest, out + i);
+  }
+  if (whole < n) {
+    std::array<S, score_pack_size> in{}, pack;
+    std::copy_n(x + whole, n - whole, in.begin());
+    Score::values(in.data(), largest, pack.data());
+    std::copy_n(pack.begin(), n - whole, out + whole);
+  }
 }
 
 /// Below this a score, or a sum of scores, is too near to the least normal number to be divided by: what is
@@ -138,9 +127,10 @@ template <Accumulator S>
 inline constexpr S least_divisor = std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon();
 
 /// Whether a token has probabilities: none of its logits is NaN, and its scores have a finite sum above zero.
+/// The largest logit.
 template <class Score, Accumulator S>
-[[nodiscard]] bool has_probabilities(const S* x, index_t n) noexcept {
-  const S largest = largest_of(x, n);
+[[nodiscard]] bool has_probabilities(const S* x, index_t n, S& largest) noexcept {
+  largest = largest_of(x, n);
   return !has_nan(vector_view<const S>(x, n)) &&
          (is_finite(largest) || (Score::is_bounded && largest > S{0}));
 }
@@ -162,8 +152,8 @@ template <class Score, Accumulator S>
 /// p_i = s_i / Σ s over all experts, by logarithms where the sum leaves the normal range. The token has
 /// probabilities; p is not x.
 template <class Score, Accumulator S>
-void probabilities(const S* x, index_t n, S* p) noexcept {
-  score_values<Score>(x, n, Score::is_relative ? largest_of(x, n) : S{0}, p);
+void probabilities(const S* x, index_t n, S largest, S* p) noexcept {
+  score_values<Score>(x, n, largest, p);
   const S sum = sum_terms<S>(n, [p](index_t i) { return p[i]; });
   if (sum >= least_divisor<S>) {
     const S scale = S{1} / sum;

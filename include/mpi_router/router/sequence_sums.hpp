@@ -62,44 +62,37 @@ struct sequence_sums {
     return workspace + blocks.count * block_sums<S>::size(logits.cols()) + sequence * logits.cols();
   }
 
-  /// use(t, logits) for each token of the block that counts.
+  /// use(t, logits, the largest) for each token of the block that counts.
   template <class Use>
   void for_counted(index_t block, const Use& use) const {
     for (index_t t = blocks.first(block); t < blocks.end(block); ++t) {
       const S* const x = contiguous<S>(logits.row(t), at(block).copy);
-      if (counts(statuses, t) && has_probabilities<Score>(x, logits.cols())) {
-        use(t, x);
+      S largest{};
+      if (counts(statuses, t) && has_probabilities<Score>(x, logits.cols(), largest)) {
+        use(t, x, largest);
       }
     }
   }
 
-  /// Counts the tokens, and their choices where there are `experts`.
+  /// Counts the tokens, and their choices where there are `experts`; adds up their probabilities where asked.
   template <class Run>
-  void count(std::span<const expert_id> experts, index_t top_k, const Run& executor) const {
-    executor(blocks.count, [&](index_t block) {
-      const block_sums<S> sums = at(block);
-      std::fill_n(sums.choices, logits.cols(), S{0});
-      *sums.tokens = S{0};
-      for_counted(block, [&](index_t t, const S*) {
-        *sums.tokens += S{1};
-        for (index_t k = 0; !experts.empty() && k < top_k; ++k) {
-          sums.choices[experts[static_cast<std::size_t>(t * top_k + k)]] += S{1};
-        }
-      });
-    });
-  }
-
-  /// Adds up the probabilities.
-  template <class Run>
-  void add_probabilities(const Run& executor) const {
+  void gather(std::span<const expert_id> experts, index_t top_k, bool adds, const Run& executor) const {
     const index_t n = logits.cols();
     executor(blocks.count, [&](index_t block) {
       const block_sums<S> sums = at(block);
       std::fill_n(sums.probabilities, n, S{0});
-      for_counted(block, [&](index_t, const S* x) {
-        probabilities<Score>(x, n, sums.p);
-        for (index_t i = 0; i < n; ++i) {
-          sums.probabilities[i] += sums.p[i];
+      std::fill_n(sums.choices, n, S{0});
+      *sums.tokens = S{0};
+      for_counted(block, [&](index_t t, const S* x, S largest) {
+        *sums.tokens += S{1};
+        for (index_t k = 0; !experts.empty() && k < top_k; ++k) {
+          sums.choices[experts[static_cast<std::size_t>(t * top_k + k)]] += S{1};
+        }
+        if (adds) {
+          probabilities<Score>(x, n, largest, sums.p);
+          for (index_t i = 0; i < n; ++i) {
+            sums.probabilities[i] += sums.p[i];
+          }
         }
       });
     });
@@ -143,8 +136,8 @@ struct sequence_sums {
       for (index_t t = blocks.first(block); mode == gradient_mode::write && t < blocks.end(block); ++t) {
         set_zero(grad.row(t));
       }
-      for_counted(block, [&](index_t t, const S* x) {
-        probabilities<Score>(x, n, p);
+      for_counted(block, [&](index_t t, const S* x, S largest) {
+        probabilities<Score>(x, n, largest, p);
         const S mean = sum_terms<S>(n, [&](index_t i) { return factor[i] * p[i]; });
         const vector_view<S> out = grad.row(t);
         for (index_t i = 0; i < n; ++i) {

@@ -11,14 +11,15 @@ namespace detail {
 /// The largest logit; false where log Σ e^x is not finite, and the token does not count.
 template <Accumulator S>
 [[nodiscard]] bool finite_largest(const vector_view<const S>& x, S& largest) noexcept {
-  largest = -infinite<S>;
-  for (index_t i = 0; i < x.size(); ++i) {
-    if (is_nan(x[i])) {
-      return false;
+  if (x.is_contiguous()) {
+    largest = largest_of(x.data(), x.size());
+  } else {
+    largest = -infinite<S>;
+    for (index_t i = 0; i < x.size(); ++i) {
+      largest = std::max(largest, x[i]);
     }
-    largest = std::max(largest, x[i]);
   }
-  return is_finite(largest);
+  return is_finite(largest) && !has_nan(x);
 }
 
 /// log Σ e^x; false where it is not finite.
@@ -33,18 +34,12 @@ template <Accumulator S>
   return true;
 }
 
-/// How many tokens count. Integers add up to the same in any order.
-template <Accumulator S, class Run>
-[[nodiscard]] index_t count_tokens(const matrix_view<const S>& logits, std::span<const status> statuses,
-                                   const Run& executor) {
+/// Σ over blocks of count_in(first, count, block), numbers of tokens: they add up to the same in any order.
+template <class Run, class Count>
+[[nodiscard]] index_t count_tokens(const Run& executor, index_t num_tokens, const Count& count_in) {
   std::atomic<index_t> total{0};
-  for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t) {
-    index_t here = 0;
-    for (index_t t = first; t < first + count; ++t) {
-      S largest{};
-      here += counts(statuses, t) && finite_largest<S>(logits.row(t), largest) ? 1 : 0;
-    }
-    total += here;
+  for_token_blocks(executor, num_tokens, [&](index_t first, index_t count, index_t block) {
+    total += count_in(first, count, block);
   });
   return total;
 }
@@ -65,17 +60,19 @@ template <Accumulator S, class Run = serial_executor>
   detail::expect_apart(
       "z_loss", {"the workspace", detail::first_elements(workspace, blocks)},
       {{"the logits", detail::addresses(logits)}, {"the statuses", detail::addresses_of(statuses)}});
-  const index_t counted = detail::count_tokens<S>(logits, statuses, executor);
-  detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t block) {
-    S sum{0};
+  const auto sum_block = [&](index_t first, index_t count, index_t block) {
+    index_t counted = 0;
+    workspace[block] = S{0};
     for (index_t t = first; t < first + count; ++t) {
       S value{};
       if (detail::counts(statuses, t) && detail::log_sum_exp<S>(logits.row(t), value)) {
-        sum += value * value;
+        workspace[block] += value * value;
+        ++counted;
       }
     }
-    workspace[block] = sum;
-  });
+    return counted;
+  };
+  const index_t counted = detail::count_tokens(executor, logits.rows(), sum_block);
   double total = 0;
   for (index_t block = 0; block < blocks; ++block) {
     total += workspace[block];
@@ -94,7 +91,15 @@ void z_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, std::type_ide
   detail::expect_apart(
       "z_loss_vjp", {"the gradient to the logits", detail::addresses(grad_logits)},
       {{"the logits", detail::addresses(logits)}, {"the statuses", detail::addresses_of(statuses)}});
-  const index_t counted = detail::count_tokens<S>(logits, statuses, executor);
+  const auto count_block = [&](index_t first, index_t count, index_t) {
+    index_t counted = 0;
+    for (index_t t = first; t < first + count; ++t) {
+      S largest{};
+      counted += detail::counts(statuses, t) && detail::finite_largest<S>(logits.row(t), largest) ? 1 : 0;
+    }
+    return counted;
+  };
+  const index_t counted = detail::count_tokens(executor, logits.rows(), count_block);
   const S factor = counted > 0 ? grad_loss * S{2} / static_cast<S>(counted) : S{0};
   detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t) {
     for (index_t t = first; t < first + count; ++t) {
