@@ -17,19 +17,32 @@ struct dispatch_lists {
 MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
+namespace detail {
+
+inline void check_lists(const char* what, const dispatch_lists& out, std::span<const expert_id> experts,
+                        std::span<const status> statuses) {
+  expect(!out.offsets.empty() && out.tokens.size() >= experts.size() &&
+             (out.entries.empty() || out.entries.size() >= experts.size()),
+         what, ": lists of ", out.offsets.size(), ", ", out.tokens.size(), " and ", out.entries.size(),
+         " elements for ", experts.size(), " expert ids");
+  expect_apart(what,
+               {{"the offsets", addresses_of(out.offsets)},
+                {"the tokens", addresses_of(out.tokens)},
+                {"the entries", addresses_of(out.entries)}},
+               {{"the expert ids", addresses_of(experts)}, {"the statuses", addresses_of(statuses)}});
+}
+
+}  // namespace detail
 
 /// Sorts the choices of the gate by expert (a stable counting sort), O(T·K + N), nothing allocated.
 ///
-/// experts: T · K ids, all in [0, N), N = offsets.size() − 1; statuses: T, tokens that are not ok are left
-/// out (so that offsets[N] < T · K then), or empty. Throws usage_error on sizes and on ids that are out of
-/// range.
+/// experts: T · K ids, all in [0, N), N = offsets.size() − 1; statuses: T, tokens that these leave out are in
+/// no list (so that offsets[N] < T · K then), or empty. Throws usage_error on sizes, overlap, and on ids that
+/// are out of range, before anything is written.
 inline void build_dispatch(std::span<const expert_id> experts, index_t top_k,
                            std::span<const status> statuses, const dispatch_lists& out) {
-  detail::expect_experts("build_dispatch", experts, top_k, statuses);
-  detail::expect(!out.offsets.empty() && out.tokens.size() >= experts.size() &&
-                     (out.entries.empty() || out.entries.size() >= experts.size()),
-                 "build_dispatch: lists of ", out.offsets.size(), ", ", out.tokens.size(), " and ",
-                 out.entries.size(), " elements for ", experts.size(), " expert ids");
+  detail::check_lists("build_dispatch", out, experts, statuses);
+  detail::check_ids("build_dispatch", experts, top_k, statuses, static_cast<index_t>(out.offsets.size()) - 1);
   for (index_t& offset : out.offsets) {
     offset = 0;
   }

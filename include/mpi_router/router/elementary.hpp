@@ -2,7 +2,7 @@
 // take most of their time in them. float here; double goes to the standard library.
 #pragma once
 
-#include <mpi_router/core/concepts.hpp>
+#include <mpi_router/manifold/scaled.hpp>
 
 #include <algorithm>
 #include <array>
@@ -19,6 +19,24 @@ template <Accumulator S>
 inline constexpr S infinite =
     std::bit_cast<S>(static_cast<std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>>(
         std::same_as<S, float> ? 0x7f800000U : 0x7ff0000000000000U));
+
+/// By the bits, so that it holds under -ffast-math.
+template <Accumulator S>
+[[nodiscard]] bool has_nan(const vector_view<const S>& x) noexcept {
+  return largest_magnitude_bits(x) > std::bit_cast<decltype(largest_magnitude_bits(x))>(infinite<S>);
+}
+template <Accumulator S>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE bool is_nan(S x) noexcept {
+  using bits = std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>;
+  constexpr bits magnitude_mask = static_cast<bits>(~bits{0}) >> 1;
+  return (std::bit_cast<bits>(x) & magnitude_mask) > std::bit_cast<bits>(infinite<S>);
+}
+
+/// NaN, as an infinite bias can make of a score, counts as −∞: every key has its place in the order.
+template <Accumulator S>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE S as_key(S x) noexcept {
+  return is_nan(x) ? -infinite<S> : x;
+}
 
 /// `negative` where the sign bit of x is set, `otherwise` where not: by bits, since a branch would keep a
 /// loop from being vectorised.

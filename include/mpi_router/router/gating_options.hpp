@@ -1,9 +1,10 @@
 // What a gate is asked to do: which scores, which experts, which weights. Plain data, shared by host and GPU.
 //
 // Every family of models is one setting. K, the groups and the factor are examples, those of the released
-// models; `bias` is the expert bias, an argument of the calls.
+// models; `selection_bias` is an argument of the calls, and so is gpt-oss's bias, which belongs to the
+// logits.
 //
-//   model family               score_function  order              renormalize  scaling  groups           bias
+//   model family               score_function  order              renormalize  scaling  groups selection_bias
 //   Switch (K = 1)             softmax         score_then_select  false        1
 //   OLMoE, Qwen1.5/2-MoE       softmax         score_then_select  false        1
 //   Mixtral, Qwen3-MoE         softmax         score_then_select  true         1
@@ -14,6 +15,9 @@
 //   Kimi-K2                    sigmoid         score_then_select  true         2.827                     yes
 //   DeepSeek-V4                sqrtsoftplus    score_then_select  true         1.5                       yes
 //   Llama-4 (K = 1)            sigmoid         select_then_score  false        1
+//
+// One expert whose weight is divided by itself has weight 1, whatever its logit: the router would get no
+// gradient. Weights are therefore renormalised by default where top_k > 1 alone.
 //
 //   here                 Megatron-Core (moe_router_…)           FlashInfer
 //   top_k                topk                                   top_k
@@ -59,15 +63,16 @@ enum class group_score : unsigned char {
 /// The name of an expert in index arrays: 0 … N − 1.
 using expert_id = std::int32_t;
 
-/// One setting of a gate; see the table above. The bias of the experts is data, an argument of the calls.
+/// One setting of a gate; see the table above. Biases are data, arguments of the calls.
 struct gating_options {
   index_t top_k = 2;  ///< K: experts per token, 1 … N
   mpi_router::score_function score_function = mpi_router::score_function::softmax;
   selection_order order = selection_order::score_then_select;
-  /// Divide the weights of a token by their sum. A sum of zero leaves zeros. Softmax over the selected
-  /// experts sums to one already.
-  bool renormalize = true;
-  double scaling_factor = 1;  ///< multiplies the weights last; positive and finite
+  /// Divide the weights of a token by their sum; where scores underflow, by their logarithms, so that equal
+  /// logits give 1/K at any depth. Nothing but −∞ leaves zeros. Softmax over the selected experts sums to one
+  /// already. With one expert the weight would be 1 and without a gradient: by default it is left alone.
+  bool renormalize = top_k > 1;
+  double scaling_factor = 1;  ///< multiplies the weights last; above 0, at most 1e30
   index_t n_group = 1;        ///< groups of N / n_group neighbouring experts; must divide N
   index_t topk_group = 1;     ///< groups that a token may choose from, 1 … n_group
   mpi_router::group_score group_score = mpi_router::group_score::top2_sum;
@@ -84,7 +89,11 @@ struct gating_options {
   return "unknown";
 }
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(selection_order o) noexcept {
-  return o == selection_order::score_then_select ? "score_then_select" : "select_then_score";
+  switch (o) {
+    case selection_order::score_then_select: return "score_then_select";
+    case selection_order::select_then_score: return "select_then_score";
+  }
+  return "unknown";
 }
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(group_score s) noexcept {
   switch (s) {
@@ -100,10 +109,15 @@ namespace core {
 /// How many of a group's best experts count towards its score.
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t experts_in_group_score(const gating_options& options,
                                                                                index_t group_size) {
-  const index_t wanted = options.group_score == group_score::max        ? 1
-                         : options.group_score == group_score::top2_sum ? 2
-                                                                        : options.top_k / options.topk_group;
-  return wanted < 1 ? 1 : wanted > group_size ? group_size : wanted;
+  const auto within = [group_size](index_t wanted) {
+    return wanted < 1 ? 1 : wanted > group_size ? group_size : wanted;
+  };
+  switch (options.group_score) {
+    case group_score::top2_sum: return within(2);
+    case group_score::top_k_share_sum: return within(options.top_k / options.topk_group);
+    case group_score::max: return 1;
+  }
+  usage_failure("a group score that does not exist");
 }
 
 /// Throws usage_error where the options do not fit N experts.
@@ -117,8 +131,11 @@ MPIROUTER_ALWAYS_INLINE constexpr void check_gating(const char* what, const gati
          " of n_group = ", o.n_group);
   expect(o.top_k <= o.topk_group * (num_experts / o.n_group), what, ": top_k = ", o.top_k,
          " experts cannot come from ", o.topk_group, " groups of ", num_experts / o.n_group);
-  expect(o.scaling_factor > 0 && o.scaling_factor <= 1e30, what,
-         ": scaling_factor is not positive and finite");
+  expect(o.scaling_factor > 0 && o.scaling_factor <= 1e30, what, ": scaling_factor is ", o.scaling_factor,
+         ", not above 0 and at most 1e30");
+  expect(to_string(o.score_function) != "unknown" && to_string(o.order) != "unknown" &&
+             to_string(o.group_score) != "unknown",
+         what, ": a score function, an order or a group score that does not exist");
 }
 
 }  // namespace core

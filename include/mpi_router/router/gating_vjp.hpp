@@ -1,148 +1,79 @@
-// The backward of the gate: from the weights of the experts to the logits, and on to tokens and rows.
+// The backward of the gate: from the weights of the experts to the logits. That of the logits, on to tokens
+// and rows, is in logits.hpp.
 #pragma once
 
+#include <mpi_router/core/options.hpp>
 #include <mpi_router/router/gating.hpp>
-#include <mpi_router/router/load.hpp>
 
 MPIROUTER_BEGIN
 
 namespace detail {
 
-/// One token. grad_logits += the gradient of the weights' inner product with grad; the choice of experts is
-/// constant.
 template <Accumulator S>
-void gate_token_vjp(const vector_view<const S>& logits, const gating_options& options, const expert_id* ids,
-                    const vector_view<const S>& grad, S* scratch, const vector_view<S>& grad_logits) {
-  const index_t n = logits.size();
-  const index_t top_k = options.top_k;
-  const bool is_softmax = options.score_function == score_function::softmax;
-  const bool over_all = is_softmax && options.order == selection_order::score_then_select;
+void check_gradient(const char* what, const matrix_view<const S>& logits, const matrix_view<S>& grad) {
+  expect(grad.rows() == logits.rows() && grad.cols() == logits.cols(), what,
+         ": the gradient to the logits is [", grad.rows(), ", ", grad.cols(), "], not [", logits.rows(), ", ",
+         logits.cols(), "]");
+}
 
-  // Scores: of all experts where their softmax is, otherwise of the selected ones.
-  const vector_view<S> scores(scratch, n);
-  const vector_view<S> chosen(scratch + n, top_k);
-  const vector_view<S> upstream(scratch + 2 * n, top_k);  // gradient to the chosen scores
-  for (index_t i = 0; i < n; ++i) {
-    scores[i] = logits[i];
-  }
-  if (has_nan(vector_view<const S>(scores))) {
-    return;
-  }
-  if (over_all) {
-    if (!softmax(scores)) {
-      return;
-    }
-    for (index_t k = 0; k < top_k; ++k) {
-      chosen[k] = scores[ids[k]];
-    }
-  } else if (!selected_scores(options, logits, ids, chosen)) {
-    return;
-  }
-
-  // w_k = c s_k / Σ s: s̄_k = c (ḡ_k − Σ_j ḡ_j s_j / Σ s) / Σ s.
-  const S divisor = weight_divisor<S>(options, [&](index_t k) { return chosen[k]; });
-  const S scale = static_cast<S>(options.scaling_factor);
-  S mean{0};
-  for (index_t k = 0; k < top_k; ++k) {
-    if (!is_finite(chosen[k])) {
-      return;
-    }
-    mean += grad[k] * (chosen[k] / divisor);
-  }
-  S along{0};
-  for (index_t k = 0; k < top_k; ++k) {
-    upstream[k] = scale * ((grad[k] - (options.renormalize ? mean : S{0})) / divisor);
-    along += chosen[k] * upstream[k];
-  }
-
-  // Softmax: x̄ = s ∘ (s̄ − Σ s̄ s), over what it ran over; otherwise x̄ = s̄ s′.
-  if (over_all) {
-    for (index_t i = 0; i < n; ++i) {
-      grad_logits[i] -= scores[i] * along;
-    }
-  }
-  for (index_t k = 0; k < top_k; ++k) {
-    const S derivative =
-        is_softmax ? chosen[k] : score_derivative(options.score_function, logits[ids[k]], chosen[k]);
-    grad_logits[ids[k]] += derivative * (upstream[k] - (is_softmax && !over_all ? along : S{0}));
-  }
+/// Whoever names closed experts says by which bias.
+template <Accumulator S>
+void check_closed(const char* what, std::span<const status> statuses,
+                  const vector_view<const S>& selection_bias) {
+  const bool is_closed = std::find(statuses.begin(), statuses.end(), status::closed_expert) != statuses.end();
+  expect(!is_closed || selection_bias.size() != 0, what,
+         ": some tokens have closed experts, and no selection bias says which these are");
 }
 
 }  // namespace detail
 
-/// The backward of gate: grad_logits ← or += the gradient of Σ weights · grad_weights with respect to the
-/// logits. The choice of experts is constant, and with it the bias; tokens that were non_finite give nothing.
+/// The backward of gate and of gate_weights: grad_logits ← or += the gradient of Σ weights · grad_weights
+/// with respect to the logits. The choice of experts is constant, and so are the biases. Finite logits give
+/// finite gradients, however far from zero or from the best ones they are.
 ///
 /// logits, options, experts: as in the forward; grad_weights: [T, K]; grad_logits: [T, N]; workspace:
-/// gating_workspace(T, N) elements. O(T·N). Bitwise the same for every executor. Throws usage_error on
-/// shapes and on ids out of range.
+/// gating_workspace(T, N) elements; statuses: T, what the gate told of each token, or empty. Tokens that
+/// these leave out, and those without weights (non_finite) whether they are there or not, give nothing: rows
+/// of zeros where gradients are written. selection_bias: as in the forward, or empty; it closes experts,
+/// whose weights are constants, and is asked for where the statuses have closed_expert. O(T·N). Bitwise the
+/// same for every executor. Throws usage_error on shapes, overlap, and on ids out of range, before anything
+/// is written.
 template <Accumulator S, class Run = serial_executor>
 void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_options& options,
               std::span<const expert_id> experts, std::type_identity_t<matrix_view<const S>> grad_weights,
               const matrix_view<S>& grad_logits, gradient_mode mode,
-              std::type_identity_t<vector_view<S>> workspace, const Run& executor = {}) {
-  const index_t t = logits.rows();
+              std::type_identity_t<vector_view<S>> workspace, const Run& executor = {},
+              std::span<const status> statuses = {},
+              std::type_identity_t<vector_view<const S>> selection_bias = {}) {
+  constexpr const char* what = "gate_vjp";
   const index_t n = logits.cols();
-  core::check_gating("gate_vjp", options, n);
-  detail::check_ids("gate_vjp", experts, options.top_k, {}, t, n);
-  detail::expect(grad_weights.rows() == t && grad_weights.cols() == options.top_k,
-                 "gate_vjp: the gradient of the weights is [", grad_weights.rows(), ", ", grad_weights.cols(),
-                 "], not [T = ", t, ", K = ", options.top_k, "]");
-  detail::expect(grad_logits.rows() == t && grad_logits.cols() == n,
-                 "gate_vjp: the gradient to the logits is [", grad_logits.rows(), ", ", grad_logits.cols(),
-                 "], not [", t, ", ", n, "]");
-  detail::expect(workspace.size() >= gating_workspace(t, n) && workspace.is_contiguous(),
-                 "gate_vjp: the workspace has ", workspace.size(), " elements, not ", gating_workspace(t, n));
-  detail::for_token_blocks(executor, t, [&](index_t first, index_t count, index_t block) {
-    for (index_t token = first; token < first + count; ++token) {
-      const auto out = grad_logits.row(token);
-      for (index_t i = 0; mode == gradient_mode::write && i < n; ++i) {
-        out[i] = S{0};
+  detail::check_gate<S>(what, logits, options, selection_bias, statuses, workspace);
+  detail::check_ids(what, experts, options.top_k, statuses, logits.rows(), n);
+  detail::check_weights(what, "the gradients of the weights", grad_weights, logits.rows(), options.top_k);
+  detail::check_gradient<S>(what, logits, grad_logits);
+  detail::check_closed<S>(what, statuses, selection_bias);
+  detail::expect_apart(what,
+                       {{"the gradient to the logits", detail::addresses(grad_logits)},
+                        detail::used_workspace<S>(workspace, logits)},
+                       {{"the logits", detail::addresses(logits)},
+                        {"the gradients of the weights", detail::addresses(grad_weights)},
+                        {"the selection bias", detail::addresses(selection_bias)},
+                        {"the expert ids", detail::addresses_of(experts)},
+                        {"the statuses", detail::addresses_of(statuses)}});
+  detail::with_score(options.score_function, [&]<class Score>(Score) {
+    detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t block) {
+      for (index_t t = first; t < first + count; ++t) {
+        if (mode == gradient_mode::write) {
+          detail::set_zero(grad_logits.row(t));
+        }
+        if (detail::counts(statuses, t)) {
+          detail::gate_token_vjp<Score, S>(
+              options, logits.row(t), selection_bias, experts.data() + t * options.top_k, grad_weights.row(t),
+              workspace.data() + block * detail::token_scratch(n), grad_logits.row(t));
+        }
       }
-      detail::gate_token_vjp<S>(logits.row(token), options, experts.data() + token * options.top_k,
-                                grad_weights.row(token), workspace.data() + block * detail::token_scratch(n),
-                                out);
-    }
+    });
   });
-}
-
-/// The backward of router_logits: grad_tokens ← or += Ḡ R′, grad_rows ← or += Ḡᵀ X, with Ḡ = grad_logits, [T,
-/// N]. An empty view asks for nothing. One task for each 256 tokens, then one for each 64 columns of
-/// grad_rows: every element is summed in the order of the tokens, whoever runs it. Throws usage_error on
-/// shapes.
-template <Scalar X, Accumulator S, class Run = serial_executor, class Product = plain_products>
-  requires(MatrixProduct<Product, S, S, S> && MatrixProduct<Product, S, std::remove_const_t<X>, S>)
-void router_logits_vjp(const matrix_view<X>& tokens, std::type_identity_t<matrix_view<const S>> rows,
-                       std::type_identity_t<matrix_view<const S>> grad_logits,
-                       const matrix_view<S>& grad_tokens,
-                       const std::type_identity_t<matrix_view<S>>& grad_rows, gradient_mode mode,
-                       const Run& executor = {}, const Product& product = {}) {
-  const auto same = [](const auto& a, const auto& b) {
-    return (a.rows() == 0 && a.cols() == 0) || (a.rows() == b.rows() && a.cols() == b.cols());
-  };
-  detail::expect(tokens.cols() == rows.cols() && grad_logits.rows() == tokens.rows() &&
-                     grad_logits.cols() == rows.rows() && same(grad_tokens, tokens) && same(grad_rows, rows),
-                 "router_logits_vjp: tokens [", tokens.rows(), ", ", tokens.cols(), "], rows [", rows.rows(),
-                 ", ", rows.cols(), "], gradients [", grad_logits.rows(), ", ", grad_logits.cols(), "], [",
-                 grad_tokens.rows(), ", ", grad_tokens.cols(), "], [", grad_rows.rows(), ", ",
-                 grad_rows.cols(), "]");
-  if (!grad_tokens.empty()) {
-    detail::for_token_blocks(executor, tokens.rows(), [&](index_t first, index_t count, index_t) {
-      product.multiply(grad_logits.middle_rows(first, count), rows, grad_tokens.middle_rows(first, count),
-                       mode);
-    });
-  }
-  if (!grad_rows.empty()) {
-    constexpr index_t width = 64;
-    const index_t d = tokens.cols();
-    executor(d / width + (d % width != 0 ? 1 : 0), [&](index_t block) {
-      const index_t first = block * width;
-      const index_t count = std::min(width, d - first);
-      product.multiply(grad_logits.transposed(),
-                       matrix_view<const std::remove_const_t<X>>(tokens.middle_cols(first, count)),
-                       grad_rows.middle_cols(first, count), mode);
-    });
-  }
 }
 
 MPIROUTER_END

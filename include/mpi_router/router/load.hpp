@@ -1,66 +1,27 @@
 // How many tokens each expert gets: counts, MaxVio, entropy, and the bias that evens them out without a loss.
 #pragma once
 
-#include <mpi_router/core/concepts.hpp>
-#include <mpi_router/router/gating_options.hpp>
+#include <mpi_router/router/apart.hpp>
+#include <mpi_router/router/mask.hpp>
 #include <mpi_router/router/statistics.hpp>
 
 #include <cmath>
 #include <span>
 
 MPIROUTER_BEGIN
-namespace detail {
-
-inline void expect_experts(const char* what, std::span<const expert_id> experts, index_t top_k,
-                           std::span<const status> statuses) {
-  const auto count = static_cast<index_t>(experts.size());
-  expect(top_k >= 1 && count % top_k == 0, what, ": ", count, " expert ids are not rows of ", top_k);
-  expect(statuses.empty() || static_cast<index_t>(statuses.size()) == count / top_k, what, ": ",
-         statuses.size(), " statuses for ", count / top_k, " tokens");
-}
-
-/// Whether a token is not left out.
-[[nodiscard]] inline bool counts(std::span<const status> statuses, index_t token) noexcept {
-  return statuses.empty() || statuses[static_cast<std::size_t>(token)] == status::ok;
-}
-
-/// f(entry, expert) for each entry t · K + k of the tokens that are not left out.
-template <class F>
-void for_entries(std::span<const expert_id> experts, index_t top_k, std::span<const status> statuses,
-                 const F& f) {
-  const index_t tokens = static_cast<index_t>(experts.size()) / top_k;
-  for (index_t token = 0; token < tokens; ++token) {
-    for (index_t entry = token * top_k; counts(statuses, token) && entry < (token + 1) * top_k; ++entry) {
-      f(entry, static_cast<index_t>(experts[static_cast<std::size_t>(entry)]));
-    }
-  }
-}
-
-/// Throws usage_error unless there are K ids for each of T tokens, all in [0, N) but those of tokens that are
-/// left out.
-inline void check_ids(const char* what, std::span<const expert_id> experts, index_t top_k,
-                      std::span<const status> statuses, index_t num_tokens, index_t num_experts) {
-  expect_experts(what, experts, top_k, statuses);
-  expect(static_cast<index_t>(experts.size()) == num_tokens * top_k, what, ": ", experts.size(),
-         " expert ids, not T · K = ", num_tokens, " · ", top_k);
-  for_entries(experts, top_k, statuses, [&](index_t, index_t expert) {
-    expect(expert >= 0 && expert < num_experts, what, ": expert ", expert, " of ", num_experts);
-  });
-}
-
-}  // namespace detail
 
 /// Adds to load[i] the number of times that expert i was chosen. experts: T · K ids, all in [0, N), N =
-/// load.size(); statuses: T, tokens that are not ok count for nothing, or empty. Loads of batches, threads
-/// and ranks add up.
+/// load.size(); statuses: T, tokens that these leave out count for nothing (router/mask.hpp), or empty. A
+/// place that a closed expert fills counts. Loads of batches, threads and ranks add up. Throws usage_error on
+/// sizes and ids, before anything is written.
 inline void count_load(std::span<const expert_id> experts, index_t top_k, std::span<const status> statuses,
                        std::span<index_t> load) {
-  detail::expect_experts("count_load", experts, top_k, statuses);
-  detail::for_entries(experts, top_k, statuses, [&](index_t, index_t expert) {
-    detail::expect(expert >= 0 && expert < static_cast<index_t>(load.size()), "count_load: expert ", expert,
-                   " of ", load.size());
-    ++load[static_cast<std::size_t>(expert)];
-  });
+  detail::check_ids("count_load", experts, top_k, statuses, static_cast<index_t>(load.size()));
+  detail::expect_apart(
+      "count_load", {"the load", detail::addresses_of(load)},
+      {{"the expert ids", detail::addresses_of(experts)}, {"the statuses", detail::addresses_of(statuses)}});
+  detail::for_entries(experts, top_k, statuses,
+                      [&](index_t, index_t expert) { ++load[static_cast<std::size_t>(expert)]; });
 }
 
 /// Mean of a load.
@@ -148,21 +109,53 @@ class load_tracker {
   running_statistics entropy_;
 };
 
+/// What update_expert_bias does with the mean of the biases.
+enum class bias_mean : unsigned char {
+  zero,  ///< shifts all biases so that their mean is 0
+  free   ///< lets it drift, as the sum of what was added
+};
+
 MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
-/// Balancing without a loss (Wang et al. 2024, DeepSeek-V3): bias_i += rate · sign(mean load − load_i). Call
-/// it once a step with the load of the whole batch, summed over ranks. No gradient: the bias only selects.
+/// Balancing without a loss (Wang et al. 2024, DeepSeek-V3): bias_i += rate · sign(mean load − load_i), then,
+/// unless told otherwise, bias_i −= their mean: a shift that all experts share changes no selection, and
+/// without it one hot expert lets the others rise for ever. The mean is taken anew in each call, in double,
+/// so that rounding does not add up. Experts that are closed (a bias of −∞), or forced (+∞), take no part:
+/// their bias stays, and means are over the others. Nothing changes where nothing was routed.
+///
+/// Call it once a step with the load of the whole batch, summed over ranks. No gradient: the bias only
+/// selects. rate: finite, not negative. Throws usage_error, before anything is written.
 template <Accumulator S>
 void update_expert_bias(std::span<const index_t> load, std::type_identity_t<S> rate,
-                        const vector_view<S>& bias) {
+                        const vector_view<S>& bias, bias_mean mean = bias_mean::zero) {
   detail::expect(static_cast<index_t>(load.size()) == bias.size(), "update_expert_bias: loads of ",
                  load.size(), " experts, biases of ", bias.size());
-  const double mean = mean_load(load);
+  detail::expect(is_finite(rate) && rate >= S{0}, "update_expert_bias: the rate is ", rate,
+                 ", not finite and at least 0");
+  const auto average = [&bias](const auto& value) {  // of value(i) over the experts that take part
+    double sum = 0;
+    double count = 0;
+    for (index_t i = 0; i < bias.size(); ++i) {
+      if (is_finite(bias[i])) {
+        sum += static_cast<double>(value(i));
+        count += 1;
+      }
+    }
+    return count > 0 ? sum / count : 0.0;
+  };
+  const auto load_of = [load](index_t i) { return static_cast<double>(load[static_cast<std::size_t>(i)]); };
+  const double mean_of_loads = average(load_of);
+  const auto moved = [&](index_t i) {
+    const double lacking = mean_of_loads - load_of(i);
+    return bias[i] + (lacking > 0 ? rate : lacking < 0 ? -rate : S{0});
+  };
+  const double shift = mean == bias_mean::zero && mean_of_loads > 0 ? average(moved) : 0.0;
   for (index_t i = 0; i < bias.size(); ++i) {
-    const double lacking = mean - static_cast<double>(load[static_cast<std::size_t>(i)]);
-    bias[i] += lacking > 0 ? rate : lacking < 0 ? -rate : S{0};
+    if (is_finite(bias[i])) {
+      bias[i] = static_cast<S>(moved(i) - shift);
+    }
   }
 }
 

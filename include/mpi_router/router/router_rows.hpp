@@ -4,6 +4,7 @@
 #include <mpi_router/backend/dense.hpp>
 #include <mpi_router/backend/parallel.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/router/apart.hpp>
 #include <mpi_router/router/router_options.hpp>
 
 #include <array>
@@ -107,29 +108,6 @@ void expect_workspace(const char* what, const vector_view<S>& workspace, index_t
          workspace.size(), " elements (stride ", workspace.stride(), "), not ", size, " contiguous ones");
 }
 
-/// Memory that a call reads or writes, and what to call it.
-struct named_range {
-  const char* name;
-  address_range range;
-};
-
-/// `one` meets none of the others.
-inline void expect_apart(const char* what, const named_range& one,
-                         std::initializer_list<named_range> others) {
-  for (const named_range& other : others) {
-    expect(!overlap(one.range, other.range), what, ": ", one.name, " and ", other.name, " overlap");
-  }
-}
-
-/// No two of these meet.
-inline void expect_all_apart(const char* what, std::initializer_list<named_range> all) {
-  for (const named_range* one = all.begin(); one != all.end(); ++one) {
-    for (const named_range* other = one + 1; other != all.end(); ++other) {
-      expect_apart(what, *one, {*other});
-    }
-  }
-}
-
 /// No expert meets what is written, and every pointer of the batch is there. O(1) where the batch has one
 /// base pointer, otherwise O(N).
 template <class Experts>
@@ -137,17 +115,6 @@ void expect_experts_apart(const char* what, const Experts& experts,
                           std::initializer_list<named_range> written) {
   for_each_range(experts,
                  [&](const address_range& range) { expect_apart(what, {"a gate matrix", range}, written); });
-}
-
-/// The elements of the workspace, or of the tape, that a call uses: there may be more.
-template <class T>
-[[nodiscard]] address_range first_elements(const vector_view<T>& v, index_t size) {
-  return addresses(vector_view<T>(v.data(), size));
-}
-
-[[nodiscard]] inline address_range addresses_of(std::span<const status> statuses) noexcept {
-  const auto first = reinterpret_cast<std::uintptr_t>(statuses.data());
-  return {first, first + statuses.size()};
 }
 
 /// The radius is checked as the type that steps are taken in, which may be too narrow for it.
@@ -197,7 +164,7 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
   const named_range statuses{"the statuses", addresses_of(told.statuses)};
   expect_experts_apart(what, experts, {output, work, tape_range, rayleigh, cosine, statuses});
   expect_apart(what, {"the router", addresses(router)}, {work, tape_range, rayleigh, cosine, statuses});
-  expect_all_apart(what, {output, work, tape_range, rayleigh, cosine, statuses});
+  expect_apart(what, {output, work, tape_range, rayleigh, cosine, statuses}, {});
 
   using element = std::remove_const_t<T>;
   workspace_pieces<S> pieces(workspace);

@@ -1,105 +1,11 @@
-// One token: scores, the choice of experts, their weights. What gating.hpp and its backward share.
+// Which experts a token gets: the best K of N, ties to the lower index.
 #pragma once
 
-#include <mpi_router/manifold/scaled.hpp>
-#include <mpi_router/router/elementary.hpp>
 #include <mpi_router/router/gating_options.hpp>
-
-#include <algorithm>
-#include <cmath>
+#include <mpi_router/router/scores.hpp>
 
 MPIROUTER_BEGIN
 namespace detail {
-
-/// Elements of scratch for one token: keys, scores, and what the groups need.
-[[nodiscard]] constexpr index_t token_scratch(index_t num_experts) noexcept { return 6 * num_experts; }
-
-/// By the bits, so that it holds under -ffast-math.
-template <Accumulator S>
-[[nodiscard]] bool has_nan(const vector_view<const S>& x) noexcept {
-  return largest_magnitude_bits(x) > std::bit_cast<decltype(largest_magnitude_bits(x))>(infinite<S>);
-}
-template <Accumulator S>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE bool is_nan(S x) noexcept {
-  using bits = std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>;
-  constexpr bits magnitude_mask = static_cast<bits>(~bits{0}) >> 1;
-  return (std::bit_cast<bits>(x) & magnitude_mask) > std::bit_cast<bits>(infinite<S>);
-}
-
-/// NaN, as an infinite bias can make of a score, counts as −∞: every key has its place in the order.
-template <Accumulator S>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE S as_key(S x) noexcept {
-  return is_nan(x) ? -infinite<S> : x;
-}
-
-template <Accumulator S>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sigmoid(S x) noexcept {
-  const S e = exp_of_nonpositive(-std::abs(x));
-  return by_sign(x, e, S{1}) / (S{1} + e);
-}
-template <Accumulator S>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE S softplus(S x) noexcept {
-  return by_sign(x, S{0}, x) + log1p_of_unit(exp_of_nonpositive(-std::abs(x)));
-}
-
-/// The score of one logit by itself.
-template <Accumulator S>
-[[nodiscard]] S score_of(score_function f, S x) noexcept {
-  return f == score_function::sigmoid ? sigmoid(x) : std::sqrt(softplus(x));
-}
-/// Its derivative, given the score.
-template <Accumulator S>
-[[nodiscard]] S score_derivative(score_function f, S x, S score) noexcept {
-  if (f == score_function::sigmoid) {
-    return score * sigmoid(-x);
-  }
-  // d√s/dx = s′ / (2√s) = √s/2 · s′/s; s′/s tends to 1 where both vanish.
-  const S s = score * score;
-  return s > S{0} ? score / S{2} * (sigmoid(x) / s) : S{0};
-}
-
-/// out = softmax of x in place. False where it is not defined: the largest element is not finite.
-template <Accumulator S>
-[[nodiscard]] bool softmax(const vector_view<S>& x) noexcept {
-  S* const data = x.data();
-  const index_t n = x.size();
-  const S largest = largest_of(data, n);
-  if (!is_finite(largest)) {
-    return false;
-  }
-  for (index_t i = 0; i < n; ++i) {
-    data[i] = exp_of_nonpositive(data[i] - largest);
-  }
-  const S scale = S{1} / sum_terms<S>(n, [data](index_t i) { return data[i]; });
-  for (index_t i = 0; i < n; ++i) {
-    data[i] *= scale;
-  }
-  return true;
-}
-
-/// Scores of all experts, in place of the logits. False where they are not defined.
-template <Accumulator S>
-[[nodiscard]] bool all_scores(score_function f, const vector_view<S>& x) noexcept {
-  if (f == score_function::softmax) {
-    return softmax(x);
-  }
-  S* const data = x.data();
-  const index_t n = x.size();
-  if (f == score_function::sigmoid) {
-    for (index_t i = 0; i < n; ++i) {
-      data[i] = sigmoid(data[i]);
-    }
-  } else {
-    for (index_t i = 0; i < n; ++i) {
-      data[i] = softplus(data[i]);
-    }
-    for (index_t i = 0; i < n;
-         ++i) {  // on its own: std::sqrt may set errno, which keeps a loop from being vectorised
-      data[i] = std::sqrt(data[i]);
-    }
-  }
-  return true;
-}
 
 /// The best `capacity` of what is offered in ascending order of index, best first; ties stay in that order.
 /// `keys` holds as many elements.
@@ -194,82 +100,40 @@ void select(const gating_options& options, const S* keys, index_t n, S* scratch,
   }
 }
 
-/// Scores of the selected experts from the logits (select_then_score), in `out`. False where they are not
-/// defined.
-template <Accumulator S>
-[[nodiscard]] bool selected_scores(const gating_options& options, const vector_view<const S>& logits,
-                                   const expert_id* ids, const vector_view<S>& out) noexcept {
-  for (index_t k = 0; k < options.top_k; ++k) {
-    out[k] = logits[ids[k]];
-  }
-  return all_scores(options.score_function, out);
+/// Whether the order of the logits is the order of the scores that experts are selected by: scores are
+/// monotone, so it is where they are neither biased nor added up. The order is exact then: scores that are
+/// rounded to the same number, as those of a saturated sigmoid, do not tie.
+[[nodiscard]] inline bool selects_by_logits(const gating_options& options, index_t num_experts,
+                                            bool is_biased) {
+  const bool adds_scores = options.n_group != options.topk_group &&
+                           core::experts_in_group_score(options, num_experts / options.n_group) > 1;
+  return options.order == selection_order::select_then_score || (!is_biased && !adds_scores);
 }
 
-/// What the weights are divided by: the sum of the selected scores where they are renormalised, otherwise 1.
-/// A sum of zero divides nothing.
-template <Accumulator S, class Score>
-[[nodiscard]] S weight_divisor(const gating_options& options, Score score) noexcept {
-  if (!options.renormalize) {
-    return S{1};
-  }
-  S sum{0};
-  for (index_t k = 0; k < options.top_k; ++k) {
-    sum += score(k);
-  }
-  return sum > S{0} ? sum : S{1};
-}
-
-/// One token: experts and weights from its logits. A token that has a NaN logit, or no finite weights, gets
-/// the experts 0 … K − 1 with weight zero. `scratch` has token_scratch(N) elements.
-template <Accumulator S>
-status gate_token(const vector_view<const S>& logits, const gating_options& options,
-                  const vector_view<const S>& bias, S* scratch, expert_id* ids,
-                  const vector_view<S>& weights) {
-  const index_t n = logits.size();
-  const index_t top_k = options.top_k;
-  const vector_view<S> keys(scratch, n);
-  const vector_view<S> scores(scratch + n, n);
-  const auto undefined = [&] {
-    for (index_t k = 0; k < top_k; ++k) {
-      ids[k] = static_cast<expert_id>(k);
-      weights[k] = S{0};
+/// Selects K of the experts whose logits are x. `scratch` has 5N elements. The token has its scores.
+template <class Score, Accumulator S>
+void select_experts(const gating_options& options, const S* x, index_t n, const vector_view<const S>& bias,
+                    S* scratch, expert_id* ids) {
+  S* const keys = scratch + 3 * n;
+  S* const scores = keys + n;
+  const S* selected_by = x;
+  if (!selects_by_logits(options, n, bias.size() != 0)) {
+    score_values<Score>(x, n, Score::is_relative ? largest_of(x, n) : S{0}, scores);
+    if constexpr (Score::is_relative) {
+      const S scale = S{1} / sum_terms<S>(n, [scores](index_t i) { return scores[i]; });
+      for (index_t i = 0; i < n; ++i) {
+        scores[i] *= scale;
+      }
     }
-    return status::non_finite;
-  };
-
-  const bool score_first = options.order == selection_order::score_then_select;
-  for (index_t i = 0; i < n; ++i) {
-    scores.data()[i] = logits[i];
+    selected_by = scores;
   }
-  if (has_nan(vector_view<const S>(scores)) || (score_first && !all_scores(options.score_function, scores))) {
-    return undefined();
-  }
-  const S* selected_by = scores.data();
   if (bias.size() != 0) {
     for (index_t i = 0; i < n; ++i) {
-      keys.data()[i] = as_key(scores.data()[i] + bias[i]);
+      keys[i] = as_key(selected_by[i] + bias[i]);
     }
-    selected_by = keys.data();
+    selected_by = keys;
   }
-  select(options, selected_by, n, scratch + 2 * n, ids);
-
-  const vector_view<S> chosen(keys.data(), top_k);  // the keys have served
-  if (score_first) {
-    for (index_t k = 0; k < top_k; ++k) {
-      chosen[k] = scores[ids[k]];
-    }
-  } else if (!selected_scores(options, logits, ids, chosen)) {
-    return undefined();
-  }
-  const S scale = static_cast<S>(options.scaling_factor);
-  const S divisor = weight_divisor<S>(options, [&](index_t k) { return chosen[k]; });
-  for (index_t k = 0; k < top_k; ++k) {
-    weights[k] = chosen[k] / divisor * scale;
-    if (!is_finite(weights[k])) {
-      return undefined();
-    }
-  }
-  return status::ok;
+  select(options, selected_by, n, scratch, ids);
 }
 
 }  // namespace detail
