@@ -103,7 +103,8 @@ TEST_CASE("a table of pointers: each of its experts is looked at") {
 }
 
 TEST_CASE("the backward: every two buffers that meet are named") {
-  for (const bool by_table : {false, true}) {
+  for (const auto& [by_table, to_table] :
+       {std::pair{false, false}, {true, true}, {true, false}, {false, true}}) {
     refuses_every_overlap<float>({{"a gate matrix", N * F * D, false},
                                   {"the router", N * D, false},
                                   {"the tape", tape, false},
@@ -113,7 +114,7 @@ TEST_CASE("the backward: every two buffers that meet are named") {
                                   {"the workspace", vjp_work, true}},
                                  [&](const std::vector<float*>& at) {
                                    with_experts(at[0], by_table, [&](const auto& experts) {
-                                     with_experts(at[5], by_table, [&](const auto& gradient) {
+                                     with_experts(at[5], to_table, [&](const auto& gradient) {
                                        router_rows_vjp(experts, rows_at(at[1]), vector_at(at[2], tape),
                                                        rows_at(at[3]), two_steps, rows_at(at[4]), gradient,
                                                        gradient_mode::write, vector_at(at[6], vjp_work));
