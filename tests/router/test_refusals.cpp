@@ -180,7 +180,7 @@ TEST_CASE("router_rows: shapes, and sizes one short") {
   CHECK(
       contains(call(router, rows, two_steps, enough, {.tape = {wide.data(), static_cast<index_t>(tape), 2}}),
                "the tape has"));
-  for (const std::size_t wrong : {1, 3, 5}) {
+  for (const auto wrong : {std::size_t{1}, std::size_t{3}, std::size_t{5}}) {
     const std::span<status> some(statuses.data(), wrong);
     CHECK(contains(call(router, rows, {}, enough, {.statuses = some}), "by-products for"));
     CHECK(contains(call(router, rows, {}, enough, {.rayleigh = vector_at(n.data(), wrong)}),
@@ -241,12 +241,12 @@ TEST_CASE("the backward: shapes, and sizes one short") {
   CHECK(contains(with([&](arguments& x) { x.workspace = vector_at(scratch.data(), vjp_work - 1); }),
                  "the workspace has " + std::to_string(vjp_work - 1)));
   for (const auto& [k, d] : {std::pair<index_t, index_t>{3, 5}, {4, 4}, {4, 6}, {5, 4}}) {
-    CHECK(contains(with([&, k = k, d = d](arguments& x) { x.grad_rows = row_major(grad.data(), k, d); }),
+    CHECK(contains(with([&](arguments& x) { x.grad_rows = row_major(grad.data(), k, d); }),
                    "the gradient of the rows is ["));
-    CHECK(contains(with([&, k = k, d = d](arguments& x) { x.grad_router = row_major(to_r.data(), k, d); }),
+    CHECK(contains(with([&](arguments& x) { x.grad_router = row_major(to_r.data(), k, d); }),
                    "the gradient to the router is ["));
     CHECK(refused(
-        [&, k = k, d = d] {
+        [&] {
           router_rows_vjp_detached(experts_nfd(a.data(), shape), row_major(r.data(), k, d < 5 ? d : 4),
                                    right.tape, right.grad_rows, two_steps, right.grad_router,
                                    gradient_mode::write, right.workspace);

@@ -134,14 +134,11 @@ TEST_CASE("three steps backward: central differences, written and added, factore
           p.forward(first, count, true);
           const double before = mode == gradient_mode::write ? std::nan("") : 7;
           std::vector<double> got_r(p.router.size(), before), got_a(p.a.size(), before);
-          const auto rows_of = [first = first, count = count](auto& v) {
-            return row_major(v.data() + first * D, count, D);
-          };
+          const auto rows_of = [&](auto& v) { return row_major(v.data() + first * D, count, D); };
           const auto part = p.experts().middle_experts(first, count);
           const auto gradient = experts_nfd(got_a.data(), shape).middle_experts(first, count);
-          const auto near = [&, first = first, count = count](const std::vector<double>& got,
-                                                              const std::vector<double>& want, index_t size,
-                                                              double scale) {
+          const auto near = [&](const std::vector<double>& got, const std::vector<double>& want, index_t size,
+                                double scale) {
             const double start = mode == gradient_mode::write ? 0 : 7;
             for (index_t k = first * size; k < (first + count) * size; ++k) {
               const auto at = static_cast<std::size_t>(k);
