@@ -146,23 +146,3 @@ TEST_CASE("blocks of neurons cover an expert once, in order, and none is empty")
   }
 }
 
-TEST_CASE("apply_experts names both shapes") {
-  std::vector<float> data(1000);
-  const auto experts = experts_nfd(data.data(), {2, 3, 4});
-  std::vector<float> rows(8);
-  std::vector<float> images(8);
-  std::vector<float> energies(2);
-  const vector_view<float> none;
-  CHECK_THROWS_AS(apply_experts(simd{}, experts, row_major(rows.data(), 2, 3), row_major(images.data(), 2, 4),
-                                vector_view<float>(energies), none),
-                  usage_error);
-  CHECK_THROWS_AS(apply_experts(simd{}, experts, row_major(rows.data(), 2, 4), row_major(rows.data(), 2, 4),
-                                vector_view<float>(energies), none),
-                  usage_error);
-  const auto large = experts_nfd(data.data(), {2, 1000, 1000});
-  std::vector<float> wide(2000);
-  std::vector<float> wide_images(2000);
-  CHECK_THROWS_AS(apply_experts(simd{}, large, row_major(wide.data(), 2, 1000),
-                                row_major(wide_images.data(), 2, 1000), vector_view<float>(energies), none),
-                  usage_error);
-}

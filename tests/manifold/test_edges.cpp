@@ -228,8 +228,11 @@ TEST_CASE_TEMPLATE("a row keeps its step at every power of two on the way to und
   for (int exponent = -range; exponent <= range; ++exponent) {
     // Rows alone, weights alone, and weights against rows: energies and images leave the range at other
     // places.
-    for (const auto& [of_a, of_row] :
-         {std::pair{0, exponent}, {exponent / 2, 0}, {-exponent, exponent}, {-exponent / 3, exponent}}) {
+    for (const auto& [of_a, of_row] : {std::pair{0, exponent},
+                                       {exponent / 2, 0},
+                                       {-exponent, exponent},
+                                       {-exponent / 3, exponent},
+                                       {10 - range, exponent}}) {
       CAPTURE(of_a);
       CAPTURE(of_row);
       auto weights = a, scaled = row;

@@ -103,7 +103,8 @@ TEST_CASE("a table of pointers: each of its experts is looked at") {
 }
 
 TEST_CASE("the backward: every two buffers that meet are named") {
-  for (const bool by_table : {false, true}) {
+  for (const auto& [by_table, to_table] :
+       {std::pair{false, false}, {true, true}, {true, false}, {false, true}}) {
     refuses_every_overlap<float>({{"a gate matrix", N * F * D, false},
                                   {"the router", N * D, false},
                                   {"the tape", tape, false},
@@ -113,7 +114,7 @@ TEST_CASE("the backward: every two buffers that meet are named") {
                                   {"the workspace", vjp_work, true}},
                                  [&](const std::vector<float*>& at) {
                                    with_experts(at[0], by_table, [&](const auto& experts) {
-                                     with_experts(at[5], by_table, [&](const auto& gradient) {
+                                     with_experts(at[5], to_table, [&](const auto& gradient) {
                                        router_rows_vjp(experts, rows_at(at[1]), vector_at(at[2], tape),
                                                        rows_at(at[3]), two_steps, rows_at(at[4]), gradient,
                                                        gradient_mode::write, vector_at(at[6], vjp_work));
@@ -179,7 +180,7 @@ TEST_CASE("router_rows: shapes, and sizes one short") {
   CHECK(
       contains(call(router, rows, two_steps, enough, {.tape = {wide.data(), static_cast<index_t>(tape), 2}}),
                "the tape has"));
-  for (const std::size_t wrong : {1, 3, 5}) {
+  for (const auto wrong : {std::size_t{1}, std::size_t{3}, std::size_t{5}}) {
     const std::span<status> some(statuses.data(), wrong);
     CHECK(contains(call(router, rows, {}, enough, {.statuses = some}), "by-products for"));
     CHECK(contains(call(router, rows, {}, enough, {.rayleigh = vector_at(n.data(), wrong)}),
@@ -240,12 +241,12 @@ TEST_CASE("the backward: shapes, and sizes one short") {
   CHECK(contains(with([&](arguments& x) { x.workspace = vector_at(scratch.data(), vjp_work - 1); }),
                  "the workspace has " + std::to_string(vjp_work - 1)));
   for (const auto& [k, d] : {std::pair<index_t, index_t>{3, 5}, {4, 4}, {4, 6}, {5, 4}}) {
-    CHECK(contains(with([&, k = k, d = d](arguments& x) { x.grad_rows = row_major(grad.data(), k, d); }),
+    CHECK(contains(with([&](arguments& x) { x.grad_rows = row_major(grad.data(), k, d); }),
                    "the gradient of the rows is ["));
-    CHECK(contains(with([&, k = k, d = d](arguments& x) { x.grad_router = row_major(to_r.data(), k, d); }),
+    CHECK(contains(with([&](arguments& x) { x.grad_router = row_major(to_r.data(), k, d); }),
                    "the gradient to the router is ["));
     CHECK(refused(
-        [&, k = k, d = d] {
+        [&] {
           router_rows_vjp_detached(experts_nfd(a.data(), shape), row_major(r.data(), k, d < 5 ? d : 4),
                                    right.tape, right.grad_rows, two_steps, right.grad_router,
                                    gradient_mode::write, right.workspace);

@@ -194,55 +194,6 @@ TEST_CASE("no experts at all is no work") {
 }
 
 #if MPIROUTER_HAS_EXCEPTIONS
-TEST_CASE("mistakes of the caller are refused with both shapes") {
-  const expert_shape shape{2, 3, 4};
-  std::vector<float> a(24, 1), r(8, 1), out(8),
-      workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
-  const auto experts = experts_nfd(a.data(), shape);
-  const auto router = row_major(r.data(), 2, 4);
-  const auto rows = row_major(out.data(), 2, 4);
-  CHECK_NOTHROW(router_rows(experts, router, rows, {}, workspace));
-  CHECK_THROWS_AS(router_rows(experts, row_major(r.data(), 4, 2), rows, {}, workspace), usage_error);
-  CHECK_THROWS_AS(router_rows(experts, router, row_major(out.data(), 1, 4), {}, workspace), usage_error);
-  CHECK_THROWS_AS(router_rows(experts, router, router, {}, workspace), usage_error);
-  CHECK_THROWS_AS(router_rows(experts, router, row_major(a.data() + 16, 2, 4), {}, workspace), usage_error);
-  CHECK_THROWS_AS(
-      router_rows(experts, router, rows, {},
-                  vector_view<float>(workspace.data(), static_cast<index_t>(workspace.size()) - 1)),
-      usage_error);
-  CHECK_THROWS_AS(router_rows(experts, router, rows, {.radius = router_radius::fixed(0)}, workspace),
-                  usage_error);
-  CHECK_THROWS_AS(router_rows(experts, router, rows, {.steps = 0}, workspace), usage_error);
-  std::vector<status> one(1);
-  CHECK_THROWS_AS(router_rows(experts, router, rows, {}, workspace, {.statuses = one}), usage_error);
-  std::vector<float> tape(11);
-  CHECK_THROWS_AS(router_rows(experts, router, rows, {}, workspace, {.tape = tape}), usage_error);
-  std::vector<float*> table{a.data(), nullptr};
-  CHECK_THROWS_AS(router_rows(experts_fd_pointers(table.data(), shape), router, rows, {}, workspace),
-                  usage_error);
-}
-
-TEST_CASE("the workspace and the by-products lie apart from all else") {
-  const expert_shape shape{2, 3, 4};
-  const auto size = static_cast<std::size_t>(router_rows_workspace(shape));
-  std::vector<float> all(size + 100, 1);
-  const auto call = [&](std::size_t experts, std::size_t router, std::size_t rows, std::size_t tape,
-                        std::size_t rayleigh) {
-    router_rows(experts_nfd(all.data() + experts, shape), row_major(all.data() + router, 2, 4),
-                row_major(all.data() + rows, 2, 4), {},
-                vector_view<float>(all.data(), static_cast<index_t>(all.size())),
-                {.rayleigh = {all.data() + rayleigh, 2}, .tape = {all.data() + tape, 12}});
-  };
-  CHECK_NOTHROW(call(size, size + 30, size + 40, size + 50, size + 70));  // after what is used
-  CHECK_THROWS_AS(call(size - 1, size + 30, size + 40, size + 50, size + 70), usage_error);
-  CHECK_THROWS_AS(call(size, size - 1, size + 40, size + 50, size + 70), usage_error);
-  CHECK_THROWS_AS(call(size, size + 30, size - 1, size + 50, size + 70), usage_error);
-  CHECK_THROWS_AS(call(size, size + 30, size + 40, size - 1, size + 70), usage_error);
-  CHECK_THROWS_AS(call(size, size + 30, size + 40, size + 50, size - 1), usage_error);
-  CHECK_THROWS_AS(call(size, size + 30, size + 40, size + 32, size + 70), usage_error);
-  CHECK_THROWS_AS(call(size, size + 30, size + 40, size + 50, size + 5), usage_error);
-}
-
 TEST_CASE("a radius is refused before any task where the type of the sums does not hold it") {
   const expert_shape shape{2, 3, 4};
   std::vector<float> a(24, 1), r(8, 1), out(8),

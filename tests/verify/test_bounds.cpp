@@ -103,6 +103,15 @@ TEST_CASE(
   CHECK(gram_norm_bound(1, 1 + 1e-6, 1e-13).alpha == 0);
 }
 
+TEST_CASE("σ₁ and the angle by hand: ρ = 4, ‖g‖ = 1/2, α = 2") {
+  const auto proof = certify({status::ok, 4, 0.5, 0.125}, {2, certainty::rigorous, 0});
+  CHECK(proof.label == certainty::rigorous);
+  CHECK(proof.sigma_low == 2);
+  CHECK(proof.sigma_high == doctest::Approx(std::sqrt(4.125)));
+  CHECK(proof.angle_bound == doctest::Approx(std::atan(0.25)));
+  CHECK(proof.alpha == 2);
+}
+
 TEST_CASE("without α < ρ less its slack, without a label, without a finite ρ: nothing but σ₁² ≥ ρ") {
   const auto claims_nothing = [](const certificate& proof, double sigma_low) {
     CHECK(proof.label == certainty::none);

@@ -3,7 +3,10 @@
 #include <mpi_router/verify/singular.hpp>
 
 #include <doctest/doctest.h>
+#include <support/messages.hpp>
 #include <support/oracle.hpp>
+
+#include <limits>
 
 using namespace mpi_router;
 using namespace test_support;
@@ -49,6 +52,10 @@ TEST_CASE("what cannot arrive does not: too few steps, an orthogonal row, a zero
   const singular_spectrum zero(Eigen::MatrixXd::Zero(3, 4));
   CHECK(zero.kappa() == 1);
   CHECK_FALSE(zero.steps_to(1e-6, std::vector<double>{1, 2, 3, 4}, 100).has_value());
-  CHECK_THROWS_AS(singular_spectrum(Eigen::MatrixXd(0, 3)), usage_error);
-  CHECK_THROWS_AS(singular_spectrum(Eigen::MatrixXd::Constant(2, 2, std::nan(""))), usage_error);
+  CHECK(refused([] { singular_spectrum(Eigen::MatrixXd(0, 3)); }, "the matrix is [0, 3]"));
+  CHECK(refused([] { singular_spectrum(Eigen::MatrixXd(3, 0)); }, "the matrix is [3, 0]"));
+  for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    CHECK(refused([&] { singular_spectrum(Eigen::MatrixXd::Constant(2, 2, bad)); },
+                  "[2, 2] has elements that are not finite"));
+  }
 }
