@@ -263,7 +263,8 @@ TEST_CASE_TEMPLATE("the gate, its backward and given experts leave masked tokens
 #if MPIROUTER_HAS_EXCEPTIONS
 TEST_CASE("ids of -1 are for tokens that are left out, and masks are of the right size") {
   const batch<double> b(8);
-  auto workspace = workspace_for<double>(L);
+  std::vector<double> workspace(
+      static_cast<std::size_t>(gating_workspace(T, N) + balance_workspace(T, N, L)));
   std::vector<double> weights(static_cast<std::size_t>(T * K)), gradient(b.logits.size());
   std::vector<index_t> load(static_cast<std::size_t>(N)), offsets(load.size() + 1), tokens(b.ids.size());
   auto few = b.statuses;

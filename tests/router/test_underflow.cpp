@@ -67,7 +67,8 @@ long double central_difference(const gating_options& o, wide x, std::size_t i,
   return sum;
 }
 
-/// What the error of its element i is measured by: the terms w_i ḡ_i and p_i Σ w ḡ of the formula.
+/// What the error of its element i is measured by: the terms w_i ḡ_i and p_i Σ w ḡ of the formula, and the
+/// rounding of the difference itself, 1e-14 of Σ w ḡ.
 template <class S>
 long double size_of_terms(const gating_options& o, const wide& x, std::size_t i,
                           const std::vector<expert_id>& ids, const std::vector<S>& grad) {
@@ -85,7 +86,8 @@ long double size_of_terms(const gating_options& o, const wide& x, std::size_t i,
   }
   const bool over_all = o.score_function == score_function::softmax && !o.renormalize &&
                         o.order == selection_order::score_then_select;
-  return own + (over_all ? std::exp(x[i] - log_sum(x)) : share) * all;
+  constexpr long double rounding = 1e-14L / static_cast<long double>(tolerance<S>.identity);
+  return rounding * all + own + (over_all ? std::exp(x[i] - log_sum(x)) : share) * all;
 }
 
 template <class S>
