@@ -195,58 +195,46 @@ TEST_CASE("no tokens, no loss") {
   CHECK(balance_loss<double>(none, score_function::softmax, {}, 2, 5, vector_view<double>(nothing)) == 0);
 }
 
-TEST_CASE("tokens that are not ok count for nothing: the loss and the gradient of the others") {
-  layer l(9);
-  constexpr index_t kept = 200;  // of each sequence; the rest are padding or NaN
-  std::vector<status> statuses(static_cast<std::size_t>(T), status::ok);
-  layer others(9);
-  others.logits.clear();
-  others.ids.clear();
-  for (index_t t = 0; t < T; ++t) {
-    const auto at = static_cast<std::size_t>(t);
-    if (t % L < kept) {
-      others.logits.insert(others.logits.end(), l.logits.begin() + t * N, l.logits.begin() + (t + 1) * N);
-      others.ids.insert(others.ids.end(), l.ids.begin() + t * K, l.ids.begin() + (t + 1) * K);
-      continue;
-    }
-    statuses[at] = status::non_finite;
-    if (t % 2 == 0) l.logits[at * N] = std::numeric_limits<double>::quiet_NaN();
-    l.ids[at * K] = 0;  // as the gate gives them
-    l.ids[at * K + 1] = 1;
-  }
-  l.ids.back() = -1;  // nothing is asked of them
-  constexpr double share = static_cast<double>(kept) / L;
-  for (const auto f : all_scores) {
-    for (const auto& [length, kept_length] : {std::pair{L, kept}, std::pair{T, 2 * kept}}) {
-      std::vector<double> scratch(static_cast<std::size_t>(balance_workspace(T, N, length)));
-      const auto of_others = row_major(others.logits.data(), 2 * kept, N);
-      const double expected =
-          balance_loss<double>(of_others, f, others.ids, K, kept_length, vector_view<double>(scratch));
-      CHECK(close(
-          balance_loss<double>(l.view(), f, l.ids, K, length, vector_view<double>(scratch), {}, statuses),
-          share * share * expected, 1e-13));
+TEST_CASE("counts of tokens are whole numbers: more than float can count one by one") {
+  constexpr index_t many = (index_t{1} << 24) + 4096;
+  const std::vector<float> one{0.5F, -0.5F};  // every token has these logits
+  const matrix_view<const float> logits(one.data(), many, 2, 0, 1);
+  std::vector<expert_id> ids(static_cast<std::size_t>(many), 0);
+  std::vector<float> workspace(static_cast<std::size_t>(balance_workspace(many, 2, many)));
+  const double p = 1 / (1 + std::exp(-1.0));
+  const auto loss = [&] {
+    return static_cast<double>(
+        balance_loss<float>(logits, score_function::softmax, ids, 1, many, vector_view<float>(workspace)));
+  };
+  CHECK(close(loss(), 2 * p, 1e-6));
+  std::fill(ids.begin(), ids.begin() + many / 4, 1);
+  CHECK(close(loss(), 2 * (0.75 * p + 0.25 * (1 - p)), 1e-6));
+  const std::vector<index_t> load{many * 1000 + 1, many * 1000 - 1};
+  CHECK(close(static_cast<double>(global_balance_loss<float>(logits, score_function::softmax, load,
+                                                             vector_view<float>(workspace))),
+              1, 1e-6));
+  CHECK(close(static_cast<double>(z_loss<float>(logits, vector_view<float>(workspace))),
+              std::pow(std::log(std::exp(0.5) + std::exp(-0.5)), 2), 1e-6));
+}
 
-      std::vector<double> gradient(l.logits.size(), 7), expected_gradient(others.logits.size());
-      balance_loss_vjp(l.view(), f, l.ids, K, length, 1.0, row_major(gradient.data(), T, N),
-                       gradient_mode::write, scratch, {}, statuses);
-      balance_loss_vjp(of_others, f, others.ids, K, kept_length, 1.0,
-                       row_major(expected_gradient.data(), 2 * kept, N), gradient_mode::write, scratch);
-      std::size_t other = 0;
-      for (std::size_t i = 0; i < gradient.size(); ++i) {
-        const bool is_kept = statuses[i / static_cast<std::size_t>(N)] == status::ok;
-        CHECK(close(gradient[i], is_kept ? share * share * expected_gradient[other++] : 0.0, 1e-11, 1e-6));
-      }
+TEST_CASE("transformers' load_balancing_loss_func is K times the batch loss") {
+  layer l(10);
+  double theirs = 0;  // N Σ_k Σ_i mean_t[choice k of t is i] · mean_t p_i
+  for (index_t e = 0; e < N; ++e) {
+    double mean = 0;
+    for (index_t t = 0; t < T; ++t) mean += l.probability(score_function::softmax, t, e) / T;
+    for (index_t k = 0; k < K; ++k) {
+      double fraction = 0;
+      for (index_t t = 0; t < T; ++t)
+        fraction += l.ids[static_cast<std::size_t>(t * K + k)] == e ? 1.0 / T : 0.0;
+      theirs += N * fraction * mean;
     }
   }
-#if MPIROUTER_HAS_EXCEPTIONS
-  CHECK_THROWS_AS((void)balance_loss<double>(l.view(), score_function::softmax, l.ids, K, L,
-                                             vector_view<double>(l.workspace)),
-                  usage_error);
-  statuses.pop_back();
-  CHECK_THROWS_AS((void)balance_loss<double>(l.view(), score_function::softmax, l.ids, K, L,
-                                             vector_view<double>(l.workspace), {}, statuses),
-                  usage_error);
-#endif
+  std::vector<double> scratch(static_cast<std::size_t>(balance_workspace(T, N, T)));
+  CHECK(close(
+      theirs,
+      K * balance_loss<double>(l.view(), score_function::softmax, l.ids, K, T, vector_view<double>(scratch)),
+      1e-13));
 }
 
 TEST_CASE("no tokens as one sequence: no loss in any variant, and no gradient") {

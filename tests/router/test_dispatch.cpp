@@ -2,6 +2,7 @@
 #include <mpi_router/router/dispatch.hpp>
 
 #include <doctest/doctest.h>
+#include <support/messages.hpp>
 #include <support/random.hpp>
 #include <support/tolerance.hpp>
 
@@ -148,11 +149,81 @@ TEST_CASE("dispatch lists hold every choice once, sorted by expert, in the order
   }
 }
 
+TEST_CASE_TEMPLATE("the mean of the biases stays 0, however long one expert is hot", S, float, double) {
+  std::vector<S> bias(256, S{0});
+  std::vector<index_t> load(256, 90);
+  load[0] = 5000;
+  const auto mean = [&] {
+    double sum = 0;
+    for (const S b : bias) sum += static_cast<double>(b) / 256;
+    return sum;
+  };
+  for (int step = 0; step < 5000; ++step) update_expert_bias<S>(load, S(0.001), vector_view<S>(bias));
+  CHECK(std::abs(mean()) < 1e-6);
+  CHECK(close(static_cast<double>(bias[1] - bias[0]), 10, 1e-4));  // 5000 steps, 0.002 apart each
+  CHECK(*std::max_element(bias.begin() + 1, bias.end()) == *std::min_element(bias.begin() + 1, bias.end()));
+  const auto before = bias;
+  update_expert_bias<S>(std::vector<index_t>(256, 0), S(0.001), vector_view<S>(bias));  // nothing was routed
+  CHECK(bias == before);
+  std::fill(bias.begin(), bias.end(), S{0});
+  for (int step = 0; step < 100; ++step)
+    update_expert_bias<S>(load, S(0.001), vector_view<S>(bias), bias_mean::free);
+  CHECK(close(mean(), 0.1 * 254 / 256, 1e-4));
+}
+
+TEST_CASE("closed and forced experts take no part in the update") {
+  const double closed = -std::numeric_limits<double>::infinity();
+  std::vector<double> bias{0, closed, 0, -closed, 0};
+  const std::vector<index_t> load{10, 0, 20, 1000, 30};  // the mean of the others is 20
+  update_expert_bias<double>(load, 0.5, vector_view<double>(bias));
+  CHECK(bias == std::vector<double>{0.5, closed, 0, -closed, -0.5});
+  bias = {3, closed, 2, -closed, 1};  // an old bias with another mean
+  update_expert_bias<double>(load, 0.5, vector_view<double>(bias));
+  CHECK(bias == std::vector<double>{1.5, closed, 0, -closed, -1.5});
+}
+
 #if MPIROUTER_HAS_EXCEPTIONS
-TEST_CASE("ids out of range are refused") {
-  std::vector<index_t> offsets(3), tokens(2);
-  CHECK_THROWS_AS(build_dispatch(std::vector<expert_id>{0, 2}, 1, {}, {offsets, tokens}), usage_error);
-  CHECK_THROWS_AS(build_dispatch(std::vector<expert_id>{0, -1}, 1, {}, {offsets, tokens}), usage_error);
-  CHECK_THROWS_AS(build_dispatch(std::vector<expert_id>{0, 1, 1}, 1, {}, {offsets, tokens}), usage_error);
+TEST_CASE("what is refused leaves loads, lists and biases as they were") {
+  std::vector<index_t> offsets{7, 7, 7}, tokens{8, 8}, load{5, 5};
+  std::vector<double> bias{1, 2};
+  const auto dispatch = [&](const std::vector<expert_id>& ids) {
+    return message_of([&] { build_dispatch(ids, 1, {}, {offsets, tokens}); });
+  };
+  CHECK(contains(dispatch({0, 2}), "build_dispatch: token 1 has expert 2 of 2"));
+  CHECK(contains(dispatch({0, -1}), "build_dispatch: token 1 has expert -1 of 2"));
+  CHECK(contains(dispatch({0, 1, 1}), "lists of 3, 2 and 0 elements for 3 expert ids"));
+  CHECK(refused([&] { build_dispatch(std::vector<expert_id>{0, 1}, 1, {}, {{}, tokens}); }, "lists of 0"));
+  CHECK(refused(
+      [&] {
+        build_dispatch(std::vector<expert_id>{0, 1}, 1, {}, {offsets, tokens, std::span(load).first(1)});
+      },
+      "2 and 1 elements"));
+  CHECK(refused(
+      [&] { build_dispatch(std::vector<expert_id>{0, 1}, 1, {}, {offsets, std::span(offsets).first(2)}); },
+      "the offsets and the tokens overlap"));
+  CHECK(refused([&] { build_dispatch(std::vector<expert_id>{0, 1}, 1, {}, {offsets, tokens, tokens}); },
+                "the tokens and the entries overlap"));
+  CHECK(refused(
+      [&] {
+        build_dispatch(std::vector<expert_id>{0, 1}, 1, {}, {offsets, tokens, std::span(offsets).first(2)});
+      },
+      "the offsets and the entries overlap"));
+  CHECK(refused([&] { count_load(std::vector<expert_id>{0, 1, 2}, 1, {}, load); },
+                "count_load: token 2 has expert 2 of 2"));
+  CHECK(refused([&] { count_load(std::vector<expert_id>{0, 1, 1}, 2, {}, load); },
+                "3 expert ids are not rows of 2"));
+  CHECK(refused([&] { count_load(std::vector<expert_id>{0, 1}, 0, {}, load); }, "are not rows of 0"));
+  CHECK(refused([&] { update_expert_bias<double>(load, -1.0, vector_view<double>(bias)); }, "the rate is"));
+  CHECK(refused(
+      [&] {
+        update_expert_bias<double>(load, std::numeric_limits<double>::infinity(), vector_view<double>(bias));
+      },
+      "the rate is"));
+  CHECK(refused([&] { update_expert_bias<double>(std::vector<index_t>(3), 1.0, vector_view<double>(bias)); },
+                "loads of 3 experts, biases of 2"));
+  CHECK(offsets == std::vector<index_t>{7, 7, 7});
+  CHECK(tokens == std::vector<index_t>{8, 8});
+  CHECK(load == std::vector<index_t>{5, 5});
+  CHECK(bias == std::vector<double>{1, 2});
 }
 #endif

@@ -50,19 +50,21 @@ class token_shares {
     score_values<Score>(selected, k, largest_, values);
     const S sum = sum_terms<S>(k, [values](index_t i) { return values[i]; });
     are_defined_ = is_finite(sum);
-    are_direct_ = *std::min_element(values, values + k) >= least_divisor<S>;
     if (divisor_ == share_of::all) {
       S* const all = scratch + n;
       score_values<Score>(x, n, largest_, all);
       sum_of_all_ = sum_terms<S>(n, [all](index_t i) { return all[i]; });
     }
+    const S divisor = divisor_ == share_of::selected ? sum : sum_of_all_;
+    are_direct_ = *std::min_element(values, values + k) >= least_divisor<S> * std::max(divisor, S{1});
     if (are_direct_) {
-      const S divisor = divisor_ == share_of::selected ? sum : sum_of_all_;
       for (index_t i = 0; i < k; ++i) {
         values[i] /= divisor;
       }
     } else {
-      log_divisor_ = divisor_ == share_of::selected ? log_of_sum<Score>(selected, k) : log_of_all();
+      scaled_divisor_ = divisor_ == share_of::selected ? sum_of_scores<Score>(selected, k)
+                        : divisor_ == share_of::all    ? scaled_sum{largest_, sum_of_all_}
+                                                       : scaled_sum{};
     }
   }
 
@@ -76,31 +78,30 @@ class token_shares {
       return factor * values_[k];
     }
     const double log_score = Score::log_value(selected_[k]);
-    return is_finite(log_score) && is_finite(log_divisor_) ? times_exp(factor, log_score - log_divisor_)
-                                                           : 0.0;
+    return is_finite(log_score) && is_finite(scaled_divisor_.largest)
+               ? times_exp(factor / scaled_divisor_.sum, log_score - scaled_divisor_.largest)
+               : 0.0;
   }
 
   /// out_i −= factor · p_i with p the shares of all N experts.
   void subtract_all(double factor, const S* x, index_t n, const vector_view<S>& out) const {
     const auto scale = static_cast<S>(factor / sum_of_all_);
+    const double largest = largest_;
     const S least = std::abs(factor) > 1 ? least_divisor<S> : S{0};  // what is small may come out large
     for (index_t i = 0; i < n; ++i) {
-      out[i] -= all_[i] < least ? static_cast<S>(times_exp(factor, x[i] - log_of_all())) : all_[i] * scale;
+      out[i] -=
+          all_[i] < least ? static_cast<S>(times_exp(factor / sum_of_all_, x[i] - largest)) : all_[i] * scale;
     }
   }
 
  private:
-  [[nodiscard]] double log_of_all() const noexcept {
-    return largest_ + std::log(static_cast<double>(sum_of_all_));
-  }
-
   share_of divisor_;
   const S* selected_;
   const S* values_;
   S largest_{0};
   const S* all_;     ///< scores of all in units of that of the largest, where they are divided by
   S sum_of_all_{1};  ///< 1 where nothing is divided by
-  double log_divisor_ = -infinite<double>;
+  scaled_sum scaled_divisor_{-infinite<double>, 1};  ///< where shares are not direct
   bool are_defined_ = false;
   bool are_direct_ = false;
 };

@@ -73,11 +73,17 @@ struct sqrtsoftplus_score {
   static constexpr bool is_bounded = false;
   template <Accumulator S>
   [[gnu::noinline]] static void values(const S* __restrict x, S, S* __restrict out) noexcept {
+    // √log(1 + e) = √e · √(log(1 + e) / e) for x < 0, where e may be below the least number and √e is not.
+    std::array<S, score_pack_size> factor;
     for (index_t i = 0; i < score_pack_size; ++i) {
-      out[i] = softplus(x[i]);
+      const S root = exp_of_nonpositive(-std::abs(x[i]) / S{2});
+      const S e = std::max(root * root, static_cast<S>(1e-30));
+      const S log = log1p_of_unit(e);
+      factor[static_cast<std::size_t>(i)] = by_sign(x[i], root, S{1});
+      out[i] = by_sign(x[i], log / e, x[i] + log);
     }
     for (index_t i = 0; i < score_pack_size; ++i) {  // std::sqrt may set errno: no loop with it is vectorised
-      out[i] = std::sqrt(out[i]);
+      out[i] = factor[static_cast<std::size_t>(i)] * std::sqrt(out[i]);
     }
   }
   [[nodiscard]] static double log_value(double x) noexcept {
@@ -135,18 +141,24 @@ template <class Score, Accumulator S>
          (is_finite(largest) || (Score::is_bounded && largest > S{0}));
 }
 
-/// log Σ e^{log s(x_i)} of n scores, −∞ where all vanish.
+/// A sum of scores that may be out of range: sum · e^largest, with the sum in [1, n].
+struct scaled_sum {
+  double largest = 0;  ///< of the logarithms; −∞ where all scores vanish
+  double sum = 1;
+};
+
+/// Σ s(x_i) of n scores.
 template <class Score, Accumulator S>
-[[nodiscard]] double log_of_sum(const S* x, index_t n) noexcept {
+[[nodiscard]] scaled_sum sum_of_scores(const S* x, index_t n) noexcept {
   const double largest = Score::log_value(largest_of(x, n));  // scores are monotone
   if (!is_finite(largest)) {
-    return largest;
+    return {largest, 1};
   }
   double sum = 0;
   for (index_t i = 0; i < n; ++i) {
     sum += std::exp(Score::log_value(x[i]) - largest);
   }
-  return largest + std::log(sum);
+  return {largest, sum};
 }
 
 /// p_i = s_i / Σ s over all experts, by logarithms where the sum leaves the normal range. The token has
@@ -162,9 +174,9 @@ void probabilities(const S* x, index_t n, S largest, S* p) noexcept {
     }
     return;
   }
-  const double log_sum = log_of_sum<Score>(x, n);
+  const scaled_sum scaled = sum_of_scores<Score>(x, n);
   for (index_t i = 0; i < n; ++i) {
-    p[i] = static_cast<S>(std::exp(Score::log_value(x[i]) - log_sum));
+    p[i] = static_cast<S>(std::exp(Score::log_value(x[i]) - scaled.largest) / scaled.sum);
   }
 }
 
