@@ -18,6 +18,9 @@ struct leader_scratch {
   slot_header headers[most_cluster];
 };
 
+// All counts are small: products of ints are offsets here.
+// NOLINTBEGIN(bugprone-implicit-widening-of-multiplication-result)
+
 /// Of a block over stored rows.
 struct row_memory {
   leader_scratch* leader;
@@ -31,31 +34,23 @@ struct row_memory {
   float* sums;
 
   [[nodiscard]] static constexpr int bytes(int groups, int warps) {
-    return static_cast<int>(sizeof(leader_scratch)) + most_warps * 8 + barriers(groups) * 8 +
-           groups * static_cast<int>(sizeof(feed_state) + sizeof(slot_header)) + sums_of(warps) * 4;
+    return static_cast<int>(sizeof(leader_scratch)) + most_warps * 8 +
+           groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) + warps * 2 * sums_at_once * 4 +
+           groups * static_cast<int>(sizeof(slot_header));
   }
   MPIROUTER_HOST_DEVICE row_memory(unsigned char* after_rings, int groups, int warps)
       : leader(reinterpret_cast<leader_scratch*>(after_rings)),
         row_squares(reinterpret_cast<double*>(leader + 1)),
         full(reinterpret_cast<std::uint64_t*>(row_squares + most_warps)),
-        feed(reinterpret_cast<feed_state*>(full + barriers(groups))),
+        feed(reinterpret_cast<feed_state*>(full + groups * most_stages)),
         scratch(reinterpret_cast<float*>(feed + groups)),
-        headers(reinterpret_cast<slot_header*>(scratch + sums_of(warps))),
+        headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
         sums(reinterpret_cast<float*>(headers + groups)) {}
-
- private:
-  [[nodiscard]] MPIROUTER_HOST_DEVICE static constexpr int barriers(int groups) {
-    return groups * most_stages;
-  }
-  [[nodiscard]] MPIROUTER_HOST_DEVICE static constexpr int sums_of(int warps) {
-    return warps * 2 * sums_at_once;
-  }
 };
 
 /// Of a block over panels of `panel` columns.
 struct panel_memory {
   static constexpr int warps = panel_threads / warp_threads;
-  static constexpr int scratch_sums = warps * 2 * sums_at_once;
   leader_scratch* leader;
   double* row_squares;     // [warps]: each warp's part of ‖r‖²
   std::uint64_t* arrived;  // [2]
@@ -66,23 +61,19 @@ struct panel_memory {
 
   [[nodiscard]] static constexpr int bytes(int panel) {
     return static_cast<int>(sizeof(leader_scratch)) + warps * 8 + 2 * 8 +
-           4 * (warp_sums(panel) + block_sums(panel) + scratch_sums);
+           4 * (2 * warps * panel + 2 * most_cluster * panel + warps * 2 * sums_at_once);
   }
   MPIROUTER_HOST_DEVICE panel_memory(unsigned char* after_ring, int panel)
       : leader(reinterpret_cast<leader_scratch*>(after_ring)),
         row_squares(reinterpret_cast<double*>(leader + 1)),
         arrived(reinterpret_cast<std::uint64_t*>(row_squares + warps)),
         by_warp(reinterpret_cast<float*>(arrived + 2)),
-        by_block(by_warp + warp_sums(panel)),
-        scratch(by_block + block_sums(panel)),
-        image(scratch + scratch_sums) {}
-
- private:
-  [[nodiscard]] MPIROUTER_HOST_DEVICE static constexpr int warp_sums(int panel) { return 2 * warps * panel; }
-  [[nodiscard]] MPIROUTER_HOST_DEVICE static constexpr int block_sums(int panel) {
-    return 2 * most_cluster * panel;
-  }
+        by_block(by_warp + 2 * warps * panel),
+        scratch(by_block + 2 * most_cluster * panel),
+        image(scratch + warps * 2 * sums_at_once) {}
 };
+
+// NOLINTEND(bugprone-implicit-widening-of-multiplication-result)
 
 }  // namespace detail
 MPIROUTER_CUDA_END
