@@ -101,6 +101,9 @@ for e in range(6):
     for t in (gates.grad, rows.grad):
         check(t[e].isfinite().all() and (t[e].count_nonzero() > 0) == alive, f"gradient of expert {e}")
 check(torch.equal(compiled(gates, rows, 1.0), out), "compiled and eager differ")
+by_default = router_rows(gates, rows)
+check(torch.equal(by_default, router_rows(gates, rows, 4 / 6**0.5)), "the radius by default")
+check(torch.equal(compiled(gates, rows), by_default), "the radius by default, compiled")
 side = torch.cuda.Stream()
 late = torch.full_like(rows, float("nan"))
 side.wait_stream(torch.cuda.current_stream())

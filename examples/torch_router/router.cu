@@ -41,7 +41,11 @@ int guarded(const Call& call) {
 /// call(p) with a null pointer of the tensor's type.
 template <class Call>
 auto with_type(const tensor& t, const Call& call) {
-  return t.type == dtype::bf16 ? call(static_cast<bf16*>(nullptr)) : call(static_cast<float*>(nullptr));
+  switch (t.type) {
+    case dtype::bf16: return call(static_cast<bf16*>(nullptr));
+    case dtype::f32: return call(static_cast<float*>(nullptr));
+  }
+  throw usage_error("mpi_router: neither bf16 nor f32");
 }
 
 template <class T>
@@ -64,6 +68,11 @@ void with_gradient(const tensor& t, const Call& call) {
   } else {
     throw usage_error("mpi_router: a gradient in bf16 to gates in f32");
   }
+}
+
+/// The same for forward and backward: a row without a step is zero, and so is its gradient.
+cuda::step_options options_of(double radius) {
+  return {.radius = radius, .degenerate = degenerate_row::zero};
 }
 
 cuda::gradient_mode mode_of(int add) {
@@ -111,47 +120,48 @@ std::int64_t mpi_router_workspace(const void* context, const tensor* gates, cons
   return bytes;
 }
 
-/// out = C · rM / ‖rM‖; direction [N, D] of f32, image_norm [N] of f64 and statuses [N] of bytes are kept for
-/// the backward. Rows without a step become zero, as by torch.nn.functional.normalize.
-int mpi_router_forward(const void* context, void* stream, const tensor* gates, const tensor* rows,
-                       const tensor* out, double radius, float* direction, double* image_norm, void* statuses,
-                       void* workspace, std::int64_t bytes) {
+/// rows = C · rM / ‖rM‖ of the router [N, D]; direction [N, D] of f32, image_norm [N] of f64 and statuses [N] of
+/// bytes are kept for the backward. Rows without a step become zero, as by torch.nn.functional.normalize.
+int mpi_router_forward(const void* context, void* stream, const tensor* gates, const tensor* router,
+                       const tensor* rows, double radius, float* direction, double* image_norm,
+                       void* statuses, void* workspace, std::int64_t bytes) {
   return guarded([&] {
     with_type(*gates, [&]<class T>(T*) {
-      with_type(*rows, [&]<class R>(R*) {
-        cuda::router_rows(on_stream(context, stream), experts<const T>(*gates), matrix<const R>(*rows),
-                          matrix<R>(*out), {}, {direction, image_norm, static_cast<status*>(statuses)},
-                          {workspace, static_cast<std::size_t>(bytes)},
-                          {.radius = radius, .degenerate = degenerate_row::zero});
+      with_type(*router, [&]<class R>(R*) {
+        cuda::router_rows(on_stream(context, stream), experts<const T>(*gates), matrix<const R>(*router),
+                          matrix<R>(*rows), {}, {direction, image_norm, static_cast<status*>(statuses)},
+                          {workspace, static_cast<std::size_t>(bytes)}, options_of(radius));
       });
     });
   });
 }
 
-/// The gradients to the rows and to the gates (null: not wanted), given the one to `out` and what the forward
-/// kept. The one to the gates, in their type or in f32, is written or, if `add` is not 0, added.
-int mpi_router_backward(const void* context, void* stream, const tensor* gates, const tensor* rows,
-                        const tensor* grad_out, const tensor* grad_rows, const tensor* grad_gates, int add,
+/// The gradients to the router and to the gates (null: not wanted), given the one of the rows and what the
+/// forward kept. The one to the gates, in their type or in f32, is written or, if `add` is not 0, added. A row
+/// without a step has none.
+int mpi_router_backward(const void* context, void* stream, const tensor* gates, const tensor* router,
+                        const tensor* grad_rows, const tensor* grad_router, const tensor* grad_gates, int add,
                         double radius, float* direction, double* image_norm, void* statuses, void* workspace,
                         std::int64_t bytes) {
   return guarded([&] {
     const cuda::context ctx = on_stream(context, stream);
     const cuda::saved_step saved{direction, image_norm, static_cast<status*>(statuses)};
     const cuda::workspace scratch{workspace, static_cast<std::size_t>(bytes)};
-    const cuda::step_options options{.radius = radius};
     with_type(*gates, [&]<class T>(T*) {
-      with_type(*rows, [&]<class R>(R*) {
+      with_type(*router, [&]<class R>(R*) {
         const auto view = experts<const T>(*gates);
-        const auto r = matrix<const R>(*rows);
-        const auto upstream = matrix<const R>(*grad_out);
-        const auto to_rows = grad_rows != nullptr ? matrix<R>(*grad_rows) : matrix_view<R, device_space>();
+        const auto r = matrix<const R>(*router);
+        const auto upstream = matrix<const R>(*grad_rows);
+        const auto to_router =
+            grad_router != nullptr ? matrix<R>(*grad_router) : matrix_view<R, device_space>();
         if (grad_gates == nullptr) {
-          cuda::router_rows_vjp_factored(ctx, view, r, saved, upstream, to_rows, {}, scratch, options);
+          cuda::router_rows_vjp_factored(ctx, view, r, saved, upstream, to_router, {}, scratch,
+                                         options_of(radius));
           return;
         }
         with_gradient<T>(*grad_gates, [&](const auto& gradient) {
-          cuda::router_rows_vjp(ctx, view, r, saved, upstream, to_rows, gradient, mode_of(add), scratch,
-                                options);
+          cuda::router_rows_vjp(ctx, view, r, saved, upstream, to_router, gradient, mode_of(add), scratch,
+                                options_of(radius));
         });
       });
     });

@@ -21,7 +21,7 @@ struct reference_gradient {
 
   template <class P>
   reference_gradient(const P& p, index_t e, const reference_step& step, const double* r, const double* g,
-                     double radius) {
+                     double radius, degenerate_row policy) {
     const auto [n, f, d] = p.place.shape;
     (void)n;
     const auto fs = static_cast<std::size_t>(f), ds = static_cast<std::size_t>(d);
@@ -30,6 +30,9 @@ struct reference_gradient {
     w.assign(fs, 0.0);
     rows.assign(ds, 0.0);
     if (step.state != status::ok) {
+      if (policy == degenerate_row::keep) {  // the row went through, so does its gradient
+        rows.assign(g, g + d);
+      }
       return;
     }
     double along = 0, gg = 0, frobenius = 0, yy = 0;
@@ -80,7 +83,8 @@ void check_gradient(const cuda::context& ctx, const typename problem<T, R>::spec
   const auto size = static_cast<std::size_t>(n * d);
   const double tolerance = std::is_same_v<T, double> ? 1e-12 : 1e-5;
   const double noise = std::is_same_v<T, double> ? 1e-14 : 5e-7;
-  const cuda::step_options options{uniform(g, 1, 100) * 0.03, 1, degenerate_row::keep};
+  const double radius = uniform(g, 1, 100) * 0.03;
+  const cuda::step_options options{radius, 1, uniform(g, 0, 1) ? degenerate_row::keep : degenerate_row::zero};
   std::normal_distribution<double> normal;
   const double upstream_scale =
       spec.scale == 1.0 ? 1.0 : std::pow(10.0, static_cast<double>(uniform(g, -6, 6)));
@@ -106,7 +110,7 @@ void check_gradient(const cuda::context& ctx, const typename problem<T, R>::spec
   std::vector<reference_gradient> want;
   for (index_t e = 0; e < n; ++e) {
     steps.emplace_back(p, e, p.r.data() + e * d);
-    want.emplace_back(p, e, steps.back(), p.r.data() + e * d, gs.data() + e * d, options.radius);
+    want.emplace_back(p, e, steps.back(), p.r.data() + e * d, gs.data() + e * d, radius, options.degenerate);
   }
   const auto upstream_view = row_major<device_space>(const_cast<const R*>(grad_out.data()), n, d);
 
@@ -225,7 +229,7 @@ void check_gradient(const cuda::context& ctx, const typename problem<T, R>::spec
     }
     const auto& step = steps[static_cast<std::size_t>(e)];
     const bool ok = step.state == status::ok;
-    gain = ok ? std::sqrt(gain) * options.radius / step.image_norm : 0.0;
+    gain = ok ? std::sqrt(gain) * radius / step.image_norm : 0.0;
     const double frobenius = ok && gain > 0 ? std::sqrt(ref.bound_rows / gain) : 0.0;
     check(offs[0].within(1e-5, 1e-6 * frobenius * (ok ? step.row_norm : 0.0)), p.name + ": y");
     check(offs[1].within(1e-5, 1e-6 * frobenius * gain), p.name + ": w");

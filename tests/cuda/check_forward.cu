@@ -41,8 +41,8 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   const problem<T, R> p(spec, g);
   const auto [n, f, d] = spec.shape;
   const auto size = static_cast<std::size_t>(n * d);
-  cuda::step_options options{uniform(g, 1, 100) * 0.03, 1,
-                             uniform(g, 0, 1) ? degenerate_row::keep : degenerate_row::zero};
+  const double radius = uniform(g, 1, 100) * 0.03;
+  const cuda::step_options options{radius, 1, uniform(g, 0, 1) ? degenerate_row::keep : degenerate_row::zero};
   const device_array<O> out(size);
   const by_products_on_device by(n, d);
   const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
@@ -69,7 +69,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
     std::vector<double> want(static_cast<std::size_t>(d));
     for (index_t k = 0; k < d; ++k) {
       const auto j = static_cast<std::size_t>(k);
-      want[j] = ref.state == status::ok                      ? options.radius * ref.z[j] / ref.image_norm
+      want[j] = ref.state == status::ok                      ? radius * ref.z[j] / ref.image_norm
                 : options.degenerate == degenerate_row::keep ? value(make<O>(r[k]))
                                                              : 0.0;
     }
@@ -383,48 +383,6 @@ void check_forward(const cuda::context& ctx, int effort) {
   check_step<bf16, float, float>(ctx, {.shape = {1, 1, 1}, .order = layout::nfd}, g);
   check_step<bf16, float, float>(ctx, {.shape = {1, 20000, 64}, .order = layout::ndf}, g);
   std::printf("forward: %d checks so far, %d failures\n", checks, failures);
-}
-
-void check_mistakes(const cuda::context& ctx) {
-  const device_array<float> w(64), r(4096), o(4096);
-  const auto experts = experts_nfd<device_space>(static_cast<const float*>(w.data()), {2, 4, 8});
-  const auto rows = row_major<device_space>(static_cast<const float*>(r.data()), 2, 8);
-  const auto out = row_major<device_space>(o.data(), 2, 8);
-  const device_array<unsigned char> memory(1 << 22);
-  const cuda::workspace scratch{memory.data(), 1 << 22};
-  const auto refused = [](const char* what, const auto& call) {
-    try {
-      call();
-      check(false, std::string(what) + ": not refused");
-    } catch (const usage_error&) {
-      check(true, what);
-    }
-  };
-  refused("rows too short", [&] {
-    cuda::router_rows(ctx, experts, row_major<device_space>(static_cast<const float*>(r.data()), 1, 8), out,
-                      {}, {}, scratch, {});
-  });
-  refused("no radius", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, scratch, {.radius = 0}); });
-  refused("no steps", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, scratch, {.steps = 0}); });
-  const cuda::workspace small{memory.data(), 1};
-  refused("small workspace", [&] { cuda::router_rows(ctx, experts, rows, out, {}, {}, small, {}); });
-  refused("no context", [&] { cuda::router_rows(cuda::context{}, experts, rows, out, {}, {}, scratch, {}); });
-  refused("overlap", [&] {
-    cuda::router_rows(ctx, experts, rows, row_major<device_space>(r.data() + 1, 1, 8), {}, {}, scratch, {});
-  });
-  // A failing launch surfaces with its name, and leaves no error behind that a later call would find.
-  cuda::context broken = ctx;
-  broken.shared_memory = 1 << 22;  // more than any block has
-  try {
-    cuda::router_rows(broken,
-                      experts_nfd<device_space>(static_cast<const float*>(w.data()), {1, 1 << 22, 2048}),
-                      row_major<device_space>(static_cast<const float*>(r.data()), 1, 2048),
-                      row_major<device_space>(o.data(), 1, 2048), {}, {}, scratch, {});
-    check(false, "an impossible launch: not reported");
-  } catch (const cuda::cuda_error& e) {
-    check(std::string(e.what()).find("cudaFuncSetAttribute") != std::string::npos && e.code() != 0, e.what());
-  }
-  cudaGetLastError();
 }
 
 }  // namespace gpu_check

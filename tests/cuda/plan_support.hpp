@@ -83,10 +83,13 @@ class laws {
 
 [[nodiscard]] inline bool is_power_of_two(int x) { return x > 0 && (x & (x - 1)) == 0; }
 
-/// Bytes from `base` to a pointer into memory that need not be there.
+/// As much as any plan wants, of which no byte is touched.
+alignas(256) inline unsigned char memory[1 << 26];
+
+/// Bytes from the start of the memory.
 template <class T>
-[[nodiscard]] std::intptr_t offset(const T* p, std::intptr_t base) {
-  return reinterpret_cast<std::intptr_t>(p) - base;
+[[nodiscard]] std::intptr_t offset(const T* p) {
+  return reinterpret_cast<const unsigned char*>(p) - memory;
 }
 
 }  // namespace plan_test

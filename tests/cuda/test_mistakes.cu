@@ -97,7 +97,7 @@ struct step {
 /// `what` is refused by the call `name`, with these words.
 void refused(const std::string& what, const char* name, const char* words) {
   INFO(what);
-  CHECK(contains(what, std::string("mpi_router: cuda::") + name + ": "));
+  CHECK(contains(what, std::string(name) + ": "));
   CHECK(contains(what, words));
 }
 
@@ -232,6 +232,90 @@ TEST_CASE("what is written overlaps what is read") {
   CHECK(images.retract_images() == "cuda");
 }
 
+TEST_CASE("a step: memory of its own for all that is written") {
+  const auto spoilt = [](auto spoil) {
+    step s;
+    s.saved = {buffer<float>(6), buffer<double>(7), buffer<status>(8)};
+    spoil(s);
+    return s;
+  };
+  const std::size_t bytes = cuda::router_rows_workspace(made(), step{}.experts);
+  const auto behind = [=](std::size_t offset) {
+    return reinterpret_cast<float*>(buffer<char>(3) + bytes - offset);
+  };
+  CHECK(spoilt([&](step& s) { s.saved.direction = behind(0); }).router_rows() == "cuda");
+  const auto whole = [&](auto spoil, const char* words) {
+    refused(spoilt(spoil).router_rows(), "router_rows", words);
+  };
+  whole([](step& s) { s.scratch.data = buffer<char>(2); }, "the workspace and the output overlap");
+  whole([](step& s) { s.scratch.data = buffer<char>(1); }, "the workspace and the router overlap");
+  whole([&](step& s) { s.saved.direction = behind(4); }, "the workspace and the saved direction overlap");
+  whole([](step& s) { s.saved.direction = buffer<float>(2) + 15; },
+        "the saved direction and the output overlap");
+  whole([](step& s) { s.saved.direction = buffer<float>(1) + 15; },
+        "the saved direction and the router overlap");
+  whole([](step& s) { s.scratch.data = buffer<char>(0); }, "a gate matrix and the workspace overlap");
+  whole([](step& s) { s.out = row_major<device_space>(buffer<float>(0) + 127, 2, 8); },
+        "a gate matrix and the output overlap");
+  whole([](step& s) { s.saved.direction = buffer<float>(0) + 127; },
+        "a gate matrix and the saved direction overlap");
+  CHECK(spoilt([](step& s) { s.saved.direction = buffer<float>(0) + 128; }).router_rows() == "cuda");
+  CHECK(spoilt([](step& s) {
+          s.rows = row_major<device_space>(static_cast<const float*>(buffer<float>(0)), 2, 8);
+        }).router_rows() == "cuda");  // both are read
+
+  const auto half = [&](auto spoil, const char* words) {
+    refused(spoilt(spoil).image_of_rows(), "image_of_rows", words);
+  };
+  half([](step& s) { s.scratch.data = buffer<char>(2); }, "the images and the workspace overlap");
+  half([](step& s) { s.scratch.data = buffer<char>(1); }, "the workspace and the router overlap");
+  half([](step& s) { s.scratch.data = buffer<char>(0); }, "a gate matrix and the workspace overlap");
+  half([](step& s) { s.out = row_major<device_space>(buffer<float>(0) + 127, 2, 8); },
+       "a gate matrix and the images overlap");
+
+  const auto rest = [&](auto spoil, const char* words) {
+    refused(spoilt(spoil).retract_images(), "retract_images", words);
+  };
+  rest([](step& s) { s.out = row_major<device_space>(buffer<float>(1) + 1, 2, 8); },
+       "the router and the output overlap");
+  rest([](step& s) { s.out = row_major<device_space>(buffer<float>(5), 2, 8); },
+       "the images and the output overlap");
+  CHECK(spoilt([](step& s) { s.rows = array<const float>(2, 2, 8); }).retract_images() ==
+        "cuda");  // in place
+}
+
+TEST_CASE("a table of pointers lies on the device: it is not looked at") {
+  step s;
+  s.experts = batch_of<double>(buffer<const double* const>(2), {2, 4, 8}, {0, 8, 1});
+  CHECK(s.router_rows() == "cuda");
+}
+
+TEST_CASE("images that are retracted: extents beyond what the kernels count") {
+  const auto retracted = [](index_t rows, index_t cols) {
+    step s;
+    s.images = matrix<const float>(buffer<const float>(5), rows, cols, 0, 0);
+    s.rows = matrix<const float>(buffer<const float>(1), rows, cols, 0, 0);
+    s.out = matrix<float>(buffer<float>(2), rows, cols, 0, 0);
+    return s.retract_images();
+  };
+  CHECK(retracted(2, 32768) == "cuda");
+  refused(retracted(2, 32769), "retract_images",
+          "images [2, 32769], where D may be up to 32768 and N up to 2^30 - 1");
+  refused(retracted(1, (index_t{1} << 32) + 1), "retract_images", "images [1, 4294967297], where D may be");
+  refused(retracted(two_to_30, 8), "retract_images", "images [1073741824, 8], where D may be");
+  CHECK(retracted(0, 8) == "returned");
+}
+
+TEST_CASE("radii by the number of experts") {
+  step s;
+  s.options.radius = router_radius::scale_free(4, 1);
+  refused(s.router_rows(), "router_radius", "1 experts in all, where the call has 2");
+  s.options.radius = router_radius::scale_free(4, 2);
+  CHECK(s.router_rows() == "cuda");
+  s.options.radius = router_radius::scale_free(-4);
+  refused(s.router_rows(), "router_rows", "the radius must be positive and finite, not -2.8");
+}
+
 TEST_CASE("workspaces: a byte short, not there, not aligned") {
   step s;
   for (const int steps : {1, 2, 3}) {
@@ -278,13 +362,13 @@ struct gradient {
       experts_nfd<device_space>(buffer<float>(7), {2, 4, 8});
   cuda::workspace scratch{buffer<void*>(8), 1 << 16};
   cuda::step_options options{};
+  cuda::gradient_factors factors{buffer<float>(9), buffer<float>(10), buffer<float>(11)};
 
   [[nodiscard]] std::string write() const { return run(gradient_mode::write); }
   [[nodiscard]] std::string accumulate() const { return run(gradient_mode::accumulate); }
   [[nodiscard]] std::string factored() const {
     return outcome([&] {
-      cuda::router_rows_vjp_factored(ctx, experts, rows, saved, grad_out, grad_rows,
-                                     {buffer<float>(9), buffer<float>(10), buffer<float>(11)}, scratch,
+      cuda::router_rows_vjp_factored(ctx, experts, rows, saved, grad_out, grad_rows, factors, scratch,
                                      options);
     });
   }
@@ -344,10 +428,11 @@ TEST_CASE("the gradient: shapes, extents, radius, steps") {
 }
 
 TEST_CASE("the gradient: what the forward saved, overlap, workspace") {
-  const char* const words = "direction, image_norm and statuses of the forward are needed";
+  const char* const words = "direction and image_norm of the forward are needed";
   refused_by_gradients([](gradient& g) { g.saved.direction = nullptr; }, words);
   refused_by_gradients([](gradient& g) { g.saved.image_norm = nullptr; }, words);
-  refused_by_gradients([](gradient& g) { g.saved.statuses = nullptr; }, words);
+  refused_by_gradients([](gradient& g) { g.saved.statuses = nullptr; },
+                       "the statuses of the forward are needed");
 
   refused_by_gradients(
       [](gradient& g) { g.grad_rows = row_major<device_space>(buffer<float>(1) + 15, 2, 8); }, "overlap");
@@ -369,6 +454,54 @@ TEST_CASE("the gradient: what the forward saved, overlap, workspace") {
   refused_by_gradients([](gradient& s) { s.scratch.data = nullptr; }, "null workspace");
   refused_by_gradients([](gradient& s) { s.scratch.data = buffer<char>(8) + 8; },
                        "the workspace is not aligned to 256");
+}
+
+TEST_CASE("the gradient: memory of its own for all that is written") {
+  const auto floats = [](int number) { return row_major<device_space>(buffer<float>(number) + 15, 2, 8); };
+  refused_by_gradients([&](gradient& g) { g.grad_rows = floats(1); },
+                       "the gradient to the router and the router overlap");
+  refused_by_gradients([&](gradient& g) { g.grad_rows = floats(5); },
+                       "the gradient to the router and the gradient of the rows overlap");
+  refused_by_gradients([&](gradient& g) { g.grad_rows = floats(2); },
+                       "the gradient to the router and the saved direction overlap");
+  refused_by_gradients([&](gradient& g) { g.grad_rows = floats(8); },
+                       "the gradient to the router and the workspace overlap");
+  refused_by_gradients([](gradient& g) { g.scratch.data = buffer<char>(1); },
+                       "the workspace and the router overlap");
+  refused_by_gradients([](gradient& g) { g.scratch.data = buffer<char>(5); },
+                       "the workspace and the gradient of the rows overlap");
+  refused_by_gradients([](gradient& g) { g.scratch.data = buffer<char>(2); },
+                       "the workspace and the saved direction overlap");
+  refused_by_gradients([](gradient& g) { g.scratch.data = buffer<char>(0); },
+                       "a gate matrix and the workspace overlap");
+  refused_by_gradients([&](gradient& g) { g.grad_rows = floats(0); },
+                       "a gate matrix and the gradient to the router overlap");
+
+  struct pair_of {
+    int number;
+    const char* name;
+  };
+  const pair_of others[] = {{1, "the router"},          {5, "the gradient of the rows"},
+                            {2, "the saved direction"}, {6, "the gradient to the router"},
+                            {8, "the workspace"},       {0, "a gate matrix"}};
+  for (const pair_of& other : others) {
+    gradient g;
+    g.grad_experts = experts_nfd<device_space>(buffer<float>(other.number), {2, 4, 8});
+    refused(g.write(), "router_rows_vjp", other.name);
+    refused(g.accumulate(), "router_rows_vjp", "overlap");
+    const pair_of factors[] = {{0, "a projection"}, {1, "a dual projection"}, {2, "the dual rows"}};
+    for (const pair_of& factor : factors) {
+      g.factors = {buffer<float>(9), buffer<float>(10), buffer<float>(11)};
+      float** const all[] = {&g.factors.projection, &g.factors.dual_projection, &g.factors.dual_row};
+      *all[factor.number] = buffer<float>(other.number);
+      const std::string words = other.number == 0
+                                    ? core::concatenate(other.name, " and ", factor.name, " overlap")
+                                    : core::concatenate(factor.name, " and ", other.name, " overlap");
+      refused(g.factored(), "router_rows_vjp_factored", words.c_str());
+      *all[factor.number] = nullptr;  // not wanted
+      CHECK(g.factored() == "cuda");
+    }
+  }
 }
 
 TEST_CASE("the gate: shapes, options, outputs") {
@@ -406,6 +539,52 @@ TEST_CASE("the gate: shapes, options, outputs") {
   refused(run(logits, {.top_k = 2}), "gate", "use make_context()");
 }
 
+TEST_CASE("the gate: memory of its own for all that is written") {
+  cuda::gate_output out{buffer<float>(2), buffer<expert_id>(3), buffer<status>(4), buffer<int>(5)};
+  const auto run = [](const cuda::gate_output& to, const float* bias, const status* mask) {
+    return outcome([&] { cuda::gate(made(), array<const float>(1, 5, 8), {.top_k = 2}, bias, to, mask); });
+  };
+  const auto* const bias = buffer<const float>(6);
+  const auto* const mask = buffer<const status>(7);
+  CHECK(run(out, bias, mask) == "cuda");
+  CHECK(run(out, bias, out.statuses) == "cuda");
+  CHECK(run(out, nullptr, nullptr) == "cuda");
+  struct input {
+    int number;
+    const char* name;
+  };
+  const input inputs[] = {{1, "the logits"}, {6, "the selection bias"}, {7, "the statuses of the tokens"}};
+  for (const input& in : inputs) {
+    const auto spoilt = [&](auto spoil, const char* written) {
+      cuda::gate_output o = out;
+      spoil(o);
+      refused(run(o, bias, mask), "gate", core::concatenate(written, " and ", in.name, " overlap").c_str());
+    };
+    // Five tokens and eight experts take from 5 bytes on: every start meets at least the first.
+    spoilt([&](auto& o) { o.weights = buffer<float>(in.number); }, "the weights");
+    spoilt([&](auto& o) { o.experts = buffer<expert_id>(in.number); }, "the expert ids");
+    spoilt([&](auto& o) { o.load = buffer<int>(in.number); }, "the load");
+    spoilt([&](auto& o) { o.statuses = buffer<status>(in.number) + (in.number == 7 ? 4 : 0); },
+           "the statuses");
+  }
+  const auto both = [&](auto spoil, const char* words) {
+    cuda::gate_output o = out;
+    spoil(o);
+    refused(run(o, bias, mask), "gate", words);
+  };
+  both([](auto& o) { o.experts = reinterpret_cast<expert_id*>(o.weights + 9); },
+       "the weights and the expert ids overlap");
+  both([](auto& o) { o.statuses = reinterpret_cast<status*>(o.weights + 9); },
+       "the weights and the statuses overlap");
+  both([](auto& o) { o.load = reinterpret_cast<int*>(o.weights + 9); }, "the weights and the load overlap");
+  both([](auto& o) { o.statuses = reinterpret_cast<status*>(o.experts + 9); },
+       "the expert ids and the statuses overlap");
+  both([](auto& o) { o.load = reinterpret_cast<int*>(o.experts + 9); },
+       "the expert ids and the load overlap");
+  both([](auto& o) { o.statuses = reinterpret_cast<status*>(o.load + 7); },
+       "the load and the statuses overlap");
+}
+
 TEST_CASE("balance and the product of the logits") {
   const auto balance = [](index_t experts) {
     return outcome(
@@ -415,9 +594,14 @@ TEST_CASE("balance and the product of the logits") {
   refused(balance(0), "balance", ": 0 experts");
   refused(balance(-1), "balance", ": -1 experts");
   refused(balance(two_to_30), "balance", ": 1073741824 experts");
+  refused(outcome([] { cuda::balance(made(), nullptr, 8, nullptr, nullptr); }), "balance", "null load");
+  refused(outcome([] { cuda::balance({}, buffer<int>(1), 8, nullptr, nullptr); }), "balance",
+          "use make_context()");
   const auto product = [](index_t tokens, index_t experts, index_t hidden) {
     return outcome([&] { cuda::logits_product<bf16>(nullptr, tokens, experts, hidden); });
   };
+  CHECK(product(5, 4, 0) == "returned");  // nothing to multiply
+  refused(product(index_t{1} << 40, index_t{1} << 40, 8), "logits_product", "elements do not fit in memory");
   refused(product(-1, 4, 8), "logits_product", "[-1, 8] times [4, 8]");
   refused(product(5, -1, 8), "logits_product", "[5, 8] times [-1, 8]");
   refused(product(5, 4, -1), "logits_product", "[5, -1] times [4, -1]");

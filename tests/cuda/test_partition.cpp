@@ -14,6 +14,7 @@ using test_support::refused;
 namespace {
 
 constexpr std::int64_t int_max = std::numeric_limits<int>::max();
+constexpr int past_the_end = 3 * most_cluster;  // steps of a member of a team
 
 struct segment {
   int block;
@@ -135,8 +136,7 @@ TEST_CASE("runs are exact near the most tiles that there can be") {
       l.hold(p.slots() <= int_max, "an int numbers the slots");
       l.hold(std::int64_t{p.tiles()} + most_threads / warp_threads <= int_max,
              "the groups of a block step past the end");
-      l.hold(std::int64_t{p.tiles()} + 3 * most_cluster <= int_max,
-             "the members of a team step past the end");
+      l.hold(std::int64_t{p.tiles()} + past_the_end <= int_max, "the members of a team step past the end");
       const slot_range last = p.slots_of(p.experts - 1);
       l.hold(std::int64_t{last.first} + last.count <= p.slots(), "the last slots lie inside");
       CHECK(l.broken() == std::string());

@@ -143,15 +143,12 @@ void check_memory(const row_plan& p, const row_demand& d, std::size_t shared_mem
          "rows at multiples of 16 bytes");
   l.hold(r.stages >= 2 && r.stages <= 8, "two to eight stages");
   const std::intptr_t rings = std::intptr_t{r.groups} * r.stages * r.stage_bytes;
-  const std::intptr_t base = 1 << 20;
   const int warps = r.groups * p.group_threads / 32;
-  const row_memory m(reinterpret_cast<unsigned char*>(base + rings), r.groups, warps);
-  l.hold(offset(m.sums, base) == rings + row_memory::bytes(r.groups, warps),
-         "bytes() is what the pointers span");
-  l.hold(offset(m.row_squares, base) % 8 == 0 && offset(m.full, base) % 8 == 0,
-         "doubles and barriers at eights");
-  l.hold(offset(m.headers, base) % 16 == 0 && offset(m.sums, base) % 16 == 0, "headers and sums at sixteens");
-  const std::intptr_t left = static_cast<std::intptr_t>(p.shared_bytes) - offset(m.sums, base);
+  const row_memory m(memory + rings, r.groups, warps);
+  l.hold(offset(m.sums) == rings + row_memory::bytes(r.groups, warps), "bytes() is what the pointers span");
+  l.hold(offset(m.row_squares) % 8 == 0 && offset(m.full) % 8 == 0, "doubles and barriers at eights");
+  l.hold(offset(m.headers) % 16 == 0 && offset(m.sums) % 16 == 0, "headers and sums at sixteens");
+  const std::intptr_t left = static_cast<std::intptr_t>(p.shared_bytes) - offset(m.sums);
   const bool only = p.part.whole != 0;
   const int columns = p.vectors * 16 / d.element_bytes;
   const std::intptr_t sums =
@@ -183,7 +180,7 @@ void check_grid(const row_plan& p, const cuda::context& ctx, const expert_shape&
                                           : p.cluster == 4 ? 2
                                                            : 3],
            "all clusters run at once");
-    l.hold(4 * (p.cluster - 1) * p.pitch * std::size_t{4} <= ctx.shared_memory,
+    l.hold(std::int64_t{4} * 4 * (p.cluster - 1) * p.pitch <= static_cast<std::int64_t>(ctx.shared_memory),
            "the inbox leaves room for rings");
   }
 }
@@ -282,7 +279,7 @@ TEST_CASE("a ring of one stage would wait for itself in the backward, and one of
 
 TEST_CASE("how far the row kernels reach") {
   for (const cuda::context& ctx : devices()) {
-    const bool small = ctx.shared_memory < 160 * 1024;
+    const bool small = ctx.shared_memory < 160000;
     for (const index_t d : hidden_dims()) {
       const expert_shape s{8, 64, d};
       CAPTURE(name(ctx, s));

@@ -1,6 +1,7 @@
 // Workspaces: their size is what their parts take, and the parts lie side by side, none on another.
 #include <doctest/doctest.h>
 
+#include <support/messages.hpp>
 #include <utility>
 
 #include "plan_support.hpp"
@@ -8,9 +9,6 @@
 using namespace plan_test;
 
 namespace {
-
-constexpr std::uintptr_t base = 1 << 20;
-void* const memory = reinterpret_cast<void*>(base);
 
 [[nodiscard]] constexpr std::size_t rounded(index_t bytes) {
   return (static_cast<std::size_t>(bytes) + 255) / 256 * 256;
@@ -28,7 +26,7 @@ class parts {
  public:
   template <class T>
   void next(const T* at, index_t count) {
-    CHECK(reinterpret_cast<std::uintptr_t>(at) == base + used_);
+    CHECK(offset(at) == static_cast<std::intptr_t>(used_));
     used_ += rounded(count * static_cast<index_t>(sizeof(T)));
   }
   void end(std::size_t bytes) const { CHECK(bytes == used_); }
@@ -44,9 +42,9 @@ const expert_shape shapes[] = {{1, 1, 1},      {3, 5, 7},       {8, 200, 1000}, 
 
 TEST_CASE("an arena hands out pieces at multiples of 256") {
   arena a(memory);
-  CHECK(reinterpret_cast<std::uintptr_t>(a.take<float>(1)) == base);
-  CHECK(reinterpret_cast<std::uintptr_t>(a.take<double>(32)) == base + 256);
-  CHECK(reinterpret_cast<std::uintptr_t>(a.take<double>(33)) == base + 512);
+  CHECK(offset(a.take<float>(1)) == 0);
+  CHECK(offset(a.take<double>(32)) == 256);
+  CHECK(offset(a.take<double>(33)) == 512);
   CHECK(a.take<char>(0) != nullptr);
   CHECK(a.used() == 1024);
   arena counter(nullptr);
@@ -109,13 +107,13 @@ TEST_CASE("which way a forward takes") {
   CHECK(way(s, rows_of(s), 2) == std::string("rows"));
   CHECK(way(s, rows_of(s), 4) == std::string("rows"));
   CHECK(way(s, rows_of(s), 8) == std::string("plain"));
-  CHECK(way(s, {64 * 512, 512, 1}, 2) == std::string("rows"));  // one half of a fused tensor
+  CHECK(way(s, {32768, 512, 1}, 2) == std::string("rows"));  // one half of a fused tensor
   CHECK(way(s, columns_of(s), 2) == std::string("panels"));
   CHECK(way(s, columns_of(s), 8) == std::string("plain"));
-  CHECK(way(s, {64 * 512, 512, 2}, 2) == std::string("plain"));
-  CHECK(way({8, 64, 16385}, {64 * 16385, 16385, 1}, 2) == std::string("plain"));
+  CHECK(way(s, {32768, 512, 2}, 2) == std::string("plain"));
+  CHECK(way({8, 64, 16385}, {1048640, 16385, 1}, 2) == std::string("plain"));
   CHECK(way({8, 0, 256}, {0, 256, 1}, 2) == std::string("none"));
-  CHECK(way({0, 64, 256}, {64 * 256, 256, 1}, 2) == std::string("none"));
+  CHECK(way({0, 64, 256}, {16384, 256, 1}, 2) == std::string("none"));
   CHECK(way({8, 64, 0}, {0, 0, 1}, 2) == std::string("none"));
 }
 
@@ -175,4 +173,79 @@ TEST_CASE("the old gradient travels through the ring where it fills whole vector
   CHECK(demand(vjp_demand<bf16, float>(vjp_mode::accumulate)) == std::pair(4, 2));
   CHECK(demand(vjp_demand<float, float>(vjp_mode::accumulate)) == std::pair(4, 2));
   CHECK(demand(vjp_demand<float, bf16>(vjp_mode::accumulate)) == std::pair(0, 2));
+}
+
+namespace {
+
+/// N, F and D up to their bounds, as far as a view of 16-bit elements can have them.
+[[nodiscard]] std::vector<expert_shape> largest_shapes() {
+  std::vector<index_t> extents;
+  for (int log = 0; log <= 30; log += 3) {
+    for (const index_t offset : {-1, 0, 1}) {
+      const index_t extent = (index_t{1} << log) + offset;
+      if (extent >= 1 && extent <= most_extent) {
+        extents.push_back(extent);
+      }
+    }
+  }
+  std::vector<expert_shape> all;
+  for (const index_t n : extents) {
+    for (const index_t f : extents) {
+      for (const index_t d : {1, 7, 1024, 8193, 16385, 32768}) {
+        if (2 * static_cast<double>(n) * static_cast<double>(f) * static_cast<double>(d) <=
+            core::most_reach<bf16>) {
+          all.push_back({n, f, d});
+        }
+      }
+    }
+  }
+  return all;
+}
+
+[[nodiscard]] laws check_numbers(const forward_path& p, const expert_shape& s) {
+  laws l;
+  constexpr std::int64_t int_max = 0x7fffffff;
+  const partition& part = p.rows.vectors > 0 ? p.rows.part : p.panels.part;
+  l.hold(std::int64_t{part.experts} * part.tiles_per_expert + 255 <= int_max,
+         "an int counts the tiles and some");
+  l.hold(part.slots() <= int_max, "an int numbers the slots");
+  l.hold(part.blocks <= 65535, "16 bits number the blocks");
+  double bytes = 0;
+  if (part.blocks > 0) {
+    bytes = static_cast<double>(part.slots()) * (p.sums.pitch * 4.0 + sizeof(slot_header));
+    l.hold(s.ffn_dim <= std::int64_t{part.tiles_per_expert} * (p.rows.vectors > 0 ? p.rows.rows : 64),
+           "tiles for F");
+  } else {
+    bytes = 8.0 * static_cast<double>(s.num_experts) * static_cast<double>(s.ffn_dim + s.hidden_dim + 1);
+  }
+  bytes += static_cast<double>(s.num_experts) * (8.0 * static_cast<double>(s.hidden_dim) + 1);  // three steps
+  l.hold(static_cast<double>(p.bytes) >= bytes * (1 - 1e-12), "no count of bytes wraps around");
+  l.hold(static_cast<double>(p.bytes) <= bytes * (1 + 1e-12) + 6 * 256, "nor takes too many");
+  return l;
+}
+
+}  // namespace
+
+TEST_CASE("no number of a plan overflows: it fits, or the shape is refused") {
+  std::size_t refusals = 0;
+  for (const expert_shape& s : largest_shapes()) {
+    const expert_strides by_columns{0, 1, 2};
+    for (const cuda::context& ctx : {device(20, 80, 163), device(132, 90, 227), device(65535, 90, 227)}) {
+      for (const expert_strides& strides : {expert_strides{0, 0, 1}, by_columns, expert_strides{0, 2, 2}}) {
+        for (const int element_bytes : {2, 4}) {
+          const std::string shape = name(ctx, s);
+          const std::string refusal = test_support::message_of([&] {
+            const forward_path p(ctx, s, strides, element_bytes, 3, nullptr);
+            const laws l = check_numbers(p, s);
+            CHECK_MESSAGE(l.kept(), l.broken(), ": ", shape);
+          });
+          refusals += refusal.empty() ? 0 : 1;
+          const bool named =
+              test_support::contains(refusal, "cuda: experts " + shape.substr(0, shape.find(']') + 1));
+          CHECK_MESSAGE((refusal.empty() || named), refusal);
+        }
+      }
+    }
+  }
+  CHECK(refusals > 100);
 }

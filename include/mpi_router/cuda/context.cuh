@@ -1,8 +1,7 @@
-// What every call takes: the context of a device and a stream, asked of the driver once.
+// The context of a device and a stream, which every call takes.
 #pragma once
 
-#include <mpi_router/cuda/detail/check.cuh>
-#include <mpi_router/cuda/detail/plan/tuning.hpp>
+#include <mpi_router/cuda/detail/ring.cuh>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
@@ -13,8 +12,7 @@ __global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
 
 [[nodiscard]] inline int ask_resident_clusters(const context& ctx, int blocks) {
   const auto* const kernel = reinterpret_cast<const void*>(resident_kernel<>);
-  check("cudaFuncSetAttribute", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                     static_cast<int>(ctx.shared_memory)));
+  allow_all_shared_memory(kernel, ctx.device);
   cudaLaunchAttribute size = {};
   size.id = cudaLaunchAttributeClusterDimension;
   size.val.clusterDim.x = static_cast<unsigned>(blocks);
@@ -33,15 +31,14 @@ __global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
 
 }  // namespace detail
 
-/// Asks the driver once what the calls need to know about the current device.
+/// Asks the driver once what the calls need to know about the current device, which `stream` must be of.
 [[nodiscard]] inline context make_context(stream_t stream = nullptr) {
   context ctx;
   ctx.stream = stream;
-  int device = 0;
-  detail::check("cudaGetDevice", cudaGetDevice(&device));
-  const auto attribute = [device](cudaDeviceAttr which) {
+  detail::check("cudaGetDevice", cudaGetDevice(&ctx.device));
+  const auto attribute = [&ctx](cudaDeviceAttr which) {
     int value = 0;
-    detail::check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, which, device));
+    detail::check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, which, ctx.device));
     return value;
   };
   ctx.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);

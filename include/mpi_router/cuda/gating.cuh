@@ -3,42 +3,71 @@
 
 #include <mpi_router/cuda/context.cuh>
 #include <mpi_router/cuda/detail/gate_ranks.cuh>
+#include <mpi_router/cuda/detail/overlap.cuh>
 #include <mpi_router/cuda/detail/reduce.cuh>
 
 MPIROUTER_CUDA_BEGIN
 
-/// What a gate tells of T tokens; device memory, contiguous.
-struct gate_output {
-  float* weights = nullptr;      ///< [T, K], best expert first
-  expert_id* experts = nullptr;  ///< [T, K]
-  status* statuses = nullptr;    ///< [T], or null: ok, or non_finite
-  int* load = nullptr;           ///< [N], or null: how many tokens chose each expert is added to it
-};
+namespace detail {
 
-/// Selects K experts for each token and weighs them: gate() of the host, with the same options, order, ties
-/// and treatment of NaN (router/gating.hpp). logits [T, N] in f32, rows contiguous; bias: N floats that are
-/// added to what experts are selected by, or null. One launch: a few lanes for each token where up to 8 of up
-/// to 256 experts are chosen without groups, else a warp; exp and log are those of CUDA, so weights agree
-/// with the host's to a few units in the last place. Deterministic; stream-ordered; no workspace. Tokens that
-/// are not ok count for no load. N up to 8192. Throws usage_error on shapes and options.
-inline void gate(const context& ctx, const matrix_view<const float, device_space>& logits,
-                 const gating_options& options, const float* bias, const gate_output& out) {
-  constexpr const char* name = "cuda::gate";
+/// Shapes, options and memory of a gate; what is written lies apart from what is read.
+inline void expect_gate(const char* name, const context& ctx,
+                        const matrix_view<const float, device_space>& logits, const gating_options& options,
+                        const float* selection_bias, const gate_output& out, const status* statuses) {
+  const index_t tokens = logits.rows();
   const index_t experts = logits.cols();
+  expect_context(name, ctx);
   core::check_gating(name, options, experts);
-  detail::expect(experts <= 8192, name, ": ", experts, " experts, where 8192 are the most");
-  detail::expect(logits.col_stride() == 1 || experts == 1, name, ": the logits have column stride ",
-                 logits.col_stride());
-  detail::expect(ctx.multiprocessors > 0, name, ": use make_context()");
+  expect(experts <= 8192, name, ": ", experts, " experts, where 8192 are the most");
+  expect(logits.col_stride() == 1 || experts == 1, name, ": the logits have column stride ",
+         logits.col_stride());
+  expect(tokens == 0 || (out.weights != nullptr && out.experts != nullptr), name, ": null output");
+  const index_t chosen = tokens * options.top_k;
+  const memory_range input{"the logits", core::addresses(logits)};
+  const memory_range bias{"the selection bias", addresses_of(selection_bias, experts)};
+  const memory_range mask{"the statuses of the tokens", addresses_of(statuses, tokens)};
+  const memory_range weights{"the weights", addresses_of(out.weights, chosen)};
+  const memory_range ids{"the expert ids", addresses_of(out.experts, chosen)};
+  const memory_range states{"the statuses", addresses_of(out.statuses, tokens)};
+  const memory_range load{"the load", addresses_of(out.load, experts)};
+  expect_apart(name, weights, {input, bias, mask, ids, states, load});
+  expect_apart(name, ids, {input, bias, mask, states, load});
+  expect_apart(name, load, {input, bias, mask, states});
+  expect_apart(name, states, {input, bias});
+  expect(out.statuses == statuses || !core::overlap(states.range, mask.range), name,
+         ": the statuses and the statuses of the tokens overlap");
+}
+
+}  // namespace detail
+
+/// Selects K experts for each token and weighs them: gate() of the host, with the same options, order, ties,
+/// and treatment of NaN, of infinities and of logits of any depth (router/gating.hpp). logits [T, N] in f32,
+/// rows contiguous; selection_bias: N floats that are added to what experts are selected by, or null;
+/// statuses: T of device memory, or null: tokens that are not routed (is_routed) are padding, get the ids −1,
+/// weights of zero and the status masked; it may be out.statuses itself. An expert that the bias closes (−∞)
+/// and that has to fill a place keeps its id, with weight zero, and its token becomes closed_expert.
+///
+/// One launch: a few lanes for each token where up to 8 of up to 256 experts are chosen without groups, else
+/// a warp; exp and log are those of CUDA, so weights agree with the host's to a few units in the last place.
+/// Deterministic; stream-ordered; no workspace. Tokens that are not routed count for no load. N up to 8192.
+/// Throws usage_error on shapes, options, overlap, and another current device than the context's.
+inline void gate(const context& ctx, const matrix_view<const float, device_space>& logits,
+                 const gating_options& options, const float* selection_bias, const gate_output& out,
+                 const status* statuses = nullptr) {
+  constexpr const char* name = "cuda::gate";
+  detail::expect_gate(name, ctx, logits, options, selection_bias, out, statuses);
   if (logits.rows() == 0) {
     return;
   }
-  detail::expect(out.weights != nullptr && out.experts != nullptr, name, ": null output");
-  const int n = static_cast<int>(experts);
+  const int n = static_cast<int>(logits.cols());
   const int size = n / static_cast<int>(options.n_group);
+  const auto counted = static_cast<int>(core::experts_in_group_score(options, size));
+  const bool sums_groups = options.topk_group < options.n_group && counted > 1;
+  const bool score_first = options.order == selection_order::score_then_select;
   const detail::gate_args args{logits.data(),
                                logits.row_stride(),
-                               bias,
+                               selection_bias,
+                               statuses,
                                out.weights,
                                out.experts,
                                out.statuses,
@@ -47,13 +76,14 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
                                n,
                                static_cast<int>(options.top_k),
                                options.score_function,
-                               options.order == selection_order::score_then_select,
+                               score_first && (selection_bias != nullptr || sums_groups),
+                               score_first,
                                options.renormalize,
                                static_cast<float>(options.scaling_factor),
                                static_cast<int>(options.n_group),
                                static_cast<int>(options.topk_group),
                                size,
-                               static_cast<int>(core::experts_in_group_score(options, size))};
+                               counted};
   if (n <= 256 && args.top_k <= detail::most_ranked && args.top_groups == args.groups) {
     const auto run = [&](auto kernel, int lanes) {
       const int at_once = detail::gate_ranks_threads / lanes;
@@ -132,11 +162,14 @@ __global__ void __launch_bounds__(256)
 }  // namespace detail
 
 /// MaxVio = max load / mean load − 1 and the entropy of the load in nats, from `load` (N counts, as gate adds
-/// them up; of a batch, or summed over many for the global ones). Each result one double in device memory, or
-/// null.
+/// them up; of a batch, or summed over many for the global ones); both 0 where nothing was routed. Each
+/// result one double in device memory, or null.
 inline void balance(const context& ctx, const int* load, index_t num_experts, double* max_violation,
                     double* entropy) {
-  detail::expect(num_experts >= 1 && num_experts <= 0x3fffffff, "cuda::balance: ", num_experts, " experts");
+  constexpr const char* name = "cuda::balance";
+  detail::expect_context(name, ctx);
+  detail::expect(num_experts >= 1 && num_experts <= 0x3fffffff, name, ": ", num_experts, " experts");
+  detail::expect(load != nullptr, name, ": null load");
   detail::launch("balance_kernel", ctx, {1, 256}, detail::balance_kernel<>, load,
                  static_cast<int>(num_experts), max_violation, entropy);
 }

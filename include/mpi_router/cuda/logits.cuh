@@ -3,32 +3,55 @@
 #pragma once
 
 #include <cublasLt.h>
-#include <mpi_router/cuda/detail/check.cuh>
+#include <mpi_router/cuda/context.cuh>
 
 #include <cstdint>
 #include <utility>
 
 MPIROUTER_CUDA_BEGIN
+namespace detail {
+
+/// What cuBLAS calls a storage type.
+[[nodiscard]] constexpr cudaDataType_t data_type(storage_format format) {
+  switch (format) {
+    case storage_format::f64: return CUDA_R_64F;
+    case storage_format::f32: return CUDA_R_32F;
+    case storage_format::bf16: return CUDA_R_16BF;
+    case storage_format::f16: return CUDA_R_16F;
+  }
+  core::usage_failure("cuda::logits_product: no such storage_format");
+}
+
+}  // namespace detail
 
 /// The product x R′ᵀ for tokens [T, D] and rows [N, D] of one storage type into logits [T, N] in f32, by
-/// cuBLASLt with sums in f32. Made once for a shape (which asks cuBLASLt for its best algorithm), then run
-/// any number of times: a run is stream-ordered, allocates nothing and may be captured. Owns its descriptors;
-/// movable.
+/// cuBLASLt with sums in f32; zeros where D = 0. Made once for a shape (which asks cuBLASLt for its best
+/// algorithm), then run any number of times: a run is stream-ordered, allocates nothing and may be captured.
+/// Owns its descriptors; movable.
 template <class T>
 class logits_product {
  public:
-  static_assert(sizeof(T) <= 4, "logits_product: bf16, f16 or f32");
+  static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16> || std::is_same_v<T, float>,
+                "logits_product: bf16, f16 or f32");
 
   /// `handle` must outlive the plan; runs need `scratch` of at most `workspace_bytes`.
   logits_product(cublasLtHandle_t handle, index_t tokens, index_t num_experts, index_t hidden_dim,
                  std::size_t workspace_bytes = 32 << 20)
       : handle_(handle), bytes_(workspace_bytes) {
     constexpr const char* name = "cuda::logits_product";
-    detail::expect(tokens > 0 && num_experts > 0 && hidden_dim > 0, name, ": [", tokens, ", ", hidden_dim,
+    detail::expect(tokens >= 0 && num_experts >= 0 && hidden_dim >= 0, name, ": [", tokens, ", ", hidden_dim,
                    "] times [", num_experts, ", ", hidden_dim, "]");
-    constexpr cudaDataType_t type = std::is_same_v<T, bf16>  ? CUDA_R_16BF
-                                    : std::is_same_v<T, f16> ? CUDA_R_16F
-                                                             : CUDA_R_32F;
+    const double most = core::most_reach<float>;  // what the two factors and the product may take
+    const double t_size = static_cast<double>(tokens), n_size = static_cast<double>(num_experts);
+    detail::expect(t_size * n_size <= most && t_size * static_cast<double>(hidden_dim) <= most &&
+                       n_size * static_cast<double>(hidden_dim) <= most,
+                   name, ": [", tokens, ", ", hidden_dim, "] times [", num_experts, ", ", hidden_dim,
+                   "] elements do not fit in memory");
+    logits_in_all_ = tokens * num_experts;
+    if (logits_in_all_ == 0 || hidden_dim == 0) {
+      return;  // nothing to multiply
+    }
+    constexpr cudaDataType_t type = detail::data_type(scalar_traits<T>::format);
     const auto t = static_cast<std::uint64_t>(tokens), n = static_cast<std::uint64_t>(num_experts),
                d = static_cast<std::uint64_t>(hidden_dim);
     cublasLtMatmulPreference_t preference = nullptr;
@@ -72,6 +95,7 @@ class logits_product {
     std::swap(logits_, other.logits_);
     std::swap(best_, other.best_);
     std::swap(bytes_, other.bytes_);
+    std::swap(logits_in_all_, other.logits_in_all_);
     return *this;
   }
   ~logits_product() { release(); }
@@ -80,8 +104,14 @@ class logits_product {
 
   void operator()(const context& ctx, const T* tokens, const T* rows, float* logits,
                   const workspace& scratch) const {
-    detail::expect(scratch.bytes >= best_.workspaceSize, "cuda::logits_product: a workspace of ",
-                   scratch.bytes, " bytes where ", best_.workspaceSize, " are needed");
+    constexpr const char* name = "cuda::logits_product";
+    detail::expect_device(name, ctx);
+    if (product_ == nullptr) {
+      set_zero(ctx, logits);
+      return;
+    }
+    detail::expect(scratch.bytes >= best_.workspaceSize, name, ": a workspace of ", scratch.bytes,
+                   " bytes where ", best_.workspaceSize, " are needed");
     const float one = 1.0F, zero = 0.0F;
     const cublasStatus_t code = cublasLtMatmul(
         handle_, product_, &one, rows, rows_, tokens, tokens_, &zero, logits, logits_, logits, logits_,
@@ -92,6 +122,14 @@ class logits_product {
   }
 
  private:
+  /// Products of no terms.
+  void set_zero(const context& ctx, float* logits) const {
+    if (logits_in_all_ > 0) {
+      detail::check("cudaMemsetAsync",
+                    cudaMemsetAsync(logits, 0, static_cast<std::size_t>(logits_in_all_) * sizeof(float),
+                                    reinterpret_cast<cudaStream_t>(ctx.stream)));
+    }
+  }
   void try_(const char* call, cublasStatus_t code) {
     if (failed_ == nullptr && code != CUBLAS_STATUS_SUCCESS) {
       failed_ = call;
@@ -112,6 +150,7 @@ class logits_product {
   cublasLtMatrixLayout_t rows_ = nullptr, tokens_ = nullptr, logits_ = nullptr;
   cublasLtMatmulHeuristicResult_t best_{};
   std::size_t bytes_ = 0;
+  index_t logits_in_all_ = 0;
   const char* failed_ = nullptr;
   cublasStatus_t code_ = CUBLAS_STATUS_SUCCESS;
 };

@@ -1,5 +1,6 @@
 // The MPI router on a GPU, in one include. For nvcc, -std=c++20, sm_80 or newer; fastest on sm_90.
 //
+//   context.cuh          where a call runs
 //   router_rows.cuh      the batched step, and its two halves for sharded weights
 //   router_rows_vjp.cuh  its gradient: written, accumulated or factored
 //   gating.cuh           selection, weights, loads

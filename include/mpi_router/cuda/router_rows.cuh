@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/overlap.cuh>
 #include <mpi_router/cuda/detail/panel_launch.cuh>
 #include <mpi_router/cuda/detail/plain.cuh>
 #include <mpi_router/cuda/detail/plan/forward_path.hpp>
@@ -22,7 +23,7 @@ struct forward_plan : forward_path {
   template <class Use>
   void run(const context& ctx, const expert_batch_view<const T, device_space>& experts,
            const finish_args& args, bool at_rest, bool fuse, const Use& use) const {
-    if (experts.ffn_dim() == 0) {
+    if (experts.empty()) {
       return use(matrix_images{});
     }
     const batch<const T> weights(experts);
@@ -59,17 +60,35 @@ void expect_rows(const char* what, const char* name, const expert_batch_view<con
          experts.ffn_dim(), ", ", experts.hidden_dim(), "]");
 }
 
-inline void expect_context(const char* what, const context& ctx) {
-  expect(ctx.multiprocessors > 0 && ctx.capability >= 80, what, ": a context of capability ", ctx.capability,
-         " with ", ctx.multiprocessors, " multiprocessors: use make_context(), on sm_80 or newer");
-}
-
 template <class T>
 void expect_experts(const char* what, const expert_batch_view<const T, device_space>& experts) {
-  constexpr index_t most = 0x3fffffff;
-  expect(experts.num_experts() <= most && experts.ffn_dim() <= most && experts.hidden_dim() <= 32768, what,
-         ": experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ", experts.hidden_dim(),
+  expect(experts.num_experts() <= most_extent && experts.ffn_dim() <= most_extent &&
+             experts.hidden_dim() <= most_hidden,
+         what, ": experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ", experts.hidden_dim(),
          "], where D may be up to 32768 and N and F up to 2^30 - 1");
+}
+
+/// C for a call that knows of `num_experts` experts in all.
+[[nodiscard]] inline double expect_radius(const char* what, const step_options& options,
+                                          index_t num_experts) {
+  const double radius = options.radius.of(num_experts > 0 ? num_experts : 1);
+  expect(radius > 0 && is_finite(radius), what, ": the radius must be positive and finite, not ", radius);
+  return radius;
+}
+
+template <class R, class O>
+[[nodiscard]] bool is_in_place(const matrix_view<R, device_space>& router,
+                               const matrix_view<O, device_space>& rows) {
+  return static_cast<const void*>(router.data()) == static_cast<const void*>(rows.data()) &&
+         std::is_same_v<std::remove_const_t<R>, O> && router.row_stride() == rows.row_stride() &&
+         router.col_stride() == rows.col_stride();
+}
+/// The rows are written where the router is read, each element where it was, or apart from it.
+template <class R, class O>
+void expect_in_place_or_apart(const char* what, const matrix_view<R, device_space>& router,
+                              const matrix_view<O, device_space>& rows) {
+  expect(is_in_place(router, rows) || !core::overlap(router, rows), what,
+         ": the router and the output overlap");
 }
 
 }  // namespace detail
@@ -83,12 +102,13 @@ template <class T>
   return detail::forward_plan<value>(ctx, experts, steps, nullptr).bytes;
 }
 
-/// The batched step on a GPU: out_i = C · r_i M_i / ‖r_i M_i‖ for all N experts (Eq. 4, 5), `options.steps`
+/// The batched step on a GPU: rows_i = C · r_i M_i / ‖r_i M_i‖ for all N experts (Eq. 4, 5), `options.steps`
 /// times.
 ///
-/// experts [N, F, D] in any layout, rows [N, D], out [N, D]; rows and out of any storage type, in device
-/// memory. out may be rows itself (the stateful form), not overlap it otherwise, nor the weights. `report`
-/// and `saved` are what the caller wants to know besides; saved is of the last step.
+/// experts [N, F, D] in any layout; router [N, D], the parameter, whose rows are r_i; rows [N, D], the
+/// result; both of any storage type, in device memory. rows may be the router itself (the stateful form), not
+/// overlap it otherwise, nor the weights, nor the workspace. `report` and `saved` are what the caller wants
+/// to know besides; saved is of the last step.
 ///
 /// Reads the weights once a step where one axis of theirs has stride 1 (twice on the plain path: f64 storage,
 /// other strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered, no
@@ -97,12 +117,12 @@ template <class T>
 /// underflow; f64 on the plain path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150 count as zero
 /// or not finite, unlike on the host.
 ///
-/// Throws usage_error for shapes that do not fit or a workspace too small, cuda_error if a launch fails. A
-/// row without a step becomes what `options.degenerate` says; its by-products are zero. With no experts, does
-/// nothing; with F = 0 every image is zero.
+/// Throws usage_error for shapes that do not fit, a workspace too small, or another current device than the
+/// context's, cuda_error if a launch fails. A row without a step becomes what `options.degenerate` says; its
+/// by-products are zero. With no experts, does nothing; with F = 0 every image is zero, with D = 0 every row.
 template <class T, class R, class O>
 void router_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
-                 const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& out,
+                 const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
                  const step_by_products& report, const saved_step& saved, const workspace& scratch,
                  const step_options& options) {
   static_assert(!std::is_const_v<O>, "router_rows: the output is const");
@@ -111,28 +131,33 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   const expert_batch_view<const value, device_space> weights = experts;
   detail::expect_context(name, ctx);
   detail::expect_experts(name, weights);
-  detail::expect_rows(name, "rows", weights, rows);
-  detail::expect_rows(name, "out", weights, out);
-  detail::expect(options.radius > 0 && is_finite(options.radius), name,
-                 ": the radius must be positive and finite, not ", options.radius);
+  detail::expect_rows(name, "the router", weights, router);
+  detail::expect_rows(name, "the output", weights, rows);
+  const double radius = detail::expect_radius(name, options, weights.total_experts());
   detail::expect(options.steps >= 1, name, ": ", options.steps, " steps");
-  const bool in_place = static_cast<const void*>(rows.data()) == static_cast<const void*>(out.data()) &&
-                        std::is_same_v<std::remove_const_t<R>, O> && rows.row_stride() == out.row_stride() &&
-                        rows.col_stride() == out.col_stride();
-  detail::expect(in_place || !core::overlap(rows, out), name, ": rows and out overlap");
+  detail::expect_in_place_or_apart(name, router, rows);
   const detail::forward_plan<value> plan(ctx, weights, options.steps, scratch.data);
   detail::expect_workspace(name, scratch, plan.bytes);
-  if (weights.num_experts() == 0 || weights.hidden_dim() == 0) {
+  const detail::memory_range work{"the workspace", detail::addresses_of(scratch, plan.bytes)};
+  const detail::memory_range output{"the output", core::addresses(rows)};
+  const detail::memory_range direction{"the saved direction",
+                                       detail::addresses_of(saved.direction, rows.rows() * rows.cols())};
+  const detail::memory_range input{"the router", core::addresses(router)};
+  detail::expect_apart(name, work, {output, input, direction});
+  detail::expect_apart(name, direction, {output, input});
+  detail::expect_weights_apart(name, weights, {work, output, direction});
+  if (weights.num_experts() == 0) {
     return;
   }
-  detail::any_matrix from(rows);
+  const bool in_place = detail::is_in_place(router, rows);
+  detail::any_matrix from(router);
   for (int step = 0; step < options.steps; ++step) {
     const bool last = step + 1 == options.steps;
     const detail::any_matrix to =
-        last ? detail::any_matrix(out) : detail::any_matrix(plan.between[step % 2], weights.hidden_dim());
+        last ? detail::any_matrix(rows) : detail::any_matrix(plan.between[step % 2], weights.hidden_dim());
     const detail::finish_args args{from,
                                    to,
-                                   last ? options.radius : 1.0,
+                                   last ? radius : 1.0,
                                    static_cast<int>(weights.hidden_dim()),
                                    options.degenerate,
                                    step == 0 ? nullptr : plan.statuses,
@@ -152,58 +177,69 @@ template <class T>
   return router_rows_workspace(ctx, experts, 1);
 }
 
-/// The partial form: images u_i = r_i M_i [N, D] and energies ‖A_i r_i‖² [N] (device memory) of the shard of
-/// the weights at hand, before any normalising. Where F is sharded, sum both over the shards, then
+/// The partial form: images u_i = r_i M_i [N, D] and energies ‖A_i r_i‖² [N] (device memory, or null) of the
+/// shard of the weights at hand, before any normalising. Where F is sharded, sum both over the shards, then
 /// retract_images; where the experts are sharded there is nothing to sum. Cost and guarantees as for
 /// router_rows. In f32 images of weights beyond about 1e±18 leave the range: give an f64 `images` then.
 template <class T, class R, class O>
 void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
-                   const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& images,
+                   const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images,
                    double* energies, const workspace& scratch) {
+  static_assert(!std::is_const_v<O>, "image_of_rows: the images are const");
   using value = std::remove_const_t<T>;
   constexpr const char* name = "cuda::image_of_rows";
   const expert_batch_view<const value, device_space> weights = experts;
   detail::expect_context(name, ctx);
   detail::expect_experts(name, weights);
-  detail::expect_rows(name, "rows", weights, rows);
-  detail::expect_rows(name, "images", weights, images);
-  detail::expect(!core::overlap(rows, images), name, ": rows and images overlap");
+  detail::expect_rows(name, "the router", weights, router);
+  detail::expect_rows(name, "the images", weights, images);
   const detail::forward_plan<value> plan(ctx, weights, 1, scratch.data);
   detail::expect_workspace(name, scratch, plan.bytes);
-  if (weights.num_experts() == 0 || weights.hidden_dim() == 0) {
+  const detail::memory_range work{"the workspace", detail::addresses_of(scratch, plan.bytes)};
+  const detail::memory_range output{"the images", core::addresses(images)};
+  const detail::memory_range input{"the router", core::addresses(router)};
+  detail::expect_apart(name, output, {input, work});
+  detail::expect_apart(name, work, {input});
+  detail::expect_weights_apart(name, weights, {work, output});
+  if (weights.num_experts() == 0) {
     return;
   }
   const int hidden = static_cast<int>(weights.hidden_dim());
   detail::finish_args args{};
-  args.rows = detail::any_matrix(rows);
+  args.rows = detail::any_matrix(router);
   plan.run(ctx, weights, args, ctx.inputs_at_rest, false, [&](const auto& source) {
     detail::collect(ctx, weights.num_experts(),
                     detail::collect_args<std::remove_cvref_t<decltype(source)>>{
-                        source, detail::any_matrix(images), energies, nullptr, hidden});
+                        source, detail::any_matrix(images), energies, nullptr, {}, hidden});
   });
 }
 
-/// Second half of the partial form: out_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null
-/// if no by-product needs them) that were summed over shards. rows [N, D] are those that image_of_rows was
-/// given: they say what a row without a step becomes. No workspace; O(N·D).
+/// Second half of the partial form: rows_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null
+/// if no by-product needs them) that were summed over shards. router [N, D] is what image_of_rows was given:
+/// it says what a row without a step becomes; rows may be the router itself. D up to 32768, N up to 2^30 − 1.
+/// No workspace; O(N·D).
 template <class U, class R, class O>
 void retract_images(const context& ctx, const matrix_view<U, device_space>& images, const double* energies,
-                    const matrix_view<R, device_space>& rows, const matrix_view<O, device_space>& out,
+                    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
                     const step_by_products& report, const saved_step& saved, const step_options& options) {
+  static_assert(!std::is_const_v<O>, "retract_images: the output is const");
   constexpr const char* name = "cuda::retract_images";
   detail::expect_context(name, ctx);
-  detail::expect(rows.rows() == images.rows() && rows.cols() == images.cols() &&
-                     out.rows() == images.rows() && out.cols() == images.cols(),
-                 name, ": images [", images.rows(), ", ", images.cols(), "], rows [", rows.rows(), ", ",
-                 rows.cols(), "], out [", out.rows(), ", ", out.cols(), "]");
-  detail::expect(options.radius > 0 && is_finite(options.radius), name,
-                 ": the radius must be positive and finite, not ", options.radius);
-  detail::expect(!core::overlap(images, out), name, ": images and out overlap");
-  if (images.rows() == 0 || images.cols() == 0) {
+  detail::expect(images.rows() <= detail::most_extent && images.cols() <= detail::most_hidden, name,
+                 ": images [", images.rows(), ", ", images.cols(),
+                 "], where D may be up to 32768 and N up to 2^30 - 1");
+  detail::expect(router.rows() == images.rows() && router.cols() == images.cols() &&
+                     rows.rows() == images.rows() && rows.cols() == images.cols(),
+                 name, ": images [", images.rows(), ", ", images.cols(), "], the router is [", router.rows(),
+                 ", ", router.cols(), "], the output [", rows.rows(), ", ", rows.cols(), "]");
+  const double radius = detail::expect_radius(name, options, images.rows());
+  detail::expect(!core::overlap(images, rows), name, ": the images and the output overlap");
+  detail::expect_in_place_or_apart(name, router, rows);
+  if (images.rows() == 0) {
     return;
   }
   detail::finish(ctx, images.rows(), detail::matrix_images{detail::any_matrix(images), energies},
-                 detail::finish_args{detail::any_matrix(rows), detail::any_matrix(out), options.radius,
+                 detail::finish_args{detail::any_matrix(router), detail::any_matrix(rows), radius,
                                      static_cast<int>(images.cols()), options.degenerate, nullptr, nullptr,
                                      report, saved});
 }

@@ -18,57 +18,105 @@ struct backward_plan : backward_path<T, G> {
                             data) {}
 };
 
+/// The shapes and the memory of a backward; what is written lies apart from all else.
+template <class T, class G, class R, class U, class V>
+void expect_backward(const char* name, const expert_batch_view<const T, device_space>& experts,
+                     const matrix_view<R, device_space>& router, const saved_step& saved,
+                     const matrix_view<U, device_space>& grad_rows,
+                     const matrix_view<V, device_space>& grad_router,
+                     const expert_batch_view<G, device_space>& grad_experts, const gradient_factors& factors,
+                     const workspace& scratch, std::size_t bytes) {
+  expect_rows(name, "the router", experts, router);
+  expect_rows(name, "the gradient of the rows", experts, grad_rows);
+  if (grad_router.data() != nullptr) {
+    expect_rows(name, "the gradient to the router", experts, grad_router);
+  }
+  expect_workspace(name, scratch, bytes);
+  const index_t size = experts.num_experts() * experts.hidden_dim();
+  expect(size == 0 || (saved.direction != nullptr && saved.image_norm != nullptr), name,
+         ": direction and image_norm of the forward are needed");
+  expect(experts.num_experts() == 0 || saved.statuses != nullptr, name,
+         ": the statuses of the forward are needed");
+  const memory_range work{"the workspace", addresses_of(scratch, bytes)};
+  const memory_range to_router{"the gradient to the router", core::addresses(grad_router)};
+  const memory_range input{"the router", core::addresses(router)};
+  const memory_range upstream{"the gradient of the rows", core::addresses(grad_rows)};
+  const memory_range direction{"the saved direction", addresses_of(saved.direction, size)};
+  const index_t projections = experts.num_experts() * experts.ffn_dim();
+  for (const memory_range& factor :
+       {memory_range{"a projection", addresses_of(factors.projection, projections)},
+        memory_range{"a dual projection", addresses_of(factors.dual_projection, projections)},
+        memory_range{"the dual rows", addresses_of(factors.dual_row, size)}}) {
+    expect_apart(name, factor, {input, upstream, direction, to_router, work});
+    expect_weights_apart(name, experts, {factor});
+  }
+  expect_apart(name, to_router, {input, upstream, direction, work});
+  expect_apart(name, work, {input, upstream, direction});
+  expect_weights_apart(name, experts, {to_router, work});
+  expect_weights_apart(name, grad_experts, {input, upstream, direction, to_router, work});
+  if (experts.table() == nullptr && grad_experts.table() == nullptr) {
+    expect_apart(name, {"the gradient to the experts", core::addresses(grad_experts)},
+                 {{"a gate matrix", core::addresses(experts)}});
+  }
+}
+
+inline void set_zero(const char* name, const context& ctx, float* to, index_t count) {
+  if (to != nullptr && count > 0) {
+    expect_device(name, ctx);
+    check("cudaMemsetAsync",
+          cudaMemsetAsync(to, 0, static_cast<std::size_t>(count) * sizeof(float), ctx.stream));
+  }
+}
+
+/// Where F or D is 0, no row had a step.
+inline void backward_of_nothing(const char* name, const context& ctx, const expert_shape& shape,
+                                const dual_source& dual, const any_matrix& grad_router,
+                                const gradient_factors& factors) {
+  const auto [n, f, d] = shape;
+  set_zero(name, ctx, factors.projection, n * f);
+  set_zero(name, ctx, factors.dual_projection, n * f);
+  set_zero(name, ctx, factors.dual_row, n * d);
+  if (grad_router.data != nullptr) {
+    const matrix_images gradient{dual.passes_on() ? dual.grad_rows : any_matrix()};
+    collect(ctx, n,
+            collect_args<matrix_images>{gradient, grad_router, nullptr, nullptr, {}, static_cast<int>(d)});
+  }
+}
+
 template <vjp_mode mode, class T, class G, class R, class U, class V>
 void backward(const char* name, const context& ctx, const expert_batch_view<const T, device_space>& experts,
-              const matrix_view<R, device_space>& rows, const saved_step& saved,
-              const matrix_view<U, device_space>& grad_out, const matrix_view<V, device_space>& grad_rows,
+              const matrix_view<R, device_space>& router, const saved_step& saved,
+              const matrix_view<U, device_space>& grad_rows, const matrix_view<V, device_space>& grad_router,
               const expert_batch_view<G, device_space>& grad_experts, const gradient_factors& factors,
               const workspace& scratch, const step_options& options) {
+  static_assert(!std::is_const_v<V> && !std::is_const_v<G>, "router_rows_vjp: an output is const");
   expect_context(name, ctx);
   expect_experts(name, experts);
-  expect_rows(name, "rows", experts, rows);
-  expect_rows(name, "grad_out", experts, grad_out);
-  const bool wants_rows = grad_rows.data() != nullptr;
-  if (wants_rows) {
-    expect_rows(name, "grad_rows", experts, grad_rows);
-    expect(!core::overlap(rows, grad_rows) && !core::overlap(grad_out, grad_rows), name,
-           ": grad_rows overlaps rows or grad_out");
-  }
-  expect(options.radius > 0 && is_finite(options.radius), name,
-         ": the radius must be positive and finite, not ", options.radius);
+  const double radius = expect_radius(name, options, experts.total_experts());
   expect(options.steps == 1, name, ": the gradient of ", options.steps,
          " steps; take it of one step at a time");
   const backward_plan<T, G, mode> plan(
       ctx, experts, mode == vjp_mode::factored ? 1 : grad_experts.strides().hidden, scratch.data);
-  expect_workspace(name, scratch, plan.bytes);
-  if (experts.num_experts() == 0 || experts.hidden_dim() == 0) {
+  expect_backward(name, experts, router, saved, grad_rows, grad_router, grad_experts, factors, scratch,
+                  plan.bytes);
+  if (experts.num_experts() == 0) {
     return;
   }
-  expect(saved.direction != nullptr && saved.image_norm != nullptr && saved.statuses != nullptr, name,
-         ": direction, image_norm and statuses of the forward are needed");
-  const any_matrix to_rows = wants_rows ? any_matrix(grad_rows) : any_matrix();
-  const int hidden = static_cast<int>(experts.hidden_dim());
-  if (experts.ffn_dim() == 0) {  // every image was zero
-    if (factors.dual_row != nullptr) {
-      const auto size = static_cast<std::size_t>(experts.num_experts() * experts.hidden_dim());
-      check("cudaMemsetAsync", cudaMemsetAsync(factors.dual_row, 0, size * sizeof(float), ctx.stream));
-    }
-    if (wants_rows) {
-      collect(ctx, experts.num_experts(), collect_args<matrix_images>{{}, to_rows, nullptr, nullptr, hidden});
-    }
-    return;
+  const any_matrix to_router = grad_router.data() != nullptr ? any_matrix(grad_router) : any_matrix();
+  const dual_source dual{any_matrix(grad_rows), any_matrix(saved.direction, experts.hidden_dim()), saved,
+                         radius, options.degenerate};
+  if (experts.empty()) {
+    return backward_of_nothing(name, ctx, experts.shape(), dual, to_router, factors);
   }
   const batch<const T> weights(experts);
   const batch<G> gradient(grad_experts);
-  const dual_source dual{any_matrix(grad_out), any_matrix(saved.direction, experts.hidden_dim()), saved,
-                         options.radius};
   if constexpr (sizeof(T) <= 4 && sizeof(G) <= 4) {
     if (plan.rows.vectors > 0) {
-      return row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(rows), dual, to_rows,
-                                 gradient, factors, plan.sums);
+      return row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(router), dual,
+                                 to_router, gradient, factors, plan.sums);
     }
   }
-  plain_vjp<T, G, mode>(ctx, weights, experts.shape(), any_matrix(rows), dual, to_rows, gradient, factors,
+  plain_vjp<T, G, mode>(ctx, weights, experts.shape(), any_matrix(router), dual, to_router, gradient, factors,
                         plan.plain);
 }
 
@@ -82,27 +130,33 @@ template <class T, class G>
                                                     gradient_mode mode) {
   using value = std::remove_const_t<T>;
   const index_t stride = grad_experts.strides().hidden;
-  return mode == gradient_mode::write
-             ? detail::backward_plan<value, G, detail::vjp_mode::write>(ctx, experts, stride, nullptr).bytes
-             : detail::backward_plan<value, G, detail::vjp_mode::accumulate>(ctx, experts, stride, nullptr)
-                   .bytes;
+  switch (mode) {
+    case gradient_mode::write:
+      return detail::backward_plan<value, G, detail::vjp_mode::write>(ctx, experts, stride, nullptr).bytes;
+    case gradient_mode::accumulate:
+      return detail::backward_plan<value, G, detail::vjp_mode::accumulate>(ctx, experts, stride, nullptr)
+          .bytes;
+  }
+  core::usage_failure("cuda::router_rows_vjp_workspace: no such gradient_mode");
 }
 
-/// The gradient of one step out = C · rM / ‖rM‖ (router_rows). Given grad_out = ḡ [N, D], with z = rM and ẑ =
-/// z/‖z‖: z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)); grad_rows = z̄M [N, D]; grad_experts = (A r) z̄ᵀ + (A z̄) rᵀ, written, or
-/// added to what is there. Orthogonal to r and to A. Zero for experts whose status was not ok.
+/// The gradient of one step rows = C · rM / ‖rM‖ (router_rows). Given grad_rows = ḡ [N, D], that of the
+/// result, with z = rM and ẑ = z/‖z‖: z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)); grad_router = z̄M [N, D]; grad_experts = (A r)
+/// z̄ᵀ + (A z̄) rᵀ, written, or added to what is there. Orthogonal to r and to A. A row whose status was not ok
+/// gives none to A, and passes its own on if `options.degenerate` says keep, as the row itself went through;
+/// else it is zero.
 ///
-/// experts and rows as in the forward, `saved` what it left. grad_rows may be a default-made view: not
-/// wanted. grad_experts has the shape of experts, any layout (it may be the gate half of a fused tensor) and
-/// storage type: of f32 to accumulate over many micro-batches. Reads the weights once and touches each
-/// element of the gradient once, where both have stride 1 along D and D ≤ 8192; otherwise by the plain path
-/// (weights read twice, f64). Deterministic, stream-ordered, no allocation. Values beyond the range of
-/// grad_experts' type become infinite.
+/// experts, router and options as in the forward, `saved` what it left. grad_router may be a default-made
+/// view: not wanted. grad_experts has the shape of experts, any layout (it may be the gate half of a fused
+/// tensor) and storage type: of f32 to accumulate over many micro-batches. Reads the weights once and touches
+/// each element of the gradient once, where both have stride 1 along D and D ≤ 8192; otherwise by the plain
+/// path (weights read twice, f64). Deterministic, stream-ordered, no allocation. Values beyond the range of
+/// grad_experts' type become infinite. Throws usage_error on shapes, overlap and another current device.
 template <class T, class G, class R, class U, class V>
 void router_rows_vjp(const context& ctx, const expert_batch_view<T, device_space>& experts,
-                     const matrix_view<R, device_space>& rows, const saved_step& saved,
-                     const matrix_view<U, device_space>& grad_out,
-                     const matrix_view<V, device_space>& grad_rows,
+                     const matrix_view<R, device_space>& router, const saved_step& saved,
+                     const matrix_view<U, device_space>& grad_rows,
+                     const matrix_view<V, device_space>& grad_router,
                      const expert_batch_view<G, device_space>& grad_experts, gradient_mode mode,
                      const workspace& scratch, const step_options& options) {
   using value = std::remove_const_t<T>;
@@ -111,13 +165,17 @@ void router_rows_vjp(const context& ctx, const expert_batch_view<T, device_space
   const expert_shape a = weights.shape(), b = grad_experts.shape();
   detail::expect(a == b, name, ": gradient of shape [", b.num_experts, ", ", b.ffn_dim, ", ", b.hidden_dim,
                  "] for experts [", a.num_experts, ", ", a.ffn_dim, ", ", a.hidden_dim, "]");
-  if (mode == gradient_mode::write) {
-    detail::backward<detail::vjp_mode::write, value, G>(name, ctx, weights, rows, saved, grad_out, grad_rows,
-                                                        grad_experts, {}, scratch, options);
-  } else {
-    detail::backward<detail::vjp_mode::accumulate, value, G>(name, ctx, weights, rows, saved, grad_out,
-                                                             grad_rows, grad_experts, {}, scratch, options);
+  const auto run = [&]<detail::vjp_mode as>(std::integral_constant<detail::vjp_mode, as>) {
+    detail::backward<as, value, G>(name, ctx, weights, router, saved, grad_rows, grad_router, grad_experts,
+                                   {}, scratch, options);
+  };
+  switch (mode) {
+    case gradient_mode::write:
+      return run(std::integral_constant<detail::vjp_mode, detail::vjp_mode::write>{});
+    case gradient_mode::accumulate:
+      return run(std::integral_constant<detail::vjp_mode, detail::vjp_mode::accumulate>{});
   }
+  core::usage_failure("cuda::router_rows_vjp: no such gradient_mode");
 }
 
 /// Bytes of workspace that router_rows_vjp_factored needs.
@@ -132,14 +190,15 @@ template <class T>
 /// written. Any of the factors may be null. Otherwise as router_rows_vjp.
 template <class T, class R, class U, class V>
 void router_rows_vjp_factored(const context& ctx, const expert_batch_view<T, device_space>& experts,
-                              const matrix_view<R, device_space>& rows, const saved_step& saved,
-                              const matrix_view<U, device_space>& grad_out,
-                              const matrix_view<V, device_space>& grad_rows, const gradient_factors& factors,
-                              const workspace& scratch, const step_options& options) {
+                              const matrix_view<R, device_space>& router, const saved_step& saved,
+                              const matrix_view<U, device_space>& grad_rows,
+                              const matrix_view<V, device_space>& grad_router,
+                              const gradient_factors& factors, const workspace& scratch,
+                              const step_options& options) {
   using value = std::remove_const_t<T>;
   const expert_batch_view<const value, device_space> weights = experts;
   detail::backward<detail::vjp_mode::factored, value, value>(
-      "cuda::router_rows_vjp_factored", ctx, weights, rows, saved, grad_out, grad_rows,
+      "cuda::router_rows_vjp_factored", ctx, weights, router, saved, grad_rows, grad_router,
       expert_batch_view<value, device_space>{}, factors, scratch, options);
 }
 

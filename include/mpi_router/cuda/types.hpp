@@ -4,6 +4,7 @@
 
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/options.hpp>
+#include <mpi_router/router/gating_options.hpp>
 
 #include <cstddef>
 #include <string>
@@ -55,6 +56,8 @@ struct context {
   /// (griddepcontrol.wait) for what came before, too. No effect on other calls, on steps after the first,
   /// where out is rows, on f64, and where no axis of the weights has stride 1.
   bool inputs_at_rest = false;
+  /// That was current when the context was made. A call where another is current throws usage_error.
+  int device = 0;
 };
 
 /// Scratch in device memory, owned by the caller: at least as many bytes as the query of the call says,
@@ -74,8 +77,8 @@ struct step_by_products {
   double* energy = nullptr;      ///< ‖A r‖²; with row_norm, λ = √energy / (row_norm · σ₁)
   double* row_norm = nullptr;    ///< ‖r‖
   double* image_norm = nullptr;  ///< ‖r M‖
-  status* statuses =
-      nullptr;  ///< what became of each row; of the first step that failed, if there are several
+  /// What became of each row; of the first step that failed, if there are several.
+  status* statuses = nullptr;
 };
 
 /// What the backward needs from the forward, besides its inputs: N·D floats and 2 small vectors, device
@@ -86,11 +89,13 @@ struct saved_step {
   status* statuses = nullptr;    ///< [N]
 };
 
-/// How the step is taken.
+/// How the step is taken, as by router_options of the host.
 struct step_options {
-  double radius = 1.0;  ///< C; C′/√N in Eq. 7
-  int steps = 1;        ///< power steps from `rows`, each retracted; rows in between are kept in f32
-  degenerate_row degenerate = degenerate_row::keep;
+  /// C: a number, or C′/√N with N = experts.total_experts() (Eq. 7), by default with C′ = 4. retract_images
+  /// has no experts and takes N = images.rows(): where that is a part of them, give scale_free the total.
+  router_radius radius{};
+  int steps = 1;  ///< power steps from `router`, each retracted; rows in between are kept in f32
+  degenerate_row degenerate = degenerate_row::keep;  ///< what a row without a step becomes
 };
 
 /// The gradient to A in factored form: Ā = y z̄ᵀ + w rᵀ (§ router_rows_vjp_factored). Device memory,
@@ -102,6 +107,15 @@ struct gradient_factors {
 };
 
 using mpi_router::gradient_mode;
+
+/// What a gate tells of T tokens; device memory, contiguous.
+struct gate_output {
+  float* weights = nullptr;      ///< [T, K], best expert first
+  expert_id* experts = nullptr;  ///< [T, K]
+  status* statuses = nullptr;    ///< [T], or null: ok, closed_expert, masked or non_finite
+  /// [N], or null: how many tokens chose each expert is added to it, up to 2^31 − 1 before it is cleared.
+  int* load = nullptr;
+};
 
 }  // namespace cuda
 MPIROUTER_END_TYPES

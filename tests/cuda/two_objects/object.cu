@@ -34,7 +34,7 @@ extern "C" int OBJECT_ENTRY(float* result) {
   const std::size_t bytes = cuda::router_rows_workspace(ctx, experts);
   ok = ok && cudaMalloc(&scratch, bytes) == cudaSuccess;
   cuda::router_rows(ctx, experts, row_major<device_space>(static_cast<const float*>(r), n, d),
-                    row_major<device_space>(out, n, d), {}, {}, {scratch, bytes}, {});
+                    row_major<device_space>(out, n, d), {}, {}, {scratch, bytes}, {.radius = 1.0});
   ok = ok && cudaMemcpy(result, out, rows.size() * 4, cudaMemcpyDeviceToHost) == cudaSuccess;
   cudaFree(a);
   cudaFree(r);

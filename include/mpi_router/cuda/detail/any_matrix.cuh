@@ -19,19 +19,23 @@ struct any_matrix {
       : data(const_cast<std::remove_const_t<T>*>(m.data())),
         row_stride(m.row_stride()),
         col_stride(m.col_stride()),
-        format(scalar_traits<std::remove_const_t<T>>::format) {}
+        format(scalar_traits<std::remove_const_t<T>>::format) {
+    static_assert(is_stored_here<std::remove_const_t<T>>, "cuda: f64, f32, bf16 or f16");
+  }
   any_matrix() = default;
   template <class T>
   any_matrix(T* contiguous, long long cols)
       : data(const_cast<std::remove_const_t<T>*>(contiguous)),
         row_stride(cols),
         col_stride(1),
-        format(scalar_traits<std::remove_const_t<T>>::format) {}
+        format(scalar_traits<std::remove_const_t<T>>::format) {
+    static_assert(is_stored_here<std::remove_const_t<T>>, "cuda: f64, f32, bf16 or f16");
+  }
 
   [[nodiscard]] any_matrix from_row(long long first) const {
     any_matrix m = *this;
-    const long long bytes = format == storage_format::f64 ? 8 : format == storage_format::f32 ? 4 : 2;
-    m.data = data == nullptr ? nullptr : static_cast<unsigned char*>(data) + first * row_stride * bytes;
+    m.data =
+        data == nullptr ? nullptr : static_cast<unsigned char*>(data) + first * row_stride * bytes_of(format);
     return m;
   }
 
@@ -41,25 +45,30 @@ struct any_matrix {
       case storage_format::f64: return static_cast<const double*>(data)[at];
       case storage_format::f32: return to_double(static_cast<const float*>(data)[at]);
       case storage_format::bf16: return to_double(static_cast<const bf16*>(data)[at]);
-      default: return to_double(static_cast<const f16*>(data)[at]);
+      case storage_format::f16: return to_double(static_cast<const f16*>(data)[at]);
     }
+    __builtin_unreachable();
   }
   /// An element in two halves, so that other work can start while the load is under way: its bits (none of
   /// f64, which is loaded in the second half), and what they mean.
   [[nodiscard]] __device__ __forceinline__ unsigned load_bits(int row, int col) const {
     const long long at = row * row_stride + col * col_stride;
-    return format == storage_format::f32   ? static_cast<const unsigned*>(data)[at]
-           : format == storage_format::f64 ? 0U
-                                           : static_cast<const unsigned short*>(data)[at];
+    switch (format) {
+      case storage_format::f64: return 0U;
+      case storage_format::f32: return static_cast<const unsigned*>(data)[at];
+      case storage_format::bf16:
+      case storage_format::f16: return static_cast<const unsigned short*>(data)[at];
+    }
+    __builtin_unreachable();
   }
   [[nodiscard]] __device__ __forceinline__ double from_bits(unsigned bits, int row, int col) const {
-    if (format == storage_format::f64) {
-      return load(row, col);
+    switch (format) {
+      case storage_format::f64: return load(row, col);
+      case storage_format::f32: return __uint_as_float(bits);
+      case storage_format::bf16: return __uint_as_float(bits << 16);
+      case storage_format::f16: return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
     }
-    return format == storage_format::f32 ? __uint_as_float(bits)
-           : format == storage_format::bf16
-               ? __uint_as_float(bits << 16)
-               : __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+    __builtin_unreachable();
   }
   /// Elements of a row, four at a time, in two halves again: the bits of n fours, one after another in pieces
   /// of `width` columns that begin at `first` and lie `step` apart, and the numbers that they are; zero
@@ -103,7 +112,7 @@ struct any_matrix {
       }
     } else if (format == storage_format::bf16) {
       halves(bf16{});
-    } else {
+    } else {  // f16, for no others are let in; the bits of f64 are zeros
       halves(f16{});
     }
   }
@@ -135,11 +144,16 @@ struct any_matrix {
       for (int i = 0; i < 4; ++i) {
         x[i] = static_cast<float>(in[i]);
       }
-      if (format == storage_format::f32) {
-        *reinterpret_cast<float4*>(static_cast<float*>(data) + at) = make_float4(x[0], x[1], x[2], x[3]);
-      } else {
-        const uint4 v = format == storage_format::bf16 ? pack<bf16>(x) : pack<f16>(x);
+      const auto store_halves = [&](const uint4& v) {
         *reinterpret_cast<uint2*>(static_cast<unsigned short*>(data) + at) = make_uint2(v.x, v.y);
+      };
+      switch (format) {
+        case storage_format::f64: break;  // has no fours
+        case storage_format::f32:
+          *reinterpret_cast<float4*>(static_cast<float*>(data) + at) = make_float4(x[0], x[1], x[2], x[3]);
+          break;
+        case storage_format::bf16: store_halves(pack<bf16>(x)); break;
+        case storage_format::f16: store_halves(pack<f16>(x)); break;
       }
       return;
     }
@@ -170,7 +184,7 @@ struct any_matrix {
       case storage_format::f64: static_cast<double*>(data)[at] = value; break;
       case storage_format::f32: static_cast<float*>(data)[at] = from_double<float>(value); break;
       case storage_format::bf16: static_cast<bf16*>(data)[at] = from_double<bf16>(value); break;
-      default: static_cast<f16*>(data)[at] = from_double<f16>(value);
+      case storage_format::f16: static_cast<f16*>(data)[at] = from_double<f16>(value); break;
     }
   }
 

@@ -7,15 +7,14 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// Floats as unsigned numbers in the same order, all above zero; NaN counts as −∞.
-__device__ __forceinline__ unsigned sortable(float x) {
+/// Floats, but not NaN, as unsigned numbers in the same order, all above zero.
+__device__ __forceinline__ unsigned sortable_number(float x) {
   const unsigned bits = __float_as_uint(x);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) {
-    return 0x007fffffU;
-  }
-  const unsigned positive = x == 0.0F ? 0U : bits;  // −0 ties with 0
-  return (positive & 0x80000000U) != 0 ? ~positive : positive | 0x80000000U;
+  const unsigned b = bits == 0x80000000U ? 0U : bits;  // −0 ties with 0
+  return b ^ (static_cast<unsigned>(static_cast<int>(b) >> 31) | 0x80000000U);
 }
+/// The same, where NaN counts as −∞.
+__device__ __forceinline__ unsigned sortable(float x) { return sortable_number(isnan(x) ? -INFINITY : x); }
 
 __device__ __forceinline__ float from_sortable(unsigned key) {
   return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7fffffffU : ~key);

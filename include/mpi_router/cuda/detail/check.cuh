@@ -30,6 +30,34 @@ inline void check(const char* call, cudaError_t code) {
   }
 }
 
+inline void expect_context(const char* what, const context& ctx) {
+  expect(ctx.multiprocessors > 0 && ctx.capability >= 80, what, ": a context of capability ", ctx.capability,
+         " with ", ctx.multiprocessors, " multiprocessors: use make_context(), on sm_80 or newer");
+}
+
+/// A call runs on the device that is current, whatever its context says: the two must agree.
+inline void expect_device(const char* what, const context& ctx) {
+  int current = 0;
+  check("cudaGetDevice", cudaGetDevice(&current));
+  expect(current == ctx.device, what, ": the context is of device ", ctx.device, ", where device ", current,
+         " is current: call cudaSetDevice before it");
+}
+
+/// Lets a block of `kernel` have all the shared memory that the device has to give, whatever a launch takes.
+/// The value is a property of the kernel that all threads and graphs share; since it is the same at every
+/// call, none lowers what another is about to launch with. (A kernel with static shared memory has less to
+/// ask for, and would fail here: those that take this much have none.)
+inline void allow_all_shared_memory(const void* kernel, int device) {
+  int most = 0;
+  check("cudaDeviceGetAttribute",
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check("cudaFuncSetAttribute",
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+}
+
+/// What a block may take without asking.
+constexpr std::size_t plain_shared_memory = 48 * 1024;
+
 struct launch_shape {
   unsigned blocks = 1;
   unsigned threads = 1;
@@ -38,16 +66,15 @@ struct launch_shape {
   unsigned blocks_y = 1;
 };
 
-/// Launches `kernel`. On sm_90 the kernel may start before the one ahead of it in the stream has ended
-/// (programmatic dependent launch): every kernel here waits for it on the device, before it reads or, if its
-/// inputs are at rest, before it writes.
+/// Launches `kernel`. What it is launched with is said here, for this launch alone. On sm_90 the kernel may
+/// start before the one ahead of it in the stream has ended (programmatic dependent launch): every kernel
+/// here waits for it on the device, before it reads or, if its inputs are at rest, before it writes.
 template <class... Parameters, class... Arguments>
 void launch(const char* name, const context& ctx, const launch_shape& shape, void (*kernel)(Parameters...),
             const Arguments&... arguments) {
-  if (shape.shared_bytes > 48 * 1024) {
-    check("cudaFuncSetAttribute", cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       static_cast<int>(shape.shared_bytes)));
+  expect_device(name, ctx);
+  if (shape.shared_bytes > plain_shared_memory) {
+    allow_all_shared_memory(reinterpret_cast<const void*>(kernel), ctx.device);
   }
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;

@@ -6,12 +6,16 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
-/// The dual row z̄ before its scale: ḡ, the saved forward and C.
+/// What the dual rows z̄ are made of: ḡ, the saved forward and C.
 struct dual_source {
-  any_matrix grad_out;
+  any_matrix grad_rows;  // ḡ, to the rows that the forward gave
   any_matrix direction;  // ẑ
   saved_step saved;
   double radius;
+  degenerate_row degenerate;
+
+  /// Whether a row that had no step passes its gradient on, as it passed through itself.
+  [[nodiscard]] __host__ __device__ bool passes_on() const { return degenerate == degenerate_row::keep; }
 };
 
 /// What the rows of an expert are scaled by.
@@ -31,7 +35,7 @@ __device__ __forceinline__ row_exponents load_rows(const any_matrix& rows, const
                                                    float (&r)[vectors * width], float (&z)[vectors * width]) {
   using stored = stored_row<vectors, width>;
   const stored row(rows, e, hidden, group);
-  const stored upstream(from.grad_out, e, hidden, group);
+  const stored upstream(from.grad_rows, e, hidden, group);
   const stored direction(from.direction, e, hidden, group);
   const double norm = from.saved.image_norm[e];
   meanwhile();

@@ -187,17 +187,21 @@ __global__ void __launch_bounds__(512, 1)
   finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
 }
 
-/// Writes an image as it is, zero if `dead`.
+/// Writes an image as it is; if `dead`, the row of `instead`, or zero where that is null.
 template <class Image>
 __device__ __forceinline__ void collect_expert(const Image& image, const any_matrix& out, int e, bool dead,
-                                               int hidden) {
+                                               const any_matrix* instead, int hidden) {
   for (int column = static_cast<int>(threadIdx.x) * 4; column < hidden && out.data != nullptr;
        column += static_cast<int>(blockDim.x) * 4) {
-    double z[4];
-    image.load(column, z);
+    double z[4] = {};
+    if (!dead) [[likely]] {
+      image.load(column, z);
+    } else if (instead != nullptr) {
+      const any_matrix::four x = instead->load_four_rarely(e, column, hidden);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      z[i] = dead ? 0.0 : z[i];
+      for (int i = 0; i < 4; ++i) {
+        z[i] = x.at[i];
+      }
     }
     out.store_four(e, column, hidden, z);
   }
@@ -209,7 +213,8 @@ struct collect_args {
   Images images;
   any_matrix out;
   double* energies;
-  const status* statuses;  // null, or rows whose status is not ok become zero
+  const status* statuses;  // null, or rows whose status is not ok take those of `instead`
+  any_matrix instead;      // without data: zeros
   int hidden;
 };
 
@@ -220,7 +225,7 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
   const int e = static_cast<int>(blockIdx.x);
   const auto image = a.images.of(e, a.hidden);
   const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
-  collect_expert(image, a.out, e, dead, a.hidden);
+  collect_expert(image, a.out, e, dead, a.instead.data != nullptr ? &a.instead : nullptr, a.hidden);
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
   }

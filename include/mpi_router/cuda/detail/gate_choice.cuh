@@ -43,6 +43,8 @@ struct shared_choice {
     __syncwarp();
     return over_token<lanes>(x, [](float a, float b) { return fmaxf(a, b); });
   }
+  [[nodiscard]] __device__ __forceinline__ static float least(float x) { return -largest(-x); }
+  [[nodiscard]] __device__ __forceinline__ static bool any(bool x) { return __any_sync(0xffffffffU, x) != 0; }
 };
 /// The chosen where their sorted keys tell all: every lane has every one of them.
 struct sorted_choice {
@@ -60,6 +62,8 @@ struct sorted_choice {
   }
   [[nodiscard]] __device__ __forceinline__ static float total(float x) { return x; }
   [[nodiscard]] __device__ __forceinline__ static float largest(float x) { return x; }
+  [[nodiscard]] __device__ __forceinline__ static float least(float x) { return x; }
+  [[nodiscard]] __device__ __forceinline__ static bool any(bool x) { return x; }
 };
 
 }  // namespace detail

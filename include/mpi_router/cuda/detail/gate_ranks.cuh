@@ -16,7 +16,7 @@ namespace detail {
 
 constexpr int gate_ranks_threads = 128;
 /// Blocks on a multiprocessor at once, where a lane looks at `own` experts.
-[[nodiscard]] constexpr int gate_ranks_blocks(int own) { return own > 16 ? 4 : 8; }
+[[nodiscard]] constexpr int gate_ranks_blocks(int own) { return own > 16 ? 5 : 8; }
 
 /// `lanes` lanes for each token, each with `own` experts: four from 4 (q · lanes + lane) on for every q.
 template <int lanes, int own>
@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
     const long long token = min(wanted, a.tokens - 1);
     const float* const logits = a.logits + token * a.logits_stride;
     float largest = -INFINITY;
+    unsigned most = 0;  // of the magnitudes' bits: above those of infinity where there is a NaN
     if (aligned) [[likely]] {
       float4 x[own / 4];
 #pragma unroll
@@ -72,6 +73,8 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
         own_keys[q * gate_ranks_threads] = make_uint4(__float_as_uint(x[q].x), __float_as_uint(x[q].y),
                                                       __float_as_uint(x[q].z), __float_as_uint(x[q].w));
         largest = fmaxf(fmaxf(largest, fmaxf(x[q].x, x[q].y)), fmaxf(x[q].z, x[q].w));
+        most = max(max(most, max(magnitude_bits(x[q].x), magnitude_bits(x[q].y))),
+                   max(magnitude_bits(x[q].z), magnitude_bits(x[q].w)));
       }
     } else {
 #pragma unroll 1
@@ -82,13 +85,16 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
           const float x = expert(i + j) < n ? logits[expert(i + j)] : -INFINITY;
           k[j] = __float_as_uint(x);
           largest = fmaxf(largest, x);
+          most = max(most, magnitude_bits(x));
         }
         store_eight(i, k);
       }
     }
     largest = over_token<lanes>(largest, larger);
+    most = over_token<lanes>(most, [](unsigned x, unsigned y) { return max(x, y); });
+    bool defined = most <= 0x7f800000U && (!a.softmax_first() || isfinite(largest));
 
-    // The scores. A NaN among them makes their sum one; of logits, which may be infinite, each is looked at.
+    // The scores, where they are selected by, or are shares of all.
     float sum = 0.0F;
     const auto transform = [&](const auto& of) {
 #pragma unroll 1
@@ -104,41 +110,47 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
         store_eight(i, k);
       }
     };
-    const bool softmax_first = a.score_first && a.score == score_function::softmax;
-    if (softmax_first) {
-      transform([&](float logit) { return expf(logit - largest); });
-    } else if (a.score_first && a.score == score_function::sigmoid) {
-      transform([](float logit) { return score_of(score_function::sigmoid, logit); });
-    } else if (a.score_first) {
-      transform([](float logit) { return score_of(score_function::sqrtsoftplus, logit); });
-    } else {
-#pragma unroll 1
-      for (int i = 0; i < own; ++i) {
-        const float logit = __uint_as_float(key_of_lane(i, 0));
-        sum += isnan(logit) ? logit : 0.0F;
+    if (a.by_scores) {
+      switch (a.score) {
+        case score_function::softmax: transform([&](float logit) { return expf(logit - largest); }); break;
+        case score_function::sigmoid:
+          transform([](float logit) { return score_of(score_function::sigmoid, logit); });
+          break;
+        case score_function::sqrtsoftplus:
+          transform([](float logit) { return score_of(score_function::sqrtsoftplus, logit); });
+          break;
       }
+      sum = over_token<lanes>(sum, sum_of);
+    } else if (a.shares_of_all()) {
+#pragma unroll 1
+      for (int i = 0; i < own; i += 8) {
+        unsigned k[8];
+        load_eight(i, k);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          sum += expf(__uint_as_float(k[j]) - largest);
+        }
+      }
+      sum = over_token<lanes>(sum, sum_of);
     }
-    sum = over_token<lanes>(sum, sum_of);
-    bool defined = !isnan(sum) && (!softmax_first || isfinite(largest));
 
     // The largest keys: of a lane's experts, then of all of the token's lanes.
-    const float factor = softmax_first ? 1.0F / sum : 1.0F;
-    const bool positive = a.score_first && a.bias == nullptr;
+    const float factor = a.by_scores && a.softmax_first() ? 1.0F / sum : 1.0F;
     unsigned best[8] = {};
 #pragma unroll 1
     for (int i = 0; i < own; i += 8) {
       unsigned k[8];
       load_eight(i, k);
-      if (positive) {
+      if (a.bias == nullptr) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-          k[j] = __float_as_uint(__uint_as_float(k[j]) * factor) | 0x80000000U;  // as sortable() would
+          k[j] = sortable_number(__uint_as_float(k[j]));
         }
       } else {
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           const float score = __uint_as_float(k[j]) * factor;
-          k[j] = sortable(a.bias != nullptr && expert(i + j) < n ? score + a.bias[expert(i + j)] : score);
+          k[j] = sortable(expert(i + j) < n ? score + a.bias[expert(i + j)] : score);
         }
       }
       if (n < lanes * own) {
@@ -218,9 +230,11 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
       }
       return before;
     };
-    chosen = defined && wanted == token ? chosen : 0U;
+    const bool counts = a.counts(token);
+    chosen = defined && counts && wanted == token ? chosen : 0U;
+    bool closed = false;
     const auto leave = [&](const weighing& by, const auto& raw) {
-      bool finite = by.defined();
+      bool finite = a.has_experts(by.nothing(), closed);
       for_each_bit(chosen, [&](int i) {
         const int k = place(i);
         const float weight = by.weight(raw(i));
@@ -232,24 +246,30 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
       defined = over_token<lanes>(finite ? 0.0F : 1.0F, larger) == 0.0F && defined;
     };
     if (a.bias == nullptr) {
-      leave(weighing(a, sorted_choice{best, a.top_k}),
+      leave(weighing(a, sorted_choice{best, a.top_k}, largest, sum),
             [&](int i) { return from_sortable(key_of_lane(i, 0)); });
     } else {
-      const auto raw = [&](int i) { return raw_score(a, logits[expert(i)], largest, sum); };
-      leave(weighing(a, shared_choice<lanes, decltype(raw)>{chosen, raw}), raw);
+      for_each_bit(chosen, [&](int i) { closed = closed || a.closed(expert(i)); });
+      __syncwarp();
+      closed = over_token<lanes>(closed ? 1 : 0, sum_of) != 0;
+      const auto raw = [&](int i) { return a.closed(expert(i)) ? -INFINITY : logits[expert(i)]; };
+      leave(weighing(a, shared_choice<lanes, decltype(raw)>{chosen, raw}, largest, sum), raw);
     }
     if (wanted == token) {
-      if (!defined) [[unlikely]] {
+      if (!defined || !counts) [[unlikely]] {
         for (int k = sub; k < a.top_k; k += lanes) {
-          a.experts[token * a.top_k + k] = k;
+          a.experts[token * a.top_k + k] = counts ? k : -1;
           a.weights[token * a.top_k + k] = 0.0F;
         }
       }
       if (a.statuses != nullptr && sub == 0) {
-        a.statuses[token] = defined ? status::ok : status::non_finite;
+        a.statuses[token] = !counts    ? status::masked
+                            : !defined ? status::non_finite
+                            : closed   ? status::closed_expert
+                                       : status::ok;
       }
     }
-    if (defined && a.load != nullptr) {
+    if (defined && a.load != nullptr) {  // none is chosen for tokens that do not count
       for_each_bit(chosen, [&](int i) { atomicAdd(load + expert(i), 1U); });
     }
   }

@@ -23,19 +23,39 @@ __device__ __forceinline__ float max_of_warp(float x) {
   return x;
 }
 
+/// The score of a logit by itself. By e^−|x|/2, whose square root is not lost where e^−|x| vanishes.
 __device__ __forceinline__ float score_of(score_function f, float x) {
-  const float e = expf(-fabsf(x));
-  if (f == score_function::sigmoid) {
-    return (x < 0.0F ? e : 1.0F) / (1.0F + e);
+  switch (f) {
+    case score_function::softmax: break;  // has none
+    case score_function::sigmoid: {
+      const float e = expf(-fabsf(x));
+      return (x < 0.0F ? e : 1.0F) / (1.0F + e);
+    }
+    case score_function::sqrtsoftplus: {
+      const float root = expf(-0.5F * fabsf(x));
+      return x < -16.0F ? root : sqrtf(fmaxf(x, 0.0F) + log1pf(root * root));
+    }
   }
-  return sqrtf(fmaxf(x, 0.0F) + log1pf(e));
+  __builtin_unreachable();
+}
+/// Its logarithm, as good at any depth. Called, not inlined, for it is rare.
+template <class = void>
+__device__ __noinline__ float log_score(score_function f, float x) {
+  const float rest = log1pf(expf(-fabsf(x)));
+  switch (f) {
+    case score_function::softmax: return x;  // but for what all of them share
+    case score_function::sigmoid: return fminf(x, 0.0F) - rest;
+    case score_function::sqrtsoftplus: return x < -16.0F ? 0.5F * x : 0.5F * logf(fmaxf(x, 0.0F) + rest);
+  }
+  __builtin_unreachable();
 }
 
 struct gate_args {
   const float* logits;
   long long logits_stride;
-  const float* bias;  // null: none
-  float* weights;     // [T, K]
+  const float* bias;   // null: none
+  const status* mask;  // null: every token counts
+  float* weights;      // [T, K]
   expert_id* experts;
   status* statuses;  // null: not wanted
   int* load;         // null: not wanted
@@ -43,6 +63,9 @@ struct gate_args {
   int num_experts;
   int top_k;
   score_function score;
+  /// Experts are selected by scores: where a bias, or the worth of a group, is added up of them. Otherwise by
+  /// logits, which are in the same order, and exact.
+  bool by_scores;
   bool score_first;
   bool renormalize;
   float scaling;
@@ -50,56 +73,81 @@ struct gate_args {
   int top_groups;
   int group_size;
   int counted;  // best experts that make a group's worth
+
+  [[nodiscard]] __device__ __forceinline__ bool softmax_first() const {
+    return score_first && score == score_function::softmax;
+  }
+  /// Weights are shares of the softmax over all experts.
+  [[nodiscard]] __device__ __forceinline__ bool shares_of_all() const {
+    return softmax_first() && !renormalize;
+  }
+  [[nodiscard]] __device__ __forceinline__ bool counts(long long token) const {
+    return mask == nullptr || mask[token] == status::ok || mask[token] == status::closed_expert;
+  }
+  /// Whether a token has experts though `nothing` is left of their weights: the softmax over the chosen is
+  /// not defined where all have the logit −∞, unless a bias that closes experts has brought them there.
+  [[nodiscard]] __device__ __forceinline__ bool has_experts(bool nothing, bool closed) const {
+    return !nothing || closed || score != score_function::softmax || score_first;
+  }
+  /// Whether the bias closes an expert.
+  [[nodiscard]] __device__ __forceinline__ bool closed(int expert) const {
+    return bias != nullptr && bias[expert] == -INFINITY;
+  }
 };
 
-/// What an expert is weighed by, from its logit: its score or, where scores come last, the logit itself.
-__device__ __forceinline__ float raw_score(const gate_args& a, float logit, float largest,
-                                           float denominator) {
-  if (!a.score_first) {
-    return logit;
-  }
-  return a.score == score_function::softmax ? expf(logit - largest) / denominator : score_of(a.score, logit);
-}
-
-/// How the chosen are weighed (Eq. 6), once all of them are known. `Chosen` visits some of them, and combines
-/// over all lanes that have others: every one of these lanes must take part.
+/// How the chosen are weighed (Eq. 6), from their logits, once all of them are known; that of a closed expert
+/// counts as −∞. `Chosen` visits some of them, and combines over all lanes that have others: every one of
+/// these lanes must take part. Weights are scores over their sum, or e^(x − the largest) over its sum, where
+/// x is a logit (softmax) or the logarithm of a score too small to be divided by.
 class weighing {
  public:
+  /// `largest` and `denominator` are those of the softmax over all experts, where it is wanted.
   template <class Chosen>
-  __device__ __forceinline__ weighing(const gate_args& a, const Chosen& chosen)
-      : softmax_last_(!a.score_first && a.score == score_function::softmax), a_(a) {
-    if (softmax_last_) {
-      chosen.visit([&](int, float x) { largest_ = fmaxf(largest_, x); });
-      largest_ = chosen.largest(largest_);
-      chosen.visit([&](int, float x) { denominator_ += expf(x - largest_); });
-      denominator_ = chosen.total(denominator_);
+  __device__ __forceinline__ weighing(const gate_args& a, const Chosen& chosen, float largest,
+                                      float denominator)
+      : exponential_(a.score == score_function::softmax), a_(a) {
+    if (a.shares_of_all()) {
+      largest_ = largest;
+      divisor_ = denominator;
+      return;
     }
-    if (a.renormalize) {
-      float sum = 0.0F;
-      if (a.score_first) {
-        chosen.visit([&](int, float x) { sum += x; });
-      } else {
-        chosen.visit([&](int, float x) { sum += score(x); });
+    if (!exponential_) {
+      if (!a.renormalize) {
+        return;
       }
-      sum = chosen.total(sum);
-      divisor_ = sum > 0.0F ? sum : 1.0F;
+      float least = INFINITY;
+      chosen.visit([&](int, float x) { least = fminf(least, x); });
+      exponential_ = chosen.least(least) < -80.0F;
     }
+    if (chosen.any(exponential_)) {
+      float most = -INFINITY;
+      chosen.visit([&](int, float x) { most = fmaxf(most, exponent(x)); });
+      most = chosen.largest(most);
+      nothing_ = most == -INFINITY;
+      largest_ = nothing_ ? 0.0F : most;
+    }
+    float sum = 0.0F;
+    chosen.visit([&](int, float x) { sum += score(x); });
+    sum = chosen.total(sum);
+    divisor_ = sum > 0.0F ? sum : 1.0F;
   }
-  [[nodiscard]] __device__ __forceinline__ bool defined() const {
-    return !softmax_last_ || isfinite(largest_);
-  }
+  /// Whether all of the chosen have the logit −∞, so that no weight is above zero.
+  [[nodiscard]] __device__ __forceinline__ bool nothing() const { return exponential_ && nothing_; }
   [[nodiscard]] __device__ __forceinline__ float weight(float x) const {
     return score(x) / divisor_ * a_.scaling;
   }
 
  private:
+  [[nodiscard]] __device__ __forceinline__ float exponent(float x) const {
+    return a_.score == score_function::softmax ? x : log_score(a_.score, x);
+  }
   [[nodiscard]] __device__ __forceinline__ float score(float x) const {
-    return a_.score_first ? x : softmax_last_ ? expf(x - largest_) / denominator_ : score_of(a_.score, x);
+    return exponential_ ? expf(exponent(x) - largest_) : score_of(a_.score, x);
   }
 
-  bool softmax_last_;
-  float largest_ = -INFINITY;
-  float denominator_ = 0.0F;
+  bool exponential_;
+  bool nothing_ = false;
+  float largest_ = 0.0F;
   float divisor_ = 1.0F;
   const gate_args& a_;
 };
@@ -120,6 +168,9 @@ struct warp_choice {
   }
   [[nodiscard]] __device__ __forceinline__ static float total(float x) { return sum_of_warp(x); }
   [[nodiscard]] __device__ __forceinline__ static float largest(float x) { return max_of_warp(x); }
+  [[nodiscard]] __device__ __forceinline__ static float least(float x) { return -max_of_warp(-x); }
+  /// Of any token that shares the warp: whether what all its lanes must do is to be done.
+  [[nodiscard]] __device__ __forceinline__ static bool any(bool x) { return x; }
 };
 
 /// Takes the keys of experts outside of the best groups out of the running. `worth` has `groups` elements.
@@ -167,57 +218,40 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
     nan = nan || isnan(x);
     largest = fmaxf(largest, x);
   });
-  bool defined = __any_sync(0xffffffffU, nan) == 0;
-  float denominator = 1.0F;
-  const bool softmax_first = a.score_first && a.score == score_function::softmax;
-  if (softmax_first) {
-    largest = max_of_warp(largest);
-    defined = defined && isfinite(largest);
-    denominator = 0.0F;
-    keys.visit(n, [&](int, unsigned& key) {
-      const float e = expf(__uint_as_float(key) - largest);
-      key = __float_as_uint(e);
-      denominator += e;
-    });
+  largest = max_of_warp(largest);
+  bool defined = __any_sync(0xffffffffU, nan) == 0 && (!a.softmax_first() || isfinite(largest));
+  float denominator = 0.0F;
+  if (a.softmax_first() && (a.by_scores || !a.renormalize)) {
+    keys.visit(n, [&](int, unsigned key) { denominator += expf(__uint_as_float(key) - largest); });
     denominator = sum_of_warp(denominator);
   }
+  bool closed = false;
   if (defined) {
     const float per_denominator = 1.0F / denominator;
     keys.visit(n, [&](int i, unsigned& key) {
       float x = __uint_as_float(key);
-      if (softmax_first) {
-        x *= per_denominator;
-      } else if (a.score_first) {
-        x = score_of(a.score, x);
+      if (a.by_scores) {
+        x = a.softmax_first() ? expf(x - largest) * per_denominator : score_of(a.score, x);
       }
-      if (a.score_first && a.bias == nullptr) {
-        key = __float_as_uint(x) | 0x80000000U;  // scores are not negative: what sortable() makes of them
-      } else {
-        key = sortable(a.bias == nullptr ? x : x + a.bias[i]);
-      }
+      key = sortable(a.bias == nullptr ? x : x + a.bias[i]);
     });
     if (a.top_groups < a.groups) {
       keep_best_groups(keys, a, worth);
     }
-    // Lane k keeps the chosen number k, and its score or, where scores come last, its logit; of more than 32
-    // they go to memory.
+    // Lane k keeps the chosen number k, and its logit; of more than 32 they go to memory.
     const bool many = a.top_k > 32;
     int mine = 0;
-    unsigned my_key = 0;
     float raw = 0.0F;
     best_first<kept> best(keys, n);
     for (int k = 0; k < a.top_k; ++k) {
       const candidate taken = best.take();
       mine = k % 32 == lane ? taken.index : mine;
-      my_key = k % 32 == lane ? taken.key : my_key;
       if (k % 32 == 31 || k + 1 == a.top_k) {
         const int at = k - k % 32 + lane;
         if (at <= k) {
           ids[at] = mine;
-          raw = from_sortable(my_key);
-          if (a.bias != nullptr) {
-            raw = raw_score(a, logits[mine], largest, denominator);
-          }
+          closed = closed || a.closed(mine);
+          raw = a.closed(mine) ? -INFINITY : logits[mine];
           if (many) {
             weights[at] = raw;
           }
@@ -225,22 +259,27 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
       }
     }
     const warp_choice chosen{lane, a.top_k, many, raw, weights};
-    const weighing by(a, chosen);
+    const weighing by(a, chosen, largest, denominator);
     bool finite = true;
     chosen.visit([&](int k, float x) {
       weights[k] = by.weight(x);
       finite = finite && isfinite(weights[k]);
     });
-    defined = __all_sync(0xffffffffU, finite && by.defined()) != 0;
+    closed = __any_sync(0xffffffffU, closed) != 0;
+    defined = __all_sync(0xffffffffU, finite) != 0 && a.has_experts(by.nothing(), closed);
   }
-  if (!defined) {
+  const bool counts = a.counts(token);
+  if (!defined || !counts) {
     for (int k = lane; k < a.top_k; k += 32) {
-      ids[k] = k;
+      ids[k] = counts ? k : -1;
       weights[k] = 0.0F;
     }
   }
   __syncwarp();
-  return defined ? status::ok : status::non_finite;
+  return !counts    ? status::masked
+         : !defined ? status::non_finite
+         : closed   ? status::closed_expert
+                    : status::ok;
 }
 
 /// A block counts its experts' loads in shared memory first: `load` has N numbers, where they are wanted.
@@ -272,7 +311,7 @@ __device__ __forceinline__ void take_token(const gate_args& a, long long token, 
   if (a.statuses != nullptr && lane == 0) {
     a.statuses[token] = state;
   }
-  if (a.load != nullptr && state == status::ok) {
+  if (a.load != nullptr && (state == status::ok || state == status::closed_expert)) {
     for (int k = lane; k < a.top_k; k += 32) {
       atomicAdd(load + a.experts[token * a.top_k + k], 1U);
     }

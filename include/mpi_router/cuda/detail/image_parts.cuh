@@ -69,7 +69,7 @@ struct leader_inbox {
       if (threadIdx.x == 0) {
         barrier_expect(&scratch->arrived, static_cast<unsigned>(sent));
       }
-      barrier_wait(&scratch->arrived, turn & 1U);
+      barrier_wait<writers::cluster>(&scratch->arrived, turn & 1U);
     }
     return {first, others, scratch->headers, count, pitch};
   }

@@ -8,6 +8,19 @@
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
+/// Bytes of an element. What the device code has no word for stays out of it: 0.
+[[nodiscard]] constexpr int bytes_of(storage_format format) {
+  switch (format) {
+    case storage_format::f64: return 8;
+    case storage_format::f32: return 4;
+    case storage_format::bf16:
+    case storage_format::f16: return 2;
+  }
+  return 0;
+}
+template <class T>
+constexpr bool is_stored_here = bytes_of(scalar_traits<T>::format) == sizeof(T);
+
 template <class T>
 constexpr int vector_width = static_cast<int>(16 / sizeof(T));
 
@@ -55,12 +68,13 @@ __device__ __forceinline__ void unpack(const uint4& v, float (&out)[vector_width
   const unsigned words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 4) {
+    if constexpr (std::is_same_v<T, float>) {
       out[i] = __uint_as_float(words[i]);
     } else if constexpr (std::is_same_v<T, bf16>) {
       out[2 * i] = __uint_as_float(words[i] << 16);
       out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000U);
     } else {
+      static_assert(std::is_same_v<T, f16>);
       const float2 pair =
           __half22float2(__halves2half2(__ushort_as_half(static_cast<unsigned short>(words[i])),
                                         __ushort_as_half(static_cast<unsigned short>(words[i] >> 16))));
@@ -76,11 +90,12 @@ __device__ __forceinline__ uint4 pack(const float* in) {
   unsigned words[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 4) {
+    if constexpr (std::is_same_v<T, float>) {
       words[i] = __float_as_uint(in[i]);
     } else if constexpr (std::is_same_v<T, bf16>) {
       asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(in[2 * i + 1]), "f"(in[2 * i]));
     } else {
+      static_assert(std::is_same_v<T, f16>);
       asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(in[2 * i + 1]), "f"(in[2 * i]));
     }
   }
@@ -94,15 +109,19 @@ __device__ __forceinline__ uint4 gather_vector(const T* p, int count) {
 #pragma unroll
   for (int i = 0; i < vector_width<T>; ++i) {
     if (i < count) {
-      if constexpr (sizeof(T) == 4) {
+      if constexpr (std::is_same_v<T, float>) {
         words[i] = __float_as_uint(p[i]);
       } else {
+        static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>);
         words[i / 2] |= static_cast<unsigned>(p[i].bits) << (16 * (i % 2));
       }
     }
   }
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
+/// |x| as bits, in which NaN is above infinity and all numbers are in order.
+__device__ __forceinline__ unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffU; }
+
 /// 2^e, or zero where float holds no normal 2^e. e ≤ 127.
 __device__ __forceinline__ float power_of_two(int e) {
   return e < -126 ? 0.0F : __int_as_float((min(e, 127) + 127) << 23);

@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
         if (blocks == 1) {
           __syncthreads();
         } else {
-          barrier_wait(arrived, parity >> place & 1U);
+          barrier_wait<writers::cluster>(arrived, parity >> place & 1U);
           parity ^= 1U << place;
         }
         place ^= 1;

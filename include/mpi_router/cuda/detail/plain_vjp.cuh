@@ -21,13 +21,13 @@ __global__ void __launch_bounds__(256)
   double sums[2] = {0.0, 0.0};
   for (int d = static_cast<int>(threadIdx.x); d < hidden; d += 256) {
     sums[0] = fma(direction(d), direction(d), sums[0]);
-    sums[1] = fma(direction(d), from.grad_out.load(e, d), sums[1]);
+    sums[1] = fma(direction(d), from.grad_rows.load(e, d), sums[1]);
   }
   sum_over_block(sums, scratch, 256);
   const bool dead = from.saved.statuses != nullptr && from.saved.statuses[e] != status::ok;
   const double gain = from.radius / from.saved.image_norm[e];
   for (int d = static_cast<int>(threadIdx.x); d < hidden; d += 256) {
-    dual[row + d] = dead ? 0.0 : gain * (from.grad_out.load(e, d) - direction(d) * (sums[1] / sums[0]));
+    dual[row + d] = dead ? 0.0 : gain * (from.grad_rows.load(e, d) - direction(d) * (sums[1] / sums[0]));
   }
 }
 
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(256)
 
 template <class T, class G, vjp_mode mode>
 void plain_vjp(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
-               const any_matrix& rows, const dual_source& dual, const any_matrix& grad_rows,
+               const any_matrix& rows, const dual_source& dual, const any_matrix& grad_router,
                const batch<G>& gradient, const gradient_factors& factors, const plain_vjp_memory& memory) {
   const int ffn = static_cast<int>(shape.ffn_dim);
   const int hidden = static_cast<int>(shape.hidden_dim);
@@ -114,10 +114,14 @@ void plain_vjp(const context& ctx, const batch<const T>& weights, const expert_s
                         {memory.u, nullptr}};
   contract<T, 1>(ctx, shape.num_experts, lift);
   const status* const statuses = dual.saved.statuses;
-  if (grad_rows.data != nullptr) {
+  if (grad_router.data != nullptr) {
     collect(ctx, shape.num_experts,
-            collect_args<matrix_images>{
-                {any_matrix(memory.u, hidden), nullptr}, grad_rows, nullptr, statuses, hidden});
+            collect_args<matrix_images>{{any_matrix(memory.u, hidden), nullptr},
+                                        grad_router,
+                                        nullptr,
+                                        statuses,
+                                        dual.passes_on() ? dual.grad_rows : any_matrix(),
+                                        hidden});
   }
   if constexpr (mode == vjp_mode::factored) {
     const auto narrow = [&](const double* from, float* to, int extent) {

@@ -103,18 +103,35 @@ __device__ __forceinline__ void barrier_expect(std::uint64_t* barrier, unsigned 
                : "memory");
 #endif
 }
+/// Who writes what a barrier counts: the copy engine or threads of this block, or other blocks of the
+/// cluster.
+enum class writers { block, cluster };
+
+/// Waits for a phase of the barrier. What `from` wrote is visible from here on: a wait acquires for one block
+/// unless it says otherwise, which is too little for what comes from others.
+template <writers from = writers::block>
 __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, unsigned parity) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   const std::uint32_t address = shared_address(barrier);
   unsigned done = 0;
   while (done == 0) {
-    asm volatile(
-        "{\n\t.reg .pred p;\n\t"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-        "selp.u32 %0, 1, 0, p;\n\t}"
-        : "=r"(done)
-        : "r"(address), "r"(parity)
-        : "memory");
+    if constexpr (from == writers::cluster) {
+      asm volatile(
+          "{\n\t.reg .pred p;\n\t"
+          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+          "selp.u32 %0, 1, 0, p;\n\t}"
+          : "=r"(done)
+          : "r"(address), "r"(parity)
+          : "memory");
+    } else {
+      asm volatile(
+          "{\n\t.reg .pred p;\n\t"
+          "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+          "selp.u32 %0, 1, 0, p;\n\t}"
+          : "=r"(done)
+          : "r"(address), "r"(parity)
+          : "memory");
+    }
   }
 #endif
 }

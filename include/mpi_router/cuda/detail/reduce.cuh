@@ -92,9 +92,6 @@ __device__ __forceinline__ float sum_over_group(float (&v)[n], const thread_grou
   return total;
 }
 
-/// The largest of the threads' |x| as bits, in which NaN is above infinity and all numbers are in order.
-__device__ __forceinline__ unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffU; }
-
 /// The largest magnitude in a warp.
 __device__ __forceinline__ unsigned largest_over_warp(float x) {
   return __reduce_max_sync(0xffffffffU, magnitude_bits(x));

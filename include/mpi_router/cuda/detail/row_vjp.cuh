@@ -17,7 +17,7 @@ struct row_vjp_args {
   gradient_factors factors;
   any_matrix rows;
   dual_source dual;
-  any_matrix grad_rows;
+  any_matrix grad_router;
   tile_shape tiles;
   partition part;
   partial_sums out;
@@ -255,14 +255,24 @@ __global__ void __launch_bounds__(most_threads, 1)
         });
       }
       const float image_factor = most_w != 0 ? scale.image_factor : 0.0F;
-      const int exponent = row_exponent + dual_exponent - 2 * shift.exponent();
+      const auto scale_rows = [&](int exponent) {
+#pragma unroll
+        for (int i = 0; i < columns; ++i) {
+          r[i] *= power_of_two(exponent);
+          z[i] *= power_of_two(exponent);
+        }
+      };
+      const outer_exponents outer(row_exponent + dual_exponent, shift);
+      if (mode != vjp_mode::factored && outer.rows != 0) [[unlikely]] {
+        scale_rows(outer.rows);
+      }
       const int to_write = accumulate && dead ? 0 : share.count;
       G* gradient_row = gradient + static_cast<long long>(first) * a.gradient.ffn;
 #pragma unroll
       for (int g = 0; g < rows; ++g, gradient_row += a.gradient.ffn) {
         const float weight = dots[rows + g] * image_factor;
-        const float y = scale_by(dots[g], exponent);
-        const float w = scale_by(dots[rows + g], exponent);
+        const float y = scale_by(dots[g], outer.dots);
+        const float w = scale_by(dots[rows + g], outer.dots);
 #pragma unroll
         for (int v = 0; v < vectors; ++v) {
           float x[width];
@@ -287,12 +297,18 @@ __global__ void __launch_bounds__(most_threads, 1)
           }
         }
       }
+      if (const int back = -outer_exponents(row_exponent + dual_exponent, shift).rows;
+          mode != vjp_mode::factored && back != 0) [[unlikely]] {
+        scale_rows(back);
+      }
       copy_next();
     }
     const slot_header header{0.0F, exponent_unset, scale.image + dual_exponent, 0};
-    end_segment<vectors, width>(
-        memory, shared, a.ring, a.part, a.out, a.fused, expert, hidden, group, header, u,
-        [&](const image_parts& image) { collect_expert(image, a.grad_rows, expert, dead, hidden); });
+    end_segment<vectors, width>(memory, shared, a.ring, a.part, a.out, a.fused, expert, hidden, group, header,
+                                u, [&](const image_parts& image) {
+                                  collect_expert(image, a.grad_router, expert, dead,
+                                                 a.dual.passes_on() ? &a.dual.grad_rows : nullptr, hidden);
+                                });
     tile = stop;
   }
 }

@@ -53,6 +53,21 @@ struct row_shift {
   }
 };
 
+/// How the power of two of a tile's outer products y z̄ᵀ + w rᵀ is shared, so that no factor leaves the range
+/// of float where the gradient does not: the dots times 2^dots, the rows, in registers, times 2^rows.
+struct outer_exponents {
+  int dots;
+  int rows;  // 0 where nothing is extreme
+
+  /// `exponent` is that of r and z̄ together; the rows are shifted at present.
+  __device__ __forceinline__ outer_exponents(int exponent, const row_shift& shift) {
+    const int unshifted = exponent - shift.exponent();
+    const int large = unshifted > 60 ? min(unshifted, 100) : 0;  // dots are below 2^60, rows below 2^11
+    dots = unshifted - large;
+    rows = large - shift.exponent();
+  }
+};
+
 /// The exponents of a segment's sums and the factors that a tile's projections enter them with.
 struct sum_scale {
   int image = exponent_unset;       // image = sums · 2^image

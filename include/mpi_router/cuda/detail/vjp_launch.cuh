@@ -17,11 +17,11 @@ void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args
       row_vjp_kernel<T, G, vectors, tile_rows(in_flight, vectors), mode, by>, args);
 }
 
-/// r̄ and, as `mode` says, Ā or its factors. `grad_rows` may be null (without data).
+/// r̄ and, as `mode` says, Ā or its factors. `grad_router` may be null (without data).
 template <class T, class G, vjp_mode mode>
 void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& weights,
              const expert_shape& shape, const any_matrix& rows, const dual_source& dual,
-             const any_matrix& grad_rows, const batch<G>& gradient, const gradient_factors& factors,
+             const any_matrix& grad_router, const batch<G>& gradient, const gradient_factors& factors,
              const partial_sums& sums) {
   batch<const G> old;
   old.data = gradient.data;
@@ -36,7 +36,7 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
                                 factors,
                                 rows,
                                 dual,
-                                grad_rows,
+                                grad_router,
                                 {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim),
                                  plan.rows, plan.part.tiles_per_expert},
                                 plan.part,
@@ -58,10 +58,14 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
   } else if constexpr (sizeof(T) == 4) {
     with_vectors(std::integral_constant<int, 4>{});
   }
-  if (!args.fused && grad_rows.data != nullptr) {
+  if (!args.fused && grad_router.data != nullptr) {
     collect(ctx, shape.num_experts,
-            collect_args<slot_images>{
-                {sums, plan.part}, grad_rows, nullptr, dual.saved.statuses, args.tiles.hidden});
+            collect_args<slot_images>{{sums, plan.part},
+                                      grad_router,
+                                      nullptr,
+                                      dual.saved.statuses,
+                                      dual.passes_on() ? dual.grad_rows : any_matrix(),
+                                      args.tiles.hidden});
   }
 }
 

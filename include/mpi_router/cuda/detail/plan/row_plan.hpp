@@ -62,11 +62,13 @@ struct row_demand {
     const int fixed = row_memory::bytes(p.ring.groups, threads / warp_threads) +
                       (p.cluster > 1 ? inbox_bytes(p.cluster, p.pitch) : sums);
     const index_t room = static_cast<index_t>(ctx.shared_memory) - spare_shared_memory - fixed;
-    const index_t stages = room / (p.ring.groups * p.ring.stage_bytes);
+    const int stage_of_each = p.ring.groups * p.ring.stage_bytes;
+    const index_t stages = room / stage_of_each;
     p.ring.stages = static_cast<int>(stages < deepest ? stages : deepest);
     if (p.ring.stages >= least_stages) {
       p.vectors = vectors;
-      p.shared_bytes = static_cast<std::size_t>(fixed + p.ring.groups * p.ring.group_bytes());
+      const int bytes = fixed + stage_of_each * p.ring.stages;
+      p.shared_bytes = static_cast<std::size_t>(bytes);
       return p;
     }
   }

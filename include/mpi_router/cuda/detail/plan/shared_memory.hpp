@@ -18,6 +18,9 @@ struct leader_scratch {
   slot_header headers[most_cluster];
 };
 
+// All counts are small: products of ints are offsets here.
+// NOLINTBEGIN(bugprone-implicit-widening-of-multiplication-result)
+
 /// Of a block over stored rows.
 struct row_memory {
   leader_scratch* leader;
@@ -69,6 +72,8 @@ struct panel_memory {
         scratch(by_block + 2 * most_cluster * panel),
         image(scratch + warps * 2 * sums_at_once) {}
 };
+
+// NOLINTEND(bugprone-implicit-widening-of-multiplication-result)
 
 }  // namespace detail
 MPIROUTER_CUDA_END

@@ -1,5 +1,5 @@
 // The numbers that plans and kernels are made of, each with its source: what the hardware sets, what the code
-// of the kernels sets, and what was measured (on H100 and H200, by bench/cuda).
+// of the kernels sets, and what was chosen by timing (on H100 and H200, by bench/cuda).
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/linkage.hpp>
@@ -9,9 +9,9 @@ namespace detail {
 
 // --- What a call may ask for
 
-constexpr index_t most_hidden = 32768;  // D: columns are counted in bytes by ints, in rings and clusters
-constexpr index_t most_extent =
-    0x3fffffff;  // N and F, so that an int holds twice each: F + a tile, the grid over N
+constexpr index_t most_hidden = 32768;  // D: ints count the bytes of rows in rings and clusters
+/// N and F: an int holds twice as much, such as F and a tile beyond it, and a grid has as many blocks.
+constexpr index_t most_extent = 0x3fffffff;
 /// Tiles of all experts together. Ints count them in the kernels, a few steps past the last: by at most 16
 /// groups of a block, or three times the 8 members of a team.
 constexpr index_t most_tiles = 0x7fffffff - 255;
@@ -26,18 +26,19 @@ constexpr int most_cluster = 8;   // blocks: the largest cluster that every sm_9
 
 // --- The kernels over stored rows
 
-constexpr int most_threads = 512;  // in a block: 128 registers are left to each
+constexpr int most_threads = 512;  // in a block: the hardware has 128 registers for each
 constexpr int most_warps = most_threads / warp_threads;
 constexpr int sums_at_once = 16;  // the most values that are summed over a group at once
-constexpr int most_stages = 8;    // of a ring that the copy engine fills; deeper ones gained nothing
+constexpr int most_stages = 8;    // of a ring that the copy engine fills: for so many there are barriers
 /// Of a ring that the threads fill: ring_view::pop waits for 1, 2 or 3 copies, numbers that code must name.
 constexpr int most_stages_of_threads = 4;
 /// The backward reads a tile's stage until it is done with the tile: with a single stage it would wait for a
 /// copy that only it can start.
 constexpr int least_stages = 2;
-constexpr int most_vectors_alone = 256;  // in a row, that threads take one each; in longer rows two or more
-/// 16-byte vectors of a tile in a thread's registers, rows × vectors of a row, and columns of a row that it
-/// can own: what 128 registers hold without a spill.
+/// In a row whose vectors threads own one each; in longer ones two or more. Timed.
+constexpr int most_vectors_alone = 256;
+/// 16-byte vectors of a tile in a thread's registers (rows × vectors of a row), and columns of a row that it
+/// can own. The kernels are compiled for these: 128 registers must hold them.
 constexpr int forward_vectors_in_flight = 8;
 constexpr int forward_most_columns = 32;
 constexpr int vjp_vectors_alone = 8;
@@ -45,16 +46,15 @@ constexpr int vjp_vectors_with_old = 2;  // where the gradient that is added to 
 constexpr int vjp_most_columns = 16;
 /// Bytes of shared memory that no ring takes. A margin: no kernel has static shared memory beside its rings.
 constexpr int spare_shared_memory = 2048;
-constexpr int inbox_share =
-    4;  // what the leader of a cluster is sent takes at most one part in 4 of its shared memory
+/// What the leader of a cluster is sent takes at most one part in 4 of its shared memory: the rings need the
+/// rest.
+constexpr int inbox_share = 4;
 
 // --- The kernel over stored columns
 
 constexpr int panel_threads = 512;
-constexpr int panel_passes =
-    16;  // rows of a panel that a thread owns, at most: each a register of r and one of u
-constexpr int panel_most_lanes =
-    8;  // that share a row's part of a panel: 8 · 16 bytes are a line of the caches
+constexpr int panel_passes = 16;  // rows of a panel that a thread owns, at most; it has r and u in registers
+constexpr int panel_most_lanes = 8;  // that share a row's part of a panel: 8 · 16 bytes are a line of caches
 
 /// The passes that have two places in the ring, so that the next panel's can arrive before those of this one
 /// are done with. The others have one. `large` fills the shared memory of sm_90, the other that of sm_80.
@@ -66,7 +66,7 @@ constexpr int panel_most_lanes =
 // --- Dealing tiles to blocks
 
 /// In per cent, how many blocks of those that the device holds must be at work where each is given rows of a
-/// single expert: that saves more than the others would do.
+/// single expert: that saves more than the others would do. Timed.
 constexpr int enough_blocks = 93;
 
 }  // namespace detail
