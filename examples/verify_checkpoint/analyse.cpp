@@ -30,6 +30,47 @@ struct reference_direction {
   }
 };
 
+/// M, that remembers the image of the last row: what is asked of one row again costs no read of A.
+template <class Op>
+class remembering_operator {
+ public:
+  using scalar = double;
+  explicit remembering_operator(const Op& op) : op_(op) {}
+  [[nodiscard]] index_t dimension() const { return op_.dimension(); }
+  [[nodiscard]] index_t ffn_dim() const { return op_.ffn_dim(); }
+
+  double apply(vector_view<const double> x, vector_view<double> u) {
+    return recall(plain_, x, u, [&] { return op_.apply(x, u); });
+  }
+  scaled_energy<double> apply_scaled(vector_view<const double> x, vector_view<double> u) {
+    return recall(scaled_, x, u, [&] { return op_.apply_scaled(x, u); });
+  }
+
+ private:
+  template <class Energy>
+  struct memory {
+    Eigen::VectorXd row;
+    Eigen::VectorXd image;
+    Energy energy{};
+  };
+  template <class Energy, class Apply>
+  static Energy recall(memory<Energy>& known, vector_view<const double> x, vector_view<double> u,
+                       Apply apply) {
+    if (known.row.size() == x.size() && map(x) == known.row) {
+      map(u) = known.image;
+    } else {
+      known.energy = apply();
+      known.row = map(x);
+      known.image = map(u);
+    }
+    return known.energy;
+  }
+
+  const Op& op_;
+  memory<double> plain_;
+  memory<scaled_energy<double>> scaled_;
+};
+
 /// Runs the power iteration from `row`, for the steps that are needed to come within the tolerance, and for
 /// the trace.
 template <class Op>
@@ -60,7 +101,8 @@ expert_report analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
     report.state = status::non_finite;
     return report;
   }
-  const auto op = gate_operator(a);
+  const auto plain_op = gate_operator(a);
+  remembering_operator op(plain_op);
   Eigen::VectorXd row(stored.size());
   report.state = retract(view(stored), view(row), 1.0);  // only its direction matters
 
@@ -102,7 +144,7 @@ expert_report analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
   report.lambda_step =
       alignment_spectral(rayleigh(op, view(std::as_const(next)), view(residual)).rayleigh, report.sigma_1);
   if (!options.exact || options.trace) {
-    iterate(op, row, principal, options, report);
+    iterate(plain_op, row, principal, options, report);
   }
   if (options.exact) {
     report.steps = spectrum->steps_to(options.tolerance, view(std::as_const(row)), options.max_steps);
@@ -114,7 +156,7 @@ expert_report analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
 
 expert_report analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
   auto report = analyse_row(read_gate(layer.gates[static_cast<std::size_t>(expert)]),
-                            read_row(*layer.router, expert), options);
+                            read_row(*layer.router, layer.router_how, expert), options);
   report.expert = expert;
   for (double* ratio :
        {&report.cosine_stored, &report.cosine_step, &report.lambda_stored, &report.lambda_step}) {

@@ -1,7 +1,7 @@
 // What one router row says of one expert.
 #pragma once
 
-#include "families.hpp"
+#include "search.hpp"
 
 #include <mpi_router/core/error.hpp>
 

@@ -1,52 +1,37 @@
-// Finds the MoE layers of a checkpoint by the names that known model families give their tensors.
+// The names and layouts that known model families give their tensors.
 #pragma once
 
+#include "config.hpp"
 #include "layout.hpp"
 
-#include <mpi_router/io/checkpoint.hpp>
-
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace verify {
 
-/// One MoE layer: a router [N, D] and a gate matrix for each of its rows.
-struct moe_layer {
-  std::string name;    ///< the prefix that its router and experts share
-  std::string family;  ///< who names tensors so
-  const mpi_router::stored_tensor* router = nullptr;
-  std::vector<gate_block> gates;  ///< one for each expert
-  index_t num_experts = 0;
-  index_t ffn_dim = 0;
-  index_t hidden_dim = 0;
+/// A layout that every release of an architecture has.
+struct architecture_layout {
+  std::string_view architecture;  ///< what its names begin with, see model_config::names
+  layout how;
 };
 
-/// Something that looks like part of an MoE layer and could not be used.
-struct unmatched {
-  std::string name;
-  std::string reason;  ///< with a hint
+/// How one family names the router and the gates of a layer. {layer} is empty or ends with a dot.
+struct family {
+  std::string_view name;
+  std::string_view router;
+  std::string_view gate;
+  std::vector<layout> layouts;  ///< more than one: releases differ
+  std::vector<architecture_layout> architectures;
 };
 
-/// Tensors that the user names. {layer} stands for any text, the same in both; {expert} for the number of the
-/// expert.
-struct name_patterns {
-  std::string router;
-  std::string gate;
-};
+[[nodiscard]] std::span<const family> families();
 
-struct search_options {
-  std::optional<name_patterns> patterns;  ///< instead of the families
-  std::optional<layout> how;              ///< instead of the family's layout
-};
+/// The layout of the architecture that config.json names, if the family knows it.
+[[nodiscard]] std::optional<layout> layout_of_architecture(const family& f, const model_config& config);
 
-struct search_result {
-  std::vector<moe_layer> layers;  ///< in natural order: layer 2 before layer 10
-  std::vector<unmatched> others;
-};
-
-[[nodiscard]] search_result find_layers(const mpi_router::checkpoint& model, const search_options& options);
-
-/// The families, one line each, for --help.
+/// The families, a few lines each, for --help.
 [[nodiscard]] std::string describe_families();
 
 }  // namespace verify

@@ -1,6 +1,8 @@
 #include "html_report.hpp"
 
+#include "coverage.hpp"
 #include "html_figures.hpp"
+#include "layer_numbers.hpp"
 
 #include <mpi_router/core/version.hpp>
 #include <mpi_router/verify/null_model.hpp>
@@ -173,18 +175,19 @@ std::string layers_table(const checkpoint_report& checkpoint) {
                                 {"λ after one step"},
                                 {"its null"},
                                 {"certified rows"}});
+  const auto numbers = layer_numbers(checkpoint);
   for (std::size_t l = 0; l < checkpoint.layers.size(); ++l) {
     const auto& report = checkpoint.layers[l];
     const auto& layer = *report.layer;
     const auto certified = std::count_if(report.experts.begin(), report.experts.end(),
                                          [](const auto& e) { return is_certified(e, std::numbers::pi / 2); });
-    out +=
-        fmt::format("<tr><td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}\n", l,
-                    escaped(layer.name), layer.num_experts, layer.ffn_dim, layer.hidden_dim,
-                    number(mean(report, [](const auto& e) { return e.cosine_stored; }), 3),
-                    number(mean(report, [](const auto& e) { return e.cosine_step; }), 3),
-                    number(mean(report, [](const auto& e) { return e.lambda_step; }), 3),
-                    number(mpi_router::null_model(layer.ffn_dim, layer.hidden_dim).one_step, 3), certified);
+    out += fmt::format(
+        "<tr><td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}\n", numbers[l],
+        escaped(layer.name), layer.num_experts, layer.ffn_dim, layer.hidden_dim,
+        number(mean(report, [](const auto& e) { return has_direction(e) ? e.cosine_stored : unknown; }), 3),
+        number(mean(report, [](const auto& e) { return has_direction(e) ? e.cosine_step : unknown; }), 3),
+        number(mean(report, [](const auto& e) { return e.lambda_step; }), 3),
+        number(mpi_router::null_model(layer.ffn_dim, layer.hidden_dim).one_step, 3), certified);
   }
   return out + std::string(table_tail);
 }
@@ -238,10 +241,11 @@ std::string section(const std::filesystem::path& data, std::size_t index, const 
     out += fmt::format("<figcaption>{}</figcaption></figure>\n", escaped(figure.caption));
   }
   out += "</div>\n<h3>Layers</h3>\n" + layers_table(checkpoint);
+  const auto numbers = layer_numbers(checkpoint);
   for (std::size_t l = 0; l < checkpoint.layers.size(); ++l) {
     const auto& report = checkpoint.layers[l];
     out += fmt::format("<details{}><summary>Experts of layer {}: {}</summary>\n",
-                       checkpoint.layers.size() <= 2 ? " open" : "", l, escaped(report.layer->name));
+                       checkpoint.layers.size() <= 2 ? " open" : "", numbers[l], escaped(report.layer->name));
     out += experts_table(report, options) + "</details>\n";
   }
   if (!checkpoint.found->others.empty()) {
@@ -287,6 +291,7 @@ page says how near the stored rows are, how near one step brings them, and how m
 <li>proven angle: an upper bound that needs no SVD, for what its certificate is worth.
 <li>steps: until the sine of the angle is at most {6:g}.
 </ul>
+<p class=note>{9}.</p>
 <p>Tables sort by the column whose heading is pressed.</p>
 {7}</main>
 <script>{8}</script>
@@ -296,7 +301,7 @@ page says how near the stored rows are, how near one step brings them, and how m
       escaped(options.command),
       options.analysis.exact ? "that direction, by an SVD"
                              : "the direction that was found by power iteration",
-      options.analysis.tolerance, sections, behaviour));
+      options.analysis.tolerance, sections, behaviour, escaped(describe_seen(coverage_of(checkpoints)))));
   return problem;
 }
 

@@ -58,6 +58,25 @@ bool ffn_comes_first(layout how) {
 std::string_view flag_of(layout value) { return layout_names[static_cast<std::size_t>(value)].flag; }
 std::string_view meaning_of(layout value) { return layout_names[static_cast<std::size_t>(value)].meaning; }
 
+layout transposed(layout value) {
+  switch (value) {
+    case layout::nfd: return layout::ndf;
+    case layout::ndf: return layout::nfd;
+    case layout::n2fd_concatenated: return layout::nd2f_concatenated;
+    case layout::n2fd_interleaved: return layout::nd2f_interleaved;
+    case layout::nd2f_concatenated: return layout::n2fd_concatenated;
+    case layout::nd2f_interleaved: return layout::n2fd_interleaved;
+  }
+  return value;
+}
+
+index_t rows_of(const stored_tensor& router, router_layout how) {
+  return router.shape()[how == router_layout::nd ? 0 : 1];
+}
+index_t hidden_dim_of(const stored_tensor& router, router_layout how) {
+  return router.shape()[how == router_layout::nd ? 1 : 0];
+}
+
 std::optional<layout> layout_from_flag(std::string_view flag) {
   for (const auto& name : layout_names) {
     if (name.flag == flag) {
@@ -106,14 +125,23 @@ gate_matrix read_gate(const gate_block& block) {
   return a;
 }
 
-Eigen::VectorXd read_row(const stored_tensor& tensor, index_t i) {
-  const index_t hidden_dim = tensor.shape()[1];
+Eigen::VectorXd read_row(const stored_tensor& router, router_layout how, index_t i) {
+  const index_t rows = rows_of(router, how);
+  const index_t hidden_dim = hidden_dim_of(router, how);
   Eigen::VectorXd row(hidden_dim);
-  with_elements(tensor, i * hidden_dim, hidden_dim, [&](const auto* data) {
-    for (index_t d = 0; d < hidden_dim; ++d) {
-      row[d] = widen<double>(data[d]);
-    }
-  });
+  if (how == router_layout::nd) {
+    with_elements(router, i * hidden_dim, hidden_dim, [&](const auto* data) {
+      for (index_t d = 0; d < hidden_dim; ++d) {
+        row[d] = widen<double>(data[d]);
+      }
+    });
+  } else {
+    with_elements(router, 0, rows * hidden_dim, [&](const auto* data) {
+      for (index_t d = 0; d < hidden_dim; ++d) {
+        row[d] = widen<double>(data[d * rows + i]);
+      }
+    });
+  }
   return row;
 }
 

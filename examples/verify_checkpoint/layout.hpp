@@ -38,6 +38,16 @@ inline constexpr std::array<layout_name, 6> layout_names{{
 [[nodiscard]] std::string_view meaning_of(layout value);
 [[nodiscard]] std::optional<layout> layout_from_flag(std::string_view flag);
 
+/// The layout with the two axes of an expert exchanged: a square tensor may be either.
+[[nodiscard]] layout transposed(layout value);
+
+/// Whether a router is stored as [N, D], a row for each expert, or transposed, a column for each.
+enum class router_layout { nd, dn };
+
+/// N and D of a router with two axes.
+[[nodiscard]] index_t rows_of(const mpi_router::stored_tensor& router, router_layout how);
+[[nodiscard]] index_t hidden_dim_of(const mpi_router::stored_tensor& router, router_layout how);
+
 /// F, if a tensor of this shape can hold the gates of `experts` experts of hidden dimension D so; nothing
 /// otherwise. The first axis may be flattened into the second, [N·F, D], and a tensor of one expert may lack
 /// it, [F, D].
@@ -62,7 +72,7 @@ using gate_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen:
 /// The gate matrix A, [F, D], widened to double. Reads the one block of the tensor, wherever it is aligned.
 [[nodiscard]] gate_matrix read_gate(const gate_block& block);
 
-/// Row i of a [N, D] tensor, widened to double.
-[[nodiscard]] Eigen::VectorXd read_row(const mpi_router::stored_tensor& tensor, index_t i);
+/// The router's row for expert i, widened to double.
+[[nodiscard]] Eigen::VectorXd read_row(const mpi_router::stored_tensor& router, router_layout how, index_t i);
 
 }  // namespace verify

@@ -20,27 +20,26 @@ using namespace mpi_router;
 /// New bytes for one tensor.
 using replacements = std::map<const stored_tensor*, std::vector<std::byte>>;
 
-/// Rounds a row to the type of the tensor and puts it in its place among the tensor's bytes.
-void store_row(const stored_tensor& tensor, index_t i, const Eigen::VectorXd& row,
+/// Rounds a row to the type of the router and puts it in its place among the router's bytes.
+void store_row(const stored_tensor& router, router_layout how, index_t i, const Eigen::VectorXd& row,
                std::vector<std::byte>& bytes) {
+  const index_t step = how == router_layout::nd ? 1 : rows_of(router, how);
+  const index_t begin = how == router_layout::nd ? i * row.size() : i;
   const auto put = [&]<class T>(T) {
-    std::vector<T> rounded(static_cast<std::size_t>(row.size()));
     for (index_t d = 0; d < row.size(); ++d) {
       const T value = narrow<T>(row[d]);
       if (!is_finite(value)) {
-        tensor.fail("a row of that length does not fit in ", to_string(tensor.type()));
+        router.fail("a row of that length does not fit in ", to_string(router.type()));
       }
-      rounded[static_cast<std::size_t>(d)] = value;
+      std::memcpy(bytes.data() + static_cast<std::size_t>(begin + d * step) * sizeof(T), &value, sizeof(T));
     }
-    std::memcpy(bytes.data() + static_cast<std::size_t>(i * row.size()) * sizeof(T), rounded.data(),
-                rounded.size() * sizeof(T));
   };
-  switch (tensor.type()) {
+  switch (router.type()) {
     case dtype::f64: return put(double{});
     case dtype::f32: return put(float{});
     case dtype::bf16: return put(bf16{});
     case dtype::f16: return put(f16{});
-    default: tensor.fail("is not floating point");
+    default: router.fail("is not floating point");
   }
 }
 
@@ -49,7 +48,7 @@ double radius_for(const recondition_options& options, const moe_layer& layer, co
     case recondition_options::length::keep: return row.stableNorm();
     case recondition_options::length::radius: return options.value;
     case recondition_options::length::c_prime:
-      return options.value / std::sqrt(static_cast<double>(layer.num_experts));
+      return options.value / std::sqrt(static_cast<double>(layer.router_rows));
   }
   return 1;
 }
@@ -119,7 +118,7 @@ recondition_result recondition(const checkpoint& model, const std::vector<moe_la
       static_cast<index_t>(rows.size()),
       [&](index_t i) {
         auto& r = rows[static_cast<std::size_t>(i)];
-        r.row = read_row(*r.layer->router, r.expert);
+        r.row = read_row(*r.layer->router, r.layer->router_how, r.expert);
         r.state = advance(*r.layer, r.expert, options, r.row);
       },
       progress);
@@ -131,7 +130,7 @@ recondition_result recondition(const checkpoint& model, const std::vector<moe_la
     auto& bytes = changed.try_emplace(&router, router.bytes().begin(), router.bytes().end()).first->second;
     ++result.rows;
     if (r.state == status::ok) {
-      store_row(router, r.expert, r.row, bytes);
+      store_row(router, r.layer->router_how, r.expert, r.row, bytes);
     } else {
       result.kept.push_back(
           core::concatenate(r.layer->name, ", expert ", r.expert, ": ", to_string(r.state)));

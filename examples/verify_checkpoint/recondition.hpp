@@ -1,7 +1,7 @@
 // Writes a checkpoint again with each router row some power steps further, and nothing else changed.
 #pragma once
 
-#include "families.hpp"
+#include "search.hpp"
 
 #include <filesystem>
 #include <functional>

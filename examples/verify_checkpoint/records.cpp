@@ -31,6 +31,53 @@ json expert_record(const expert_report& e) {
           {"status", to_string(e.state)}};
 }
 
+/// What was read, and what was assumed of it.
+json layer_record(const std::string& file, const layer_report& report) {
+  const auto& layer = *report.layer;
+  json experts = json::array();
+  for (const auto& e : report.experts) {
+    experts.push_back(expert_record(e));
+    if (!layer.is_uniform()) {
+      experts.back()["ffn_dim"] = layer.gates[static_cast<std::size_t>(e.expert)].ffn_dim;
+    }
+  }
+  return {{"file", file},
+          {"name", layer.name},
+          {"family", layer.family},
+          {"router", layer.router->name()},
+          {"router_layout", layer.router_how == router_layout::nd ? "nd" : "dn"},
+          {"router_dtype", to_string(layer.router->type())},
+          {"router_rows", layer.router_rows},
+          {"gate", layer.gate_name},
+          {"layout", flag_of(layer.how)},
+          {"layout_known_by", layer.how_known},
+          {"dtype", to_string(layer.gates.front().tensor->type())},
+          {"num_experts", layer.num_experts},
+          {"ffn_dim", layer.is_uniform() ? json(layer.ffn_dim) : json(nullptr)},
+          {"hidden_dim", layer.hidden_dim},
+          {"experts", std::move(experts)}};
+}
+
+std::string_view word_for(fate what) {
+  switch (what) {
+    case fate::set_aside: return "set aside";
+    case fate::unseen: return "not looked at";
+    case fate::missing: return "missing";
+  }
+  return "";
+}
+
+json coverage_record(const coverage& c) {
+  return {{"layers", c.layers},
+          {"layers_looked_at", c.layers_seen},
+          {"layers_certified", c.layers_certified},
+          {"rows", c.rows},
+          {"rows_looked_at", c.rows_seen},
+          {"rows_certified", c.rows_certified},
+          {"complete", c.is_complete()},
+          {"summary", describe_seen(c)}};
+}
+
 /// A field of a CSV line, quoted where it must be.
 std::string field(const std::string& text) {
   if (text.find_first_of(",\"\n\r") == text.npos) {
@@ -45,24 +92,21 @@ std::string field(const std::string& text) {
 
 }  // namespace
 
-std::string to_json(const std::vector<checkpoint_report>& checkpoints, const analysis_options& options) {
+std::string to_json(const std::vector<checkpoint_report>& checkpoints, const analysis_options& options,
+                    const coverage& covered) {
   json layers = json::array();
   json others = json::array();
   for (const auto& c : checkpoints) {
     for (const auto& report : c.layers) {
-      json experts = json::array();
-      for (const auto& e : report.experts) {
-        experts.push_back(expert_record(e));
-      }
-      layers.push_back({{"file", c.path},
-                        {"name", report.layer->name},
-                        {"num_experts", report.layer->num_experts},
-                        {"ffn_dim", report.layer->ffn_dim},
-                        {"hidden_dim", report.layer->hidden_dim},
-                        {"experts", std::move(experts)}});
+      layers.push_back(layer_record(c.path, report));
     }
     for (const auto& other : c.found->others) {
-      others.push_back({{"file", c.path}, {"name", other.name}, {"reason", other.reason}});
+      others.push_back({{"file", c.path},
+                        {"name", other.name},
+                        {"reason", other.reason},
+                        {"what", word_for(other.what)},
+                        {"layers", other.layers},
+                        {"rows", other.rows}});
     }
   }
   const json document{{"version", fmt::format("{}.{}.{}", MPIROUTER_VERSION_MAJOR, MPIROUTER_VERSION_MINOR,
@@ -70,6 +114,7 @@ std::string to_json(const std::vector<checkpoint_report>& checkpoints, const ana
                       {"tolerance", options.tolerance},
                       {"max_steps", options.max_steps},
                       {"exact", options.exact},
+                      {"coverage", coverage_record(covered)},
                       {"layers", std::move(layers)},
                       {"unmatched", std::move(others)}};
   return document.dump(1, ' ', false, json::error_handler_t::replace) + "\n";

@@ -1,7 +1,7 @@
 // What a program reads: JSON and CSV.
 #pragma once
 
-#include "report.hpp"
+#include "coverage.hpp"
 
 #include <string>
 #include <vector>
@@ -11,7 +11,7 @@ namespace verify {
 /// The JSON document that --help describes. Numbers that are unknown or not finite are null; angles are
 /// radians.
 [[nodiscard]] std::string to_json(const std::vector<checkpoint_report>& checkpoints,
-                                  const analysis_options& options);
+                                  const analysis_options& options, const coverage& covered);
 
 /// file,layer,expert,step,rho,residual,angle: one line for each iterate.
 [[nodiscard]] std::string to_csv(const std::vector<checkpoint_report>& checkpoints);

@@ -1,5 +1,7 @@
 #include "report.hpp"
 
+#include "coverage.hpp"
+
 #include <mpi_router/io/file_error.hpp>
 #include <mpi_router/verify/null_model.hpp>
 
@@ -9,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <numbers>
 #include <numeric>
 #include <span>
@@ -91,20 +94,47 @@ column summarise(const layer_report& layer, Value value) {
 
 double gap_of(const expert_report& e) { return e.sigma_1 > 0 ? e.sigma_2 / e.sigma_1 : unknown; }
 
+/// "8 – 12" where experts differ.
+std::string describe_ffn_dim(const moe_layer& layer) {
+  const auto least = std::ranges::min(layer.gates, {}, &gate_block::ffn_dim).ffn_dim;
+  return least == layer.ffn_dim ? fmt::format("{}", least) : fmt::format("{} to {}", least, layer.ffn_dim);
+}
+
+/// The name of a layer's tensor without what the layer itself is called.
+std::string_view within(const moe_layer& layer, std::string_view tensor) {
+  const bool inside = !layer.name.empty() && tensor.starts_with(layer.name + ".");
+  return inside ? tensor.substr(layer.name.size() + 1) : tensor;
+}
+
+/// What was found, and how it was read.
 std::string describe_layer(const moe_layer& layer, const painter& paint) {
   const auto& gate = layer.gates.front();
-  const std::string stored = gate.tensor->rank() == 2 &&
-                                     gate.tensor->shape()[0] == gate.ffn_dim * layer.num_experts &&
-                                     layer.num_experts > 1
-                                 ? "flattened to [N·F, D]"
-                                 : std::string(meaning_of(gate.how));
-  const bool one_each = layer.num_experts > 1 && layer.gates[0].tensor != layer.gates[1].tensor;
+  const bool one_each = layer.gate_name.find(expert_mark) != layer.gate_name.npos;
+  const bool flat = !one_each && gate.tensor->rank() == 2 && layer.num_experts > 1;
+  const std::string stored = one_each || !flat ? std::string(meaning_of(layer.how)) : "flattened to [N·F, D]";
+  const std::string turned = layer.router_how == router_layout::dn ? " [D, N]" : "";
   return paint.bold(layer.name.empty() ? "(no prefix)" : printable(layer.name)) + ": " +
          fmt::format("{} expert{}, F = {}, D = {}", layer.num_experts, layer.num_experts == 1 ? "" : "s",
-                     layer.ffn_dim, layer.hidden_dim) +
-         paint.faint(fmt::format("; names as in {}; router {}, gates {} {}", layer.family,
-                                 to_string(layer.router->type()), to_string(gate.tensor->type()),
-                                 one_each ? "one tensor an expert" : stored));
+                     describe_ffn_dim(layer), layer.hidden_dim) +
+         paint.faint(fmt::format("; names as in {}; router {} {}{}, gates {} {} {}{} by {}", layer.family,
+                                 printable(within(layer, layer.router->name())),
+                                 to_string(layer.router->type()), turned,
+                                 printable(within(layer, layer.gate_name)), to_string(gate.tensor->type()),
+                                 stored, one_each ? ", one tensor an expert," : "", layer.how_known));
+}
+
+/// λ after one step, and before, for random rows and matrices of these shapes: the mean over the experts.
+mpi_router::null_alignment null_of(const moe_layer& layer) {
+  mpi_router::null_alignment sum{};
+  for (const auto& gate : layer.gates) {
+    const auto null = mpi_router::null_model(gate.ffn_dim, gate.hidden_dim);
+    sum.stored += null.stored;
+    sum.one_step += null.one_step;
+  }
+  const auto count = static_cast<double>(layer.gates.size());
+  sum.stored /= count;
+  sum.one_step /= count;
+  return sum;
 }
 
 std::vector<std::size_t> order_of(const layer_report& layer, bool worst_first) {
@@ -121,7 +151,7 @@ std::vector<std::size_t> order_of(const layer_report& layer, bool worst_first) {
 }
 
 std::string format_layer(const layer_report& report, const report_options& options, const painter& paint) {
-  const auto null = mpi_router::null_model(report.layer->ffn_dim, report.layer->hidden_dim);
+  const auto null = null_of(*report.layer);
   const double null_cosine =
       std::sqrt(2 / (std::numbers::pi * static_cast<double>(report.layer->hidden_dim)));
   std::string out = describe_layer(*report.layer, paint) + "\n";
@@ -135,11 +165,12 @@ std::string format_layer(const layer_report& report, const report_options& optio
                               : e.certificate == "none"
                                   ? "none"
                                   : fmt::format("≤{} {}", angle_cell(e.angle_bound, 0), e.certificate);
-    out += fmt::format("  {:>6}  {}  {} {}  {}  {} {}  {}  {}  {:<23}  {:>7}\n", e.expert,
+    const char* mark = std::isfinite(e.cosine_stored) && !has_direction(e) ? "?" : " ";
+    out += fmt::format("  {:>6}  {}  {}{}{}{} {}  {} {}  {}  {}  {:<23}  {:>7}\n", e.expert,
                        cell(gap_of(e), 6, 3), paint.cosine(e.cosine_stored, cell(e.cosine_stored, 6, 3)),
-                       paint.cosine(e.cosine_step, cell(e.cosine_step, 6, 3)), angle_cell(e.angle, 9),
-                       cell(e.lambda_stored, 6, 3), cell(e.lambda_step, 6, 3), scientific(e.rayleigh, 9),
-                       scientific(e.residual, 9), proof, steps_cell(e, options));
+                       mark, paint.cosine(e.cosine_step, cell(e.cosine_step, 6, 3)), mark,
+                       angle_cell(e.angle, 9), cell(e.lambda_stored, 6, 3), cell(e.lambda_step, 6, 3),
+                       scientific(e.rayleigh, 9), scientific(e.residual, 9), proof, steps_cell(e, options));
   }
   out +=
       paint.faint(fmt::format("  {:>6}  {:>6}  {} {:>6}  {:>9}  {} {}", "null", "", cell(null_cosine, 6, 3),
@@ -166,8 +197,29 @@ std::string legend(const report_options& options, const painter& paint) {
   out += fmt::format("  {:<15}probability of at most 1e-6 (probabilistic)\n", "");
   line("steps",
        fmt::format("from the stored row until the sine of the angle is at most {:g}", options.tolerance));
+  line("?", "no certificate, perhaps no one such direction: the cosines enter no mean");
   line("null", "the same numbers for random rows and matrices: λ says little unless it is well above");
   return out;
+}
+
+/// "; 3 degenerate: 4 zero_row, 6-7 non_finite; no certificate: 2": experts by their numbers.
+std::string exceptions_of(const layer_report& layer) {
+  std::map<std::string_view, std::vector<index_t>> by_state;
+  std::vector<index_t> unproven;
+  std::size_t degenerate = 0;
+  for (const auto& e : layer.experts) {
+    if (e.state != status::ok) {
+      by_state[to_string(e.state)].push_back(e.expert);
+      ++degenerate;
+    } else if (!has_direction(e)) {
+      unproven.push_back(e.expert);
+    }
+  }
+  std::string out = degenerate > 0 ? fmt::format("; {} degenerate:", degenerate) : "";
+  for (const auto& [state, numbers] : by_state) {
+    out += fmt::format("{} {} {}", out.ends_with(':') ? "" : ",", ranges_of(numbers), state);
+  }
+  return out + (unproven.empty() ? "" : "; no certificate: " + ranges_of(unproven));
 }
 
 std::string glance(const std::vector<checkpoint_report>& checkpoints, const report_options& options,
@@ -186,9 +238,11 @@ std::string glance(const std::vector<checkpoint_report>& checkpoints, const repo
   out += '\n';
   for (const auto& c : checkpoints) {
     for (const auto& layer : c.layers) {
-      const auto null = mpi_router::null_model(layer.layer->ffn_dim, layer.layer->hidden_dim);
-      const auto before = summarise(layer, [](const auto& e) { return e.cosine_stored; });
-      const auto after = summarise(layer, [](const auto& e) { return e.cosine_step; });
+      const auto null = null_of(*layer.layer);
+      const auto before =
+          summarise(layer, [](const auto& e) { return has_direction(e) ? e.cosine_stored : unknown; });
+      const auto after =
+          summarise(layer, [](const auto& e) { return has_direction(e) ? e.cosine_step : unknown; });
       const auto lambda = summarise(layer, [](const auto& e) { return e.lambda_step; });
       const auto steps =
           summarise(layer, [](const auto& e) { return e.steps ? static_cast<double>(*e.steps) : unknown; });
@@ -196,26 +250,26 @@ std::string glance(const std::vector<checkpoint_report>& checkpoints, const repo
         return std::count_if(layer.experts.begin(), layer.experts.end(), condition);
       };
       const auto unfinished = count([](const auto& e) { return e.state == status::ok && !e.steps; });
-      const auto odd = count([](const auto& e) { return e.state != status::ok; });
       const auto rigorous = count([](const auto& e) { return e.certificate == "rigorous"; });
       const auto probable = count([](const auto& e) { return e.certificate == "probabilistic"; });
       std::string range = std::isfinite(steps.low) ? fmt::format("{}–{}", steps.low, steps.high) : "-";
       if (unfinished > 0) {
         range = fmt::format("{}, {} > {}", range, unfinished, options.max_steps);
       }
-      out +=
-          fmt::format("{:<{}}  {} {}  {}  {:>15}  {:>11}  {} of {}{}{}\n", label(c, layer), width,
-                      paint.cosine(before.mean, cell(before.mean, 6, 3)),
-                      paint.cosine(after.mean, cell(after.mean, 7, 3)), cell(lambda.mean, 6, 3),
-                      fmt::format("({:.3f})", null.one_step), range, rigorous + probable,
-                      layer.experts.size(), probable > 0 ? fmt::format(" ({} probabilistic)", probable) : "",
-                      odd > 0 ? fmt::format("; {} degenerate", odd) : "");
+      out += fmt::format(
+          "{:<{}}  {} {}  {}  {:>15}  {:>11}  {} of {}{}{}\n", label(c, layer), width,
+          paint.cosine(before.mean, cell(before.mean, 6, 3)),
+          paint.cosine(after.mean, cell(after.mean, 7, 3)), cell(lambda.mean, 6, 3),
+          fmt::format("({:.3f})", null.one_step), range, rigorous + probable, layer.experts.size(),
+          probable > 0 ? fmt::format(" ({} probabilistic)", probable) : "", exceptions_of(layer));
     }
   }
   return out;
 }
 
 }  // namespace
+
+bool has_direction(const expert_report& e) { return e.state == status::ok && e.certificate != "none"; }
 
 bool is_certified(const expert_report& e, double angle) {
   return (e.certificate == "rigorous" || e.certificate == "probabilistic") && e.angle_bound <= angle;
@@ -225,8 +279,9 @@ std::string format_unmatched(const std::vector<unmatched>& others, bool colour) 
   const painter paint{colour};
   std::string out;
   for (const auto& other : others) {
-    out += fmt::format("{}{}: {}\n", paint(fg(fmt::terminal_color::yellow), "not used: "),
-                       printable(other.name), printable(other.reason, 1000));
+    const char* label = other.what == fate::missing ? "missing: " : "not used: ";
+    out += fmt::format("{}{}: {}\n", paint(fg(fmt::terminal_color::yellow), label), printable(other.name),
+                       printable(other.reason, 1000));
   }
   return out;
 }
@@ -242,7 +297,8 @@ std::string format_report(const std::vector<checkpoint_report>& checkpoints, con
     }
     out += format_unmatched(c.found->others, options.colour);
   }
-  return fmt::format("{}\n{}", out, glance(checkpoints, options, paint));
+  return fmt::format("{}\n{}{}\n", out, glance(checkpoints, options, paint),
+                     printable(describe_seen(coverage_of(checkpoints)), 4096));
 }
 
 }  // namespace verify

@@ -30,6 +30,10 @@ struct checkpoint_report {
 /// One line: "name: reason", for each thing that could not be used.
 [[nodiscard]] std::string format_unmatched(const std::vector<unmatched>& others, bool colour);
 
+/// Whether the cosines of an expert mean something: without a certificate there may be no one direction to
+/// measure against. Those that do not are marked, and enter no mean.
+[[nodiscard]] bool has_direction(const expert_report& e);
+
 /// Whether the angle of the row is certified, rigorously or but for a stated probability, to be at most
 /// `angle`.
 [[nodiscard]] bool is_certified(const expert_report& e, double angle);

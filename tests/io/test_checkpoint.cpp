@@ -148,3 +148,45 @@ TEST_CASE("shards that disagree") {
     CHECK(contains(open(folder / "missing.json"), "missing.json: cannot be opened"));
   }
 }
+
+TEST_CASE("what the names of the shards promise, and what the index omits") {
+  const temporary_folder folder;
+  const std::vector<std::string> none;
+  const auto name = [](int i, int of) {
+    return "model-0000" + std::to_string(i) + "-of-0000" + std::to_string(of) + ".safetensors";
+  };
+  write_shard(folder / name(1, 3), {"a", "b"}, 1);
+  write_shard(folder / name(3, 3), {"c"}, 2);
+  SUBCASE("a shard that is not there") {
+    CHECK(checkpoint(folder.path()).missing_shards() == std::vector{name(2, 3)});
+    CHECK(checkpoint(folder / name(3, 3)).missing_shards() == std::vector{name(1, 3), name(2, 3)});
+    write_shard(folder / name(2, 3), {"d"}, 2);
+    CHECK(checkpoint(folder.path()).missing_shards() == none);
+    CHECK(checkpoint(folder / name(3, 3)).missing_shards() == std::vector{name(1, 3), name(2, 3)});
+  }
+  SUBCASE("a series that counts from 0, and names that are no series") {
+    write_shard(folder / name(0, 3), {"d"}, 2);
+    CHECK(checkpoint(folder.path()).missing_shards() == std::vector{name(2, 3)});
+    std::filesystem::remove(folder / name(0, 3));
+    std::filesystem::remove(folder / name(1, 3));
+    std::filesystem::remove(folder / name(3, 3));
+    for (const char* plain : {"x-of-3.safetensors", "1-of-.safetensors", "state-of-the-art.safetensors",
+                              "1-of-99999999999999999999.safetensors"}) {
+      write_shard(folder / plain, {plain}, 1);
+    }
+    CHECK(checkpoint(folder.path()).missing_shards() == none);
+  }
+  SUBCASE("without an index nothing is omitted") {
+    CHECK(checkpoint(folder.path()).unindexed().empty());
+    CHECK(checkpoint(folder.path()).unlisted_files() == none);
+  }
+  SUBCASE("tensors and files that the index does not name") {
+    write_bytes(folder / index_name, R"({"weight_map":{"b":"model-00001-of-00003.safetensors"}})");
+    const checkpoint c(folder.path());
+    CHECK(names_of(c) == std::vector<std::string>{"b"});
+    REQUIRE(c.unindexed().size() == 1);
+    CHECK(c.unindexed()[0]->name() == "a");
+    CHECK(c.unlisted_files() == std::vector{name(3, 3)});
+    CHECK(c.missing_shards() == std::vector{name(2, 3), name(3, 3)});
+  }
+}

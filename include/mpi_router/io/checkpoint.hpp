@@ -4,7 +4,9 @@
 #include <mpi_router/io/foreign_folder.hpp>
 #include <mpi_router/io/safetensors_file.hpp>
 
+#include <charconv>
 #include <deque>
+#include <map>
 #include <set>
 
 MPIROUTER_BEGIN
@@ -54,6 +56,63 @@ class index_visitor {
          name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
 }
 
+/// What a file name says of a series of shards: "model-00002-of-00003.safetensors" is shard 2 of 3.
+struct shard_name {
+  std::string before;  ///< "model-"
+  std::string after;   ///< ".safetensors"
+  std::uint64_t number = 0;
+  std::uint64_t count = 0;
+  std::size_t number_digits = 0;
+  std::string count_text;  ///< with its zeros
+
+  /// The name of another shard of the series.
+  [[nodiscard]] std::string sibling(std::uint64_t other) const {
+    std::string digits = std::to_string(other);
+    digits.insert(0, number_digits > digits.size() ? number_digits - digits.size() : 0, '0');
+    return before + digits + "-of-" + count_text + after;
+  }
+};
+
+[[nodiscard]] inline std::optional<shard_name> shard_name_of(std::string_view file) {
+  constexpr std::string_view mark = "-of-";
+  constexpr std::string_view digits = "0123456789";
+  const auto at = file.rfind(mark);
+  if (at == file.npos) {
+    return std::nullopt;
+  }
+  const auto last_before = file.substr(0, at).find_last_not_of(digits);
+  const auto begin = last_before == file.npos ? 0 : last_before + 1;
+  const auto count = file.substr(at + mark.size());
+  const auto end = std::min(count.find_first_not_of(digits), count.size());
+  shard_name name{std::string(file.substr(0, begin)), std::string(count.substr(end)), 0, 0, at - begin,
+                  std::string(count.substr(0, end))};
+  const auto read = [](std::string_view text, std::uint64_t& value) {
+    return !text.empty() && text.size() < 10 &&
+           std::from_chars(text.data(), text.data() + text.size(), value).ec == std::errc{};
+  };
+  const bool both = read(file.substr(begin, at - begin), name.number) && read(name.count_text, name.count);
+  return both && name.count <= 100'000 ? std::optional(name) : std::nullopt;
+}
+
+/// The shards that the names of these files promise and that are not among them.
+[[nodiscard]] inline std::vector<std::string> promised_shards(const std::set<std::string>& files) {
+  std::set<std::string> missing;
+  std::set<std::string> series;
+  for (const auto& file : files) {
+    const auto name = shard_name_of(file);
+    if (!name || !series.insert(name->sibling(0)).second) {
+      continue;
+    }
+    const std::uint64_t first = files.contains(name->sibling(0)) ? 0 : 1;  // some count from 0
+    for (std::uint64_t i = first; i < first + name->count; ++i) {
+      if (const auto other = name->sibling(i); !files.contains(other)) {
+        missing.insert(other);
+      }
+    }
+  }
+  return {missing.begin(), missing.end()};
+}
+
 }  // namespace detail
 
 /// A checkpoint, opened from
@@ -65,7 +124,9 @@ class index_visitor {
 /// Throws file_error for each damage that safetensors_file refuses, and for a missing shard, a tensor that
 /// the index promises and its shard lacks, a tensor that two shards hold, an index that leads out of its
 /// folder, and a folder with two indices or nothing in it. A tensor that only the shard knows is not part of
-/// the checkpoint. Shards are mapped, and read where they are touched.
+/// the checkpoint, and unindexed() names it. Shards are mapped, and read where they are touched.
+///
+/// Whether these files are all of the model only their names tell: see missing_shards() and unlisted_files().
 class checkpoint {
  public:
   explicit checkpoint(std::filesystem::path path) : path_(std::move(path)) {
@@ -96,6 +157,20 @@ class checkpoint {
   /// All tensors of all shards, in the order of their names.
   [[nodiscard]] std::span<const stored_tensor* const> tensors() const noexcept { return tensors_; }
 
+  /// The tensors of the shards that the index does not name, in the order of their names.
+  [[nodiscard]] std::span<const stored_tensor* const> unindexed() const noexcept { return unindexed_; }
+  /// The "*.safetensors" files beside the index that it does not name, in order.
+  [[nodiscard]] const std::vector<std::string>& unlisted_files() const noexcept { return unlisted_; }
+  /// The files that belong to these shards by name, "model-00003-of-00003.safetensors", and were not read: in
+  /// order.
+  [[nodiscard]] std::vector<std::string> missing_shards() const {
+    std::set<std::string> files;
+    for (const auto& shard : shards_) {
+      files.insert(shard.path().filename().string());
+    }
+    return detail::promised_shards(files);
+  }
+
   /// The tensor of that name, or null. O(log n).
   [[nodiscard]] const stored_tensor* find(std::string_view name) const noexcept {
     const auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name,
@@ -115,22 +190,25 @@ class checkpoint {
     }
   }
 
-  void open_folder() {
-    namespace fs = std::filesystem;
-    std::set<fs::path> files;
-    std::set<fs::path> indices;
-    std::error_code error;
-    for (fs::directory_iterator it(path_, error), end; !error && it != end; it.increment(error)) {
+  /// The files of a folder whose names end so; hidden ones, such as the temporary files of atomic_file, are
+  /// none.
+  static std::set<std::filesystem::path> files_in(const std::filesystem::path& folder, std::string_view end,
+                                                  std::error_code& error) {
+    std::set<std::filesystem::path> files;
+    for (std::filesystem::directory_iterator it(folder, error), last; !error && it != last;
+         it.increment(error)) {
       const std::string name = it->path().filename().string();
-      if (name.starts_with('.')) {
-        continue;  // hidden, and so are the temporary files of atomic_file
-      }
-      if (name.ends_with(".safetensors")) {
+      if (!name.starts_with('.') && name.ends_with(end)) {
         files.insert(it->path());
-      } else if (name.ends_with(".safetensors.index.json")) {
-        indices.insert(it->path());
       }
     }
+    return files;
+  }
+
+  void open_folder() {
+    std::error_code error;
+    const auto files = files_in(path_, ".safetensors", error);
+    const auto indices = error ? files : files_in(path_, ".safetensors.index.json", error);
     if (error) {
       io::file_failure(path_, "cannot be listed: ", error.message());
     }
@@ -158,7 +236,7 @@ class checkpoint {
       io::file_failure(index, "is too long for an index: ", bytes.size(), " bytes");
     }
     detail::index_visitor visitor(index);
-    detail::read_strict_json(index, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, visitor);
+    detail::read_json_file(file, visitor);
     if (!visitor.found) {
       io::file_failure(index, "has no weight_map");
     }
@@ -182,12 +260,35 @@ class checkpoint {
       }
       tensors_.push_back(found);
     }
+    note_what_it_omits(visitor.weight_map);
+  }
+
+  void note_what_it_omits(const std::map<std::string, std::string>& weight_map) {
+    std::set<std::string> read;
+    for (const auto& shard : shards_) {
+      read.insert(shard.path().filename().string());
+      for (const auto& t : shard.tensors()) {
+        if (!weight_map.contains(t.name())) {
+          unindexed_.push_back(&t);
+        }
+      }
+    }
+    std::sort(unindexed_.begin(), unindexed_.end(), by_name);
+    std::error_code error;  // a folder that cannot be listed hides nothing that the index names
+    const auto folder = index_.has_parent_path() ? index_.parent_path() : std::filesystem::path(".");
+    for (const auto& file : files_in(folder, ".safetensors", error)) {
+      if (const auto name = file.filename().string(); !read.contains(name)) {
+        unlisted_.push_back(name);
+      }
+    }
   }
 
   std::filesystem::path path_;
   std::filesystem::path index_;
   std::deque<safetensors_file> shards_;  // a deque: tensors_ points into its elements
   std::vector<const stored_tensor*> tensors_;
+  std::vector<const stored_tensor*> unindexed_;
+  std::vector<std::string> unlisted_;
 };
 
 MPIROUTER_END
