@@ -278,7 +278,8 @@ void draw_close_looks(artist& draw, const checkpoint_report& checkpoint, const a
                          static_cast<double>(k + 1), look.sigma[k] / look.sigma[0]});
     }
     last_index = std::max(last_index, static_cast<double>(look.sigma.size()));
-    const std::string name = fmt::format("layer {}, expert {}", layer, experts[i].report->expert);
+    const std::string name =
+        fmt::format("layer {}, expert {}", numbers[experts[i].layer], experts[i].report->expert);
     const auto separator = i > 0 ? ", " : "";
     course_plots += fmt::format(
         "{0}\"{1}\" using ($1=={2} ? $4 : NaN):5 with linespoints pt 7 ps 0.3 lw 2 lc rgb \"{3}\" title "
