@@ -94,7 +94,7 @@ TEST_CASE("what was saved in the place of a file") {
         "is text, not a checkpoint; it begins '" + std::string(80, 'x') + "...'");
   CHECK(refusal("\xc2\x9b"
                 "2J is no text for a terminal") ==
-        "is text, not a checkpoint; it begins '\xc2\\x9b"
+        "is text, not a checkpoint; it begins '\\xc2\\x9b"
         "2J is no text for a terminal'");
 }
 

@@ -1,6 +1,8 @@
 // Every kind of damage is refused with one line that names the file and, where there is one, the tensor.
 #include "files.hpp"
 
+#include <algorithm>
+
 using namespace mpi_router;
 using namespace io_test;
 
@@ -176,6 +178,47 @@ TEST_CASE("names do not reach a terminal as they are") {
   // A message is one line whatever the name is.
   check_refused(header_refusal(R"({"a\u0000b":3})"), "tensor 'a\\x00b'");
   check_refused(header_refusal(R"({"a\nb\u001b[31m":3})"), "tensor 'a\\x0ab\\x1b[31m'");
+}
+
+TEST_CASE("text from files is printable UTF-8 in messages") {
+  using io::printable;
+  CHECK(printable("") == "");
+  CHECK(printable("a b~ \xc2\xa0 \xc3\xbc \xe2\x82\xac \xf0\x9f\x99\x82") ==
+        "a b~ \xc2\xa0 \xc3\xbc \xe2\x82\xac \xf0\x9f\x99\x82");
+  CHECK(printable(std::string("\0\x1f\x7f", 3)) == "\\x00\\x1f\\x7f");
+  CHECK(printable("\xc2\x9b"
+                  "2J") ==
+        "\\xc2\\x9b"
+        "2J");
+  for (const char* hidden :
+       {"\xe2\x80\xa8", "\xe2\x80\xae", "\xe2\x80\x8e", "\xe2\x81\xa6", "\xe2\x81\xa9", "\xef\xbb\xbf"}) {
+    CHECK(printable(hidden).starts_with("\\xe"));
+  }
+  for (const char* broken : {"\x80", "\xc1\xbf", "\xc3", "\xe2\x82", "\xe0\x9f\xbf", "\xed\xa0\x80",
+                             "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"}) {
+    const auto shown = printable(broken);
+    CAPTURE(shown);
+    CHECK(std::all_of(shown.begin(), shown.end(),
+                      [](char c) { return static_cast<unsigned char>(c) < 0x80U; }));
+  }
+  CHECK(printable("\xe2\x82z") == "\\xe2\\x82z");
+  CHECK(printable(std::string(200, 'x')) == std::string(200, 'x'));
+  CHECK(printable(std::string(201, 'x')) == std::string(200, 'x') + "...");
+  CHECK(printable("abc\xe2\x82\xac"
+                  "d",
+                  5) == "abc...");
+  CHECK(printable("abc\xe2\x82\xac"
+                  "d",
+                  6) == "abc\xe2\x82\xac...");
+  CHECK(printable("abc\xe2\x82\xac"
+                  "d",
+                  7) ==
+        "abc\xe2\x82\xac"
+        "d");
+  // Names of files, too.
+  const auto path = scratch() / "a\x1b\xff.safetensors";
+  CHECK(contains(message_of([&] { safetensors_file file(path); }),
+                 "/a\\x1b\\xff.safetensors: cannot be opened"));
 }
 
 TEST_CASE("entries that are incomplete") {
