@@ -67,6 +67,11 @@ TEST_CASE("one file, one folder, one index: the same tensors") {
     write_bytes(folder / index_name, R"({"weight_map":{"a":"model-00002-of-00002.safetensors"}})");
     CHECK(names_of(checkpoint(folder.path())) == std::vector<std::string>{"a"});
   }
+  SUBCASE("hidden files are no part of it") {
+    write_bytes(folder / "._model-00001-of-00002.safetensors", "not a checkpoint");
+    write_bytes(folder / ("._" + index_name), "nor an index");
+    check(checkpoint(folder.path()));
+  }
   SUBCASE("one file of them") {
     const checkpoint c(folder / "model-00001-of-00002.safetensors");
     CHECK(names_of(c) == std::vector<std::string>{"b", "d"});
@@ -124,6 +129,9 @@ TEST_CASE("shards that disagree") {
     CHECK(open_index("<!DOCTYPE html><html>") ==
           where + "is an HTML page, not the file: an error or login page was saved in its place");
     CHECK(open_index("\n{}") == where + "has no weight_map");
+    write_bytes(folder / index_name, "{");
+    std::filesystem::resize_file(folder / index_name, 100'000'001);
+    CHECK(open(folder.path()) == where + "is too long for an index: 100000001 bytes");
     CHECK(open_index("{}") == where + "has no weight_map");
     CHECK(contains(open_index("{\"weight_map\":"), "no valid JSON at byte"));
     CHECK(open_index(R"({"weight_map":[]})") == where + "the weight_map must map tensor names to file names");
