@@ -221,7 +221,7 @@ close_look look_at(const checkpoint_report& checkpoint, const chosen& which,
   close_look look;
   const auto& layer = *checkpoint.layers[which.layer].layer;
   const auto a = read_gate(layer.gates[static_cast<std::size_t>(which.report->expert)]);
-  Eigen::VectorXd row = read_row(*layer.router, which.report->expert);
+  Eigen::VectorXd row = read_row(*layer.router, layer.router_how, which.report->expert);
   row.stableNormalize();
   Eigen::VectorXd principal;
   double rate = unknown;  // κ², or a bound on it

@@ -18,8 +18,8 @@ json expert_of(const layer_data& layer, const std::vector<std::string>& flags = 
   add_layer<float>(builder, "", layer);
   builder.write(folder / "m.safetensors");
   auto arguments = flags;
-  arguments.push_back(folder / "m.safetensors");
-  CHECK(run(arguments).status == 0);  // the table, too
+  arguments.insert(arguments.end(), {folder / "m.safetensors", "--layout", "nfd"});  // a square says nothing
+  CHECK(run(arguments).status == 0);                                                 // the table, too
   auto without = arguments;
   without.push_back("--no-svd");
   const auto exact = run_json(arguments)["layers"][0]["experts"][0];
@@ -136,7 +136,7 @@ TEST_CASE(
   checkpoint_builder builder;
   add_layer<float>(builder, "", layer);
   builder.write(folder / "m.safetensors");
-  const auto experts = run_json({folder / "m.safetensors"})["layers"][0]["experts"];
+  const auto experts = run_json({folder / "m.safetensors", "--layout", "nfd"})["layers"][0]["experts"];
   CHECK(experts[0]["steps"] == 0);
   CHECK(experts[0]["cosine_stored"] == 1.0);
   CHECK(experts[1]["steps"].is_null());
@@ -144,7 +144,8 @@ TEST_CASE(
   CHECK(experts[1]["angle_bound"].get<double>() >= std::acos(0.0) - 1e-12);
   // tan θ_k = (4/9)^k · 1000 · (1 + small): below 1e-6 at k = ln(1e9) / ln(9/4) = 25.6.
   CHECK(experts[2]["steps"] == 26);
-  const auto certified = run_json({folder / "m.safetensors", "--no-svd"})["layers"][0]["experts"];
+  const auto certified =
+      run_json({folder / "m.safetensors", "--layout", "nfd", "--no-svd"})["layers"][0]["experts"];
   CHECK(certified[1]["cosine_stored"].get<double>() < 1e-6);
 }
 

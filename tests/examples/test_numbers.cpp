@@ -164,7 +164,8 @@ TEST_CASE("tall, wide and odd shapes; tolerance and max-steps") {
   }
   builder.write(folder / "m.safetensors");
   const double tolerance = 1e-3;
-  const auto document = run_json({folder / "m.safetensors", "--tolerance", "1e-3", "--max-steps", "100000"});
+  const auto document =
+      run_json({folder / "m.safetensors", "--layout", "nfd", "--tolerance", "1e-3", "--max-steps", "100000"});
   REQUIRE(document["layers"].size() == shapes.size());
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     const auto& l = layers[i];
@@ -183,7 +184,8 @@ TEST_CASE("tall, wide and odd shapes; tolerance and max-steps") {
   }
 
   // Steps beyond the limit are null, those within it do not change.
-  const auto limited = run_json({folder / "m.safetensors", "--tolerance", "1e-3", "--max-steps", "20"});
+  const auto limited =
+      run_json({folder / "m.safetensors", "--layout", "nfd", "--tolerance", "1e-3", "--max-steps", "20"});
   index_t nulls = 0;
   for (std::size_t i = 0; i < shapes.size(); ++i) {
     for (std::size_t e = 0; e < 3; ++e) {
@@ -385,7 +387,8 @@ TEST_CASE("experts too large for the rigorous certificate: the probe agrees with
     checkpoint_builder builder;
     add_layer<float>(builder, "", layer);
     builder.write(folder / "m.safetensors");
-    const auto e = run_json({folder / "m.safetensors", "--no-svd"})["layers"][0]["experts"][0];
+    const auto e =
+        run_json({folder / "m.safetensors", "--layout", "nfd", "--no-svd"})["layers"][0]["experts"][0];
     CAPTURE(e.dump());
     CHECK(e["certificate"] == "probabilistic");
     CHECK(e["sigma1"].get<double>() == doctest::Approx(4 * static_cast<double>(scale)).epsilon(1e-9));
