@@ -2,6 +2,7 @@
 
 #include "../figures/gnuplot.hpp"
 #include "kernels.hpp"
+#include "layer_numbers.hpp"
 
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/verify/null_model.hpp>
@@ -68,44 +69,48 @@ class artist {
 };
 
 void draw_heat_maps(artist& draw, const checkpoint_report& checkpoint) {
+  const auto numbers = layer_numbers(checkpoint);
   rows cells;
   std::size_t most = 0;
   for (std::size_t l = 0; l < checkpoint.layers.size(); ++l) {
     for (const auto& e : checkpoint.layers[l].experts) {
-      cells.push_back(
-          {static_cast<double>(l), static_cast<double>(e.expert), e.cosine_stored, e.cosine_step});
+      cells.push_back({static_cast<double>(numbers[l]), static_cast<double>(e.expert), e.cosine_stored,
+                       e.cosine_step, static_cast<double>(l)});
     }
     most = std::max(most, checkpoint.layers[l].experts.size());
   }
-  draw.csv("cosine", "layer,expert,cosine_stored,cosine_step", cells);
+  draw.csv("cosine", "layer,expert,cosine_stored,cosine_step,place", cells);
   const auto layers = checkpoint.layers.size();
   const auto step = [](std::size_t count) { return std::max<std::size_t>(1, (count + 7) / 8); };
+  std::string tics;
+  for (std::size_t l = 0; l < layers; l += step(layers)) {
+    tics += fmt::format("{}\"{}\" {}", l > 0 ? ", " : "", numbers[l], l);
+  }
   for (const auto& [name, column, when] :
        {std::tuple{"before", 3, "as stored"}, {"after", 4, "after one step"}}) {
     draw.draw(name, 340, fmt::format("Cosine to the principal direction, {}", when),
               "Each cell is one expert: 1 where its router row points along the principal right singular "
               "direction of its "
-              "gate matrix, 0 where it is orthogonal to it. Empty cells have no direction. Layers are "
-              "numbered in the order "
-              "of the table.",
+              "gate matrix, 0 where it is orthogonal to it. Empty cells have no direction.",
               fmt::format(R"gp(set xlabel "expert"
 set ylabel "layer"
 set cblabel "|cos| (dimensionless)"
 set xrange [-0.5:{0}]
 set yrange [{1}:-0.5]
 set xtics {2}
-set ytics {3}
+set ytics ({3})
 unset grid
 set cbrange [0:1]
 set palette defined (0 "#440154", 0.25 "#3b528b", 0.5 "#21918c", 0.75 "#5ec962", 1 "#fde725")
-plot "{4}" using 2:1:(0.5):(0.5):{5} with boxxyerror fs solid noborder lc palette notitle
+plot "{4}" using 2:5:(0.5):(0.5):{5} with boxxyerror fs solid noborder lc palette notitle
 )gp",
                           static_cast<double>(most) - 0.5, static_cast<double>(layers) - 0.5, step(most),
-                          step(layers), draw.data("cosine"), column));
+                          tics, draw.data("cosine"), column));
   }
 }
 
 void draw_lambda(artist& draw, const checkpoint_report& checkpoint) {
+  const auto numbers = layer_numbers(checkpoint);
   rows points;
   std::set<std::pair<double, double>> nulls;
   for (std::size_t l = 0; l < checkpoint.layers.size(); ++l) {
@@ -113,7 +118,7 @@ void draw_lambda(artist& draw, const checkpoint_report& checkpoint) {
     const auto null = mpi_router::null_model(layer.ffn_dim, layer.hidden_dim);
     nulls.emplace(null.stored, null.one_step);
     for (const auto& e : checkpoint.layers[l].experts) {
-      points.push_back({static_cast<double>(l), static_cast<double>(e.expert), e.cosine_stored,
+      points.push_back({static_cast<double>(numbers[l]), static_cast<double>(e.expert), e.cosine_stored,
                         e.lambda_stored, e.cosine_step, e.lambda_step, null.stored, null.one_step});
     }
   }
@@ -254,6 +259,7 @@ void draw_close_looks(artist& draw, const checkpoint_report& checkpoint, const a
                    "No row of this checkpoint has a direction to follow.");
     return;
   }
+  const auto numbers = layer_numbers(checkpoint);
   rows courses;
   rows spectra;
   rows gaps;  // where the thick bars stand
@@ -263,17 +269,17 @@ void draw_close_looks(artist& draw, const checkpoint_report& checkpoint, const a
   for (std::size_t i = 0; i < experts.size(); ++i) {
     const auto look = look_at(checkpoint, experts[i], options);
     const auto id = static_cast<double>(i);
+    const auto layer = static_cast<double>(numbers[experts[i].layer]);
     for (const auto& at : look.course) {
-      courses.push_back({id, static_cast<double>(experts[i].layer),
-                         static_cast<double>(experts[i].report->expert), at[0], at[1], at[2]});
+      courses.push_back({id, layer, static_cast<double>(experts[i].report->expert), at[0], at[1], at[2]});
     }
     for (index_t k = 0; k < look.sigma.size(); ++k) {
-      spectra.push_back({id, static_cast<double>(experts[i].layer),
-                         static_cast<double>(experts[i].report->expert), static_cast<double>(k + 1),
-                         look.sigma[k] / look.sigma[0]});
+      spectra.push_back({id, layer, static_cast<double>(experts[i].report->expert),
+                         static_cast<double>(k + 1), look.sigma[k] / look.sigma[0]});
     }
     last_index = std::max(last_index, static_cast<double>(look.sigma.size()));
-    const std::string name = fmt::format("layer {}, expert {}", experts[i].layer, experts[i].report->expert);
+    const std::string name =
+        fmt::format("layer {}, expert {}", numbers[experts[i].layer], experts[i].report->expert);
     const auto separator = i > 0 ? ", " : "";
     course_plots += fmt::format(
         "{0}\"{1}\" using ($1=={2} ? $4 : NaN):5 with linespoints pt 7 ps 0.3 lw 2 lc rgb \"{3}\" title "

@@ -2,6 +2,7 @@
 
 #include "coverage.hpp"
 #include "html_figures.hpp"
+#include "layer_numbers.hpp"
 
 #include <mpi_router/core/version.hpp>
 #include <mpi_router/verify/null_model.hpp>
@@ -174,13 +175,14 @@ std::string layers_table(const checkpoint_report& checkpoint) {
                                 {"λ after one step"},
                                 {"its null"},
                                 {"certified rows"}});
+  const auto numbers = layer_numbers(checkpoint);
   for (std::size_t l = 0; l < checkpoint.layers.size(); ++l) {
     const auto& report = checkpoint.layers[l];
     const auto& layer = *report.layer;
     const auto certified = std::count_if(report.experts.begin(), report.experts.end(),
                                          [](const auto& e) { return is_certified(e, std::numbers::pi / 2); });
     out += fmt::format(
-        "<tr><td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}\n", l,
+        "<tr><td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}\n", numbers[l],
         escaped(layer.name), layer.num_experts, layer.ffn_dim, layer.hidden_dim,
         number(mean(report, [](const auto& e) { return has_direction(e) ? e.cosine_stored : unknown; }), 3),
         number(mean(report, [](const auto& e) { return has_direction(e) ? e.cosine_step : unknown; }), 3),
@@ -239,10 +241,11 @@ std::string section(const std::filesystem::path& data, std::size_t index, const 
     out += fmt::format("<figcaption>{}</figcaption></figure>\n", escaped(figure.caption));
   }
   out += "</div>\n<h3>Layers</h3>\n" + layers_table(checkpoint);
+  const auto numbers = layer_numbers(checkpoint);
   for (std::size_t l = 0; l < checkpoint.layers.size(); ++l) {
     const auto& report = checkpoint.layers[l];
     out += fmt::format("<details{}><summary>Experts of layer {}: {}</summary>\n",
-                       checkpoint.layers.size() <= 2 ? " open" : "", l, escaped(report.layer->name));
+                       checkpoint.layers.size() <= 2 ? " open" : "", numbers[l], escaped(report.layer->name));
     out += experts_table(report, options) + "</details>\n";
   }
   if (!checkpoint.found->others.empty()) {

@@ -32,6 +32,7 @@ void lost_page(int number, siginfo_t* info, void*) {
     ::raise(number);
     return;
   }
+  say(::isatty(STDERR_FILENO) != 0 ? "\r\033[K" : "");  // over the bar of progress
   say("verify_checkpoint: ");
   say({name.data(), length});
   say(": became shorter while it was read, or cannot be read from its disk\n");

@@ -129,6 +129,17 @@ int fsync(int fd) {
   return now().active ? follow<int>(note("fsync", now().names[fd]), real) : real();
 }
 
+void* mmap(void* wanted, size_t size, int protection, int flags, int fd, off_t offset) noexcept {
+  using namespace io_test;
+  const rule* const r = now().active ? note("mmap", now().names[fd]) : nullptr;
+  if (r != nullptr && r->what == act::fail) {
+    errno = r->value;
+    return reinterpret_cast<void*>(-1);
+  }
+  return next<void*(void*, size_t, int, int, int, off_t)>("mmap")(wanted, size, protection, flags, fd,
+                                                                  offset);
+}
+
 int rename(const char* from, const char* to) noexcept {
   using namespace io_test;
   const auto real = [&] { return next<int(const char*, const char*)>("rename")(from, to); };

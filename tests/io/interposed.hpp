@@ -1,5 +1,5 @@
-// The system calls that put a file in place, under a script: which of them fails, falls short, or is the
-// last.
+// The system calls that read a file or put it in place, under a script: which of them fails, falls short, or
+// is the last.
 #pragma once
 
 #include <string>
@@ -16,14 +16,14 @@ enum class act {
 };
 
 struct rule {
-  std::string call;  ///< "open", "write", "fsync" or "rename"; empty for each of them
+  std::string call;  ///< "open", "mmap", "write", "fsync" or "rename"; empty for each of them
   int which = 0;     ///< the how manieth of these calls it is for, from 1 on; 0 for all of them
   act what = act::fail;
   int value = 0;
 };
 
 /// While it lives, the calls of this process follow the rules. They are noted: "open NAME", "write NAME 12",
-/// "fsync NAME", "rename NAME", where NAME is the last part of the path.
+/// "fsync NAME", "rename NAME", "mmap NAME", where NAME is the last part of the path.
 class script {
  public:
   explicit script(std::vector<rule> rules = {});

@@ -67,6 +67,11 @@ TEST_CASE("one file, one folder, one index: the same tensors") {
     write_bytes(folder / index_name, R"({"weight_map":{"a":"model-00002-of-00002.safetensors"}})");
     CHECK(names_of(checkpoint(folder.path())) == std::vector<std::string>{"a"});
   }
+  SUBCASE("hidden files are no part of it") {
+    write_bytes(folder / "._model-00001-of-00002.safetensors", "not a checkpoint");
+    write_bytes(folder / ("._" + index_name), "nor an index");
+    check(checkpoint(folder.path()));
+  }
   SUBCASE("one file of them") {
     const checkpoint c(folder / "model-00001-of-00002.safetensors");
     CHECK(names_of(c) == std::vector<std::string>{"b", "d"});
@@ -124,6 +129,9 @@ TEST_CASE("shards that disagree") {
     CHECK(open_index("<!DOCTYPE html><html>") ==
           where + "is an HTML page, not the file: an error or login page was saved in its place");
     CHECK(open_index("\n{}") == where + "has no weight_map");
+    write_bytes(folder / index_name, "{");
+    std::filesystem::resize_file(folder / index_name, 100'000'001);
+    CHECK(open(folder.path()) == where + "is too long for an index: 100000001 bytes");
     CHECK(open_index("{}") == where + "has no weight_map");
     CHECK(contains(open_index("{\"weight_map\":"), "no valid JSON at byte"));
     CHECK(open_index(R"({"weight_map":[]})") == where + "the weight_map must map tensor names to file names");
@@ -136,6 +144,17 @@ TEST_CASE("shards that disagree") {
     CHECK(contains(open_index(R"({"metadata":{"a":1,"a":2},"weight_map":{}})"),
                    "'a' appears twice in 'metadata'"));
     CHECK(contains(open_index("{\"metadata\":" + std::string(100000, '[')), "nested deeper than 127 levels"));
+  }
+  SUBCASE("names of files are printable in messages") {
+    const std::string evil = "\x1b[31m";
+    write_shard(folder / (evil + ".safetensors"), {"b"}, 1);
+    CHECK(contains(open(folder.path()), "tensor 'b': is in 1.safetensors too") !=
+          contains(open(folder.path()), "tensor 'b': is in \\x1b[31m.safetensors too"));
+    CHECK_FALSE(contains(open(folder.path()), evil));
+    write_bytes(folder / (evil + ".safetensors.index.json"), R"({"weight_map":{"c":"1.safetensors"}})");
+    CHECK(contains(open(folder.path()), "which \\x1b[31m.safetensors.index.json promises"));
+    write_bytes(folder / (evil + "2.safetensors.index.json"), "{}");
+    CHECK(contains(open(folder.path()), "such as \\x1b[31m"));
   }
   SUBCASE("a folder of two minds, or of none") {
     write_bytes(folder / "a.safetensors.index.json", "{}");

@@ -1,6 +1,8 @@
 // Every kind of damage is refused with one line that names the file and, where there is one, the tensor.
 #include "files.hpp"
 
+#include <algorithm>
+
 using namespace mpi_router;
 using namespace io_test;
 
@@ -79,6 +81,7 @@ TEST_CASE("what safetensors' own library accepts is accepted") {
   accepted(R"({"x":{"dtype":"F4","shape":[3,0],"data_offsets":[0,0]}})", "");
   accepted(R"({"x":{"dtype":"F32","shape":[9223372036854775807,0],"data_offsets":[0,0]}})", "");
   accepted(R"({"x":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]}})", "123");
+  accepted(R"({"x":{"dtype":"F6_E3M2","shape":[4],"data_offsets":[0,3]}})", "123");
   for (const char* type : {"F8_E8M0", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "BOOL"}) {
     accepted(R"({"x":{"dtype":")" + std::string(type) + R"(","shape":[8],"data_offsets":[0,8]}})");
   }
@@ -116,7 +119,7 @@ TEST_CASE("a header that is cut short, too long or no JSON") {
   check_refused(refusal(std::string("\x02\0\0\0\0\0\0", 7)), "is too short for a safetensors file: 7 bytes");
   check_refused(refusal(std::string("\x02\0\0\0\0\0\0\0", 8)),
                 "is cut short: its header has 2 bytes, the file 8");
-  check_refused(refusal(std::string("\0\0\0\0\0\0\0\0{}", 10)), "no valid JSON at byte");
+  check_refused(refusal(std::string("\0\0\0\0\0\0\0\0{}", 10)), "does not start with '{'");
   check_refused(refusal(std::string("\x03\0\0\0\0\0\0\0{}", 10)), "is cut short: its header has 3 bytes");
   check_refused(refusal(std::string(8, '\xff') + "{}"), "18446744073709551615 bytes, more than 100000000");
   check_refused(refusal(std::string("\x01\xe1\xf5\x05\0\0\0\0{}", 10)), "100000001 bytes, more than");
@@ -128,6 +131,7 @@ TEST_CASE("a header that is cut short, too long or no JSON") {
        {"{", "{}}", "{} x", "{\"x\"}", "{\"x\":}", "{'x':1}", "{\"x\":{},}", "{/**/}", "{\"a\xff\":{}}",
         "{\"\xc0\x80\":{}}", "{\"\\ud800\":{}}", "{\"x", "{\"x\":1e999}"}) {
     check_refused(header_refusal(header), "no valid JSON at byte");
+    CHECK_FALSE(contains(header_refusal(header), "json.exception"));
   }
   check_refused(header_refusal(std::string("{}\0{}", 5)), "contains a NUL byte");
   check_refused(header_refusal(std::string("{}\0", 3)), "contains a NUL byte");
@@ -176,6 +180,47 @@ TEST_CASE("names do not reach a terminal as they are") {
   // A message is one line whatever the name is.
   check_refused(header_refusal(R"({"a\u0000b":3})"), "tensor 'a\\x00b'");
   check_refused(header_refusal(R"({"a\nb\u001b[31m":3})"), "tensor 'a\\x0ab\\x1b[31m'");
+}
+
+TEST_CASE("text from files is printable UTF-8 in messages") {
+  using io::printable;
+  CHECK(printable("") == "");
+  CHECK(printable("a b~ \xc2\xa0 \xc3\xbc \xe2\x82\xac \xf0\x9f\x99\x82") ==
+        "a b~ \xc2\xa0 \xc3\xbc \xe2\x82\xac \xf0\x9f\x99\x82");
+  CHECK(printable(std::string("\0\x1f\x7f", 3)) == "\\x00\\x1f\\x7f");
+  CHECK(printable("\xc2\x9b"
+                  "2J") ==
+        "\\xc2\\x9b"
+        "2J");
+  for (const char* hidden :
+       {"\xe2\x80\xa8", "\xe2\x80\xae", "\xe2\x80\x8e", "\xe2\x81\xa6", "\xe2\x81\xa9", "\xef\xbb\xbf"}) {
+    CHECK(printable(hidden).starts_with("\\xe"));
+  }
+  for (const char* broken : {"\x80", "\xc1\xbf", "\xc3", "\xe2\x82", "\xe0\x9f\xbf", "\xed\xa0\x80",
+                             "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"}) {
+    const auto shown = printable(broken);
+    CAPTURE(shown);
+    CHECK(std::all_of(shown.begin(), shown.end(),
+                      [](char c) { return static_cast<unsigned char>(c) < 0x80U; }));
+  }
+  CHECK(printable("\xe2\x82z") == "\\xe2\\x82z");
+  CHECK(printable(std::string(200, 'x')) == std::string(200, 'x'));
+  CHECK(printable(std::string(201, 'x')) == std::string(200, 'x') + "...");
+  CHECK(printable("abc\xe2\x82\xac"
+                  "d",
+                  5) == "abc...");
+  CHECK(printable("abc\xe2\x82\xac"
+                  "d",
+                  6) == "abc\xe2\x82\xac...");
+  CHECK(printable("abc\xe2\x82\xac"
+                  "d",
+                  7) ==
+        "abc\xe2\x82\xac"
+        "d");
+  // Names of files, too.
+  const auto path = scratch() / "a\x1b\xff.safetensors";
+  CHECK(contains(message_of([&] { safetensors_file file(path); }),
+                 "/a\\x1b\\xff.safetensors: cannot be opened"));
 }
 
 TEST_CASE("entries that are incomplete") {

@@ -1,6 +1,7 @@
 // What is written is read back, bit for bit, for every type, and the bytes depend on nothing but the tensors.
 #include "files.hpp"
 
+#include <support/messages.hpp>
 #include <support/random.hpp>
 
 #include <algorithm>
@@ -107,6 +108,8 @@ TEST_CASE("an empty file of tensors is a file") {
   CHECK(file.tensors().empty());
   CHECK(file.metadata().empty());
   CHECK(file.find("x") == nullptr);
+  CHECK(message_of([&] { static_cast<void>(file.at("x")); }) ==
+        (folder / "empty.safetensors").string() + ": has no tensor 'x'");
 }
 
 TEST_CASE_TEMPLATE("typed elements come back as they went", T, double, float, bf16, f16, std::int8_t,
@@ -179,19 +182,25 @@ TEST_CASE("the writer refuses what would be no file") {
         make_tensor_source<float>(std::move(name), std::move(shape), elements)};
     write_safetensors(target, sources);
   };
-  CHECK_THROWS_AS(write("x", {7}), usage_error);
-  CHECK_THROWS_AS(write("x", {-6}), usage_error);
-  CHECK_THROWS_AS(write("x", {1LL << 62, 1LL << 62}), usage_error);
-  CHECK_THROWS_AS(write("__metadata__", {6}), usage_error);
-  CHECK_THROWS_AS(write("\xff\xfe", {6}), usage_error);
-  CHECK_THROWS_AS(write(std::string("a\0b", 3), {6}), usage_error);
+  using test_support::refused;
+  CHECK(refused([&] { write("x", {7}); }, "write_safetensors: tensor 'x' [7] F32 with 24 bytes"));
+  CHECK(refused([&] { write("x", {5}); }, "tensor 'x' [5] F32 with 24 bytes"));
+  CHECK(refused([&] { write("x", {-6}); }, "tensor 'x' [-6] F32"));
+  CHECK(refused([&] { write("x", {1LL << 62, 1LL << 62}); }, "tensor 'x' ["));
+  CHECK(refused([&] { write("__metadata__", {6}); }, "no tensor may be called '__metadata__'"));
+  CHECK(refused([&] { write(std::string("a\0b", 3), {6}); }, "no tensor may be called 'a\\x00b'"));
+  CHECK(refused([&] { write("\xff\xfe", {6}); }, "'\\xff\\xfe' is not UTF-8"));
   const std::vector<tensor_source> twice{make_tensor_source<float>("x", {6}, elements),
                                          make_tensor_source<float>("x", {6}, elements)};
-  CHECK_THROWS_AS(write_safetensors(target, twice), usage_error);
-  CHECK_THROWS_AS(write_safetensors(target, {}, {{"key", "\xff"}}), usage_error);
-  CHECK_THROWS_AS(
-      write_safetensors(target, {}, {{"key", std::string(safetensors_file::longest_header, 'x')}}),
-      usage_error);  // no reader would take it
+  CHECK(refused([&] { write_safetensors(target, twice); }, "two tensors are called 'x'"));
+  CHECK(refused([&] { write_safetensors(target, {}, {{"key", "\xff"}}); }, "'\\xff' is not UTF-8"));
+  CHECK(refused([&] { write_safetensors(target, {}, {{"\xff", "value"}}); }, "'\\xff' is not UTF-8"));
+  // No reader would take a longer header: {"__metadata__":{"key":"x…"}}, padded to a multiple of 8.
+  const auto with_header_of = [&](std::size_t bytes) {
+    write_safetensors(target, {}, {{"key", std::string(bytes - 27, 'x')}});
+  };
+  CHECK(refused([&] { with_header_of(safetensors_file::longest_header + 1); },
+                "the header would have 100000008 bytes, more than 100000000"));
   CHECK(folder.entries() == 0);
 }
 
@@ -208,7 +217,8 @@ TEST_CASE("a file is never written over itself, by whatever name") {
   const safetensors_file file(folder / "a.safetensors");
   const std::vector<tensor_source> copies{make_tensor_source(file.at("x"))};
   for (const char* name : {"a.safetensors", "link.safetensors", "hard.safetensors", "sub/../a.safetensors"}) {
-    CHECK_THROWS_AS(write_safetensors(folder / name, copies), usage_error);
+    CHECK(test_support::refused([&] { write_safetensors(folder / name, copies); },
+                                "is the file that tensor 'x' comes from"));
   }
   CHECK(read_bytes(folder / "a.safetensors") == before);
   CHECK(folder.entries() == 4);
@@ -248,6 +258,34 @@ TEST_CASE("a file appears whole or not at all") {
     CHECK(contains(message_of([&] { atomic_file(folder / "d"); }), "d: is a folder"));
     CHECK(contains(message_of([&] { atomic_file("/dev/null"); }), "/dev/null: is not a regular file"));
     CHECK(contains(message_of([&] { atomic_file(folder / "missing/x"); }), "missing/x: cannot be written"));
-    CHECK(contains(message_of([&] { atomic_file(folder / "broken"); }), "broken: "));
+    CHECK(contains(message_of([&] { atomic_file(folder / "broken"); }),
+                   "broken: is a symbolic link to nowhere"));
+    CHECK(contains(message_of([&] { atomic_file(folder / std::string(300, 'x')); }),
+                   ": cannot be examined: File name too long"));
+    write_bytes(folder / "f", "");
+    CHECK(contains(message_of([&] { atomic_file(folder / "f/x"); }),
+                   "f/x: cannot be written: Not a directory"));
+  }
+  SUBCASE("a name may be as long as the file system allows") {
+    const std::string longest(255, 'x');
+    atomic_file file(folder / longest);
+    file.write("new");
+    file.commit();
+    CHECK(read_bytes(folder / longest) == "new");
+  }
+  SUBCASE("no descriptor stays open") {
+    const auto open_files = [] {
+      return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator());
+    };
+    const auto before = open_files();
+    for (int i = 0; i < 20; ++i) {
+      atomic_file done(folder / "out");
+      done.write("x");
+      done.commit();
+      atomic_file given_up(folder / "out");
+      const mapped_file map(folder / "out");
+      CHECK(map.bytes().size() == 1);
+    }
+    CHECK(open_files() == before);
   }
 }

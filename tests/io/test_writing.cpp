@@ -108,6 +108,34 @@ TEST_CASE("the calls, in their order: the bytes are on disk before the name is, 
   CHECK((watched.flags() & (O_CREAT | O_EXCL | O_CLOEXEC)) == (O_CREAT | O_EXCL | O_CLOEXEC));
 }
 
+TEST_CASE("a file in the folder that the program runs in") {
+  const temporary_folder folder;
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  {
+    const script watched;
+    atomic_file file("out");
+    file.commit();
+    CHECK(watched.calls().back() == "fsync .");
+  }
+  std::filesystem::current_path(before);
+  CHECK(names_in(folder.path()) == std::multiset<std::string>{"out"});
+}
+
+TEST_CASE("a file that cannot be read: why") {
+  const temporary_folder folder;
+  write_bytes(folder / "in", "bytes");
+  const auto reading = [&](const std::vector<rule>& rules) {
+    const script rule_of(rules);
+    return message_of([&] { const mapped_file map(folder / "in"); });
+  };
+  CHECK(reading({{"open", 1, act::fail, EINTR}}) == "");
+  CHECK(contains(reading({{"open", 1, act::fail, EACCES}}), "in: cannot be opened: Permission denied"));
+  CHECK(contains(reading({{"mmap", 1, act::fail, ENOMEM}}), "in: cannot be mapped: Cannot allocate memory"));
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);  // and nobody writes into it
+  CHECK(contains(message_of([&] { const mapped_file map(folder / "pipe"); }), "pipe: is not a regular file"));
+}
+
 TEST_CASE("writes that fall short and calls that signals interrupt are gone on with") {
   CHECK(replacing({}) == "");
   CHECK(replacing({{"write", 0, act::shorten, 1}}) == "");
@@ -371,6 +399,8 @@ TEST_CASE("an address in a mapped file says which file it is") {
   CHECK(name_at(second.bytes().data() + 5000) == where + "/a b - ?[31m");
   CHECK(name_at(first.bytes().data(), 3) == where.substr(0, 3));
   const int local = 0;
+  CHECK(name_at(first.bytes().data() + 3 * ::sysconf(_SC_PAGESIZE)) != where + "/first");
+  CHECK(name_at(first.bytes().data() - 1) != where + "/first");
   CHECK(name_at(&local) == "");
   CHECK(name_at(nullptr) == "");
   const void* gone = nullptr;

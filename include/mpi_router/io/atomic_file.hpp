@@ -68,7 +68,7 @@ inline void sync_folder(const std::filesystem::path& folder) {
   if (errno == EFAULT) {
     std::array<char, 4096> name{};
     if (const auto length = file_mapped_at(bytes.data(), name); length > 0) {
-      return core::concatenate("its bytes come from ", std::string_view(name.data(), length),
+      return core::concatenate("its bytes come from ", io::printable({name.data(), length}, name.size()),
                                ", which was cut short meanwhile");
     }
   }

@@ -144,7 +144,7 @@ class checkpoint {
       return a->name() == b->name();
     });
     if (twice != tensors_.end()) {
-      twice[1]->fail("is in ", twice[0]->file().filename().string(), " too");
+      twice[1]->fail("is in ", io::printable(twice[0]->file().filename().string()), " too");
     }
   }
 
@@ -214,7 +214,7 @@ class checkpoint {
     }
     if (indices.size() > 1) {
       io::file_failure(path_, "holds ", indices.size(), " index files; name the one to open, such as ",
-                       indices.begin()->filename().string());
+                       io::printable(indices.begin()->filename().string()));
     }
     if (indices.size() == 1) {
       open_index(*indices.begin());
@@ -236,7 +236,7 @@ class checkpoint {
       io::file_failure(index, "is too long for an index: ", bytes.size(), " bytes");
     }
     detail::index_visitor visitor(index);
-    detail::read_strict_json(index, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, visitor);
+    detail::read_json_file(file, visitor);
     if (!visitor.found) {
       io::file_failure(index, "has no weight_map");
     }
@@ -256,7 +256,7 @@ class checkpoint {
       const stored_tensor* const found = holder.find(tensor);
       if (found == nullptr) {
         io::file_failure(holder.path(), "has no tensor '", io::printable(tensor), "', which ",
-                         index.filename().string(), " promises");
+                         io::printable(index.filename().string()), " promises");
       }
       tensors_.push_back(found);
     }

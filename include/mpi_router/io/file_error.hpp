@@ -3,6 +3,7 @@
 
 #include <mpi_router/core/error.hpp>
 
+#include <array>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -20,22 +21,54 @@ class file_error : public std::runtime_error {
 
 namespace io {
 
-/// Text from a file, fit for one line of a terminal: control bytes, and the C1 controls that UTF-8 writes as
-/// two, become \xNN; long text is cut.
+/// Bytes of the character that `text` begins with, if it is whole UTF-8 and fit for a terminal: no control,
+/// and none of the marks that break a line or turn its direction. Else 0.
+[[nodiscard]] inline std::size_t printable_character(std::string_view text) {
+  constexpr std::array<unsigned, 5> least{0, 0, 0x80, 0x800, 0x10000};  // of that many bytes
+  const auto byte = [text](std::size_t i) {
+    return static_cast<unsigned>(static_cast<unsigned char>(text[i]));
+  };
+  const unsigned first = byte(0);
+  if (first < 0x80U) {
+    return first < 0x20U || first == 0x7fU ? 0 : 1;
+  }
+  const std::size_t length = first < 0xe0U ? 2 : first < 0xf0U ? 3 : 4;
+  if (first < 0xc2U || first > 0xf4U || text.size() < length) {
+    return 0;
+  }
+  unsigned code = first & (0xffU >> (length + 1));
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0U) != 0x80U) {
+      return 0;
+    }
+    code = code << 6U | (byte(i) & 0x3fU);
+  }
+  const auto within = [code](unsigned from, unsigned to) { return from <= code && code <= to; };
+  const bool valid = within(least[length], 0x10ffff) && !within(0xd800, 0xdfff);
+  const bool shown = !within(0x80, 0x9f) && !within(0x200e, 0x200f) && !within(0x2028, 0x202e) &&
+                     !within(0x2066, 0x2069) && code != 0xfeff;
+  return valid && shown ? length : 0;
+}
+
+/// Text from a file, fit for one line of a terminal and for readers of UTF-8: whatever byte is not part of a
+/// printable_character() becomes \xNN; text of more than `most` bytes is cut.
 [[nodiscard]] inline std::string printable(std::string_view text, std::size_t most = 200) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::string out;
-  unsigned before = 0;
-  for (const char c : text.substr(0, most)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20U || byte == 0x7fU || (before == 0xc2U && byte >= 0x80U && byte < 0xa0U)) {
-      out += {'\\', 'x', digits[byte >> 4U], digits[byte & 15U]};
-    } else {
-      out += c;
+  std::size_t at = 0;
+  while (at < text.size() && at < most) {
+    const std::size_t length = printable_character(text.substr(at));
+    if (at + length > most) {
+      break;
     }
-    before = byte;
+    if (length == 0) {
+      const auto byte = static_cast<unsigned char>(text[at]);
+      out += {'\\', 'x', digits[byte >> 4U], digits[byte & 15U]};
+    }
+    out += text.substr(at, length);
+    at += length == 0 ? 1 : length;
   }
-  return text.size() > most ? out + "..." : out;
+  return at < text.size() ? out + "..." : out;
 }
 
 /// Throws file_error("file: reason"); without exceptions prints the same message to stderr and aborts.

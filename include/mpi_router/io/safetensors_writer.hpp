@@ -57,7 +57,7 @@ inline void check_sources(const std::filesystem::path& path, std::span<const ten
                  "write_safetensors: no tensor may be called '", name, "'");
     core::expect(names.insert(t.name).second, "write_safetensors: two tensors are called '", name, "'");
     if (!t.origin.empty() && origins.insert(t.origin).second) {
-      core::expect(!same_file(t.origin, path), "write_safetensors: ", path.string(),
+      core::expect(!same_file(t.origin, path), "write_safetensors: ", io::printable(path.string(), 4096),
                    " is the file that tensor '", name, "' comes from");
     }
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/io/file_kind.hpp>
+#include <mpi_router/io/mapped_file.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -111,8 +112,7 @@ class strict_json_events {
 template <class Visitor>
 void read_strict_json(const std::filesystem::path& file, std::string_view text, Visitor& visitor) {
   if (!starts_object(text)) {
-    const std::string kind = foreign_kind(std::as_bytes(std::span(text)));
-    io::file_failure(file, kind.empty() ? "its JSON does not start with '{'" : kind);
+    io::file_failure(file, "its JSON does not start with '{'");
   }
   // The parser takes a raw NUL for the end of its input; what follows would go unread.
   if (text.find('\0') != std::string_view::npos) {
@@ -120,6 +120,17 @@ void read_strict_json(const std::filesystem::path& file, std::string_view text, 
   }
   strict_json_events<Visitor> events(file, visitor);
   nlohmann::json::sax_parse(text.begin(), text.end(), &events);
+}
+
+/// Reads a file that is one JSON object, likewise; says what it is where it is something else.
+template <class Visitor>
+void read_json_file(const mapped_file& file, Visitor& visitor) {
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const std::string kind = starts_object(text) ? "" : foreign_kind(file.bytes());
+  if (!kind.empty()) {
+    io::file_failure(file.path(), kind);
+  }
+  read_strict_json(file.path(), text, visitor);
 }
 
 }  // namespace detail
