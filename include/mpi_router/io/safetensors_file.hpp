@@ -123,7 +123,7 @@ class safetensors_file {
     if (length > bytes.size() - sizeof length) {
       fail("is cut short: its header has ", length, " bytes, the file ", bytes.size());
     }
-    header_ = bytes.first(sizeof length + static_cast<std::size_t>(length));
+    header_ = bytes.first(sizeof length + length);
     const auto text = header_.subspan(sizeof length);
     detail::header_visitor header(this->path());
     detail::read_strict_json(this->path(), {reinterpret_cast<const char*>(text.data()), text.size()}, header);
@@ -181,9 +181,8 @@ class safetensors_file {
              end);
       }
       end = e.offsets[1];
-      tensors_.emplace_back(
-          path(), std::move(e.name), *e.type, std::move(e.shape),
-          data.subspan(static_cast<std::size_t>(e.offsets[0]), static_cast<std::size_t>(end - e.offsets[0])));
+      tensors_.emplace_back(path(), std::move(e.name), *e.type, std::move(e.shape),
+                            data.subspan(e.offsets[0], end - e.offsets[0]));
     }
     if (end != data.size()) {
       fail("its tensors end at byte ", end, " of its data, which has ", data.size());
