@@ -138,6 +138,10 @@ struct scalar_traits<f16> {
 template <class T>
 concept Scalar = requires { typename scalar_traits<std::remove_const_t<T>>::accumulator; };
 
+/// The element of what is written.
+template <class T>
+concept WritableScalar = Scalar<T> && !std::is_const_v<T>;
+
 /// A type that sums are taken in.
 template <class S>
 concept Accumulator = std::same_as<S, float> || std::same_as<S, double>;
