@@ -1,13 +1,8 @@
 // The host library instantiated for every element type, so that the warnings of its templates show. Never
 // run.
 #include <mpi_router/backend/dispatch.hpp>
-#include <mpi_router/backend/eigen.hpp>
-#include <mpi_router/backend/simd.hpp>
 #include <mpi_router/io/safetensors.hpp>
 #include <mpi_router/mpi_router.hpp>
-#include <mpi_router/verify/null_model.hpp>
-#include <mpi_router/verify/principal.hpp>
-#include <mpi_router/verify/singular.hpp>
 
 #include <array>
 #include <vector>
@@ -20,7 +15,6 @@ template class mpi_router::matrix_view<const float>;
 template class mpi_router::expert_batch_view<const float>;
 template class mpi_router::expert_batch_view<const float, device_space>;
 template class mpi_router::router_factors<double>;
-template class mpi_router::lanczos<float>;
 // clang-format on
 
 template <class T>
@@ -102,28 +96,14 @@ void all_of(T* data, accumulator_t<T>* numbers, const expert_shape& shape, const
   experts_of(data, &data, shape);
   rows_of(data, numbers, shape, backend);
   gate_of(row_major(numbers, 1, 1), row_major(data, 1, 1), vector_view(numbers, 1));
-  if constexpr (std::is_same_v<T, double>) {
-    const Eigen::Map<Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>> matrix(data, 1, 1);
-    const Eigen::SparseMatrix<T> sparse(1, 1);
-    steps_of(gram(matrix), vector_view(numbers, 1), vector_view(numbers, 1), vector_view(numbers, 1));
-    steps_of(gram(sparse), vector_view(numbers, 1), vector_view(numbers, 1), vector_view(numbers, 1));
-  }
 }
 
 void instantiate(double* numbers, float* floats, bf16* brains, f16* halves, const expert_shape& shape);
 void instantiate(double* numbers, float* floats, bf16* brains, f16* halves, const expert_shape& shape) {
-  // Each backend once: they take long.
   all_of(numbers, numbers, shape, reference{});
   all_of(floats, floats, shape, dispatch{});
-  all_of(brains, floats, shape, simd{});
+  all_of(brains, floats, shape, dispatch{});
   all_of(halves, floats, shape, reference{});
-  const vector_view<const double> row(numbers, 1);
-  const auto op = gram(gate_fd(numbers, 1, 1));
-  const auto direction = find_principal(op, op, row);
-  static_cast<void>(find_principal(Eigen::MatrixXd(1, 1), row));
-  static_cast<void>(certify_row(op, row, direction));
-  static_cast<void>(singular_spectrum(gate_fd(numbers, 1, 1)).steps_to(1e-3, row, 2));
-  static_cast<void>(angle_from_alignment(null_model(1, 1).stored, 0));
   const safetensors_file file("x");
   static_cast<void>(file.at("x").load<float>());
   steps_of(gram_operator<double>(1, [](auto, auto) { return 0.0; }), vector_view(numbers, 1),
