@@ -106,7 +106,7 @@ class one_read_backend {
 
   /// The same, and in that read the gradient, F × D, of any storage type: = or += y qᵀ + w pᵀ as `mode`, an
   /// enumeration with `write` and `accumulate`, says.
-  template <Scalar T, Accumulator S, Scalar G, class Mode>
+  template <Scalar T, Accumulator S, WritableScalar G, class Mode>
     requires requires { Mode::write, Mode::accumulate; }
   void pull_back(matrix_view<const T> a, vector_view<const S> p, vector_view<const S> q, vector_view<S> y,
                  vector_view<S> w, vector_view<S> u, matrix_view<G> gradient, Mode mode) const {

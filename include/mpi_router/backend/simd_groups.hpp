@@ -57,7 +57,7 @@ MPIROUTER_ALWAYS_INLINE void multiply(Line& a, const Line& b) noexcept {
 /// new.
 template <class S, index_t Width>
 struct tail_mask {
-  S value[Width];
+  S value[static_cast<std::size_t>(Width)];
   explicit tail_mask(index_t cols) noexcept {
     const index_t overlap = (Width - cols % Width) % Width;
     for (index_t i = 0; i < Width; ++i) {

@@ -72,8 +72,8 @@ namespace core {
   return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000U) >> 13));
 }
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float f16_to_float(std::uint16_t bits) noexcept {
-  const auto sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
-  const auto magnitude = static_cast<std::uint32_t>(bits & 0x7fffU);
+  const std::uint32_t sign = (bits & 0x8000U) << 16;
+  const std::uint32_t magnitude = bits & 0x7fffU;
   if (magnitude >= 0x7c00U) {
     return std::bit_cast<float>(sign | 0x7f800000U | ((magnitude & 0x3ffU) << 13));
   }
@@ -137,6 +137,10 @@ struct scalar_traits<f16> {
 /// A storage type: f64, f32, bf16, f16, or one that scalar_traits was specialised for. No integers.
 template <class T>
 concept Scalar = requires { typename scalar_traits<std::remove_const_t<T>>::accumulator; };
+
+/// The element of what is written.
+template <class T>
+concept WritableScalar = Scalar<T> && !std::is_const_v<T>;
 
 /// A type that sums are taken in.
 template <class S>

@@ -203,9 +203,8 @@ class safetensors_file {
              end);
       }
       end = e.offsets[1];
-      tensors_.emplace_back(
-          path(), std::move(e.name), *e.type, std::move(e.shape),
-          data.subspan(static_cast<std::size_t>(e.offsets[0]), static_cast<std::size_t>(end - e.offsets[0])));
+      tensors_.emplace_back(path(), std::move(e.name), *e.type, std::move(e.shape),
+                            data.subspan(e.offsets[0], end - e.offsets[0]));
     }
     if (end != data.size()) {
       fail("its tensors end at byte ", end, " of its data, which has ", data.size());

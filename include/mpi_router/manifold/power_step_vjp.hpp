@@ -230,7 +230,7 @@ void add_outer(const matrix_view<G>& out, const vector_view<S>& a, const vector_
 /// Ā ← or += projection · dual_rowᵀ + dual_projection · rowᵀ, in the storage of `gradient` ([F, D], any
 /// strides), times `factor` (−lr takes a step of descent without Ā ever in memory). O(F·D). Throws
 /// usage_error on sizes.
-template <Accumulator S, Scalar G>
+template <Accumulator S, WritableScalar G>
 void add_rank2(const rank2_factors<S>& factors, const matrix_view<G>& gradient, gradient_mode mode,
                std::type_identity_t<S> factor = S{1}) {
   const index_t ffn_dim = factors.projection.size();

@@ -117,7 +117,7 @@ class plain_products {
           }
         }
       }
-      S out[height][width];
+      S out[height][static_cast<std::size_t>(width)];
       std::memcpy(out, sum, sizeof out);
       const index_t m_count = std::min(height, c.rows() - i);
       const index_t n_count = std::min(width, c.cols() - j);

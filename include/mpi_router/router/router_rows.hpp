@@ -208,7 +208,7 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
 /// experts a step. Nothing is allocated; tasks are experts, or blocks of neurons of theirs where they are few
 /// and large, and the result is bitwise the same for every executor. Degenerate rows are named by their
 /// status and become what options.degenerate says. Throws usage_error on shapes, overlap, radius, steps.
-template <Scalar T, Scalar R, Scalar O, class Backend = reference, class Run = serial_executor,
+template <Scalar T, Scalar R, WritableScalar O, class Backend = reference, class Run = serial_executor,
           Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
 void router_rows(const expert_batch_view<T>& experts, const matrix_view<R>& router,
@@ -225,9 +225,9 @@ void router_rows(const expert_batch_view<T>& experts, const matrix_view<R>& rout
 /// directions of gate matrices that change, with an angle floor of about κ²δ/(1 − κ²) for a drift δ. Use one
 /// of the two forms for a router, never both. No tape: what is written back is state, not a function of a
 /// parameter.
-template <Scalar T, Scalar R, class Backend = reference, class Run = serial_executor,
+template <Scalar T, WritableScalar R, class Backend = reference, class Run = serial_executor,
           Accumulator S = router_scalar_t<T, R>>
-  requires(DenseBackend<Backend, std::remove_const_t<T>, S> && !std::is_const_v<R>)
+  requires DenseBackend<Backend, std::remove_const_t<T>, S>
 void stateful_router_rows(const expert_batch_view<T>& experts, const matrix_view<R>& router,
                           const router_options& options, std::type_identity_t<vector_view<S>> workspace,
                           const std::type_identity_t<router_by_products<S>>& told = {},

@@ -136,7 +136,7 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
 /// executor. A row without a step passes its gradient on as options.degenerate says, and gives none to A.
 /// Throws usage_error on shapes and overlap; each pair of experts and gradients is compared where both are
 /// tables of pointers, whole batches where not.
-template <Scalar T, Scalar R, Scalar GR, Scalar RG, Scalar G, class Backend = reference,
+template <Scalar T, Scalar R, Scalar GR, WritableScalar RG, WritableScalar G, class Backend = reference,
           class Run = serial_executor, Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
 void router_rows_vjp(const expert_batch_view<T>& experts, const matrix_view<R>& router,
@@ -161,8 +161,8 @@ void router_rows_vjp(const expert_batch_view<T>& experts, const matrix_view<R>& 
 /// The same with Ā in factored form, for those who never want it in memory: N · 2(F + D) numbers a step in
 /// place of N · F · D. `mode` is that of grad_router; the factors are written. add_factors turns them into
 /// matrices.
-template <Scalar T, Scalar R, Scalar GR, Scalar RG, class Backend = reference, class Run = serial_executor,
-          Accumulator S = router_scalar_t<T, R>>
+template <Scalar T, Scalar R, Scalar GR, WritableScalar RG, class Backend = reference,
+          class Run = serial_executor, Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
 void router_rows_vjp_factored(const expert_batch_view<T>& experts, const matrix_view<R>& router,
                               std::type_identity_t<vector_view<const S>> tape,
@@ -179,8 +179,8 @@ void router_rows_vjp_factored(const expert_batch_view<T>& experts, const matrix_
 }
 
 /// The gradient to the router rows alone, M constant in every step, whatever options.through says.
-template <Scalar T, Scalar R, Scalar GR, Scalar RG, class Backend = reference, class Run = serial_executor,
-          Accumulator S = router_scalar_t<T, R>>
+template <Scalar T, Scalar R, Scalar GR, WritableScalar RG, class Backend = reference,
+          class Run = serial_executor, Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
 void router_rows_vjp_detached(const expert_batch_view<T>& experts, const matrix_view<R>& router,
                               std::type_identity_t<vector_view<const S>> tape,
@@ -197,7 +197,7 @@ void router_rows_vjp_detached(const expert_batch_view<T>& experts, const matrix_
 
 /// gradient ← or += factor · Ā from its factors; factor = −lr takes a step of descent on the weights
 /// themselves. O(terms · N · F · D), one task an expert. Throws usage_error on shapes.
-template <Accumulator S, Scalar G, class Run = serial_executor>
+template <Accumulator S, WritableScalar G, class Run = serial_executor>
 void add_factors(const router_factors<S>& factors, const expert_batch_view<G>& gradient, gradient_mode mode,
                  std::type_identity_t<S> factor = S{1}, const Run& executor = {}) {
   const auto [n, f, d] = factors.shape();
