@@ -219,9 +219,9 @@ TEST_CASE("shards that names promise") {
     m.write("model-00001-of-00003.safetensors");
     model_folder other({2});
     other.builder.write(m.folder / "model-00003-of-00003.safetensors");
-    check_covers(
-        m.path(), 1, "3 of 3 layers, 12 of 12 rows",
-        {"model-00002-of-00003.safetensors: not here, though the names of the other shards promise it"});
+    check_covers(m.path(), 1, "3 of 3 layers, 12 of 12 rows",
+                 {"model-00002-of-00003.safetensors: not here, though the name of "
+                  "model-00001-of-00003.safetensors says that it is one of 3 shards"});
     CHECK(contains(run({m.path()}).out, "missing: model-00002-of-00003.safetensors"));
     CHECK(only_unmatched({m.path()})["what"] == "missing");
   }
