@@ -12,8 +12,7 @@ constexpr index_t F = 6;
 constexpr index_t D = 10;
 
 /// A layer as torch's Linear modules store it, a tensor an expert.
-void add_linears(checkpoint_builder& builder, const std::string& prefix, const layer_data& l,
-                 index_t first = 0) {
+void add_linears(checkpoint_builder& builder, const std::string& prefix, const layer_data& l) {
   builder.add<bf16>(prefix + "mlp.gate.weight", {l.n, l.d}, l.router);
   for (index_t e = 0; e < l.n; ++e) {
     const auto begin = l.gates.begin() + e * l.f * l.d;
