@@ -59,7 +59,7 @@ std::string footer() {
   return fmt::format(R"({}
 Known families (… is any prefix, E the number of an expert):
 {}
-A layout is never guessed: it is taken if the shapes leave no other (D = 2F and F = D do), if the config.json beside
+A layout is never guessed: it is taken if the shapes leave no other (those of D = 2F and F = D do), if the config.json beside
   the checkpoint names an architecture that has but one, if torch's Linear leaves no choice (a "….weight" of one expert
   is [F, D]), or if --layout says so. What was taken, and why, stands with each layer.
 
@@ -72,10 +72,11 @@ JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "laye
   and experts share), "family", "router", "gate" (names of tensors), "router_dtype", "dtype", "router_layout",
   "layout", "layout_known_by", "router_rows", "num_experts", "ffn_dim" (null where experts differ, who then have one
   each), "hidden_dim" and "experts". What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
-  set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2", "cosine_stored", "cosine_step", "lambda_stored", "lambda_step", "rayleigh",
-  "residual", "angle_bound", "certificate" (rigorous, probabilistic, heuristic, none), "steps" and "status" (ok,
-  zero_row, zero_image, non_finite). Angles are in radians. What is not known is null: steps beyond --max-steps, sigma2
-  with --no-svd, the numbers of degenerate rows. lambda is relative to sigma1.
+  set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2",
+  "cosine_stored", "cosine_step", "lambda_stored", "lambda_step", "rayleigh", "residual", "angle_bound", "certificate"
+  (rigorous, probabilistic, heuristic, none), "steps" and "status" (ok, zero_row, zero_image, non_finite). Angles are in
+  radians. What is not known is null: steps beyond --max-steps, sigma2 with --no-svd, the numbers of degenerate rows.
+  lambda is relative to sigma1.
 
 Exit status: 0 done; 1 done, but with --require-angle a row could not be certified, or something was not looked at or is
   missing; 2 bad input or usage, or no layer that can be read, in which case neither JSON nor trace nor page is written.
