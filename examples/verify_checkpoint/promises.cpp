@@ -72,11 +72,15 @@ void note_missing_files(const checkpoint& model, found_parts& found) {
   }
   const bool one_file = model.shards().size() == 1 && model.shards()[0].path() == model.path();
   if (!absent.empty()) {
-    others.push_back({first_and_count(absent),
-                      one_file ? fmt::format("not read: the name of {} says that it is one of {} shards",
-                                             model.path().filename().string(), absent.size() + 1)
-                               : "not here, though the names of the other shards promise it",
-                      fate::missing});
+    const auto shard = std::ranges::find_if(model.shards(), [](const auto& file) {
+      return mpi_router::detail::shard_name_of(file.path().filename().string()).has_value();
+    });
+    const auto name = shard->path().filename().string();  // there is one: it made the promise
+    others.push_back(
+        {first_and_count(absent),
+         fmt::format("not {}, though the name of {} says that it is one of {} shards",
+                     one_file ? "read" : "here", name, mpi_router::detail::shard_name_of(name)->count),
+         fate::missing});
   }
   if (!unlisted.empty()) {
     others.push_back({first_and_count(unlisted),
