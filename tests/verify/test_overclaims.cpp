@@ -133,6 +133,7 @@ TEST_CASE("the probe: rounding is added, a Ritz residual too, and what it cannot
   // A flat rest: one step sees all of it, exactly, and rounding is what is above.
   for (std::size_t k = 1; k < values.size(); ++k) values[k] = 0.5;
   const auto flat = probe_second_eigenvalue(with(values), view(v1), 1.0);
+  CHECK(flat.applications == 2);  // one a start: what is left then is rounding, and no direction
   CHECK(flat.ritz_value >= 0.5 + 0.99 * rounding);
   CHECK(flat.ritz_value <= 0.5 + 1.5 * rounding);
   CHECK(flat.bound.alpha >= 0.5 + 1.9 * rounding);
