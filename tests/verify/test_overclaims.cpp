@@ -165,6 +165,7 @@ TEST_CASE("the probe: rounding is added, a Ritz residual too, and what it cannot
   const auto only = probe_second_eigenvalue(with({2}), view(one), 2.0);
   CHECK(only.bound.label == certainty::probabilistic);
   CHECK(only.applications == 0);
+  CHECK(only.bound.alpha == 8 * std::numeric_limits<double>::epsilon());  // rounding alone
   const column short_one = column::Ones(D - 1);
   CHECK(refused([&] { static_cast<void>(probe_second_eigenvalue(with(values), view(short_one), 1.0)); },
                 "the direction 11"));
