@@ -145,4 +145,3 @@ TEST_CASE("blocks of neurons cover an expert once, in order, and none is empty")
     CHECK(detail::blocks_of({1, 0, 64}, unit) == 1);
   }
 }
-

@@ -83,6 +83,20 @@ TEST_CASE_TEMPLATE("the reference, scaled: squares leave the range, results do n
   }
 }
 
+TEST_CASE_TEMPLATE("the reference, scaled: the sign of the largest does not matter", S, float, double) {
+  for (const int exponent :
+       {-std::numeric_limits<S>::max_exponent + 3, std::numeric_limits<S>::max_exponent - 2}) {
+    for (const S sign : {S(1), S(-1)}) {
+      const std::vector<S> a(2, std::ldexp(sign, exponent)), x{sign, sign};
+      std::vector<S> u(2);
+      const auto scaled = reference{}.template apply_scaled<S, S>(row_major(a.data(), 1, 2),
+                                                                  vector_view<const S>(x), vector_view<S>(u));
+      CHECK(std::ldexp(u[0], scaled.image_exponent - 2 * exponent) == 2 * sign);
+      CHECK(std::ldexp(scaled.energy, scaled.energy_exponent - 2 * exponent) == S(4));
+    }
+  }
+}
+
 TEST_CASE("a matrix that is not finite is scaled by what is, and its image says so") {
   const double inf = std::numeric_limits<double>::infinity();
   const std::vector<double> a{1e300, inf, 2e300, 1e300}, x{1, 1};

@@ -133,6 +133,7 @@ TEST_CASE("the probe: rounding is added, a Ritz residual too, and what it cannot
   // A flat rest: one step sees all of it, exactly, and rounding is what is above.
   for (std::size_t k = 1; k < values.size(); ++k) values[k] = 0.5;
   const auto flat = probe_second_eigenvalue(with(values), view(v1), 1.0);
+  CHECK(flat.applications == 2);  // one a start: what is left then is rounding, and no direction
   CHECK(flat.ritz_value >= 0.5 + 0.99 * rounding);
   CHECK(flat.ritz_value <= 0.5 + 1.5 * rounding);
   CHECK(flat.bound.alpha >= 0.5 + 1.9 * rounding);
@@ -164,6 +165,7 @@ TEST_CASE("the probe: rounding is added, a Ritz residual too, and what it cannot
   const auto only = probe_second_eigenvalue(with({2}), view(one), 2.0);
   CHECK(only.bound.label == certainty::probabilistic);
   CHECK(only.applications == 0);
+  CHECK(only.bound.alpha == 8 * std::numeric_limits<double>::epsilon());  // rounding alone
   const column short_one = column::Ones(D - 1);
   CHECK(refused([&] { static_cast<void>(probe_second_eigenvalue(with(values), view(short_one), 1.0)); },
                 "the direction 11"));
