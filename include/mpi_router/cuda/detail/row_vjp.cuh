@@ -268,22 +268,17 @@ __global__ void __launch_bounds__(most_threads, 1)
           z[i] *= power_of_two(exponent);
         }
       };
-      int exponent = row_exponent + dual_exponent;
-      const auto extreme = [&] {
-        return mode != vjp_mode::factored && outer_exponents::extreme(row_exponent + dual_exponent, shift);
-      };
-      if (extreme()) [[unlikely]] {
-        const outer_exponents outer(exponent, shift);
+      const outer_exponents outer(row_exponent + dual_exponent, shift);
+      if (mode != vjp_mode::factored && outer.rows != 0) [[unlikely]] {
         scale_rows(outer.rows);
-        exponent = outer.dots;
       }
       const int to_write = accumulate && dead ? 0 : share.count;
       G* gradient_row = gradient + static_cast<long long>(first) * a.gradient.ffn;
 #pragma unroll
       for (int g = 0; g < rows; ++g, gradient_row += a.gradient.ffn) {
         const float weight = dots[rows + g] * image_factor;
-        const float y = scale_by(dots[g], exponent);
-        const float w = scale_by(dots[rows + g], exponent);
+        const float y = scale_by(dots[g], outer.dots);
+        const float w = scale_by(dots[rows + g], outer.dots);
 #pragma unroll
         for (int v = 0; v < vectors; ++v) {
           float x[width];
@@ -308,8 +303,9 @@ __global__ void __launch_bounds__(most_threads, 1)
           }
         }
       }
-      if (extreme()) [[unlikely]] {
-        scale_rows(-outer_exponents(row_exponent + dual_exponent, shift).rows);
+      if (const int back = -outer_exponents(row_exponent + dual_exponent, shift).rows;
+          mode != vjp_mode::factored && back != 0) [[unlikely]] {
+        scale_rows(back);
       }
       copy_next();
     }

@@ -53,20 +53,16 @@ struct row_shift {
   }
 };
 
-/// How the power of two of a tile's outer products y z̄ᵀ + w rᵀ is shared where it is extreme, so that no
-/// factor leaves the range of float where the gradient does not: the dots times 2^dots, the rows, in
-/// registers, times 2^rows. Elsewhere the dots take it all.
+/// How the power of two of a tile's outer products y z̄ᵀ + w rᵀ is shared, so that no factor leaves the range
+/// of float where the gradient does not: the dots times 2^dots, the rows, in registers, times 2^rows.
 struct outer_exponents {
   int dots;
-  int rows;
+  int rows;  // 0 where nothing is extreme
 
-  /// `exponent` is that of r and z̄ together. Dots are below 2^60, rows that are not shifted below 2^11.
-  [[nodiscard]] __device__ __forceinline__ static bool extreme(int exponent, const row_shift& shift) {
-    return shift.level != 0 || exponent > 60;
-  }
+  /// `exponent` is that of r and z̄ together; the rows are shifted at present.
   __device__ __forceinline__ outer_exponents(int exponent, const row_shift& shift) {
     const int unshifted = exponent - shift.exponent();
-    const int large = unshifted > 60 ? min(unshifted, 100) : 0;
+    const int large = unshifted > 60 ? min(unshifted, 100) : 0;  // dots are below 2^60, rows below 2^11
     dots = unshifted - large;
     rows = large - shift.exponent();
   }
