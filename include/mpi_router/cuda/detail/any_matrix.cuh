@@ -53,22 +53,20 @@ struct any_matrix {
   /// f64, which is loaded in the second half), and what they mean.
   [[nodiscard]] __device__ __forceinline__ unsigned load_bits(int row, int col) const {
     const long long at = row * row_stride + col * col_stride;
-    switch (format) {
-      case storage_format::f64: return 0U;
-      case storage_format::f32: return static_cast<const unsigned*>(data)[at];
-      case storage_format::bf16:
-      case storage_format::f16: return static_cast<const unsigned short*>(data)[at];
-    }
-    __builtin_unreachable();
+    return format == storage_format::f32 ? static_cast<const unsigned*>(data)[at]
+           : format == storage_format::f64
+               ? 0U
+               : static_cast<const unsigned short*>(data)[at];  // the two of 16 bits
   }
   [[nodiscard]] __device__ __forceinline__ double from_bits(unsigned bits, int row, int col) const {
-    switch (format) {
-      case storage_format::f64: return load(row, col);
-      case storage_format::f32: return __uint_as_float(bits);
-      case storage_format::bf16: return __uint_as_float(bits << 16);
-      case storage_format::f16: return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+    if (format == storage_format::f64) {
+      return load(row, col);
     }
-    __builtin_unreachable();
+    return format == storage_format::f32 ? __uint_as_float(bits)
+           : format == storage_format::bf16
+               ? __uint_as_float(bits << 16)
+               : __half2float(
+                     __ushort_as_half(static_cast<unsigned short>(bits)));  // f16: no others are let in
   }
   /// Elements of a row, four at a time, in two halves again: the bits of n fours, one after another in pieces
   /// of `width` columns that begin at `first` and lie `step` apart, and the numbers that they are; zero

@@ -187,23 +187,28 @@ __global__ void __launch_bounds__(512, 1)
   finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
 }
 
-/// Writes an image as it is; if `dead`, the row of `instead`, or zero where that is null.
+/// Writes an image as it is, zero if `dead`.
 template <class Image>
 __device__ __forceinline__ void collect_expert(const Image& image, const any_matrix& out, int e, bool dead,
-                                               const any_matrix* instead, int hidden) {
+                                               int hidden) {
   for (int column = static_cast<int>(threadIdx.x) * 4; column < hidden && out.data != nullptr;
        column += static_cast<int>(blockDim.x) * 4) {
-    double z[4] = {};
-    if (!dead) [[likely]] {
-      image.load(column, z);
-    } else if (instead != nullptr) {
-      const any_matrix::four x = instead->load_four_rarely(e, column, hidden);
+    double z[4];
+    image.load(column, z);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        z[i] = x.at[i];
-      }
+    for (int i = 0; i < 4; ++i) {
+      z[i] = dead ? 0.0 : z[i];
     }
     out.store_four(e, column, hidden, z);
+  }
+}
+
+/// The gradient of a row that had no step passes on as it came. Called, not inlined: it is rare, and its
+/// registers would be taken from the loops before it.
+template <class = void>
+__device__ __noinline__ void pass_on_rarely(const any_matrix& from, const any_matrix& to, int e, int hidden) {
+  for (int column = static_cast<int>(threadIdx.x); column < hidden; column += static_cast<int>(blockDim.x)) {
+    to.store(e, column, from.load(e, column));
   }
 }
 
@@ -225,7 +230,11 @@ __global__ void __launch_bounds__(512, 1) collect_kernel(const __grid_constant__
   const int e = static_cast<int>(blockIdx.x);
   const auto image = a.images.of(e, a.hidden);
   const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
-  collect_expert(image, a.out, e, dead, a.instead.data != nullptr ? &a.instead : nullptr, a.hidden);
+  if (dead && a.instead.data != nullptr) [[unlikely]] {
+    pass_on_rarely(a.instead, a.out, e, a.hidden);
+  } else {
+    collect_expert(image, a.out, e, dead, a.hidden);
+  }
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
   }

@@ -306,8 +306,12 @@ __global__ void __launch_bounds__(most_threads, 1)
     const slot_header header{0.0F, exponent_unset, scale.image + dual_exponent, 0};
     end_segment<vectors, width>(memory, shared, a.ring, a.part, a.out, a.fused, expert, hidden, group, header,
                                 u, [&](const image_parts& image) {
-                                  collect_expert(image, a.grad_router, expert, dead,
-                                                 a.dual.passes_on() ? &a.dual.grad_rows : nullptr, hidden);
+                                  if (dead && a.grad_router.data != nullptr && a.dual.passes_on())
+                                      [[unlikely]] {
+                                    pass_on_rarely(a.dual.grad_rows, a.grad_router, expert, hidden);
+                                  } else {
+                                    collect_expert(image, a.grad_router, expert, dead, hidden);
+                                  }
                                 });
     tile = stop;
   }
