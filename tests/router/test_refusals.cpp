@@ -6,7 +6,8 @@
 #include <doctest/doctest.h>
 #include <support/messages.hpp>
 
-#include <cstring>
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -64,8 +65,8 @@ void check_apart(arguments& a, const std::string& what, const std::vector<std::s
   for (const std::string& one : written) {
     for (const std::string& other : others) {
       const std::string message = a.said(one, other, call);
-      const bool is_said = contains(message, what + ": ") && contains(message, one) && contains(message, other) &&
-                           contains(message, "overlap");
+      const bool is_said = contains(message, what + ": ") && contains(message, one) &&
+                           contains(message, other) && contains(message, "overlap");
       CHECK_MESSAGE(is_said, what << ": " << one << " over " << other << ": " << message);
     }
     others.push_back(one);
@@ -84,27 +85,97 @@ TEST_CASE("the gate and given experts keep what they write apart") {
                   a.at<status>("the statuses", T).subspan(0)},
                  a.vector("the workspace", size), {}, a.at<status>("the mask", T + 1).last(T));
   });
-  check_apart(a, "route", {"the logits", "the weights", "the expert ids", "the statuses", "the workspace"},
-              {"the tokens", "the rows", "the bias of the logits", "the selection bias", "the mask"}, [&] {
-                route(a.matrix("the tokens", T, D), a.matrix("the rows", N, D), {},
-                      {.logits = a.vector("the bias of the logits", N), .selection = a.vector("the selection bias", N)},
-                      a.matrix("the logits", T, N),
-                      gate_output<double>{a.matrix("the weights", T, K), a.at<expert_id>("the expert ids", T * K),
-                                          a.at<status>("the statuses", T)},
-                      a.vector("the workspace", size), {}, plain_products{}, a.at<status>("the mask", T + 1).last(T));
-              });
-  arguments b;  // ids of its own: different ones for each token
-  std::vector<expert_id> ids;
-  for (index_t t = 0; t < T; ++t) ids.insert(ids.end(), {0, 1});
-  check_apart(b, "gate_weights", {"the weights", "the workspace", "the statuses"},
-              {"the logits", "the selection bias", "the mask", "the expert ids"}, [&] {
-                const auto mine = b.at<expert_id>("the expert ids", T * K);
-                std::memcpy(mine.data(), ids.data(), 0);
-                const auto mask = b.at<status>("the mask", T + 1).last(T);
-                std::fill(mask.begin(), mask.end(), status::ok);
-                gate_weights<double>(b.matrix("the logits", T, N), {.top_k = K}, mine, b.matrix("the weights", T, K),
-                                     b.vector("the workspace", size), {}, mask, b.at<status>("the statuses", T),
-                                     b.vector("the selection bias", N));
-              });
+  check_apart(
+      a, "route", {"the logits", "the weights", "the expert ids", "the statuses", "the workspace"},
+      {"the tokens", "the rows", "the bias of the logits", "the selection bias", "the mask"}, [&] {
+        route(
+            a.matrix("the tokens", T, D), a.matrix("the rows", N, D), {},
+            {.logits = a.vector("the bias of the logits", N), .selection = a.vector("the selection bias", N)},
+            a.matrix("the logits", T, N),
+            gate_output<double>{a.matrix("the weights", T, K), a.at<expert_id>("the expert ids", T * K),
+                                a.at<status>("the statuses", T)},
+            a.vector("the workspace", size), {}, plain_products{}, a.at<status>("the mask", T + 1).last(T));
+      });
+}
+
+TEST_CASE("settings that do not fit are refused, each by its reason") {
+  const auto said = [](const gating_options& o, index_t n = 16) {
+    return message_of([&] { core::check_gating("gate", o, n); });
+  };
+  CHECK(said({.top_k = 8, .n_group = 4, .topk_group = 2}).empty());
+  CHECK(contains(said({.top_k = 9, .n_group = 4, .topk_group = 2}),
+                 "top_k = 9 experts cannot come from 2 groups of 4"));
+  CHECK(contains(said({.top_k = 17}), "top_k is 17 for 16 experts"));
+  CHECK(contains(said({.top_k = 0}), "top_k is 0 for 16 experts"));
+  CHECK(contains(said({.n_group = 3}), "16 experts do not fall into n_group = 3"));
+  CHECK(contains(said({.n_group = 0}), "n_group = 0"));
+  CHECK(contains(said({.n_group = 4, .topk_group = 5}), "topk_group is 5 of n_group = 4"));
+  CHECK(contains(said({.n_group = 4, .topk_group = 0}), "topk_group is 0 of n_group = 4"));
+  for (const double factor :
+       {0.0, -1.0, 2e30, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    CHECK(contains(said({.scaling_factor = factor}), "not above 0 and at most 1e30"));
+  }
+  CHECK(contains(said({.score_function = static_cast<score_function>(9)}), "that does not exist"));
+}
+
+TEST_CASE("sizes one short are refused before anything is written") {
+  const index_t size = gating_workspace(T, N);
+  std::vector<double> logits(64), weights(16, 7.0), gradient(64, 7.0),
+      workspace(static_cast<std::size_t>(size)), bias(8);
+  std::vector<expert_id> ids(16, 1);
+  const auto x = row_major<host_space>(static_cast<const double*>(logits.data()), T, N);
+  const auto w = row_major(weights.data(), T, K);
+  const auto g = row_major(gradient.data(), T, N);
+  const vector_view<double> work(workspace), less(workspace.data(), size - 1),
+      apart(workspace.data(), size / 2, 2);
+  const std::span<expert_id> fewer = std::span(ids).first(15);
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w, ids}, less); }, "gate: the workspace has"));
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w, ids}, apart); }, "gate: the workspace has"));
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w, fewer}, work); }, "gate: 15 expert ids, not T · K = 16"));
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w.middle_rows(0, 7), ids}, work); },
+                "gate: the weights are [7, 2]"));
+  CHECK(refused([&] { gate<double>(x, {}, vector_view<double>(bias.data(), 7), {w, ids}, work); },
+                "gate: a selection bias of 7 elements for 8 experts"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, g, gradient_mode::write, less); },
+                "gate_vjp: the workspace has"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, fewer, w, g, gradient_mode::write, work); },
+                "gate_vjp: 15 expert ids"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w.middle_rows(0, 7), g, gradient_mode::write, work); },
+                "gate_vjp: the gradients of the weights are [7, 2]"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, g.middle_rows(0, 7), gradient_mode::write, work); },
+                "gate_vjp: the gradient to the logits is [7, 8]"));
+  CHECK(refused(
+      [&] { gate_vjp<double>(x, {}, ids, w, g, gradient_mode::write, vector_view<double>(gradient)); },
+      "gate_vjp: the gradient to the logits and the workspace overlap"));
+  CHECK(refused([&] { gate_vjp<double>(g, {}, ids, w, g, gradient_mode::write, work); },
+                "gate_vjp: the gradient to the logits and the logits overlap"));
+  CHECK(refused(
+      [&] { gate_vjp<double>(x, {}, ids, w, row_major(weights.data(), 2, N), gradient_mode::write, work); },
+      "gate_vjp: the gradient to the logits is [2, 8]"));
+  CHECK(refused([&] { z_loss_vjp<double>(g, 1.0, g, gradient_mode::write); },
+                "z_loss_vjp: the gradient to the logits and the logits overlap"));
+  CHECK(refused([&] { (void)z_loss<double>(g, vector_view<double>(gradient)); },
+                "z_loss: the workspace and the logits overlap"));
+  std::vector<double> sums(static_cast<std::size_t>(balance_workspace(T, N, 4)));
+  const auto f = score_function::softmax;
+  const vector_view<double> all(sums), most(sums.data(), static_cast<index_t>(sums.size()) - 1);
+  CHECK(
+      refused([&] { (void)balance_loss<double>(x, f, ids, K, 4, most); }, "balance_loss: the workspace has"));
+  CHECK(refused([&] { (void)balance_loss<double>(x, f, ids, K, 3, all); },
+                "8 tokens do not fall into sequences of length 3"));
+  CHECK(refused([&] { (void)balance_loss<double>(x, f, fewer, K, 4, all); }, "15 expert ids"));
+  CHECK(refused([&] { balance_loss_vjp<double>(g, f, ids, K, 4, 1.0, g, gradient_mode::write, all); },
+                "balance_loss_vjp: the gradient to the logits and the logits overlap"));
+  CHECK(refused(
+      [&] {
+        balance_loss_vjp<double>(x, f, ids, K, 4, 1.0, row_major(sums.data(), T, N), gradient_mode::write,
+                                 all);
+      },
+      "balance_loss_vjp: the workspace and the gradient to the logits overlap"));
+  const std::vector<index_t> load(7, 1);
+  CHECK(refused([&] { (void)global_balance_loss<double>(x, f, load, all); },
+                "global_balance_loss: loads of 7 experts, not 8"));
+  for (const double v : weights) CHECK(v == 7);
+  for (const double v : gradient) CHECK(v == 7);
 }
 #endif

@@ -69,8 +69,10 @@ bool ties_are_kept(mpi_router::score_function f, bool is_biased, index_t groups)
     for (int step = -40; step <= 40; ++step) {
       const std::vector<T> logits(static_cast<std::size_t>(n), static_cast<T>(step) * static_cast<T>(0.37));
       const std::vector<T> bias(is_biased ? logits.size() : 0, static_cast<T>(0.25));
-      const mpi_router::gating_options options{
-          .top_k = n < 4 ? n : 4, .score_function = f, .n_group = groups, .topk_group = groups > 1 ? groups - 1 : 1};
+      const mpi_router::gating_options options{.top_k = n < 4 ? n : 4,
+                                               .score_function = f,
+                                               .n_group = groups,
+                                               .topk_group = groups > 1 ? groups - 1 : 1};
       if (options.top_k > options.topk_group * (n / groups)) continue;
       std::vector<T> weights(static_cast<std::size_t>(options.top_k));
       std::vector<T> workspace(static_cast<std::size_t>(mpi_router::gating_workspace(1, n)));
