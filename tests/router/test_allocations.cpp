@@ -96,8 +96,8 @@ TEST_CASE_TEMPLATE("forward and backward allocate nothing, and their buffers are
   const long before = allocations;
   const auto step = [&](const auto& backend) {
     router_rows(view, P, R, options, workspace, {.statuses = row_statuses, .tape = tape}, backend);
-    route(X, R, {.top_k = K, .n_group = 3, .topk_group = 2}, bias, Z, gate_output<S>{W, ids, statuses},
-          scratch);
+    route(X, R, {.top_k = K, .n_group = 3, .topk_group = 2}, {.selection = bias}, Z,
+          gate_output<S>{W, ids, statuses}, scratch);
     S loss = balance_loss<S>(Z, score_function::softmax, ids, K, 300, vector_view<S>(scratch));
     loss += z_loss<S>(Z, vector_view<S>(scratch));
     count_load(ids, K, statuses, load);

@@ -206,15 +206,15 @@ TEST_CASE("counts of tokens are whole numbers: more than float can count one by 
     return static_cast<double>(
         balance_loss<float>(logits, score_function::softmax, ids, 1, many, vector_view<float>(workspace)));
   };
-  CHECK(close(loss(), 2 * p, 1e-6));
+  CHECK(close(loss(), 2 * p, tolerance<float>.arithmetic));
   std::fill(ids.begin(), ids.begin() + many / 4, 1);
-  CHECK(close(loss(), 2 * (0.75 * p + 0.25 * (1 - p)), 1e-6));
+  CHECK(close(loss(), 2 * (0.75 * p + 0.25 * (1 - p)), tolerance<float>.arithmetic));
   const std::vector<index_t> load{many * 1000 + 1, many * 1000 - 1};
   CHECK(close(static_cast<double>(global_balance_loss<float>(logits, score_function::softmax, load,
                                                              vector_view<float>(workspace))),
-              1, 1e-6));
+              1, tolerance<float>.arithmetic));
   CHECK(close(static_cast<double>(z_loss<float>(logits, vector_view<float>(workspace))),
-              std::pow(std::log(std::exp(0.5) + std::exp(-0.5)), 2), 1e-6));
+              std::pow(std::log(std::exp(0.5) + std::exp(-0.5)), 2), tolerance<float>.arithmetic));
 }
 
 TEST_CASE("transformers' load_balancing_loss_func is K times the batch loss") {

@@ -319,3 +319,18 @@ TEST_CASE("tokens that nothing can be said of") {
   CHECK(state_of({-infinity, 3, -infinity}, softmax) == status::ok);
   CHECK(state_of({-infinity, 3, -infinity}, later) == status::ok);
 }
+
+TEST_CASE("a group whose sum is not a number comes last") {
+  const std::vector<float> logits{infinity, -infinity, 0, 1, 1, 1, 0.5F, 0.5F, 0.5F};
+  std::vector<float> weights(6), workspace(static_cast<std::size_t>(gating_workspace(1, 9)));
+  std::vector<expert_id> ids(6);
+  gate<float>(row_major(logits.data(), 1, 9),
+              {.top_k = 6,
+               .score_function = score_function::sigmoid,
+               .order = selection_order::select_then_score,
+               .n_group = 3,
+               .topk_group = 2,
+               .group_score = group_score::top_k_share_sum},
+              {}, {row_major(weights.data(), 1, 6), ids}, workspace);
+  CHECK(ids == std::vector<expert_id>{3, 4, 5, 6, 7, 8});
+}

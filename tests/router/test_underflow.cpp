@@ -31,11 +31,12 @@ long double log_score(score_function f, long double x) {
   return 0;
 }
 
-long double log_sum(const wide& x) {
-  const long double largest = *std::max_element(x.begin(), x.end());
+/// e^x over the sum of e^v.
+long double share_of_sum(long double x, const wide& all) {
+  const long double largest = *std::max_element(all.begin(), all.end());
   long double sum = 0;
-  for (const long double v : x) sum += std::exp(v - largest);
-  return largest + std::log(sum);
+  for (const long double v : all) sum += std::exp(v - largest);
+  return std::exp(x - largest) / sum;
 }
 
 /// The weights that given experts have.
@@ -44,8 +45,8 @@ wide weights_of(const gating_options& o, const wide& x, const std::vector<expert
   for (const expert_id i : ids) logs.push_back(log_score(o.score_function, x[static_cast<std::size_t>(i)]));
   const bool is_softmax = o.score_function == score_function::softmax;
   const bool over_selected = o.renormalize || (is_softmax && o.order == selection_order::select_then_score);
-  const long double divisor = over_selected ? log_sum(logs) : is_softmax ? log_sum(x) : 0;
-  for (long double& v : logs) v = std::exp(v - divisor) * static_cast<long double>(o.scaling_factor);
+  const wide divisor = over_selected ? logs : is_softmax ? x : wide{0};
+  for (long double& v : logs) v = share_of_sum(v, divisor) * static_cast<long double>(o.scaling_factor);
   return logs;
 }
 
@@ -68,7 +69,7 @@ long double central_difference(const gating_options& o, wide x, std::size_t i,
 }
 
 /// What the error of its element i is measured by: the terms w_i ḡ_i and p_i Σ w ḡ of the formula, and the
-/// rounding of the difference itself, 1e-14 of Σ w ḡ.
+/// rounding of the difference itself, 1e-13 of Σ w ḡ.
 template <class S>
 long double size_of_terms(const gating_options& o, const wide& x, std::size_t i,
                           const std::vector<expert_id>& ids, const std::vector<S>& grad) {
@@ -86,8 +87,8 @@ long double size_of_terms(const gating_options& o, const wide& x, std::size_t i,
   }
   const bool over_all = o.score_function == score_function::softmax && !o.renormalize &&
                         o.order == selection_order::score_then_select;
-  constexpr long double rounding = 1e-14L / static_cast<long double>(tolerance<S>.identity);
-  return rounding * all + own + (over_all ? std::exp(x[i] - log_sum(x)) : share) * all;
+  constexpr long double rounding = 1e-13L / static_cast<long double>(tolerance<S>.identity);
+  return rounding * all + own + (over_all ? share_of_sum(x[i], x) : share) * all;
 }
 
 template <class S>
@@ -192,7 +193,7 @@ TEST_CASE_TEMPLATE("the balance loss and its gradient are right at every depth",
       const auto loss_of = [&](const wide& at) {
         wide logs;
         for (const long double v : at) logs.push_back(log_score(f, v));
-        return (std::exp(logs[2] - log_sum(logs)) + std::exp(logs[7] - log_sum(logs))) * n / 2;
+        return (share_of_sum(logs[2], logs) + share_of_sum(logs[7], logs)) * n / 2;
       };
       std::vector<S> workspace(static_cast<std::size_t>(balance_workspace(1, n, 1))), got(x.size());
       const S loss = balance_loss<S>(row_major(x.data(), 1, n), f, ids, 2, 1, vector_view<S>(workspace));

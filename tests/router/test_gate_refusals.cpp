@@ -1,0 +1,181 @@
+// What the gate, its backward and the losses refuse, and by which words: sizes one short, memory that meets.
+#include <mpi_router/router/balance.hpp>
+#include <mpi_router/router/gating_vjp.hpp>
+#include <mpi_router/router/z_loss.hpp>
+
+#include <doctest/doctest.h>
+#include <support/messages.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#if MPIROUTER_HAS_EXCEPTIONS
+
+using namespace mpi_router;
+using namespace test_support;
+
+namespace {
+
+constexpr index_t T = 8, N = 8, D = 8, K = 2;
+
+/// Memory for the arguments of a call, each in a place of its own until one is laid over another.
+class arguments {
+ public:
+  /// `size` elements of E named so, at the same place in every call.
+  template <class E>
+  std::span<E> at(const std::string& name, index_t size) {
+    if (!places_.contains(name)) places_.emplace(name, places_.size());
+    const std::size_t place = moved_ == name ? places_.at(onto_) : places_.at(name);
+    return {reinterpret_cast<E*>(memory_.data() + place * room), static_cast<std::size_t>(size)};
+  }
+  auto matrix(const std::string& name, index_t rows, index_t cols) {
+    return row_major(at<double>(name, rows * cols).data(), rows, cols);
+  }
+  vector_view<double> vector(const std::string& name, index_t size) { return at<double>(name, size); }
+
+  /// What call() says with one argument laid over another, and whether it left all memory as it was.
+  template <class Call>
+  std::string said(const std::string& moved, const std::string& onto, const Call& call) {
+    (void)message_of(call);  // every name has its place
+    moved_ = moved;
+    onto_ = onto;
+    std::fill(memory_.begin(), memory_.end(), std::byte{0});
+    const std::string message = message_of(call);
+    moved_.clear();
+    CHECK(std::all_of(memory_.begin(), memory_.end(), [](std::byte b) { return b == std::byte{0}; }));
+    return message;
+  }
+
+ private:
+  static constexpr std::size_t room = 65536;
+  std::vector<std::byte> memory_ = std::vector<std::byte>(24 * room);
+  std::map<std::string, std::size_t> places_;
+  std::string moved_, onto_;
+};
+
+/// Every pair of something written and something else, one laid over the other, is refused by name.
+template <class Call>
+void check_apart(arguments& a, const std::string& what, const std::vector<std::string>& written,
+                 const std::vector<std::string>& read, const Call& call) {
+  CHECK(message_of(call).empty());
+  std::vector<std::string> others = read;
+  for (const std::string& one : written) {
+    for (const std::string& other : others) {
+      const std::string message = a.said(one, other, call);
+      const bool is_said = contains(message, what + ": ") && contains(message, one) &&
+                           contains(message, other) && contains(message, "overlap");
+      CHECK_MESSAGE(is_said, what << ": " << one << " over " << other << ": " << message);
+    }
+    others.push_back(one);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the gate and given experts keep what they write apart") {
+  arguments a;
+  const index_t size = gating_workspace(T, N);
+  const std::vector<std::string> written{"the weights", "the expert ids", "the statuses", "the workspace"};
+  check_apart(a, "gate", written, {"the logits", "the selection bias", "the mask"}, [&] {
+    gate<double>(a.matrix("the logits", T, N), {}, a.vector("the selection bias", N),
+                 {a.matrix("the weights", T, K), a.at<expert_id>("the expert ids", T * K),
+                  a.at<status>("the statuses", T).subspan(0)},
+                 a.vector("the workspace", size), {}, a.at<status>("the mask", T + 1).last(T));
+  });
+  check_apart(
+      a, "route", {"the logits", "the weights", "the expert ids", "the statuses", "the workspace"},
+      {"the tokens", "the rows", "the bias of the logits", "the selection bias", "the mask"}, [&] {
+        route(
+            a.matrix("the tokens", T, D), a.matrix("the rows", N, D), {},
+            {.logits = a.vector("the bias of the logits", N), .selection = a.vector("the selection bias", N)},
+            a.matrix("the logits", T, N),
+            gate_output<double>{a.matrix("the weights", T, K), a.at<expert_id>("the expert ids", T * K),
+                                a.at<status>("the statuses", T)},
+            a.vector("the workspace", size), {}, plain_products{}, a.at<status>("the mask", T + 1).last(T));
+      });
+}
+
+TEST_CASE("settings that do not fit are refused, each by its reason") {
+  const auto said = [](const gating_options& o, index_t n = 16) {
+    return message_of([&] { core::check_gating("gate", o, n); });
+  };
+  CHECK(said({.top_k = 8, .n_group = 4, .topk_group = 2}).empty());
+  CHECK(contains(said({.top_k = 9, .n_group = 4, .topk_group = 2}),
+                 "top_k = 9 experts cannot come from 2 groups of 4"));
+  CHECK(contains(said({.top_k = 17}), "top_k is 17 for 16 experts"));
+  CHECK(contains(said({.top_k = 0}), "top_k is 0 for 16 experts"));
+  CHECK(contains(said({.n_group = 3}), "16 experts do not fall into n_group = 3"));
+  CHECK(contains(said({.n_group = 0}), "n_group = 0"));
+  CHECK(contains(said({.n_group = 4, .topk_group = 5}), "topk_group is 5 of n_group = 4"));
+  CHECK(contains(said({.n_group = 4, .topk_group = 0}), "topk_group is 0 of n_group = 4"));
+  for (const double factor :
+       {0.0, -1.0, 2e30, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    CHECK(contains(said({.scaling_factor = factor}), "not above 0 and at most 1e30"));
+  }
+  CHECK(contains(said({.score_function = static_cast<score_function>(9)}), "that does not exist"));
+}
+
+TEST_CASE("sizes one short are refused before anything is written") {
+  const index_t size = gating_workspace(T, N);
+  std::vector<double> logits(64), weights(16, 7.0), gradient(64, 7.0),
+      workspace(static_cast<std::size_t>(size)), bias(8);
+  std::vector<expert_id> ids(16, 1);
+  const auto x = row_major<host_space>(static_cast<const double*>(logits.data()), T, N);
+  const auto w = row_major(weights.data(), T, K);
+  const auto g = row_major(gradient.data(), T, N);
+  const vector_view<double> work(workspace), less(workspace.data(), size - 1),
+      apart(workspace.data(), size / 2, 2);
+  const std::span<expert_id> fewer = std::span(ids).first(15);
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w, ids}, less); }, "gate: the workspace has"));
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w, ids}, apart); }, "gate: the workspace has"));
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w, fewer}, work); }, "gate: 15 expert ids, not T · K = 16"));
+  CHECK(refused([&] { gate<double>(x, {}, {}, {w.middle_rows(0, 7), ids}, work); },
+                "gate: the weights are [7, 2]"));
+  CHECK(refused([&] { gate<double>(x, {}, vector_view<double>(bias.data(), 7), {w, ids}, work); },
+                "gate: a selection bias of 7 elements for 8 experts"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, g, gradient_mode::write, less); },
+                "gate_vjp: the workspace has"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, fewer, w, g, gradient_mode::write, work); },
+                "gate_vjp: 15 expert ids"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w.middle_rows(0, 7), g, gradient_mode::write, work); },
+                "gate_vjp: the gradients of the weights are [7, 2]"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, g.middle_rows(0, 7), gradient_mode::write, work); },
+                "gate_vjp: the gradient to the logits is [7, 8]"));
+  CHECK(refused(
+      [&] { gate_vjp<double>(x, {}, ids, w, g, gradient_mode::write, vector_view<double>(gradient)); },
+      "gate_vjp: the gradient to the logits and the workspace overlap"));
+  CHECK(refused([&] { gate_vjp<double>(g, {}, ids, w, g, gradient_mode::write, work); },
+                "gate_vjp: the gradient to the logits and the logits overlap"));
+  CHECK(refused(
+      [&] { gate_vjp<double>(x, {}, ids, w, row_major(weights.data(), 2, N), gradient_mode::write, work); },
+      "gate_vjp: the gradient to the logits is [2, 8]"));
+  CHECK(refused([&] { z_loss_vjp<double>(g, 1.0, g, gradient_mode::write); },
+                "z_loss_vjp: the gradient to the logits and the logits overlap"));
+  CHECK(refused([&] { (void)z_loss<double>(g, vector_view<double>(gradient)); },
+                "z_loss: the workspace and the logits overlap"));
+  std::vector<double> sums(static_cast<std::size_t>(balance_workspace(T, N, 4)));
+  const auto f = score_function::softmax;
+  const vector_view<double> all(sums), most(sums.data(), static_cast<index_t>(sums.size()) - 1);
+  CHECK(
+      refused([&] { (void)balance_loss<double>(x, f, ids, K, 4, most); }, "balance_loss: the workspace has"));
+  CHECK(refused([&] { (void)balance_loss<double>(x, f, ids, K, 3, all); },
+                "8 tokens do not fall into sequences of length 3"));
+  CHECK(refused([&] { (void)balance_loss<double>(x, f, fewer, K, 4, all); }, "15 expert ids"));
+  CHECK(refused([&] { balance_loss_vjp<double>(g, f, ids, K, 4, 1.0, g, gradient_mode::write, all); },
+                "balance_loss_vjp: the gradient to the logits and the logits overlap"));
+  CHECK(refused(
+      [&] {
+        balance_loss_vjp<double>(x, f, ids, K, 4, 1.0, row_major(sums.data(), T, N), gradient_mode::write,
+                                 all);
+      },
+      "balance_loss_vjp: the workspace and the gradient to the logits overlap"));
+  const std::vector<index_t> load(7, 1);
+  CHECK(refused([&] { (void)global_balance_loss<double>(x, f, load, all); },
+                "global_balance_loss: loads of 7 experts, not 8"));
+  for (const double v : weights) CHECK(v == 7);
+  for (const double v : gradient) CHECK(v == 7);
+}
+#endif
