@@ -86,8 +86,8 @@ std::vector<std::size_t> in_best_groups(const std::vector<double>& keys, const g
 }
 
 /// The weights of the chosen, before their scale, from their logits; a closed expert has the logit −∞.
-std::vector<double> weigh(const std::vector<double>& logits, const std::vector<double>& chosen, bool closed,
-                          const gating_options& o, bool& ok) {
+std::vector<double> weigh(const std::vector<double>& logits, const std::vector<double>& chosen,
+                          bool all_closed, const gating_options& o, bool& ok) {
   const bool score_first = o.order == selection_order::score_then_select;
   if (o.score_function == score_function::softmax) {
     if (score_first && !o.renormalize) {
@@ -98,7 +98,7 @@ std::vector<double> weigh(const std::vector<double>& logits, const std::vector<d
       for (const double x : chosen) shares.push_back(std::exp(x - top) / sum);
       return shares;
     }
-    if (*std::max_element(chosen.begin(), chosen.end()) == -HUGE_VAL && (score_first || closed)) {
+    if (*std::max_element(chosen.begin(), chosen.end()) == -HUGE_VAL && (score_first || all_closed)) {
       return std::vector<double>(chosen.size(), 0.0);
     }
     return softmax(chosen, ok);
@@ -142,14 +142,16 @@ choice choose(const std::vector<double>& x, const gating_options& o, const std::
   std::vector<std::size_t> order = in_best_groups(c.keys, o);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return c.keys[a] > c.keys[b]; });
   std::vector<double> chosen;
+  bool all_closed = true;
   for (index_t k = 0; k < o.top_k; ++k) {
     const auto i = order[static_cast<std::size_t>(k)];
-    const bool closed = !bias.empty() && bias[i] == -HUGE_VAL;
+    const bool closed = !bias.empty() && !(bias[i] > -HUGE_VAL);  // −∞ or NaN
     c.ids.push_back(static_cast<int>(i));
     c.state = closed ? status::closed_expert : c.state;
+    all_closed = all_closed && closed;
     chosen.push_back(closed ? -HUGE_VAL : x[i]);
   }
-  for (const double s : weigh(x, chosen, c.state == status::closed_expert, o, ok)) {
+  for (const double s : weigh(x, chosen, all_closed, o, ok)) {
     c.weights.push_back(s * o.scaling_factor);
     ok = ok && std::isfinite(c.weights.back());
   }
@@ -342,6 +344,9 @@ void check_depths(const cuda::context& ctx, index_t n) {
                 at({2.0F, 1.0F}, 0.0F), {0, 1}, {0.5, 0.5}, ok);
   check_weights(ctx, "two of three are closed", at({1.0F, 2.0F, 3.0F}, 4.0F),
                 {.top_k = 3, .score_function = sigmoid}, at({0.0F}, -INFINITY), {0, 1, 2}, {1, 0, 0},
+                status::closed_expert);
+  check_weights(ctx, "a NaN among the biases closes, too", at({1.0F, 2.0F, 3.0F}, 4.0F),
+                {.top_k = 2, .score_function = sigmoid}, at({0.0F, std::nanf("")}, -INFINITY), {0, 1}, {1, 0},
                 status::closed_expert);
   check_weights(ctx, "all are closed", at({}, 4.0F), {.top_k = 2}, at({}, -INFINITY), {0, 1}, {0, 0},
                 status::closed_expert);

@@ -44,8 +44,8 @@ inline void expect_gate(const char* name, const context& ctx,
 /// and treatment of NaN, of infinities and of logits of any depth (router/gating.hpp). logits [T, N] in f32,
 /// rows contiguous; selection_bias: N floats that are added to what experts are selected by, or null;
 /// statuses: T of device memory, or null: tokens that are not routed (is_routed) are padding, get the ids −1,
-/// weights of zero and the status masked; it may be out.statuses itself. An expert that the bias closes (−∞)
-/// and that has to fill a place keeps its id, with weight zero, and its token becomes closed_expert.
+/// weights of zero and the status masked; it may be out.statuses itself. An expert that the bias closes (−∞
+/// or NaN) and that has to fill a place keeps its id, with weight zero, and its token becomes closed_expert.
 ///
 /// One launch: a few lanes for each token where up to 8 of up to 256 experts are chosen without groups, else
 /// a warp; exp and log are those of CUDA, so weights agree with the host's to a few units in the last place.

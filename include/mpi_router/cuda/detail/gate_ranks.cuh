@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
     };
     const bool counts = a.counts(token);
     chosen = defined && counts && wanted == token ? chosen : 0U;
-    bool closed = false;
+    int closed = 0;  // of the chosen
     const auto leave = [&](const weighing& by, const auto& raw) {
       bool finite = a.has_experts(by.nothing(), closed);
       for_each_bit(chosen, [&](int i) {
@@ -249,10 +249,10 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
       leave(weighing(a, sorted_choice{best, a.top_k}, largest, sum),
             [&](int i) { return from_sortable(key_of_lane(i, 0)); });
     } else {
-      for_each_bit(chosen, [&](int i) { closed = closed || a.closed(expert(i)); });
+      for_each_bit(chosen, [&](int i) { closed += a.closes(expert(i)) ? 1 : 0; });
       __syncwarp();
-      closed = over_token<lanes>(closed ? 1 : 0, sum_of) != 0;
-      const auto raw = [&](int i) { return a.closed(expert(i)) ? -INFINITY : logits[expert(i)]; };
+      closed = over_token<lanes>(closed, sum_of);
+      const auto raw = [&](int i) { return a.closes(expert(i)) ? -INFINITY : logits[expert(i)]; };
       leave(weighing(a, shared_choice<lanes, decltype(raw)>{chosen, raw}, largest, sum), raw);
     }
     if (wanted == token) {
@@ -263,10 +263,10 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
         }
       }
       if (a.statuses != nullptr && sub == 0) {
-        a.statuses[token] = !counts    ? status::masked
-                            : !defined ? status::non_finite
-                            : closed   ? status::closed_expert
-                                       : status::ok;
+        a.statuses[token] = !counts      ? status::masked
+                            : !defined   ? status::non_finite
+                            : closed > 0 ? status::closed_expert
+                                         : status::ok;
       }
     }
     if (defined && a.load != nullptr) {  // none is chosen for tokens that do not count

@@ -85,13 +85,13 @@ struct gate_args {
     return mask == nullptr || mask[token] == status::ok || mask[token] == status::closed_expert;
   }
   /// Whether a token has experts though `nothing` is left of their weights: the softmax over the chosen is
-  /// not defined where all have the logit −∞, unless a bias that closes experts has brought them there.
-  [[nodiscard]] __device__ __forceinline__ bool has_experts(bool nothing, bool closed) const {
-    return !nothing || closed || score != score_function::softmax || score_first;
+  /// not defined where all have the logit −∞, unless the bias has closed every one of them.
+  [[nodiscard]] __device__ __forceinline__ bool has_experts(bool nothing, int closed) const {
+    return !nothing || closed == top_k || score != score_function::softmax || score_first;
   }
-  /// Whether the bias closes an expert.
-  [[nodiscard]] __device__ __forceinline__ bool closed(int expert) const {
-    return bias != nullptr && bias[expert] == -INFINITY;
+  /// Whether the bias closes an expert: −∞ does, and so does NaN.
+  [[nodiscard]] __device__ __forceinline__ bool closes(int expert) const {
+    return bias != nullptr && !(bias[expert] > -INFINITY);
   }
 };
 
@@ -225,7 +225,7 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
     keys.visit(n, [&](int, unsigned key) { denominator += expf(__uint_as_float(key) - largest); });
     denominator = sum_of_warp(denominator);
   }
-  bool closed = false;
+  int closed = 0;  // of the chosen
   if (defined) {
     const float per_denominator = 1.0F / denominator;
     keys.visit(n, [&](int i, unsigned& key) {
@@ -250,8 +250,8 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
         const int at = k - k % 32 + lane;
         if (at <= k) {
           ids[at] = mine;
-          closed = closed || a.closed(mine);
-          raw = a.closed(mine) ? -INFINITY : logits[mine];
+          closed += a.closes(mine) ? 1 : 0;
+          raw = a.closes(mine) ? -INFINITY : logits[mine];
           if (many) {
             weights[at] = raw;
           }
@@ -265,7 +265,7 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
       weights[k] = by.weight(x);
       finite = finite && isfinite(weights[k]);
     });
-    closed = __any_sync(0xffffffffU, closed) != 0;
+    closed = __reduce_add_sync(0xffffffffU, closed);
     defined = __all_sync(0xffffffffU, finite) != 0 && a.has_experts(by.nothing(), closed);
   }
   const bool counts = a.counts(token);
@@ -276,10 +276,10 @@ __device__ __forceinline__ status gate_token(const gate_args& a, long long token
     }
   }
   __syncwarp();
-  return !counts    ? status::masked
-         : !defined ? status::non_finite
-         : closed   ? status::closed_expert
-                    : status::ok;
+  return !counts      ? status::masked
+         : !defined   ? status::non_finite
+         : closed > 0 ? status::closed_expert
+                      : status::ok;
 }
 
 /// A block counts its experts' loads in shared memory first: `load` has N numbers, where they are wanted.
