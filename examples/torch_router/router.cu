@@ -120,8 +120,8 @@ std::int64_t mpi_router_workspace(const void* context, const tensor* gates, cons
   return bytes;
 }
 
-/// rows = C · rM / ‖rM‖ of the router [N, D]; direction [N, D] of f32, image_norm [N] of f64 and statuses [N] of
-/// bytes are kept for the backward. Rows without a step become zero, as by torch.nn.functional.normalize.
+/// rows = C · rM / ‖rM‖ of the router [N, D]; direction [N, D] of f32, image_norm [N] of f64 and statuses [N]
+/// of bytes are kept for the backward. Rows without a step become zero, as by torch.nn.functional.normalize.
 int mpi_router_forward(const void* context, void* stream, const tensor* gates, const tensor* router,
                        const tensor* rows, double radius, float* direction, double* image_norm,
                        void* statuses, void* workspace, std::int64_t bytes) {
@@ -137,8 +137,8 @@ int mpi_router_forward(const void* context, void* stream, const tensor* gates, c
 }
 
 /// The gradients to the router and to the gates (null: not wanted), given the one of the rows and what the
-/// forward kept. The one to the gates, in their type or in f32, is written or, if `add` is not 0, added. A row
-/// without a step has none.
+/// forward kept. The one to the gates, in their type or in f32, is written or, if `add` is not 0, added. A
+/// row without a step has none.
 int mpi_router_backward(const void* context, void* stream, const tensor* gates, const tensor* router,
                         const tensor* grad_rows, const tensor* grad_router, const tensor* grad_gates, int add,
                         double radius, float* direction, double* image_norm, void* statuses, void* workspace,
