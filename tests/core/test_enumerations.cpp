@@ -57,8 +57,8 @@ TEST_CASE("what becomes of a row without a step") {
   const auto policy = unknown<degenerate_row>;
   CHECK(
       refused([&] { power_step(op, none, out, 1.0F, policy); }, "degenerate_row: 99 is none of its values"));
-  CHECK(refused([&] { power_step_vjp(op, row, saved_norm<float>{}, row, 1.0F, out, out, policy); },
-                "overlaps"));
+  CHECK(
+      refused([&] { power_step_vjp(op, row, saved_norm<float>{}, row, 1.0F, out, out, policy); }, "overlap"));
   std::array<float, 2> scratch{};
   CHECK(refused([&] { power_step_vjp(op, row, saved_norm<float>{}, row, 1.0F, out, scratch, policy); },
                 "degenerate_row: 99 is none of its values"));
