@@ -208,10 +208,13 @@ std::string experts_table(const layer_report& report, const analysis_options& op
                                 {"steps"}});
   for (const auto& e : report.experts) {
     const bool proven = e.certificate != "none";
+    const auto cosine = [&](double value) {
+      return number(value, 4) + (std::isfinite(value) && !has_direction(e) ? "?" : "");
+    };
     out += fmt::format(
         "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td class=word>{}<td>{}\n",
-        e.expert, small_number(e.sigma_1), number(e.sigma_2 / e.sigma_1, 3), number(e.cosine_stored, 4),
-        number(e.cosine_step, 4), small_number(e.angle * degrees_per_radian), number(e.lambda_stored, 3),
+        e.expert, small_number(e.sigma_1), number(e.sigma_2 / e.sigma_1, 3), cosine(e.cosine_stored),
+        cosine(e.cosine_step), small_number(e.angle * degrees_per_radian), number(e.lambda_stored, 3),
         number(e.lambda_step, 3), small_number(e.rayleigh), small_number(e.residual),
         proven ? small_number(e.angle_bound * degrees_per_radian) : "–",
         e.state == status::ok ? e.certificate : to_string(e.state),
@@ -284,9 +287,10 @@ page says how near the stored rows are, how near one step brings them, and how m
 <p>Made by verify_checkpoint {1}.{2}.{3} with this command:</p>
 <pre>{4}</pre>
 <ul>
-<li>cosine, angle: between the row and {5}.
+<li>cosine, angle: between the row and {5}; “?” where there is no certificate, perhaps no one such direction: these
+cosines enter no mean.
 <li>σ₂/σ₁: second to first singular value; the smaller, the fewer steps are needed.
-<li>λ: response of the expert to the row, of the strongest there is.
+<li>λ, alignment: response of the expert to the row, of the strongest there is.
 <li>ρ, residual: Rayleigh quotient of the row and its distance from being stationary.
 <li>proven angle: an upper bound that needs no SVD, for what its certificate is worth.
 <li>steps: until the sine of the angle is at most {6:g}.

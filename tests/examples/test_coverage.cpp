@@ -593,4 +593,8 @@ TEST_CASE("cosines without a certificate are marked and enter no mean; odd exper
   CHECK(contains(last_line(table.substr(0, table.rfind("; 2 degenerate"))),
                  "   1.000   1.000 "));  // of the first
   CHECK(contains(run({folder / "m.safetensors", "--summary"}).out, "2 degenerate: 3 zero_image, 2 zero_row"));
+  REQUIRE(run({folder / "m.safetensors", "--report", folder / "page"}).status == 0);
+  const auto page = read_bytes(folder / "page/index.html");
+  CHECK(contains(page, "<tr><td>0<td>3<td>0.333<td>1.0000<td>1.0000<td>"));
+  CHECK(page.find("?<td>", page.find("<tr><td>1<td>")) < page.find("<tr><td>2<td>"));
 }

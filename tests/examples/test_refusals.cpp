@@ -42,7 +42,8 @@ TEST_CASE("each kind of damage: refused by name, and neither JSON nor trace appe
   };
   const auto with_header = [&](const std::string& text) { return io_test::raw_file(text, data); };
 
-  refuse("", "too short");
+  refuse("", "is empty");
+  refuse(std::string("\x10\0\0", 3), "too short");
   refuse(valid_file().substr(0, 100), "is cut short");
   refuse(valid_file().substr(0, valid_file().size() - 1), "reach past the file");
   refuse(valid_file() + "x", "its tensors end at byte");

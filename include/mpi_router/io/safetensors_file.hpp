@@ -183,7 +183,7 @@ class safetensors_file {
     refuse_unless(length <= rest.size(), "is cut short: its header has ", length, " bytes, the file ",
                   bytes.size());
     refuse_unless(is_json, "its JSON does not start with '{'");
-    return sizeof length + static_cast<std::size_t>(length);
+    return sizeof length + length;
   }
 
   /// Checks each entry against its neighbours and the data, and makes the tensors.
