@@ -57,8 +57,8 @@ TEST_CASE("what becomes of a row without a step") {
   const auto policy = unknown<degenerate_row>;
   CHECK(
       refused([&] { power_step(op, none, out, 1.0F, policy); }, "degenerate_row: 99 is none of its values"));
-  CHECK(
-      refused([&] { power_step_vjp(op, row, saved_norm<float>{}, row, 1.0F, out, out, policy); }, "overlap"));
+  CHECK(refused([&] { power_step_vjp(op, row, saved_norm<float>{}, row, 1.0F, out, out, policy); },
+                "the scratch and the gradient to the row overlap"));
   std::array<float, 2> scratch{};
   CHECK(refused([&] { power_step_vjp(op, row, saved_norm<float>{}, row, 1.0F, out, scratch, policy); },
                 "degenerate_row: 99 is none of its values"));
@@ -81,6 +81,33 @@ TEST_CASE("through which steps and how gradients are written") {
   const router_factors<float> factors(buffer, shape, {});
   CHECK(refused([&] { add_factors(factors, experts_nfd(grad_gate.data(), shape), unknown<gradient_mode>); },
                 "gradient_mode: 99 is none of its values"));
+}
+
+TEST_CASE("how the gradients of the gate and the losses are written") {
+  const auto mode = unknown<gradient_mode>;
+  const auto refuses = [](const auto& call) {
+    return refused(call, "gradient_mode: 99 is none of its values");
+  };
+  std::array<float, 2> x{1, 2};
+  std::array<float, 2> grad{3, 4};
+  std::array<float, 64> scratch{};
+  const std::array<expert_id, 2> ids{0, 1};
+  const std::array<index_t, 2> load{1, 1};
+  const auto logits = row_major(x.data(), 1, 2);
+  const auto out = row_major(grad.data(), 1, 2);
+  CHECK(refuses([&] { gate_vjp<float>(logits, {}, ids, logits, out, mode, scratch); }));
+  CHECK(refuses([&] { z_loss_vjp<float>(logits, 1.0F, out, mode); }));
+  CHECK(refuses([&] {
+    balance_loss_vjp<float>(logits, score_function::softmax, ids, 2, 1, 1.0F, out, mode, scratch);
+  }));
+  CHECK(refuses([&] {
+    global_balance_loss_vjp<float>(logits, score_function::softmax, load, 1.0F, out, mode, scratch);
+  }));
+  CHECK(refuses(
+      [&] { router_logits_vjp<float, float>(logits, logits, {}, {}, {}, vector_view<float>(grad), mode); }));
+  const matrix_view<const float> in = logits;
+  CHECK(refuses([&] { plain_products{}.multiply(in, in.transposed(), row_major(grad.data(), 1, 1), mode); }));
+  CHECK(grad == std::array<float, 2>{3, 4});
 }
 
 TEST_CASE("momentum") {

@@ -175,7 +175,7 @@ TEST_CASE("tiny and huge numbers change neither angles nor steps") {
     CHECK(e["steps"] == expected["steps"]);
     CHECK(e["cosine_step"].get<double>() ==
           doctest::Approx(expected["cosine_step"].get<double>()).epsilon(1e-10));
-    CHECK(e["sigma1"].get<double>() ==
-          doctest::Approx(expected["sigma1"].get<double>() * static_cast<double>(scale)));
+    CHECK(e["sigma1"].get<double>() / static_cast<double>(scale) ==
+          doctest::Approx(expected["sigma1"].get<double>()));
   }
 }

@@ -109,7 +109,7 @@ TEST_CASE("momentum by hand: x_{k+1} = M x_k − β x_{k−1} with M = diag(4, 1
   }
 }
 
-TEST_CASE("the estimate of β infers λ₂ from the rate that momentum itself has changed") {
+TEST_CASE("the estimate of β infers σ₂² from the rate that momentum itself has changed") {
   const auto mu = [](double lambda, double beta) {
     return (lambda + std::sqrt(lambda * lambda - 4 * beta)) / 2;
   };
@@ -123,7 +123,7 @@ TEST_CASE("the estimate of β infers λ₂ from the rate that momentum itself ha
     for (int k = 0; k < 5; ++k) beta = estimate.beta(++step, one, residual *= rate);
     return beta;
   };
-  CHECK(five_steps(0.8) == doctest::Approx(0.16));  // without momentum the rate is λ₂ itself
+  CHECK(five_steps(0.8) == doctest::Approx(0.16));  // without momentum the rate is σ₂² itself
   CHECK(five_steps(mu(0.9, 0.16) / mu(1, 0.16)) == doctest::Approx(0.2025));
   CHECK(five_steps(0.6) == doctest::Approx(0.2025));   // never less
   CHECK(five_steps(0.99) == doctest::Approx(0.2025));  // nothing is inferred from a standstill

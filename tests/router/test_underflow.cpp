@@ -239,3 +239,16 @@ TEST_CASE("a saturated sigmoid does not tie: experts come in the order of their 
               {}, {row_major(weights.data(), 1, 2), ids}, workspace);
   CHECK(ids == std::vector<expert_id>{2, 3});
 }
+
+TEST_CASE("terms of the gradient that leave the range of float, where their difference does not") {
+  const std::array<float, 2> x{0, -20};
+  const std::array<float, 1> grad{1e9F};
+  const std::array<expert_id, 1> ids{0};
+  std::array<float, 2> got{};
+  std::vector<float> workspace(static_cast<std::size_t>(gating_workspace(1, 2)));
+  gate_vjp<float>(row_major(x.data(), 1, 2), {.top_k = 1, .scaling_factor = 1e30}, ids,
+                  row_major(grad.data(), 1, 1), row_major(got.data(), 1, 2), gradient_mode::write, workspace);
+  const double want = 1e39 * std::exp(-20.0);  // c p₁ p₂ ḡ, and p₁ = 1 − 2e-9
+  CHECK(std::abs(got[1] + want) < 1e-5 * want);
+  CHECK(std::abs(got[0]) <= 1.01 * want);  // as much, or 0 where p₁ rounds to 1
+}

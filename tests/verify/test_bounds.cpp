@@ -15,8 +15,8 @@ using namespace test_support;
 
 namespace {
 
-/// ρ and ‖g‖ of a row in the plane of the two directions of diag(λ₁, λ₂), at an angle from the first: with α
-/// = λ₂ both Kato–Temple and Davis–Kahan are equalities.
+/// ρ and ‖g‖ of a row in the plane of the two directions of diag(σ₁², σ₂²), at an angle from the first: with
+/// α = σ₂² both Kato–Temple and Davis–Kahan are equalities.
 rayleigh_result<double> in_the_plane(double lambda_1, double lambda_2, double theta) {
   const double c = std::cos(theta), s = std::sin(theta);
   rayleigh_result<double> at;

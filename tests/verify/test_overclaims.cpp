@@ -37,7 +37,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 }  // namespace
 
 TEST_CASE("the ladder allows for rounding as its proof does: squaring by squaring") {
-  // Powers of diag(1, 1, 1/2) are exact, and λ₁ = λ₂: it climbs until rounding stops it, and what α is above
+  // Powers of diag(1, 1, 1/2) are exact, and σ₁ = σ₂: it climbs until rounding stops it, and what α is above
   // 1 is the allowance. The recurrences, in the words of the proof: ‖fl(H) − H‖ ≤ δ, and the relative error
   // of ‖K^p‖^{1/p}.
   const matrix a = Eigen::Vector3d(1, 1, 0.5).asDiagonal();

@@ -30,7 +30,7 @@ enum class stop_reason : unsigned char {
 }
 
 /// Momentum, x_{k+1} = M x_k − β x_{k−1} (Xu et al. 2018, "Accelerated stochastic power iteration"). With the
-/// best β = λ₂²/4 about √ of the number of steps is needed.
+/// best β = σ₂⁴/4 about √ of the number of steps is needed.
 template <Accumulator S>
 struct momentum {
   enum class kind : unsigned char { none, fixed, estimated };
@@ -105,8 +105,8 @@ template <Accumulator S>
 
 namespace detail {
 
-/// Follows how fast the residual falls and infers λ₂: with momentum β the component along an eigenvalue λ
-/// grows by μ(λ) = (λ + √(λ² − 4β))/2 a step, so that an observed ratio t = μ(λ₂)/μ(λ₁) gives λ₂ = μ₂ + β/μ₂.
+/// Follows how fast the residual falls and infers σ₂²: with momentum β the component along an eigenvalue σᵢ²
+/// of M grows by μᵢ = (σᵢ² + √(σᵢ⁴ − 4β))/2 a step, so that an observed ratio μ₂/μ₁ gives σ₂² = μ₂ + β/μ₂.
 /// Everything relative to ρ.
 template <Accumulator S>
 class momentum_estimate {
@@ -125,8 +125,8 @@ class momentum_estimate {
         const S ratio = std::pow(relative_residual / mark_, S{1} / S{period});
         const S mu_1 = (S{1} + std::sqrt(S{1} - S{4} * beta_)) / S{2};
         const S mu_2 = std::max(ratio * mu_1, std::sqrt(beta_));
-        const S lambda_2 = std::min(mu_2 + beta_ / mu_2, static_cast<S>(0.999));
-        beta_ = std::max(beta_, lambda_2 * lambda_2 / S{4});
+        const S sigma_2_squared = std::min(mu_2 + beta_ / mu_2, static_cast<S>(0.999));
+        beta_ = std::max(beta_, sigma_2_squared * sigma_2_squared / S{4});
       }
       mark_ = relative_residual;
     }

@@ -1,5 +1,5 @@
-// The Rayleigh quotient, the tangent gradient that vanishes where it is stationary, and the alignment λ (Eq.
-// 3).
+// The Rayleigh quotient (Eq. 3), the tangent gradient that vanishes where it is stationary, and the alignment
+// λ (Eq. 11).
 #pragma once
 
 #include <mpi_router/manifold/sphere.hpp>

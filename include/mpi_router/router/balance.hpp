@@ -111,9 +111,9 @@ template <Accumulator S, class Run>
 
 template <Accumulator S, class Run>
 void balance_vjp(score_function f, const balance_input<S>& in, const sequence_blocks& blocks, S grad_loss,
-                 const matrix_view<S>& grad, gradient_mode mode, S* workspace, const Run& executor) {
+                 const matrix_view<S>& grad, bool accumulate, S* workspace, const Run& executor) {
   with_sums<S>(f, in, blocks, workspace, false, executor,
-               [&](const auto& sums) { sums.weighted_sum_vjp(grad_loss, grad, mode, executor); });
+               [&](const auto& sums) { sums.weighted_sum_vjp(grad_loss, grad, accumulate, executor); });
 }
 
 template <Accumulator S>
@@ -148,12 +148,13 @@ void balance_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, score_f
                       std::type_identity_t<S> grad_loss, const matrix_view<S>& grad_logits,
                       gradient_mode mode, std::type_identity_t<vector_view<S>> workspace,
                       const Run& executor = {}, std::span<const status> statuses = {}) {
+  const bool accumulate = core::accumulates(mode);
   const detail::balance_input<S> in{"balance_loss_vjp", logits, experts, top_k, {}, statuses};
   const detail::sequence_blocks blocks(in.what, logits.rows(), sequence_length);
   detail::check_ids(in.what, experts, top_k, statuses, logits.rows(), logits.cols());
   detail::check_gradient<S>(in.what, logits, grad_logits);
   detail::check_balance<S>(in, sequence_length, workspace, grad_logits);
-  detail::balance_vjp<S>(f, in, blocks, grad_loss, grad_logits, mode, workspace.data(), executor);
+  detail::balance_vjp<S>(f, in, blocks, grad_loss, grad_logits, accumulate, workspace.data(), executor);
 }
 
 /// The global balance loss of these T tokens, coefficient 1: N Σ_i f_i P_i with f_i = load_i / Σ load.
@@ -180,12 +181,13 @@ void global_balance_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, 
                              const matrix_view<S>& grad_logits, gradient_mode mode,
                              std::type_identity_t<vector_view<S>> workspace, const Run& executor = {},
                              std::span<const status> statuses = {}) {
+  const bool accumulate = core::accumulates(mode);
   const detail::balance_input<S> in{"global_balance_loss_vjp", logits, {}, 1, load, statuses};
   const detail::sequence_blocks blocks(in.what, logits.rows(), logits.rows());
   detail::check_loads(in);
   detail::check_gradient<S>(in.what, logits, grad_logits);
   detail::check_balance<S>(in, logits.rows(), workspace, grad_logits);
-  detail::balance_vjp<S>(f, in, blocks, grad_loss, grad_logits, mode, workspace.data(), executor);
+  detail::balance_vjp<S>(f, in, blocks, grad_loss, grad_logits, accumulate, workspace.data(), executor);
 }
 
 MPIROUTER_END

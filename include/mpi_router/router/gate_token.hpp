@@ -85,12 +85,11 @@ class token_shares {
 
   /// out_i −= factor · p_i with p the shares of all N experts.
   void subtract_all(double factor, const S* x, index_t n, const vector_view<S>& out) const {
-    const auto scale = static_cast<S>(factor / sum_of_all_);
+    const double scale = factor / sum_of_all_;  // may be out of the range of S where its products are not
     const double largest = largest_;
     const S least = std::abs(factor) > 1 ? least_divisor<S> : S{0};  // what is small may come out large
     for (index_t i = 0; i < n; ++i) {
-      out[i] -=
-          all_[i] < least ? static_cast<S>(times_exp(factor / sum_of_all_, x[i] - largest)) : all_[i] * scale;
+      out[i] -= static_cast<S>(all_[i] < least ? times_exp(scale, x[i] - largest) : all_[i] * scale);
     }
   }
 
@@ -195,9 +194,18 @@ void gate_token_vjp(const gating_options& options, const vector_view<const S>& l
       }
       return total;
     };
-    const double mean = shares.divisor() == share_of::selected ? sum(1) : 0.0;
+    const double mean = shares.divisor() == share_of::one ? 0.0 : sum(1);
     if (shares.divisor() == share_of::all) {
+      S* const kept = scratch + 4 * n;  // open experts get p (ḡ − mean) in one: the terms may overflow
+      for (index_t k = 0; k < top_k; ++k) {
+        kept[k] = grad_logits[ids[k]];
+      }
       shares.subtract_all(sum(options.scaling_factor), x, n, grad_logits);
+      for (index_t k = 0; k < top_k; ++k) {
+        if (bias.size() == 0 || !closes(bias[ids[k]])) {
+          grad_logits[ids[k]] = kept[k];
+        }
+      }
     }
     for (index_t k = 0; k < top_k; ++k) {
       const double upstream = (grad[k] - mean) * options.scaling_factor;

@@ -70,7 +70,9 @@ struct gating_options {
   selection_order order = selection_order::score_then_select;
   /// Divide the weights of a token by their sum; where scores underflow, by their logarithms, so that equal
   /// logits give 1/K at any depth. Nothing but −∞ leaves zeros. Softmax over the selected experts sums to one
-  /// already. With one expert the weight would be 1 and without a gradient: by default it is left alone.
+  /// already. With one expert the weight would be 1 and without a gradient: by default it is left alone. The
+  /// default is taken where the options are made, {.top_k = 1}: top_k set to 1 afterwards leaves it as it
+  /// was.
   bool renormalize = top_k > 1;
   double scaling_factor = 1;  ///< multiplies the weights last; above 0, at most 1e30
   index_t n_group = 1;        ///< groups of N / n_group neighbouring experts; must divide N

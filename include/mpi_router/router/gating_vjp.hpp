@@ -47,6 +47,7 @@ void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_op
               std::type_identity_t<vector_view<const S>> selection_bias = {}) {
   constexpr const char* what = "gate_vjp";
   const index_t n = logits.cols();
+  const bool accumulate = core::accumulates(mode);
   detail::check_gate<S>(what, logits, options, selection_bias, statuses, workspace);
   detail::check_ids(what, experts, options.top_k, statuses, logits.rows(), n);
   detail::check_weights(what, "the gradients of the weights", grad_weights, logits.rows(), options.top_k);
@@ -63,7 +64,7 @@ void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_op
   detail::with_score(options.score_function, [&]<class Score>(Score) {
     detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t block) {
       for (index_t t = first; t < first + count; ++t) {
-        if (mode == gradient_mode::write) {
+        if (!accumulate) {
           detail::set_zero(grad_logits.row(t));
         }
         if (detail::counts(statuses, t)) {

@@ -40,7 +40,7 @@ void block_of_logits(const matrix_view<X>& tokens, const matrix_view<const S>& r
 
 /// grad_bias ← or += Σ_t grad_logits, one task for each 64 experts.
 template <Accumulator S, class Run>
-void sum_of_rows(const matrix_view<const S>& grad_logits, const vector_view<S>& grad_bias, gradient_mode mode,
+void sum_of_rows(const matrix_view<const S>& grad_logits, const vector_view<S>& grad_bias, bool accumulate,
                  const Run& executor) {
   constexpr index_t width = 64;
   const index_t n = grad_bias.size();
@@ -54,7 +54,7 @@ void sum_of_rows(const matrix_view<const S>& grad_logits, const vector_view<S>& 
       }
     }
     for (index_t i = 0; i < count; ++i) {
-      const S before = mode == gradient_mode::accumulate ? grad_bias[first + i] : S{0};
+      const S before = accumulate ? grad_bias[first + i] : S{0};
       grad_bias[first + i] = before + static_cast<S>(sum[static_cast<std::size_t>(i)]);
     }
   });
@@ -123,6 +123,7 @@ void router_logits_vjp(const matrix_view<X>& tokens, std::type_identity_t<matrix
                        const std::type_identity_t<matrix_view<S>>& grad_rows,
                        const std::type_identity_t<vector_view<S>>& grad_bias, gradient_mode mode,
                        const Run& executor = {}, const Product& product = {}) {
+  const bool accumulate = core::accumulates(mode);
   detail::check_logits_vjp<S>("router_logits_vjp", tokens, rows, grad_logits, grad_tokens, grad_rows,
                               grad_bias);
   if (!grad_tokens.empty()) {
@@ -142,7 +143,7 @@ void router_logits_vjp(const matrix_view<X>& tokens, std::type_identity_t<matrix
                        grad_rows.middle_cols(first, count), mode);
     });
   }
-  detail::sum_of_rows<S>(grad_logits, grad_bias, mode, executor);
+  detail::sum_of_rows<S>(grad_logits, grad_bias, accumulate, executor);
 }
 
 /// The same without a bias.

@@ -58,7 +58,7 @@ class plain_products {
                    a.rows(), ", ", a.cols(), "] times [", b.rows(), ", ", b.cols(), "] is not [", c.rows(),
                    ", ", c.cols(), "]");
     using t = tile<S>;
-    if (mode == gradient_mode::write) {
+    if (!core::accumulates(mode)) {
       set_zero(c);
     }
     alignas(64) std::array<S, static_cast<std::size_t>(depth * panels * t::width)> packed;
@@ -117,7 +117,7 @@ class plain_products {
           }
         }
       }
-      S out[height][static_cast<std::size_t>(width)];
+      S out[static_cast<std::size_t>(height)][static_cast<std::size_t>(width)];
       std::memcpy(out, sum, sizeof out);
       const index_t m_count = std::min(height, c.rows() - i);
       const index_t n_count = std::min(width, c.cols() - j);

@@ -128,12 +128,12 @@ struct sequence_sums {
 
   /// Its gradient times `scale`: x̄_i = p_i (f_i − Σ f p)(log s_i)′.
   template <class Run>
-  void weighted_sum_vjp(S scale, const matrix_view<S>& grad, gradient_mode mode, const Run& executor) const {
+  void weighted_sum_vjp(S scale, const matrix_view<S>& grad, bool accumulate, const Run& executor) const {
     const index_t n = logits.cols();
     executor(blocks.count, [&](index_t block) {
       const S* const factor = factors(blocks.sequence_of(block));
       S* const p = at(block).p;
-      for (index_t t = blocks.first(block); mode == gradient_mode::write && t < blocks.end(block); ++t) {
+      for (index_t t = blocks.first(block); !accumulate && t < blocks.end(block); ++t) {
         set_zero(grad.row(t));
       }
       for_counted(block, [&](index_t t, const S* x, S largest) {

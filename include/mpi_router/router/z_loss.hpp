@@ -86,6 +86,7 @@ template <Accumulator S, class Run = serial_executor>
 void z_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, std::type_identity_t<S> grad_loss,
                 const matrix_view<S>& grad_logits, gradient_mode mode, const Run& executor = {},
                 std::span<const status> statuses = {}) {
+  const bool accumulate = core::accumulates(mode);
   detail::check_mask("z_loss_vjp", statuses, logits.rows());
   detail::check_gradient<S>("z_loss_vjp", logits, grad_logits);
   detail::expect_apart(
@@ -104,7 +105,7 @@ void z_loss_vjp(std::type_identity_t<matrix_view<const S>> logits, std::type_ide
   detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t) {
     for (index_t t = first; t < first + count; ++t) {
       S value{};
-      if (mode == gradient_mode::write) {
+      if (!accumulate) {
         detail::set_zero(grad_logits.row(t));
       }
       if (detail::counts(statuses, t) && detail::log_sum_exp<S>(logits.row(t), value)) {

@@ -30,7 +30,7 @@ enum class certainty : unsigned char {
   return "unknown";
 }
 
-/// An upper bound α on the second eigenvalue λ₂ = σ₂² of M, and what it is worth. Useful only where α < ρ.
+/// An upper bound α on σ₂², the second eigenvalue of M, and what it is worth. Useful only where α < ρ.
 struct second_eigenvalue_bound {
   double alpha = std::numeric_limits<double>::infinity();
   certainty label = certainty::none;
@@ -51,14 +51,14 @@ MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
-/// tr M = ‖A‖_F² ≥ λ₁ + λ₂ and λ₁ ≥ ρ give λ₂ ≤ ‖A‖_F² − ρ. Free, of use where one direction holds most of A.
-/// `error` is the relative rounding error allowed for in both numbers.
+/// tr M = ‖A‖_F² ≥ σ₁² + σ₂² and σ₁² ≥ ρ give σ₂² ≤ ‖A‖_F² − ρ. Free, of use where one direction holds most
+/// of A. `error` is the relative rounding error allowed for in both numbers.
 [[nodiscard]] inline second_eigenvalue_bound trace_bound(double frobenius_squared, double rayleigh,
                                                          double error = 1e-13) {
   return {frobenius_squared * (1 + error) - rayleigh * (1 - error), certainty::rigorous, 0};
 }
 
-/// ‖M‖_F² ≥ λ₁² + λ₂² gives λ₂ ≤ √(‖M‖_F² − ρ²). ‖M‖_F = ‖AAᵀ‖_F.
+/// ‖M‖_F² ≥ σ₁⁴ + σ₂⁴ gives σ₂² ≤ √(‖M‖_F² − ρ²). ‖M‖_F = ‖AAᵀ‖_F.
 [[nodiscard]] inline second_eigenvalue_bound gram_norm_bound(double gram_norm, double rayleigh,
                                                              double error = 1e-13) {
   const double above = gram_norm * (1 + error);
@@ -66,7 +66,7 @@ MPIROUTER_BEGIN
   return {std::sqrt(std::max(0.0, above - below)) * std::sqrt(above + below), certainty::rigorous, 0};
 }
 
-/// The certificate of a row from its ρ and ‖g‖ and a bound α ≥ λ₂(M). With α < ρ:
+/// The certificate of a row from its ρ and ‖g‖ and a bound α ≥ σ₂². With α < ρ:
 ///   0 ≤ σ₁² − ρ ≤ ‖g‖² / (ρ − α)   (Kato–Temple),    tan θ ≤ ‖g‖ / (ρ − α)   (Davis–Kahan).
 /// The tangent, not only the sine: in the plane of v₁ and r̂ = cos θ v₁ + sin θ w the unit tangent is t = −sin
 /// θ v₁ + cos θ w, and ⟨g, r̂⟩ = 0 gives |⟨g, t⟩| = tan θ (ρ − wMwᵀ) ≥ tan θ (ρ − α). `slack` is added to ‖g‖
@@ -78,25 +78,25 @@ MPIROUTER_BEGIN
     return result;
   }
   result.sigma_low = std::sqrt(std::max(0.0, at.rayleigh - slack));
-  const double gap = at.rayleigh - slack - bound.alpha;
-  if (bound.label == certainty::none || !is_finite(bound.alpha) || !(gap > 0)) {
+  const double margin = at.rayleigh - slack - bound.alpha;
+  if (bound.label == certainty::none || !is_finite(bound.alpha) || !(margin > 0)) {
     return result;
   }
   const double residual = at.residual + slack;
   result.label = bound.label;
   result.alpha = bound.alpha;
   result.failure_probability = bound.failure_probability;
-  result.sigma_high = std::sqrt(at.rayleigh + slack + residual * (residual / gap));
-  result.angle_bound = std::atan2(residual, gap);
+  result.sigma_high = std::sqrt(at.rayleigh + slack + residual * (residual / margin));
+  result.angle_bound = std::atan2(residual, margin);
   return result;
 }
 
 /// A bound on the angle from λ = √ρ/σ₁ and κ = σ₂/σ₁ alone: cos²θ ≥ (λ² − κ²) / (1 − κ²); π/2 if λ ≤ κ.
 [[nodiscard]] inline double angle_from_alignment(double lambda, double kappa) {
-  const double gap = (1 - kappa) * (1 + kappa);
-  const double cosine_squared = (lambda - kappa) * (lambda + kappa) / gap;
-  return lambda > kappa && gap > 0 ? std::acos(std::sqrt(std::min(1.0, cosine_squared)))
-                                   : std::numbers::pi / 2;
+  const double margin = (1 - kappa) * (1 + kappa);
+  const double cosine_squared = (lambda - kappa) * (lambda + kappa) / margin;
+  return lambda > kappa && margin > 0 ? std::acos(std::sqrt(std::min(1.0, cosine_squared)))
+                                      : std::numbers::pi / 2;
 }
 
 MPIROUTER_END

@@ -7,9 +7,10 @@
 
 MPIROUTER_BEGIN_TYPES
 
-/// λ (spectral) that a random row has against a random A with independent entries, before and after one step,
-/// as F and D grow with q = D/F held. λ alone is no certificate: one step lifts it to about 0.8 on such a
-/// matrix, whose principal direction is still nearly orthogonal to the row.
+/// λ (spectral) that a random row has against a random A, before and after one step, as F and D grow with q =
+/// D/F held. The entries of A are independent, identically distributed, of mean 0, and have a finite fourth
+/// moment: without it σ₁² has no such limit (Bai & Yin). λ alone is no certificate: one step lifts it to
+/// about 0.8 on such a matrix, whose principal direction is still nearly orthogonal to the row.
 struct null_alignment {
   double stored;    ///< 1 / (1 + √q)
   double one_step;  ///< √((1 + 3q + q²) / ((1 + q)(1 + √q)²))

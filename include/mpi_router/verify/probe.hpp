@@ -46,7 +46,7 @@ template <Accumulator S>
 
 }  // namespace detail
 
-/// Bounds λ₂(M) from above by probing B = PMP, P = I − v̂v̂ᵀ, whose largest eigenvalue μ is at least λ₂ for
+/// Bounds σ₂² from above by probing B = PMP, P = I − v̂v̂ᵀ, whose largest eigenvalue μ is at least σ₂² for
 /// *any* unit v̂ (Cauchy). Lanczos from a random unit x builds T with p(t) = det(tI − T) and ‖p(B)x‖ = β₁⋯β_k,
 /// so that the component x₁ of x along the top eigenvector has |p(μ)| |x₁| ≤ β₁⋯β_k. Since |x₁| < δ has
 /// probability at most √(2D/π) δ, and p grows beyond the largest Ritz value ξ, every α > ξ with p(α) ≥ β₁⋯β_k

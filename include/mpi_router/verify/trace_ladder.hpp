@@ -18,10 +18,10 @@ struct ladder_result {
 };
 
 /// Squares K = AAᵀ (or AᵀA, whichever is smaller, m × m) again and again. H_p = K^p / ‖K^p‖_F has eigenvalues
-/// h_i whose squares sum to one, so for any unit z: h₂² ≤ 1 − h₁² ≤ 1 − (zᵀH_p z)², and λ₂ ≤ ‖K^p‖_F^{1/p} (1
-/// − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p shuts out more of the small
-/// eigenvalues, until rounding, for which δ below allows, or the gap itself stops it. The column of H_p with
-/// the largest diagonal element is also a start from which a few multiplications give the principal
+/// h_i whose squares sum to one, so for any unit z: h₂² ≤ 1 − h₁² ≤ 1 − (zᵀH_p z)², and σ₂² ≤ ‖K^p‖_F^{1/p}
+/// (1 − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p shuts out more of the
+/// small eigenvalues, until rounding, for which δ below allows, or the gap itself stops it. The column of H_p
+/// with the largest diagonal element is also a start from which a few multiplications give the principal
 /// direction: no stored row can be orthogonal to it by ill luck.
 ///
 /// A is [F, D] in double, of any magnitude. O(m² max(F, D)) once and O(m³) a squaring. Allocates a copy of A
@@ -73,8 +73,8 @@ template <class Matrix>
         std::max(0.0, 1 - quotient * quotient) + 4 * static_cast<double>(m) * unit + 2 * norm_error;
     const double before = alpha;
     alpha = std::min(alpha, scale * (1 + scale_error) * std::pow(rest, 1 / (2 * p)));
-    const double lambda_1 = scale * std::pow(quotient, 1 / p);
-    const bool settled = alpha < lambda_1 && before - alpha < 0.1 * (lambda_1 - alpha);
+    const double sigma_1_squared = scale * std::pow(quotient, 1 / p);
+    const bool settled = alpha < sigma_1_squared && before - alpha < 0.1 * (sigma_1_squared - alpha);
     if (settled || result.squarings == max_squarings || delta > 0.1) {
       break;
     }

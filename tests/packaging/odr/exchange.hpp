@@ -30,6 +30,8 @@
   X(mpi_router::router_factors<float>)                     \
   X(mpi_router::gating_options)                            \
   X(mpi_router::gate_output<float>)                        \
+  X(mpi_router::router_biases<float>)                      \
+  X(mpi_router::gradient_mode)                             \
   X(mpi_router::load_tracker)                              \
   X(mpi_router::dispatch_lists)                            \
   X(mpi_router::running_statistics)                        \
