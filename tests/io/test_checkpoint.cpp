@@ -202,11 +202,11 @@ TEST_CASE("what the names of the shards promise, and what the index omits") {
     CHECK(checkpoint(folder.path()).missing_shards() == none);
   }
   SUBCASE("several series, and a name that says of twice") {
-    write_shard(folder / "lora-1-of-3.safetensors", {"x"}, 1);
+    write_shard(folder / "lora-00001-of-00003.safetensors", {"x"}, 1);
     write_shard(folder / "best-of-5-01-of-2.safetensors", {"y"}, 1);
     CHECK(checkpoint(folder.path()).missing_shards() ==
-          std::vector<std::string>{"best-of-5-02-of-2.safetensors", "lora-2-of-3.safetensors",
-                                   "lora-3-of-3.safetensors", name(2, 3)});
+          std::vector<std::string>{"best-of-5-02-of-2.safetensors", "lora-00002-of-00003.safetensors",
+                                   "lora-00003-of-00003.safetensors", name(2, 3)});
   }
   SUBCASE("without an index nothing is omitted") {
     CHECK(checkpoint(folder.path()).unindexed().empty());

@@ -278,6 +278,17 @@ TEST_CASE("an image that overflows beside a finite energy: no space that is exha
   CHECK_FALSE(deflated.start(column::Constant(6, std::nan(""))));
 }
 
+TEST_CASE("Lanczos: what is left of the size of rounding is no direction") {
+  lanczos<double> krylov(6, 6, 1.0);
+  krylov.deflate(column::Unit(6, 0));
+  REQUIRE(krylov.start(column::Ones(6)));
+  const auto rounding = with({1, 1e-17, 3e-17, 2e-17, 0, 0});  // of an operator of size 1
+  CHECK_FALSE(krylov.step(rounding));
+  const auto small = with({1, 1e-13, 3e-13, 2e-13, 0, 0});
+  REQUIRE(krylov.start(column::Ones(6)));
+  CHECK(krylov.step(small));
+}
+
 TEST_CASE(
     "a row stands within what is proven of the direction, to either side, and no farther than a right "
     "angle") {
