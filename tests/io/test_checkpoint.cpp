@@ -2,6 +2,8 @@
 // refused.
 #include "files.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 using namespace mpi_router;
@@ -43,6 +45,7 @@ TEST_CASE("one file, one folder, one index: the same tensors") {
     CHECK(c.find("c")->data<float>()[3] == 2);
     CHECK(c.find("c")->file().filename() == "model-00002-of-00002.safetensors");
     CHECK(c.find("b")->data<float>()[0] == 1);
+    CHECK(c.find("bb") == nullptr);
     CHECK(c.find("e") == nullptr);
     CHECK(c.find("") == nullptr);
   };
@@ -98,6 +101,9 @@ TEST_CASE("shards that disagree") {
   SUBCASE("a tensor in two shards") {
     write_shard(folder / "2.safetensors", {"b", "c"}, 2);
     CHECK(open(folder.path()) ==
+          (folder / "2.safetensors").string() + ": tensor 'b': is in 1.safetensors too");
+    // Also where an index takes the side of one of them.
+    CHECK(open_index(R"({"weight_map":{"a":"1.safetensors","b":"1.safetensors","c":"2.safetensors"}})") ==
           (folder / "2.safetensors").string() + ": tensor 'b': is in 1.safetensors too");
   }
   SUBCASE("a missing shard") {
@@ -190,10 +196,17 @@ TEST_CASE("what the names of the shards promise, and what the index omits") {
     std::filesystem::remove(folder / name(1, 3));
     std::filesystem::remove(folder / name(3, 3));
     for (const char* plain : {"x-of-3.safetensors", "1-of-.safetensors", "state-of-the-art.safetensors",
-                              "1-of-99999999999999999999.safetensors"}) {
+                              "1-of-100001.safetensors", "1-of-99999999999999999999.safetensors"}) {
       write_shard(folder / plain, {plain}, 1);
     }
     CHECK(checkpoint(folder.path()).missing_shards() == none);
+  }
+  SUBCASE("several series, and a name that says of twice") {
+    write_shard(folder / "lora-00001-of-00003.safetensors", {"x"}, 1);
+    write_shard(folder / "best-of-5-01-of-2.safetensors", {"y"}, 1);
+    CHECK(checkpoint(folder.path()).missing_shards() ==
+          std::vector<std::string>{"best-of-5-02-of-2.safetensors", "lora-00002-of-00003.safetensors",
+                                   "lora-00003-of-00003.safetensors", name(2, 3)});
   }
   SUBCASE("without an index nothing is omitted") {
     CHECK(checkpoint(folder.path()).unindexed().empty());
@@ -207,5 +220,39 @@ TEST_CASE("what the names of the shards promise, and what the index omits") {
     CHECK(c.unindexed()[0]->name() == "a");
     CHECK(c.unlisted_files() == std::vector{name(3, 3)});
     CHECK(c.missing_shards() == std::vector{name(2, 3), name(3, 3)});
+  }
+  SUBCASE("in the order of their names, wherever the bytes lie") {
+    write_bytes(folder / "1.safetensors", raw_file(R"({"z":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+                                                   R"("y":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},)"
+                                                   R"("x":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
+                                                   "zyx"));
+    write_bytes(folder / index_name, R"({"weight_map":{"x":"1.safetensors"}})");
+    const checkpoint c(folder.path());
+    CHECK(c.unlisted_files() == std::vector{name(1, 3), name(3, 3)});
+    REQUIRE(c.unindexed().size() == 2);
+    CHECK(c.unindexed()[0]->name() == "y");
+    CHECK(c.unindexed()[1]->name() == "z");
+  }
+  SUBCASE("an index named without its folder") {
+    write_bytes(folder / index_name, R"({"weight_map":{"c":"model-00003-of-00003.safetensors"}})");
+    const auto before = std::filesystem::current_path();
+    std::filesystem::current_path(folder.path());
+    const checkpoint c(index_name);
+    std::filesystem::current_path(before);
+    CHECK(names_of(c) == std::vector<std::string>{"c"});
+    CHECK(c.unlisted_files() == std::vector{name(1, 3)});
+  }
+}
+
+TEST_CASE("a folder that may not be listed") {
+  const temporary_folder folder;
+  std::filesystem::create_directory(folder / "closed");
+  std::filesystem::permissions(folder.path(), std::filesystem::perms(0755));
+  std::filesystem::permissions(folder / "closed", std::filesystem::perms::none);
+  const bool is_root = ::geteuid() == 0;  // who may list any folder
+  if (!is_root || ::seteuid(65534) == 0) {
+    const auto said = message_of([&] { const checkpoint c(folder / "closed"); });
+    REQUIRE((!is_root || ::seteuid(0) == 0));
+    CHECK(contains(said, "closed: cannot be listed: Permission denied"));
   }
 }

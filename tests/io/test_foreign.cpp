@@ -50,18 +50,26 @@ TEST_CASE("pointers that stand in the place of a file") {
   CHECK(refusal("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n") ==
         "is a Git LFS pointer, not the file: git lfs pull");
   CHECK(refusal("# xet version 0\nfilesize = 1\n") == "is a Git Xet pointer, not the file: git xet checkout");
+  CHECK(refusal("version https://hawser.github.com/spec/v1\n") ==
+        "is a Git LFS pointer, not the file: git lfs pull");
   CHECK(refusal("/annex/objects/SHA256E-s1--0\n") == "is a git-annex pointer, not the file: git annex get");
 }
 
 TEST_CASE("other formats of weights") {
   CHECK(refusal(gguf, "m.gguf") == "is a GGUF file" + only);
   CHECK(refusal("FUGG" + gguf) == "is a GGUF file" + only);
-  CHECK(refusal(std::string("tjgg\1\0\0\0", 8)) == "is a GGML file" + only);
+  for (const char* start : {"tjgg", "lmgg", "fmgg"}) {
+    CHECK(refusal(start + std::string("\1\0\0\0", 4)) == "is a GGML file" + only);
+  }
   CHECK(refusal(pytorch_zip, "pytorch_model.bin") ==
         "is a PyTorch file, a zip archive with a pickle in it" + only);
   CHECK(refusal("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46", "m.pth") ==
         "is a Python pickle, as PyTorch's old .pt, .pth and .bin files are" + only);
-  CHECK(refusal(std::string("\x80\x04\x95\0\0\0\0\0\0\0\0", 11)) == "is a Python pickle" + only);
+  for (const char* start : {"\x80\x03", "\x80\x04", "\x80\x05"}) {
+    CHECK(refusal(start + std::string("\x95\0\0\0\0\0\0\0\0", 9)) == "is a Python pickle" + only);
+  }
+  CHECK(refusal(std::string("ARROW1\0\0", 8)) == "is an Arrow file" + only);
+  CHECK(refusal("PAR1\x15") == "is a Parquet file" + only);
   CHECK(refusal("\x89HDF\r\n\x1a\n") == "is an HDF5 file, as Keras' .h5 files are" + only);
   CHECK(refusal("\x93NUMPY\x01") == "is a NumPy array" + only);
   CHECK(refusal(std::string("PK\3\4\0\0\0\0\0\0\0\0\0\0w.npy", 19)) == "is a NumPy archive" + only);
@@ -74,6 +82,9 @@ TEST_CASE("what must be unpacked first") {
   CHECK(refusal("\xfd"
                 "7zXZ") == "is compressed by xz; unpack it first");
   CHECK(refusal("BZh91AY") == "is compressed by bzip2; unpack it first");
+  CHECK(refusal("\x04\x22\x4d\x18") == "is compressed by lz4; unpack it first");
+  CHECK(refusal("7z\xbc\xaf\x27\x1c") == "is a 7z archive; unpack it first");
+  CHECK(refusal("Rar!\x1a\x07") == "is a RAR archive; unpack it first");
   CHECK(refusal("model.safetensors" + std::string(240, '\0') + "ustar") ==
         "is a tar archive; unpack it first");
   // Their bytes make a small length: the file after it decides.
@@ -87,6 +98,7 @@ TEST_CASE("what was saved in the place of a file") {
   CHECK(refusal("\n  <HTML lang=en>") == page);
   CHECK(refusal("<?xml version='1.0'?>\n<!-- x --><html>") == page);
   CHECK(refusal("Entry not found") == "is text, not a checkpoint; it begins 'Entry not found'");
+  CHECK(refusal("Not\tfound") == "is text, not a checkpoint; it begins 'Not\\x09found'");
   CHECK(refusal("404") == "is text, not a checkpoint; it begins '404'");
   CHECK(refusal("\r\n{\"error\":\"Access denied\"}\nmore") ==
         "is text, not a checkpoint; it begins '{\"error\":\"Access denied\"}'");
@@ -135,6 +147,10 @@ TEST_CASE("a folder whose files are of another format: the largest of them is na
         "holds no *.safetensors file");
   CHECK(some_folder().file("config.json", "{}").file("model.safetensors.incomplete", "x").refusal() ==
         nothing + "model.safetensors.incomplete is a download that was not finished");
+  for (const std::string end : {"part", "aria2", "crdownload", "download"}) {
+    CHECK(some_folder().file("a." + end, "x").refusal() ==
+          nothing + "a." + end + " is a download that was not finished");
+  }
 }
 
 TEST_CASE("a folder whose folders hold the checkpoint") {
@@ -167,8 +183,16 @@ TEST_CASE("checkpoints that other programs write as folders") {
   CHECK(some_folder().file("iter_0000100/common.pt").refusal() == "is a checkpoint of Megatron" + only);
   CHECK(some_folder().file("global_step5/x.pt").refusal() == "is a checkpoint of DeepSpeed" + only);
   CHECK(some_folder().file("mp_rank_00_model_states.pt").refusal() == "is a checkpoint of DeepSpeed" + only);
-  CHECK(some_folder().file("manifest.ocdbt").refusal() == "is a checkpoint of Orbax" + only);
-  CHECK(some_folder().file("model.ckpt.index").refusal() == "is a checkpoint of TensorFlow" + only);
+  CHECK(some_folder().file("zero_pp_rank_0_optim_states.pt").refusal() ==
+        "is a checkpoint of DeepSpeed" + only);
+  CHECK(some_folder().file(".metadata", "x").refusal() ==
+        "is a distributed checkpoint of PyTorch (DCP)" + only);
+  for (const char* name : {"manifest.ocdbt", "_CHECKPOINT_METADATA"}) {
+    CHECK(some_folder().file(name).refusal() == "is a checkpoint of Orbax" + only);
+  }
+  for (const char* name : {"model.ckpt.index", "saved_model.pb"}) {
+    CHECK(some_folder().file(name).refusal() == "is a checkpoint of TensorFlow" + only);
+  }
 }
 
 TEST_CASE("the Hugging Face cache: the snapshot to give is named") {
@@ -191,6 +215,9 @@ TEST_CASE("the Hugging Face cache: the snapshot to give is named") {
   CHECK(cache.refusal("hub/models--org--name") == advice("aaa"));
   cache.file(model + "refs/main", "c0ffee\n");
   CHECK(cache.refusal("hub/models--org--name") == advice("c0ffee"));
+  for (const char* beside : {"blobs/0123", "refs/main"}) {  // one of them tells the cache
+    CHECK(contains(some_folder().file(beside, "a").file("snapshots/a/b").refusal(), "snapshots/a"));
+  }
   // A snapshot is a folder like others.
   CHECK(cache.refusal("hub/models--org--name/snapshots/aaa") == "holds no *.safetensors file");
   CHECK(some_folder().file("snapshots/a/model.safetensors").refusal() ==

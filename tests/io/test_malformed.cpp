@@ -120,6 +120,7 @@ TEST_CASE("a header that is cut short, too long or no JSON") {
   check_refused(refusal(std::string("\x02\0\0\0\0\0\0\0", 8)),
                 "is cut short: its header has 2 bytes, the file 8");
   check_refused(refusal(std::string("\0\0\0\0\0\0\0\0{}", 10)), "does not start with '{'");
+  check_refused(refusal(std::string("\0\0\0\0\0\0\0\0x", 9)), "does not start with '{'");
   check_refused(refusal(std::string("\x03\0\0\0\0\0\0\0{}", 10)), "is cut short: its header has 3 bytes");
   check_refused(refusal(std::string(8, '\xff') + "{}"), "18446744073709551615 bytes, more than 100000000");
   check_refused(refusal(std::string("\x01\xe1\xf5\x05\0\0\0\0{}", 10)), "100000001 bytes, more than");
@@ -174,6 +175,11 @@ TEST_CASE("duplicate keys, at every level") {
   check_refused(header_refusal(R"({"__metadata__":{},"__metadata__":{}})"), "'__metadata__' appears twice");
   check_refused(header_refusal(R"({"__metadata__":{"a":"1","a":"2"}})"),
                 "'a' appears twice in '__metadata__'");
+  // Also where others lie between.
+  check_refused(header_refusal(R"({"__metadata__":{"a":"1","b":"2","a":"3"}})"),
+                "'a' appears twice in '__metadata__'");
+  check_tensor_refused(entry_refusal(R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"dtype":"F32")"),
+                       "the key 'dtype' appears twice in 'x'");
 }
 
 TEST_CASE("names do not reach a terminal as they are") {
@@ -295,6 +301,10 @@ TEST_CASE("a message stays short, however many axes a tensor has") {
 TEST_CASE("offsets that point elsewhere") {
   check_tensor_refused(entry_refusal(R"("dtype":"F32","shape":[2],"data_offsets":[8,0])"),
                        "end before they begin");
+  check_tensor_refused(entry_refusal(R"("dtype":"F32","shape":[2],"data_offsets":[8,7])"),
+                       "[8, 7] end before they begin");
+  check_tensor_refused(entry_refusal(R"("dtype":"U8","shape":[9],"data_offsets":[0,9])"),
+                       "[0, 9] reach past the file");
   check_tensor_refused(entry_refusal(R"("dtype":"F32","shape":[4],"data_offsets":[0,16])"),
                        "reach past the file, which holds 8 bytes of data: it is cut short");
   check_tensor_refused(

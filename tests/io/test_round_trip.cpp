@@ -28,15 +28,31 @@ bool same_bytes(const T* data, const std::vector<T>& expected) {
 }  // namespace
 
 TEST_CASE("the names and sizes of the types are those of the format") {
-  for (unsigned i = 0; i < io::dtype_table.size(); ++i) {
-    const auto type = static_cast<dtype>(i);
-    CHECK(dtype_from_string(to_string(type)) == type);
+  struct entry {
+    dtype type;
+    std::string_view name;
+    unsigned bits;
+  };
+  const std::array all{entry{dtype::boolean, "BOOL", 8},    entry{dtype::f4, "F4", 4},
+                       entry{dtype::f6_e2m3, "F6_E2M3", 6}, entry{dtype::f6_e3m2, "F6_E3M2", 6},
+                       entry{dtype::f8_e4m3, "F8_E4M3", 8}, entry{dtype::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
+                       entry{dtype::f8_e5m2, "F8_E5M2", 8}, entry{dtype::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
+                       entry{dtype::f8_e8m0, "F8_E8M0", 8}, entry{dtype::i8, "I8", 8},
+                       entry{dtype::i16, "I16", 16},        entry{dtype::i32, "I32", 32},
+                       entry{dtype::i64, "I64", 64},        entry{dtype::u8, "U8", 8},
+                       entry{dtype::u16, "U16", 16},        entry{dtype::u32, "U32", 32},
+                       entry{dtype::u64, "U64", 64},        entry{dtype::f16, "F16", 16},
+                       entry{dtype::bf16, "BF16", 16},      entry{dtype::f32, "F32", 32},
+                       entry{dtype::f64, "F64", 64},        entry{dtype::c64, "C64", 64}};
+  CHECK(all.size() == io::dtype_table.size());
+  for (const auto& [type, name, bits] : all) {
+    CAPTURE(name);
+    CHECK(to_string(type) == name);
+    CHECK(dtype_from_string(name) == type);
+    CHECK(bits_of(type) == bits);
   }
-  CHECK(to_string(dtype::boolean) == "BOOL");
-  CHECK(to_string(dtype::u64) == "U64");
-  CHECK(bits_of(dtype::f4) == 4);
-  CHECK(bits_of(dtype::bf16) == 16);
-  CHECK(bits_of(dtype::c64) == 64);
+  CHECK(test_support::refused([] { static_cast<void>(bits_of(static_cast<dtype>(io::dtype_table.size()))); },
+                              "dtype"));
   CHECK_FALSE(dtype_from_string("f32").has_value());
   CHECK_FALSE(dtype_from_string("F128").has_value());
   CHECK_FALSE(dtype_from_string("").has_value());
@@ -131,22 +147,34 @@ TEST_CASE_TEMPLATE("typed elements come back as they went", T, double, float, bf
     CHECK_FALSE(loaded.is_copy());
     CHECK(same_bytes(loaded.data(), elements));
   }
+  SUBCASE("as what the format calls their type") {
+    const std::string bits = std::to_string(8 * sizeof(T));
+    const std::string name = std::is_same_v<T, bf16>  ? "BF16"
+                             : !std::is_integral_v<T> ? "F" + bits
+                             : std::is_unsigned_v<T>  ? "U" + bits
+                                                      : "I" + bits;
+    CHECK(contains(read_bytes(folder / "a.safetensors"), R"("dtype":")" + name + "\""));
+  }
   SUBCASE("by a copy, where it does not") {
     const std::string header = R"({"x":{"dtype":")" + std::string(to_string(dtype_of<T>::value)) +
                                R"(","shape":[3,5],"data_offsets":[0,)" + std::to_string(bytes.size()) + "]}}";
-    const std::string padding((16 - header.size() % 8 + 1) % 8, ' ');  // data at an odd address
+    std::size_t past = 1;  // a multiple of 8 the data begin
+    SUBCASE("an odd address") {}
+    SUBCASE("a multiple of 2") { past = 2; }
+    SUBCASE("a multiple of 4") { past = 4; }
+    const std::string padding((16 - header.size() % 8 + past) % 8, ' ');
     write_bytes(folder / "odd.safetensors",
                 raw_file(header + padding, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
     const safetensors_file file(folder / "odd.safetensors");
     const auto& x = file.at("x");
     auto loaded = x.template load<T>();
-    CHECK(loaded.is_copy() == (sizeof(T) > 1));
+    CHECK(loaded.is_copy() == (sizeof(T) > past));
     const auto* const before = loaded.data();
     const auto moved = std::move(loaded);
     CHECK(moved.data() == before);
     REQUIRE(moved.size() == elements.size());
     CHECK(same_bytes(moved.data(), elements));
-    if (sizeof(T) > 1) {
+    if (sizeof(T) > past) {
       const auto message = message_of([&] { static_cast<void>(x.template data<T>()); });
       CHECK(contains(message, "odd.safetensors: tensor 'x'"));
       CHECK(contains(message, "load() copies"));
@@ -169,8 +197,31 @@ TEST_CASE("tensors keep their place when the file object moves") {
   const auto* const tensor = file.find("x");
   const safetensors_file moved = std::move(file);
   CHECK(moved.find("x") == tensor);
+  CHECK(moved.find("w") == nullptr);
   CHECK(tensor->file() == folder / "a.safetensors");
   CHECK(tensor->data<float>()[5] == 1.5F);
+}
+
+TEST_CASE("a header is padded to the next multiple of 8, and no further") {
+  const temporary_folder folder;
+  for (std::size_t more = 0; more < 8; ++more) {
+    write_safetensors(folder / "a", {}, {{"key", std::string(more, 'x')}});
+    const std::size_t length = std::string(R"({"__metadata__":{"key":""}})").size() + more;
+    CHECK(read_bytes(folder / "a").size() == 8 + (length + 7) / 8 * 8);
+  }
+}
+
+TEST_CASE("a map that is assigned takes bytes and path, and gives its own back") {
+  const temporary_folder folder;
+  write_bytes(folder / "a", "aaa");
+  write_bytes(folder / "b", "b");
+  mapped_file a(folder / "a");
+  a = mapped_file(folder / "b");
+  CHECK(a.path() == folder / "b");
+  CHECK(a.bytes().size() == 1);
+  CHECK(a.bytes()[0] == std::byte{'b'});
+  const mapped_file moved = std::move(a);
+  CHECK(moved.bytes().size() == 1);
 }
 
 TEST_CASE("the writer refuses what would be no file") {
@@ -187,6 +238,8 @@ TEST_CASE("the writer refuses what would be no file") {
   CHECK(refused([&] { write("x", {5}); }, "tensor 'x' [5] F32 with 24 bytes"));
   CHECK(refused([&] { write("x", {-6}); }, "tensor 'x' [-6] F32"));
   CHECK(refused([&] { write("x", {1LL << 62, 1LL << 62}); }, "tensor 'x' ["));
+  const std::vector<tensor_source> negative{{"x", dtype::f32, {0, -6}, {}}};
+  CHECK(refused([&] { write_safetensors(target, negative); }, "tensor 'x' [0, -6] F32 with 0 bytes"));
   CHECK(refused([&] { write("__metadata__", {6}); }, "no tensor may be called '__metadata__'"));
   CHECK(refused([&] { write(std::string("a\0b", 3), {6}); }, "no tensor may be called 'a\\x00b'"));
   CHECK(refused([&] { write("\xff\xfe", {6}); }, "'\\xff\\xfe' is not UTF-8"));
@@ -222,6 +275,14 @@ TEST_CASE("a file is never written over itself, by whatever name") {
   }
   CHECK(read_bytes(folder / "a.safetensors") == before);
   CHECK(folder.entries() == 4);
+  // Whichever of the tensors comes from it.
+  auto both = copies;
+  both.push_back(make_tensor_source<float>("y", {6}, elements));
+  write_safetensors(folder / "b.safetensors", both);
+  const safetensors_file other(folder / "b.safetensors");
+  both = {copies[0], make_tensor_source(other.at("y"))};
+  CHECK(test_support::refused([&] { write_safetensors(folder / "b.safetensors", both); },
+                              "is the file that tensor 'y' comes from"));
 }
 
 TEST_CASE("a file appears whole or not at all") {

@@ -191,7 +191,7 @@ TEST_CASE("a temporary name that is taken stays its owner's") {
   CHECK(taken.calls().size() == 16);
 }
 
-TEST_CASE("a file has the mode that the umask gives it") {
+TEST_CASE("a file or folder has the mode that the umask gives it") {
   const temporary_folder folder;
   for (const unsigned mask : {0022U, 0077U, 0000U}) {
     const auto before = ::umask(static_cast<mode_t>(mask));
@@ -200,6 +200,12 @@ TEST_CASE("a file has the mode that the umask gives it") {
     ::umask(before);
     const auto mode = std::filesystem::status(folder / "out").permissions();
     CHECK(static_cast<unsigned>(mode) == (0666U & ~mask));
+    const std::string name = "folder" + std::to_string(mask);
+    ::umask(static_cast<mode_t>(mask));
+    atomic_folder(folder / name).commit();
+    ::umask(before);
+    const auto of_folder = std::filesystem::status(folder / name).permissions();
+    CHECK(static_cast<unsigned>(of_folder) == (0777U & ~mask));
   }
 }
 
@@ -303,6 +309,9 @@ TEST_CASE("a folder appears whole or not at all") {
     CHECK(contains(message_of([&] { atomic_folder(folder / "link"); }),
                    "link: exists; name a folder that does not"));
     CHECK(contains(message_of([&] { atomic_folder(folder / "file"); }), "file: exists"));
+    std::filesystem::create_directory(folder / "empty");
+    CHECK(contains(message_of([&] { atomic_folder(folder / "empty"); }), "empty: exists"));
+    CHECK(contains(message_of([&] { atomic_folder(folder / "empty/"); }), "empty: exists"));
     CHECK(contains(message_of([&] { atomic_folder(folder / "no/out"); }),
                    "no/out: cannot be made: No such file"));
     const auto said = message_of([&] {
@@ -312,7 +321,7 @@ TEST_CASE("a folder appears whole or not at all") {
       out.commit();
     });
     CHECK(contains(said, "out: cannot be put in place: Permission denied"));
-    CHECK(folder.entries() == 2);
+    CHECK(folder.entries() == 3);
   }
 }
 
@@ -382,7 +391,7 @@ TEST_CASE("bytes from a file that was cut short meanwhile: an error that names i
 
 TEST_CASE("an address in a mapped file says which file it is") {
   const temporary_folder folder;
-  const std::string strange = "a b - \x1b[31m";
+  const std::string strange = "a b - \x1b[31m\x7f\xc2\x9b";
   for (const auto& name : {std::string("first"), strange}) {
     write_bytes(folder / name, std::string(10000, 'x'));
   }
@@ -396,7 +405,7 @@ TEST_CASE("an address in a mapped file says which file it is") {
   const std::string where = std::filesystem::canonical(folder.path()).string();
   CHECK(name_at(first.bytes().data()) == where + "/first");
   CHECK(name_at(first.bytes().data() + 9999) == where + "/first");
-  CHECK(name_at(second.bytes().data() + 5000) == where + "/a b - ?[31m");
+  CHECK(name_at(second.bytes().data() + 5000) == where + "/a b - ?[31m?\xc2?");
   CHECK(name_at(first.bytes().data(), 3) == where.substr(0, 3));
   const int local = 0;
   CHECK(name_at(first.bytes().data() + 3 * ::sysconf(_SC_PAGESIZE)) != where + "/first");

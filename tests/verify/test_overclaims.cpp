@@ -254,6 +254,41 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("an image that overflows beside a finite energy: no space that is exhausted, and no bound") {
+  struct overflowing : diagonal {
+    double what = 0;
+    double apply(vector_view<const double> x, vector_view<double> u) const {
+      const double energy = diagonal::apply(x, u);
+      u[3] = what;
+      return energy;
+    }
+  };
+  for (const double what : {infinity, -infinity, std::nan("")}) {
+    const overflowing op{with({1, 0.5, 0.2, 0.1, 0.05, 0.01}), what};
+    lanczos<double> krylov(6, 6);
+    REQUIRE(krylov.start(column::Ones(6)));
+    CHECK_FALSE(krylov.step(op));
+    CHECK(std::isnan(krylov.top().value));
+    const column v1 = column::Unit(6, 0);
+    CHECK(probe_second_eigenvalue(op, view(v1), 1.0).bound.label == certainty::none);
+  }
+  lanczos<double> deflated(6, 6);
+  deflated.deflate(column::Unit(6, 0));
+  CHECK_FALSE(deflated.start(column::Constant(6, infinity)));
+  CHECK_FALSE(deflated.start(column::Constant(6, std::nan(""))));
+}
+
+TEST_CASE("Lanczos: what is left of the size of rounding is no direction") {
+  lanczos<double> krylov(6, 6, 1.0);
+  krylov.deflate(column::Unit(6, 0));
+  REQUIRE(krylov.start(column::Ones(6)));
+  const auto rounding = with({1, 1e-17, 3e-17, 2e-17, 0, 0});  // of an operator of size 1
+  CHECK_FALSE(krylov.step(rounding));
+  const auto small = with({1, 1e-13, 3e-13, 2e-13, 0, 0});
+  REQUIRE(krylov.start(column::Ones(6)));
+  CHECK(krylov.step(small));
+}
+
 TEST_CASE(
     "a row stands within what is proven of the direction, to either side, and no farther than a right "
     "angle") {

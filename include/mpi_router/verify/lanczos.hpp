@@ -105,7 +105,7 @@ class lanczos {
     for (index_t k = 0; k < steps_; ++k) {
       const double right =
           diagonal_[k] + (k > 0 ? off_diagonal_[k - 1] : 0) + (k + 1 < steps_ ? off_diagonal_[k] : 0);
-      if (!is_finite(right)) {
+      if (!is_finite(right) || !is_finite(off_diagonal_[k])) {
         return std::numeric_limits<double>::quiet_NaN();
       }
       x = std::max(x, right);
@@ -145,7 +145,7 @@ class lanczos {
   }
 
   // Makes x orthogonal to the basis and appends it, normalised. Returns its norm; 0 if what was left is the
-  // rounding of x, or of numbers of size `scale`.
+  // rounding of x, or of numbers of size `scale`; NaN if x is not finite.
   double append(column& x, double scale) {
     const auto known = basis_.leftCols(first_ + steps_);
     const double before = norm_of(x);
@@ -164,8 +164,10 @@ class lanczos {
     }
     const double rounding =
         static_cast<double>(std::numeric_limits<S>::epsilon()) * static_cast<double>(basis_.rows());
-    if (!(norm > rounding * std::max(before, scale)) || !is_finite(norm) ||
-        steps_ + first_ >= basis_.rows()) {
+    if (!is_finite(norm)) {
+      return std::numeric_limits<double>::quiet_NaN();
+    }
+    if (norm <= rounding * std::max(before, scale) || steps_ + first_ >= basis_.rows()) {
       return 0;
     }
     basis_.col(first_ + steps_) = x / static_cast<S>(norm);
