@@ -64,8 +64,10 @@ const stored_tensor* scale_of(const checkpoint& model, const stored_tensor& t) {
 /// Why the numbers of this tensor are not to be read as they are; empty if they are.
 std::string unreadable(const checkpoint& model, const stored_tensor& t) {
   if (!is_floating(t.type())) {
-    return fmt::format("'{}' is stored as {}; convert it to bf16, f16, f32 or f64 first", t.name(),
-                       to_string(t.type()));
+    return fmt::format(
+        "'{}' is stored as {}, packed weights, which are not supported: write the model out in bf16 first, "
+        "with the scales multiplied in",
+        t.name(), to_string(t.type()));
   }
   if (const auto* scale = scale_of(model, t)) {
     return fmt::format(

@@ -19,14 +19,14 @@ int main(int argc, char** argv) {
     cuda::context ctx = cuda::make_context();
     std::printf("sm_%d, %d multiprocessors, effort %d\n", ctx.capability, ctx.multiprocessors, effort);
     check_refusals(ctx);
-    check_edges(ctx);
+    check_edges(ctx, effort);
     check_forward(ctx, effort);
     check_backward(ctx, effort);
     check_gating(ctx, effort);
     if (ctx.capability >= 90) {
       std::printf("the same along the path of sm_80\n");
       ctx.capability = 80;
-      check_edges(ctx);
+      check_edges(ctx, effort);
       check_forward(ctx, effort);
       check_backward(ctx, effort);
     }

@@ -332,7 +332,7 @@ TEST_CASE("what cannot be used is listed with a hint, and the rest is done") {
       builder.add_raw("layers.1.mlp.experts." + std::string(e) + ".gate_proj.weight_scale_inv", dtype::f32,
                       {1, 1});
     }
-    attempt("layers.1.mlp.gate.weight", "is stored as F8_E4M3; convert it");
+    attempt("layers.1.mlp.gate.weight", "is stored as F8_E4M3, packed weights");
   }
   SUBCASE("a missing expert") {
     builder.add<float>("layers.1.mlp.gate.weight", {3, 10}, layer.router);
