@@ -1,5 +1,6 @@
 // What the gate, its backward and the losses refuse, and by which words: sizes one short, memory that meets.
 #include <mpi_router/router/balance.hpp>
+#include <mpi_router/router/dispatch.hpp>
 #include <mpi_router/router/gating_vjp.hpp>
 #include <mpi_router/router/z_loss.hpp>
 
@@ -96,6 +97,90 @@ TEST_CASE("the gate and given experts keep what they write apart") {
                                 a.at<status>("the statuses", T)},
             a.vector("the workspace", size), {}, plain_products{}, a.at<status>("the mask", T + 1).last(T));
       });
+}
+
+TEST_CASE("given experts and the backward of the gate keep what they write apart") {
+  arguments a;
+  const index_t size = gating_workspace(T, N);
+  check_apart(a, "gate_weights", {"the weights", "the statuses", "the workspace"},
+              {"the logits", "the selection bias", "the expert ids", "the mask"}, [&] {
+                gate_weights<double>(a.matrix("the logits", T, N), {.top_k = 1},
+                                     a.at<expert_id>("the expert ids", T), a.matrix("the weights", T, 1),
+                                     a.vector("the workspace", size), {},
+                                     a.at<status>("the mask", T + 1).last(T), a.at<status>("the statuses", T),
+                                     a.vector("the selection bias", N));
+              });
+  check_apart(
+      a, "gate_vjp", {"the gradient to the logits", "the workspace"},
+      {"the logits", "the gradients of the weights", "the selection bias", "the expert ids", "the statuses"},
+      [&] {
+        gate_vjp<double>(a.matrix("the logits", T, N), {}, a.at<expert_id>("the expert ids", T * K),
+                         a.matrix("the gradients of the weights", T, K),
+                         a.matrix("the gradient to the logits", T, N), gradient_mode::write,
+                         a.vector("the workspace", size), {}, a.at<status>("the statuses", T),
+                         a.vector("the selection bias", N));
+      });
+}
+
+TEST_CASE("the losses keep their workspaces and gradients apart from all that they read") {
+  arguments a;
+  const auto f = score_function::sigmoid;
+  const auto x = [&] { return a.matrix("the logits", T, N); };
+  const auto g = [&] { return a.matrix("the gradient to the logits", T, N); };
+  const auto ids = [&] { return a.at<expert_id>("the expert ids", T * K); };
+  const auto load = [&] { return a.at<index_t>("the load", N); };
+  const auto mask = [&] { return a.at<status>("the statuses", T); };
+  const auto work = [&](index_t length) {
+    return a.vector("the workspace", balance_workspace(T, N, length));
+  };
+  const std::string gradient = "the gradient to the logits";
+  check_apart(a, "balance_loss", {"the workspace"}, {"the logits", "the expert ids", "the statuses"},
+              [&] { (void)balance_loss<double>(x(), f, ids(), K, 4, work(4), {}, mask()); });
+  check_apart(a, "balance_loss_vjp", {"the workspace", gradient},
+              {"the logits", "the expert ids", "the statuses"}, [&] {
+                balance_loss_vjp<double>(x(), f, ids(), K, 4, 1.0, g(), gradient_mode::write, work(4), {},
+                                         mask());
+              });
+  check_apart(a, "global_balance_loss", {"the workspace"}, {"the logits", "the load", "the statuses"},
+              [&] { (void)global_balance_loss<double>(x(), f, load(), work(T), {}, mask()); });
+  check_apart(a, "global_balance_loss_vjp", {"the workspace", gradient},
+              {"the logits", "the load", "the statuses"}, [&] {
+                global_balance_loss_vjp<double>(x(), f, load(), 1.0, g(), gradient_mode::write, work(T), {},
+                                                mask());
+              });
+  check_apart(a, "z_loss", {"the workspace"}, {"the logits", "the statuses"},
+              [&] { (void)z_loss<double>(x(), work(T), {}, mask()); });
+  check_apart(a, "z_loss_vjp", {gradient}, {"the logits", "the statuses"},
+              [&] { z_loss_vjp<double>(x(), 1.0, g(), gradient_mode::write, {}, mask()); });
+}
+
+TEST_CASE("logits and their backward, loads and lists keep what they write apart") {
+  arguments a;
+  const auto tokens = [&] { return a.matrix("the tokens", T, D); };
+  const auto rows = [&] { return a.matrix("the rows", N, D); };
+  check_apart(a, "router_logits", {"the logits"}, {"the tokens", "the rows", "the bias of the logits"}, [&] {
+    router_logits(tokens(), rows(), a.vector("the bias of the logits", N), a.matrix("the logits", T, N));
+  });
+  check_apart(a, "router_logits_vjp",
+              {"the gradient to the tokens", "the gradient to the rows", "the gradient to the bias"},
+              {"the tokens", "the rows", "the gradient of the logits"}, [&] {
+                router_logits_vjp(tokens(), rows(), a.matrix("the gradient of the logits", T, N),
+                                  a.matrix("the gradient to the tokens", T, D),
+                                  a.matrix("the gradient to the rows", N, D),
+                                  a.vector("the gradient to the bias", N), gradient_mode::write);
+              });
+  const auto ids = [&] { return a.at<expert_id>("the expert ids", T * K); };
+  check_apart(a, "build_dispatch", {"the offsets", "the tokens", "the entries"},
+              {"the expert ids", "the statuses"}, [&] {
+                build_dispatch(ids(), K, a.at<status>("the statuses", T),
+                               {a.at<index_t>("the offsets", N + 1), a.at<index_t>("the tokens", T * K),
+                                a.at<index_t>("the entries", T * K)});
+              });
+  arguments b;  // counts are added: what is read first must be a status and an id
+  check_apart(b, "count_load", {"the load"}, {"the expert ids", "the statuses"}, [&] {
+    count_load(b.at<expert_id>("the expert ids", T * K), K, b.at<status>("the statuses", T),
+               b.at<index_t>("the load", N));
+  });
 }
 
 TEST_CASE("settings that do not fit are refused, each by its reason") {
