@@ -204,5 +204,76 @@ TEST_CASE("overlap is seen through strides of either sign") {
   CHECK(core::overlap(slice(10, 3, -5), slice(0, 1)));
   CHECK_FALSE(core::overlap(slice(10, 3, -5), slice(11, 1)));
   CHECK_FALSE(core::overlap(slice(3, 0), slice(3, 1)));
+  CHECK_FALSE(core::overlap(slice(3, 0), slice(2, 3)));  // nothing lies in the midst of something
+  CHECK_FALSE(core::overlap(slice(2, 3), slice(3, 0)));
   CHECK(core::overlap(row_major(data.data(), 4, 5), slice(19, 1)));
+}
+
+TEST_CASE("the memory of a matrix is that between its extreme corners, whatever the signs of its strides") {
+  auto data = offsets(40);
+  for (const index_t down : {-5, 5}) {
+    for (const index_t across : {-2, 2}) {
+      const matrix_view<double> m(data.data() + 20, 3, 3, down, across);
+      const index_t low = 20 + std::min(2 * down, index_t{0}) + std::min(2 * across, index_t{0});
+      const index_t high = 20 + std::max(2 * down, index_t{0}) + std::max(2 * across, index_t{0});
+      for (index_t i = 0; i < 40; ++i) {
+        CHECK(core::overlap(m, vector_view<double>(data.data() + i, 1)) == (i >= low && i <= high));
+      }
+    }
+  }
+}
+
+TEST_CASE("views of const elements and transposed ones keep every extent and stride") {
+  auto data = offsets(40);
+  const vector_view<double> v(data.data() + 30, 3, -4);
+  const vector_view<const double> fixed = v;
+  CHECK(fixed.stride() == -4);
+  CHECK(fixed[2] == 22);
+  const matrix_view<double> m(data.data() + 20, 2, 3, -7, 3);
+  const matrix_view<const double> same = m;
+  for (const auto& one :
+       {same, same.transposed().transposed(), same.middle_rows(0, 2), same.middle_cols(0, 3)}) {
+    CHECK(one.rows() == 2);
+    CHECK(one.cols() == 3);
+    CHECK(one.row_stride() == -7);
+    CHECK(one.col_stride() == 3);
+    CHECK(one(1, 2) == 19);
+    CHECK(one.row(1)[2] == 19);
+  }
+}
+
+TEST_CASE("what has at most one element is contiguous whatever its stride") {
+  auto data = offsets(8);
+  for (const index_t size : {0, 1, 2, 3}) {
+    CHECK(vector_view<double>(data.data(), size).is_contiguous());
+    for (const index_t stride : {-1, 0, 2}) {
+      CHECK(vector_view<double>(data.data() + 4, size, stride).is_contiguous() == (size <= 1));
+    }
+  }
+}
+
+TEST_CASE("null is the data of what is empty, and of nothing else") {
+  double* const null = nullptr;
+  for (const index_t rows : {0, 2}) {
+    for (const index_t cols : {0, 3}) {
+      const bool is_empty = rows == 0 || cols == 0;
+      CHECK(message_of([&] { (void)row_major(null, rows, cols); }).empty() == is_empty);
+      for (const index_t n : {0, 2}) {
+        const expert_shape shape{n, rows, cols};
+        CHECK(message_of([&] { (void)experts_nfd(null, shape); }).empty() == (is_empty || n == 0));
+      }
+    }
+  }
+  CHECK(message_of([&] { vector_view<double>(null, 0); }).empty());
+  CHECK(contains(message_of([&] { vector_view<double>(null, 1); }), "null data for size 1"));
+}
+
+TEST_CASE("batches are as large as memory may be with gate and up fused, and no larger") {
+  double one = 1;
+  const auto said = [&](index_t f, index_t d) {
+    return message_of([&] { (void)experts_nfd(&one, {.num_experts = 1, .ffn_dim = f, .hidden_dim = d}); });
+  };
+  constexpr index_t root = index_t{1} << 28;  // 2^58 doubles are the farthest that is addressed
+  CHECK(said(root, 2 * root).empty());
+  CHECK(contains(said(2 * root, 2 * root), "do not fit in memory"));
 }

@@ -188,6 +188,72 @@ TEST_CASE("a token of NaN adds nothing to the losses and gets no gradient") {
   }
 }
 
+TEST_CASE("the losses of columns, and of rows backwards, are those of the same logits in rows") {
+  layer l(11);
+  const auto by_rows = l.view();
+  std::vector<double> columns(l.logits.size()), backwards(l.logits.size());
+  const auto by_columns = column_major(columns.data(), T, N);
+  const matrix_view<double> reversed(backwards.data() + T * N - 1, T, N, -N, -1);
+  for (index_t t = 0; t < T; ++t) {
+    for (index_t i = 0; i < N; ++i) by_columns(t, i) = reversed(t, i) = by_rows(t, i);
+  }
+  std::vector<double> want(l.logits.size()), got(l.logits.size());
+  const auto to = row_major(got.data(), T, N);
+  const vector_view<double> work(l.workspace);
+  for (const matrix_view<const double> other : {by_columns, reversed}) {
+    CHECK(close(z_loss<double>(other, work), z_loss<double>(by_rows, work), 1e-14));
+    z_loss_vjp<double>(by_rows, 1.0, row_major(want.data(), T, N), gradient_mode::write);
+    z_loss_vjp<double>(other, 1.0, to, gradient_mode::write);
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(close(got[i], want[i], 1e-14));
+    for (const auto f : all_scores) {
+      CHECK(balance_loss<double>(other, f, l.ids, K, L, work) ==
+            balance_loss<double>(by_rows, f, l.ids, K, L, work));
+      balance_loss_vjp<double>(by_rows, f, l.ids, K, L, 1.0, row_major(want.data(), T, N),
+                               gradient_mode::write, work);
+      balance_loss_vjp<double>(other, f, l.ids, K, L, 1.0, to, gradient_mode::write, work);
+      CHECK(got == want);
+    }
+  }
+}
+
+TEST_CASE("a token without a score above zero adds nothing to the losses") {
+  layer l(12);
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const double value : {-infinity, infinity}) {
+    for (const auto f : all_scores) {
+      layer with = l;
+      std::fill_n(with.logits.begin() + 5 * N, N, value);
+      std::vector<status> statuses(static_cast<std::size_t>(T), status::ok);
+      const bool counts = f == score_function::sigmoid && value > 0;  // N scores of 1
+      statuses[5] = counts ? status::ok : status::masked;
+      const auto loss = [&](std::span<const status> mask) {
+        return balance_loss<double>(with.view(), f, with.ids, K, L, vector_view<double>(with.workspace), {},
+                                    mask);
+      };
+      CHECK(std::isfinite(loss({})));
+      CHECK(loss({}) == loss(statuses));
+    }
+  }
+}
+
+TEST_CASE("sums of counts are whole numbers: a few more tokens than a float holds still count") {
+  constexpr index_t full = index_t{1} << 16;  // blocks of 256 tokens, and as many of one
+  constexpr index_t blocks = 2 * full;
+  const float logit = 0;
+  using sums = detail::sequence_sums<detail::sigmoid_score, float>;
+  constexpr index_t size = detail::block_sums<float>::size(1);
+  std::vector<float> workspace(static_cast<std::size_t>(blocks * size));
+  const sums s{{"test", blocks * detail::token_block, blocks * detail::token_block},
+               matrix_view<const float>(&logit, blocks * detail::token_block, 1, 0, 1),
+               {},
+               workspace.data()};
+  for (index_t b = 0; b < blocks; ++b) {
+    *s.at(b).tokens = *s.at(b).choices = b < full ? 256.0F : 1.0F;
+  }
+  CHECK(s.tokens(0) == full * 257);
+  CHECK(s.choices(0, 0) == full * 257);
+}
+
 TEST_CASE("no tokens, no loss") {
   std::vector<double> nothing;
   const matrix_view<const double> none(nullptr, 0, 4, 4, 1);

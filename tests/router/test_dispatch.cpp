@@ -84,6 +84,16 @@ TEST_CASE("running statistics: the numbers, far from zero too, in any grouping")
     }
   }
   CHECK(running_statistics{}.variance() == 0);
+  running_statistics two;
+  two.merge({});
+  CHECK(two.mean == 0);
+  for (const double x : {1.0, 5.0}) {
+    CHECK(two.sample_deviation() == 0);
+    two.add(x);
+  }
+  two.merge({});
+  CHECK(two.variance() == 4);
+  CHECK(close(two.sample_deviation(), std::sqrt(8.0), 1e-15));
   alignment_statistics a, b;
   a.add(4, 2, 4, -0.5);
   b.add(1, 2, 4, 0.7);
@@ -99,6 +109,9 @@ TEST_CASE("the bias moves towards even loads and no further than the rate") {
   const std::vector<index_t> load{1, 3, 2};
   update_expert_bias(load, 0.25F, vector_view<float>(bias));
   CHECK(bias == std::vector<float>{0.25F, -0.25F, 0.0F});
+  bias = {1, 2, 4};  // no tokens, no update: the mean is left alone too
+  update_expert_bias(std::vector<index_t>(3), 0.25F, vector_view<float>(bias));
+  CHECK(bias == std::vector<float>{1, 2, 4});
 }
 
 TEST_CASE("dispatch lists hold every choice once, sorted by expert, in the order of the tokens") {
@@ -221,6 +234,15 @@ TEST_CASE("what is refused leaves loads, lists and biases as they were") {
       "the rate is"));
   CHECK(refused([&] { update_expert_bias<double>(std::vector<index_t>(3), 1.0, vector_view<double>(bias)); },
                 "loads of 3 experts, biases of 2"));
+  load_tracker tracker(load);
+  for (const index_t n : {1, 3}) {
+    std::vector<index_t> other(static_cast<std::size_t>(n), 1);
+    const load_tracker another(other);
+    const std::string text = "load_tracker: loads of " + std::to_string(n) + " and 2 experts";
+    CHECK(refused([&] { tracker.add(other); }, text));
+    CHECK(refused([&] { tracker.merge(another); }, text));
+    CHECK(tracker.batch_violation().count == 0);
+  }
   CHECK(offsets == std::vector<index_t>{7, 7, 7});
   CHECK(tokens == std::vector<index_t>{8, 8});
   CHECK(load == std::vector<index_t>{5, 5});

@@ -1,5 +1,6 @@
 // What the gate, its backward and the losses refuse, and by which words: sizes one short, memory that meets.
 #include <mpi_router/router/balance.hpp>
+#include <mpi_router/router/dispatch.hpp>
 #include <mpi_router/router/gating_vjp.hpp>
 #include <mpi_router/router/z_loss.hpp>
 
@@ -7,6 +8,7 @@
 #include <support/messages.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <string>
@@ -98,6 +100,90 @@ TEST_CASE("the gate and given experts keep what they write apart") {
       });
 }
 
+TEST_CASE("given experts and the backward of the gate keep what they write apart") {
+  arguments a;
+  const index_t size = gating_workspace(T, N);
+  check_apart(a, "gate_weights", {"the weights", "the statuses", "the workspace"},
+              {"the logits", "the selection bias", "the expert ids", "the mask"}, [&] {
+                gate_weights<double>(a.matrix("the logits", T, N), {.top_k = 1},
+                                     a.at<expert_id>("the expert ids", T), a.matrix("the weights", T, 1),
+                                     a.vector("the workspace", size), {},
+                                     a.at<status>("the mask", T + 1).last(T), a.at<status>("the statuses", T),
+                                     a.vector("the selection bias", N));
+              });
+  check_apart(
+      a, "gate_vjp", {"the gradient to the logits", "the workspace"},
+      {"the logits", "the gradients of the weights", "the selection bias", "the expert ids", "the statuses"},
+      [&] {
+        gate_vjp<double>(a.matrix("the logits", T, N), {}, a.at<expert_id>("the expert ids", T * K),
+                         a.matrix("the gradients of the weights", T, K),
+                         a.matrix("the gradient to the logits", T, N), gradient_mode::write,
+                         a.vector("the workspace", size), {}, a.at<status>("the statuses", T),
+                         a.vector("the selection bias", N));
+      });
+}
+
+TEST_CASE("the losses keep their workspaces and gradients apart from all that they read") {
+  arguments a;
+  const auto f = score_function::sigmoid;
+  const auto x = [&] { return a.matrix("the logits", T, N); };
+  const auto g = [&] { return a.matrix("the gradient to the logits", T, N); };
+  const auto ids = [&] { return a.at<expert_id>("the expert ids", T * K); };
+  const auto load = [&] { return a.at<index_t>("the load", N); };
+  const auto mask = [&] { return a.at<status>("the statuses", T); };
+  const auto work = [&](index_t length) {
+    return a.vector("the workspace", balance_workspace(T, N, length));
+  };
+  const std::string gradient = "the gradient to the logits";
+  check_apart(a, "balance_loss", {"the workspace"}, {"the logits", "the expert ids", "the statuses"},
+              [&] { (void)balance_loss<double>(x(), f, ids(), K, 4, work(4), {}, mask()); });
+  check_apart(a, "balance_loss_vjp", {"the workspace", gradient},
+              {"the logits", "the expert ids", "the statuses"}, [&] {
+                balance_loss_vjp<double>(x(), f, ids(), K, 4, 1.0, g(), gradient_mode::write, work(4), {},
+                                         mask());
+              });
+  check_apart(a, "global_balance_loss", {"the workspace"}, {"the logits", "the load", "the statuses"},
+              [&] { (void)global_balance_loss<double>(x(), f, load(), work(T), {}, mask()); });
+  check_apart(a, "global_balance_loss_vjp", {"the workspace", gradient},
+              {"the logits", "the load", "the statuses"}, [&] {
+                global_balance_loss_vjp<double>(x(), f, load(), 1.0, g(), gradient_mode::write, work(T), {},
+                                                mask());
+              });
+  check_apart(a, "z_loss", {"the workspace"}, {"the logits", "the statuses"},
+              [&] { (void)z_loss<double>(x(), work(T), {}, mask()); });
+  check_apart(a, "z_loss_vjp", {gradient}, {"the logits", "the statuses"},
+              [&] { z_loss_vjp<double>(x(), 1.0, g(), gradient_mode::write, {}, mask()); });
+}
+
+TEST_CASE("logits and their backward, loads and lists keep what they write apart") {
+  arguments a;
+  const auto tokens = [&] { return a.matrix("the tokens", T, D); };
+  const auto rows = [&] { return a.matrix("the rows", N, D); };
+  check_apart(a, "router_logits", {"the logits"}, {"the tokens", "the rows", "the bias of the logits"}, [&] {
+    router_logits(tokens(), rows(), a.vector("the bias of the logits", N), a.matrix("the logits", T, N));
+  });
+  check_apart(a, "router_logits_vjp",
+              {"the gradient to the tokens", "the gradient to the rows", "the gradient to the bias"},
+              {"the tokens", "the rows", "the gradient of the logits"}, [&] {
+                router_logits_vjp(tokens(), rows(), a.matrix("the gradient of the logits", T, N),
+                                  a.matrix("the gradient to the tokens", T, D),
+                                  a.matrix("the gradient to the rows", N, D),
+                                  a.vector("the gradient to the bias", N), gradient_mode::write);
+              });
+  const auto ids = [&] { return a.at<expert_id>("the expert ids", T * K); };
+  check_apart(a, "build_dispatch", {"the offsets", "the tokens", "the entries"},
+              {"the expert ids", "the statuses"}, [&] {
+                build_dispatch(ids(), K, a.at<status>("the statuses", T),
+                               {a.at<index_t>("the offsets", N + 1), a.at<index_t>("the tokens", T * K),
+                                a.at<index_t>("the entries", T * K)});
+              });
+  arguments b;  // counts are added: what is read first must be a status and an id
+  check_apart(b, "count_load", {"the load"}, {"the expert ids", "the statuses"}, [&] {
+    count_load(b.at<expert_id>("the expert ids", T * K), K, b.at<status>("the statuses", T),
+               b.at<index_t>("the load", N));
+  });
+}
+
 TEST_CASE("settings that do not fit are refused, each by its reason") {
   const auto said = [](const gating_options& o, index_t n = 16) {
     return message_of([&] { core::check_gating("gate", o, n); });
@@ -136,6 +222,8 @@ TEST_CASE("sizes one short are refused before anything is written") {
                 "gate: the weights are [7, 2]"));
   CHECK(refused([&] { gate<double>(x, {}, vector_view<double>(bias.data(), 7), {w, ids}, work); },
                 "gate: a selection bias of 7 elements for 8 experts"));
+  CHECK(refused([&] { gate<double>(x, {}, vector_view<double>(bias.data(), 1), {w, ids}, work); },
+                "gate: a selection bias of 1 elements for 8 experts"));
   CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, g, gradient_mode::write, less); },
                 "gate_vjp: the workspace has"));
   CHECK(refused([&] { gate_vjp<double>(x, {}, fewer, w, g, gradient_mode::write, work); },
@@ -172,10 +260,121 @@ TEST_CASE("sizes one short are refused before anything is written") {
                                  all);
       },
       "balance_loss_vjp: the workspace and the gradient to the logits overlap"));
-  const std::vector<index_t> load(7, 1);
-  CHECK(refused([&] { (void)global_balance_loss<double>(x, f, load, all); },
-                "global_balance_loss: loads of 7 experts, not 8"));
+  CHECK(refused([&] { (void)balance_loss<double>(x, f, ids, K, 16, all); },
+                "8 tokens do not fall into sequences of length 16"));
+  for (const index_t n : {7, 9}) {
+    const std::vector<index_t> load(static_cast<std::size_t>(n), 1);
+    const std::string text = "loads of " + std::to_string(n) + " experts, not 8";
+    CHECK(refused([&] { (void)global_balance_loss<double>(x, f, load, all); }, text));
+    CHECK(refused([&] { global_balance_loss_vjp<double>(x, f, load, 1.0, g, gradient_mode::write, all); },
+                  text));
+  }
+  const std::vector<index_t> load(8, 1);
+  for (const auto& wrong : {g.middle_rows(0, 7), g.middle_cols(0, 7), row_major(gradient.data(), 9, 7)}) {
+    const std::string text = "the gradient to the logits is [" + std::to_string(wrong.rows()) + ", " +
+                             std::to_string(wrong.cols()) + "], not [8, 8]";
+    CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, wrong, gradient_mode::write, work); }, text));
+    CHECK(refused([&] { z_loss_vjp<double>(x, 1.0, wrong, gradient_mode::write); }, text));
+    CHECK(refused([&] { balance_loss_vjp<double>(x, f, ids, K, 4, 1.0, wrong, gradient_mode::write, all); },
+                  text));
+    CHECK(refused([&] { global_balance_loss_vjp<double>(x, f, load, 1.0, wrong, gradient_mode::write, all); },
+                  text));
+  }
+  const vector_view<double> none;
+  CHECK(refused([&] { (void)z_loss<double>(x, none); }, "z_loss: the workspace has 0 elements, not 1"));
   for (const double v : weights) CHECK(v == 7);
   for (const double v : gradient) CHECK(v == 7);
+}
+
+TEST_CASE("shapes of logits, of their backward and of products that do not fit are refused") {
+  std::vector<double> memory(512), other(512);
+  const auto at = [&](index_t first, index_t rows, index_t cols) {
+    return row_major(memory.data() + first, rows, cols);
+  };
+  const matrix_view<const double> X = at(0, 3, 5), R = at(16, 4, 5), G = at(64, 3, 4);
+  const auto to = [&](index_t rows, index_t cols) { return row_major(other.data(), rows, cols); };
+  for (const auto& [rows, cols] : {std::pair<index_t, index_t>{2, 4}, {4, 4}, {3, 3}, {3, 5}}) {
+    CHECK(
+        refused([&, r = rows, c = cols] { router_logits(X, R, to(r, c)); }, "router_logits: tokens [3, 5]"));
+    CHECK(
+        refused([&, r = rows,
+                 c = cols] { plain_products{}.multiply(X, R.transposed(), to(r, c), gradient_mode::write); },
+                "multiply: [3, 5] times [5, 4] is not ["));
+  }
+  CHECK(refused([&] { plain_products{}.multiply(X, R, to(3, 5), gradient_mode::write); },
+                "multiply: [3, 5] times [4, 5]"));
+  for (const index_t size : {1, 3, 5}) {
+    const vector_view<double> bias(memory.data() + 100, size);
+    const std::string text = std::to_string(size) + " elements for 4 experts";
+    CHECK(refused([&] { router_logits(X, R, bias, to(3, 4)); }, "a bias of the logits of " + text));
+    CHECK(refused(
+        [&] {
+          router_logits_vjp(X, R, G, to(3, 5), row_major(other.data() + 32, 4, 5),
+                            vector_view<double>(other.data() + 100, size), gradient_mode::write);
+        },
+        "the gradient to the bias has " + text));
+  }
+  const auto backward = [&](const matrix_view<const double>& grad_logits,
+                            const matrix_view<double>& grad_tokens, const matrix_view<double>& grad_rows) {
+    return message_of([&] {
+      router_logits_vjp(X, R, grad_logits, grad_tokens, grad_rows, vector_view<double>(),
+                        gradient_mode::write);
+    });
+  };
+  const auto to_rows = row_major(other.data() + 32, 4, 5);
+  CHECK(backward(G, to(3, 5), to_rows).empty());
+  CHECK(backward(G, {}, to_rows).empty());
+  CHECK(backward(G, to(3, 5), {}).empty());
+  const char* const text = "router_logits_vjp: tokens [3, 5], rows [4, 5]";
+  CHECK(contains(backward(at(64, 2, 4), to(3, 5), to_rows), text));
+  CHECK(contains(backward(at(64, 3, 5), to(3, 5), to_rows), text));
+  CHECK(contains(backward(G, to(2, 5), to_rows), text));
+  CHECK(contains(backward(G, to(3, 4), to_rows), text));
+  CHECK(contains(backward(G, to(3, 5), to_rows.middle_rows(0, 3)), text));
+  CHECK(contains(backward(G, to(3, 5), to_rows.middle_cols(0, 4)), text));
+}
+
+TEST_CASE("workspaces may be larger than what is used: the rest is the caller's, and stays as it was") {
+  constexpr index_t t = 600;  // three blocks of tokens
+  const auto f = score_function::softmax;
+  std::vector<double> logits(t * N);
+  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<double>(i * 37 % 101) / 50;
+  const auto x = row_major(static_cast<const double*>(logits.data()), t, N);
+  // What is written lies behind what is used of the workspace, and a few elements behind that.
+  std::vector<double> memory;
+  const auto after = [&](index_t used, index_t written) {
+    memory.assign(static_cast<std::size_t>(used + written + 8), 7.0);
+    return memory.data() + used;
+  };
+  const auto is_kept = [&] {
+    return std::all_of(memory.end() - 8, memory.end(), [](double v) { return v == 7; });
+  };
+  std::vector<expert_id> ids(t * K);
+  const index_t gate_size = gating_workspace(t, N);
+  double* out = after(gate_size, t * K);
+  gate<double>(x, {}, {}, {row_major(out, t, K), ids}, vector_view<double>(memory));
+  CHECK(is_kept());
+  const std::vector<double> weights(out, out + t * K);
+  std::vector<double> apart(t * K), work(static_cast<std::size_t>(gate_size));
+  gate<double>(x, {}, {}, {row_major(apart.data(), t, K), ids}, work);
+  CHECK(weights == apart);
+  out = after(gate_size, t * N);
+  gate_vjp<double>(x, {}, ids, row_major(apart.data(), t, K), row_major(out, t, N), gradient_mode::write,
+                   vector_view<double>(memory));
+  CHECK(is_kept());
+  for (const index_t length : {index_t{1}, index_t{300}, t}) {
+    out = after(balance_workspace(t, N, length), t * N);
+    balance_loss_vjp<double>(x, f, ids, K, length, 1.0, row_major(out, t, N), gradient_mode::write,
+                             vector_view<double>(memory));
+    CHECK(is_kept());
+    out = after(balance_workspace(t, N, length), 0);
+    CHECK(std::isfinite(balance_loss<double>(x, f, ids, K, length, vector_view<double>(memory))));
+    CHECK(is_kept());
+  }
+  (void)after(3, 0);
+  CHECK(z_loss<double>(x, vector_view<double>(memory)) > 0);
+  CHECK(is_kept());
+  CHECK(refused([&] { (void)z_loss<double>(x, vector_view<double>(memory.data(), 2)); },
+                "z_loss: the workspace has 2 elements, not 3"));
 }
 #endif

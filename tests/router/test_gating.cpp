@@ -260,6 +260,13 @@ TEST_CASE("route is the logits and the gate; its backward equals central differe
   std::vector<double> to_tokens(tokens.size()), to_rows(rows.size());
   router_logits_vjp(X(), R(), row_major(grad.data(), T, N), row_major(to_tokens.data(), T, D),
                     row_major(to_rows.data(), N, D), gradient_mode::write);
+  auto tokens_twice = to_tokens, rows_twice = to_rows;
+  router_logits_vjp(X(), R(), row_major(grad.data(), T, N), row_major(tokens_twice.data(), T, D),
+                    row_major(rows_twice.data(), N, D), gradient_mode::accumulate);
+  for (std::size_t i = 0; i < to_tokens.size(); ++i) {
+    CHECK(close(tokens_twice[i], 2 * to_tokens[i], 1e-13, 1));
+  }
+  for (std::size_t i = 0; i < to_rows.size(); ++i) CHECK(close(rows_twice[i], 2 * to_rows[i], 1e-13, 100));
   const auto loss = [&] {
     router_logits(X(), R(), row_major(logits.data(), T, N));
     double sum = 0;

@@ -293,6 +293,9 @@ TEST_CASE("ids of -1 are for tokens that are left out, and masks are of the righ
   };
   refuses({}, "has expert -1 of 6");
   refuses(few, "3079 statuses for 3080 tokens");
+  auto many = b.statuses;
+  many.push_back(status::ok);
+  refuses(many, "3081 statuses for 3080 tokens");
   std::vector<expert_id> ids(b.ids.size());
   CHECK(refused([&] { gate<double>(b.view(), {}, {}, {w, ids}, workspace, {}, few); },
                 "3079 statuses for 3080 tokens"));

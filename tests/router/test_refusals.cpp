@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <support/apart.hpp>
 
+#include <algorithm>
 #include <limits>
 #include <span>
 #include <vector>
@@ -291,5 +292,34 @@ TEST_CASE("the backward: shapes, and sizes one short") {
     as_table table(to_a.data());
     table.pointers[i] = nullptr;
     CHECK(refused([&] { add_factors(factors, table.view(), gradient_mode::write); }, "null data"));
+  }
+}
+
+TEST_CASE("nothing is written beyond the sizes that are asked for") {
+  std::vector<float> a(N * F * D), r(N * D), grad(N * D), to_a(N * F * D), to_r(N * D), out(N * D);
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i * 7 % 11) - 4;
+  for (std::size_t i = 0; i < r.size(); ++i) r[i] = grad[i] = static_cast<float>(i * 5 % 7) - 2;
+  for (const index_t steps : {1, 2, 3}) {
+    const router_options options{.steps = steps};
+    const auto with_room = [](index_t size) { return std::vector<float>(size_of(size) + 4, 9.0F); };
+    auto taped = with_room(shape.num_experts * steps * (shape.hidden_dim + 2));
+    auto scratch = with_room(router_rows_workspace(shape));
+    auto back = with_room(router_rows_vjp_workspace(shape));
+    auto buffer = with_room(steps * shape.num_experts * 2 * (shape.ffn_dim + shape.hidden_dim));
+    CHECK(size_of(router_tape_size(shape, options)) + 4 == taped.size());
+    CHECK(size_of(router_factors<float>::size(shape, options)) + 4 == buffer.size());
+    const auto part = [](std::vector<float>& v) { return vector_at(v.data(), v.size() - 4); };
+    const auto experts = experts_nfd(a.data(), shape);
+    router_rows(experts, rows_at(r.data()), rows_at(out.data()), options, part(scratch),
+                {.tape = part(taped)});
+    router_rows_vjp(experts, rows_at(r.data()), part(taped), rows_at(grad.data()), options,
+                    rows_at(to_r.data()), experts_nfd(to_a.data(), shape), gradient_mode::write, part(back));
+    const router_factors<float> factors(part(buffer), shape, options);
+    router_rows_vjp_factored(experts, rows_at(r.data()), part(taped), rows_at(grad.data()), options,
+                             rows_at(to_r.data()), factors, gradient_mode::write, part(back));
+    for (const auto* v : {&taped, &scratch, &back, &buffer}) {
+      CHECK(std::all_of(v->end() - 4, v->end(), [](float x) { return x == 9.0F; }));
+    }
+    CHECK(std::none_of(taped.begin(), taped.end() - 4, [](float x) { return x == 9.0F; }));
   }
 }
