@@ -51,14 +51,14 @@ void handle(int number, struct sigaction action) {
 void install_signal_handlers() {
   struct sigaction action{};
   ::sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESETHAND;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
   action.sa_handler = end_by;
   for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE}) {
     handle(number, action);
   }
   action.sa_handler = SIG_IGN;
   handle(SIGXFSZ, action);
-  action.sa_flags = SA_RESETHAND | SA_SIGINFO;
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_SIGINFO);
   action.sa_sigaction = lost_page;
   handle(SIGBUS, action);
 }

@@ -64,7 +64,7 @@ inline void sync_folder(const std::filesystem::path& folder) {
 
 /// Why the last write(2) of these bytes failed.
 [[nodiscard]] inline std::string write_error(std::span<const std::byte> bytes) {
-  const std::string reason = last_os_error();
+  std::string reason = last_os_error();
   if (errno == EFAULT) {
     std::array<char, 4096> name{};
     if (const auto length = file_mapped_at(bytes.data(), name); length > 0) {

@@ -29,7 +29,7 @@ class map_line {
     } else if (field_ < 2) {
       auto& bound = field_ == 0 ? first_ : end_;
       bound = bound * 16 + static_cast<std::uintptr_t>(c <= '9' ? c - '0' : c - 'a' + 10);
-    } else if (field_ == path_field && !(c == ' ' && length_ == 0) && length_ < name_.size()) {
+    } else if (field_ == path_field && (c != ' ' || length_ > 0) && length_ < name_.size()) {
       name_[length_++] = is_shown(static_cast<unsigned char>(c)) ? c : '?';
     }
     return false;
@@ -42,7 +42,7 @@ class map_line {
   /// No control byte, nor the second of a control that UTF-8 writes as two.
   [[nodiscard]] bool is_shown(unsigned char byte) const noexcept {
     const bool after_c2 = length_ > 0 && name_[length_ - 1] == '\xc2';
-    return byte >= 0x20U && byte != 0x7fU && !(after_c2 && byte < 0xa0U);
+    return byte >= 0x20U && byte != 0x7fU && (!after_c2 || byte >= 0xa0U);
   }
   void start_line() noexcept {
     field_ = 0;

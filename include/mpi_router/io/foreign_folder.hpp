@@ -138,7 +138,7 @@ namespace detail {
     }
     for (const auto& below : names_in(folder / name)) {
       if (holds(folder / name / below)) {
-        holders.push_back(name + "/" + below);
+        holders.push_back(core::concatenate(name, "/", below));
       }
     }
   }
