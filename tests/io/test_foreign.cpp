@@ -41,7 +41,7 @@ class some_folder {
 
 const std::string gguf{"GGUF\3\0\0\0\0\0\0\0\0\0\0\0", 16};
 const std::string pytorch_zip{
-    "PK\3\4\0\0\x08\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\0\0\0archive/data.pklFB", 50};
+    "PK\3\4\0\0\x08\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\0\0\0archive/data.pklFB", 48};
 const std::string only = "; only safetensors is read";
 
 }  // namespace
