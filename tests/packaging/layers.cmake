@@ -1,4 +1,4 @@
-# Checks that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- {cuda, the rest}.
+# Checks that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- the rest; cuda stands on core alone.
 cmake_minimum_required(VERSION 3.22)
 set(below_core core)
 set(below_manifold core manifold)
@@ -6,7 +6,7 @@ set(below_backend core backend)
 set(below_io core io)
 set(below_router core manifold backend io router)
 set(below_verify core manifold backend io verify)
-set(below_cuda core router cuda)
+set(below_cuda core cuda)
 set(below_torch core manifold backend io cuda router verify torch)
 set(below_distributed core manifold backend io cuda router verify distributed)
 

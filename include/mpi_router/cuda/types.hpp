@@ -3,8 +3,8 @@
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
+#include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/core/options.hpp>
-#include <mpi_router/router/gating_options.hpp>
 
 #include <cstddef>
 #include <string>

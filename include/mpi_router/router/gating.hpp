@@ -139,7 +139,7 @@ inline void check_distinct(const char* what, std::span<const expert_id> experts,
 
 }  // namespace detail
 
-/// Selects K experts for each token and weighs them, as `options` says (router/gating_options.hpp has the
+/// Selects K experts for each token and weighs them, as `options` says (core/gating_options.hpp has the
 /// table of model families).
 ///
 /// logits: [T, N], any strides; selection_bias: N elements added to what experts are selected by, never to

@@ -5,7 +5,7 @@
 #pragma once
 
 #include <mpi_router/core/concepts.hpp>
-#include <mpi_router/router/gating_options.hpp>
+#include <mpi_router/core/gating_options.hpp>
 
 #include <span>
 

@@ -10,8 +10,8 @@
 // by what may vanish.
 #pragma once
 
+#include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/router/elementary.hpp>
-#include <mpi_router/router/gating_options.hpp>
 
 #include <array>
 #include <cmath>

@@ -1,7 +1,7 @@
 // Which experts a token gets: the best K of N, ties to the lower index.
 #pragma once
 
-#include <mpi_router/router/gating_options.hpp>
+#include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/router/scores.hpp>
 
 MPIROUTER_BEGIN

@@ -2,8 +2,8 @@
 // host.
 #pragma once
 
+#include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/cuda/detail/best_first.cuh>
-#include <mpi_router/router/gating_options.hpp>
 
 MPIROUTER_CUDA_BEGIN
 namespace detail {
