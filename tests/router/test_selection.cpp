@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "log_score.hpp"
+
 using namespace mpi_router;
 using namespace test_support;
 
@@ -33,17 +35,6 @@ struct expected {
   std::vector<index_t> experts;
   std::vector<double> weights;
 };
-
-/// log of the score; −∞ for a score of zero.
-long double log_score(score_function f, long double x) {
-  const long double softplus = std::max(x, 0.0L) + std::log1p(std::exp(-std::abs(x)));
-  switch (f) {
-    case score_function::softmax: return x;
-    case score_function::sigmoid: return -(std::max(-x, 0.0L) + std::log1p(std::exp(-std::abs(x))));
-    case score_function::sqrtsoftplus: return (x < -40 ? x : std::log(softplus)) / 2;
-  }
-  return 0;
-}
 
 /// What experts are selected by where logits are not enough. As rounded to S, for ties of rounded scores are
 /// part of the contract; the functions are held against long double in the gating test.

@@ -11,6 +11,8 @@
 #include <limits>
 #include <vector>
 
+#include "log_score.hpp"
+
 using namespace mpi_router;
 using namespace test_support;
 
@@ -20,16 +22,6 @@ using wide = std::vector<long double>;
 
 constexpr std::array all_scores{score_function::softmax, score_function::sigmoid,
                                 score_function::sqrtsoftplus};
-
-long double log_score(score_function f, long double x) {
-  const long double softplus = std::max(x, 0.0L) + std::log1p(std::exp(-std::abs(x)));
-  switch (f) {
-    case score_function::softmax: return x;
-    case score_function::sigmoid: return -(std::max(-x, 0.0L) + std::log1p(std::exp(-std::abs(x))));
-    case score_function::sqrtsoftplus: return (x < -40 ? x : std::log(softplus)) / 2;
-  }
-  return 0;
-}
 
 /// e^x over the sum of e^v.
 long double share_of_sum(long double x, const wide& all) {
