@@ -261,6 +261,7 @@ TEST_CASE("no tokens, no loss") {
   CHECK(balance_loss<double>(none, score_function::softmax, {}, 2, 5, vector_view<double>(nothing)) == 0);
 }
 
+#if !defined(MPIROUTER_TEST_SANITIZED)  // minutes there, and nothing that sanitizers see
 TEST_CASE("counts of tokens are whole numbers: more than float can count one by one") {
   constexpr index_t many = (index_t{1} << 24) + 4096;
   const std::vector<float> one{0.5F, -0.5F};  // every token has these logits
@@ -282,6 +283,7 @@ TEST_CASE("counts of tokens are whole numbers: more than float can count one by 
   CHECK(close(static_cast<double>(z_loss<float>(logits, vector_view<float>(workspace))),
               std::pow(std::log(std::exp(0.5) + std::exp(-0.5)), 2), tolerance<float>.arithmetic));
 }
+#endif
 
 TEST_CASE("transformers' load_balancing_loss_func is K times the batch loss") {
   layer l(10);
