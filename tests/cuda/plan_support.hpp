@@ -59,6 +59,22 @@ using namespace mpi_router::cuda::detail;
   return all;
 }
 
+/// use(device, shape) for every device and D, and small, odd and real [N, F]; `more` is added to these.
+template <class Use>
+void for_each_device_and_shape(std::initializer_list<expert_shape> more, const Use& use) {
+  std::vector<expert_shape> shapes{{1, 1, 0},     {1, 2047, 0}, {3, 9, 0},     {8, 14336, 0}, {32, 1024, 0},
+                                   {64, 1024, 0}, {60, 1, 0},   {128, 768, 0}, {129, 96, 0},  {384, 2048, 0}};
+  shapes.insert(shapes.end(), more);
+  for (const cuda::context& ctx : devices()) {
+    for (const index_t d : hidden_dims()) {
+      for (expert_shape s : shapes) {
+        s.hidden_dim = d;
+        use(ctx, s);
+      }
+    }
+  }
+}
+
 [[nodiscard]] inline std::string name(const cuda::context& ctx, const expert_shape& s) {
   return core::concatenate("[", s.num_experts, ", ", s.ffn_dim, ", ", s.hidden_dim, "] on ",
                            ctx.multiprocessors, " multiprocessors of capability ", ctx.capability, " with ",

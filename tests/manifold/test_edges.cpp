@@ -15,15 +15,12 @@
 #include <numbers>
 #include <vector>
 
+#include "vectors.hpp"
+
 using namespace mpi_router;
 using namespace test_support;
 
 namespace {
-
-template <class S>
-using in = vector_view<const S>;
-template <class S>
-using out = vector_view<S>;
 
 template <class S>
 constexpr S tiny = std::numeric_limits<S>::denorm_min();

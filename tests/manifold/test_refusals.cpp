@@ -11,17 +11,10 @@
 #include <limits>
 #include <vector>
 
+#include "vectors.hpp"
+
 using namespace mpi_router;
 using namespace test_support;
-
-namespace {
-
-template <class S>
-using in = vector_view<const S>;
-template <class S>
-using out = vector_view<S>;
-
-}  // namespace
 
 TEST_CASE("a gradient of another shape is refused") {
   std::vector<double> y{1, 2}, w{3, 5}, q{7, 11, 13}, p{17, 19, 23};

@@ -6,6 +6,8 @@
 
 #include "batch.hpp"
 
+#include "gated.hpp"
+
 using namespace mpi_router;
 using namespace test_support;
 
@@ -31,29 +33,6 @@ void for_all_options(index_t top_k, F f) {
   }
 }
 
-struct problem {
-  index_t tokens, experts;
-  gating_options options;
-  std::vector<double> logits, bias, weights, workspace;
-  std::vector<expert_id> ids;
-  std::vector<status> statuses;
-
-  problem(index_t t, index_t n, const gating_options& o, std::uint64_t seed, bool biased)
-      : tokens(t), experts(n), options(o) {
-    random_source random(seed);
-    logits = random_vector<double>(random, t * n);
-    if (biased) bias = random_vector<double>(random, n, 0.3);
-    weights.resize(static_cast<std::size_t>(t * o.top_k));
-    ids.resize(weights.size());
-    statuses.resize(static_cast<std::size_t>(t));
-    workspace.resize(static_cast<std::size_t>(gating_workspace(t, n)));
-  }
-  void forward() {
-    gate<double>(row_major(logits.data(), tokens, experts), options, bias,
-                 {row_major(weights.data(), tokens, options.top_k), ids, statuses}, workspace);
-  }
-};
-
 double plain_score(score_function f, double x) {
   return f == score_function::sigmoid ? 1 / (1 + std::exp(-x)) : std::sqrt(std::log(1 + std::exp(x)));
 }
@@ -65,7 +44,7 @@ TEST_CASE("weights are the scores of the selected experts") {
   for (const index_t top_k : {1, 4, 6}) {
     for_all_options(top_k, [&](const gating_options& o) {
       ++seed;
-      problem p(5, 12, o, seed, seed % 2 == 0);
+      gated<double> p(5, 12, o, seed, seed % 2 == 0);
       p.forward();
       for (index_t t = 0; t < 5; ++t) {
         const auto logit = [&](index_t e) { return p.logits[static_cast<std::size_t>(t * 12 + e)]; };
@@ -94,7 +73,7 @@ TEST_CASE("the gradient to the logits equals central differences, for every opti
   for (const index_t top_k : {1, 4, 6}) {
     for_all_options(top_k, [&](const gating_options& o) {
       ++seed;
-      problem p(3, 12, o, seed, seed % 2 == 0);
+      gated<double> p(3, 12, o, seed, seed % 2 == 0);
       p.forward();
       const auto ids = p.ids;
       random_source random(seed);

@@ -11,6 +11,8 @@
 #include <numeric>
 #include <vector>
 
+#include "gated.hpp"
+
 using namespace mpi_router;
 using namespace test_support;
 
@@ -18,31 +20,6 @@ namespace {
 
 constexpr std::array all_scores{score_function::softmax, score_function::sigmoid,
                                 score_function::sqrtsoftplus};
-
-/// All that a gate needs and tells, for T tokens.
-template <class S>
-struct gated {
-  index_t tokens, experts;
-  gating_options options;
-  std::vector<S> logits, bias, weights, workspace;
-  std::vector<expert_id> ids;
-  std::vector<status> statuses;
-
-  gated(index_t t, index_t n, const gating_options& o, std::uint64_t seed)
-      : tokens(t), experts(n), options(o) {
-    random_source random(seed);
-    logits = random_vector<S>(random, t * n);
-    weights.resize(static_cast<std::size_t>(t * o.top_k));
-    ids.resize(weights.size());
-    statuses.resize(static_cast<std::size_t>(t));
-    workspace.resize(static_cast<std::size_t>(gating_workspace(t, n)));
-  }
-  auto view() const { return row_major(logits.data(), tokens, experts); }
-  void forward() {
-    gate<S>(view(), options, bias, {row_major(weights.data(), tokens, options.top_k), ids, statuses},
-            workspace);
-  }
-};
 
 }  // namespace
 
