@@ -19,6 +19,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -128,6 +129,12 @@ int run_verify(const arguments& a) {
   }
   if (!a.require_angle) {
     return 0;
+  }
+  if (*a.require_angle >= std::numbers::pi / 2) {
+    fmt::print(stderr,
+               "every row is within 1.5708 rad of every direction: --require-angle {:g} asks nothing of "
+               "the angle, which is in radians\n",
+               *a.require_angle);
   }
   fmt::print(stderr, "{}\n", printable(describe_certified(covered, *a.require_angle), longest_line));
   return covered.is_complete() && covered.rows_certified == covered.rows ? 0 : 1;

@@ -226,7 +226,9 @@ std::string glance(const std::vector<checkpoint_report>& checkpoints, const repo
                    const painter& paint) {
   std::size_t width = 5;
   const auto label = [](const checkpoint_report& c, const layer_report& layer) {
-    return printable(std::filesystem::path(c.path).filename().string() + " " + layer.layer->name);
+    const std::filesystem::path path(c.path);
+    const auto last = path.has_filename() ? path.filename() : path.parent_path().filename();  // "folder/"
+    return printable(last.string() + " " + layer.layer->name);
   };
   for (const auto& c : checkpoints) {
     for (const auto& layer : c.layers) {

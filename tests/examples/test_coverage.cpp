@@ -553,6 +553,18 @@ TEST_CASE("with names that the user gives, the rest is still named") {
                {"--router", "blk.{layer}.route", "--gate", "blk.{layer}.a"});
 }
 
+TEST_CASE("an angle that asks nothing is said; a folder keeps its name behind a slash") {
+  model_folder m;
+  m.write();
+  const std::string said = "every row is within 1.5708 rad of every direction";
+  const auto degrees = run({m.path() + "/", "--require-angle", "28"});
+  CHECK(degrees.status == 0);
+  CHECK(contains(degrees.err, said));
+  CHECK(
+      contains(degrees.out, "\n" + std::filesystem::path(m.path()).filename().string() + " model.layers.0"));
+  CHECK_FALSE(contains(run({m.path(), "--require-angle", "1.5"}).err, said));
+}
+
 TEST_CASE("two checkpoints, one of them incomplete") {
   model_folder m;
   m.write();
