@@ -2,6 +2,7 @@
 #include <mpi_router/cuda/logits.cuh>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "gpu_checks.hpp"
@@ -75,7 +76,10 @@ std::vector<std::size_t> in_best_groups(const std::vector<double>& keys, const g
     for (index_t i = 0; i < core::experts_in_group_score(o, static_cast<index_t>(size)); ++i) {
       sum += mine[static_cast<std::size_t>(i)];
     }
-    worth.push_back(std::isnan(sum) ? -HUGE_VAL : sum);
+    const bool has_open = mine.front() > -HUGE_VAL;
+    worth.push_back(std::isfinite(sum) || sum > 0 ? sum
+                    : has_open                    ? -std::numeric_limits<double>::max()
+                                                  : -HUGE_VAL);
   }
   std::vector<std::size_t> best(groups);
   std::iota(best.begin(), best.end(), 0);

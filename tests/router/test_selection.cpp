@@ -95,6 +95,9 @@ std::vector<index_t> selected(const token<S>& t) {
     std::sort(members.begin(), members.end(), std::greater<>());
     worth[g] = nan_is_least(
         std::accumulate(members.begin(), members.begin() + static_cast<std::ptrdiff_t>(count), S{0}));
+    if (members[0] > -std::numeric_limits<S>::infinity()) {  // an open expert
+      worth[g] = std::max(worth[g], std::numeric_limits<S>::lowest());
+    }
   }
   const auto group_order = order_of(worth);
   const std::set<index_t> allowed(group_order.begin(), group_order.begin() + o.topk_group);
@@ -309,6 +312,29 @@ TEST_CASE("tokens that nothing can be said of") {
   CHECK(state_of({-infinity, -infinity, -infinity}, sigmoid) == status::ok);
   CHECK(state_of({-infinity, 3, -infinity}, softmax) == status::ok);
   CHECK(state_of({-infinity, 3, -infinity}, later) == status::ok);
+}
+
+TEST_CASE("a group with one open expert comes before groups without") {
+  // Of four groups, the third has one expert that a bias does not close.
+  const std::vector<float> logits{4, 3, 3, 4, -5, 1, 2, 2};
+  std::vector<float> bias(8, -infinity);
+  bias[5] = 0;
+  for (const group_score by : {group_score::top2_sum, group_score::top_k_share_sum, group_score::max}) {
+    CAPTURE(to_string(by));
+    std::vector<float> weights(2), workspace(static_cast<std::size_t>(gating_workspace(1, 8)));
+    std::vector<expert_id> ids(2);
+    std::vector<status> statuses(1);
+    gate<float>(row_major(logits.data(), 1, 8),
+                {.top_k = 2,
+                 .score_function = score_function::sigmoid,
+                 .n_group = 4,
+                 .topk_group = 1,
+                 .group_score = by},
+                bias, {row_major(weights.data(), 1, 2), ids, statuses}, workspace);
+    CHECK(ids == std::vector<expert_id>{5, 4});
+    CHECK(weights == std::vector<float>{1, 0});
+    CHECK(statuses[0] == status::closed_expert);
+  }
 }
 
 TEST_CASE("a group whose sum is not a number comes last") {

@@ -38,6 +38,12 @@ template <Accumulator S>
   return is_nan(x) ? -infinite<S> : x;
 }
 
+template <Accumulator S>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE bool is_minus_infinity(S x) noexcept {
+  using bits = std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>;
+  return std::bit_cast<bits>(x) == std::bit_cast<bits>(-infinite<S>);
+}
+
 /// `negative` where the sign bit of x is set, `otherwise` where not: by bits, since a branch would keep a
 /// loop from being vectorised.
 template <Accumulator S>

@@ -4,6 +4,8 @@
 #include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/router/scores.hpp>
 
+#include <limits>
+
 MPIROUTER_BEGIN
 namespace detail {
 
@@ -36,7 +38,15 @@ class best_list {
   S worst_{};
 };
 
-/// The sum of the `count` largest keys of a group, largest first.
+/// A group's key from the sum of its best experts: one with an open expert comes before all of which no
+/// expert is open, though closed ones make its sum −∞ too.
+template <Accumulator S>
+[[nodiscard]] S group_key(S sum, S best) noexcept {
+  const S key = as_key(sum);
+  return is_minus_infinity(key) && !is_minus_infinity(best) ? std::numeric_limits<S>::lowest() : key;
+}
+
+/// The key of a group by the sum of its `count` largest keys, largest first.
 template <Accumulator S>
 [[nodiscard]] S group_worth(const S* keys, index_t size, index_t count, S* best) noexcept {
   if (count <= 2) {  // the usual ones, without a branch
@@ -47,7 +57,7 @@ template <Accumulator S>
       second = less > second ? less : second;
       first = keys[i] > first ? keys[i] : first;
     }
-    return count == 1 ? first : as_key(first + second);
+    return count == 1 ? first : group_key(first + second, first);
   }
   index_t held = 0;
   for (index_t i = 0; i < size; ++i) {
@@ -61,7 +71,7 @@ template <Accumulator S>
   for (index_t i = 0; i < held; ++i) {
     sum += best[i];
   }
-  return as_key(sum);
+  return group_key(sum, best[0]);
 }
 
 /// Writes the K best experts to ids, best first, ties to the lower index, from the best groups alone.

@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/best_first.cuh>
 #include <mpi_router/cuda/detail/gate_weighing.cuh>
 
+#include <cfloat>
+
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 
@@ -34,12 +36,15 @@ template <class Array>
 __device__ __forceinline__ void keep_best_groups(Array& keys, const gate_args& a, unsigned* worth) {
   for (int g = 0; g < a.groups; ++g) {
     candidate last;
+    unsigned best = 0;
     float sum = 0.0F;
     for (int c = 0; c < a.counted; ++c) {
       last = next_best(keys, a.num_experts, last, [&](int i) { return i / a.group_size == g; });
+      best = max(best, last.key);
       sum += from_sortable(last.key);
     }
-    worth[g] = sortable(sum);
+    // Closed experts make a sum −∞: a group with an open one comes before those without.
+    worth[g] = max(sortable(sum), min(best, sortable(-FLT_MAX)));
   }
   __syncwarp();
   lane_array<0> all(worth, a.groups);
