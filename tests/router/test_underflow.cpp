@@ -244,3 +244,15 @@ TEST_CASE("terms of the gradient that leave the range of float, where their diff
   CHECK(std::abs(got[1] + want) < 1e-5 * want);
   CHECK(std::abs(got[0]) <= 1.01 * want);  // as much, or 0 where p₁ rounds to 1
 }
+
+TEST_CASE("the share of an expert that is not chosen may be subnormal, its gradient not") {
+  const std::array<float, 2> x{0, -95};  // e⁻⁹⁵ has 12 bits in float
+  const std::array<float, 1> grad{1e20F};
+  const std::array<expert_id, 1> ids{0};
+  std::array<float, 2> got{};
+  std::vector<float> workspace(static_cast<std::size_t>(gating_workspace(1, 2)));
+  gate_vjp<float>(row_major(x.data(), 1, 2), {.top_k = 1}, ids, row_major(grad.data(), 1, 1),
+                  row_major(got.data(), 1, 2), gradient_mode::write, workspace);
+  const double want = 1e20 * std::exp(-95.0);
+  CHECK(std::abs(static_cast<double>(got[1]) + want) < 1e-6 * want);
+}
