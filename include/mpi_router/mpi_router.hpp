@@ -20,5 +20,6 @@
 #include <mpi_router/router/gating_vjp.hpp>
 #include <mpi_router/router/router_rows.hpp>
 #include <mpi_router/router/router_rows_vjp.hpp>
+#include <mpi_router/router/row_images.hpp>
 #include <mpi_router/router/statistics.hpp>
 #include <mpi_router/router/z_loss.hpp>

@@ -111,7 +111,7 @@ TEST_CASE("the estimate of β infers σ₂² from the rate that momentum itself 
     return (lambda + std::sqrt(lambda * lambda - 4 * beta)) / 2;
   };
   detail::momentum_estimate<double> estimate(momentum<double>::estimated());
-  const detail::scaled<double> one{1, 0};
+  const scaled<double> one{1, 0};
   double residual = 1;
   index_t step = 0;
   CHECK(estimate.beta(step, one, residual) == 0);

@@ -1,6 +1,8 @@
 // Many steps: the rate, the stop rules, momentum, the trace, and the two modes.
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 
 #include <doctest/doctest.h>
 #include <support/oracle.hpp>

@@ -2,6 +2,7 @@
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/io/safetensors.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/verify/singular.hpp>
 
 #include <doctest/doctest.h>

@@ -1,11 +1,12 @@
 // Many steps: tracking of the Rayleigh quotient, stop rules, momentum, a trace.
 #pragma once
 
-#include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/momentum.hpp>
 
 #include <optional>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 MPIROUTER_BEGIN_TYPES
 
@@ -28,24 +29,6 @@ enum class stop_reason : unsigned char {
   }
   return "unknown";
 }
-
-/// Momentum, x_{k+1} = M x_k − β x_{k−1} (Xu et al. 2018, "Accelerated stochastic power iteration"). With the
-/// best β = σ₂⁴/4 about √ of the number of steps is needed.
-template <Accumulator S>
-struct momentum {
-  enum class kind : unsigned char { none, fixed, estimated };
-  kind rule = kind::none;
-  S beta = 0;  ///< for `fixed`; in units of ρ², 0 ≤ β < σ₁⁴/4
-
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum none() { return {}; }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum fixed(S beta) {
-    return {kind::fixed, beta};
-  }
-  /// β from the rate at which the residual falls, taken anew every few steps. A heuristic.
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum estimated() {
-    return {kind::estimated, S{0}};
-  }
-};
 
 /// When an iteration stops, and how it goes.
 template <Accumulator S>
@@ -81,21 +64,6 @@ MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
-namespace detail {
-
-/// Whether a rule looks at the iterate before. Throws usage_error where it is none of the rules.
-template <Accumulator S>
-[[nodiscard]] constexpr bool has_momentum(const momentum<S>& m) {
-  switch (m.rule) {
-    case momentum<S>::kind::none: return false;
-    case momentum<S>::kind::fixed:
-    case momentum<S>::kind::estimated: return true;
-  }
-  core::unknown_value("momentum", m.rule);
-}
-
-}  // namespace detail
-
 /// Elements of S that power_iteration needs as scratch for dimension D.
 template <Accumulator S>
 [[nodiscard]] constexpr index_t power_iteration_workspace(index_t dimension,
@@ -105,40 +73,41 @@ template <Accumulator S>
 
 namespace detail {
 
-/// Follows how fast the residual falls and infers σ₂²: with momentum β the component along an eigenvalue σᵢ²
-/// of M grows by μᵢ = (σᵢ² + √(σᵢ⁴ − 4β))/2 a step, so that an observed ratio μ₂/μ₁ gives σ₂² = μ₂ + β/μ₂.
-/// Everything relative to ρ.
 template <Accumulator S>
-class momentum_estimate {
- public:
-  explicit momentum_estimate(const momentum<S>& rule) : rule_(rule) {}
+void expect_iteration(const vector_view<S>& row, const vector_view<S>& workspace,
+                      const iteration_options<S>& options) {
+  const index_t needed = power_iteration_workspace(row.size(), options);
+  expect_radius("power_iteration", options.radius);
+  expect(options.max_steps >= 0, "power_iteration: max_steps is ", options.max_steps);
+  expect(is_finite(options.acceleration.beta) && options.acceleration.beta >= S{0},
+         "power_iteration: beta must be finite and not negative, not ", options.acceleration.beta);
+  expect(workspace.size() >= needed && workspace.is_contiguous(), "power_iteration: the workspace has ",
+         workspace.size(), " elements, not ", needed);
+  expect(!overlap(row, vector_view<S>(workspace.data(), needed)),
+         "power_iteration: the row and the workspace overlap");
+}
 
-  /// β/ρ² to use after an iterate with this relative residual.
-  S beta(index_t step, const scaled<S>& rho, S relative_residual) {
-    switch (rule_.rule) {
-      case momentum<S>::kind::none: return S{0};
-      case momentum<S>::kind::fixed: return (scaled<S>{rule_.beta, 0} / (rho * rho)).unscaled();
-      case momentum<S>::kind::estimated: break;
-    }
-    if (step % period == 0) {
-      if (step > 0 && relative_residual < static_cast<S>(0.9) * mark_ && relative_residual > S{0}) {
-        const S ratio = std::pow(relative_residual / mark_, S{1} / S{period});
-        const S mu_1 = (S{1} + std::sqrt(S{1} - S{4} * beta_)) / S{2};
-        const S mu_2 = std::max(ratio * mu_1, std::sqrt(beta_));
-        const S sigma_2_squared = std::min(mu_2 + beta_ / mu_2, static_cast<S>(0.999));
-        beta_ = std::max(beta_, sigma_2_squared * sigma_2_squared / S{4});
-      }
-      mark_ = relative_residual;
-    }
-    return beta_;
+/// Calls the callback; false where it returned that.
+template <class Callback, Accumulator S>
+[[nodiscard]] bool tell(Callback& callback, const iteration_record<S>& record, vector_view<const S> row) {
+  if constexpr (std::is_convertible_v<decltype(callback(record, row)), bool>) {
+    return callback(record, row);
+  } else {
+    callback(record, row);
+    return true;
   }
+}
 
- private:
-  static constexpr index_t period = 5;
-  momentum<S> rule_;
-  S beta_ = 0;
-  S mark_ = 0;
-};
+template <Accumulator S>
+[[nodiscard]] std::optional<stop_reason> why_stop(const iteration_options<S>& options,
+                                                  const iteration_record<S>& at, bool go_on) {
+  const auto within = [](S value, S tolerance) { return tolerance > S{0} && value <= tolerance; };
+  if (!go_on) return stop_reason::callback;
+  if (within(at.relative_residual, options.residual_tolerance)) return stop_reason::residual;
+  if (within(at.step_angle, options.angle_tolerance)) return stop_reason::angle;
+  if (at.step >= options.max_steps) return stop_reason::max_steps;
+  return std::nullopt;
+}
 
 }  // namespace detail
 
@@ -157,83 +126,40 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
                                                 const iteration_options<scalar_of<Op>>& options,
                                                 Callback&& callback) {
   using S = scalar_of<Op>;
-  const index_t dimension = row.size();
-  detail::expect_radius("power_iteration", options.radius);
-  detail::expect(options.max_steps >= 0, "power_iteration: max_steps is ", options.max_steps);
-  detail::expect(is_finite(options.acceleration.beta) && options.acceleration.beta >= S{0},
-                 "power_iteration: beta must be finite and not negative, not ", options.acceleration.beta);
-  detail::expect(
-      workspace.size() >= power_iteration_workspace(dimension, options) && workspace.is_contiguous(),
-      "power_iteration: the workspace has ", workspace.size(), " elements, not ",
-      power_iteration_workspace(dimension, options));
-  detail::expect(
-      !detail::overlap(row, vector_view<S>(workspace.data(), power_iteration_workspace(dimension, options))),
-      "power_iteration: the row and the workspace overlap");
-  const vector_view<const S> current(row);
-  const vector_view<S> image(workspace.data(), dimension);
+  const index_t n = row.size();
+  detail::expect_iteration(row, workspace, options);
+  const vector_view<S> next(workspace.data(), n);
   const bool accelerated = detail::has_momentum(options.acceleration);
-  const vector_view<S> previous(accelerated ? workspace.data() + dimension : nullptr,
-                                accelerated ? dimension : 0);
-
+  detail::momentum_term<S> momentum(options.acceleration,
+                                    {accelerated ? workspace.data() + n : nullptr, accelerated ? n : 0});
   iteration_result<S> result;
-  detail::momentum_estimate<S> estimate(options.acceleration);
-  detail::scaled<S> last_growth;  // ρ_{k−1} ‖w_{k−1}‖
   for (index_t step = 0;; ++step) {
-    const auto at = detail::apply_to_row("power_iteration", op, current, image);
+    const row_image<S> image = detail::image_of_row<Op>("power_iteration", op, row, next);
     ++result.applications;
     result.steps = step;
-    result.state = at.state;
-    if (at.state != status::ok) {
+    result.state = image.state;
+    if (image.state != status::ok) {
       result.reason = stop_reason::degenerate;
       return result;
     }
-    const S relative = detail::relative_residual<S>(at, current, image);  // image = g/ρ
-    const detail::scaler<S> unit(detail::scaled<S>{S{1}, 0} / at.row_norm);
-    for (index_t i = 0; i < dimension; ++i) {
-      image[i] += unit(row[i]);  // r̂M/ρ
+    const auto x = detail::direction_of(row, image);
+    const auto h = detail::scale_free(next, image);  // xM/ρ
+    const S tan = detail::tangent(h, x, n);
+    S angle_of_step = std::atan(tan);
+    if (momentum.exists()) {
+      momentum.add(step, image, tan, h, next);  // h − β x_{k−1}
+      angle_of_step = step == 0 ? angle_of_step : angle<S>(row, next);
     }
-    S step_angle = std::atan(relative);
-    if (accelerated) {
-      const S beta = estimate.beta(step, at.rayleigh, relative);
-      if (step > 0) {  // β x_{k−1} in the scale in which x_k is r̂ and M is M/ρ
-        const S pull = (detail::scaled<S>{beta, 0} * at.rayleigh / last_growth).unscaled();
-        for (index_t i = 0; i < dimension; ++i) {
-          image[i] -= pull * previous[i];
-        }
-        step_angle = angle<S>(current, vector_view<const S>(image));
-      }
-    }
-    result.last = {step, at.rayleigh.unscaled(), (at.rayleigh * detail::scaled<S>{relative, 0}).unscaled(),
-                   relative, step_angle};
-
-    bool go_on = true;
-    if constexpr (std::is_convertible_v<
-                      std::invoke_result_t<Callback&, const iteration_record<S>&, vector_view<const S>>,
-                      bool>) {
-      go_on = callback(std::as_const(result.last), current);
-    } else {
-      callback(std::as_const(result.last), current);
-    }
-    const auto within = [](S value, S tolerance) { return tolerance > S{0} && value <= tolerance; };
-    const auto stop = [&]() -> std::optional<stop_reason> {
-      if (!go_on) return stop_reason::callback;
-      if (within(relative, options.residual_tolerance)) return stop_reason::residual;
-      if (within(step_angle, options.angle_tolerance)) return stop_reason::angle;
-      if (step >= options.max_steps) return stop_reason::max_steps;
-      return std::nullopt;
-    }();
-    if (stop) {
-      result.reason = *stop;
-      retract<S>(current, row, options.radius);
+    result.last = {step, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan, angle_of_step};
+    const bool go_on = detail::tell(callback, std::as_const(result.last), vector_view<const S>(row));
+    if (const auto reason = detail::why_stop(options, result.last, go_on)) {
+      result.reason = *reason;
+      retract<S>(row, row, options.radius);
       return result;
     }
-
-    const auto growth = detail::norm<S>(vector_view<const S>(image));
-    if (accelerated) {
-      detail::scale_into<S>(current, previous, detail::scaled<S>{S{1}, 0} / at.row_norm);
-      last_growth = growth.norm * at.rayleigh;
-    }
-    detail::scale_into<S>(vector_view<const S>(image), row, detail::scaled<S>{S{1}, 0} / growth.norm);
+    const auto length = detail::norm<S>(next).norm;
+    momentum.remember(x, image, length);
+    detail::scale_into(next, row, S{1} / length);  // x_{k+1} = next/‖next‖
   }
 }
 

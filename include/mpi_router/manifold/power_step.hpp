@@ -1,7 +1,7 @@
 // The step of Manifold Power Iteration: multiply by M, retract onto the sphere of radius C (Eq. 4, 5).
 #pragma once
 
-#include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/manifold/image.hpp>
 
 MPIROUTER_BEGIN_TYPES
 
@@ -13,51 +13,58 @@ struct step_result {
   S cosine = 0;    ///< cos of the angle between the old row and the new one, ρ / ‖r̂M‖, in (0, 1]
 };
 
+/// What the backward of a step needs from the forward, besides the two rows: ‖rM‖. A value of zero stands for
+/// a row that had no step.
+template <Accumulator S>
+using saved_norm = scaled<S>;
+
 MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
 namespace detail {
 
-template <Accumulator S>
-void degenerate(vector_view<const S> row, vector_view<S> out, degenerate_row policy) {
+/// What becomes of a row that has no step.
+template <Accumulator S, class R, class O>
+step_result<S> degenerate(status state, const vector_view<R>& row, const vector_view<O>& out,
+                          degenerate_row policy) {
   const bool keep = keeps(policy);
   for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = keep ? row[i] : S{0};
+    out[i] = narrow<O>(keep ? widen<S>(row[i]) : S{0});
   }
+  return {state, S{0}, S{0}};
+}
+
+/// The retract half of the step: out = C h/‖h‖, of the image u of the row. out may be u.
+template <Accumulator S, class R, class U, class O>
+step_result<S> retract_image(const row_image<S>& image, const vector_view<R>& row, const vector_view<U>& u,
+                             const vector_view<O>& out, S radius, degenerate_row policy) {
+  if (image.state != status::ok) {
+    return degenerate<S>(image.state, row, out, policy);
+  }
+  const scaled<S> u_norm = image.image_norm / scaled<S>(S{1}, image.exponent);
+  const scaled_vector<S, std::remove_const_t<U>> step(u, radius / u_norm);  // C h/‖h‖ = C u/‖u‖
+  for (index_t i = 0; i < row.size(); ++i) {
+    out[i] = narrow<O>(step[i]);
+  }
+  return {status::ok, image.rayleigh.unscaled(), std::min(S{1} / image.length(), S{1})};
 }
 
 }  // namespace detail
 
-namespace detail {
-
-/// The step, with all that is known of the image: out = C · rM / ‖rM‖, or what `policy` says.
-template <GramOperator Op>
-row_image<scalar_of<Op>> take_step(const char* what, Op& op, vector_view<const scalar_of<Op>> row,
-                                   vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
-                                   degenerate_row policy) {
-  using S = scalar_of<Op>;
-  expect_radius(what, radius);
-  const auto image = apply_to_row(what, op, row, out);
-  if (image.state != status::ok) {
-    degenerate<S>(row, out, policy);
-    return image;
-  }
-  const scaled<S> stored_norm{image.image_norm.value, image.image_norm.exponent - image.image_exponent};
-  scale_into<S>(vector_view<const S>(out), out, scaled<S>{radius, 0} / stored_norm);
-  return image;
-}
-
+/// The retract half of a step alone: out = C h/‖h‖ = C u/‖u‖ (Eq. 5) of the image u that image_of_row wrote
+/// for this row; out may be u. O(D). A row without a step becomes what `policy` says. Throws usage_error on
+/// sizes and radius ≤ 0.
 template <Accumulator S>
-[[nodiscard]] step_result<S> step_result_of(const row_image<S>& image) noexcept {
-  if (image.state != status::ok) {
-    return {image.state, S{0}, S{0}};
-  }
-  const S cosine = (image.rayleigh * image.row_norm / image.image_norm).unscaled();
-  return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
+step_result<S> retract_image(const row_image<S>& image, std::type_identity_t<vector_view<const S>> row,
+                             std::type_identity_t<vector_view<const S>> u, vector_view<S> out,
+                             std::type_identity_t<S> radius, degenerate_row policy = degenerate_row::keep) {
+  detail::expect_radius("retract_image", radius);
+  detail::expect_same_size("retract_image", row, u);
+  detail::expect_same_size("retract_image", row, out);
+  detail::expect_in_place_or_apart("retract_image", "the image", u, out);
+  return detail::retract_image(image, row, u, out, radius, policy);
 }
-
-}  // namespace detail
 
 /// One step: out = C · rM / ‖rM‖ (Eq. 4, 5). Stateless: the row is read, the result is written elsewhere, as
 /// in the authors' router, which computes r′ anew from the trained r at every forward.
@@ -68,7 +75,20 @@ template <GramOperator Op>
 step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> row,
                                       vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                       degenerate_row policy = degenerate_row::keep) {
-  return detail::step_result_of(detail::take_step("power_step", op, row, out, radius, policy));
+  detail::expect_radius("power_step", radius);
+  const auto image = detail::image_of_row("power_step", op, row, out);
+  return detail::retract_image(image, row, out, out, radius, policy);
+}
+
+/// power_step that also saves what power_step_vjp needs: r′ itself, and ‖rM‖.
+template <GramOperator Op>
+step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> row,
+                                      vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
+                                      degenerate_row policy, saved_norm<scalar_of<Op>>& saved) {
+  detail::expect_radius("power_step", radius);
+  const auto image = detail::image_of_row("power_step", op, row, out);
+  saved = image.image_norm;
+  return detail::retract_image(image, row, out, out, radius, policy);
 }
 
 /// One step that writes its result back: row ← C · rM / ‖rM‖. Stateful: use it to track the principal
@@ -78,9 +98,8 @@ template <GramOperator Op>
 step_result<scalar_of<Op>> stateful_power_step(Op&& op, vector_view<scalar_of<Op>> row,
                                                vector_view<scalar_of<Op>> scratch, scalar_of<Op> radius,
                                                degenerate_row policy = degenerate_row::keep) {
-  using S = scalar_of<Op>;
-  const auto result = power_step(op, vector_view<const S>(row), scratch, radius, policy);
-  detail::scale_into<S>(vector_view<const S>(scratch), row, {S{1}, 0});
+  const auto result = power_step(op, row, scratch, radius, policy);
+  detail::scale_into(scratch, row, scalar_of<Op>{1});
   return result;
 }
 

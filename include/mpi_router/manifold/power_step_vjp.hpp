@@ -5,48 +5,12 @@
 // So Ā has rank 2 at most, ⟨r̄, r⟩ = 0 and ⟨Ā, A⟩ = 0: r′ depends on neither length.
 #pragma once
 
-#include <mpi_router/core/options.hpp>
 #include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/rank2.hpp>
 
 #include <array>
 
-MPIROUTER_BEGIN_TYPES
-
-/// What the backward of a step needs from the forward, besides the two rows: ‖rM‖ = value · 2^exponent.
-/// A value of zero stands for a row that had no step.
-template <Accumulator S>
-struct saved_norm {
-  S value = 0;
-  int exponent = 0;
-};
-
-/// The gradient to A in factored form, Ā = projection · dual_rowᵀ + dual_projection · rowᵀ: two outer
-/// products in F + D numbers each. Up to a power of two moved between the factors of each product, so that
-/// none leaves the range of S, they are Ar, z̄, Az̄ and r.
-template <Accumulator S>
-struct rank2_factors {
-  vector_view<S> projection;       ///< F elements, Ar
-  vector_view<S> dual_row;         ///< D elements, z̄
-  vector_view<S> dual_projection;  ///< F elements, Az̄
-  vector_view<S> row;              ///< D elements, r
-};
-
-MPIROUTER_END_TYPES
-
 MPIROUTER_BEGIN
-
-/// power_step that also saves what power_step_vjp needs: r′ itself, and ‖rM‖.
-template <GramOperator Op>
-step_result<scalar_of<Op>> power_step(Op&& op, vector_view<const scalar_of<Op>> row,
-                                      vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
-                                      degenerate_row policy, saved_norm<scalar_of<Op>>& saved) {
-  const auto image = detail::take_step("power_step", op, row, out, radius, policy);
-  saved = {};
-  if (image.state == status::ok) {
-    saved = {image.image_norm.value, image.image_norm.exponent};
-  }
-  return detail::step_result_of(image);
-}
 
 namespace detail {
 
@@ -71,12 +35,12 @@ struct pullback_scale {
 template <Accumulator S>
 void project_gradient(vector_view<const S> new_row, vector_view<const S> grad, const pullback_scale<S>& scale,
                       S radius, vector_view<S> dual) noexcept {
-  const S inverse = S{1} / radius;
-  const S along = sum_terms<S>(grad.size(), [&](index_t i) { return (new_row[i] * inverse) * grad[i]; });
-  const scaler<S> outer({scale.factor, scale.dual});
+  const scaled_vector<S> z(new_row, S{1} / radius);
+  const S along = sum_terms<S>(grad.size(), [&](index_t i) { return z[i] * grad[i]; });
   for (index_t i = 0; i < grad.size(); ++i) {
-    dual[i] = outer(grad[i] - along * (new_row[i] * inverse));
+    dual[i] = grad[i] - along * z[i];
   }
+  scale_into(dual, dual, {scale.factor, scale.dual});
 }
 
 /// What A is multiplied with: factors.row = r · 2^e and factors.dual_row = z̄ / 2^e. Returns e: r̄ = 2^e ·
@@ -86,7 +50,7 @@ template <Accumulator S>
                                    const saved_norm<S>& saved, vector_view<const S> grad, S radius,
                                    const rank2_factors<S>& factors) noexcept {
   const pullback_scale<S> scale(saved, radius);
-  scale_into<S>(row, factors.row, scaled<S>{S{1}, scale.row});
+  scale_into(row, factors.row, {S{1}, scale.row});
   project_gradient<S>(new_row, grad, scale, radius, factors.dual_row);
   return scale.row;
 }
@@ -153,8 +117,8 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const sav
   }
   const detail::pullback_scale<S> scale(saved, radius);
   detail::project_gradient<S>(new_row, grad, scale, radius, scratch);
-  op.apply(vector_view<const S>(scratch), grad_row);
-  detail::scale_into<S>(vector_view<const S>(grad_row), grad_row, detail::scaled<S>{S{1}, scale.row});
+  op.apply(scratch, grad_row);
+  detail::scale_into(grad_row, grad_row, {S{1}, scale.row});
 }
 
 /// Both gradients, that to A in factored form: r̄ = z̄M and Ā = (Ar) z̄ᵀ + (Az̄) rᵀ. Two projections and one
@@ -187,65 +151,10 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> row, vector_view<c
     return;
   }
   const int row_exponent = detail::prepare_pullback<S>(row, new_row, saved, grad, radius, factors);
-  op.project(vector_view<const S>(factors.row), factors.projection);
-  op.project(vector_view<const S>(factors.dual_row), factors.dual_projection);
-  op.lift(vector_view<const S>(factors.dual_projection), grad_row);
-  detail::scale_into<S>(vector_view<const S>(grad_row), grad_row, detail::scaled<S>{S{1}, row_exponent});
-}
-
-namespace detail {
-
-/// out ← or += factor · (a bᵀ + c dᵀ), row by row.
-template <Accumulator S, Scalar G>
-void add_outer(const matrix_view<G>& out, const vector_view<S>& a, const vector_view<S>& b,
-               const vector_view<S>& c, const vector_view<S>& d, gradient_mode mode, S factor) {
-  const auto run = [&](auto stride, auto stride_b, auto stride_d, auto write) {
-    for (index_t i = 0; i < out.rows(); ++i) {
-      const S left = factor * a[i];
-      const S right = factor * c[i];
-      G* const row = out.data() + i * out.row_stride();
-      for (index_t j = 0; j < out.cols(); ++j) {
-        const S value = left * b.data()[j * stride_b] + right * d.data()[j * stride_d];
-        row[j * stride] = narrow<G>(write ? value : widen<S>(row[j * stride]) + value);
-      }
-    }
-  };
-  const auto with_strides = [&](auto write) {
-    constexpr std::integral_constant<index_t, 1> one{};
-    if (out.col_stride() == 1 && b.is_contiguous() && d.is_contiguous()) {
-      run(one, one, one, write);
-    } else {
-      run(out.col_stride(), b.stride(), d.stride(), write);
-    }
-  };
-  if (accumulates(mode)) {
-    with_strides(std::false_type{});
-  } else {
-    with_strides(std::true_type{});
-  }
-}
-
-}  // namespace detail
-
-/// Ā ← or += projection · dual_rowᵀ + dual_projection · rowᵀ, in the storage of `gradient` ([F, D], any
-/// strides), times `factor` (−lr takes a step of descent without Ā ever in memory). O(F·D). Throws
-/// usage_error on sizes.
-template <Accumulator S, WritableScalar G>
-void add_rank2(const rank2_factors<S>& factors, const matrix_view<G>& gradient, gradient_mode mode,
-               std::type_identity_t<S> factor = S{1}) {
-  const index_t ffn_dim = factors.projection.size();
-  const index_t dimension = factors.row.size();
-  detail::expect(gradient.rows() == ffn_dim && gradient.cols() == dimension, "add_rank2: the gradient is [",
-                 gradient.rows(), ", ", gradient.cols(), "], the factors have F = ", ffn_dim,
-                 ", D = ", dimension);
-  const auto distance = [](index_t stride) { return stride < 0 ? -stride : stride; };
-  if (distance(gradient.row_stride()) < distance(gradient.col_stride())) {  // stored [D, F]
-    detail::add_outer<S>(gradient.transposed(), factors.dual_row, factors.projection, factors.row,
-                         factors.dual_projection, mode, factor);
-  } else {
-    detail::add_outer<S>(gradient, factors.projection, factors.dual_row, factors.dual_projection, factors.row,
-                         mode, factor);
-  }
+  op.project(factors.row, factors.projection);
+  op.project(factors.dual_row, factors.dual_projection);
+  op.lift(factors.dual_projection, grad_row);
+  detail::scale_into(grad_row, grad_row, {S{1}, row_exponent});
 }
 
 MPIROUTER_END

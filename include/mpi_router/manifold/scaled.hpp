@@ -8,57 +8,78 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
-MPIROUTER_BEGIN
-namespace detail {
+MPIROUTER_BEGIN_TYPES
 
-/// value · 2^exponent.
+/// value · 2^exponent: what may lie outside of the range of S. A plain number is one.
 template <Accumulator S>
 struct scaled {
   S value{0};
   int exponent = 0;
 
-  [[nodiscard]] S unscaled() const noexcept { return std::ldexp(value, exponent); }
-  friend scaled operator*(scaled a, scaled b) noexcept {
+  constexpr scaled() = default;
+  MPIROUTER_ALWAYS_INLINE constexpr scaled(S number, int power = 0) noexcept
+      : value(number), exponent(power) {}
+
+  /// As a number of S: infinite or 0 where S cannot hold it.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S unscaled() const noexcept { return std::ldexp(value, exponent); }
+  MPIROUTER_ALWAYS_INLINE friend scaled operator*(scaled a, scaled b) noexcept {
     return {a.value * b.value, a.exponent + b.exponent};
   }
-  friend scaled operator/(scaled a, scaled b) noexcept {
+  MPIROUTER_ALWAYS_INLINE friend scaled operator/(scaled a, scaled b) noexcept {
     return {a.value / b.value, a.exponent - b.exponent};
   }
 };
 
-/// Multiplies by a scaled number; its power of two is applied in two halves, so that it may itself be out of
-/// range.
-template <Accumulator S>
-class scaler {
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+namespace detail {
+
+/// A vector times a number: its element i is factor · x_i. The power of two of the factor is applied in two
+/// halves, so that it may itself be out of range.
+template <Accumulator S, class T = S>
+class scaled_vector {
  public:
-  explicit scaler(scaled<S> factor) noexcept
-      : first_(std::ldexp(factor.value, factor.exponent / 2)),
+  scaled_vector(const vector_view<const T>& x, scaled<S> factor) noexcept
+      : x_(x),
+        first_(std::ldexp(factor.value, factor.exponent / 2)),
         second_(std::ldexp(S{1}, factor.exponent - factor.exponent / 2)) {}
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S operator()(S x) const noexcept { return x * first_ * second_; }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S operator[](index_t i) const noexcept {
+    return widen<S>(x_[i]) * first_ * second_;
+  }
 
  private:
+  vector_view<const T> x_;
   S first_;
   S second_;
 };
 
-/// The bits of the largest magnitude: NaN and infinity come out above every number, also under -ffast-math.
-template <Accumulator S>
-[[nodiscard]] auto largest_magnitude_bits(const vector_view<const S>& x) noexcept {
+/// f(element) with element(i) = x_i in S, and without the stride where that is 1, so that loops vectorise.
+template <Accumulator S, class T, class F>
+[[nodiscard]] auto with_elements(const vector_view<T>& x, const F& f) noexcept {
+  return x.is_contiguous() ? f([data = x.data()](index_t i) { return widen<S>(data[i]); })
+                           : f([&x](index_t i) { return widen<S>(x[i]); });
+}
+
+/// The bits of the largest magnitude of n elements: NaN and infinity come out above every number, also under
+/// -ffast-math.
+template <Accumulator S, class Element>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE auto largest_magnitude_bits(index_t n,
+                                                                  const Element& element) noexcept {
   using bits = std::conditional_t<std::same_as<S, float>, std::uint32_t, std::uint64_t>;
   constexpr bits magnitude = static_cast<bits>(~bits{0}) >> 1;
   bits largest{0};
-  if (x.is_contiguous()) {
-    const S* data = x.data();
-    for (index_t i = 0; i < x.size(); ++i) {
-      largest = std::max(largest, std::bit_cast<bits>(data[i]) & magnitude);
-    }
-  } else {
-    for (index_t i = 0; i < x.size(); ++i) {
-      largest = std::max(largest, std::bit_cast<bits>(x[i]) & magnitude);
-    }
+  for (index_t i = 0; i < n; ++i) {
+    largest = std::max(largest, std::bit_cast<bits>(element(i)) & magnitude);
   }
   return largest;
+}
+template <Accumulator S>
+[[nodiscard]] auto largest_magnitude_bits(const vector_view<const S>& x) noexcept {
+  return with_elements<S>(x,
+                          [&x](const auto& element) { return largest_magnitude_bits<S>(x.size(), element); });
 }
 
 /// Σ f(i) over [0, n) in eight fixed lanes.
@@ -86,35 +107,37 @@ struct scaled_norm {
   magnitude kind = magnitude::zero;
 };
 
-template <Accumulator S>
-[[nodiscard]] scaled_norm<S> norm(const vector_view<const S>& x) noexcept {
-  const auto largest = std::bit_cast<S>(largest_magnitude_bits(x));
+template <Accumulator S, class Element>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE scaled_norm<S> norm_of(index_t n, const Element& element) noexcept {
+  const auto bits = largest_magnitude_bits<S>(n, element);
+  const auto largest = std::bit_cast<S>(bits);
   if (!is_finite(largest)) {
-    return {{largest, 0}, magnitude::non_finite};
+    return {largest, magnitude::non_finite};
   }
-  if (std::bit_cast<decltype(largest_magnitude_bits(x))>(largest) == 0) {
+  if (bits == 0) {
     return {};
   }
   const int exponent = std::ilogb(largest);
-  const scaler<S> scale({S{1}, -exponent});
-  const S squares = x.is_contiguous() ? sum_terms<S>(x.size(),
-                                                     [&, data = x.data()](index_t i) {
-                                                       const S value = scale(data[i]);
-                                                       return value * value;
-                                                     })
-                                      : sum_terms<S>(x.size(), [&](index_t i) {
-                                          const S value = scale(x[i]);
-                                          return value * value;
-                                        });
+  const S first = std::ldexp(S{1}, -exponent / 2);  // in two halves: it may be out of range
+  const S second = std::ldexp(S{1}, -exponent - -exponent / 2);
+  const S squares = sum_terms<S>(n, [&](index_t i) {
+    const S value = element(i) * first * second;
+    return value * value;
+  });
   return {{std::sqrt(squares), exponent}, magnitude::finite};
+}
+template <Accumulator S, class T>
+[[nodiscard]] scaled_norm<S> norm(const vector_view<T>& x) noexcept {
+  return with_elements<S>(x, [&x](const auto& element) { return norm_of<S>(x.size(), element); });
 }
 
 /// out = factor · x; out may be x itself.
 template <Accumulator S>
-void scale_into(const vector_view<const S>& x, const vector_view<S>& out, scaled<S> factor) noexcept {
-  const scaler<S> scale(factor);
+void scale_into(const std::type_identity_t<vector_view<const S>>& x, const vector_view<S>& out,
+                const std::type_identity_t<scaled<S>>& factor) noexcept {
+  const scaled_vector<S> product(x, factor);
   for (index_t i = 0; i < x.size(); ++i) {
-    out[i] = scale(x[i]);
+    out[i] = product[i];
   }
 }
 

@@ -44,8 +44,7 @@ status retract(std::type_identity_t<vector_view<const S>> x, vector_view<S> out,
   detail::expect_in_place_or_apart("retract", "the vector", x, out);
   const auto length = detail::norm<S>(x);
   const status result = detail::row_status(length);
-  detail::scale_into<S>(
-      x, out, result == status::ok ? detail::scaled<S>{radius, 0} / length.norm : detail::scaled<S>{S{1}, 0});
+  detail::scale_into(x, out, result == status::ok ? radius / length.norm : S{1});
   return result;
 }
 
@@ -61,13 +60,13 @@ status project_to_tangent(std::type_identity_t<vector_view<const S>> base,
   detail::expect_in_place_or_apart("project_to_tangent", "the vector", v, out);
   const auto length = detail::norm<S>(base);
   if (length.kind != detail::magnitude::finite) {
-    detail::scale_into<S>(v, out, {S{1}, 0});
+    detail::scale_into(v, out, S{1});
     return detail::row_status(length);
   }
-  const detail::scaler<S> unit(detail::scaled<S>{S{1}, 0} / length.norm);
-  const S along = detail::sum_terms<S>(v.size(), [&](index_t i) { return v[i] * unit(base[i]); });
+  const detail::scaled_vector<S> unit(base, S{1} / length.norm);
+  const S along = detail::sum_terms<S>(v.size(), [&](index_t i) { return v[i] * unit[i]; });
   for (index_t i = 0; i < v.size(); ++i) {
-    out[i] = v[i] - along * unit(base[i]);
+    out[i] = v[i] - along * unit[i];
   }
   return status::ok;
 }
@@ -82,13 +81,12 @@ template <Accumulator S>
   if (nx.kind != detail::magnitude::finite || ny.kind != detail::magnitude::finite) {
     return std::numeric_limits<S>::quiet_NaN();
   }
-  const detail::scaler<S> unit_x(detail::scaled<S>{S{1}, 0} / nx.norm);
-  const detail::scaler<S> unit_y(detail::scaled<S>{S{1}, 0} / ny.norm);
+  const detail::scaled_vector<S> unit_x(x, S{1} / nx.norm);
+  const detail::scaled_vector<S> unit_y(y, S{1} / ny.norm);
   const auto squared = [](S value) { return value * value; };
-  const S apart =
-      detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) - unit_y(y[i])); });
+  const S apart = detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x[i] - unit_y[i]); });
   const S together =
-      detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x(x[i]) + unit_y(y[i])); });
+      detail::sum_terms<S>(x.size(), [&](index_t i) { return squared(unit_x[i] + unit_y[i]); });
   return S{2} * std::atan2(std::sqrt(apart), std::sqrt(together));
 }
 

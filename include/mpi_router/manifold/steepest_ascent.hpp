@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 
 MPIROUTER_BEGIN_TYPES
 
@@ -37,33 +38,31 @@ template <Accumulator S>
 
 namespace detail {
 
-/// out = C · (r̂ + t g/ρ) / ‖r̂ + t g/ρ‖ with t = ηρ, which has no scale.
+/// out = C x/‖x‖ with x = r̂ + t(h − r̂), t = ηρ, which has no scale.
 template <GramOperator Op, class RelativeStep>
 step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const scalar_of<Op>> row,
                                   vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                   RelativeStep relative_step, degenerate_row policy) {
   using S = scalar_of<Op>;
   expect_radius(what, radius);
-  const auto image = apply_to_row(what, op, row, out);
+  const row_image<S> image = image_of_row(what, op, row, out);
   if (image.state != status::ok) {
-    degenerate<S>(row, out, policy);
-    return {image.state, S{0}, S{0}};
+    return degenerate<S>(image.state, row, out, policy);
   }
+  const auto r = direction_of(row, image);
+  const auto h = scale_free(out, image);
   const S t = relative_step(image.rayleigh);
-  relative_residual<S>(image, row, out);  // out = g/ρ
-  const scaler<S> unit(scaled<S>{S{1}, 0} / image.row_norm);
   for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = unit(row[i]) + t * out[i];
+    out[i] = r[i] + t * (h[i] - r[i]);
   }
-  const auto length = norm<S>(vector_view<const S>(out));
+  const auto length = norm<S>(out);
   if (length.kind != magnitude::finite) {  // t out of range: g is tangent, so the sum is never zero
-    degenerate<S>(row, out, policy);
+    degenerate<S>(status::non_finite, row, out, policy);
     return {status::non_finite, image.rayleigh.unscaled(), S{0}};
   }
-  scale_into<S>(vector_view<const S>(out), out, scaled<S>{radius, 0} / length.norm);
+  scale_into(out, out, radius / length.norm);
   // ⟨r̂, r̂ + ηg⟩ = 1, since g is tangent.
-  const S cosine = (scaled<S>{S{1}, 0} / length.norm).unscaled();
-  return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
+  return {status::ok, image.rayleigh.unscaled(), std::min((S{1} / length.norm).unscaled(), S{1})};
 }
 
 }  // namespace detail
@@ -76,11 +75,8 @@ step_result<scalar_of<Op>> steepest_ascent_step(Op&& op, vector_view<const scala
                                                 vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                                 scalar_of<Op> eta,
                                                 degenerate_row policy = degenerate_row::keep) {
-  using S = scalar_of<Op>;
   detail::expect(is_finite(eta), "steepest_ascent_step: eta is not finite");
-  const auto relative = [eta](const detail::scaled<S>& rho) {
-    return (detail::scaled<S>{eta, 0} * rho).unscaled();
-  };
+  const auto relative = [eta](scaled<scalar_of<Op>> rho) { return (eta * rho).unscaled(); };
   return detail::ascend("steepest_ascent_step", op, row, out, radius, relative, policy);
 }
 
@@ -89,9 +85,8 @@ template <GramOperator Op>
 step_result<scalar_of<Op>> adaptive_ascent_step(Op&& op, vector_view<const scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                                 degenerate_row policy = degenerate_row::keep) {
-  using S = scalar_of<Op>;
-  return detail::ascend(
-      "adaptive_ascent_step", op, row, out, radius, [](const detail::scaled<S>&) { return S{1}; }, policy);
+  const auto one = [](scaled<scalar_of<Op>>) { return scalar_of<Op>{1}; };
+  return detail::ascend("adaptive_ascent_step", op, row, out, radius, one, policy);
 }
 
 MPIROUTER_END

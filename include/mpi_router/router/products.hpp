@@ -3,7 +3,7 @@
 #pragma once
 
 #include <mpi_router/core/concepts.hpp>
-#include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/core/options.hpp>
 
 #include <algorithm>
 #include <array>

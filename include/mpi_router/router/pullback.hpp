@@ -2,6 +2,8 @@
 // and how the work is cut. What router_rows_vjp.hpp is made of.
 #pragma once
 
+#include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/router/router_factors.hpp>
 #include <mpi_router/router/router_rows.hpp>
 
 MPIROUTER_BEGIN

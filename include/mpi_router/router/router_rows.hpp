@@ -3,7 +3,7 @@
 
 #include <mpi_router/backend/dense.hpp>
 #include <mpi_router/backend/parallel.hpp>
-#include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/router/apart.hpp>
 #include <mpi_router/router/router_options.hpp>
 
@@ -52,20 +52,6 @@ class step_tape {
   Element* base_;
   index_t steps_;
   expert_shape shape_;
-};
-
-/// An expert whose image and energy are there already: what apply() would write is in its output.
-template <Scalar T, Accumulator S>
-struct applied_expert {
-  using scalar = S;
-  matrix_view<const T> a;
-  S energy;
-
-  [[nodiscard]] index_t dimension() const noexcept { return a.cols(); }
-  S apply(vector_view<const S>, vector_view<S>) const noexcept { return energy; }
-  scaled_energy<S> apply_scaled(vector_view<const S> x, vector_view<S> u) const {
-    return reference{}.apply_scaled(a, x, u);
-  }
 };
 
 /// Hands out the workspace, piece by piece.
@@ -134,6 +120,33 @@ template <Accumulator S>
   return narrowed;
 }
 
+/// By-products for n experts, or none.
+template <Accumulator S>
+void expect_by_products(const char* what, const router_by_products<S>& told, index_t n) {
+  const auto fits = [n](auto size) { return size == 0 || static_cast<index_t>(size) == n; };
+  expect(fits(told.statuses.size()) && fits(told.rayleigh.size()) && fits(told.cosine.size()), what,
+         ": by-products for ", told.statuses.size(), ", ", told.rayleigh.size(), " and ", told.cosine.size(),
+         " experts, not ", n);
+}
+/// Elements of the tape that are used: all that it needs, or none where it is empty.
+template <class S>
+[[nodiscard]] index_t expect_tape(const char* what, const vector_view<S>& tape, const expert_shape& shape,
+                                  const router_options& options) {
+  const index_t needed = router_tape_size(shape, options);
+  expect(tape.size() == 0 || (tape.size() >= needed && tape.is_contiguous()), what, ": the tape has ",
+         tape.size(), " elements, not ", needed);
+  return tape.size() == 0 ? 0 : needed;
+}
+template <Accumulator S>
+void tell(const router_by_products<S>& told, index_t i, bool is_first_step, const step_result<S>& result) {
+  if (!told.statuses.empty()) {
+    status& state = told.statuses[static_cast<std::size_t>(i)];
+    state = is_first_step || state == status::ok ? result.state : state;
+  }
+  if (told.rayleigh.size() != 0) told.rayleigh[i] = result.rayleigh;
+  if (told.cosine.size() != 0) told.cosine[i] = result.cosine;
+}
+
 template <Accumulator S, class T, class R, class O, class Backend, class Run>
 void run_router_rows(const char* what, const expert_batch_view<T>& experts, const matrix_view<R>& router,
                      const matrix_view<O>& rows, const router_options& options,
@@ -145,20 +158,13 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
   expect_rows(what, "the router", experts, router);
   expect_rows(what, "the output", experts, rows);
   expect_workspace(what, workspace, router_rows_workspace(experts.shape()));
-  const bool saves = told.tape.size() != 0;
-  expect(
-      !saves || (told.tape.size() >= router_tape_size(experts.shape(), options) && told.tape.is_contiguous()),
-      what, ": the tape has ", told.tape.size(), " elements, not ",
-      router_tape_size(experts.shape(), options));
-  const auto fits = [n](auto size) { return size == 0 || static_cast<index_t>(size) == n; };
-  expect(fits(told.statuses.size()) && fits(told.rayleigh.size()) && fits(told.cosine.size()), what,
-         ": by-products for ", told.statuses.size(), ", ", told.rayleigh.size(), " and ", told.cosine.size(),
-         " experts, not ", n);
+  const index_t tape_size = expect_tape(what, told.tape, experts.shape(), options);
+  const bool saves = tape_size != 0;
+  expect_by_products(what, told, n);
   const bool in_place = static_cast<const void*>(rows.data()) == static_cast<const void*>(router.data());
   const named_range output{in_place ? "the router" : "the output", addresses(rows)};
   const named_range work{"the workspace", first_elements(workspace, router_rows_workspace(experts.shape()))};
-  const named_range tape_range{
-      "the tape", first_elements(told.tape, saves ? router_tape_size(experts.shape(), options) : 0)};
+  const named_range tape_range{"the tape", first_elements(told.tape, tape_size)};
   const named_range rayleigh{"rayleigh", addresses(told.rayleigh)};
   const named_range cosine{"cosine", addresses(told.cosine)};
   const named_range statuses{"the statuses", addresses_of(told.statuses)};
@@ -166,7 +172,7 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
   expect_apart(what, {"the router", addresses(router)}, {work, tape_range, rayleigh, cosine, statuses});
   expect_apart(what, {output, work, tape_range, rayleigh, cosine, statuses}, {});
 
-  using element = std::remove_const_t<T>;
+  using element = const std::remove_const_t<T>;
   workspace_pieces<S> pieces(workspace);
   matrix_view<S> from = pieces.matrix(n, d);
   matrix_view<S> spare = pieces.matrix(n, d);
@@ -179,17 +185,13 @@ void run_router_rows(const char* what, const expert_batch_view<T>& experts, cons
     const matrix_view<S> to = saves ? tape.rows(step) : spare;
     apply_experts(backend, experts, from, to, energies, partial, executor);
     executor(n, [&](index_t i) {
-      saved_norm<S> norm;
-      const applied_expert<element, S> op{experts[i], energies[i]};
-      const auto result =
-          power_step(op, vector_view<const S>(from.row(i)), to.row(i), radius, options.degenerate, norm);
-      if (saves) tape.save(step, i, norm);
-      if (!told.statuses.empty()) {
-        status& state = told.statuses[static_cast<std::size_t>(i)];
-        state = step == 0 || state == status::ok ? result.state : state;
-      }
-      if (told.rayleigh.size() != 0) told.rayleigh[i] = result.rayleigh;
-      if (told.cosine.size() != 0) told.cosine[i] = result.cosine;
+      const auto u = to.row(i);
+      const auto image = measure_image(from.row(i), u, energies[i], [&] {
+        return reference{}.apply_scaled(matrix_view<element>(experts[i]), vector_view<const S>(from.row(i)),
+                                        u);
+      });
+      if (saves) tape.save(step, i, image.image_norm);
+      tell(told, i, step == 0, retract_image(image, from.row(i), u, u, radius, options.degenerate));
     });
     spare = from;
     from = to;

@@ -1,0 +1,100 @@
+// The batched step in its two halves: multiply, retract. Where the neurons of the experts are spread over
+// shards, M = Σ_s A_sᵀA_s, images and energies are summed over them in between.
+#pragma once
+
+#include <mpi_router/router/router_rows.hpp>
+
+MPIROUTER_BEGIN
+
+/// Elements of scratch that images_of_rows needs: N · D, and partial images as router_rows.
+[[nodiscard]] constexpr index_t images_of_rows_workspace(const expert_shape& shape) noexcept {
+  return shape.num_experts * shape.hidden_dim + apply_experts_workspace(shape);
+}
+
+/// images_i = r_i M_i and energies_i = r_i M_i r_iᵀ of the neurons at hand, before any normalising. Sum both
+/// over the shards, if there are several, then retract_images.
+///
+/// experts: [N, F, D] in any layout; router: [N, D] of any storage type; images: [N, D] and energies: N
+/// elements of S; workspace: images_of_rows_workspace(shape) elements. Weights whose squares leave the range
+/// of S give images that are not finite or zero: take S = double for them. Cost, determinism and errors as of
+/// router_rows.
+template <Scalar T, Scalar R, Accumulator S, class Backend = reference, class Run = serial_executor>
+  requires DenseBackend<Backend, std::remove_const_t<T>, S>
+void images_of_rows(const expert_batch_view<T>& experts, const matrix_view<R>& router,
+                    const matrix_view<S>& images, const std::type_identity_t<vector_view<S>>& energies,
+                    const std::type_identity_t<vector_view<S>>& workspace, const Backend& backend = {},
+                    const Run& executor = {}) {
+  constexpr const char* what = "images_of_rows";
+  const index_t needed = images_of_rows_workspace(experts.shape());
+  detail::expect_rows(what, "the router", experts, router);
+  detail::expect_rows(what, "the images", experts, images);
+  detail::expect_workspace(what, workspace, needed);
+  const detail::named_range output{"the images", detail::addresses(images)};
+  const detail::named_range energy{"the energies", detail::addresses(energies)};
+  const detail::named_range work{"the workspace", detail::first_elements(workspace, needed)};
+  detail::expect_experts_apart(what, experts, {output, energy, work});
+  detail::expect_apart(what, {output, energy, work}, {{"the router", detail::addresses(router)}});
+  detail::workspace_pieces<S> pieces(workspace);
+  const matrix_view<S> rows = pieces.matrix(experts.num_experts(), experts.hidden_dim());
+  executor(rows.rows(), [&](index_t i) { detail::load_row<S>(router.row(i), rows.row(i)); });
+  apply_experts(backend, experts, rows, images, energies,
+                pieces.vector(apply_experts_workspace(experts.shape())), executor);
+}
+
+/// rows_i = C · u_i/‖u_i‖ (Eq. 5) from images and energies that were summed over all shards.
+///
+/// images: [N, D]; energies: N elements, or none, and ρ comes from the images; router: [N, D], as
+/// images_of_rows was given it; rows: [N, D] of any storage type, the router itself or apart from it and from
+/// the images; told: as of router_rows, the tape is that of one step. options.steps is 1. A scale-free radius
+/// takes N from the images: where they are a part of the experts, give it the total. O(N·D). Throws
+/// usage_error on shapes, overlap, radius, steps.
+template <Scalar U, Scalar R, WritableScalar O, class Run = serial_executor,
+          Accumulator S = std::remove_const_t<U>>
+void retract_images(const matrix_view<U>& images, const std::type_identity_t<vector_view<const S>>& energies,
+                    const matrix_view<R>& router, const matrix_view<O>& rows, const router_options& options,
+                    const std::type_identity_t<router_by_products<S>>& told = {}, const Run& executor = {}) {
+  constexpr const char* what = "retract_images";
+  const index_t n = images.rows();
+  const expert_shape shape{.num_experts = n, .ffn_dim = 0, .hidden_dim = images.cols()};
+  detail::expect(options.steps == 1, what, ": steps is ", options.steps, ", not 1");
+  const S radius = detail::expect_options<S>(what, options, n);
+  const auto expect_shape = [&](const char* name, const auto& m) {
+    detail::expect(m.rows() == n && m.cols() == images.cols(), what, ": the images are [", n, ", ",
+                   images.cols(), "], ", name, " is [", m.rows(), ", ", m.cols(), "]");
+  };
+  expect_shape("the router", router);
+  expect_shape("the output", rows);
+  detail::expect(energies.size() == 0 || energies.size() == n, what, ": ", energies.size(), " energies for ",
+                 n, " experts");
+  detail::expect_by_products(what, told, n);
+  const index_t tape_size = detail::expect_tape(what, told.tape, shape, options);
+  const bool in_place = static_cast<const void*>(rows.data()) == static_cast<const void*>(router.data()) &&
+                        std::same_as<std::remove_const_t<R>, O> && rows.row_stride() == router.row_stride() &&
+                        rows.col_stride() == router.col_stride();
+  detail::expect(in_place || !detail::overlap(router, rows), what, ": the router and the output overlap");
+  const detail::named_range input{"the images", detail::addresses(images)};
+  const detail::named_range energy{"the energies", detail::addresses(energies)};
+  const detail::named_range from{"the router", detail::addresses(router)};
+  const detail::named_range output{"the output", detail::addresses(rows)};
+  const detail::named_range tape_range{"the tape", detail::first_elements(told.tape, tape_size)};
+  const detail::named_range rayleigh{"rayleigh", detail::addresses(told.rayleigh)};
+  const detail::named_range cosine{"cosine", detail::addresses(told.cosine)};
+  const detail::named_range statuses{"the statuses", detail::addresses_of(told.statuses)};
+  detail::expect_apart(what, {tape_range, rayleigh, cosine, statuses}, {input, energy, from, output});
+  detail::expect_apart(what, output, {input, energy});
+
+  const detail::step_tape<S> tape(told.tape, shape, 1);
+  executor(n, [&](index_t i) {
+    const auto u = images.row(i);
+    const S energy_of_row = energies.size() != 0 ? energies[i] : std::numeric_limits<S>::quiet_NaN();
+    const auto image = detail::measure_image(router.row(i), u, energy_of_row, detail::never_again{});
+    if (tape_size != 0) {
+      tape.save(0, i, image.image_norm);
+      detail::retract_image(image, router.row(i), u, tape.rows(0).row(i), radius, options.degenerate);
+    }
+    detail::tell(told, i, true,
+                 detail::retract_image(image, router.row(i), u, rows.row(i), radius, options.degenerate));
+  });
+}
+
+MPIROUTER_END
