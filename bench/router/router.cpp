@@ -6,7 +6,7 @@
 //   bench_router [THREADS] [TURNS] [N F D]
 #include "floors.hpp"
 
-#include <mpi_router/backend/parallel.hpp>
+#include <mpi_router/backend/executors.hpp>
 #include <mpi_router/backend/simd.hpp>
 #include <mpi_router/router/gating.hpp>
 #include <mpi_router/router/router_rows_vjp.hpp>

@@ -1,7 +1,7 @@
 // Compiled once for each instruction set. Everything here is in a namespace or a template argument that names
 // it, so no linker can hand one set's code to another: hence no Eigen, no containers and no algorithms of the
 // standard library, whose inline functions bear the same name in all of them.
-#include <mpi_router/backend/simd_table.hpp>
+#include <mpi_router/backend/simd/table.hpp>
 
 #include "tables.hpp"
 

@@ -1,5 +1,5 @@
 // Which table this processor can run. Compiled without special instructions.
-#include <mpi_router/backend/dispatch.hpp>
+#include <mpi_router/backend/runtime_dispatch.hpp>
 
 #include "tables.hpp"
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/backend/dense.hpp>
+#include <mpi_router/backend/executors.hpp>
 #include <mpi_router/backend/reference.hpp>
 #include <mpi_router/core/concepts.hpp>
 #include <mpi_router/core/experts.hpp>

@@ -217,40 +217,6 @@ void pull_back_equals_reference(const Backend& backend) {
   });
 }
 
-template <Scalar T, class Backend>
-void block_equals_single_vectors(const Backend& backend) {
-  using S = accumulator_t<T>;
-  const double bound = test_support::tolerance<T>.arithmetic;
-  test_support::random_source random(5);
-  for (const auto& [f, d] : shapes) {
-    for (const layout l : test_support::all_layouts) {
-      for (const index_t k : {index_t{1}, index_t{3}, index_t{4}, index_t{9}}) {
-        const problem<T> given(random, f, d, l, 1);
-        const index_t stride = d + 2;
-        const std::vector<S> x = test_support::random_vector<S>(random, k * stride);
-        std::vector<S> u(x.size(), S{7});
-        std::vector<S> energies(static_cast<std::size_t>(2 * k), S{7});
-        backend.template apply_block<T, S>(given.a.view(), matrix_view<const S>(x.data(), k, d, stride, 1),
-                                           matrix_view<S>(u.data(), k, d, stride, 1),
-                                           vector_view<S>(energies.data(), k, 2));
-        const double size = given.size();
-        for (index_t j = 0; j < k; ++j) {
-          const std::vector<double> x_j(x.begin() + j * stride, x.begin() + j * stride + d);
-          std::vector<double> image(static_cast<std::size_t>(d));
-          const double energy = reference{}.apply<T, double>(given.a.view(), vector_view<const double>(x_j),
-                                                             vector_view<double>(image));
-          const std::vector<S> u_j(u.begin() + j * stride, u.begin() + j * stride + d);
-          CHECK(distance(u_j, image, size * size * norm(x_j)) <= bound);
-          CHECK(std::abs(static_cast<double>(energies[static_cast<std::size_t>(2 * j)]) - energy) <=
-                bound * size * size * norm(x_j) * norm(x_j));
-          // What lies between the rows is not written.
-          CHECK(u[static_cast<std::size_t>(j * stride + d)] == S{7});
-        }
-      }
-    }
-  }
-}
-
 /// Vectors with gaps, and sums in double: no kernel, but the same function.
 template <Scalar T, class Backend>
 void falls_back(const Backend& backend) {
@@ -306,9 +272,6 @@ void touches_nothing_outside(const Backend& backend) {
         backend.pull_back(a, in_p, in_q, out_y, out_w, out_u, view(gradient.data()), mode::write);
         CHECK(gradient.data()[f * d - 1] == static_cast<S>(4 * d));
         backend.pull_back(a, in_p, in_q, out_y, out_w, out_u, view(narrow_gradient.data()), mode::accumulate);
-        backend.template apply_block<T, S>(a, matrix_view<const S>(p.data(), 1, d, d, 1),
-                                           matrix_view<S>(u.data(), 1, d, d, 1), vector_view<S>(y.data(), 1));
-        CHECK(y.data()[0] == e);
       }
     }
   }
@@ -351,7 +314,6 @@ void all(const Backend& backend) {
         T, std::conditional_t<std::is_same_v<T, mpi_router::bf16>, mpi_router::f16, mpi_router::bf16>>(
         backend);
   }
-  SUBCASE("a block of vectors equals its vectors") { block_equals_single_vectors<T>(backend); }
   SUBCASE("nothing outside the matrix is touched") { touches_nothing_outside<T>(backend); }
   SUBCASE("what has no kernel falls back") { falls_back<T>(backend); }
   SUBCASE("what is not finite is not lost") { carries_what_is_not_finite<T>(backend); }

@@ -5,7 +5,7 @@
 #endif
 #include "simd_laws.hpp"
 
-#include <mpi_router/backend/dispatch.hpp>
+#include <mpi_router/backend/runtime_dispatch.hpp>
 #include <mpi_router/backend/simd.hpp>
 
 #include <doctest/doctest.h>

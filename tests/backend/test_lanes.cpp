@@ -1,6 +1,6 @@
 // Lines of every storage format, of the instruction set that this file is compiled for: loads, stores and
 // their order, bit by bit; and where panels and tails end.
-#include <mpi_router/backend/simd_panels.hpp>
+#include <mpi_router/backend/simd/panels.hpp>
 
 #include <doctest/doctest.h>
 #include <support/random.hpp>

@@ -61,11 +61,6 @@ struct loops {
       for (index_t c = 0; c < a.cols; ++c) u[c] += widen<S>(data[r * a.stride + c]) * y[r];
     }
   }
-  static void apply_block(const core::stored_matrix& a, const core::block_work<S>& w) {
-    for (index_t j = 0; j < w.count; ++j) {
-      w.energy[j * w.energy_stride] = apply(a, w.x + j * w.x_stride, w.u + j * w.u_stride);
-    }
-  }
   template <class G>
   static void update(const core::stored_matrix& a, const core::pull_back_work<S>& w) {
     ++gradients_from_kernels;
@@ -93,12 +88,8 @@ struct loops {
     if (w.element == core::gradient_element::sum) update<S>(a, w);
     if (w.element == core::gradient_element::weight) update<T>(a, w);
   }
-  static constexpr core::kernel_table<S> table{.shortest_run = shortest,
-                                               .apply = apply,
-                                               .pull_back = pull_back,
-                                               .apply_block = apply_block,
-                                               .dots = dots,
-                                               .axpys = axpys};
+  static constexpr core::kernel_table<S> table{
+      .shortest_run = shortest, .apply = apply, .pull_back = pull_back, .dots = dots, .axpys = axpys};
 };
 
 struct counted {
@@ -168,37 +159,6 @@ TEST_CASE_TEMPLATE("apply, project and lift: kernels where all is contiguous, th
   });
 }
 
-TEST_CASE_TEMPLATE("a block: any distance between its vectors, and between their energies", T, double, bf16) {
-  using S = accumulator_t<T>;
-  for_every_matrix<T>([](random_source& random, const matrix_view<const T>& a, layout) {
-    const index_t D = a.cols(), k = 3;
-    for (const auto& [x_stride, u_stride] : {std::pair<index_t, index_t>{1, 1}, {2, 1}, {1, 2}}) {
-      auto x = random_vector<S>(random, k * 2 * D + 9);
-      std::vector<S> u(x.size(), S(77));
-      strided<S> energies(k, 2);
-      const matrix_view<const S> X(x.data(), k, D, 2 * D + 1, x_stride);
-      const matrix_view<S> U(u.data(), k, D, 2 * D + 2, u_stride);
-      kernel_calls = 0;
-      backend{}.apply_block<T, S>(a, X, U, energies.view());
-      CHECK(kernel_calls == (is_fast(a) && x_stride == 1 && u_stride == 1 ? k : 0));
-      CHECK(energies.gaps_untouched());
-      index_t written = 0;
-      for (const S value : u) written += value == S(77) ? 0 : 1;
-      CHECK(written == k * D);
-      for (index_t j = 0; j < k; ++j) {
-        const auto y = product(a, X.row(j));
-        const auto want = lifted(a, y);
-        double energy = 0;
-        for (const double p : y) energy += p * p;
-        CHECK(close(static_cast<double>(energies.view()[j]), energy, 1e-5, 1));
-        for (index_t d = 0; d < D; ++d) {
-          CHECK(close(static_cast<double>(U(j, d)), want[static_cast<std::size_t>(d)], 1e-5, 5));
-        }
-      }
-    }
-  });
-}
-
 namespace {
 
 template <class T, class G>
@@ -259,28 +219,12 @@ TEST_CASE("the fused backward: gradients of the sums' type, of the weights' type
 }
 
 #if MPIROUTER_HAS_EXCEPTIONS
-TEST_CASE("shapes that do not fit are refused, and what overlaps is named") {
+TEST_CASE("shapes that do not fit are refused") {
   const std::vector<double> a(30, 1);
   const auto A = row_major(a.data(), 6, 5);
-  std::vector<double> x(40, 1), u(40), y(40), w(40), e(40), g(90);
+  std::vector<double> x(40, 1), u(40), y(40), w(40), g(90);
   using in = vector_view<const double>;
   using out = vector_view<double>;
-  const auto block = [&](index_t rows, index_t cols, index_t u_rows, index_t u_cols, index_t energies) {
-    return message_of([&] {
-      backend{}.apply_block<double, double>(A, row_major(x.data(), rows, cols),
-                                            row_major(u.data(), u_rows, u_cols), out(e.data(), energies));
-    });
-  };
-  CHECK(block(3, 5, 3, 5, 3) == "");
-  for (const auto& wrong : {block(2, 5, 3, 5, 3), block(3, 4, 3, 5, 3), block(3, 5, 2, 5, 3),
-                            block(3, 5, 3, 6, 3), block(3, 5, 3, 5, 2), block(3, 6, 3, 6, 3)}) {
-    CHECK(contains(wrong, "apply_block: A is [F = 6, D = 5], but X is ["));
-  }
-  refuses_every_overlap<double>(
-      {{"X", 15, false}, {"U", 15, true}, {"the energies", 3, true}}, [&](const auto& at) {
-        backend{}.apply_block<double, double>(A, row_major(static_cast<const double*>(at[0]), 3, 5),
-                                              row_major(at[1], 3, 5), out(at[2], 3));
-      });
   for (int wrong = -1; wrong < 7; ++wrong) {
     const auto size = [&](int which, index_t right) { return wrong == which ? right + 1 : right; };
     const auto vectors = [&] {

@@ -1,5 +1,6 @@
 // The batched product: right, and bitwise the same for every executor and number of threads.
-#include <mpi_router/backend/parallel.hpp>
+#include <mpi_router/backend/apply_experts.hpp>
+#include <mpi_router/backend/executors.hpp>
 #include <mpi_router/backend/reference.hpp>
 #include <mpi_router/backend/simd.hpp>
 #include <mpi_router/backend/tbb.hpp>

@@ -35,25 +35,12 @@ struct pull_back_work {
   bool accumulate = false;
 };
 
-/// u_j = x_j M, energy_j = x_j M x_jᵀ for `count` vectors.
-template <Accumulator S>
-struct block_work {
-  const S* x = nullptr;
-  S* u = nullptr;
-  S* energy = nullptr;
-  index_t x_stride = 0;
-  index_t u_stride = 0;
-  index_t energy_stride = 0;
-  index_t count = 0;
-};
-
 /// The kernels of one element type. Vectors are contiguous.
 template <Accumulator S>
 struct kernel_table {
   index_t shortest_run = 0;  ///< fewest neighbours that a stored matrix may have
   S (*apply)(const stored_matrix& a, const S* x, S* u) = nullptr;
   void (*pull_back)(const stored_matrix& a, const pull_back_work<S>& work) = nullptr;
-  void (*apply_block)(const stored_matrix& a, const block_work<S>& work) = nullptr;
   void (*dots)(const stored_matrix& a, const S* x, S* y) = nullptr;   ///< one for each run
   void (*axpys)(const stored_matrix& a, const S* y, S* u) = nullptr;  ///< the sum of the runs, weighted
 };

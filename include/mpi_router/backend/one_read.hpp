@@ -1,7 +1,8 @@
 // A backend over kernels that read A from memory once: which matrices they take, and what becomes of the
 // others.
 //
-// Where the kernels come from is a parameter: compiled in (simd.hpp) or chosen at run time (dispatch.hpp).
+// Where the kernels come from is a parameter: compiled in (simd.hpp) or chosen at run time
+// (runtime_dispatch.hpp).
 #pragma once
 
 #include <mpi_router/backend/kernel_table.hpp>
@@ -36,36 +37,6 @@ class one_read_backend {
       }
     }
     return reference{}.apply(a, x, u);
-  }
-
-  /// U = XM for a block of vectors in one read of A: X and U are [k, D], energies has k elements. Throws
-  /// usage_error on shapes that do not fit and on overlap.
-  template <Scalar T, Accumulator S>
-  void apply_block(matrix_view<const T> a, matrix_view<const S> x, matrix_view<S> u,
-                   vector_view<S> energies) const {
-    detail::expect(
-        x.rows() == u.rows() && x.rows() == energies.size() && x.cols() == a.cols() && u.cols() == a.cols(),
-        "apply_block: A is [F = ", a.rows(), ", D = ", a.cols(), "], but X is [", x.rows(), ", ", x.cols(),
-        "], U [", u.rows(), ", ", u.cols(), "] and there are ", energies.size(), " energies");
-    detail::expect(!detail::overlap(x, u), "apply_block: X and U overlap");
-    detail::expect(!detail::overlap(x, energies), "apply_block: X and the energies overlap");
-    detail::expect(!detail::overlap(u, energies), "apply_block: U and the energies overlap");
-    if constexpr (has_kernels<T, S>) {
-      if (const auto stored = stored_as<T>(a);
-          stored.data != nullptr && x.col_stride() == 1 && u.col_stride() == 1) {
-        table<T>().apply_block(stored, {.x = x.data(),
-                                        .u = u.data(),
-                                        .energy = energies.data(),
-                                        .x_stride = x.row_stride(),
-                                        .u_stride = u.row_stride(),
-                                        .energy_stride = energies.stride(),
-                                        .count = x.rows()});
-        return;
-      }
-    }
-    for (index_t j = 0; j < x.rows(); ++j) {
-      energies[j] = apply<T, S>(a, x.row(j), u.row(j));
-    }
   }
 
   /// The projection y = A x. x has D elements, y has F.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <mpi_router/backend/one_read.hpp>
-#include <mpi_router/backend/simd_table.hpp>
+#include <mpi_router/backend/simd/table.hpp>
 
 MPIROUTER_BEGIN
 

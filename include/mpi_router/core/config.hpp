@@ -32,6 +32,13 @@
 #define MPIROUTER_ALWAYS_INLINE [[gnu::always_inline]] inline
 #endif
 
+/// Before a function that host and GPU share.
+#if defined(__CUDACC__)
+#define MPIROUTER_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define MPIROUTER_HOST_DEVICE MPIROUTER_ALWAYS_INLINE
+#endif
+
 #define MPIROUTER_DETAIL_CONCAT_(a, b) a##b
 #define MPIROUTER_DETAIL_CONCAT(a, b) MPIROUTER_DETAIL_CONCAT_(a, b)
 

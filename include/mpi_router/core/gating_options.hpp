@@ -31,19 +31,12 @@
 //   top2_sum             (moe_utils.group_limited_topk)         the group score of FlashInfer
 #pragma once
 
-#include <mpi_router/core/error.hpp>
+#include <mpi_router/core/scores.hpp>
 
 #include <cstdint>
 #include <string_view>
 
 MPIROUTER_BEGIN_TYPES
-
-/// How a logit becomes a score.
-enum class score_function : unsigned char {
-  softmax,      ///< over all experts, or over the selected ones (select_then_score)
-  sigmoid,      ///< 1 / (1 + e^−x)
-  sqrtsoftplus  ///< √log(1 + eˣ)
-};
 
 /// Whether experts are selected by their scores or by their logits. The two orders select alike but for
 /// rounding and for the expert bias, which is added to what is selected by; the softmax differs in its
@@ -82,14 +75,6 @@ struct gating_options {
   friend constexpr bool operator==(const gating_options&, const gating_options&) = default;
 };
 
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(score_function s) noexcept {
-  switch (s) {
-    case score_function::softmax: return "softmax";
-    case score_function::sigmoid: return "sigmoid";
-    case score_function::sqrtsoftplus: return "sqrtsoftplus";
-  }
-  return "unknown";
-}
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(selection_order o) noexcept {
   switch (o) {
     case selection_order::score_then_select: return "score_then_select";

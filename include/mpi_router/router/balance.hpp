@@ -92,7 +92,7 @@ void set_factors(const Sums& sums, const balance_input<S>& in) {
 template <Accumulator S, class Run, class Use>
 void with_sums(score_function f, const balance_input<S>& in, const sequence_blocks& blocks, S* workspace,
                bool adds, const Run& executor, const Use& use) {
-  with_score(f, [&]<class Score>(Score) {
+  core::with_score(f, [&]<class Score>(Score) {
     const sequence_sums<Score, S> sums{blocks, in.logits, in.statuses, workspace};
     sums.gather(in.experts, in.top_k, adds, executor);
     set_factors(sums, in);

@@ -77,7 +77,7 @@ class token_shares {
     if (are_direct_) {
       return factor * values_[k];
     }
-    const double log_score = Score::log_value(selected_[k]);
+    const double log_score = detail::log_score<Score>(selected_[k]);
     return is_finite(log_score) && is_finite(scaled_divisor_.largest)
                ? times_exp(factor / scaled_divisor_.sum, log_score - scaled_divisor_.largest)
                : 0.0;
@@ -209,7 +209,7 @@ void gate_token_vjp(const gating_options& options, const vector_view<const S>& l
     }
     for (index_t k = 0; k < top_k; ++k) {
       const double upstream = (grad[k] - mean) * options.scaling_factor;
-      const double slope = Score::log_derivative(x[ids[k]]);
+      const double slope = Score::template log_derivative<host_math>(x[ids[k]]);
       grad_logits[ids[k]] += static_cast<S>(shares.times(upstream * slope, k));
     }
   });

@@ -164,7 +164,7 @@ void gate(std::type_identity_t<matrix_view<const S>> logits, const gating_option
           std::span<const status> mask = {}) {
   detail::check_gate<S>("gate", logits, options, selection_bias, mask, workspace);
   detail::check_output<S>("gate", logits, options, selection_bias, out, mask, workspace);
-  detail::with_score(options.score_function, [&]<class Score>(Score) {
+  core::with_score(options.score_function, [&]<class Score>(Score) {
     detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t block) {
       detail::gate_block<Score, S>(logits, options, selection_bias, out,
                                    workspace.data() + block * detail::token_scratch(logits.cols()), mask,
@@ -200,7 +200,7 @@ void gate_weights(std::type_identity_t<matrix_view<const S>> logits, const gatin
                        {{"the logits", detail::addresses(logits)},
                         {"the selection bias", detail::addresses(selection_bias)},
                         {"the expert ids", detail::addresses_of(experts)}});
-  detail::with_score(options.score_function, [&]<class Score>(Score) {
+  core::with_score(options.score_function, [&]<class Score>(Score) {
     detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t block) {
       S* const scratch = workspace.data() + block * detail::token_scratch(n);
       detail::for_tokens(
@@ -242,7 +242,7 @@ void route(const matrix_view<X>& tokens, std::type_identity_t<matrix_view<const 
   detail::expect_apart("route", {"the logits", detail::addresses(logits)},
                        {{"the selection bias", detail::addresses(biases.selection)},
                         {"the mask", detail::addresses_of(mask)}});
-  detail::with_score(options.score_function, [&]<class Score>(Score) {
+  core::with_score(options.score_function, [&]<class Score>(Score) {
     detail::for_token_blocks(executor, tokens.rows(), [&](index_t first, index_t count, index_t block) {
       detail::block_of_logits<X, S>(tokens, rows, biases.logits, logits, product, first, count);
       detail::gate_block<Score, S>(written, options, biases.selection, out,

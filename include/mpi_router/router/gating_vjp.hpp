@@ -61,7 +61,7 @@ void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_op
                         {"the selection bias", detail::addresses(selection_bias)},
                         {"the expert ids", detail::addresses_of(experts)},
                         {"the statuses", detail::addresses_of(statuses)}});
-  detail::with_score(options.score_function, [&]<class Score>(Score) {
+  core::with_score(options.score_function, [&]<class Score>(Score) {
     detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t block) {
       for (index_t t = first; t < first + count; ++t) {
         if (!accumulate) {

@@ -1,8 +1,8 @@
 // The batched step over all experts: the rows that tokens are compared with (Eq. 4, 5, 7).
 #pragma once
 
+#include <mpi_router/backend/apply_experts.hpp>
 #include <mpi_router/backend/dense.hpp>
-#include <mpi_router/backend/parallel.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/router/apart.hpp>
 #include <mpi_router/router/router_options.hpp>

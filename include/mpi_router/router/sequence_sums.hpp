@@ -141,7 +141,7 @@ struct sequence_sums {
         const S mean = sum_terms<S>(n, [&](index_t i) { return factor[i] * p[i]; });
         const vector_view<S> out = grad.row(t);
         for (index_t i = 0; i < n; ++i) {
-          out[i] += scale * (p[i] * (factor[i] - mean) * Score::log_derivative(x[i]));
+          out[i] += scale * (p[i] * (factor[i] - mean) * Score::template log_derivative<host_math>(x[i]));
         }
       });
     });

@@ -1,6 +1,6 @@
 // The host library instantiated for every element type, so that the warnings of its templates show. Never
 // run.
-#include <mpi_router/backend/dispatch.hpp>
+#include <mpi_router/backend/runtime_dispatch.hpp>
 #include <mpi_router/io/safetensors.hpp>
 #include <mpi_router/mpi_router.hpp>
 

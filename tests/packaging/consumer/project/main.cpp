@@ -15,7 +15,7 @@
 static_assert(EIGEN_MAJOR_VERSION == EXPECT_EIGEN);
 #endif
 #ifdef WITH_dispatch
-#include <mpi_router/backend/dispatch.hpp>
+#include <mpi_router/backend/runtime_dispatch.hpp>
 
 #include <vector>
 #endif

@@ -11,13 +11,6 @@
 #define MPIROUTER_CUDA_END } } MPIROUTER_END_TYPES
 // clang-format on
 
-/// Before a function that plans and kernels share.
-#if defined(__CUDACC__)
-#define MPIROUTER_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define MPIROUTER_HOST_DEVICE inline
-#endif
-
 MPIROUTER_CUDA_BEGIN
 namespace detail {
 

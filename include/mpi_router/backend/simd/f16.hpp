@@ -2,19 +2,12 @@
 // can.
 #pragma once
 
-#include <mpi_router/backend/simd_lanes.hpp>
+#include <mpi_router/backend/simd/lanes.hpp>
 
 #if defined(__F16C__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
-#endif
-
-// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
 MPIROUTER_BEGIN
@@ -134,7 +127,3 @@ struct lanes<storage_format::f16, float, Arch> : paired_lanes<Arch, f16_codec> {
 }  // namespace detail::kernels
 
 MPIROUTER_END
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif

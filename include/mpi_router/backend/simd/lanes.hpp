@@ -22,13 +22,6 @@
 #define MPIROUTER_DETAIL_INLINE_LAMBDA
 #endif
 
-// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-
 MPIROUTER_BEGIN
 
 namespace detail::kernels {
@@ -285,7 +278,3 @@ struct lanes<storage_format::bf16, float, Arch> : paired_lanes<Arch, bf16_codec>
 }  // namespace detail::kernels
 
 MPIROUTER_END
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif

@@ -5,14 +5,7 @@
 // reads to be, and so may fill more than the second cache.
 #pragma once
 
-#include <mpi_router/backend/simd_rows.hpp>
-
-// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
+#include <mpi_router/backend/simd/rows.hpp>
 
 MPIROUTER_BEGIN
 
@@ -219,7 +212,3 @@ S sweep_panel_in_cache(const stored_rows<const T>& a, const S* x, S* image) noex
 }  // namespace detail::kernels
 
 MPIROUTER_END
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif

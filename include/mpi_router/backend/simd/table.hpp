@@ -2,16 +2,17 @@
 #pragma once
 
 #include <mpi_router/backend/kernel_table.hpp>
-#include <mpi_router/backend/simd_block.hpp>
-#include <mpi_router/backend/simd_panels.hpp>
-#include <mpi_router/backend/simd_rows.hpp>
 
-// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
+// g++ 12 believes that its own AVX-512 headers use what they leave undefined: this holds for
+// all of the kernels, which come in here.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
+
+#include <mpi_router/backend/simd/panels.hpp>
+#include <mpi_router/backend/simd/rows.hpp>
 
 MPIROUTER_BEGIN
 
@@ -108,16 +109,6 @@ struct kernels_of {
     }
   }
 
-  static void apply_block(const core::stored_matrix& a, const core::block_work<S>& w) noexcept {
-    const vector_block<const S> x{w.x, w.count, w.x_stride};
-    const vector_block<S> u{w.u, w.count, w.u_stride};
-    if (a.by_neurons) {
-      sweep_rows_block<lanes, 4>(rows_of(a), x, u, w.energy, w.energy_stride);
-    } else {
-      sweep_panels_block<lanes, 4>(rows_of(a), x, u, w.energy, w.energy_stride);
-    }
-  }
-
   static void dots(const core::stored_matrix& a, const S* x, S* y) noexcept {
     project_rows<lanes, 4>(rows_of(a), x, y);
   }
@@ -125,12 +116,8 @@ struct kernels_of {
     lift_rows<lanes, 4>(rows_of(a), y, u);
   }
 
-  static constexpr core::kernel_table<S> table{.shortest_run = lanes::width,
-                                               .apply = apply,
-                                               .pull_back = pull_back,
-                                               .apply_block = apply_block,
-                                               .dots = dots,
-                                               .axpys = axpys};
+  static constexpr core::kernel_table<S> table{
+      .shortest_run = lanes::width, .apply = apply, .pull_back = pull_back, .dots = dots, .axpys = axpys};
 };
 
 }  // namespace detail::kernels

@@ -4,14 +4,7 @@
 // memory pause little; hardware prefetchers alone would let them, for they follow what is loaded.
 #pragma once
 
-#include <mpi_router/backend/simd_groups.hpp>
-
-// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
+#include <mpi_router/backend/simd/groups.hpp>
 
 MPIROUTER_BEGIN
 
@@ -133,7 +126,3 @@ void lift_rows(const stored_rows<const T>& a, const S* y, S* image) noexcept {
 }  // namespace detail::kernels
 
 MPIROUTER_END
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif

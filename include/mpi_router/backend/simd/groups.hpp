@@ -2,17 +2,10 @@
 // (dots), lifting one (axpys), and a rank-2 update of as many rows of a gradient.
 #pragma once
 
-#include <mpi_router/backend/simd_f16.hpp>
-#include <mpi_router/backend/simd_lanes.hpp>
+#include <mpi_router/backend/simd/f16.hpp>
+#include <mpi_router/backend/simd/lanes.hpp>
 
 #include <cstdint>
-
-// g++ 12 believes that its own AVX-512 headers use what they leave undefined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
 
 MPIROUTER_BEGIN
 
@@ -278,7 +271,3 @@ MPIROUTER_ALWAYS_INLINE void update_rows(const stored_rows<G>& gradient, bool ac
 }  // namespace detail::kernels
 
 MPIROUTER_END
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
