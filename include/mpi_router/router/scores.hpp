@@ -128,7 +128,7 @@ void probabilities(const S* x, index_t n, S largest, S* p) noexcept {
   }
 }
 
-/// The row itself, or a copy of it where its elements do not lie side by side.
+/// The row itself, or a copy of it where its elements are not contiguous.
 template <Accumulator S>
 [[nodiscard]] const S* contiguous(const vector_view<const S>& row, S* copy) noexcept {
   if (row.is_contiguous()) {
