@@ -62,4 +62,20 @@ class router_radius {
   index_t total_experts_ = 0;
 };
 
+/// Through which steps the gradient reaches the gate matrices. The gradient to the router rows always goes
+/// through all steps; where A is left out, M is a constant (detached) there.
+enum class differentiate : unsigned char {
+  all,   ///< A of every step: the exact gradient, as the authors' code has it
+  last,  ///< A of the last step only
+  none   ///< M detached everywhere: no gradient to A
+};
+
+/// How the batched step is taken.
+struct router_options {
+  router_radius radius{};
+  index_t steps = 1;                                 ///< power steps from the rows given, each retracted
+  degenerate_row degenerate = degenerate_row::keep;  ///< what a row without a step becomes
+  differentiate through = differentiate::all;        ///< used by the backward
+};
+
 MPIROUTER_END_TYPES

@@ -9,13 +9,6 @@ MPIROUTER_BEGIN
 
 namespace detail {
 
-template <Accumulator S>
-void check_gradient(const char* what, const matrix_view<const S>& logits, const matrix_view<S>& grad) {
-  expect(grad.rows() == logits.rows() && grad.cols() == logits.cols(), what,
-         ": the gradient to the logits is [", grad.rows(), ", ", grad.cols(), "], not [", logits.rows(), ", ",
-         logits.cols(), "]");
-}
-
 /// Whoever names closed experts says by which bias.
 template <Accumulator S>
 void check_closed(const char* what, std::span<const status> statuses,

@@ -128,6 +128,13 @@ void probabilities(const S* x, index_t n, S largest, S* p) noexcept {
   }
 }
 
+template <Accumulator S>
+void check_gradient(const char* what, const matrix_view<const S>& logits, const matrix_view<S>& grad) {
+  expect(grad.rows() == logits.rows() && grad.cols() == logits.cols(), what,
+         ": the gradient to the logits is [", grad.rows(), ", ", grad.cols(), "], not [", logits.rows(), ", ",
+         logits.cols(), "]");
+}
+
 /// The row itself, or a copy of it where its elements are not contiguous.
 template <Accumulator S>
 [[nodiscard]] const S* contiguous(const vector_view<const S>& row, S* copy) noexcept {
