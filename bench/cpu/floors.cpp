@@ -18,10 +18,10 @@ void use(const batch& sum) {
   benchmark::DoNotOptimize(out);
 }
 
-/// The second cache as the place to ask for a line in; 3 is the first.
-constexpr int second = 2;
+/// The hint that prefetches into the L2; 3 is the L1.
+constexpr int into_l2 = 2;
 
-/// One stream, eight sums; asks for lines `Ahead` bytes further on.
+/// One stream, eight sums; prefetches lines `Ahead` bytes further on.
 template <std::size_t Ahead, int Cache = 3>
 void read_stream(const char* data, std::size_t bytes) {
   std::array<batch, 8> sums;
@@ -94,8 +94,8 @@ std::vector<contender> read_floors(const void* data, std::size_t bytes, std::siz
   return {
       {"floor: stream", spread([=](std::size_t i, std::size_t n) { read_stream<0>(p + i, n); })},
       {"floor: prefetched", spread([=](std::size_t i, std::size_t n) { read_stream<2048>(p + i, n); })},
-      {"floor: prefetched to the second cache",
-       spread([=](std::size_t i, std::size_t n) { read_stream<4096, second>(p + i, n); })},
+      {"floor: prefetched to the L2",
+       spread([=](std::size_t i, std::size_t n) { read_stream<4096, into_l2>(p + i, n); })},
       {"floor: four rows", spread([=](std::size_t i, std::size_t n) { read_rows<4>(p + i, n, row_bytes); })},
       {"floor: eight rows",
        spread([=](std::size_t i, std::size_t n) { read_rows<8>(p + i, n, row_bytes); })}};
@@ -111,8 +111,8 @@ std::vector<contender> update_floors(const void* data, std::size_t bytes, std::s
           {"floor: update, prefetched", spread([=](std::size_t i, std::size_t n) {
              update_stream<1024>(p + i, n, width, gradient + i / width);
            })},
-          {"floor: update, prefetched to the second cache", spread([=](std::size_t i, std::size_t n) {
-             update_stream<4096, second>(p + i, n, width, gradient + i / width);
+          {"floor: update, prefetched to the L2", spread([=](std::size_t i, std::size_t n) {
+             update_stream<4096, into_l2>(p + i, n, width, gradient + i / width);
            })}};
 }
 

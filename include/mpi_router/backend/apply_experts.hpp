@@ -21,7 +21,7 @@ inline constexpr index_t most_blocks = 16;
 /// cache.
 inline constexpr index_t many_experts = 64;
 
-/// Blocks end at multiples of so many neurons: a group of rows, or, where neurons are neighbours in memory,
+/// Blocks end at multiples of so many neurons: a group of rows, or, where neurons are contiguous in memory,
 /// as many as a panel of floats has, for memory gives short pieces slowly. An expert of fewer is one task.
 [[nodiscard]] constexpr index_t block_unit(const expert_strides& strides) noexcept {
   return strides.ffn == 1 ? 2048 : 8;

@@ -1,4 +1,4 @@
-// Who runs tasks on threads: OpenMP here, oneTBB in tbb.hpp, which needs that library.
+// Executors, which run tasks on threads: OpenMP here, oneTBB in tbb.hpp, which needs that library.
 #pragma once
 
 #include <mpi_router/core/concepts.hpp>

@@ -8,7 +8,7 @@ MPIROUTER_BEGIN_TYPES
 
 namespace core {
 
-/// A matrix as it lies in memory: `rows` runs of `cols` neighbouring elements, `stride` elements apart. The
+/// A matrix as it lies in memory: `rows` runs of `cols` contiguous elements, `stride` elements apart. The
 /// runs are neurons ([N, F, D]) or hidden dimensions ([N, D, F]).
 struct stored_matrix {
   const void* data = nullptr;
@@ -38,7 +38,7 @@ struct pull_back_work {
 /// The kernels of one element type. Vectors are contiguous.
 template <Accumulator S>
 struct kernel_table {
-  index_t shortest_run = 0;  ///< fewest neighbours that a stored matrix may have
+  index_t shortest_run = 0;  ///< fewest contiguous elements that a run may have
   S (*apply)(const stored_matrix& a, const S* x, S* u) = nullptr;
   void (*pull_back)(const stored_matrix& a, const pull_back_work<S>& work) = nullptr;
   void (*dots)(const stored_matrix& a, const S* x, S* y) = nullptr;   ///< one for each run

@@ -16,9 +16,9 @@ MPIROUTER_BEGIN
 ///
 /// Hidden-contiguous matrices ([N, F, D] and its fused and strided variants: unit column stride) go by stored
 /// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns. bf16 and f16 are converted in
-/// registers. Any extents and alignment; nothing outside the matrix is read. What has no kernel (less than a
-/// register's or two of neighbours, no unit stride, vectors with gaps, sums in double of narrower weights)
-/// goes to `reference`: the same function, slower.
+/// registers. Any extents and addresses; nothing outside the matrix is read. What has no kernel (no unit
+/// stride, or fewer contiguous elements than fill a register or two; strided vectors; sums in double of
+/// narrower weights) goes to `reference`: the same function, slower.
 ///
 /// One thread, no allocation, at most 36 KiB of stack. O(F·D). Deterministic: the order of the sums depends
 /// on shape, layout and instruction set alone. Products are not guarded against overflow, as in `reference`.

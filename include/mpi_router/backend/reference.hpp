@@ -112,7 +112,7 @@ template <Accumulator S, class T, class Load, class LoadX>
   std::array<S, panel> y_storage;
   for (index_t first = 0; first < a.rows(); first += panel) {
     const index_t count = std::min(panel, a.rows() - first);
-    const auto columns = a.middle_rows(first, count).transposed();  // D rows of `count` neighbours
+    const auto columns = a.middle_rows(first, count).transposed();  // D rows of `count` contiguous elements
     const vector_view<S> y(y_storage.data(), count);
     fill_zero(y);
     for (index_t d = 0; d < columns.rows(); ++d) {

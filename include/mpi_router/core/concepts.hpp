@@ -1,4 +1,4 @@
-// The seams: what an algorithm asks of an operator, of a backend, and of whoever runs tasks.
+// The seams: what an algorithm asks of an operator, of a backend, and of an executor.
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
@@ -55,8 +55,8 @@ concept ScalableGramOperator =
       { op.apply_scaled(x, u) } -> std::same_as<scaled_energy<scalar_of<Op>>>;
     };
 
-/// Who multiplies: the one-expert kernels over a dense view of any storage type T with sums in S.
-/// x, y and u are contiguous or strided vectors of S; `apply` writes u = xAᵀA and returns the energy.
+/// A backend, which multiplies: the one-expert kernels over a dense view of any storage type T with sums in
+/// S. x, y and u are contiguous or strided vectors of S; `apply` writes u = xAᵀA and returns the energy.
 template <class B, class T, class S>
 concept DenseBackend =
     requires(const B& backend, matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) {
@@ -65,9 +65,9 @@ concept DenseBackend =
       backend.lift(a, x, u);
     };
 
-/// Who runs the tasks: `execute(count, task)` calls task(i) once for each i in [0, count), in any order, on
-/// any threads, and returns when all are done. Tasks never throw and never depend on each other, so results
-/// are bitwise the same for every executor.
+/// An executor, which runs tasks: `execute(count, task)` calls task(i) once for each i in [0, count), in any
+/// order, on any threads, and returns when all are done. Tasks never throw and never depend on each other, so
+/// results are bitwise the same for every executor.
 template <class E>
 concept Executor = requires(const E& execute, void (&task)(index_t)) { execute(index_t{}, task); };
 

@@ -17,7 +17,7 @@
 //   Llama-4 (K = 1)            sigmoid         select_then_score  false        1
 //
 // One expert whose weight is divided by itself has weight 1, whatever its logit: the router would get no
-// gradient. Weights are therefore renormalised by default where top_k > 1 alone.
+// gradient. Weights are therefore renormalised by default only where top_k > 1.
 //
 //   here                 Megatron-Core (moe_router_…)           FlashInfer
 //   top_k                topk                                   top_k
@@ -38,7 +38,7 @@
 
 MPIROUTER_BEGIN_TYPES
 
-/// Whether experts are selected by their scores or by their logits. The two orders select alike but for
+/// Whether experts are selected by their scores or by their logits. The two orders select alike except for
 /// rounding and for the expert bias, which is added to what is selected by; the softmax differs in its
 /// denominator.
 enum class selection_order : unsigned char {
@@ -68,7 +68,7 @@ struct gating_options {
   /// was.
   bool renormalize = top_k > 1;
   double scaling_factor = 1;  ///< multiplies the weights last; above 0, at most 1e30
-  index_t n_group = 1;        ///< groups of N / n_group neighbouring experts; must divide N
+  index_t n_group = 1;        ///< groups of N / n_group consecutive experts; must divide N
   index_t topk_group = 1;     ///< groups that a token may choose from, 1 … n_group
   mpi_router::group_score group_score = mpi_router::group_score::top2_sum;
 

@@ -23,7 +23,7 @@ namespace core {
 
 }  // namespace core
 
-/// The radius C of the sphere that router rows live on: a plain number is C itself, scale_free gives C′/√N
+/// The radius C of the sphere that the rows r′ lie on: a plain number is C itself, scale_free gives C′/√N
 /// (Eq. 7). By default C′ = 4, about the paper's.
 class router_radius {
  public:

@@ -167,13 +167,13 @@ class matrix_view {
   index_t col_stride_ = 1;
 };
 
-/// Rows stored one after the other, as in C, PyTorch and NumPy: router rows [N, D], tokens [T, D].
+/// Row-major, contiguous, as in C, PyTorch and NumPy: router rows [N, D], tokens [T, D].
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> row_major(T* data, index_t rows,
                                                                                 index_t cols) {
   return {data, rows, cols, cols, 1};
 }
-/// Columns stored one after the other, as in Fortran and by default in Eigen.
+/// Column-major, contiguous, as in Fortran and by default in Eigen.
 template <class Space = host_space, Scalar T>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> column_major(T* data, index_t rows,
                                                                                    index_t cols) {

@@ -1,4 +1,4 @@
-// The sphere of radius C on which router rows live: retraction, tangent space, distance (Eq. 5).
+// The sphere of radius C on which the rows r′ lie: retraction, tangent space, distance (Eq. 5).
 #pragma once
 
 #include <mpi_router/manifold/scaled.hpp>

@@ -65,7 +65,7 @@ template <Accumulator S>
   return {"the workspace", first_elements(workspace, gating_workspace(logits.rows(), logits.cols()))};
 }
 
-/// Statuses for T tokens, and the mask apart from all that is written, but for the statuses: it may be them.
+/// Statuses for T tokens, and the mask apart from all that is written, except the statuses: it may be them.
 inline void check_statuses(const char* what, std::span<const status> statuses, std::span<const status> mask,
                            index_t num_tokens, std::initializer_list<named_range> written) {
   check_mask(what, statuses, num_tokens);

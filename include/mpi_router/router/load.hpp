@@ -121,9 +121,9 @@ MPIROUTER_BEGIN
 
 /// Balancing without a loss (Wang et al. 2024, DeepSeek-V3): bias_i += rate · sign(mean load − load_i), then,
 /// unless told otherwise, bias_i −= their mean: a shift that all experts share changes no selection, and
-/// without it one hot expert lets the others rise for ever. The mean is taken anew in each call, in double,
-/// so that rounding does not add up. Experts that are closed (a bias of −∞), or forced (+∞), take no part:
-/// their bias stays, and means are over the others. Nothing changes where nothing was routed.
+/// without it one hot expert lets the others rise without bound. The mean is taken anew in each call, in
+/// double, so that rounding does not add up. Experts that are closed (a bias of −∞), or forced (+∞), take no
+/// part: their bias stays, and means are over the others. Nothing changes where nothing was routed.
 ///
 /// Call it once a step with the load of the whole batch, summed over ranks. No gradient: the bias only
 /// selects. rate: finite, not negative. Throws usage_error, before anything is written.

@@ -33,7 +33,7 @@ void for_entries(std::span<const expert_id> experts, index_t top_k, std::span<co
   }
 }
 
-/// Throws usage_error unless there are rows of K ids, all in [0, N) but those of tokens that do not count.
+/// Throws usage_error unless there are rows of K ids, all in [0, N) except those of tokens that do not count.
 inline void check_ids(const char* what, std::span<const expert_id> experts, index_t top_k,
                       std::span<const status> statuses, index_t num_experts) {
   const auto size = static_cast<index_t>(experts.size());

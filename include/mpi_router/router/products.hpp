@@ -1,5 +1,5 @@
-// The matrix products around the router: tokens by rows, and the two of the backward. Plain loops over any
-// view, about as fast as a good library on one core; hand in another product to use your own BLAS.
+// The GEMMs around the router: tokens by rows, and the two of the backward. Plain loops over any view, about
+// as fast as a good library on one core; hand in another GEMM to use your own BLAS.
 #pragma once
 
 #include <mpi_router/core/concepts.hpp>
@@ -11,16 +11,16 @@
 
 MPIROUTER_BEGIN
 
-/// Who multiplies matrices: `multiply(a, b, c, mode)` sets c to a b, or adds a b to it. a is [m, k], b is [k,
-/// n], c is [m, n] of S, any strides. The result may depend on the shapes and strides of the call and on
-/// nothing else, so that it is the same for any number of threads: the callers cut their work by shape alone.
+/// A GEMM: `multiply(a, b, c, mode)` sets c to a b, or adds a b to it. a is [m, k], b is [k, n], c is [m, n]
+/// of S, any strides. The result may depend on the shapes and strides of the call and on nothing else, so
+/// that it is the same for any number of threads: the callers cut their work by shape alone.
 template <class P, class A, class B, class S>
 concept MatrixProduct = requires(const P& product, matrix_view<const A> a, matrix_view<const B> b,
                                  matrix_view<S> c, gradient_mode mode) { product.multiply(a, b, c, mode); };
 
 namespace detail {
 
-/// A few neighbours of S that the compiler keeps in one register.
+/// A few contiguous elements of S that the compiler keeps in one register.
 template <Accumulator S>
 struct pack {
 #if defined(__AVX512F__)
@@ -46,8 +46,8 @@ struct pack {
 
 }  // namespace detail
 
-/// Products by plain loops: tiles of the result in registers, panels of b packed on the stack. Any strides,
-/// any storage types; sums in S, in runs of 128 terms. No allocation, one thread. Takes 18 KiB of stack with
+/// A GEMM by plain loops: tiles of the result in registers, panels of b packed on the stack. Any strides, any
+/// storage types; sums in S, in runs of 128 terms. No allocation, one thread. Takes 18 KiB of stack with
 /// registers of 16 bytes, 34 with 32 and 66 with 64 (AVX-512), and 2 more in double.
 class plain_products {
  public:
@@ -86,7 +86,7 @@ class plain_products {
   static constexpr index_t height = 4;
   static constexpr index_t panels = 4;
 
-  /// `height` rows of neighbours, `stride` elements apart.
+  /// `height` rows of contiguous elements, `stride` elements apart.
   template <class S>
   struct row_block {
     const S* data;
@@ -151,7 +151,7 @@ class plain_products {
     }
   }
 
-  /// The rows in place where they are neighbours of S, otherwise a copy; zeros beyond the last row.
+  /// The rows in place where they are contiguous elements of S, otherwise a copy; zeros beyond the last row.
   template <class A, class S>
   static row_block<S> rows_of(const matrix_view<const A>& a, index_t i, index_t k, index_t terms,
                               S* copy) noexcept {

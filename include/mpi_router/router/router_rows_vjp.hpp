@@ -126,10 +126,10 @@ void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, 
 ///
 /// experts, router, options: as in the forward; tape: what it saved; grad_rows: the gradient of its output,
 /// [N, D]; grad_router: [N, D]; grad_experts: like the experts, in any layout and storage type; workspace:
-/// router_rows_vjp_workspace(shape) elements of scratch. What is written lies apart from all else, but that
-/// grad_router may be grad_rows. The gradient of a gate matrix lies in its row space
-/// and that of the row's image: two outer products a step, added in storage of the gradient (one rounding a
-/// step). options.through says through which steps A is differentiated: `none` is router_rows_vjp_detached.
+/// router_rows_vjp_workspace(shape) elements of scratch. What is written lies apart from all else, except
+/// that grad_router may be grad_rows. The gradient of a gate matrix lies in its row space and that of the
+/// row's image: two outer products a step, added in storage of the gradient (one rounding a step).
+/// options.through says through which steps A is differentiated: `none` is router_rows_vjp_detached.
 ///
 /// With a backend that has the fused read: one read of the experts and one update of the gradient a step;
 /// others read three times. Nothing is allocated; tasks as in the forward; bitwise the same for every

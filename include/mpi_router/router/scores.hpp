@@ -135,7 +135,7 @@ void check_gradient(const char* what, const matrix_view<const S>& logits, const 
          logits.cols(), "]");
 }
 
-/// The row itself, or a copy of it where its elements do not lie side by side.
+/// The row itself, or a copy of it where its elements are not contiguous.
 template <Accumulator S>
 [[nodiscard]] const S* contiguous(const vector_view<const S>& row, S* copy) noexcept {
   if (row.is_contiguous()) {

@@ -44,8 +44,8 @@ struct running_statistics {
   }
 };
 
-/// How well router rows are aligned with their experts (Eq. 11): one `add` an expert, whenever it is
-/// measured.
+/// How close router rows are to the principal directions of their experts (λ of Eq. 11, and the cosine): one
+/// `add` an expert, whenever it is measured.
 struct alignment_statistics {
   running_statistics spectral;   ///< λ with σ₁: ‖rW_g‖ / (‖r‖ σ₁)
   running_statistics frobenius;  ///< λ with ‖W_g‖_F

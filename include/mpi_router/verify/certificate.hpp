@@ -16,8 +16,8 @@ enum class certainty : unsigned char {
   none,       ///< nothing is claimed beyond σ₁² ≥ ρ
   heuristic,  ///< true if a random probe has seen the second eigenvalue; the chance that it has not is not
               ///< small
-  probabilistic,  ///< true but for a stated probability over the random probe
-  rigorous        ///< true; rounding is allowed for
+  probabilistic,  ///< true except with a stated probability over the random probe
+  rigorous        ///< true; rounding error is accounted for
 };
 
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(certainty label) noexcept {
@@ -42,7 +42,7 @@ struct certificate {
   certainty label = certainty::none;
   double alpha = std::numeric_limits<double>::infinity();  ///< the bound on σ₂² that was used
   double failure_probability = 0;
-  double sigma_low = 0;  ///< σ₁ ≥ √ρ always: √ρ less the slack for its rounding
+  double sigma_low = 0;  ///< σ₁ ≥ √ρ always: √ρ less the slack for its rounding error
   double sigma_high = std::numeric_limits<double>::infinity();
   double angle_bound = std::numbers::pi / 2;  ///< θ is at most this, in radians
 };
@@ -68,9 +68,9 @@ MPIROUTER_BEGIN
 
 /// The certificate of a row from its ρ and ‖g‖ and a bound α ≥ σ₂². With α < ρ:
 ///   0 ≤ σ₁² − ρ ≤ ‖g‖² / (ρ − α)   (Kato–Temple),    tan θ ≤ ‖g‖ / (ρ − α)   (Davis–Kahan).
-/// The tangent, not only the sine: in the plane of v₁ and r̂ = cos θ v₁ + sin θ w the unit tangent is t = −sin
-/// θ v₁ + cos θ w, and ⟨g, r̂⟩ = 0 gives |⟨g, t⟩| = tan θ (ρ − wMwᵀ) ≥ tan θ (ρ − α). `slack` is added to ‖g‖
-/// for the rounding of its evaluation. Without α < ρ nothing but σ₁² ≥ ρ is claimed.
+/// The tangent, not only the sine: in the plane of v₁ and r̂ = cos θ v₁ + sin θ w the unit tangent is t =
+/// −sin θ v₁ + cos θ w, and ⟨g, r̂⟩ = 0 gives |⟨g, t⟩| = tan θ (ρ − wMwᵀ) ≥ tan θ (ρ − α). `slack` is added
+/// to ‖g‖ for the rounding error of its evaluation. Without α < ρ nothing but σ₁² ≥ ρ is claimed.
 [[nodiscard]] inline certificate certify(const rayleigh_result<double>& at,
                                          const second_eigenvalue_bound& bound, double slack = 0) {
   certificate result;

@@ -145,7 +145,7 @@ class lanczos {
   }
 
   // Makes x orthogonal to the basis and appends it, normalised. Returns its norm; 0 if what was left is the
-  // rounding of x, or of numbers of size `scale`; NaN if x is not finite.
+  // rounding error of x, or of numbers of size `scale`; NaN if x is not finite.
   double append(column& x, double scale) {
     const auto known = basis_.leftCols(first_ + steps_);
     const double before = norm_of(x);
@@ -155,7 +155,7 @@ class lanczos {
       return norm_of(x);
     };
     double norm = make_orthogonal();
-    if (norm < 0.3 * before) {  // much was taken away: once more, and what shrinks again was rounding
+    if (norm < 0.3 * before) {  // much was taken away: once more, and what shrinks again was rounding error
       const double once = norm;
       norm = make_orthogonal();
       if (norm < 0.5 * once) {

@@ -51,8 +51,8 @@ struct principal_direction {
 
 namespace detail {
 
-/// Rounding in the evaluation of g and ρ. With u = ε/2, ‖δ(Ar)‖ ≤ D u ‖A‖_F and ‖δ(yA)‖ ≤ F u ‖A‖_F ‖y‖ in
-/// any order of the sums, so that ρ is off by at most (F + 2D) u ‖A‖_F² and g by (2F + 3D + 4) u ‖A‖_F²;
+/// Rounding error in the evaluation of g and ρ. With u = ε/2, ‖δ(Ar)‖ ≤ D u ‖A‖_F and ‖δ(yA)‖ ≤ F u ‖A‖_F ‖y‖
+/// in any order of the sums, so that ρ is off by at most (F + 2D) u ‖A‖_F² and g by (2F + 3D + 4) u ‖A‖_F²;
 /// twice that is allowed for.
 [[nodiscard]] inline double evaluation_slack(double terms, double frobenius_squared) {
   return 3 * (terms + 4) * std::numeric_limits<double>::epsilon() * frobenius_squared;
@@ -106,8 +106,8 @@ index_t search(Op& op, Eigen::VectorXd& row, rayleigh_result<double>& at, const 
 /// Finds v̂ by Lanczos from `start` and bounds σ₂ by a random probe beside it. A start without a component
 /// along v₁ ends on a lower singular direction; the probe sees that, and the search goes on from what it saw.
 /// `probe_op` is the same M, perhaps in float, for the probe alone, which needs no accuracy. An operator says
-/// nothing of ‖A‖_F: its rounding is taken to be 3 (F + D) ε ρ at most. O(applications · F·D) time. Allocates
-/// O(options.basis · D).
+/// nothing of ‖A‖_F: its rounding error is taken to be 3 (F + D) ε ρ at most. O(applications · F·D) time.
+/// Allocates O(options.basis · D).
 template <GramOperator Op, GramOperator ProbeOp>
   requires std::same_as<scalar_of<Op>, double>
 [[nodiscard]] principal_direction find_principal(Op&& op, ProbeOp&& probe_op, vector_view<const double> start,
@@ -185,7 +185,7 @@ template <GramOperator Op>
   result.angle = line_angle<double>(row, view(principal.direction));
   result.label = principal.proof.label;
   if (result.label != certainty::none) {
-    // What is proven of v̂, and rounding in the angle to it.
+    // What is proven of v̂, and rounding error in the angle to it.
     const double away = principal.proof.angle_bound +
                         2 * static_cast<double>(row.size() + 4) * std::numeric_limits<double>::epsilon();
     result.angle_low = std::max(0.0, result.angle - away);

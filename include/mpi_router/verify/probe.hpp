@@ -27,7 +27,7 @@ MPIROUTER_BEGIN
 /// What a probe found. Eigen aligns its memory as the instruction set asks, so this is not for exchange.
 struct probe_result {
   second_eigenvalue_bound bound;
-  double ritz_value = 0;   ///< the largest eigenvalue of the deflated operator that was seen, rounding added
+  double ritz_value = 0;   ///< the largest Ritz value of the deflated operator, plus rounding error
   Eigen::VectorXd vector;  ///< its Ritz vector where ritz_value ≥ ρ: a better direction than v̂
   index_t applications = 0;
 };
@@ -47,12 +47,12 @@ template <Accumulator S>
 }  // namespace detail
 
 /// Bounds σ₂² from above by probing B = PMP, P = I − v̂v̂ᵀ, whose largest eigenvalue μ is at least σ₂² for
-/// *any* unit v̂ (Cauchy). Lanczos from a random unit x builds T with p(t) = det(tI − T) and ‖p(B)x‖ = β₁⋯β_k,
-/// so that the component x₁ of x along the top eigenvector has |p(μ)| |x₁| ≤ β₁⋯β_k. Since |x₁| < δ has
-/// probability at most √(2D/π) δ, and p grows beyond the largest Ritz value ξ, every α > ξ with p(α) ≥ β₁⋯β_k
-/// √(2D/π)/η exceeds μ with probability at least 1 − η (in exact arithmetic; rounding of size D ε ρ is
-/// added). The number of steps that it takes is that of Kuczyński & Woźniakowski (1992), about log(√D/η) / (2
-/// √(1 − ξ/α)), but nothing is assumed of the spectrum.
+/// *any* unit v̂ (Cauchy). Lanczos from a random unit x builds T with p(t) = det(tI − T) and ‖p(B)x‖ =
+/// β₁⋯β_k, so that the component x₁ of x along the top eigenvector has |p(μ)| |x₁| ≤ β₁⋯β_k. Since |x₁| < δ
+/// has probability at most √(2D/π) δ, and p grows beyond the largest Ritz value ξ, every α > ξ with p(α) ≥
+/// β₁⋯β_k √(2D/π)/τ exceeds μ with probability at least 1 − τ (in exact arithmetic; rounding error of size D
+/// ε ρ is added). The number of steps that it takes is that of Kuczyński & Woźniakowski (1992), about
+/// log(√D/τ) / (2 √(1 − ξ/α)), but nothing is assumed of the spectrum.
 ///
 /// Each start goes on until α is no more than two thirds of the way from ξ to ρ, or ξ shows that v̂ is not
 /// principal. If max_steps do not reach any α < ρ, α is ξ plus its Ritz residual and the label says
@@ -72,14 +72,14 @@ template <GramOperator Op>
   probe_result result;
   const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
   const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) / each);
-  // Deflation leaves rounding of the size of ρ, not of what is left.
+  // Deflation leaves rounding error of the size of ρ, not of what is left.
   const double rounding =
       4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
 
   lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh);
   krylov.deflate(map(direction).template cast<S>().normalized());
   std::mt19937_64 random(options.seed);
-  double proven = rounding;   // over all starts; only rounding where nothing is left beside v̂
+  double proven = rounding;   // over all starts; only rounding error where nothing is left beside v̂
   double guessed = rounding;  // ξ plus its residual
   for (index_t start = 0; start < options.starts; ++start) {
     if (dimension == 1) {  // nothing is left beside v̂

@@ -17,12 +17,12 @@ struct ladder_result {
   int squarings = 0;
 };
 
-/// Squares K = AAᵀ (or AᵀA, whichever is smaller, m × m) again and again. H_p = K^p / ‖K^p‖_F has eigenvalues
-/// h_i whose squares sum to one, so for any unit z: h₂² ≤ 1 − h₁² ≤ 1 − (zᵀH_p z)², and σ₂² ≤ ‖K^p‖_F^{1/p}
+/// Squares Γ = AAᵀ (or AᵀA, whichever is smaller, m × m) again and again. H_p = Γ^p / ‖Γ^p‖_F has eigenvalues
+/// h_i whose squares sum to one, so for any unit z: h₂² ≤ 1 − h₁² ≤ 1 − (zᵀH_p z)², and σ₂² ≤ ‖Γ^p‖_F^{1/p}
 /// (1 − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p shuts out more of the
-/// small eigenvalues, until rounding, for which δ below allows, or the gap itself stops it. The column of H_p
-/// with the largest diagonal element is also a start from which a few multiplications give the principal
-/// direction: no stored row can be orthogonal to it by ill luck.
+/// small eigenvalues, until rounding error, which δ below accounts for, or the gap itself stops it. The
+/// column of H_p with the largest diagonal element is also a start from which a few multiplications give the
+/// principal direction: no stored row can be orthogonal to it by ill luck.
 ///
 /// A is [F, D] in double, of any magnitude. O(m² max(F, D)) once and O(m³) a squaring. Allocates a copy of A
 /// and 3 m × m matrices.
@@ -52,7 +52,7 @@ template <class Matrix>
   }
   h = h.template selfadjointView<Eigen::Lower>();
   const double trace = h.trace();
-  double scale = h.norm();  // ‖K^p‖_F^{1/p}
+  double scale = h.norm();  // ‖Γ^p‖_F^{1/p}
   h /= scale;
   const double norm_error = static_cast<double>(m) * static_cast<double>(m) * unit;  // of a sum of m² squares
   double delta = 2 * terms * unit * trace / scale;  // ‖fl(H_p) − H_p‖_F is at most this

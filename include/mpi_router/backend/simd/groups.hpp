@@ -1,5 +1,5 @@
-// The three things that a few stored rows are good for while they are in the first cache: projecting a vector
-// (dots), lifting one (axpys), and a rank-2 update of as many rows of a gradient.
+// The three things that a few stored rows are good for while they are in the L1: projecting a vector (dots),
+// lifting one (axpys), and a rank-2 update of as many rows of a gradient.
 #pragma once
 
 #include <mpi_router/backend/simd/f16.hpp>
@@ -11,7 +11,7 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-/// A matrix as it lies in memory: `rows` runs of `cols` neighbours, `stride` elements apart.
+/// A matrix as it lies in memory: `rows` runs of `cols` contiguous elements, `stride` elements apart.
 template <class T>
 struct stored_rows {
   T* data = nullptr;
@@ -20,9 +20,8 @@ struct stored_rows {
   index_t stride = 0;
 };
 
-/// Asks for the line at base + offset, which may lie outside the matrix: it is only a hint. Into the second
-/// cache: the first has room for few lines that are on their way, and would not have it for what is worked
-/// on.
+/// Prefetches the line at base + offset, which may lie outside the matrix: it is only a hint. Into the L2:
+/// the L1 has few fill buffers, and the lines at work need them.
 template <class T>
 MPIROUTER_ALWAYS_INLINE void prefetch(const T* base, index_t offset) noexcept {
 #if defined(__GNUC__)
@@ -59,15 +58,14 @@ struct tail_mask {
   }
 };
 
-/// How many rows of those ahead are asked for while a group is projected, and while it is lifted.
+/// How many of the rows ahead are prefetched while a group is projected, and while it is lifted.
 ///
-/// Processors with AVX-512 keep places for lines on their way to the second cache: there everything is asked
-/// for, evenly, so that memory waits for neither half of the arithmetic. On others (measured: Zen 3) what is
-/// asked for takes the few places of the first cache, and the hardware's own prefetchers, which follow eight
-/// rows at a time very well, are faster: they need help only while so many are lifted and they have nothing
-/// to follow.
+/// Processors with AVX-512 have buffers for lines on their way to the L2: there everything is prefetched,
+/// evenly, so that memory waits for neither half of the arithmetic. On others (measured: Zen 3) a prefetch
+/// takes one of the few fill buffers of the L1, and the hardware prefetchers, which follow eight rows at a
+/// time very well, are faster: they need help only while so many are lifted and they have nothing to follow.
 template <class Lanes, std::size_t Rows>
-struct asked_rows {
+struct prefetched_rows {
   static constexpr bool all = sizeof(typename Lanes::batch) == 64;
   static constexpr std::size_t projecting = all ? Rows / 2 : 0;
   static constexpr std::size_t lifting = all ? Rows - Rows / 2 : (Rows < 8 ? 0 : 3);
@@ -75,8 +73,8 @@ struct asked_rows {
   static constexpr bool of_gradient = all;
 };
 
-/// y[p][g] = ⟨row g, probe p⟩; asks for the rows `ahead` elements further on, but only the first `Asked`.
-template <class Lanes, std::size_t Asked = 0, std::size_t Rows, std::size_t Probes, class T, class S>
+/// y[p][g] = ⟨row g, probe p⟩; prefetches the first `Prefetched` of the rows `ahead` elements further on.
+template <class Lanes, std::size_t Prefetched = 0, std::size_t Rows, std::size_t Probes, class T, class S>
 MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index_t cols,
                                            const few<const S*, Probes>& probe, const S* mask,
                                            S (&y)[Probes][Rows], index_t ahead = 0) noexcept {
@@ -96,7 +94,7 @@ MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index
       if constexpr (masked) multiply(x[p], Lanes::load_sums(mask));
     });
     unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      if constexpr (g < Asked) prefetch(row[g] + c, ahead);
+      if constexpr (g < Prefetched) prefetch(row[g] + c, ahead);
       const line a = Lanes::load(row[g] + c);
       unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
         unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
@@ -152,10 +150,10 @@ template <class Lanes, std::size_t Registers>
 inline constexpr std::size_t lines_in =
     Lanes::count < Registers ? (Registers < 8 ? Registers : std::size_t{8}) / Lanes::count : 1;
 
-/// image += Σ_g y[g] row g; asks for the rows `ahead` elements further on, but only the last `Asked`. The
+/// image += Σ_g y[g] row g; prefetches the last `Prefetched` of the rows `ahead` elements further on. The
 /// image is in lane order until leave_lane_order; its last line, where that overlaps the one before, in
 /// natural order.
-template <class Lanes, std::size_t Asked = 0, std::size_t Rows, class T, class S>
+template <class Lanes, std::size_t Prefetched = 0, std::size_t Rows, class T, class S>
 MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t cols, const S (&y)[Rows],
                                         S* image, const S* mask, index_t ahead = 0) noexcept {
   using batch = typename Lanes::batch;
@@ -173,7 +171,7 @@ MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t 
         unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
           unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             const index_t k = c + index_t{i} * Lanes::width;
-            if constexpr (g + Asked >= Rows) prefetch(row[g] + k, ahead);
+            if constexpr (g + Prefetched >= Rows) prefetch(row[g] + k, ahead);
             line a = Lanes::load(row[g] + k);
             if constexpr (masked) multiply(a, Lanes::load_sums(mask));
             add_product(u[i], scale[g], a);
@@ -200,7 +198,7 @@ void leave_lane_order(S* image, index_t cols) noexcept {
 template <class Lanes, class S, class G>
 using lanes_of_gradient = std::conditional_t<std::is_same_v<G, S>, typename Lanes::of_sums, Lanes>;
 
-/// gradient_g += c[0][g] v[0] + c[1][g] v[1]; asks for the rows `ahead` elements further on.
+/// gradient_g += c[0][g] v[0] + c[1][g] v[1]; prefetches the rows `ahead` elements further on.
 template <class Lanes, std::size_t Rows, class S, class G>
 MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t cols, const S (&c)[2][Rows],
                                           const few<const S*, 2>& v, const S* mask, index_t ahead) noexcept {
@@ -219,7 +217,7 @@ MPIROUTER_ALWAYS_INLINE void update_group(const few<G*, Rows>& gradient, index_t
           const batch c_1(c[1][g]);
           unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
             G* const at = gradient[g] + first + index_t{i} * Lanes::width;
-            if constexpr (asked_rows<Lanes, Rows>::of_gradient) prefetch(at, ahead);
+            if constexpr (prefetched_rows<Lanes, Rows>::of_gradient) prefetch(at, ahead);
             line value = Lanes::load(at);
             unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
               const batch sum = value.part[n] + xsimd::fma(c_0, v_0[i].part[n], c_1 * v_1[i].part[n]);

@@ -1,7 +1,7 @@
 // A line of stored weights in one or two vector registers, at most a cache line: loads and stores of every
 // storage format, over xsimd.
 //
-// xsimd has no batch of 16-bit floats. Two neighbouring ones fill a 32-bit lane, so a register of bf16 splits
+// xsimd has no batch of 16-bit floats. Two adjacent ones fill a 32-bit lane, so a register of bf16 splits
 // into its even and its odd elements by a shift and a mask, with no lane crossing. Whatever meets those
 // registers is brought into the same "lane order": x as it is loaded, by a few shuffles that all the rows of
 // a group share; u stays in that order until the last row is added.
@@ -121,7 +121,7 @@ template <std::size_t Half, std::size_t Part, class Batch>
 }
 
 /// out[i] = the sum of the lanes of sums[i], of which so many are added already. All of them at once, by a
-/// tree of fixed shape: first within 128 bits, then across, for moving elements across that border is dear.
+/// tree of fixed shape: first within 128 bits, then across, for moving elements across that border is costly.
 template <std::size_t Added, std::size_t Count, class S, class Batch>
 MPIROUTER_ALWAYS_INLINE void sum_each(const Batch* sums, S* out) noexcept {
   constexpr std::size_t n = Batch::size;
@@ -154,7 +154,7 @@ template <std::size_t Count, class Batch>
   return out;
 }
 
-/// A line as it lies: neighbours in memory are neighbours in the registers.
+/// A line as it lies: what is adjacent in memory is adjacent in the registers.
 template <class Line, class S>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Line load_line(const S* x) noexcept {
   Line v;

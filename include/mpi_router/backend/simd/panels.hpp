@@ -1,8 +1,8 @@
-// One read of A, stored by columns ([N, D, F]): panels of neighbouring columns, walked by the stored rows.
+// One read of A, stored by columns ([N, D, F]): panels of adjacent columns, walked by the stored rows.
 //
 // The projections of a panel need all D stored rows before its first image can be taken, so a panel is walked
 // twice: from memory, then back, from what the caches still hold. Panels are as wide as memory wants its
-// reads to be, and so may fill more than the second cache.
+// reads to be, and so may fill more than the L2.
 #pragma once
 
 #include <mpi_router/backend/simd/rows.hpp>
@@ -77,8 +77,8 @@ MPIROUTER_ALWAYS_INLINE void project_panel(const stored_rows<const T>& a, index_
     for (index_t g = 0; g < count; ++g) {
       x[g] = probe[p][d + g];
     }
-    lift_group<Lanes, asked_rows<Lanes, Rows>::of_panel>(row, out.width, x, out.y[p], mask,
-                                                         static_cast<index_t>(Rows) * a.stride);
+    lift_group<Lanes, prefetched_rows<Lanes, Rows>::of_panel>(row, out.width, x, out.y[p], mask,
+                                                              static_cast<index_t>(Rows) * a.stride);
   });
 }
 
@@ -90,9 +90,9 @@ MPIROUTER_ALWAYS_INLINE void lift_panel(const stored_rows<const T>& a, index_t d
                                         const S* gradient_mask) noexcept {
   const stored_rows<const T> part{a.data + in.first, a.rows, in.width, a.stride};
   S dots[1][Rows];
-  project_group<Lanes, asked_rows<Lanes, Rows>::of_panel, Rows, 1>(rows_of<Rows>(part, d, count), in.width,
-                                                                   {in.y[Probes - 1]}, mask, dots,
-                                                                   -static_cast<index_t>(Rows) * a.stride);
+  project_group<Lanes, prefetched_rows<Lanes, Rows>::of_panel, Rows, 1>(
+      rows_of<Rows>(part, d, count), in.width, {in.y[Probes - 1]}, mask, dots,
+      -static_cast<index_t>(Rows) * a.stride);
   for (index_t g = 0; g < count; ++g) {
     work.image[d + g] += dots[0][g];
   }

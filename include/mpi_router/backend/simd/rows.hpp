@@ -1,7 +1,7 @@
 // One read of A, stored by rows ([N, F, D]): rM = Σ_f ⟨a_f, r⟩ a_f, a few stored rows at a time.
 //
 // A group of rows is projected and then lifted. Meanwhile rows after it are prefetched, so that loads from
-// memory pause little; hardware prefetchers alone would let them, for they follow what is loaded.
+// memory pause little; with the hardware prefetchers alone, which follow what is loaded, they would.
 #pragma once
 
 #include <mpi_router/backend/simd/groups.hpp>
@@ -48,10 +48,10 @@ MPIROUTER_ALWAYS_INLINE S leave_group(index_t first, index_t count, S (&y)[Rows]
   return energy;
 }
 
-/// Where A is before it is read: only from memory is it worth asking for the next rows.
+/// Where A is before it is read: only from memory is it worth prefetching the next rows.
 enum class source { memory, cache };
 
-/// How many rows further on they are asked for.
+/// The prefetch distance, in rows.
 inline constexpr index_t rows_ahead = 8;
 
 /// One read of A, and of the gradient if there is one. Returns the energy. Needs a.cols ≥ one line.
@@ -69,17 +69,17 @@ S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
     const index_t count = a.rows - first < group ? a.rows - first : group;
     const auto row = rows_of<Rows>(a, first, count);
     S y[Probes][Rows];
-    using asked = asked_rows<Lanes, Rows>;
-    constexpr bool asks = From == source::memory;
-    project_group<Lanes, asks ? asked::projecting : 0>(row, a.cols, work.probe, mask.value, y,
-                                                       rows_ahead * a.stride);
+    using prefetched = prefetched_rows<Lanes, Rows>;
+    constexpr bool prefetches = From == source::memory;
+    project_group<Lanes, prefetches ? prefetched::projecting : 0>(row, a.cols, work.probe, mask.value, y,
+                                                                  rows_ahead * a.stride);
     S group_energy{0};
     for (std::size_t p = 0; p < Probes; ++p) {
       group_energy = leave_group<Rows>(first, count, y[p], work.projection[p]);
     }
     energy += group_energy;
-    lift_group<Lanes, asks ? asked::lifting : 0>(row, a.cols, y[Probes - 1], work.image, mask.value,
-                                                 rows_ahead * a.stride);
+    lift_group<Lanes, prefetches ? prefetched::lifting : 0>(row, a.cols, y[Probes - 1], work.image,
+                                                            mask.value, rows_ahead * a.stride);
     if constexpr (Probes == 2) {
       if (gradient.rows.data != nullptr) {
         update_rows<gradient_lanes>(gradient.rows, gradient.accumulate, first, count, y,

@@ -21,8 +21,8 @@ namespace detail::kernels {
 /// Stored rows at a time: the vectors that they share are walked once for all of them.
 inline constexpr std::size_t rows_at_a_time = 8;
 /// The same where a backward has too few registers for eight, and where eight rows, a page or more apart,
-/// push each other out of the first cache, while four stay with the vectors: with AVX-512, 16-bit rows of up
-/// to so many bytes, without, rows of f32 and f64.
+/// evict each other from the L1, while four stay with the vectors: with AVX-512, 16-bit rows of up to so many
+/// bytes, without, rows of f32 and f64.
 inline constexpr std::size_t few_rows_at_a_time = 4;
 inline constexpr index_t short_row = 4096;
 /// Bytes of a matrix that is likely to be in cache.
@@ -56,8 +56,8 @@ struct kernels_of {
   using lanes = kernels::lanes<Format, S, Arch>;
 
   static constexpr bool many_registers = sizeof(typename lanes::batch) == 64;
-  /// The same of a panel that is walked by columns: with few registers a few at a time, which wants the first
-  /// cache.
+  /// The same of a panel that is walked by columns: with few registers a few at a time, and it has to fit in
+  /// the L1.
   static constexpr index_t small_panel = many_registers ? small_matrix : index_t{1} << 14;
 
   [[nodiscard]] static stored_rows<const T> rows_of(const core::stored_matrix& a) noexcept {
