@@ -1,10 +1,10 @@
 // The context of a device and a stream, which every call takes.
 #pragma once
 
-#include <mpi_router/cuda/detail/ring.cuh>
+#include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Never launched: the driver is asked how many clusters of it, with all shared memory, run at once.
 template <class = void>
@@ -29,7 +29,9 @@ __global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
   return count;
 }
 
-}  // namespace detail
+MPIROUTER_CUDA_DETAIL_END
+
+MPIROUTER_CUDA_BEGIN
 
 /// Asks the driver once what the calls need to know about the current device, which `stream` must be of.
 [[nodiscard]] inline context make_context(stream_t stream = nullptr) {

@@ -1,10 +1,11 @@
 // What the plans ask of a context.
 #pragma once
 
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
+#include <mpi_router/cuda/types.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Whether there are clusters, and a copy engine that fills rings by itself.
 [[nodiscard]] inline bool has_engine(const context& ctx) { return ctx.capability >= 90; }
@@ -18,5 +19,4 @@ namespace detail {
   return blocks > most_cluster || (!has_engine(ctx) && blocks > 1) ? 0 : ctx.clusters[log];
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

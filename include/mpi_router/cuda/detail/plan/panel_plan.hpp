@@ -2,10 +2,10 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/device_facts.hpp>
+#include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// `lanes` is 0 where the panel kernel does not reach.
 struct panel_plan {
@@ -89,5 +89,4 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   return p.shared_bytes <= ctx.shared_memory ? p : panel_plan{};
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/device_facts.hpp>
+#include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// `vectors` is 0 where the row kernels do not reach (too many columns, or too little shared memory).
 struct row_plan {
@@ -102,5 +102,4 @@ struct row_demand {
   return make_row_plan(ctx, shape, {element_bytes, 0, forward_most_columns, forward_vectors_in_flight});
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

@@ -2,21 +2,12 @@
 // plans the sizes.
 #pragma once
 
+#include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 #include <mpi_router/cuda/detail/plan/tiles.hpp>
-#include <mpi_router/cuda/detail/plan/workspace.hpp>
 
 #include <cstdint>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
-
-/// What a block needs in shared memory to finish an expert, whose parts others may send.
-struct leader_scratch {
-  double norms[2 * most_warps];
-  double residual[most_warps];
-  std::uint64_t arrived;
-  slot_header headers[most_cluster];
-};
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 // All counts are small: products of ints are offsets here.
 // NOLINTBEGIN(bugprone-implicit-widening-of-multiplication-result)
@@ -48,6 +39,14 @@ struct row_memory {
         sums(reinterpret_cast<float*>(headers + groups)) {}
 };
 
+/// Of a panel's passes, those that have two places in the ring.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(bool large) {
+  return large ? panel_doubled_large : panel_doubled_small;
+}
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(bool large) {
+  return panel_passes + panel_doubled(large);
+}
+
 /// Of a block over panels of `panel` columns.
 struct panel_memory {
   static constexpr int warps = panel_threads / warp_threads;
@@ -75,5 +74,4 @@ struct panel_memory {
 
 // NOLINTEND(bugprone-implicit-widening-of-multiplication-result)
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END
