@@ -144,10 +144,19 @@ void check_memory(const row_plan& p, const row_demand& d, std::size_t shared_mem
   l.hold(r.stages >= 2 && r.stages <= 8, "two to eight stages");
   const std::intptr_t rings = std::intptr_t{r.groups} * r.stages * r.stage_bytes;
   const int warps = r.groups * p.group_threads / 32;
-  const row_memory m(memory + rings, r.groups, warps);
-  l.hold(offset(m.sums) == rings + row_memory::bytes(r.groups, warps), "bytes() is what the pointers span");
-  l.hold(offset(m.row_squares) % 8 == 0 && offset(m.full) % 8 == 0, "doubles and barriers at eights");
+  const row_memory m(placed_blocks(memory), r, warps);
+  l.hold(offset(m.leader) == rings, "what follows the rings lies behind them");
+  l.hold(offset(m.leader) % 16 == 0 && offset(m.row_squares) % 8 == 0 && offset(m.full) % 8 == 0 &&
+             offset(m.feed) % 4 == 0,
+         "headers, doubles and barriers where they may be");
   l.hold(offset(m.headers) % 16 == 0 && offset(m.sums) % 16 == 0, "headers and sums at sixteens");
+  l.hold(m.leader + 1 <= static_cast<void*>(m.row_squares) &&
+             m.row_squares + 16 <= static_cast<void*>(m.full) &&
+             m.full + 8 * r.groups <= static_cast<void*>(m.feed) &&
+             m.feed + r.groups <= static_cast<void*>(m.scratch) &&
+             m.scratch + 32 * warps <= static_cast<void*>(m.headers) &&
+             m.headers + r.groups <= static_cast<void*>(m.sums),
+         "no block meets the next");
   const std::intptr_t left = static_cast<std::intptr_t>(p.shared_bytes) - offset(m.sums);
   const bool only = p.part.whole != 0;
   const int columns = p.vectors * 16 / d.element_bytes;

@@ -24,6 +24,15 @@ struct batch {
         ffn(view.strides().ffn),
         hidden(view.strides().hidden) {}
 
+  [[nodiscard]] batch<const T> as_const() const {
+    batch<const T> same;
+    same.data = data;
+    same.table = table;
+    same.expert = expert;
+    same.ffn = ffn;
+    same.hidden = hidden;
+    return same;
+  }
   [[nodiscard]] __device__ __forceinline__ T* of(int e) const {
     return table != nullptr ? table[e] : data + e * expert;
   }

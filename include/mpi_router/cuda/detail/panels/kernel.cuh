@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
   using reduction = panel_reduction<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
   const int block_rows = a.passes * pass_rows;
-  const panel_memory memory(shared + panel_slots(large) * panel_threads * 16, panel);
+  const panel_memory memory(placed_blocks(shared), large, panel);
   if (threadIdx.x == 0) {
     barrier_init(&memory.leader->arrived, 1);
     barrier_init(memory.arrived, 1);
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
   const bool aligned = aligned_to_16(nullptr, a.weights.hidden * static_cast<long long>(sizeof(T)),
                                      a.ffn * static_cast<long long>(sizeof(T)));
   const auto fast = [&](const T* base) { return aligned && aligned_to_16(base, 0, 0); };
-  panel_ring<T, large, line> ring(shared, a.passes, aligned ? pass_rows * a.weights.hidden : 0);
+  panel_ring<T, large, line> ring(memory.ring, a.passes, aligned ? pass_rows * a.weights.hidden : 0);
   int next_panel = mine;
   const auto aim_at_next = [&] {
     const T* first = nullptr;

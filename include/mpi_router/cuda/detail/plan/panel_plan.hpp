@@ -63,10 +63,8 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
 }
 
 [[nodiscard]] inline std::size_t panel_shared_bytes(const panel_plan& p, int panel, bool large, int members) {
-  const int inbox = members * p.row_blocks * p.passes * p.pass_rows() * 4;
-  const int ring = panel_slots(large) * panel_threads * vector_bytes;
-  const int bytes = ring + panel_memory::bytes(panel) + inbox;
-  return static_cast<std::size_t>(bytes);
+  return static_cast<std::size_t>(
+      panel_memory::bytes(large, panel, members * p.row_blocks * p.passes * p.pass_rows()));
 }
 
 [[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,

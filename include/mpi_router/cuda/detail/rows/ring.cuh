@@ -1,9 +1,7 @@
 // A ring of tiles in shared memory, filled ahead of their use by asynchronous copies.
 #pragma once
 
-#include <mpi_router/cuda/detail/device/batch.cuh>
 #include <mpi_router/cuda/detail/device/instructions.cuh>
-#include <mpi_router/cuda/detail/device/number.cuh>
 #include <mpi_router/cuda/detail/device/threads.cuh>
 #include <mpi_router/cuda/detail/plan/tiles.hpp>
 
@@ -26,27 +24,12 @@ __device__ __forceinline__ bool not_on_this_device() {
   return false;
 }
 
-/// One tensor's share of a stage.
-template <class T>
-struct ring_lane {
-  batch<const T> tensor;
-  int offset = 0;  // bytes, in a stage
-  int pitch = 0;   // bytes from row to row in shared memory
-
-  /// Whether an expert's rows can go through the ring. Those that do not start at multiples of 16 bytes stay
-  /// out, and are fetched by the threads that use them.
-  [[nodiscard]] __device__ __forceinline__ bool fast(const T* base, int hidden) const {
-    return aligned_to_16(base, tensor.ffn * static_cast<long long>(sizeof(T)),
-                         hidden * static_cast<long long>(sizeof(T)));
-  }
-};
-
-/// The first warp of a group starts the copy of the group's next tile before `end`, to the stage after the
-/// last. No thread may still read what is there.
-template <class... T>
+/// The first warp of a group starts the copy of the group's next tile before `end`, of each ring_lane, to the
+/// stage after the last. No thread may still read what is there.
+template <class... Lanes>
 __device__ __forceinline__ void feed_ring(unsigned char* memory, std::uint64_t* full, feed_state* state,
                                           const ring_shape& shape, const tile_shape& tiles, int end,
-                                          const ring_lane<T>&... lanes) {
+                                          const Lanes&... lanes) {
   const int thread = static_cast<int>(threadIdx.x) % 32;
   const feed_state at = *state;
   if (at.tile >= end) {
@@ -117,16 +100,17 @@ class ring_view {
     return memory_ + stage * stage_bytes_;
   }
   /// Threads: starts this thread's copies of the rows of a tile, after its own last read of the stage they go
-  /// to; each thread owns `unit` bytes of a row at a time.
-  template <int unit, class T>
-  __device__ __forceinline__ void copy(const ring_lane<T>& lane, const tile_shape& tiles,
-                                       const tile_cursor& at, const thread_group& group) const {
-    const T* const base = lane.tensor.of(at.expert());
+  /// to.
+  template <class Lane>
+  __device__ __forceinline__ void copy(const Lane& lane, const tile_shape& tiles, const tile_cursor& at,
+                                       const thread_group& group) const {
+    constexpr int unit = Lane::unit;
+    const auto* const base = lane.tensor.of(at.expert());
     if (!lane.fast(base, tiles.hidden)) {
       return;
     }
     unsigned char* const to = memory_ + head_ * stage_bytes_ + lane.offset;
-    const int row_bytes = tiles.hidden * static_cast<int>(sizeof(T));
+    const int row_bytes = tiles.hidden * static_cast<int>(sizeof(*base));
     for (int g = 0; g < at.count(tiles); ++g) {
       const auto* const row =
           reinterpret_cast<const unsigned char*>(base + (at.first() + g) * lane.tensor.ffn);

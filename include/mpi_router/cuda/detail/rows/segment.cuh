@@ -91,26 +91,26 @@ struct leader_place {
 
 /// What becomes of a block's sums of one segment: they go to their slot, or, where the blocks of a cluster
 /// have the segments of one expert, to the first of them, which calls finish(image).
-template <int vectors, int width, class Finish>
-__device__ __forceinline__ void end_segment(const row_memory& memory, unsigned char* rings,
-                                            const ring_shape& ring, const partition& part,
-                                            const partial_sums& out, bool fused, int expert, int hidden,
-                                            const thread_group& group, const slot_header& header,
+/// Args are row_sweep_args.
+template <int vectors, int width, class Args, class Finish>
+__device__ __forceinline__ void end_segment(const Args& a, const row_memory& memory,
+                                            const thread_group& group, int expert, const slot_header& header,
                                             const float (&u)[vectors * width], const Finish& finish) {
   const int block = static_cast<int>(blockIdx.x);
-  const int in_row = (hidden + width - 1) / width;
-  const bool only = part.whole != 0;  // then the rings are idle, and their memory takes the sums
+  const int in_row = (a.tiles.hidden + width - 1) / width;
+  const bool only = a.part.whole != 0;  // then the rings are idle, and their memory takes the sums
   if (only) {
     group.sync();
   }
-  float* const sums = only ? reinterpret_cast<float*>(rings) : memory.sums;
-  const int distance = only ? ring.group_bytes() / 4 : group.threads * vectors * width;
+  float* const sums = only ? reinterpret_cast<float*>(memory.rings) : memory.sums;
+  const int distance = only ? a.ring.group_bytes() / 4 : group.threads * vectors * width;
   const auto gather = [&](const auto& to) {
-    gather_segment<vectors, width>(to, sums, distance, memory.headers, group, ring.groups, in_row, header, u);
+    gather_segment<vectors, width>(to, sums, distance, memory.headers, group, a.ring.groups, in_row, header,
+                                   u);
   };
-  if (!fused) {
-    const int slot = part.slot(block, expert);
-    gather(slot_place{out.rows + static_cast<long long>(slot) * out.pitch, out.headers + slot});
+  if (!a.fused) {
+    const int slot = a.part.slot(block, expert);
+    gather(slot_place{a.out.rows + static_cast<long long>(slot) * a.out.pitch, a.out.headers + slot});
     return;
   }
   const leader_inbox inbox{sums, memory.sums, memory.leader, cluster_size(), in_row * width, in_row * width};

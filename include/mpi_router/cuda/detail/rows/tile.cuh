@@ -1,14 +1,36 @@
-// A tile of stored rows as one thread sees it.
+// Tiles of stored rows in a stage of a ring, and as one thread sees them.
 #pragma once
 
-#include <mpi_router/cuda/detail/rows/ring.cuh>
+#include <mpi_router/cuda/detail/device/batch.cuh>
+#include <mpi_router/cuda/detail/device/instructions.cuh>
+#include <mpi_router/cuda/detail/device/number.cuh>
+#include <mpi_router/cuda/detail/device/threads.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// One tensor's share of a stage. Where threads copy, each owns `unit` bytes of a row at a
+/// time.
+template <class T, int bytes_at_a_time = vector_bytes>
+struct ring_lane {
+  static constexpr int unit = bytes_at_a_time;
+  batch<const T> tensor;
+  int offset = 0;  // bytes, in a stage
+  int pitch = 0;   // bytes from row to row in shared memory
+
+  /// Whether an expert's rows can go through the ring. Those that do not start at multiples of 16 bytes stay
+  /// out, and are fetched by the threads that use them.
+  [[nodiscard]] __device__ __forceinline__ bool fast(const T* base, int hidden) const {
+    return aligned_to_16(base, tensor.ffn * static_cast<long long>(sizeof(T)),
+                         hidden * static_cast<long long>(sizeof(T)));
+  }
+};
 
 /// A tile as one thread sees it: its `vectors` of each row, in a stage of the ring. Of them the last may lie
 /// beyond the row's end (and the first, if it is the only one).
 template <class T, int vectors>
 struct tile_share {
+  unsigned char* stage;
   unsigned char* own;  // this thread's first vector of the tile's first row
   int pitch;
   int step;       // bytes from one of this thread's vectors of a row to the next
@@ -16,9 +38,10 @@ struct tile_share {
   int columns;    // left from this thread's first column on
   bool has_last;  // the last vector, or a part of it, is in the row
 
-  __device__ __forceinline__ tile_share(const ring_lane<T>& lane, unsigned char* stage, int rows_left,
+  __device__ __forceinline__ tile_share(const ring_lane<T>& lane, unsigned char* its_stage, int rows_left,
                                         int hidden, const thread_group& group)
-      : own(stage + lane.offset + group.rank * 16),
+      : stage(its_stage),
+        own(stage + lane.offset + group.rank * 16),
         pitch(lane.pitch),
         step(group.threads * 16),
         count(rows_left),

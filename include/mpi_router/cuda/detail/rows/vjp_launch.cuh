@@ -1,8 +1,8 @@
 // The launches of the backward over stored rows.
 #pragma once
 
-#include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
+#include <mpi_router/cuda/detail/rows/arguments.cuh>
 #include <mpi_router/cuda/detail/rows/vjp_kernel.cuh>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -10,11 +10,8 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 template <class T, class G, int vectors, vjp_mode mode, copier by>
 void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args<T, G>& args) {
   constexpr int in_flight = vjp_vectors_in_flight(mode);
-  launch(
-      "row_vjp_kernel", ctx,
-      {static_cast<unsigned>(plan.part.blocks), static_cast<unsigned>(plan.ring.groups * plan.group_threads),
-       plan.shared_bytes, static_cast<unsigned>(args.fused ? plan.cluster : 1)},
-      row_vjp_kernel<T, G, vectors, tile_rows(in_flight, vectors), mode, by>, args);
+  launch("row_vjp_kernel", ctx, shape_of(plan, args.sweep.fused),
+         row_vjp_kernel<T, G, vectors, tile_rows(in_flight, vectors), mode, by>, args);
 }
 
 /// r̄ and, as `mode` says, Ā or its factors. `grad_router` may be null (without data).
@@ -23,27 +20,15 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
              const expert_shape& shape, const any_matrix& rows, const dual_source& dual,
              const any_matrix& grad_router, const batch<G>& gradient, const gradient_factors& factors,
              const partial_sums& sums) {
-  batch<const G> old;
-  old.data = gradient.data;
-  old.table = const_cast<const G* const*>(gradient.table);
-  old.expert = gradient.expert;
-  old.ffn = gradient.ffn;
-  old.hidden = gradient.hidden;
   const int weights_pitch = plan.pitch * static_cast<int>(sizeof(T));
-  const row_vjp_args<T, G> args{{weights, 0, weights_pitch},
-                                {old, weights_pitch * plan.rows, plan.pitch * static_cast<int>(sizeof(G))},
-                                gradient,
-                                factors,
-                                rows,
-                                dual,
-                                grad_router,
-                                {static_cast<int>(shape.ffn_dim), static_cast<int>(shape.hidden_dim),
-                                 plan.rows, plan.part.tiles_per_expert},
-                                plan.part,
-                                sums,
-                                plan.group_threads,
-                                plan.ring,
-                                plan.cluster > 0};
+  const row_vjp_args<T, G> args{
+      sweep_of(plan, weights, shape, sums, plan.cluster > 0),
+      {gradient.as_const(), weights_pitch * plan.rows, plan.pitch * static_cast<int>(sizeof(G))},
+      gradient,
+      factors,
+      rows,
+      dual,
+      grad_router};
   const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
     if (has_engine(ctx)) {
       launch_row_vjp<T, G, vectors, mode, copier::engine>(ctx, plan, args);
