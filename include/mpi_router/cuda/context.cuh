@@ -4,6 +4,8 @@
 #include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 
+#include <cstddef>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Never launched: the driver is asked how many clusters of it, with all shared memory, run at once.

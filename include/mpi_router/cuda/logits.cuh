@@ -7,7 +7,9 @@
 #include <mpi_router/cuda/context.cuh>
 #include <mpi_router/cuda/detail/device/launch.cuh>
 
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 MPIROUTER_CUDA_DETAIL_BEGIN

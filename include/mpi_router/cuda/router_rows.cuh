@@ -11,6 +11,7 @@
 #include <mpi_router/cuda/detail/plan/forward_path.hpp>
 #include <mpi_router/cuda/detail/rows/launch.cuh>
 
+#include <cstddef>
 #include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN

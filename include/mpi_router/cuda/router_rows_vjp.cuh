@@ -10,6 +10,7 @@
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/rows/vjp_launch.cuh>
 
+#include <cstddef>
 #include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN

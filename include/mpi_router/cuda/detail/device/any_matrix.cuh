@@ -4,6 +4,8 @@
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/detail/device/number.cuh>
 
+#include <type_traits>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// A matrix on the device whose element type is known at run time: rows, images, gradients, never the

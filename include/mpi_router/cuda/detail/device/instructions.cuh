@@ -3,6 +3,8 @@
 
 #include <mpi_router/cuda/detail/plan/linkage.hpp>
 
+#include <cstdint>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Before a kernel's first access to memory that a kernel ahead may write, or its first write: what the

@@ -5,6 +5,15 @@
 #include <mpi_router/cuda/detail/plan/linkage.hpp>
 #include <mpi_router/cuda/types.hpp>
 
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "mpi_router/cuda needs sm_80 or newer: pass -arch=sm_80, sm_90a or that of your GPU"
+#endif
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 [[noreturn]] inline void cuda_failure(const char* call, int code, const char* reason) {

@@ -6,6 +6,8 @@
 #include <mpi_router/core/scalar.hpp>
 #include <mpi_router/cuda/detail/plan/linkage.hpp>
 
+#include <type_traits>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Bytes of an element. What the device code has no word for stays out of it: 0.
@@ -142,6 +144,21 @@ __device__ __forceinline__ bool aligned_to_16(const void* p, long long stride_by
   return ((reinterpret_cast<unsigned long long>(p) | static_cast<unsigned long long>(stride_bytes) |
            static_cast<unsigned long long>(extent_bytes)) &
           15ULL) == 0;
+}
+
+template <int n>
+__device__ __forceinline__ void multiply(float (&values)[n], float factor) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    values[i] *= factor;
+  }
+}
+template <int n>
+__device__ __forceinline__ void clear(float (&values)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    values[i] = 0.0F;
+  }
 }
 
 MPIROUTER_CUDA_DETAIL_END

@@ -98,6 +98,21 @@ __device__ __forceinline__ unsigned largest_over_warp(float x) {
   return __reduce_max_sync(0xffffffffU, magnitude_bits(x));
 }
 
+/// The bits of the largest magnitude that `lanes` neighbours have.
+template <int lanes, int n>
+__device__ __forceinline__ unsigned largest_over_lanes(const float (&v)[n]) {
+  unsigned most = 0;
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    most = max(most, magnitude_bits(v[i]));
+  }
+#pragma unroll
+  for (int m = lanes / 2; m >= 1; m /= 2) {
+    most = max(most, __shfl_xor_sync(0xffffffffU, most, m));
+  }
+  return most;
+}
+
 __device__ __forceinline__ unsigned max_over_group(unsigned bits, const thread_group& group, float* scratch,
                                                    int& turn) {
   bits = __reduce_max_sync(0xffffffffU, bits);

@@ -4,6 +4,8 @@
 
 #include <mpi_router/cuda/detail/plan/linkage.hpp>
 
+#include <cmath>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Floats, but not NaN, as unsigned numbers in the same order, all above zero.

@@ -6,6 +6,16 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
+struct larger_of {
+  __device__ __forceinline__ float operator()(float x, float y) const { return fmaxf(x, y); }
+};
+struct sum_of {
+  template <class T>
+  __device__ __forceinline__ T operator()(T x, T y) const {
+    return x + y;
+  }
+};
+
 /// x of all `lanes` lanes of a token.
 template <int lanes, class T, class Combine>
 __device__ __forceinline__ T over_token(T x, const Combine& combine) {
@@ -35,11 +45,11 @@ struct shared_choice {
   }
   [[nodiscard]] __device__ __forceinline__ static float total(float x) {
     __syncwarp();
-    return over_token<lanes>(x, [](float a, float b) { return a + b; });
+    return over_token<lanes>(x, sum_of{});
   }
   [[nodiscard]] __device__ __forceinline__ static float largest(float x) {
     __syncwarp();
-    return over_token<lanes>(x, [](float a, float b) { return fmaxf(a, b); });
+    return over_token<lanes>(x, larger_of{});
   }
   [[nodiscard]] __device__ __forceinline__ static float least(float x) { return -largest(-x); }
   [[nodiscard]] __device__ __forceinline__ static bool any(bool x) { return __any_sync(0xffffffffU, x) != 0; }

@@ -2,9 +2,11 @@
 // host.
 #pragma once
 
-#include <cfloat>
 #include <mpi_router/cuda/detail/gate/best_first.cuh>
 #include <mpi_router/cuda/detail/gate/weighing.cuh>
+
+#include <cfloat>
+#include <cmath>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

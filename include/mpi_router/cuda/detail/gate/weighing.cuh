@@ -6,6 +6,8 @@
 #include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/cuda/detail/plan/linkage.hpp>
 
+#include <cmath>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 __device__ __forceinline__ float sum_of_warp(float x) {

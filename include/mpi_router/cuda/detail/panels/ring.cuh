@@ -59,6 +59,15 @@ class panel_ring {
   int rows_ = 0;
 };
 
+/// Starts the copies of passes `from` to `to` of the next panel.
+template <int from, int to, class Ring>
+__device__ __forceinline__ void push_passes(Ring& ring) {
+#pragma unroll
+  for (int p = from; p < to; ++p) {
+    ring.push(p);
+  }
+}
+
 /// y += this thread's part of a panel times its rows, as the passes arrive. Starts the copies of the next
 /// panel's doubled passes. A panel that is done `again`, with rows of another scale, has arrived already.
 template <bool again, int p, class T, bool large, int line, int width>

@@ -7,6 +7,7 @@
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/types.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>

@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/plan/row_plan.hpp>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 
+#include <cstddef>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// How a batch of weights is walked (by rows, by panels, or else by the generic kernels), and the scratch of

@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/types.hpp>
 
+#include <cstddef>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// What a gate is asked that its launch depends on.

@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
+#include <cstddef>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// `lanes` is 0 where the panel kernel does not reach.

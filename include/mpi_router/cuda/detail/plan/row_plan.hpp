@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
+#include <cstddef>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// `vectors` is 0 where the row kernels do not reach (too many columns, or too little shared memory).

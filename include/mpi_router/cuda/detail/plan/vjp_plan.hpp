@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/plan/vjp_mode.hpp>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 
+#include <cstddef>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// What the backward over stored rows asks of a plan.

@@ -4,6 +4,8 @@
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 
+#include <cstddef>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Hands out pieces of a workspace, each aligned to 256 bytes; with no data it only counts. Views hold N·F·D

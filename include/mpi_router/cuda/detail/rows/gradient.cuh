@@ -3,6 +3,8 @@
 
 #include <mpi_router/cuda/detail/device/number.cuh>
 
+#include <type_traits>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Writes the first `count` of `width` values, or adds them to what is there, one by one: by a call, for it

@@ -9,21 +9,6 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-template <int n>
-__device__ __forceinline__ void multiply(float (&values)[n], float factor) {
-#pragma unroll
-  for (int i = 0; i < n; ++i) {
-    values[i] *= factor;
-  }
-}
-template <int n>
-__device__ __forceinline__ void clear(float (&values)[n]) {
-#pragma unroll
-  for (int i = 0; i < n; ++i) {
-    values[i] = 0.0F;
-  }
-}
-
 /// This thread's part of the dots of a tile's rows with each probe: those with the first, then with the
 /// second. load(g, v) is vector v of row g.
 template <class T, int vectors, int rows, class Load, class... Probes>

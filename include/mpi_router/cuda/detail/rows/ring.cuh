@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/device/threads.cuh>
 #include <mpi_router/cuda/detail/plan/tiles.hpp>
 
+#include <cstdint>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Who fills the rings: the copy engine, whole tiles at the word of one warp (sm_90), or every thread the

@@ -8,6 +8,8 @@
 #include <mpi_router/cuda/detail/rows/ring.cuh>
 #include <mpi_router/cuda/detail/rows/tile.cuh>
 
+#include <cstdint>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// What the kernels over stored rows are given alike.

@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/rows/arguments.cuh>
 #include <mpi_router/cuda/detail/rows/vjp_kernel.cuh>
 
+#include <type_traits>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 template <class T, class G, int vectors, vjp_mode mode, copier by>
