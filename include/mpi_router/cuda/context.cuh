@@ -48,7 +48,7 @@ MPIROUTER_CUDA_BEGIN
   ctx.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   ctx.capability =
       10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-  // Code for an older architecture, compiled by the driver, has no clusters and no copy engine.
+  // Code for an older architecture, compiled by the driver, has no clusters and no bulk copies.
   cudaFuncAttributes code = {};
   detail::check("cudaFuncGetAttributes",
                 cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(detail::resident_kernel<>)));

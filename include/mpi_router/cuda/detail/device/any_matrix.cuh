@@ -165,7 +165,7 @@ struct any_matrix {
     }
   }
   // What follows is called, not inlined: where it is rare, its code would be in the way of what is not, and
-  // code that other kernels have driven from the caches is read at the speed of memory.
+  // code that other kernels have driven from the instruction caches is read at the speed of memory.
 
   struct four {
     double at[4];

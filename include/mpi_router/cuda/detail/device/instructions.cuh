@@ -42,8 +42,8 @@ __device__ __forceinline__ uint4 load_shared_or_zero(const void* from, bool pres
 
 // --- sm_80: each thread copies 16 bytes and waits for its own copies
 
-/// Copies 16 bytes, or zeros if not `present`. `line` bytes around them, 128 or 256, are fetched into the
-/// second cache.
+/// Copies 16 bytes, or zeros if not `present`. `line` bytes around them, 128 or 256, are fetched into
+/// L2.
 template <int line = 128>
 __device__ __forceinline__ void copy_async_16(void* to_shared, const void* from, bool present = true) {
   const int bytes = present ? 16 : 0;
@@ -70,14 +70,14 @@ __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, unsigned ar
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
                : "memory");
 }
-/// Makes initialised barriers visible to the copy engine; a block barrier must follow.
+/// Makes initialised barriers visible to the TMA; a block barrier must follow.
 __device__ __forceinline__ void publish_barriers() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
 }
-/// This thread's ordinary stores to shared memory come before the copy engine's, once a barrier has passed.
-__device__ __forceinline__ void order_before_engine() {
+/// This thread's ordinary stores to shared memory come before bulk copies, once a barrier has passed.
+__device__ __forceinline__ void order_before_tma() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
@@ -89,7 +89,7 @@ __device__ __forceinline__ void barrier_expect(std::uint64_t* barrier, unsigned 
                : "memory");
 #endif
 }
-/// Who writes what a barrier counts: the copy engine or threads of this block, or other blocks of the
+/// Who writes what a barrier counts: bulk copies or threads of this block, or other blocks of the
 /// cluster.
 enum class writers { block, cluster };
 

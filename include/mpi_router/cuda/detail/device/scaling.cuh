@@ -11,7 +11,19 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-constexpr int exponent_unset = -100000;
+constexpr int exponent_unset = -100000;  // below all that there are
+/// Projections stay in [2^-60, 2^60): squares of them, and products with rows below 2^11, are in the range of
+/// float.
+constexpr int projection_range = 60;
+/// The rows are shifted by 2^-40 for large projections, by 2^100 for small ones: float holds both of rows
+/// that are in [1, 2) at most.
+constexpr int shift_down = 40;
+constexpr int shift_up = 100;
+/// A projection may be 2^8 times the largest so far before the sums are rescaled.
+constexpr int projection_headroom = 8;
+/// So that the factor 2^(−shift − image) of a sum is a normal float where the rows are shifted.
+constexpr int least_image_exponent = -220;
+constexpr int most_image_exponent = 160;
 
 /// Exponent of the largest magnitude of some doubles, given the largest of their high words.
 __device__ __forceinline__ unsigned high_word(double x) {
@@ -28,13 +40,13 @@ struct row_shift {
 
   __device__ __forceinline__ void begin_tile() { lowered = false; }
   [[nodiscard]] __device__ __forceinline__ int exponent() const {
-    return level == 0 ? 0 : level < 0 ? -40 : 100;
+    return level == 0 ? 0 : level < 0 ? -shift_down : shift_up;
   }
   /// Given the largest projection's bits: the power of two to multiply the rows by before another try, or 0
   /// if the projections will do.
   __device__ __forceinline__ float retry(unsigned most) {
-    constexpr unsigned low = (127U - 60U) << 23;
-    constexpr unsigned high = (127U + 60U) << 23;
+    constexpr unsigned low = static_cast<unsigned>(127 - projection_range) << 23;
+    constexpr unsigned high = static_cast<unsigned>(127 + projection_range) << 23;
     if (most >= low && most < high) [[likely]] {
       return 0.0F;
     }
@@ -43,12 +55,12 @@ struct row_shift {
         return 0.0F;
       }
       lowered = true;
-      return level-- == 1 ? 0x1p-100F : 0x1p-40F;
+      return level-- == 1 ? power_of_two(-shift_up) : power_of_two(-shift_down);
     }
     if (level == 1 || lowered) {
       return 0.0F;
     }
-    return level++ == 0 ? 0x1p100F : 0x1p40F;
+    return level++ == 0 ? power_of_two(shift_up) : power_of_two(shift_down);
   }
 };
 
@@ -61,7 +73,8 @@ struct outer_exponents {
   /// `exponent` is that of r and z̄ together; the rows are shifted at present.
   __device__ __forceinline__ outer_exponents(int exponent, const row_shift& shift) {
     const int unshifted = exponent - shift.exponent();
-    const int large = unshifted > 60 ? min(unshifted, 100) : 0;  // dots are below 2^60, rows below 2^11
+    const int large =
+        unshifted > projection_range ? min(unshifted, 100) : 0;  // dots are below 2^60, rows below 2^11
     dots = unshifted - large;
     rows = large - shift.exponent();
   }
@@ -79,8 +92,8 @@ struct sum_scale {
   template <class Rescale>
   __device__ __forceinline__ void admit(unsigned most, int shift, const Rescale& rescale) {
     const int e = static_cast<int>(most >> 23) - 127 - shift;
-    if (e > projection + 8) {
-      const int new_image = min(max(2 * e, -220), 160);
+    if (e > projection + projection_headroom) {
+      const int new_image = min(max(2 * e, least_image_exponent), most_image_exponent);
       if (projection != exponent_unset) {
         rescale(power_of_two(image - new_image), power_of_two(2 * (projection - e)));
       }

@@ -4,6 +4,7 @@
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/gate/loads.cuh>
 #include <mpi_router/cuda/detail/gate/token.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -25,7 +26,7 @@ __device__ __forceinline__ void take_token(const gate_args& a, long long token, 
 
 /// A warp takes every so many tokens.
 template <int kept>
-__global__ void __launch_bounds__(256, (kept > 0 && kept <= 4 ? 5 : 2))
+__global__ void __launch_bounds__(gate_warps* warp_threads, gate_kernel_blocks(kept))
     gate_kernel(const __grid_constant__ gate_args a, int scratch_per_warp) {
   extern __shared__ unsigned memory[];
   wait_for_previous_kernel();

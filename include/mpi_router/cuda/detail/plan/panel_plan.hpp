@@ -56,7 +56,7 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
     p.part.whole = 0;
     p.part.blocks = whole;
     p.members = 1;
-  } else if (units > 1 && !has_engine(ctx)) {
+  } else if (units > 1 && !has_tma(ctx)) {
     // Two take panels of one run in turn, likewise.
     p.part = make_partition(shape, tiles, units / 2);
     p.part.team = 2;
@@ -74,14 +74,14 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   if (shape.hidden_dim > most_hidden) {
     return {};
   }
-  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_engine(ctx) ? most_cluster : 1);
+  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1);
   const int units = resident_clusters(ctx, p.row_blocks);
   if (p.lanes == 0 || units == 0) {
     return {};
   }
   const int panel = p.panel(element_bytes);
   deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
-  p.large = has_engine(ctx) && panel_shared_bytes(p, panel, true, 0) <= ctx.shared_memory;
+  p.large = has_tma(ctx) && panel_shared_bytes(p, panel, true, 0) <= ctx.shared_memory;
   if (panel_shared_bytes(p, panel, p.large, p.members) > ctx.shared_memory) {
     p.members = 0;
   }

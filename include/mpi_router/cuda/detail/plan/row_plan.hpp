@@ -56,7 +56,7 @@ struct row_demand {
 
 /// As many groups as the shared memory has rings for, as deep as may be; none where there is no room for one.
 [[nodiscard]] inline row_plan with_rings(const context& ctx, row_plan p, int vectors, int width) {
-  const int deepest = has_engine(ctx) ? most_stages : most_stages_of_threads;
+  const int deepest = has_tma(ctx) ? most_stages : most_stages_of_threads;
   for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
     const int threads = p.ring.groups * p.group_threads;
     const bool sums_apart = p.ring.groups > 1 && p.part.whole == 0;  // else they go where the rings were

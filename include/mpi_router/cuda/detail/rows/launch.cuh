@@ -14,8 +14,8 @@ void launch_row_step(const context& ctx, const row_plan& plan, const row_step_ar
 }
 template <class T, int vectors>
 void launch_row_step(const context& ctx, const row_plan& plan, const row_step_args<T>& args) {
-  if (has_engine(ctx)) {
-    launch_row_step<T, vectors, copier::engine>(ctx, plan, args);
+  if (has_tma(ctx)) {
+    launch_row_step<T, vectors, copier::tma>(ctx, plan, args);
   } else {
     launch_row_step<T, vectors, copier::threads>(ctx, plan, args);
   }

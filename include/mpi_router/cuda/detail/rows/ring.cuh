@@ -9,16 +9,16 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Who fills the rings: the copy engine, whole tiles at the word of one warp (sm_90), or every thread the
-/// bytes that it will itself read (sm_80: then a tile's arrival needs no barrier among threads).
-enum class copier { engine, threads };
+/// Who fills the rings: bulk copies of the TMA, whole tiles at the word of one warp (sm_90), or every thread
+/// the bytes that it will itself read (sm_80: then a tile's arrival needs no barrier among threads).
+enum class copier { tma, threads };
 
-/// For a device without a copy engine its kernels need not be compiled: the launches choose by the device,
+/// For a device without a TMA its kernels need not be compiled: the launches choose by the device,
 /// and should one be wrong, it must not pass for a result.
 template <copier by>
 __device__ __forceinline__ bool not_on_this_device() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-  if constexpr (by == copier::engine) {
+  if constexpr (by == copier::tma) {
     __trap();
     return true;
   }
@@ -86,7 +86,7 @@ class ring_view {
   /// Waits for the next tile and returns its stage.
   [[nodiscard]] __device__ __forceinline__ unsigned char* pop() {
     const int stage = tail_;
-    if constexpr (by == copier::engine) {
+    if constexpr (by == copier::tma) {
       barrier_wait(full_ + stage, parity_);
     } else {
       switch (stages_) {

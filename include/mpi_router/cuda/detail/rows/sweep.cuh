@@ -32,7 +32,7 @@ __device__ __forceinline__ void start_rings(const row_memory& memory, const ring
   if (threadIdx.x == 0) {
     barrier_init(&memory.leader->arrived, 1);
   }
-  const int groups = by == copier::engine ? ring.groups : 0;
+  const int groups = by == copier::tma ? ring.groups : 0;
   for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {
     barrier_init(memory.full + i / ring.stages * most_stages + i % ring.stages, 1);
   }
@@ -76,10 +76,10 @@ class row_sweep {
     start_rings<by>(memory, args.ring, args.tiles, tile);
   }
 
-  /// Copy engine: the group's first warp asks for the group's next tile. No thread may still read the stage
+  /// Bulk copies: the group's first warp asks for the group's next tile. No thread may still read the stage
   /// that it goes to, that of the tile before the last.
   __device__ __forceinline__ void feed() const {
-    if (by == copier::engine && group.rank < 32) {
+    if (by == copier::tma && group.rank < 32) {
       lanes_([&](const auto&... lanes) {
         feed_ring(stages_, full_, memory.feed + group.id, a_.ring, a_.tiles, end, lanes...);
       });

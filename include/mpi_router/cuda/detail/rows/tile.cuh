@@ -64,7 +64,7 @@ struct tile_share {
           *reinterpret_cast<uint4*>(own + i / vectors * pitch + v * step) = make_uint4(0, 0, 0, 0);
         }
       }
-      order_before_engine();
+      order_before_tma();
     }
   }
 
@@ -83,7 +83,7 @@ struct tile_share {
             gather_vector(at, min(columns - skipped, vector_width<T>));
       }
     }
-    order_before_engine();
+    order_before_tma();
   }
 };
 

@@ -32,8 +32,8 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
       dual,
       grad_router};
   const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
-    if (has_engine(ctx)) {
-      launch_row_vjp<T, G, vectors, mode, copier::engine>(ctx, plan, args);
+    if (has_tma(ctx)) {
+      launch_row_vjp<T, G, vectors, mode, copier::tma>(ctx, plan, args);
     } else {
       launch_row_vjp<T, G, vectors, mode, copier::threads>(ctx, plan, args);
     }
