@@ -3,16 +3,19 @@
 
 #include <mpi_router/cuda/detail/plan/panel_plan.hpp>
 #include <mpi_router/cuda/detail/plan/row_plan.hpp>
+#include <mpi_router/cuda/detail/plan/workspace.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
 
-/// How a batch of weights is walked (by rows, by panels, or else plainly), and the scratch of one forward.
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// How a batch of weights is walked (by rows, by panels, or else by the generic kernels), and the scratch of
+/// one forward.
 struct forward_path {
   row_plan rows;
   panel_plan panels;
   partial_sums sums;
-  double* y = nullptr;         // [N, F], of the plain path
+  double* y = nullptr;         // [N, F], of the generic path
   double* u = nullptr;         // [N, D], likewise
   double* energies = nullptr;  // [N]
   float* between[2] = {};      // rows between steps, [N, D] each
@@ -60,5 +63,4 @@ struct forward_path {
   }
 };
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END
