@@ -107,7 +107,7 @@ struct nothing_to_read {
     const everything_told told(n, d);
     const device_array<float> images(to_size(n * d)), rows(to_size(n * d));
     const device_array<double> energies(to_size(n));
-    cuda::image_of_rows(ctx, experts(), in(router), out(images), energies.data(), {});
+    cuda::images_of_rows(ctx, experts(), in(router), out(images), energies.data(), {});
     cuda::retract_images(ctx, in(images), energies.data(), in(router), out(rows), told.report(), told.saved(),
                          {.degenerate = policy});
     sync();

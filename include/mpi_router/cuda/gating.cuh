@@ -66,26 +66,28 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
   const auto counted = static_cast<int>(core::experts_in_group_score(options, size));
   const bool sums_groups = options.topk_group < options.n_group && counted > 1;
   const bool score_first = options.order == selection_order::score_then_select;
-  const detail::gate_args args{logits.data(),
-                               logits.row_stride(),
-                               selection_bias,
-                               statuses,
-                               out.weights,
-                               out.experts,
-                               out.statuses,
-                               out.load,
-                               logits.rows(),
-                               n,
-                               static_cast<int>(options.top_k),
-                               options.score_function,
-                               score_first && (selection_bias != nullptr || sums_groups),
-                               score_first,
-                               options.renormalize,
-                               static_cast<float>(options.scaling_factor),
-                               static_cast<int>(options.n_group),
-                               static_cast<int>(options.topk_group),
-                               size,
-                               counted};
+  const detail::gate_args args{
+      logits.data(),
+      logits.row_stride(),
+      selection_bias,
+      statuses,
+      out.weights,
+      out.experts,
+      out.statuses,
+      out.load,
+      logits.rows(),
+      n,
+      static_cast<int>(options.top_k),
+      options.score_function,
+      core::with_score(options.score_function, []<class Score>(Score) { return Score::is_relative; }),
+      score_first && (selection_bias != nullptr || sums_groups),
+      score_first,
+      options.renormalize,
+      static_cast<float>(options.scaling_factor),
+      static_cast<int>(options.n_group),
+      static_cast<int>(options.topk_group),
+      size,
+      counted};
   detail::launch_gate(ctx, args);
 }
 

@@ -19,7 +19,7 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 /// A forward_path of weights in T, and the walk.
 template <class T>
 struct forward_plan : forward_path {
-  forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, int steps,
+  forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, index_t steps,
                void* data)
       : forward_path(ctx, experts.shape(), experts.strides(), sizeof(T), steps, data) {}
 
@@ -53,11 +53,11 @@ MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
-/// Bytes of workspace that router_rows, and image_of_rows with one step, need.
+/// Bytes of workspace that router_rows, and images_of_rows with one step, need.
 template <class T>
 [[nodiscard]] std::size_t router_rows_workspace(const context& ctx,
                                                 const expert_batch_view<T, device_space>& experts,
-                                                int steps = 1) {
+                                                index_t steps = 1) {
   using value = std::remove_const_t<T>;
   return detail::forward_plan<value>(ctx, experts, steps, nullptr).bytes;
 }
@@ -111,7 +111,7 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   }
   const bool in_place = detail::is_in_place(router, rows);
   detail::any_matrix from(router);
-  for (int step = 0; step < options.steps; ++step) {
+  for (index_t step = 0; step < options.steps; ++step) {
     const bool last = step + 1 == options.steps;
     const detail::any_matrix to =
         last ? detail::any_matrix(rows) : detail::any_matrix(plan.between[step % 2], weights.hidden_dim());
@@ -130,10 +130,10 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   }
 }
 
-/// Bytes of workspace that image_of_rows needs.
+/// Bytes of workspace that images_of_rows needs.
 template <class T>
-[[nodiscard]] std::size_t image_of_rows_workspace(const context& ctx,
-                                                  const expert_batch_view<T, device_space>& experts) {
+[[nodiscard]] std::size_t images_of_rows_workspace(const context& ctx,
+                                                   const expert_batch_view<T, device_space>& experts) {
   return router_rows_workspace(ctx, experts, 1);
 }
 
@@ -142,12 +142,12 @@ template <class T>
 /// retract_images; where the experts are sharded there is nothing to sum. Cost and guarantees as for
 /// router_rows. In f32 images of weights beyond about 1e±18 leave the range: give an f64 `images` then.
 template <class T, class R, class O>
-void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
-                   const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images,
-                   double* energies, const workspace& scratch) {
-  static_assert(!std::is_const_v<O>, "image_of_rows: the images are const");
+void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
+                    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images,
+                    double* energies, const workspace& scratch) {
+  static_assert(!std::is_const_v<O>, "images_of_rows: the images are const");
   using value = std::remove_const_t<T>;
-  constexpr const char* name = "cuda::image_of_rows";
+  constexpr const char* name = "cuda::images_of_rows";
   const expert_batch_view<const value, device_space> weights = experts;
   detail::expect_context(name, ctx);
   detail::expect_experts(name, weights);
@@ -174,8 +174,21 @@ void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>&
   });
 }
 
+template <class T, class R, class O>
+[[deprecated("images_of_rows, as on the host")]] void image_of_rows(
+    const context& ctx, const expert_batch_view<T, device_space>& experts,
+    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images, double* energies,
+    const workspace& scratch) {
+  images_of_rows(ctx, experts, router, images, energies, scratch);
+}
+template <class T>
+[[deprecated("images_of_rows_workspace, as on the host")]] [[nodiscard]] std::size_t image_of_rows_workspace(
+    const context& ctx, const expert_batch_view<T, device_space>& experts) {
+  return images_of_rows_workspace(ctx, experts);
+}
+
 /// Second half of the partial form: rows_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null
-/// if no by-product needs them) that were summed over shards. router [N, D] is what image_of_rows was given:
+/// if no by-product needs them) that were summed over shards. router [N, D] is what images_of_rows was given:
 /// it says what a row without a step becomes; rows may be the router itself. D up to 32768, N up to 2^30 − 1.
 /// No workspace; O(N·D).
 template <class U, class R, class O>

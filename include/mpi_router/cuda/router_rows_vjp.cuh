@@ -101,6 +101,8 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   const double radius = expect_radius(name, options, experts.total_experts());
   expect(options.steps == 1, name, ": the gradient of ", options.steps,
          " steps; take it of one step at a time");
+  expect(options.through != differentiate::none, name,
+         ": nothing is differentiated, as options.through says");
   const backward_plan<T, G, mode> plan(
       ctx, experts, mode == vjp_mode::factored ? 1 : grad_experts.strides().hidden, scratch.data);
   expect_backward(name, experts, router, saved, grad_rows, grad_router, grad_experts, factors, scratch,

@@ -88,15 +88,9 @@ class token_keys {
       }
     };
     if (a.by_scores) {
-      switch (a.score) {
-        case score_function::softmax: transform([&](float logit) { return expf(logit - largest); }); break;
-        case score_function::sigmoid:
-          transform([](float logit) { return score_of(score_function::sigmoid, logit); });
-          break;
-        case score_function::sqrtsoftplus:
-          transform([](float logit) { return score_of(score_function::sqrtsoftplus, logit); });
-          break;
-      }
+      core::with_score(a.score, [&]<class Score>(Score) {
+        transform([&](float x) { return score_of<Score>(Score::is_relative ? x - largest : x); });
+      });
       sum = over_token<lanes>(sum, sum_of{});
     } else if (a.shares_of_all()) {
 #pragma unroll 1

@@ -3,7 +3,7 @@
 // the host.
 #pragma once
 
-#include <mpi_router/core/gating_options.hpp>
+#include <mpi_router/core/scores.hpp>
 #include <mpi_router/cuda/detail/plan/linkage.hpp>
 
 #include <cmath>
@@ -25,31 +25,35 @@ __device__ __forceinline__ float max_of_warp(float x) {
   return x;
 }
 
-/// The score of a logit by itself. By e^−|x|/2, whose square root is not lost where e^−|x| vanishes.
-__device__ __forceinline__ float score_of(score_function f, float x) {
-  switch (f) {
-    case score_function::softmax: break;  // has none
-    case score_function::sigmoid: {
-      const float e = expf(-fabsf(x));
-      return (x < 0.0F ? e : 1.0F) / (1.0F + e);
-    }
-    case score_function::sqrtsoftplus: {
-      const float root = expf(-0.5F * fabsf(x));
-      return x < -16.0F ? root : sqrtf(fmaxf(x, 0.0F) + log1pf(root * root));
-    }
+/// The elementary functions that scores are made of: see core/scores.hpp.
+struct device_math {
+  __device__ __forceinline__ static float exp(float x) { return expf(x); }
+  __device__ __forceinline__ static float log1p(float e) { return log1pf(e); }
+  __device__ __forceinline__ static float log(float x) { return logf(x); }
+  __device__ __forceinline__ static float abs(float x) { return fabsf(x); }
+  __device__ __forceinline__ static float by_sign(float x, float negative, float otherwise) {
+    return x < 0.0F ? negative : otherwise;
   }
-  __builtin_unreachable();
+  __device__ __forceinline__ static constexpr float deep(float) { return 16.0F; }
+};
+
+/// The score of a logit by itself, or, where scores are relative, of a logit less the largest.
+template <class Score>
+__device__ __forceinline__ float score_of(float x) {
+  const float factor = Score::template factor<device_math>(x);
+  if constexpr (Score::has_root) {
+    return factor * sqrtf(Score::template radicand<device_math>(x));
+  } else {
+    return factor;
+  }
+}
+__device__ __forceinline__ float score_of(score_function f, float x) {
+  return core::with_score(f, [x]<class Score>(Score) { return score_of<Score>(x); });
 }
 /// Its logarithm, as good at any depth. Called, not inlined, for it is rare.
 template <class = void>
 __device__ __noinline__ float log_score(score_function f, float x) {
-  const float rest = log1pf(expf(-fabsf(x)));
-  switch (f) {
-    case score_function::softmax: return x;  // but for what all of them share
-    case score_function::sigmoid: return fminf(x, 0.0F) - rest;
-    case score_function::sqrtsoftplus: return x < -16.0F ? 0.5F * x : 0.5F * logf(fmaxf(x, 0.0F) + rest);
-  }
-  __builtin_unreachable();
+  return core::with_score(f, [x]<class Score>(Score) { return Score::template log_value<device_math>(x); });
 }
 
 struct gate_args {
@@ -65,6 +69,7 @@ struct gate_args {
   int num_experts;
   int top_k;
   score_function score;
+  bool is_relative;  // of that score
   /// Experts are selected by scores: where a bias, or the worth of a group, is added up of them. Otherwise by
   /// logits, which are in the same order, and exact.
   bool by_scores;
@@ -76,9 +81,7 @@ struct gate_args {
   int group_size;
   int counted;  // best experts that make a group's worth
 
-  [[nodiscard]] __device__ __forceinline__ bool softmax_first() const {
-    return score_first && score == score_function::softmax;
-  }
+  [[nodiscard]] __device__ __forceinline__ bool softmax_first() const { return score_first && is_relative; }
   /// Weights are shares of the softmax over all experts.
   [[nodiscard]] __device__ __forceinline__ bool shares_of_all() const {
     return softmax_first() && !renormalize;
@@ -89,7 +92,7 @@ struct gate_args {
   /// Whether a token has experts though `nothing` is left of their weights: the softmax over the chosen is
   /// not defined where all have the logit −∞, unless the bias has closed every one of them.
   [[nodiscard]] __device__ __forceinline__ bool has_experts(bool nothing, int closed) const {
-    return !nothing || closed == top_k || score != score_function::softmax || score_first;
+    return !nothing || closed == top_k || !is_relative || score_first;
   }
   /// Whether the bias closes an expert: −∞ does, and so does NaN.
   [[nodiscard]] __device__ __forceinline__ bool closes(int expert) const {
@@ -107,7 +110,7 @@ class weighing {
   template <class Chosen>
   __device__ __forceinline__ weighing(const gate_args& a, const Chosen& chosen, float largest,
                                       float denominator)
-      : exponential_(a.score == score_function::softmax), a_(a) {
+      : exponential_(a.is_relative), a_(a) {
     if (a.shares_of_all()) {
       largest_ = largest;
       divisor_ = denominator;
@@ -141,7 +144,7 @@ class weighing {
 
  private:
   [[nodiscard]] __device__ __forceinline__ float exponent(float x) const {
-    return a_.score == score_function::softmax ? x : log_score(a_.score, x);
+    return a_.is_relative ? x : log_score(a_.score, x);
   }
   [[nodiscard]] __device__ __forceinline__ float score(float x) const {
     return exponential_ ? expf(exponent(x) - largest_) : score_of(a_.score, x);

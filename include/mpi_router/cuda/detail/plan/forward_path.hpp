@@ -24,7 +24,7 @@ struct forward_path {
 
   /// Without data it only counts.
   forward_path(const context& ctx, const expert_shape& shape, const expert_strides& strides,
-               int element_bytes, int steps, void* data) {
+               int element_bytes, index_t steps, void* data) {
     arena memory(data);
     if (shape.num_experts > 0 && shape.ffn_dim > 0 && shape.hidden_dim > 0) {  // else every image is zero
       choose(ctx, shape, strides, element_bytes);
@@ -52,7 +52,7 @@ struct forward_path {
   }
   void take_images(arena& memory, const expert_shape& shape) {
     if (rows.vectors > 0) {
-      sums = take_partial_sums(memory, rows.part, rows.pitch);  // image_of_rows needs them in any case
+      sums = take_partial_sums(memory, rows.part, rows.pitch);  // images_of_rows needs them in any case
     } else if (panels.lanes > 0) {
       sums = take_partial_sums(memory, panels.part, panels.pitch);
     } else {
