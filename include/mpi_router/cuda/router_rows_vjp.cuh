@@ -4,6 +4,7 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/router_rows.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
