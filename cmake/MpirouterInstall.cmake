@@ -3,7 +3,7 @@
 include(CMakePackageConfigHelpers)
 
 set(mpirouter_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/mpi_router)
-install(DIRECTORY include/mpi_router DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY include/mpi_router DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} PATTERN README.md EXCLUDE)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # mpirouter_install_target(<target> <name>): installed as mpi_router::<name>, with an export file of its own.

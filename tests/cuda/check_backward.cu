@@ -345,7 +345,7 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_order<bf16, bf16>(ctx, {2, 40, 2048}, layout::nfd, g);
     check_order<bf16, float>(ctx, {100, 24, 512}, layout::nfd, g);  // blocks with rows of several experts
     check_order<float, float>(ctx, {3, 30, 1000}, layout::nfd, g);
-    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::ndf, g);  // the plain path
+    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::ndf, g);  // the generic path
   }
   sweep<bf16, float, bf16>(ctx, g, effort);
   sweep<bf16, bf16, float>(ctx, g, effort);

@@ -107,7 +107,7 @@ struct nothing_to_read {
     const everything_told told(n, d);
     const device_array<float> images(to_size(n * d)), rows(to_size(n * d));
     const device_array<double> energies(to_size(n));
-    cuda::image_of_rows(ctx, experts(), in(router), out(images), energies.data(), {});
+    cuda::images_of_rows(ctx, experts(), in(router), out(images), energies.data(), {});
     cuda::retract_images(ctx, in(images), energies.data(), in(router), out(rows), told.report(), told.saved(),
                          {.degenerate = policy});
     sync();
@@ -313,7 +313,7 @@ void check_small_gradients(const cuda::context& ctx) {
     }
   }
   check_row_sizes<float, bf16>(ctx, 1e-20, 1.0, 1.0, 64, layout::nfd, write);
-  check_row_sizes<float, float>(ctx, 1e-20, 1.0, 1.0, 64, layout::ndf, write);  // the plain path
+  check_row_sizes<float, float>(ctx, 1e-20, 1.0, 1.0, 64, layout::ndf, write);  // the generic path
   check_row_sizes<bf16, bf16>(ctx, 1e-20, 1.0, 1.0, 300, layout::ndf, add);
   check_row_sizes<float, float>(ctx, 1e25, 1.0, 1e10, 64, layout::nfd, write);     // projections above 2^60
   check_row_sizes<float, float>(ctx, 1e-12, 1e-10, 1e22, 64, layout::nfd, write);  // large factors

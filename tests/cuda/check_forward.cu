@@ -130,8 +130,8 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   const device_array<double> images(size), energies(static_cast<std::size_t>(n));
   out.poison();
   scratch.poison();
-  cuda::image_of_rows(ctx, p.view(), p.rows(), row_major<device_space>(images.data(), n, d), energies.data(),
-                      {scratch.data(), bytes});
+  cuda::images_of_rows(ctx, p.view(), p.rows(), row_major<device_space>(images.data(), n, d), energies.data(),
+                       {scratch.data(), bytes});
   cuda::retract_images(ctx, row_major<device_space>(images.data(), n, d), energies.data(), p.rows(), to,
                        by.report(), {}, options);
   sync();
@@ -209,7 +209,7 @@ void check_order(const cuda::context& ctx, const expert_shape& shape, layout ord
                       {.radius = radius, .steps = steps});
   };
   const auto halves = [&](bool at_rest) {
-    cuda::image_of_rows(in(at_rest), p.view(), p.rows(), to, energies.data(), work);
+    cuda::images_of_rows(in(at_rest), p.view(), p.rows(), to, energies.data(), work);
   };
 
   const std::vector<late_write> outputs = {

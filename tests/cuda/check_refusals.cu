@@ -83,8 +83,9 @@ void refuse_steps(const cuda::context& ctx, const buffers& b) {
     other.device = 99;
     step(router, rows, {}, b.scratch, other);
   });
-  refused("the images and the router overlap",
-          [&] { cuda::image_of_rows(ctx, b.experts(), router, buffers::out(b.router), nullptr, b.scratch); });
+  refused("the images and the router overlap", [&] {
+    cuda::images_of_rows(ctx, b.experts(), router, buffers::out(b.router), nullptr, b.scratch);
+  });
   refused("N and F up to 2^30 - 1", [&] {
     const expert_strides still{0, 0, 0};
     cuda::router_rows(ctx,

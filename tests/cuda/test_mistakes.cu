@@ -82,8 +82,8 @@ struct step {
   [[nodiscard]] std::string router_rows() const {
     return outcome([&] { cuda::router_rows(ctx, experts, rows, out, report, saved, scratch, options); });
   }
-  [[nodiscard]] std::string image_of_rows() const {
-    return outcome([&] { cuda::image_of_rows(ctx, experts, rows, out, buffer<double>(4), scratch); });
+  [[nodiscard]] std::string images_of_rows() const {
+    return outcome([&] { cuda::images_of_rows(ctx, experts, rows, out, buffer<double>(4), scratch); });
   }
   [[nodiscard]] std::string retract_images() const {
     return outcome([&] {
@@ -107,7 +107,7 @@ void refused_by_steps(const Spoil& spoil, const char* words) {
   step s;
   spoil(s);
   refused(s.router_rows(), "router_rows", words);
-  refused(s.image_of_rows(), "image_of_rows", words);
+  refused(s.images_of_rows(), "images_of_rows", words);
 }
 
 constexpr index_t two_to_30 = index_t{1} << 30;
@@ -117,7 +117,7 @@ constexpr index_t two_to_30 = index_t{1} << 30;
 TEST_CASE("without a mistake the calls reach CUDA") {
   REQUIRE(no_device == 0);
   CHECK(step{}.router_rows() == "cuda");
-  CHECK(step{}.image_of_rows() == "cuda");
+  CHECK(step{}.images_of_rows() == "cuda");
   CHECK(step{}.retract_images() == "cuda");
   step in_place;
   in_place.rows = array<const float>(2, 2, 8);
@@ -128,7 +128,7 @@ TEST_CASE("without a mistake the calls reach CUDA") {
   none.out = array<float>(2, 0, 8);
   none.scratch = {};
   CHECK(none.router_rows() == "returned");
-  CHECK(none.image_of_rows() == "returned");
+  CHECK(none.images_of_rows() == "returned");
 }
 
 TEST_CASE("a context that nobody made") {
@@ -187,7 +187,7 @@ TEST_CASE("radii and steps") {
     s.options.radius = radius;
     refused(s.router_rows(), "router_rows", "the radius must be positive and finite, not ");
     refused(s.retract_images(), "retract_images", "the radius must be positive and finite, not ");
-    CHECK(s.image_of_rows() == "cuda");  // takes none
+    CHECK(s.images_of_rows() == "cuda");  // takes none
   }
   step s;
   s.options.radius = 1e-300;
@@ -215,10 +215,10 @@ TEST_CASE("what is written overlaps what is read") {
   step apart;
   apart.out = at(64);
   CHECK(apart.router_rows() == "cuda");
-  CHECK(apart.image_of_rows() == "cuda");
+  CHECK(apart.images_of_rows() == "cuda");
   step in_place;
   in_place.rows = array<const float>(2, 2, 8);
-  refused(in_place.image_of_rows(), "image_of_rows", "overlap");
+  refused(in_place.images_of_rows(), "images_of_rows", "overlap");
   step other_type;
   CHECK(contains(outcome([&] {
                    cuda::router_rows(other_type.ctx, other_type.experts, array<const float>(2, 2, 8),
@@ -265,7 +265,7 @@ TEST_CASE("a step: memory of its own for all that is written") {
         }).router_rows() == "cuda");  // both are read
 
   const auto half = [&](auto spoil, const char* words) {
-    refused(spoilt(spoil).image_of_rows(), "image_of_rows", words);
+    refused(spoilt(spoil).images_of_rows(), "images_of_rows", words);
   };
   half([](step& s) { s.scratch.data = buffer<char>(2); }, "the images and the workspace overlap");
   half([](step& s) { s.scratch.data = buffer<char>(1); }, "the workspace and the router overlap");
@@ -327,12 +327,12 @@ TEST_CASE("workspaces: a byte short, not there, not aligned") {
     refused(s.router_rows(), "router_rows",
             core::concatenate("a workspace of ", needed - 1, " bytes where ", needed, " are needed").c_str());
   }
-  const std::size_t needed = cuda::image_of_rows_workspace(s.ctx, s.experts);
+  const std::size_t needed = cuda::images_of_rows_workspace(s.ctx, s.experts);
   CHECK(needed == 2 * 4 * 8 + 2 * 8 * 8 + (256 - 64) + (256 - 128) + 256);  // y, u and the energies
   s.scratch.bytes = needed;
-  CHECK(s.image_of_rows() == "cuda");
+  CHECK(s.images_of_rows() == "cuda");
   s.scratch.bytes = needed - 1;
-  refused(s.image_of_rows(), "image_of_rows", "bytes where 768 are needed");
+  refused(s.images_of_rows(), "images_of_rows", "bytes where 768 are needed");
   refused_by_steps([](step& t) { t.scratch = {}; }, "a workspace of 0 bytes where 768 are needed");
   refused_by_steps([](step& t) { t.scratch.data = nullptr; }, "null workspace");
   refused_by_steps([](step& t) { t.scratch.data = buffer<char>(3) + 128; },
@@ -411,6 +411,8 @@ TEST_CASE("the gradient: shapes, extents, radius, steps") {
   refused_by_gradients([](gradient& g) { g.options.steps = 2; },
                        "the gradient of 2 steps; take it of one step at a time");
   refused_by_gradients([](gradient& g) { g.options.steps = 0; }, "the gradient of 0 steps");
+  refused_by_gradients([](gradient& g) { g.options.through = differentiate::none; },
+                       "nothing is differentiated");
   for (const double radius : {0.0, -1.0, nan_value, infinite}) {
     refused_by_gradients([&](gradient& g) { g.options.radius = radius; },
                          "the radius must be positive and finite");

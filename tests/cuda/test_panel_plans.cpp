@@ -25,10 +25,13 @@ void check_rows(const panel_plan& p, const cuda::context& ctx, int hidden, laws&
 void check_memory(const panel_plan& p, const cuda::context& ctx, int element_bytes, laws& l) {
   const int panel = p.lanes * 16 / element_bytes;
   const std::intptr_t ring = std::intptr_t{512} * 16 * (16 + (p.large ? 8 : 2));
-  const panel_memory m(memory + ring, panel);
-  l.hold(offset(m.image) == ring + panel_memory::bytes(panel), "bytes() is what the pointers span");
+  const panel_memory m(placed_blocks(memory), p.large, panel);
+  l.hold(offset(m.leader) == ring, "what follows the ring lies behind it");
   l.hold(offset(m.row_squares) % 8 == 0 && offset(m.arrived) % 8 == 0, "doubles and barriers at eights");
   l.hold(offset(m.by_block) % 16 == 0 && offset(m.image) % 16 == 0, "fours of floats at sixteens");
+  l.hold(m.by_warp + 32 * panel == m.by_block && m.by_block + 16 * panel == m.scratch &&
+             m.scratch + 512 == m.image,
+         "two exchanges, and the scratch of 16 warps");
   const std::intptr_t inbox = std::intptr_t{p.members} * p.row_blocks * p.passes * (512 / p.lanes) * 4;
   l.hold(static_cast<std::intptr_t>(p.shared_bytes) == offset(m.image) + inbox,
          "room for the leader's inbox");

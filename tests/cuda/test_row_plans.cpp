@@ -9,7 +9,7 @@ using namespace plan_test;
 namespace {
 
 /// A group's ring as the kernels drive it, with the barriers of its stages: a copy completes a phase, and a
-/// wait for a phase that nobody will complete is for ever.
+/// wait for a phase that nobody will complete is a deadlock.
 class ring_model {
  public:
   ring_model(const row_plan& plan, const tile_shape& tiles, int first_tile, int end)
@@ -144,10 +144,19 @@ void check_memory(const row_plan& p, const row_demand& d, std::size_t shared_mem
   l.hold(r.stages >= 2 && r.stages <= 8, "two to eight stages");
   const std::intptr_t rings = std::intptr_t{r.groups} * r.stages * r.stage_bytes;
   const int warps = r.groups * p.group_threads / 32;
-  const row_memory m(memory + rings, r.groups, warps);
-  l.hold(offset(m.sums) == rings + row_memory::bytes(r.groups, warps), "bytes() is what the pointers span");
-  l.hold(offset(m.row_squares) % 8 == 0 && offset(m.full) % 8 == 0, "doubles and barriers at eights");
+  const row_memory m(placed_blocks(memory), r, warps);
+  l.hold(offset(m.leader) == rings, "what follows the rings lies behind them");
+  l.hold(offset(m.leader) % 16 == 0 && offset(m.row_squares) % 8 == 0 && offset(m.full) % 8 == 0 &&
+             offset(m.feed) % 4 == 0,
+         "headers, doubles and barriers where they may be");
   l.hold(offset(m.headers) % 16 == 0 && offset(m.sums) % 16 == 0, "headers and sums at sixteens");
+  l.hold(m.leader + 1 <= static_cast<void*>(m.row_squares) &&
+             m.row_squares + 16 <= static_cast<void*>(m.full) &&
+             m.full + 8 * r.groups <= static_cast<void*>(m.feed) &&
+             m.feed + r.groups <= static_cast<void*>(m.scratch) &&
+             m.scratch + 32 * warps <= static_cast<void*>(m.headers) &&
+             m.headers + r.groups <= static_cast<void*>(m.sums),
+         "no block meets the next");
   const std::intptr_t left = static_cast<std::intptr_t>(p.shared_bytes) - offset(m.sums);
   const bool only = p.part.whole != 0;
   const int columns = p.vectors * 16 / d.element_bytes;
@@ -232,8 +241,7 @@ TEST_CASE("the row plans keep their laws for every D, type and device") {
 
 TEST_CASE("no ring waits for itself, and each tile comes once, where it is wanted") {
   for (const case_of& c : cases()) {
-    for (const cuda::context& ctx :
-         {device(20, 80, 99), device(108, 80, 163), device(132, 90, 227), device(148, 100, 227)}) {
+    for (const cuda::context& ctx : devices()) {
       for (const index_t d : {1, 64, 1000, 2048, 4000, 4096, 4104, 7168, 8192, 16384}) {
         for (const auto& [n, f] :
              {std::pair<index_t, index_t>{1, 1}, {1, 3000}, {7, 31}, {64, 130}, {300, 5}, {1000, 1}}) {

@@ -101,17 +101,17 @@ TEST_CASE("which way a forward takes") {
   const cuda::context h100 = device(132, 90, 227);
   const auto way = [&](const expert_shape& s, const expert_strides& strides, int element_bytes) {
     const forward_path p(h100, s, strides, element_bytes, 1, memory);
-    return p.rows.vectors > 0 ? "rows" : p.panels.lanes > 0 ? "panels" : p.y != nullptr ? "plain" : "none";
+    return p.rows.vectors > 0 ? "rows" : p.panels.lanes > 0 ? "panels" : p.y != nullptr ? "generic" : "none";
   };
   const expert_shape s{8, 64, 256};
   CHECK(way(s, rows_of(s), 2) == std::string("rows"));
   CHECK(way(s, rows_of(s), 4) == std::string("rows"));
-  CHECK(way(s, rows_of(s), 8) == std::string("plain"));
+  CHECK(way(s, rows_of(s), 8) == std::string("generic"));
   CHECK(way(s, {32768, 512, 1}, 2) == std::string("rows"));  // one half of a fused tensor
   CHECK(way(s, columns_of(s), 2) == std::string("panels"));
-  CHECK(way(s, columns_of(s), 8) == std::string("plain"));
-  CHECK(way(s, {32768, 512, 2}, 2) == std::string("plain"));
-  CHECK(way({8, 64, 16385}, {1048640, 16385, 1}, 2) == std::string("plain"));
+  CHECK(way(s, columns_of(s), 8) == std::string("generic"));
+  CHECK(way(s, {32768, 512, 2}, 2) == std::string("generic"));
+  CHECK(way({8, 64, 16385}, {1048640, 16385, 1}, 2) == std::string("generic"));
   CHECK(way({8, 0, 256}, {0, 256, 1}, 2) == std::string("none"));
   CHECK(way({0, 64, 256}, {16384, 256, 1}, 2) == std::string("none"));
   CHECK(way({8, 64, 0}, {0, 0, 1}, 2) == std::string("none"));
@@ -143,11 +143,11 @@ TEST_CASE_TEMPLATE("the workspace of a backward", G, bf16, float, double) {
       all.next(p.sums.rows, p.rows.part.slots() * p.rows.pitch);
       all.next(p.sums.headers, p.rows.part.slots());
     } else {
-      all.next(p.plain.y, s.num_experts * s.ffn_dim);
-      all.next(p.plain.w, s.num_experts * s.ffn_dim);
-      all.next(p.plain.dual, s.num_experts * s.hidden_dim);
-      all.next(p.plain.u, s.num_experts * s.hidden_dim);
-      all.next(p.plain.energy, s.num_experts);
+      all.next(p.generic.y, s.num_experts * s.ffn_dim);
+      all.next(p.generic.w, s.num_experts * s.ffn_dim);
+      all.next(p.generic.dual, s.num_experts * s.hidden_dim);
+      all.next(p.generic.u, s.num_experts * s.hidden_dim);
+      all.next(p.generic.energy, s.num_experts);
     }
     all.end(p.bytes);
   };

@@ -111,6 +111,9 @@ struct sqrtsoftplus_score {
   }
 };
 
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // the body is of whoever calls, host or device
+#endif
 /// body(score) for the score function of that name.
 template <class Body>
 MPIROUTER_HOST_DEVICE constexpr decltype(auto) with_score(score_function f, Body body) {

@@ -1,10 +1,12 @@
 // The context of a device and a stream, which every call takes.
 #pragma once
 
-#include <mpi_router/cuda/detail/ring.cuh>
+#include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Never launched: the driver is asked how many clusters of it, with all shared memory, run at once.
 template <class = void>
@@ -29,7 +31,9 @@ __global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
   return count;
 }
 
-}  // namespace detail
+MPIROUTER_CUDA_DETAIL_END
+
+MPIROUTER_CUDA_BEGIN
 
 /// Asks the driver once what the calls need to know about the current device, which `stream` must be of.
 [[nodiscard]] inline context make_context(stream_t stream = nullptr) {
@@ -44,7 +48,7 @@ __global__ void __launch_bounds__(most_threads, 1) resident_kernel() {}
   ctx.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   ctx.capability =
       10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-  // Code for an older architecture, compiled by the driver, has no clusters and no copy engine.
+  // Code for an older architecture, compiled by the driver, has no clusters and no bulk copies.
   cudaFuncAttributes code = {};
   detail::check("cudaFuncGetAttributes",
                 cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(detail::resident_kernel<>)));

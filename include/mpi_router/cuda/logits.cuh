@@ -3,13 +3,16 @@
 #pragma once
 
 #include <cublasLt.h>
+#include <mpi_router/core/scalar.hpp>
 #include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/device/launch.cuh>
 
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// What cuBLAS calls a storage type.
 [[nodiscard]] constexpr cudaDataType_t data_type(storage_format format) {
@@ -22,7 +25,9 @@ namespace detail {
   core::usage_failure("cuda::logits_product: no such storage_format");
 }
 
-}  // namespace detail
+MPIROUTER_CUDA_DETAIL_END
+
+MPIROUTER_CUDA_BEGIN
 
 /// The product x R′ᵀ for tokens [T, D] and rows [N, D] of one storage type into logits [T, N] in f32, by
 /// cuBLASLt with sums in f32; zeros where D = 0. Made once for a shape (which asks cuBLASLt for its best

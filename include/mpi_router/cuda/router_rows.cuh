@@ -1,20 +1,25 @@
 // The batched step over all experts on a GPU, and its two halves for sharded weights.
 #pragma once
 
+#include <mpi_router/core/experts.hpp>
+#include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
-#include <mpi_router/cuda/detail/overlap.cuh>
-#include <mpi_router/cuda/detail/panel_launch.cuh>
-#include <mpi_router/cuda/detail/plain.cuh>
+#include <mpi_router/cuda/detail/finish/launch.cuh>
+#include <mpi_router/cuda/detail/generic/launch.cuh>
+#include <mpi_router/cuda/detail/panels/launch.cuh>
+#include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/forward_path.hpp>
-#include <mpi_router/cuda/detail/row_launch.cuh>
+#include <mpi_router/cuda/detail/rows/launch.cuh>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
+#include <type_traits>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// A forward_path of weights in T, and the walk.
 template <class T>
 struct forward_plan : forward_path {
-  forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, int steps,
+  forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, index_t steps,
                void* data)
       : forward_path(ctx, experts.shape(), experts.strides(), sizeof(T), steps, data) {}
 
@@ -39,65 +44,20 @@ struct forward_plan : forward_path {
         return fused ? void() : use(slot_images{sums, panels.part});
       }
     }
-    plain_step<T>(ctx, weights, experts.shape(), args.rows, y, u, energies);
+    generic_step<T>(ctx, weights, experts.shape(), args.rows, y, u, energies);
     use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
   }
 };
 
-inline void expect_workspace(const char* what, const workspace& scratch, std::size_t bytes) {
-  expect(scratch.bytes >= bytes, what, ": a workspace of ", scratch.bytes, " bytes where ", bytes,
-         " are needed");
-  expect(bytes == 0 || scratch.data != nullptr, what, ": null workspace");
-  expect(reinterpret_cast<std::uintptr_t>(scratch.data) % 256 == 0, what,
-         ": the workspace is not aligned to 256");
-}
+MPIROUTER_CUDA_DETAIL_END
 
-template <class T, class U>
-void expect_rows(const char* what, const char* name, const expert_batch_view<const T, device_space>& experts,
-                 const matrix_view<U, device_space>& m) {
-  expect(m.rows() == experts.num_experts() && m.cols() == experts.hidden_dim(), what, ": ", name,
-         " of shape [", m.rows(), ", ", m.cols(), "] for experts [", experts.num_experts(), ", ",
-         experts.ffn_dim(), ", ", experts.hidden_dim(), "]");
-}
+MPIROUTER_CUDA_BEGIN
 
-template <class T>
-void expect_experts(const char* what, const expert_batch_view<const T, device_space>& experts) {
-  expect(experts.num_experts() <= most_extent && experts.ffn_dim() <= most_extent &&
-             experts.hidden_dim() <= most_hidden,
-         what, ": experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ", experts.hidden_dim(),
-         "], where D may be up to 32768 and N and F up to 2^30 - 1");
-}
-
-/// C for a call that knows of `num_experts` experts in all.
-[[nodiscard]] inline double expect_radius(const char* what, const step_options& options,
-                                          index_t num_experts) {
-  const double radius = options.radius.of(num_experts > 0 ? num_experts : 1);
-  expect(radius > 0 && is_finite(radius), what, ": the radius must be positive and finite, not ", radius);
-  return radius;
-}
-
-template <class R, class O>
-[[nodiscard]] bool is_in_place(const matrix_view<R, device_space>& router,
-                               const matrix_view<O, device_space>& rows) {
-  return static_cast<const void*>(router.data()) == static_cast<const void*>(rows.data()) &&
-         std::is_same_v<std::remove_const_t<R>, O> && router.row_stride() == rows.row_stride() &&
-         router.col_stride() == rows.col_stride();
-}
-/// The rows are written where the router is read, each element where it was, or apart from it.
-template <class R, class O>
-void expect_in_place_or_apart(const char* what, const matrix_view<R, device_space>& router,
-                              const matrix_view<O, device_space>& rows) {
-  expect(is_in_place(router, rows) || !core::overlap(router, rows), what,
-         ": the router and the output overlap");
-}
-
-}  // namespace detail
-
-/// Bytes of workspace that router_rows, and image_of_rows with one step, need.
+/// Bytes of workspace that router_rows, and images_of_rows with one step, need.
 template <class T>
 [[nodiscard]] std::size_t router_rows_workspace(const context& ctx,
                                                 const expert_batch_view<T, device_space>& experts,
-                                                int steps = 1) {
+                                                index_t steps = 1) {
   using value = std::remove_const_t<T>;
   return detail::forward_plan<value>(ctx, experts, steps, nullptr).bytes;
 }
@@ -110,11 +70,11 @@ template <class T>
 /// overlap it otherwise, nor the weights, nor the workspace. `report` and `saved` are what the caller wants
 /// to know besides; saved is of the last step.
 ///
-/// Reads the weights once a step where one axis of theirs has stride 1 (twice on the plain path: f64 storage,
-/// other strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered, no
-/// synchronisation, no allocation, may be captured in a graph. Bitwise the same from run to run on one kind
-/// of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights over- or
-/// underflow; f64 on the plain path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150 count as zero
+/// Reads the weights once a step where one axis of theirs has stride 1 (twice on the generic path: f64
+/// storage, other strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered,
+/// no synchronisation, no allocation, may be captured in a graph. Bitwise the same from run to run on one
+/// kind of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights over- or
+/// underflow; f64 on the generic path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150 count as zero
 /// or not finite, unlike on the host.
 ///
 /// Throws usage_error for shapes that do not fit, a workspace too small, or another current device than the
@@ -151,7 +111,7 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   }
   const bool in_place = detail::is_in_place(router, rows);
   detail::any_matrix from(router);
-  for (int step = 0; step < options.steps; ++step) {
+  for (index_t step = 0; step < options.steps; ++step) {
     const bool last = step + 1 == options.steps;
     const detail::any_matrix to =
         last ? detail::any_matrix(rows) : detail::any_matrix(plan.between[step % 2], weights.hidden_dim());
@@ -170,10 +130,10 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   }
 }
 
-/// Bytes of workspace that image_of_rows needs.
+/// Bytes of workspace that images_of_rows needs.
 template <class T>
-[[nodiscard]] std::size_t image_of_rows_workspace(const context& ctx,
-                                                  const expert_batch_view<T, device_space>& experts) {
+[[nodiscard]] std::size_t images_of_rows_workspace(const context& ctx,
+                                                   const expert_batch_view<T, device_space>& experts) {
   return router_rows_workspace(ctx, experts, 1);
 }
 
@@ -182,12 +142,12 @@ template <class T>
 /// retract_images; where the experts are sharded there is nothing to sum. Cost and guarantees as for
 /// router_rows. In f32 images of weights beyond about 1e±18 leave the range: give an f64 `images` then.
 template <class T, class R, class O>
-void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
-                   const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images,
-                   double* energies, const workspace& scratch) {
-  static_assert(!std::is_const_v<O>, "image_of_rows: the images are const");
+void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
+                    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images,
+                    double* energies, const workspace& scratch) {
+  static_assert(!std::is_const_v<O>, "images_of_rows: the images are const");
   using value = std::remove_const_t<T>;
-  constexpr const char* name = "cuda::image_of_rows";
+  constexpr const char* name = "cuda::images_of_rows";
   const expert_batch_view<const value, device_space> weights = experts;
   detail::expect_context(name, ctx);
   detail::expect_experts(name, weights);
@@ -214,8 +174,21 @@ void image_of_rows(const context& ctx, const expert_batch_view<T, device_space>&
   });
 }
 
+template <class T, class R, class O>
+[[deprecated("images_of_rows, as on the host")]] void image_of_rows(
+    const context& ctx, const expert_batch_view<T, device_space>& experts,
+    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images, double* energies,
+    const workspace& scratch) {
+  images_of_rows(ctx, experts, router, images, energies, scratch);
+}
+template <class T>
+[[deprecated("images_of_rows_workspace, as on the host")]] [[nodiscard]] std::size_t image_of_rows_workspace(
+    const context& ctx, const expert_batch_view<T, device_space>& experts) {
+  return images_of_rows_workspace(ctx, experts);
+}
+
 /// Second half of the partial form: rows_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null
-/// if no by-product needs them) that were summed over shards. router [N, D] is what image_of_rows was given:
+/// if no by-product needs them) that were summed over shards. router [N, D] is what images_of_rows was given:
 /// it says what a row without a step becomes; rows may be the router itself. D up to 32768, N up to 2^30 − 1.
 /// No workspace; O(N·D).
 template <class U, class R, class O>

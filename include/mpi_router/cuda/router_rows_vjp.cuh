@@ -1,13 +1,19 @@
 // The gradient of the batched step on a GPU: to the rows, and to the gate matrices in one of three forms.
 #pragma once
 
-#include <mpi_router/cuda/detail/plain_vjp.cuh>
-#include <mpi_router/cuda/detail/vjp_launch.cuh>
-#include <mpi_router/cuda/router_rows.cuh>
+#include <mpi_router/core/experts.hpp>
+#include <mpi_router/core/views.hpp>
+#include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/finish/launch.cuh>
+#include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
+#include <mpi_router/cuda/detail/plan/expect.hpp>
+#include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
+#include <mpi_router/cuda/detail/rows/vjp_launch.cuh>
 
-MPIROUTER_CUDA_BEGIN
+#include <cstddef>
+#include <type_traits>
 
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// A backward_path in `mode`.
 template <class T, class G, vjp_mode mode>
@@ -95,6 +101,8 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   const double radius = expect_radius(name, options, experts.total_experts());
   expect(options.steps == 1, name, ": the gradient of ", options.steps,
          " steps; take it of one step at a time");
+  expect(options.through != differentiate::none, name,
+         ": nothing is differentiated, as options.through says");
   const backward_plan<T, G, mode> plan(
       ctx, experts, mode == vjp_mode::factored ? 1 : grad_experts.strides().hidden, scratch.data);
   expect_backward(name, experts, router, saved, grad_rows, grad_router, grad_experts, factors, scratch,
@@ -110,17 +118,29 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   }
   const batch<const T> weights(experts);
   const batch<G> gradient(grad_experts);
+  const auto use = [&](const auto& images) {
+    if (to_router.data != nullptr) {
+      collect(ctx, experts.num_experts(),
+              collect_args<std::remove_cvref_t<decltype(images)>>{
+                  images, to_router, nullptr, saved.statuses,
+                  dual.passes_on() ? dual.grad_rows : any_matrix(), static_cast<int>(experts.hidden_dim())});
+    }
+  };
   if constexpr (sizeof(T) <= 4 && sizeof(G) <= 4) {
     if (plan.rows.vectors > 0) {
-      return row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(router), dual,
-                                 to_router, gradient, factors, plan.sums);
+      row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(router), dual, to_router,
+                          gradient, factors, plan.sums);
+      return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
     }
   }
-  plain_vjp<T, G, mode>(ctx, weights, experts.shape(), any_matrix(router), dual, to_router, gradient, factors,
-                        plan.plain);
+  generic_vjp<T, G, mode>(ctx, weights, experts.shape(), any_matrix(router), dual, gradient, factors,
+                          plan.generic);
+  use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});
 }
 
-}  // namespace detail
+MPIROUTER_CUDA_DETAIL_END
+
+MPIROUTER_CUDA_BEGIN
 
 /// Bytes of workspace that router_rows_vjp needs.
 template <class T, class G>

@@ -46,13 +46,13 @@ struct context {
   /// How many clusters of 1, 2, 4 and 8 blocks run at once, each block with a multiprocessor of its own. The
   /// multiprocessors of a chip come in parts of uneven size that no cluster spans, so that some stay idle.
   int clusters[4] = {};
-  /// A promise to router_rows and image_of_rows: since the weights (and their table of pointers) and the rows
-  /// were written, the stream has waited for that and has then run an ordinary kernel, or one of this library
-  /// without this promise (a kernel that lets its dependents start before it has waited itself does not
-  /// count); or the host has waited for it. The call then reads while what is ahead of it in the stream still
-  /// runs, and waits for that before it writes. So: the first forward of a sequence without it, the others
-  /// with it. In a graph it must hold at every replay. Since such a call lets the kernel after it start
-  /// before it has waited, a kernel launched with programmatic serialisation after it must wait
+  /// A promise to router_rows and images_of_rows: since the weights (and their table of pointers) and the
+  /// rows were written, the stream has waited for that and has then run an ordinary kernel, or one of this
+  /// library without this promise (a kernel that lets its dependents start before it has waited itself does
+  /// not count); or the host has waited for it. The call then reads while what is ahead of it in the stream
+  /// still runs, and waits for that before it writes. So: the first forward of a sequence without it, the
+  /// others with it. In a graph it must hold at every replay. Since such a call lets the kernel after it
+  /// start before it has waited, a kernel launched with programmatic serialisation after it must wait
   /// (griddepcontrol.wait) for what came before, too. No effect on other calls, on steps after the first,
   /// where out is rows, on f64, and where no axis of the weights has stride 1.
   bool inputs_at_rest = false;
@@ -89,14 +89,10 @@ struct saved_step {
   status* statuses = nullptr;    ///< [N]
 };
 
-/// How the step is taken, as by router_options of the host.
-struct step_options {
-  /// C: a number, or C′/√N with N = experts.total_experts() (Eq. 7), by default with C′ = 4. retract_images
-  /// has no experts and takes N = images.rows(): where that is a part of them, give scale_free the total.
-  router_radius radius{};
-  int steps = 1;  ///< power steps from `router`, each retracted; rows in between are kept in f32
-  degenerate_row degenerate = degenerate_row::keep;  ///< what a row without a step becomes
-};
+/// How the step is taken: the options of the host. Rows between steps are kept in f32; the backward is that
+/// of one step. retract_images has no experts and takes N = images.rows(): where that is a part of them, give
+/// scale_free the total.
+using step_options = router_options;
 
 /// The gradient to A in factored form: Ā = y z̄ᵀ + w rᵀ (§ router_rows_vjp_factored). Device memory,
 /// contiguous.

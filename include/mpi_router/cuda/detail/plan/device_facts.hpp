@@ -1,13 +1,14 @@
 // What the plans ask of a context.
 #pragma once
 
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
+#include <mpi_router/cuda/types.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Whether there are clusters, and a copy engine that fills rings by itself.
-[[nodiscard]] inline bool has_engine(const context& ctx) { return ctx.capability >= 90; }
+/// Whether there are clusters, and the TMA, whose bulk copies fill rings by themselves.
+[[nodiscard]] inline bool has_tma(const context& ctx) { return ctx.capability >= 90; }
 
 /// Clusters of `blocks` blocks (a power of two) that run at once.
 [[nodiscard]] inline int resident_clusters(const context& ctx, int blocks) {
@@ -15,8 +16,7 @@ namespace detail {
   while (1 << log < blocks) {
     ++log;
   }
-  return blocks > most_cluster || (!has_engine(ctx) && blocks > 1) ? 0 : ctx.clusters[log];
+  return blocks > most_cluster || (!has_tma(ctx) && blocks > 1) ? 0 : ctx.clusters[log];
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

@@ -3,16 +3,19 @@
 
 #include <mpi_router/cuda/detail/plan/panel_plan.hpp>
 #include <mpi_router/cuda/detail/plan/row_plan.hpp>
+#include <mpi_router/cuda/detail/plan/workspace.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
 
-/// How a batch of weights is walked (by rows, by panels, or else plainly), and the scratch of one forward.
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// How a batch of weights is walked (by rows, by panels, or else by the generic kernels), and the scratch of
+/// one forward.
 struct forward_path {
   row_plan rows;
   panel_plan panels;
   partial_sums sums;
-  double* y = nullptr;         // [N, F], of the plain path
+  double* y = nullptr;         // [N, F], of the generic path
   double* u = nullptr;         // [N, D], likewise
   double* energies = nullptr;  // [N]
   float* between[2] = {};      // rows between steps, [N, D] each
@@ -21,7 +24,7 @@ struct forward_path {
 
   /// Without data it only counts.
   forward_path(const context& ctx, const expert_shape& shape, const expert_strides& strides,
-               int element_bytes, int steps, void* data) {
+               int element_bytes, index_t steps, void* data) {
     arena memory(data);
     if (shape.num_experts > 0 && shape.ffn_dim > 0 && shape.hidden_dim > 0) {  // else every image is zero
       choose(ctx, shape, strides, element_bytes);
@@ -49,7 +52,7 @@ struct forward_path {
   }
   void take_images(arena& memory, const expert_shape& shape) {
     if (rows.vectors > 0) {
-      sums = take_partial_sums(memory, rows.part, rows.pitch);  // image_of_rows needs them in any case
+      sums = take_partial_sums(memory, rows.part, rows.pitch);  // images_of_rows needs them in any case
     } else if (panels.lanes > 0) {
       sums = take_partial_sums(memory, panels.part, panels.pitch);
     } else {
@@ -60,5 +63,4 @@ struct forward_path {
   }
 };
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

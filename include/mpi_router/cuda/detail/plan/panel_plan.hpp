@@ -2,10 +2,12 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/device_facts.hpp>
+#include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// `lanes` is 0 where the panel kernel does not reach.
 struct panel_plan {
@@ -54,7 +56,7 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
     p.part.whole = 0;
     p.part.blocks = whole;
     p.members = 1;
-  } else if (units > 1 && !has_engine(ctx)) {
+  } else if (units > 1 && !has_tma(ctx)) {
     // Two take panels of one run in turn, likewise.
     p.part = make_partition(shape, tiles, units / 2);
     p.part.team = 2;
@@ -63,10 +65,8 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
 }
 
 [[nodiscard]] inline std::size_t panel_shared_bytes(const panel_plan& p, int panel, bool large, int members) {
-  const int inbox = members * p.row_blocks * p.passes * p.pass_rows() * 4;
-  const int ring = panel_slots(large) * panel_threads * vector_bytes;
-  const int bytes = ring + panel_memory::bytes(panel) + inbox;
-  return static_cast<std::size_t>(bytes);
+  return static_cast<std::size_t>(
+      panel_memory::bytes(large, panel, members * p.row_blocks * p.passes * p.pass_rows()));
 }
 
 [[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
@@ -74,14 +74,14 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   if (shape.hidden_dim > most_hidden) {
     return {};
   }
-  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_engine(ctx) ? most_cluster : 1);
+  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1);
   const int units = resident_clusters(ctx, p.row_blocks);
   if (p.lanes == 0 || units == 0) {
     return {};
   }
   const int panel = p.panel(element_bytes);
   deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
-  p.large = has_engine(ctx) && panel_shared_bytes(p, panel, true, 0) <= ctx.shared_memory;
+  p.large = has_tma(ctx) && panel_shared_bytes(p, panel, true, 0) <= ctx.shared_memory;
   if (panel_shared_bytes(p, panel, p.large, p.members) > ctx.shared_memory) {
     p.members = 0;
   }
@@ -89,5 +89,4 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   return p.shared_bytes <= ctx.shared_memory ? p : panel_plan{};
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

@@ -1,10 +1,11 @@
 // How the tiles of all experts are dealt out over the blocks of a grid.
 #pragma once
 
+#include <mpi_router/core/experts.hpp>
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// The slots of one expert's partial sums, one after the other.
 struct slot_range {
@@ -94,5 +95,4 @@ inline void expect_countable(const expert_shape& s, index_t tiles_per_expert, in
   return divisor;
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

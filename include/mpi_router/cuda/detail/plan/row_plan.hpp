@@ -2,10 +2,12 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/device_facts.hpp>
+#include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// `vectors` is 0 where the row kernels do not reach (too many columns, or too little shared memory).
 struct row_plan {
@@ -40,35 +42,35 @@ struct row_demand {
   return vectors;
 }
 
-/// Bytes that the leader of a cluster of `each` blocks is sent.
-[[nodiscard]] inline int inbox_bytes(int each, int pitch) { return each > 1 ? (each - 1) * pitch * 4 : 0; }
+/// Floats that the leader of a cluster of `each` blocks is sent.
+[[nodiscard]] inline int inbox_floats(int each, int pitch) { return each > 1 ? (each - 1) * pitch : 0; }
 
 /// Blocks of a cluster that has all tiles of an expert, or 0. All clusters must run at once: a last one that
 /// waits for its turn would double the time. And what the leader is sent must leave room for the rings.
 [[nodiscard]] inline int finishing_cluster(const context& ctx, const partition& part, int pitch) {
   const int each = part.whole != 0 ? part.blocks / part.experts : 0;
   const bool resident = part.experts <= resident_clusters(ctx, each);
-  const auto room = static_cast<index_t>(ctx.shared_memory / inbox_share);
-  return resident && inbox_bytes(each, pitch) <= room ? each : 0;
+  const auto room = static_cast<index_t>(ctx.shared_memory / inbox_share / sizeof(float));
+  return resident && inbox_floats(each, pitch) <= room ? each : 0;
 }
 
 /// As many groups as the shared memory has rings for, as deep as may be; none where there is no room for one.
 [[nodiscard]] inline row_plan with_rings(const context& ctx, row_plan p, int vectors, int width) {
-  const int deepest = has_engine(ctx) ? most_stages : most_stages_of_threads;
+  const int deepest = has_tma(ctx) ? most_stages : most_stages_of_threads;
   for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
     const int threads = p.ring.groups * p.group_threads;
     const bool sums_apart = p.ring.groups > 1 && p.part.whole == 0;  // else they go where the rings were
-    const int sums = sums_apart ? threads * vectors * width * 4 : 0;
-    const int fixed = row_memory::bytes(p.ring.groups, threads / warp_threads) +
-                      (p.cluster > 1 ? inbox_bytes(p.cluster, p.pitch) : sums);
-    const index_t room = static_cast<index_t>(ctx.shared_memory) - spare_shared_memory - fixed;
+    const int sums = sums_apart ? threads * vectors * width : 0;
+    const int floats = p.cluster > 1 ? inbox_floats(p.cluster, p.pitch) : sums;
+    const auto bytes = [&] { return row_memory::bytes(p.ring, threads / warp_threads, floats); };
+    p.ring.stages = 0;
+    const index_t room = static_cast<index_t>(ctx.shared_memory) - spare_shared_memory - bytes();
     const int stage_of_each = p.ring.groups * p.ring.stage_bytes;
     const index_t stages = room / stage_of_each;
     p.ring.stages = static_cast<int>(stages < deepest ? stages : deepest);
     if (p.ring.stages >= least_stages) {
       p.vectors = vectors;
-      const int bytes = fixed + stage_of_each * p.ring.stages;
-      p.shared_bytes = static_cast<std::size_t>(bytes);
+      p.shared_bytes = static_cast<std::size_t>(bytes());
       return p;
     }
   }
@@ -102,5 +104,4 @@ struct row_demand {
   return make_row_plan(ctx, shape, {element_bytes, 0, forward_most_columns, forward_vectors_in_flight});
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

@@ -1,79 +1,109 @@
-// Where a block's shared memory goes, after its rings: the kernels take their pointers from here, and the
-// plans the sizes.
+// Where a block's shared memory goes: one list of typed blocks for each family of kernels. The plans count
+// it, the kernels take their pointers from it.
 #pragma once
 
+#include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 #include <mpi_router/cuda/detail/plan/tiles.hpp>
-#include <mpi_router/cuda/detail/plan/workspace.hpp>
 
 #include <cstdint>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// What a block needs in shared memory to finish an expert, whose parts others may send.
-struct leader_scratch {
-  double norms[2 * most_warps];
-  double residual[most_warps];
-  std::uint64_t arrived;
-  slot_header headers[most_cluster];
+/// Blocks that are counted: for a plan.
+class counted_blocks {
+ public:
+  template <class T>
+  MPIROUTER_HOST_DEVICE T* take(int count) {
+    bytes_ += count * static_cast<int>(sizeof(T));
+    return nullptr;
+  }
+  [[nodiscard]] int bytes() const { return bytes_; }
+
+ private:
+  int bytes_ = 0;
 };
+/// Blocks of memory, one after the other: for a kernel. The lists below keep each block aligned.
+class placed_blocks {
+ public:
+  MPIROUTER_HOST_DEVICE explicit placed_blocks(unsigned char* memory) : next_(memory) {}
+  template <class T>
+  MPIROUTER_HOST_DEVICE T* take(int count) {
+    T* const first = reinterpret_cast<T*>(next_);
+    next_ = reinterpret_cast<unsigned char*>(first + count);
+    return first;
+  }
 
-// All counts are small: products of ints are offsets here.
-// NOLINTBEGIN(bugprone-implicit-widening-of-multiplication-result)
+ private:
+  unsigned char* next_;
+};
 
 /// Of a block over stored rows.
 struct row_memory {
+  unsigned char* rings;  // [groups, stages, stage_bytes]
   leader_scratch* leader;
   double* row_squares;   // [most_warps]: each warp's part of ‖r‖²
   std::uint64_t* full;   // [groups, most_stages]
   feed_state* feed;      // [groups]
-  float* scratch;        // [warps, 2 · sums_at_once]
+  float* scratch;        // [warps, 2, sums_at_once]
   slot_header* headers;  // [groups]
   /// [groups, columns], where there are several groups, and several segments; or the other parts of an image
-  /// of which this block has the first. Not counted in bytes().
+  /// of which this block has the first.
   float* sums;
 
-  [[nodiscard]] static constexpr int bytes(int groups, int warps) {
-    return static_cast<int>(sizeof(leader_scratch)) + most_warps * 8 +
-           groups * (most_stages * 8 + static_cast<int>(sizeof(feed_state))) + warps * 2 * sums_at_once * 4 +
-           groups * static_cast<int>(sizeof(slot_header));
+  /// Only a plan needs to know how many sums.
+  template <class Blocks>
+  MPIROUTER_HOST_DEVICE row_memory(Blocks&& blocks, const ring_shape& ring, int warps, int sums_count = 0)
+      : rings(blocks.template take<unsigned char>(ring.groups * ring.group_bytes())),
+        leader(blocks.template take<leader_scratch>(1)),
+        row_squares(blocks.template take<double>(most_warps)),
+        full(blocks.template take<std::uint64_t>(ring.groups * most_stages)),
+        feed(blocks.template take<feed_state>(ring.groups)),
+        scratch(blocks.template take<float>(warps * 2 * sums_at_once)),
+        headers(blocks.template take<slot_header>(ring.groups)),
+        sums(blocks.template take<float>(sums_count)) {}
+  [[nodiscard]] static int bytes(const ring_shape& ring, int warps, int sums_count) {
+    counted_blocks blocks;
+    (void)row_memory(blocks, ring, warps, sums_count);
+    return blocks.bytes();
   }
-  MPIROUTER_HOST_DEVICE row_memory(unsigned char* after_rings, int groups, int warps)
-      : leader(reinterpret_cast<leader_scratch*>(after_rings)),
-        row_squares(reinterpret_cast<double*>(leader + 1)),
-        full(reinterpret_cast<std::uint64_t*>(row_squares + most_warps)),
-        feed(reinterpret_cast<feed_state*>(full + groups * most_stages)),
-        scratch(reinterpret_cast<float*>(feed + groups)),
-        headers(reinterpret_cast<slot_header*>(scratch + warps * 2 * sums_at_once)),
-        sums(reinterpret_cast<float*>(headers + groups)) {}
 };
+
+/// Of a panel's passes, those that have two places in the ring.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(bool large) {
+  return large ? panel_doubled_large : panel_doubled_small;
+}
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(bool large) {
+  return panel_passes + panel_doubled(large);
+}
 
 /// Of a block over panels of `panel` columns.
 struct panel_memory {
   static constexpr int warps = panel_threads / warp_threads;
+  unsigned char* ring;  // [panel_slots, panel_threads, vector_bytes]
   leader_scratch* leader;
   double* row_squares;     // [warps]: each warp's part of ‖r‖²
   std::uint64_t* arrived;  // [2]
   float* by_warp;          // [2, warps, panel]
   float* by_block;         // [2, most_cluster, panel]
-  float* scratch;          // [warps, 2 · sums_at_once]
-  float* image;            // the leader's inbox, where the step is fused. Not counted in bytes().
+  float* scratch;          // [warps, 2, sums_at_once]
+  float* image;            // the leader's inbox, where the step is fused
 
-  [[nodiscard]] static constexpr int bytes(int panel) {
-    return static_cast<int>(sizeof(leader_scratch)) + warps * 8 + 2 * 8 +
-           4 * (2 * warps * panel + 2 * most_cluster * panel + warps * 2 * sums_at_once);
+  /// Only a plan needs to know how large the inbox is.
+  template <class Blocks>
+  MPIROUTER_HOST_DEVICE panel_memory(Blocks&& blocks, bool large, int panel, int inbox = 0)
+      : ring(blocks.template take<unsigned char>(panel_slots(large) * panel_threads * vector_bytes)),
+        leader(blocks.template take<leader_scratch>(1)),
+        row_squares(blocks.template take<double>(warps)),
+        arrived(blocks.template take<std::uint64_t>(2)),
+        by_warp(blocks.template take<float>(2 * warps * panel)),
+        by_block(blocks.template take<float>(2 * most_cluster * panel)),
+        scratch(blocks.template take<float>(warps * 2 * sums_at_once)),
+        image(blocks.template take<float>(inbox)) {}
+  [[nodiscard]] static int bytes(bool large, int panel, int inbox) {
+    counted_blocks blocks;
+    (void)panel_memory(blocks, large, panel, inbox);
+    return blocks.bytes();
   }
-  MPIROUTER_HOST_DEVICE panel_memory(unsigned char* after_ring, int panel)
-      : leader(reinterpret_cast<leader_scratch*>(after_ring)),
-        row_squares(reinterpret_cast<double*>(leader + 1)),
-        arrived(reinterpret_cast<std::uint64_t*>(row_squares + warps)),
-        by_warp(reinterpret_cast<float*>(arrived + 2)),
-        by_block(by_warp + 2 * warps * panel),
-        scratch(by_block + 2 * most_cluster * panel),
-        image(scratch + warps * 2 * sums_at_once) {}
 };
 
-// NOLINTEND(bugprone-implicit-widening-of-multiplication-result)
-
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

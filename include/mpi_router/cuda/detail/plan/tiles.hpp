@@ -1,10 +1,9 @@
 // The tiles of a batch of weights, and the rings in shared memory that they go through.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/tuning.hpp>
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 struct tile_shape {
   int ffn;         // F
@@ -54,5 +53,4 @@ struct feed_state {
   int stage;
 };
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

@@ -2,10 +2,10 @@
 // of the kernels sets, and what was chosen by timing (on H100 and H200, by bench/cuda).
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+MPIROUTER_BEGIN_TYPES
+namespace cuda::detail {
 
 // --- What a call may ask for
 
@@ -29,7 +29,7 @@ constexpr int most_cluster = 8;   // blocks: the largest cluster that every sm_9
 constexpr int most_threads = 512;  // in a block: the hardware has 128 registers for each
 constexpr int most_warps = most_threads / warp_threads;
 constexpr int sums_at_once = 16;  // the most values that are summed over a group at once
-constexpr int most_stages = 8;    // of a ring that the copy engine fills: for so many there are barriers
+constexpr int most_stages = 8;    // of a ring that bulk copies fill: for so many there are mbarriers
 /// Of a ring that the threads fill: ring_view::pop waits for 1, 2 or 3 copies, numbers that code must name.
 constexpr int most_stages_of_threads = 4;
 /// The backward reads a tile's stage until it is done with the tile: with a single stage it would wait for a
@@ -54,14 +54,52 @@ constexpr int inbox_share = 4;
 
 constexpr int panel_threads = 512;
 constexpr int panel_passes = 16;  // rows of a panel that a thread owns, at most; it has r and u in registers
-constexpr int panel_most_lanes = 8;  // that share a row's part of a panel: 8 · 16 bytes are a line of caches
+constexpr int panel_most_lanes = 8;  // that share a row's part of a panel: 8 · 16 bytes are a line of L2
 
 /// The passes that have two places in the ring, so that the next panel's can arrive before those of this one
-/// are done with. The others have one. `large` fills the shared memory of sm_90, the other that of sm_80.
-[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(bool large) { return large ? 8 : 2; }
-[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(bool large) {
-  return panel_passes + panel_doubled(large);
-}
+/// are done with. The others have one. A large ring fills the shared memory of sm_90, the other that of
+/// sm_80.
+constexpr int panel_doubled_large = 8;
+constexpr int panel_doubled_small = 2;
+
+/// Copies of the first panel that are started ahead of what comes before its first dots, be it loads or code:
+/// these would queue behind more of them.
+constexpr int panel_early_passes = 6;
+/// Elements of a row whose loads a thread has under way while the first copies start: up to D = 2048 all.
+constexpr int panel_early_loads = 4;
+/// Bytes around a copy that are fetched into L2: a line, or two where a neighbour reads what lies beside.
+constexpr int panel_line = 128;
+constexpr int panel_team_line = 256;
+
+// --- The generic kernels, and those after a read of the weights
+
+constexpr int generic_threads = 256;
+constexpr int generic_warps = generic_threads / warp_threads;
+constexpr int most_grid_y = 65535;         // a grid's second extent has 16 bits
+constexpr int most_generic_rows = 1024;    // blocks of one expert that write a gradient; each takes some rows
+constexpr int finish_most_threads = 512;   // the hardware has 128 registers for each
+constexpr int finish_few_threads = 256;    // where a row has up to
+constexpr int finish_few_columns = 1024;   // columns: each thread has a vector of four
+constexpr int finish_kept = 4;             // fours of an image that stay in a thread's registers: all that
+constexpr int finish_kept_columns = 8192;  // columns make, 4 · 4 · 512. Longer images are read twice
+
+// --- The gates
+
+constexpr int most_gate_experts = 8192;   // their keys and loads take 64 KiB of shared memory
+constexpr int most_ranked = 8;            // experts that are chosen by rank: a sorting network's inputs
+constexpr int most_ranked_experts = 256;  // 8 lanes with 32 each, a bit of a word for each
+constexpr int gate_ranks_threads = 128;
+/// Blocks of the ranking kernel on a multiprocessor at once, where a lane looks at `own` experts: registers
+/// and shared memory for keys allow so many.
+[[nodiscard]] constexpr int gate_ranks_blocks(int own) { return own > 16 ? 5 : 8; }
+constexpr int most_experts_in_registers = 512;  // of the warp's kernel: 16 in each lane
+constexpr int gate_warps = 8;                   // of a block that needs little shared memory
+/// Of the other kernel, where a lane has `kept` experts in registers.
+[[nodiscard]] constexpr int gate_kernel_blocks(int kept) { return kept > 0 && kept <= 4 ? 5 : 2; }
+/// Where blocks count loads: about as many as run at once.
+constexpr int gate_blocks_per_multiprocessor = 5;
+constexpr int balance_threads = 256;
+constexpr int most_grid = 0x7fffffff;  // a grid's first extent
 
 // --- Dealing tiles to blocks
 
@@ -69,5 +107,5 @@ constexpr int panel_most_lanes = 8;  // that share a row's part of a panel: 8 ·
 /// single expert: that saves more than the others would do. Timed.
 constexpr int enough_blocks = 93;
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+}  // namespace cuda::detail
+MPIROUTER_END_TYPES

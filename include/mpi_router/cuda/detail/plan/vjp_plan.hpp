@@ -2,22 +2,12 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/row_plan.hpp>
+#include <mpi_router/cuda/detail/plan/vjp_mode.hpp>
+#include <mpi_router/cuda/detail/plan/workspace.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
 
-enum class vjp_mode { factored, write, accumulate };
-
-/// 16-byte vectors of a tile that a thread works on: fewer where the old gradient travels through the ring as
-/// well.
-[[nodiscard]] constexpr int vjp_vectors_in_flight(vjp_mode mode) {
-  return mode == vjp_mode::accumulate ? vjp_vectors_with_old : vjp_vectors_alone;
-}
-
-/// Whether the gradient that is added to travels through the ring with the weights: where a thread's columns
-/// of it fill vectors.
-template <class T, class G>
-constexpr bool old_in_ring = sizeof(G) >= sizeof(T);
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// What the backward over stored rows asks of a plan.
 template <class T, class G>
@@ -26,8 +16,8 @@ template <class T, class G>
   return {sizeof(T), with_old ? int{sizeof(G)} : 0, vjp_most_columns, vjp_vectors_in_flight(mode)};
 }
 
-/// The scratch of the plain path.
-struct plain_vjp_memory {
+/// The scratch of the generic path.
+struct generic_vjp_memory {
   double* y = nullptr;       // [N, F]
   double* w = nullptr;       // [N, F]
   double* dual = nullptr;    // [N, D]
@@ -43,13 +33,13 @@ struct plain_vjp_memory {
   }
 };
 
-/// How the backward walks the weights (by rows, or else plainly), and its scratch. T and G: of weights and
-/// gradient.
+/// How the backward walks the weights (by rows, or else by the generic kernels), and its scratch. T and G: of
+/// weights and gradient.
 template <class T, class G>
 struct backward_path {
   row_plan rows;
   partial_sums sums;
-  plain_vjp_memory plain;
+  generic_vjp_memory generic;
   std::size_t bytes = 0;
 
   /// Without data it only counts.
@@ -65,11 +55,10 @@ struct backward_path {
     if (rows.vectors > 0) {
       sums = take_partial_sums(memory, rows.part, rows.pitch);
     } else {
-      plain.take(memory, shape);
+      generic.take(memory, shape);
     }
     bytes = memory.used();
   }
 };
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

@@ -1,25 +1,12 @@
 // What a plan puts into the caller's workspace.
 #pragma once
 
+#include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 
-MPIROUTER_CUDA_BEGIN
-namespace detail {
+#include <cstddef>
 
-/// The scales of a segment's partial sums: image · 2^image_exponent, energy · 2^energy_exponent.
-struct alignas(16) slot_header {
-  float energy;
-  int energy_exponent;
-  int image_exponent;
-  int unused;
-};
-
-/// What a kernel leaves for the one after it: a row of sums and a header for each segment.
-struct partial_sums {
-  float* rows = nullptr;  ///< [slots, pitch]
-  slot_header* headers = nullptr;
-  int pitch = 0;
-};
+MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// Hands out pieces of a workspace, each aligned to 256 bytes; with no data it only counts. Views hold N·F·D
 /// below 2^60 elements, so that no count of bytes overflows.
@@ -48,5 +35,4 @@ class arena {
   return s;
 }
 
-}  // namespace detail
-MPIROUTER_CUDA_END
+MPIROUTER_CUDA_DETAIL_END

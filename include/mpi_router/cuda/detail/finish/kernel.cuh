@@ -1,0 +1,59 @@
+// The second kernel, where the read of the weights does not finish by itself: one block for each expert.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/instructions.cuh>
+#include <mpi_router/cuda/detail/finish/expert.cuh>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// One block for each expert.
+template <class Images, int kept>
+__global__ void __launch_bounds__(finish_most_threads, 1)
+    finish_kernel(const __grid_constant__ Images images, const __grid_constant__ finish_args a) {
+  __shared__ leader_scratch scratch;
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int e = static_cast<int>(blockIdx.x);
+  const int threads = static_cast<int>(blockDim.x);
+  double square = 0.0;
+  for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += threads * 4) {
+    double r[4];
+    a.rows.load_four(e, column, a.hidden, r);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      square = fma(r[i], r[i], square);
+    }
+  }
+  finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
+}
+
+/// Sums the segments into a matrix, without normalising: the image of one shard, or the gradient to the rows.
+template <class Images>
+struct collect_args {
+  Images images;
+  any_matrix out;
+  double* energies;
+  const status* statuses;  // null, or rows whose status is not ok take those of `instead`
+  any_matrix instead;      // without data: zeros
+  int hidden;
+};
+
+template <class Images>
+__global__ void __launch_bounds__(finish_most_threads, 1)
+    collect_kernel(const __grid_constant__ collect_args<Images> a) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int e = static_cast<int>(blockIdx.x);
+  const auto image = a.images.of(e, a.hidden);
+  const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
+  if (dead && a.instead.data != nullptr) [[unlikely]] {
+    pass_on_rarely(a.instead, a.out, e, a.hidden);
+  } else {
+    collect_expert(image, a.out, e, dead, a.hidden);
+  }
+  if (a.energies != nullptr && threadIdx.x == 0) {
+    a.energies[e] = image.energy();
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,30 @@
+// The launches of the second kernel.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/finish/images.cuh>
+#include <mpi_router/cuda/detail/finish/kernel.cuh>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+[[nodiscard]] inline launch_shape one_block_each(index_t experts, int hidden) {
+  const int threads = hidden <= finish_few_columns ? finish_few_threads : finish_most_threads;
+  return {static_cast<unsigned>(experts), static_cast<unsigned>(threads)};
+}
+
+template <class Images>
+void collect(const context& ctx, index_t experts, const collect_args<Images>& args) {
+  launch("collect_kernel", ctx, one_block_each(experts, args.hidden), collect_kernel<Images>, args);
+}
+
+template <class Images>
+void finish(const context& ctx, index_t experts, const Images& images, const finish_args& args) {
+  const launch_shape shape = one_block_each(experts, args.hidden);
+  if (args.hidden <= finish_kept_columns) {
+    launch("finish_kernel", ctx, shape, finish_kernel<Images, finish_kept>, images, args);
+  } else {
+    launch("finish_kernel", ctx, shape, finish_kernel<Images, 0>, images, args);
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,53 @@
+// The launches of the forward over stored columns.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/panels/kernel.cuh>
+#include <mpi_router/cuda/detail/plan/panel_plan.hpp>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// The forward over weights whose columns are contiguous: partial sums in `out`, or the finished rows if
+/// `fused`.
+template <class T>
+void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>& weights,
+                const expert_shape& shape, const partial_sums& out, bool fused, bool at_rest,
+                const finish_args& finish) {
+  const panel_step_args<T> args{weights,
+                                static_cast<int>(shape.ffn_dim),
+                                static_cast<int>(shape.hidden_dim),
+                                plan.passes,
+                                plan.row_blocks,
+                                plan.part,
+                                out,
+                                fused,
+                                at_rest,
+                                finish};
+  const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.part.team * plan.row_blocks),
+                          panel_threads, plan.shared_bytes,
+                          static_cast<unsigned>(plan.row_blocks * (fused ? plan.members : 1))};
+  const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
+  if (plan.lanes == 8 && plan.large && plan.part.team > 1) {  // its neighbour reads what lies beside
+    run(panel_step_kernel<T, 8, true, panel_team_line>);
+    return;
+  }
+  switch (plan.lanes) {
+    case 8:
+      run(plan.large ? panel_step_kernel<T, 8, true, panel_line>
+                     : panel_step_kernel<T, 8, false, panel_line>);
+      break;
+    case 4:
+      run(plan.large ? panel_step_kernel<T, 4, true, panel_line>
+                     : panel_step_kernel<T, 4, false, panel_line>);
+      break;
+    case 2:
+      run(plan.large ? panel_step_kernel<T, 2, true, panel_line>
+                     : panel_step_kernel<T, 2, false, panel_line>);
+      break;
+    default:
+      run(plan.large ? panel_step_kernel<T, 1, true, panel_line>
+                     : panel_step_kernel<T, 1, false, panel_line>);
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,124 @@
+// The ring of a block that works on panels of stored columns: each thread copies, and works on, its own 16
+// bytes of up to panel_passes rows of a panel, so that it waits for its own copies only.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/instructions.cuh>
+#include <mpi_router/cuda/detail/device/number.cuh>
+#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// A thread's slots in the ring, 16 bytes each, and the copies to them: one pass of a panel after the other,
+/// a group of copies each, be there anything to copy or not.
+template <class T, bool large, int line>
+class panel_ring {
+ public:
+  static constexpr int doubled = panel_doubled(large);
+  static constexpr int every = panel_passes / doubled;  // a copy during the dots of so many passes
+
+  __device__ __forceinline__ panel_ring(unsigned char* memory, int passes, long long step)
+      : own_(reinterpret_cast<uint4*>(memory) + threadIdx.x),
+        first_(own_),
+        next_first_(own_ + panel_passes * panel_threads),
+        passes_(passes),
+        step_(step) {}
+
+  [[nodiscard]] __device__ __forceinline__ int passes() const { return passes_; }
+  /// The slot of pass p of the present panel.
+  [[nodiscard]] __device__ __forceinline__ uint4* slot(int p) const {
+    return (p < doubled ? first_ : own_) + p * panel_threads;
+  }
+  /// Where the panel to copy next lies: this thread's bytes in its rows of the first `rows` passes. The
+  /// others become zeros.
+  __device__ __forceinline__ void aim(const T* first, int rows) {
+    from_ = first;
+    rows_ = rows;
+  }
+  /// Starts the copy of pass p of the next panel, its place being free; one p after the other.
+  __device__ __forceinline__ void push(int p) {
+    if (p < passes_) {
+      copy_async_16<line>((p < doubled ? next_first_ : own_) + p * panel_threads, from_, p < rows_);
+    }
+    close_copy_group();
+    from_ += step_;
+  }
+  /// Moves on to the next panel, all of whose copies have been started.
+  __device__ __forceinline__ void advance() {
+    uint4* const first = first_;
+    first_ = next_first_;
+    next_first_ = first;
+  }
+
+ private:
+  uint4* own_;
+  uint4* first_;       // the places of the doubled passes: of this panel,
+  uint4* next_first_;  // and of the next
+  int passes_;
+  long long step_;  // elements from a pass to the next
+  const T* from_ = nullptr;
+  int rows_ = 0;
+};
+
+/// Starts the copies of passes `from` to `to` of the next panel.
+template <int from, int to, class Ring>
+__device__ __forceinline__ void push_passes(Ring& ring) {
+#pragma unroll
+  for (int p = from; p < to; ++p) {
+    ring.push(p);
+  }
+}
+
+/// y += this thread's part of a panel times its rows, as the passes arrive. Starts the copies of the next
+/// panel's doubled passes. A panel that is done `again`, with rows of another scale, has arrived already.
+template <bool again, int p, class T, bool large, int line, int width>
+__device__ __forceinline__ void dot_passes(panel_ring<T, large, line>& ring, const float (&r)[panel_passes],
+                                           float (&y)[width]) {
+  constexpr int every = panel_ring<T, large, line>::every;
+  if constexpr (p < panel_passes) {
+    if (p < ring.passes()) {
+      if constexpr (!again) {
+        // Has arrived when all copies but those closed after it have.
+        wait_for_copy_groups<panel_passes - 1 - p + p / every>();
+      }
+      float x[width];
+      unpack<T>(*ring.slot(p), x);
+#pragma unroll
+      for (int i = 0; i < width; ++i) {
+        y[i] = fmaf(x[i], r[p], y[i]);
+      }
+    }
+    if constexpr (!again && p % every == every - 1) {
+      ring.push(p / every);
+    }
+    dot_passes<again, p + 1>(ring, r, y);
+  }
+}
+
+/// u[p] += row p of this thread's part of a panel times y. Starts the copies of the next panel's other
+/// passes: these come first, for each copy takes the place of what was read just before.
+template <class T, bool large, int line, int width>
+__device__ __forceinline__ void lift_passes(panel_ring<T, large, line>& ring, const float (&y)[width],
+                                            float (&u)[panel_passes]) {
+  constexpr int doubled = panel_ring<T, large, line>::doubled;
+  uint4 stored = *ring.slot(doubled);
+#pragma unroll
+  for (int i = 0; i < panel_passes; ++i) {
+    const int p = (i + doubled) % panel_passes;
+    float x[width];
+    unpack<T>(stored, x);
+    if (i + 1 < panel_passes) {
+      stored = *ring.slot((p + 1) % panel_passes);
+    }
+    if (p < ring.passes()) {
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        u[p] = fmaf(x[k], y[k], u[p]);
+      }
+    }
+    if (p >= doubled) {
+      ring.push(p);
+    }
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END

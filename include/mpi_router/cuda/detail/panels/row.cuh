@@ -1,0 +1,83 @@
+// A router row as the threads that work on panels need it: each its rows of every pass.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/any_matrix.cuh>
+#include <mpi_router/cuda/detail/device/scaling.cuh>
+#include <mpi_router/cuda/detail/device/sums.cuh>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// This thread's rows of a router row, in two halves: other work can start while the loads are under way.
+/// `first_row` is the warp's in pass 0; its lanes load each of its rows once and hand them round.
+template <int lanes>
+class panel_row {
+ public:
+  __device__ __forceinline__ panel_row(const any_matrix& rows, int e, int hidden, int first_row,
+                                       const thread_group& group)
+      : rows_(rows),
+        e_(e),
+        hidden_(hidden),
+        first_(first_row + group.lane() % warp_rows + group.lane() / warp_rows * pass_rows) {
+#pragma unroll
+    for (int i = 0; i < loads; ++i) {
+      const int row = first_ + i * lanes * pass_rows;
+      own_[i] = row < hidden ? rows.load_bits(e, row) : 0U;
+    }
+#pragma unroll
+    for (int i = 0; i < panel_early_loads; ++i) {
+      const int row = group.rank + i * panel_threads;
+      all_[i] = row < hidden ? rows.load_bits(e, row) : 0U;
+    }
+  }
+  /// r[p], scaled so that the whole row's largest element is in [1, 2), zero beyond D; returns the exponent
+  /// that was taken out. `squares` takes each warp's part of ‖r‖².
+  __device__ __forceinline__ int scaled(const thread_group& group, float* scratch, int& turn, double* squares,
+                                        float (&r)[panel_passes]) const {
+    unsigned most = 0;
+    double square = 0.0;
+    const auto admit = [&](double x) {
+      most = max(most, high_word(x));
+      square = fma(x, x, square);
+    };
+#pragma unroll
+    for (int i = 0; i < panel_early_loads; ++i) {
+      const int row = group.rank + i * panel_threads;
+      if (row < hidden_) {
+        admit(rows_.from_bits(all_[i], e_, row));
+      }
+    }
+#pragma unroll 4
+    for (int row = group.rank + panel_early_loads * panel_threads; row < hidden_; row += panel_threads) {
+      admit(rows_.load(e_, row));
+    }
+    square = add_over_warp(square);
+    if (group.lane() == 0) {
+      squares[group.warp()] = square;
+    }
+    const int exponent = exponent_of_high_word(max_over_group(most, group, scratch, turn));
+    const double scale = wide_power_of_two(-exponent);
+#pragma unroll
+    for (int i = 0; i < loads; ++i) {
+      const int row = first_ + i * lanes * pass_rows;
+      const float x = row < hidden_ ? static_cast<float>(rows_.from_bits(own_[i], e_, row) * scale) : 0.0F;
+#pragma unroll
+      for (int p = 0; p < lanes; ++p) {
+        r[i * lanes + p] = __shfl_sync(0xffffffffU, x, p * warp_rows + group.lane() / lanes);
+      }
+    }
+    return exponent;
+  }
+
+ private:
+  static constexpr int warp_rows = 32 / lanes;  // of one pass
+  static constexpr int pass_rows = panel_threads / lanes;
+  static constexpr int loads = panel_passes / lanes;
+  const any_matrix& rows_;
+  int e_;
+  int hidden_;
+  int first_;
+  unsigned own_[loads];
+  unsigned all_[panel_early_loads];  // of the whole row
+};
+
+MPIROUTER_CUDA_DETAIL_END

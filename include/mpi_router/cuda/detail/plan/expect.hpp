@@ -1,0 +1,103 @@
+// What the calls refuse: shapes that do not fit, and memory that overlaps.
+#pragma once
+
+#include <mpi_router/core/experts.hpp>
+#include <mpi_router/core/views.hpp>
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
+#include <mpi_router/cuda/types.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+inline void expect_context(const char* what, const context& ctx) {
+  expect(ctx.multiprocessors > 0 && ctx.capability >= 80, what, ": a context of capability ", ctx.capability,
+         " with ", ctx.multiprocessors, " multiprocessors: use make_context(), on sm_80 or newer");
+}
+
+inline void expect_workspace(const char* what, const workspace& scratch, std::size_t bytes) {
+  expect(scratch.bytes >= bytes, what, ": a workspace of ", scratch.bytes, " bytes where ", bytes,
+         " are needed");
+  expect(bytes == 0 || scratch.data != nullptr, what, ": null workspace");
+  expect(reinterpret_cast<std::uintptr_t>(scratch.data) % 256 == 0, what,
+         ": the workspace is not aligned to 256");
+}
+
+template <class T, class U>
+void expect_rows(const char* what, const char* name, const expert_batch_view<const T, device_space>& experts,
+                 const matrix_view<U, device_space>& m) {
+  expect(m.rows() == experts.num_experts() && m.cols() == experts.hidden_dim(), what, ": ", name,
+         " of shape [", m.rows(), ", ", m.cols(), "] for experts [", experts.num_experts(), ", ",
+         experts.ffn_dim(), ", ", experts.hidden_dim(), "]");
+}
+
+template <class T>
+void expect_experts(const char* what, const expert_batch_view<const T, device_space>& experts) {
+  expect(experts.num_experts() <= most_extent && experts.ffn_dim() <= most_extent &&
+             experts.hidden_dim() <= most_hidden,
+         what, ": experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ", experts.hidden_dim(),
+         "], where D may be up to 32768 and N and F up to 2^30 - 1");
+}
+
+/// C for a call that knows of `num_experts` experts in all.
+[[nodiscard]] inline double expect_radius(const char* what, const step_options& options,
+                                          index_t num_experts) {
+  const double radius = options.radius.of(num_experts > 0 ? num_experts : 1);
+  expect(radius > 0 && is_finite(radius), what, ": the radius must be positive and finite, not ", radius);
+  return radius;
+}
+
+template <class R, class O>
+[[nodiscard]] bool is_in_place(const matrix_view<R, device_space>& router,
+                               const matrix_view<O, device_space>& rows) {
+  return static_cast<const void*>(router.data()) == static_cast<const void*>(rows.data()) &&
+         std::is_same_v<std::remove_const_t<R>, O> && router.row_stride() == rows.row_stride() &&
+         router.col_stride() == rows.col_stride();
+}
+/// The rows are written where the router is read, each element where it was, or apart from it.
+template <class R, class O>
+void expect_in_place_or_apart(const char* what, const matrix_view<R, device_space>& router,
+                              const matrix_view<O, device_space>& rows) {
+  expect(is_in_place(router, rows) || !core::overlap(router, rows), what,
+         ": the router and the output overlap");
+}
+
+/// Device memory that a call reads or writes, and what to call it.
+struct memory_range {
+  const char* name;
+  core::address_range range;
+};
+
+template <class T>
+[[nodiscard]] core::address_range addresses_of(const T* data, index_t count) {
+  return core::addresses(data, data == nullptr ? 0 : count, 1, 1, 1);
+}
+/// The bytes of a workspace that a call uses: there may be more.
+[[nodiscard]] inline core::address_range addresses_of(const workspace& scratch, std::size_t bytes) {
+  const auto first = reinterpret_cast<std::uintptr_t>(scratch.data);
+  return {first, first + bytes};
+}
+
+/// `one` meets none of the others.
+inline void expect_apart(const char* what, const memory_range& one,
+                         std::initializer_list<memory_range> others) {
+  for (const memory_range& other : others) {
+    expect(!core::overlap(one.range, other.range), what, ": ", one.name, " and ", other.name, " overlap");
+  }
+}
+
+/// The weights meet nothing that is written, where they have one base pointer: a table of them is in device
+/// memory, which the host does not read.
+template <class T>
+void expect_weights_apart(const char* what, const expert_batch_view<T, device_space>& weights,
+                          std::initializer_list<memory_range> written) {
+  if (weights.table() == nullptr) {
+    expect_apart(what, {"a gate matrix", core::addresses(weights)}, written);
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,34 @@
+// What is left of an image where several blocks have parts of it.
+#pragma once
+
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
+
+#include <cstdint>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// The scales of a segment's partial sums: image · 2^image_exponent, energy · 2^energy_exponent.
+struct alignas(16) slot_header {
+  float energy;
+  int energy_exponent;
+  int image_exponent;
+  int unused;
+};
+
+/// What a kernel leaves for the one after it: a row of sums and a header for each segment.
+struct partial_sums {
+  float* rows = nullptr;  ///< [slots, pitch]
+  slot_header* headers = nullptr;
+  int pitch = 0;
+};
+
+/// What a block needs in shared memory to finish an expert, whose parts others may send.
+struct leader_scratch {
+  double norms[2 * most_warps];
+  double residual[most_warps];
+  std::uint64_t arrived;
+  slot_header headers[most_cluster];
+};
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,22 @@
+// What becomes of the gradient to the weights.
+#pragma once
+
+#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+enum class vjp_mode { factored, write, accumulate };
+
+/// 16-byte vectors of a tile that a thread works on: fewer where the old gradient travels through the ring as
+/// well.
+[[nodiscard]] constexpr int vjp_vectors_in_flight(vjp_mode mode) {
+  return mode == vjp_mode::accumulate ? vjp_vectors_with_old : vjp_vectors_alone;
+}
+
+/// Whether the gradient that is added to travels through the ring with the weights: where a thread's columns
+/// of it fill vectors.
+template <class T, class G>
+constexpr bool old_in_ring = sizeof(G) >= sizeof(T);
+
+MPIROUTER_CUDA_DETAIL_END

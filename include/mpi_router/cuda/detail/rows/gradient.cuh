@@ -1,0 +1,66 @@
+// How a thread writes its columns of a row of the gradient Ā, or adds them to what is there.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/number.cuh>
+
+#include <type_traits>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// Writes the first `count` of `width` values, or adds them to what is there, one by one: by a call, for it
+/// is rare.
+template <class G, int width, bool add>
+__device__ __noinline__ void write_rarely(G* to, int count, float4 first, float4 second) {
+  const float value[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+#pragma unroll
+  for (int i = 0; i < width; ++i) {
+    if (i < count) {
+      to[i] = from_double<G>(static_cast<double>(add ? to_float(to[i]) + value[i] : value[i]));
+    }
+  }
+}
+
+/// This thread's `width` columns of one row of the gradient, `left` of which there are: values, or the values
+/// in `old` plus these. `aligned`: rows of whole vectors.
+template <class G, int width, bool add>
+__device__ __forceinline__ void write_gradient(G* to, bool aligned, int left, const void* old,
+                                               float (&value)[width]) {
+  if (left <= 0) {
+    return;
+  }
+  if (!aligned) [[unlikely]] {
+    const float* const second = value + width - 4;
+    write_rarely<G, width, add>(to, left, make_float4(value[0], value[1], value[2], value[3]),
+                                make_float4(second[0], second[1], second[2], second[3]));
+    return;
+  }
+  // 16-bit gradients of f32 weights come in half vectors.
+  using unit = std::conditional_t<(vector_width<G> > width), uint2, uint4>;
+  constexpr int step = static_cast<int>(sizeof(unit) / sizeof(G));
+#pragma unroll
+  for (int i = 0; i < width; i += step) {
+    if (i < left) {
+      float x[vector_width<G>] = {};
+      if constexpr (add) {
+        const unit bits = *reinterpret_cast<const unit*>(static_cast<const G*>(old) + i);
+        if constexpr (sizeof(unit) == 16) {
+          unpack<G>(bits, x);
+        } else {
+          unpack<G>(make_uint4(bits.x, bits.y, 0, 0), x);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < step; ++k) {
+        x[k] = add ? x[k] + value[i + k] : value[i + k];
+      }
+      const uint4 packed = pack<G>(x);
+      if constexpr (sizeof(unit) == 16) {
+        __stcs(reinterpret_cast<unit*>(to + i), packed);
+      } else {
+        __stcs(reinterpret_cast<unit*>(to + i), make_uint2(packed.x, packed.y));
+      }
+    }
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END

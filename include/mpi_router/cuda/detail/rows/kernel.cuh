@@ -1,0 +1,117 @@
+// The forward over stored rows: rM = Σ_f ⟨a_f, r⟩ a_f, each row a_f read from memory once.
+//
+// A group of threads takes a tile of whole rows from its ring into registers (every thread has fixed
+// columns), sums the dots over the group, and adds the rows, weighted by them, to the image in registers.
+#pragma once
+
+#include <mpi_router/cuda/detail/finish/expert.cuh>
+#include <mpi_router/cuda/detail/rows/project.cuh>
+#include <mpi_router/cuda/detail/rows/segment.cuh>
+#include <mpi_router/cuda/detail/rows/stored_row.cuh>
+#include <mpi_router/cuda/detail/rows/sweep.cuh>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+template <class T>
+struct row_step_args {
+  row_sweep_args<T> sweep;
+  bool at_rest;  // weights and rows: only what is written waits for the kernel ahead
+  finish_args finish;
+};
+
+template <class T, int vectors, int rows, copier by>
+__global__ void __launch_bounds__(most_threads, 1)
+    row_step_kernel(const __grid_constant__ row_step_args<T> a) {
+  if (not_on_this_device<by>()) {
+    return;
+  }
+  constexpr int width = vector_width<T>;
+  constexpr int columns = vectors * width;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const tile_shape& tiles = a.sweep.tiles;
+  const auto lanes = [&a](const auto& use) { use(a.sweep.weights); };
+  row_sweep<by, T, decltype(lanes)> sweep(a.sweep, lanes, shared);
+  const thread_group& group = sweep.group;
+  if (!a.at_rest) {
+    wait_for_previous_kernel();
+  }
+  let_next_kernel_start();
+
+  for (int expert = sweep.tile / tiles.per_expert; sweep.tile < sweep.end; ++expert) {
+    const int stop = min(sweep.end, (expert + 1) * tiles.per_expert);
+    const T* const base = a.sweep.weights.tensor.of(expert);
+    const bool in_ring = a.sweep.weights.fast(base, tiles.hidden);
+    float r[columns];
+    float u[columns];
+    const stored_row<vectors, width> row(a.finish.rows, expert, tiles.hidden, group);
+    sweep.begin_copies(1);
+    if (group.id == 0) {
+      const double square = add_over_warp(row.square());
+      if (group.lane() == 0) {
+        sweep.memory.row_squares[group.warp()] = square;
+      }
+    }
+    const int row_exponent =
+        exponent_of_high_word(max_over_group(row.most(), group, sweep.scratch, sweep.turn));
+    row.scaled(row_exponent, r);
+    sweep.begin_copies(a.sweep.ring.stages);
+    clear(u);
+    float energy = 0.0F;
+    row_shift shift;
+    sum_scale scale;
+    int first = (sweep.mine - expert * tiles.per_expert) * rows;
+
+    for (; sweep.mine < stop; sweep.advance(), first += a.sweep.ring.groups * rows) {
+      const auto share = sweep.template take<vectors, rows>(base, in_ring, first);
+      uint4 stored[rows][vectors];
+#pragma unroll
+      for (int g = 0; g < rows; ++g) {
+#pragma unroll
+        for (int v = 0; v < vectors; ++v) {
+          stored[g][v] = share.load(g, v);
+        }
+      }
+      const auto load = [&stored](int g, int v) { return stored[g][v]; };
+      sweep.copy();
+      bool fed = by == copier::threads;
+      float y[rows];
+      const unsigned most = project(
+                                group, sweep.scratch, sweep.turn, shift, false, y,
+                                [&](float(&dots)[rows]) { take_dots<T, vectors, rows>(load, dots, r); },
+                                [&] {
+                                  if (!fed) {
+                                    sweep.feed();
+                                    fed = true;
+                                  }
+                                },
+                                [&](float factor) { multiply(r, factor); })
+                                .most;
+      if (most == 0) {
+        continue;
+      }
+      scale.admit(most, shift.exponent(), [&](float image_factor, float energy_factor) {
+        energy *= energy_factor;
+        multiply(u, image_factor);
+      });
+      lift<T, vectors, rows>(
+          load, u,
+          [&](int g) {
+            const float e = y[g] * scale.energy_factor;
+            energy = fmaf(e, e, energy);
+            return y[g] * scale.image_factor;
+          },
+          [](int, int, const float(&)[width]) {});
+    }
+    wait_for_previous_kernel();
+    const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
+    end_segment<vectors, width>(
+        a.sweep, sweep.memory, group, expert, header, u, [&](const image_parts& image) {
+          const int warp = static_cast<int>(threadIdx.x);
+          const double row_square = warp < group.warps() ? sweep.memory.row_squares[warp] : 0.0;
+          finish_expert<0>(a.finish, expert, image, row_square, *sweep.memory.leader);
+        });
+    sweep.tile = stop;
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,145 @@
+// A ring of tiles in shared memory, filled ahead of their use by asynchronous copies.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/instructions.cuh>
+#include <mpi_router/cuda/detail/device/threads.cuh>
+#include <mpi_router/cuda/detail/plan/tiles.hpp>
+
+#include <cstdint>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// Who fills the rings: bulk copies of the TMA, whole tiles at the word of one warp (sm_90), or every thread
+/// the bytes that it will itself read (sm_80: then a tile's arrival needs no barrier among threads).
+enum class copier { tma, threads };
+
+/// For a device without a TMA its kernels need not be compiled: the launches choose by the device,
+/// and should one be wrong, it must not pass for a result.
+template <copier by>
+__device__ __forceinline__ bool not_on_this_device() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if constexpr (by == copier::tma) {
+    __trap();
+    return true;
+  }
+#endif
+  return false;
+}
+
+/// The first warp of a group starts the copy of the group's next tile before `end`, of each ring_lane, to the
+/// stage after the last. No thread may still read what is there.
+template <class... Lanes>
+__device__ __forceinline__ void feed_ring(unsigned char* memory, std::uint64_t* full, feed_state* state,
+                                          const ring_shape& shape, const tile_shape& tiles, int end,
+                                          const Lanes&... lanes) {
+  const int thread = static_cast<int>(threadIdx.x) % 32;
+  const feed_state at = *state;
+  if (at.tile >= end) {
+    return;
+  }
+  std::uint64_t* const arrived = full + at.stage;
+  unsigned char* const to = memory + at.stage * shape.stage_bytes;
+  const int count = min(tiles.rows, tiles.ffn - at.first);
+  unsigned bytes = 0;
+  const auto measure = [&](const auto& lane) {
+    const auto* const base = lane.tensor.of(at.expert);
+    bytes += lane.fast(base, tiles.hidden) ? static_cast<unsigned>(count * tiles.hidden) * sizeof(*base) : 0U;
+  };
+  (measure(lanes), ...);
+  if (thread == 0) {
+    barrier_expect(arrived, bytes);
+  }
+  __syncwarp();
+  const auto copy = [&](const auto& lane) {
+    const auto* const base = lane.tensor.of(at.expert);
+    if (!lane.fast(base, tiles.hidden)) {
+      return;
+    }
+    const auto* const from = base + at.first * lane.tensor.ffn;
+    const int row_bytes = tiles.hidden * static_cast<int>(sizeof(*base));
+    if (lane.tensor.ffn == tiles.hidden && lane.pitch == row_bytes) {
+      if (thread == 0) {
+        copy_bulk(to + lane.offset, from, static_cast<unsigned>(row_bytes * count), arrived);
+      }
+    } else if (thread < count) {
+      copy_bulk(to + lane.offset + thread * lane.pitch, from + thread * lane.tensor.ffn,
+                static_cast<unsigned>(row_bytes), arrived);
+    }
+  };
+  (copy(lanes), ...);
+  if (thread == 0) {
+    tile_cursor cursor(at.expert, at.first);
+    cursor.advance(tiles, shape.groups);
+    *state = {at.tile + shape.groups, cursor.expert(), cursor.first(),
+              at.stage + 1 == shape.stages ? 0 : at.stage + 1};
+  }
+  __syncwarp();
+}
+
+/// A group's view of its ring. Tiles come in order.
+template <copier by>
+class ring_view {
+ public:
+  __device__ __forceinline__ ring_view(unsigned char* memory, std::uint64_t* full, const ring_shape& shape)
+      : memory_(memory), full_(full), stages_(shape.stages), stage_bytes_(shape.stage_bytes) {}
+
+  /// Waits for the next tile and returns its stage.
+  [[nodiscard]] __device__ __forceinline__ unsigned char* pop() {
+    const int stage = tail_;
+    if constexpr (by == copier::tma) {
+      barrier_wait(full_ + stage, parity_);
+    } else {
+      switch (stages_) {
+        case 2: wait_for_copy_groups<1>(); break;
+        case 3: wait_for_copy_groups<2>(); break;
+        default: wait_for_copy_groups<3>();
+      }
+    }
+    if (++tail_ == stages_) {
+      tail_ = 0;
+      parity_ ^= 1U;
+    }
+    return memory_ + stage * stage_bytes_;
+  }
+  /// Threads: starts this thread's copies of the rows of a tile, after its own last read of the stage they go
+  /// to.
+  template <class Lane>
+  __device__ __forceinline__ void copy(const Lane& lane, const tile_shape& tiles, const tile_cursor& at,
+                                       const thread_group& group) const {
+    constexpr int unit = Lane::unit;
+    const auto* const base = lane.tensor.of(at.expert());
+    if (!lane.fast(base, tiles.hidden)) {
+      return;
+    }
+    unsigned char* const to = memory_ + head_ * stage_bytes_ + lane.offset;
+    const int row_bytes = tiles.hidden * static_cast<int>(sizeof(*base));
+    for (int g = 0; g < at.count(tiles); ++g) {
+      const auto* const row =
+          reinterpret_cast<const unsigned char*>(base + (at.first() + g) * lane.tensor.ffn);
+      for (int offset = group.rank * unit; offset < row_bytes; offset += group.threads * unit) {
+#pragma unroll
+        for (int i = offset; i < offset + unit; i += 16) {
+          if (i < row_bytes) {
+            copy_async_16(to + g * lane.pitch + i, row + i);
+          }
+        }
+      }
+    }
+  }
+  /// Threads: closes the copies of one tile, be there any or not.
+  __device__ __forceinline__ void close() {
+    close_copy_group();
+    head_ = head_ + 1 == stages_ ? 0 : head_ + 1;
+  }
+
+ private:
+  unsigned char* memory_;
+  std::uint64_t* full_;
+  int stages_;
+  int stage_bytes_;
+  int tail_ = 0;
+  int head_ = 0;
+  unsigned parity_ = 0;
+};
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,133 @@
+// A block's sweep over its tiles, which forward and backward share: each of its groups takes every so many of
+// them from its ring, and has the next ones copied ahead.
+#pragma once
+
+#include <mpi_router/cuda/detail/device/cluster.cuh>
+#include <mpi_router/cuda/detail/plan/partition.hpp>
+#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
+#include <mpi_router/cuda/detail/rows/ring.cuh>
+#include <mpi_router/cuda/detail/rows/tile.cuh>
+
+#include <cstdint>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// What the kernels over stored rows are given alike.
+template <class T>
+struct row_sweep_args {
+  ring_lane<T> weights;
+  tile_shape tiles;
+  partition part;
+  partial_sums out;
+  int group_threads;
+  ring_shape ring;
+  /// The blocks of an expert are a cluster, which also does what otherwise a second kernel does.
+  bool fused;
+};
+
+/// All threads of a block call it first: the first tile of group g is `tile` + g.
+template <copier by>
+__device__ __forceinline__ void start_rings(const row_memory& memory, const ring_shape& ring,
+                                            const tile_shape& tiles, int tile) {
+  if (threadIdx.x == 0) {
+    barrier_init(&memory.leader->arrived, 1);
+  }
+  const int groups = by == copier::tma ? ring.groups : 0;
+  for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {
+    barrier_init(memory.full + i / ring.stages * most_stages + i % ring.stages, 1);
+  }
+  for (int g = static_cast<int>(threadIdx.x); g < groups; g += static_cast<int>(blockDim.x)) {
+    const tile_cursor at(tiles, tile + g);
+    memory.feed[g] = {tile + g, at.expert(), at.first(), 0};
+  }
+  publish_barriers();
+  __syncthreads();
+  cluster_arrive();
+  cluster_wait();
+}
+
+/// `Lanes` calls use(lanes…) with the tensors that travel through the ring, the weights first.
+template <copier by, class T, class Lanes>
+class row_sweep {
+ public:
+  row_memory memory;
+  thread_group group;
+  int end;         ///< of the block's tiles
+  int tile;        ///< the first of the block's tiles in the present expert
+  int mine;        ///< this group's next tile to work on
+  float* scratch;  ///< of this group's sums
+  int turn = 0;    ///< likewise
+
+  __device__ __forceinline__ row_sweep(const row_sweep_args<T>& args, const Lanes& lanes,
+                                       unsigned char* shared)
+      : memory(placed_blocks(shared), args.ring, args.ring.groups * args.group_threads / 32),
+        group(args.group_threads),
+        end(args.part.first_tile(static_cast<int>(blockIdx.x) + 1)),
+        tile(args.part.first_tile(static_cast<int>(blockIdx.x))),
+        mine(tile + group.id),
+        scratch(memory.scratch + group.id * group.warps() * 2 * sums_at_once),
+        a_(args),
+        lanes_(lanes),
+        stages_(memory.rings + group.id * args.ring.group_bytes()),
+        full_(memory.full + group.id * most_stages),
+        ring_(stages_, full_, args.ring),
+        next_(mine),
+        cursor_(args.tiles, mine) {
+    start_rings<by>(memory, args.ring, args.tiles, tile);
+  }
+
+  /// Bulk copies: the group's first warp asks for the group's next tile. No thread may still read the stage
+  /// that it goes to, that of the tile before the last.
+  __device__ __forceinline__ void feed() const {
+    if (by == copier::tma && group.rank < 32) {
+      lanes_([&](const auto&... lanes) {
+        feed_ring(stages_, full_, memory.feed + group.id, a_.ring, a_.tiles, end, lanes...);
+      });
+    }
+  }
+  /// Threads: each asks for its part of the group's next tile.
+  __device__ __forceinline__ void copy() {
+    if constexpr (by == copier::threads) {
+      if (next_ < end) {
+        lanes_([&](const auto&... lanes) { (ring_.copy(lanes, a_.tiles, cursor_, group), ...); });
+        next_ += a_.ring.groups;
+        cursor_.advance(a_.tiles, a_.ring.groups);
+      }
+      ring_.close();
+    }
+  }
+  /// The block's first `count` copies, as far as they have not been asked for: one behind the loads of the
+  /// first rows, which would queue behind it, and the others behind what comes before the first tile, be it
+  /// code.
+  __device__ __forceinline__ void begin_copies(int count) {
+    for (; begun_ < count; ++begun_) {
+      feed();
+      copy();
+    }
+  }
+  /// Waits for the group's next tile, of an expert whose weights are at `base`, from row `first` on. Those of
+  /// an expert that is not `in_ring` are fetched here.
+  template <int vectors, int rows>
+  [[nodiscard]] __device__ __forceinline__ tile_share<T, vectors> take(const T* base, bool in_ring,
+                                                                       int first) {
+    const tile_share<T, vectors> share(a_.weights, ring_.pop(), a_.tiles.ffn - first, a_.tiles.hidden, group);
+    if (!in_ring) [[unlikely]] {
+      share.template fetch<rows>(base + first * a_.weights.tensor.ffn, a_.weights.tensor.ffn, group);
+    }
+    share.template complete<rows>();
+    return share;
+  }
+  __device__ __forceinline__ void advance() { mine += a_.ring.groups; }
+
+ private:
+  const row_sweep_args<T>& a_;
+  const Lanes& lanes_;
+  unsigned char* stages_;
+  std::uint64_t* full_;
+  ring_view<by> ring_;
+  int next_;  // to copy, where the threads do
+  tile_cursor cursor_;
+  int begun_ = 0;
+};
+
+MPIROUTER_CUDA_DETAIL_END

@@ -1,0 +1,50 @@
+// The launches of the backward over stored rows.
+#pragma once
+
+#include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
+#include <mpi_router/cuda/detail/rows/arguments.cuh>
+#include <mpi_router/cuda/detail/rows/vjp_kernel.cuh>
+
+#include <type_traits>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+template <class T, class G, int vectors, vjp_mode mode, copier by>
+void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args<T, G>& args) {
+  constexpr int in_flight = vjp_vectors_in_flight(mode);
+  launch("row_vjp_kernel", ctx, shape_of(plan, args.sweep.fused),
+         row_vjp_kernel<T, G, vectors, tile_rows(in_flight, vectors), mode, by>, args);
+}
+
+/// r̄ and, as `mode` says, Ā or its factors. `grad_router` may be null (without data).
+template <class T, class G, vjp_mode mode>
+void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& weights,
+             const expert_shape& shape, const any_matrix& rows, const dual_source& dual,
+             const any_matrix& grad_router, const batch<G>& gradient, const gradient_factors& factors,
+             const partial_sums& sums) {
+  const int weights_pitch = plan.pitch * static_cast<int>(sizeof(T));
+  const row_vjp_args<T, G> args{
+      sweep_of(plan, weights, shape, sums, plan.cluster > 0),
+      {gradient.as_const(), weights_pitch * plan.rows, plan.pitch * static_cast<int>(sizeof(G))},
+      gradient,
+      factors,
+      rows,
+      dual,
+      grad_router};
+  const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
+    if (has_tma(ctx)) {
+      launch_row_vjp<T, G, vectors, mode, copier::tma>(ctx, plan, args);
+    } else {
+      launch_row_vjp<T, G, vectors, mode, copier::threads>(ctx, plan, args);
+    }
+  };
+  if (plan.vectors == 1) {
+    with_vectors(std::integral_constant<int, 1>{});
+  } else if (plan.vectors == 2) {
+    with_vectors(std::integral_constant<int, 2>{});
+  } else if constexpr (sizeof(T) == 4) {
+    with_vectors(std::integral_constant<int, 4>{});
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END
