@@ -2,7 +2,6 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/device/launch.cuh>
-#include <mpi_router/cuda/detail/finish/images.cuh>
 #include <mpi_router/cuda/detail/finish/kernel.cuh>
 
 MPIROUTER_CUDA_DETAIL_BEGIN

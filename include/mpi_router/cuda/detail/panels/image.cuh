@@ -40,14 +40,15 @@ __device__ __forceinline__ leader_inbox send_image(const panel_place<width, lane
                                                    const slot_header& header,
                                                    const float (&u)[panel_passes]) {
   const int pitch = at.blocks * at.block_rows;
+  const int member = at.member(team);
   const leader_inbox inbox{memory.image, memory.image + pitch, memory.leader, team, pitch, at.block_rows};
   for_rows_of_image(at, u, [&](int row, float x) {
     if (row < (at.rank + 1) * at.block_rows) {
-      inbox.put(at.member(team), row, x);
+      inbox.put(member, row, x);
     }
   });
   if (at.thread == 0 && at.rank == 0) {
-    inbox.put(at.member(team), header);
+    inbox.put(member, header);
   }
   return inbox;
 }

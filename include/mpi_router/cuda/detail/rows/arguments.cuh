@@ -3,6 +3,7 @@
 
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/plan/device_facts.hpp>
 #include <mpi_router/cuda/detail/plan/row_plan.hpp>
 #include <mpi_router/cuda/detail/rows/sweep.cuh>
 
@@ -12,6 +13,20 @@ MPIROUTER_CUDA_DETAIL_BEGIN
   return {static_cast<unsigned>(plan.part.blocks),
           static_cast<unsigned>(plan.ring.groups * plan.group_threads), plan.shared_bytes,
           static_cast<unsigned>(fused ? plan.cluster : 1)};
+}
+
+/// use<vectors, by>() for the vectors of the plan, up to `most`, and for who fills rings on the device.
+template <int most, int vectors = 1, class Use>
+void with_constants(const context& ctx, const row_plan& plan, const Use& use) {
+  if (plan.vectors > vectors) {
+    if constexpr (vectors < most) {
+      with_constants<most, 2 * vectors>(ctx, plan, use);
+    }
+  } else if (has_tma(ctx)) {
+    use.template operator()<vectors, copier::tma>();
+  } else {
+    use.template operator()<vectors, copier::threads>();
+  }
 }
 
 template <class T>

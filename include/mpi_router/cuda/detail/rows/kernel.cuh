@@ -73,19 +73,13 @@ __global__ void __launch_bounds__(most_threads, 1)
       }
       const auto load = [&stored](int g, int v) { return stored[g][v]; };
       sweep.copy();
-      bool fed = by == copier::threads;
+      sweep.begin_tile(true);
       float y[rows];
-      const unsigned most = project(
-                                group, sweep.scratch, sweep.turn, shift, false, y,
-                                [&](float(&dots)[rows]) { take_dots<T, vectors, rows>(load, dots, r); },
-                                [&] {
-                                  if (!fed) {
-                                    sweep.feed();
-                                    fed = true;
-                                  }
-                                },
-                                [&](float factor) { multiply(r, factor); })
-                                .most;
+      const unsigned most =
+          project(
+              sweep, shift, false, y, [&](float(&dots)[rows]) { take_dots<T, vectors, rows>(load, dots, r); },
+              [&](float factor) { multiply(r, factor); })
+              .most;
       if (most == 0) {
         continue;
       }

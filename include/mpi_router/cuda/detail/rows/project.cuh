@@ -5,7 +5,6 @@
 #include <mpi_router/cuda/detail/device/number.cuh>
 #include <mpi_router/cuda/detail/device/scaling.cuh>
 #include <mpi_router/cuda/detail/device/sums.cuh>
-#include <mpi_router/cuda/detail/device/threads.cuh>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -40,16 +39,17 @@ struct tile_sum {
   unsigned most;
 };
 
-/// Sums the dots of a tile over the group. take(dots) gives this thread's part of them; where they leave the
-/// range, rescale(factor) shifts the probes and they are taken once more, unless they do not matter (`dead`).
-template <int n, class Take, class AtBarrier, class Rescale>
-__device__ __forceinline__ tile_sum project(const thread_group& group, float* scratch, int& turn,
-                                            row_shift& shift, bool dead, float (&dots)[n], const Take& take,
-                                            const AtBarrier& after_barrier, const Rescale& rescale) {
+/// Sums the dots of a tile over the group of a row_sweep, whose next tile is asked for on the way. take(dots)
+/// gives this thread's part of them; where they leave the range, rescale(factor) shifts the probes and they
+/// are taken once more, unless they do not matter (`dead`).
+template <int n, class Sweep, class Take, class Rescale>
+__device__ __forceinline__ tile_sum project(Sweep& sweep, row_shift& shift, bool dead, float (&dots)[n],
+                                            const Take& take, const Rescale& rescale) {
   shift.begin_tile();
   while (true) {
     take(dots);
-    const float own = sum_over_group(dots, group, scratch, turn, after_barrier);
+    const float own =
+        sum_over_group(dots, sweep.group, sweep.scratch, sweep.turn, [&] { sweep.feed_once(); });
     const unsigned most = largest_over_warp(own);
     const float factor = dead ? 0.0F : shift.retry(most);
     if (factor == 0.0F) [[likely]] {

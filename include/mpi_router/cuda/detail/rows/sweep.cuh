@@ -85,6 +85,14 @@ class row_sweep {
       });
     }
   }
+  /// Where threads do not copy, a tile feeds once, unless there is no stage yet that is not read any more.
+  __device__ __forceinline__ void begin_tile(bool is_free) { fed_ = by == copier::threads || !is_free; }
+  __device__ __forceinline__ void feed_once() {
+    if (!fed_) {
+      feed();
+      fed_ = true;
+    }
+  }
   /// Threads: each asks for its part of the group's next tile.
   __device__ __forceinline__ void copy() {
     if constexpr (by == copier::threads) {
@@ -128,6 +136,7 @@ class row_sweep {
   int next_;  // to copy, where the threads do
   tile_cursor cursor_;
   int begun_ = 0;
+  bool fed_ = false;
 };
 
 MPIROUTER_CUDA_DETAIL_END

@@ -122,19 +122,12 @@ __global__ void __launch_bounds__(most_threads, 1)
           z[i] *= factor;
         }
       };
-      bool fed = by == copier::threads || sweep.mine == first_of_group;
+      sweep.begin_tile(sweep.mine != first_of_group);
       float dots[2 * rows];  // y, then w
       float sum =            // of them, the one that the lane answers for
           project(
-              group, sweep.scratch, sweep.turn, shift, dead, dots,
-              [&](float(&d)[2 * rows]) { take_dots<T, vectors, rows>(load, d, r, z); },
-              [&] {
-                if (!fed) {
-                  sweep.feed();
-                  fed = true;
-                }
-              },
-              scale_rows)
+              sweep, shift, dead, dots,
+              [&](float(&d)[2 * rows]) { take_dots<T, vectors, rows>(load, d, r, z); }, scale_rows)
               .own;
       if (dead) {  // no gradient, whatever the weights hold
         clear(dots);

@@ -5,16 +5,7 @@
 #include <mpi_router/cuda/detail/rows/arguments.cuh>
 #include <mpi_router/cuda/detail/rows/vjp_kernel.cuh>
 
-#include <type_traits>
-
 MPIROUTER_CUDA_DETAIL_BEGIN
-
-template <class T, class G, int vectors, vjp_mode mode, copier by>
-void launch_row_vjp(const context& ctx, const row_plan& plan, const row_vjp_args<T, G>& args) {
-  constexpr int in_flight = vjp_vectors_in_flight(mode);
-  launch("row_vjp_kernel", ctx, shape_of(plan, args.sweep.fused),
-         row_vjp_kernel<T, G, vectors, tile_rows(in_flight, vectors), mode, by>, args);
-}
 
 /// r̄ and, as `mode` says, Ā or its factors. `grad_router` may be null (without data).
 template <class T, class G, vjp_mode mode>
@@ -31,20 +22,11 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
       rows,
       dual,
       grad_router};
-  const auto with_vectors = [&]<int vectors>(std::integral_constant<int, vectors>) {
-    if (has_tma(ctx)) {
-      launch_row_vjp<T, G, vectors, mode, copier::tma>(ctx, plan, args);
-    } else {
-      launch_row_vjp<T, G, vectors, mode, copier::threads>(ctx, plan, args);
-    }
-  };
-  if (plan.vectors == 1) {
-    with_vectors(std::integral_constant<int, 1>{});
-  } else if (plan.vectors == 2) {
-    with_vectors(std::integral_constant<int, 2>{});
-  } else if constexpr (sizeof(T) == 4) {
-    with_vectors(std::integral_constant<int, 4>{});
-  }
+  constexpr int most_vectors = vjp_most_columns / vector_width<T>;
+  with_constants<most_vectors>(ctx, plan, [&]<int vectors, copier by>() {
+    launch("row_vjp_kernel", ctx, shape_of(plan, args.sweep.fused),
+           row_vjp_kernel<T, G, vectors, tile_rows(vjp_vectors_in_flight(mode), vectors), mode, by>, args);
+  });
 }
 
 MPIROUTER_CUDA_DETAIL_END
