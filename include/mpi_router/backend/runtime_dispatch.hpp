@@ -7,8 +7,8 @@
 
 MPIROUTER_BEGIN_TYPES
 
-/// The instruction sets that mpi_router::dispatch was compiled for, from the least. On processors that are
-/// not x86-64 there is the one that the compiler takes for granted.
+/// The instruction sets that mpi_router::dispatch was compiled for, the smallest first. On processors that
+/// are not x86-64 there is the one that the compiler takes for granted.
 enum class instruction_set : unsigned char { baseline, x86_64_v3, x86_64_v4 };
 
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::string_view to_string(instruction_set s) noexcept {

@@ -1,4 +1,4 @@
-// Tasks on oneTBB. A header of its own, for whoever includes it must link the library (mpi_router::tbb).
+// Tasks on oneTBB. A header of its own: including it means linking the library (mpi_router::tbb).
 #pragma once
 
 #include <mpi_router/core/concepts.hpp>

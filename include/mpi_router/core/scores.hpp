@@ -9,7 +9,7 @@
 //   log_derivative  the derivative of the logarithm
 //
 // Weights are scores over a sum of scores, so with the last two neither they nor their gradients ever divide
-// by what may vanish. `Math` has the elementary functions of whoever computes: exp(x ≤ 0), log1p(0 ≤ e ≤ 1),
+// by what may vanish. `Math` has the elementary functions of host or device: exp(x ≤ 0), log1p(0 ≤ e ≤ 1),
 // log, abs, by_sign(x, negative, otherwise), and `deep`, the |x| from which 1 + e⁻ˣ rounds to 1.
 #pragma once
 
@@ -75,7 +75,7 @@ struct sigmoid_score {
   }
 };
 
-/// √log(1 + eˣ), which is √eˣ from −`deep` down: the root of eˣ is above the least number where eˣ is not.
+/// √log(1 + eˣ), which is √eˣ from −`deep` down: the root of eˣ is above the smallest number where eˣ is not.
 struct sqrtsoftplus_score {
   static constexpr bool is_relative = false;
   static constexpr bool is_bounded = false;
@@ -112,7 +112,7 @@ struct sqrtsoftplus_score {
 };
 
 #if defined(__CUDACC__)
-#pragma nv_exec_check_disable  // the body is of whoever calls, host or device
+#pragma nv_exec_check_disable  // the body is the caller's, host or device
 #endif
 /// body(score) for the score function of that name.
 template <class Body>

@@ -25,7 +25,7 @@ template <class Score>
   return Score::is_relative ? share_of::all : share_of::one;
 }
 
-/// factor · e^exponent for an exponent ≤ 0, also where the power by itself is below the least number.
+/// factor · e^exponent for an exponent ≤ 0, also where the power by itself is below the smallest number.
 [[nodiscard]] inline double times_exp(double factor, double exponent) noexcept {
   const double half = std::exp(exponent / 2);
   return factor * half * half;
@@ -72,7 +72,7 @@ class token_shares {
   [[nodiscard]] bool are_defined() const noexcept { return are_defined_; }
   [[nodiscard]] share_of divisor() const noexcept { return divisor_; }
 
-  /// factor · p_k, also where p_k by itself is below the least number.
+  /// factor · p_k, also where p_k by itself is below the smallest number.
   [[nodiscard]] double times(double factor, index_t k) const noexcept {
     if (are_direct_) {
       return factor * values_[k];

@@ -113,7 +113,7 @@ void check_logits_vjp(const char* what, const matrix_view<X>& tokens, const matr
 
 /// The backward of router_logits: grad_tokens ← or += Ḡ R′, grad_rows ← or += Ḡᵀ X, grad_bias ← or += Σ_t
 /// Ḡ_t, with Ḡ = grad_logits, [T, N]. An empty view asks for nothing. One task for each 256 tokens, then one
-/// for each 64 columns of grad_rows: every element is summed in the order of the tokens, whoever runs it.
+/// for each 64 columns of grad_rows: every element is summed in the order of the tokens, on any executor.
 /// Throws usage_error on shapes and overlap.
 template <Scalar X, Accumulator S, class Run = serial_executor, class Product = plain_products>
   requires(MatrixProduct<Product, S, S, S> && MatrixProduct<Product, S, std::remove_const_t<X>, S>)

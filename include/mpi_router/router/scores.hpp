@@ -75,8 +75,8 @@ void score_values(const S* x, index_t n, S largest, S* out) noexcept {
   }
 }
 
-/// Below this a score, or a sum of scores, is too near to the least normal number to be divided by: what is
-/// lost below that number would show.
+/// Below this a score, or a sum of scores, is too near to the smallest normal number to be divided by: what
+/// is lost below that number would show.
 template <Accumulator S>
 inline constexpr S least_divisor = std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon();
 
