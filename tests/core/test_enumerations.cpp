@@ -119,3 +119,11 @@ TEST_CASE("momentum") {
   CHECK(refused([&] { power_iteration(op, iterate, workspace, options); },
                 "momentum: 99 is none of its values"));
 }
+
+TEST_CASE("which tokens count") {
+  CHECK(is_routed(status::ok));
+  CHECK(is_routed(status::closed_expert));
+  for (const status s : {status::zero_row, status::zero_image, status::non_finite, status::masked}) {
+    CHECK_FALSE(is_routed(s));
+  }
+}
