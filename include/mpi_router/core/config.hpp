@@ -85,6 +85,12 @@
 #define MPIROUTER_END_TYPES } }
 #define MPIROUTER_BEGIN MPIROUTER_BEGIN_TYPES inline namespace MPIROUTER_ISA_NAMESPACE {
 #define MPIROUTER_END } MPIROUTER_END_TYPES
+// cuda/: kernels, and the host functions that launch them, have internal linkage. Two shared objects that both
+// instantiate a weak __global__ template end up launching a kernel that one of them never registered.
+#define MPIROUTER_CUDA_BEGIN MPIROUTER_BEGIN_TYPES namespace cuda { namespace {
+#define MPIROUTER_CUDA_END } } MPIROUTER_END_TYPES
+#define MPIROUTER_CUDA_DETAIL_BEGIN MPIROUTER_BEGIN_TYPES namespace cuda::detail { namespace {
+#define MPIROUTER_CUDA_DETAIL_END } } MPIROUTER_END_TYPES
 // clang-format on
 
 MPIROUTER_BEGIN_TYPES

@@ -49,6 +49,26 @@ struct forward_plan : forward_path {
   }
 };
 
+/// The shapes and the memory of a forward; what is written lies apart from all else, but for rows that are
+/// the router's.
+template <class T, class R, class O>
+void expect_forward(const char* name, const expert_batch_view<const T, device_space>& experts,
+                    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
+                    const saved_step& saved, const workspace& scratch, std::size_t bytes) {
+  expect_rows(name, "the router", experts, router);
+  expect_rows(name, "the output", experts, rows);
+  expect_in_place_or_apart(name, router, rows);
+  expect_workspace(name, scratch, bytes);
+  const memory_range work{"the workspace", addresses_of(scratch, bytes)};
+  const memory_range output{"the output", core::addresses(rows)};
+  const memory_range direction{"the saved direction",
+                               addresses_of(saved.direction, rows.rows() * rows.cols())};
+  const memory_range input{"the router", core::addresses(router)};
+  expect_apart(name, work, {output, input, direction});
+  expect_apart(name, direction, {output, input});
+  expect_weights_apart(name, experts, {work, output, direction});
+}
+
 MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
@@ -91,21 +111,10 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   const expert_batch_view<const value, device_space> weights = experts;
   detail::expect_context(name, ctx);
   detail::expect_experts(name, weights);
-  detail::expect_rows(name, "the router", weights, router);
-  detail::expect_rows(name, "the output", weights, rows);
-  const double radius = detail::expect_radius(name, options, weights.total_experts());
   detail::expect(options.steps >= 1, name, ": ", options.steps, " steps");
-  detail::expect_in_place_or_apart(name, router, rows);
+  const double radius = detail::expect_radius(name, options, weights.total_experts());
   const detail::forward_plan<value> plan(ctx, weights, options.steps, scratch.data);
-  detail::expect_workspace(name, scratch, plan.bytes);
-  const detail::memory_range work{"the workspace", detail::addresses_of(scratch, plan.bytes)};
-  const detail::memory_range output{"the output", core::addresses(rows)};
-  const detail::memory_range direction{"the saved direction",
-                                       detail::addresses_of(saved.direction, rows.rows() * rows.cols())};
-  const detail::memory_range input{"the router", core::addresses(router)};
-  detail::expect_apart(name, work, {output, input, direction});
-  detail::expect_apart(name, direction, {output, input});
-  detail::expect_weights_apart(name, weights, {work, output, direction});
+  detail::expect_forward(name, weights, router, rows, saved, scratch, plan.bytes);
   if (weights.num_experts() == 0) {
     return;
   }

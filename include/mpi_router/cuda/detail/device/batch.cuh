@@ -1,7 +1,7 @@
 // The gate matrices as the kernels see them.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -1,7 +1,7 @@
 // The blocks of a cluster (sm_90). A lone block is a cluster of one.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -1,7 +1,7 @@
 // The instructions that C++ has no word for: asynchronous copies, their barriers, dependent launches.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
 #include <cstdint>
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/error.hpp>
 #include <mpi_router/cuda/types.hpp>
 
 #include <cstddef>
@@ -15,6 +15,9 @@
 #endif
 
 MPIROUTER_CUDA_DETAIL_BEGIN
+
+using core::concatenate;
+using core::expect;
 
 [[noreturn]] inline void cuda_failure(const char* call, int code, const char* reason) {
   const std::string message = concatenate("mpi_router: ", call, ": ", reason, " (", code, ")");

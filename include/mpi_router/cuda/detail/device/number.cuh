@@ -4,7 +4,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <mpi_router/core/scalar.hpp>
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
 
 #include <type_traits>
 

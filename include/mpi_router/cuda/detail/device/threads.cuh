@@ -1,7 +1,7 @@
 // The threads of a block in groups, and the barriers among them.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -2,7 +2,7 @@
 // router/selection.hpp on the host.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
 #include <cmath>
 

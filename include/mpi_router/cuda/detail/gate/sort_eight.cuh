@@ -1,7 +1,7 @@
 // Sorting networks for eight unsigned keys in registers, largest first: every index is a constant.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <mpi_router/core/scores.hpp>
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
 
 #include <cmath>
 

@@ -33,19 +33,37 @@ void contract(const context& ctx, index_t experts, const contract_args<T>& args)
   }
 }
 
+/// y_k = A r_k for `count` rows of each expert.
+template <int count, class T>
+void generic_project(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
+                     const any_matrix (&rows)[count], double* const (&y)[count]) {
+  contract_args<T> args{weights, weights.ffn, weights.hidden, static_cast<int>(shape.ffn_dim),
+                        static_cast<int>(shape.hidden_dim)};
+  for (int k = 0; k < count; ++k) {
+    args.vectors[k] = rows[k];
+    args.results[k] = y[k];
+  }
+  contract<T, count>(ctx, shape.num_experts, args);
+}
+/// u = y A.
+template <class T>
+void generic_lift(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
+                  const double* y, double* u) {
+  contract_args<T> args{weights, weights.hidden, weights.ffn, static_cast<int>(shape.hidden_dim),
+                        static_cast<int>(shape.ffn_dim)};
+  args.vectors[0] = any_matrix(y, shape.ffn_dim);
+  args.results[0] = u;
+  contract<T, 1>(ctx, shape.num_experts, args);
+}
+
 /// u = (r Aᵀ) A by two passes; y [N, F], u [N, D] and the energies [N] in f64.
 template <class T>
 void generic_step(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
                   const any_matrix& rows, double* y, double* u, double* energies) {
-  const int ffn = static_cast<int>(shape.ffn_dim);
-  const int hidden = static_cast<int>(shape.hidden_dim);
-  contract_args<T> project{weights, weights.ffn, weights.hidden, ffn, hidden, {rows, {}}, {y, nullptr}};
-  contract<T, 1>(ctx, shape.num_experts, project);
+  generic_project<1, T>(ctx, weights, shape, {rows}, {y});
   launch("square_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads}, square_kernel<>,
-         y, ffn, energies);
-  contract_args<T> lift{weights, weights.hidden,           weights.ffn, hidden,
-                        ffn,     {any_matrix(y, ffn), {}}, {u, nullptr}};
-  contract<T, 1>(ctx, shape.num_experts, lift);
+         y, static_cast<int>(shape.ffn_dim), energies);
+  generic_lift(ctx, weights, shape, y, u);
 }
 
 MPIROUTER_CUDA_DETAIL_END

@@ -1,7 +1,7 @@
 // What the plans ask of a context.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/types.hpp>
 

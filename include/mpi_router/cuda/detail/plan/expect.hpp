@@ -1,9 +1,9 @@
 // What the calls refuse: shapes that do not fit, and memory that overlaps.
 #pragma once
 
+#include <mpi_router/core/error.hpp>
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/types.hpp>
 
@@ -13,6 +13,9 @@
 #include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
+
+using core::concatenate;
+using core::expect;
 
 inline void expect_context(const char* what, const context& ctx) {
   expect(ctx.multiprocessors > 0 && ctx.capability >= 80, what, ": a context of capability ", ctx.capability,

@@ -1,11 +1,14 @@
 // How the tiles of all experts are dealt out over the blocks of a grid.
 #pragma once
 
+#include <mpi_router/core/error.hpp>
 #include <mpi_router/core/experts.hpp>
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
+
+using core::concatenate;
+using core::expect;
 
 /// The slots of one expert's partial sums, one after the other.
 struct slot_range {

@@ -1,7 +1,7 @@
 // The tiles of a batch of weights, and the rings in shared memory that they go through.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -1,7 +1,7 @@
 // What becomes of the gradient to the weights.
 #pragma once
 
-#include <mpi_router/cuda/detail/plan/linkage.hpp>
+#include <mpi_router/core/config.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
