@@ -1,5 +1,6 @@
 # Checks how the headers of cuda/ include each other: plan/ stands on nothing but core/ and the types, and includes no CUDA
-# header; device/ on plan/, finish/ on both, the kernels on all three and not on each other. No chain is longer than 8.
+# header; device/ on plan/, finish/ on both, the kernels on all three and not on each other. No chain is longer than 8,
+# from a header with a call in it; cuda/router.cuh brings them all.
 cmake_minimum_required(VERSION 3.22)
 set(longest 8)
 set(below_plan plan)
@@ -41,7 +42,12 @@ foreach(round RANGE ${longest})
     endforeach()
   endforeach()
 endforeach()
+list(REMOVE_ITEM headers mpi_router/cuda/router.cuh)
+set(deepest 0)
 foreach(header IN LISTS headers)
+  if(depth_${header} GREATER deepest)
+    set(deepest ${depth_${header}})
+  endif()
   if(depth_${header} GREATER longest)
     message("${header}: a chain of more than ${longest} includes")
     set(failed TRUE)
@@ -51,4 +57,4 @@ list(LENGTH headers count)
 if(failed OR count LESS 50)
   message(FATAL_ERROR "The includes of cuda/ are not as they should be (${count} headers were read)")
 endif()
-message(STATUS "${count} headers, the longest chain of cuda/router.cuh is ${depth_mpi_router/cuda/router.cuh}")
+message(STATUS "${count} headers, the longest chain of includes is ${deepest}")

@@ -4,7 +4,6 @@
 #include <mpi_router/cuda/detail/device/any_matrix.cuh>
 #include <mpi_router/cuda/detail/device/sums.cuh>
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
-#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 #include <mpi_router/cuda/types.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN

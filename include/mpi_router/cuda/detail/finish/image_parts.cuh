@@ -6,7 +6,6 @@
 #include <mpi_router/cuda/detail/device/number.cuh>
 #include <mpi_router/cuda/detail/device/threads.cuh>
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
-#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -7,7 +7,7 @@
 #include <mpi_router/cuda/detail/finish/expert.cuh>
 #include <mpi_router/cuda/detail/finish/image_parts.cuh>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
-#include <mpi_router/cuda/detail/plan/shared_memory.hpp>
+#include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -3,6 +3,7 @@
 // the host.
 #pragma once
 
+#include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/core/scores.hpp>
 
 #include <cmath>

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <mpi_router/core/config.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
+
+#include <cstdint>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -18,6 +21,14 @@ struct partial_sums {
   float* rows = nullptr;  ///< [slots, pitch]
   slot_header* headers = nullptr;
   int pitch = 0;
+};
+
+/// What a block needs in shared memory to finish an expert, whose parts others may send.
+struct leader_scratch {
+  double norms[2 * most_warps];
+  double residual[most_warps];
+  std::uint64_t arrived;
+  slot_header headers[most_cluster];
 };
 
 MPIROUTER_CUDA_DETAIL_END

@@ -10,14 +10,6 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// What a block needs in shared memory to finish an expert, whose parts others may send.
-struct leader_scratch {
-  double norms[2 * most_warps];
-  double residual[most_warps];
-  std::uint64_t arrived;
-  slot_header headers[most_cluster];
-};
-
 /// Blocks that are counted: for a plan.
 class counted_blocks {
  public:
