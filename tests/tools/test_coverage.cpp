@@ -1,7 +1,7 @@
 // An answer covers all of the checkpoint, or says what it leaves out.
 #include "program.hpp"
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 

@@ -1,9 +1,9 @@
 // The report page of verify_checkpoint: complete, self-contained, safe against names, and honest without
 // gnuplot.
 #include <doctest/doctest.h>
-#include <examples/program.hpp>
+#include "program.hpp"
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-namespace example_test {
+namespace tool_test {
 
 using io_test::contains;
 using io_test::read_bytes;
@@ -161,4 +161,4 @@ inline json numbers_of(const json& document) {
   return out;
 }
 
-}  // namespace example_test
+}  // namespace tool_test

@@ -6,7 +6,7 @@
 #include <csignal>
 #include <set>
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 
@@ -87,7 +87,7 @@ TEST_CASE("a checkpoint that becomes shorter while it is read: a message that na
 TEST_CASE("an output over the limit on file sizes is an error like others") {
   const interrupted_run run("exit 1");
   const temporary_folder folder;
-  const auto result = example_test::run({run.model(), "--json", folder / "out.json"}, "ulimit -f 1;");
+  const auto result = tool_test::run({run.model(), "--json", folder / "out.json"}, "ulimit -f 1;");
   CAPTURE(result.err);
   CHECK(result.status == 2);
   CHECK(contains(result.err, "out.json: cannot be written: File too large"));

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <sstream>
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 

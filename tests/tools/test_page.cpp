@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 

@@ -19,13 +19,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <filesystem>
 #include <numbers>
 #include <string>
 #include <vector>
-
-#ifndef VERIFY_CHECKPOINT_DATA
-#define VERIFY_CHECKPOINT_DATA "examples/data"
-#endif
 
 namespace {
 
@@ -54,6 +51,20 @@ search_result find_some(const mpi_router::checkpoint& model, const search_option
   return found;
 }
 
+/// The folder of the two models that come with the project: installed beside the program, or in the tree that
+/// it was built from.
+std::filesystem::path own_models() {
+#ifdef VERIFY_CHECKPOINT_INSTALLED_MODELS
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  const auto installed = (program.parent_path() / VERIFY_CHECKPOINT_INSTALLED_MODELS).lexically_normal();
+  if (!error && std::filesystem::is_directory(installed, error)) {
+    return installed;
+  }
+#endif
+  return VERIFY_CHECKPOINT_MODELS;
+}
+
 bool wants_colour(const std::string& choice) {
   const char* no_colour = std::getenv("NO_COLOR");
   const char* terminal = std::getenv("TERM");
@@ -66,7 +77,7 @@ int run_verify(const arguments& a) {
   std::vector<std::string> inputs = a.inputs;
   if (inputs.empty()) {
     for (const char* name : {"tiny-vanilla.safetensors", "tiny-mpi.safetensors"}) {
-      inputs.push_back(std::string(VERIFY_CHECKPOINT_DATA) + "/" + name);
+      inputs.push_back((own_models() / name).string());
     }
   }
   std::deque<mpi_router::checkpoint> models;

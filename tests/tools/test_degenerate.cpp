@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 

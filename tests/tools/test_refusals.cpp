@@ -1,7 +1,7 @@
 // Bad input and bad usage: exit status 2, one clear line, nothing written.
 #include "program.hpp"
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 

@@ -2,7 +2,7 @@
 // guessed.
 #include "program.hpp"
 
-using namespace example_test;
+using namespace tool_test;
 
 namespace {
 
