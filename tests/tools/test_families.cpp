@@ -6,49 +6,16 @@ using namespace tool_test;
 
 namespace {
 
+using io_test::n2fd_concatenated;
+using io_test::n2fd_interleaved;
+using io_test::nd2f_concatenated;
+using io_test::nd2f_interleaved;
+using io_test::ndf;
+using io_test::one_expert;
+
 constexpr index_t N = 4;
 constexpr index_t F = 6;
 constexpr index_t D = 10;
-
-/// The gates with an up projection of other numbers, in any fused layout: `index(e, f, d, up)` is the place
-/// of an element.
-template <class Index>
-std::vector<float> arrange(const layer_data& l, bool fused, Index index) {
-  test_support::random_source random(99);
-  std::vector<float> out(static_cast<std::size_t>(l.n * l.f * l.d * (fused ? 2 : 1)));
-  for (auto& x : out) {
-    x = static_cast<float>(random.normal());  // the up projection is what is not overwritten
-  }
-  for (index_t e = 0; e < l.n; ++e) {
-    for (index_t f = 0; f < l.f; ++f) {
-      for (index_t d = 0; d < l.d; ++d) {
-        out[static_cast<std::size_t>(index(e, f, d))] = l.gate(e, f, d);
-      }
-    }
-  }
-  return out;
-}
-
-std::vector<float> ndf(const layer_data& l) {
-  return arrange(l, false, [&](index_t e, index_t f, index_t d) { return (e * l.d + d) * l.f + f; });
-}
-std::vector<float> n2fd_concatenated(const layer_data& l) {
-  return arrange(l, true, [&](index_t e, index_t f, index_t d) { return (e * 2 * l.f + f) * l.d + d; });
-}
-std::vector<float> n2fd_interleaved(const layer_data& l) {
-  return arrange(l, true, [&](index_t e, index_t f, index_t d) { return (e * 2 * l.f + 2 * f) * l.d + d; });
-}
-std::vector<float> nd2f_concatenated(const layer_data& l) {
-  return arrange(l, true, [&](index_t e, index_t f, index_t d) { return (e * l.d + d) * 2 * l.f + f; });
-}
-std::vector<float> nd2f_interleaved(const layer_data& l) {
-  return arrange(l, true, [&](index_t e, index_t f, index_t d) { return (e * l.d + d) * 2 * l.f + 2 * f; });
-}
-
-std::vector<float> one_expert(const layer_data& l, index_t e) {
-  const auto begin = l.gates.begin() + e * l.f * l.d;
-  return {begin, begin + l.f * l.d};
-}
 
 struct models {
   temporary_folder folder;

@@ -1,11 +1,9 @@
 #include "analyse.hpp"
 
-#include "kernels.hpp"
 #include "parallel.hpp"
+#include "weights.hpp"
 
-#include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
-#include <mpi_router/verify/singular.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -15,20 +13,6 @@ namespace verify {
 namespace {
 
 using namespace mpi_router;
-
-/// The unit vector to measure angles against, and how far it may be from the principal direction.
-struct reference_direction {
-  Eigen::VectorXd v;
-  double uncertainty = 0;
-
-  [[nodiscard]] double angle(const Eigen::VectorXd& row) const {
-    return line_angle<double>(view(row), view(v));
-  }
-  /// Of a row at this angle to v, at most, to the principal direction itself.
-  [[nodiscard]] double sine_at(double angle) const {
-    return std::sin(std::min(angle + uncertainty, std::numbers::pi / 2));
-  }
-};
 
 /// M, that remembers the image of the last row: what is asked of one row again costs no read of A.
 template <class Op>
@@ -74,111 +58,109 @@ class remembering_operator {
 /// Runs the power iteration from `row`, for the steps that are needed to come within the tolerance, and for
 /// the trace.
 template <class Op>
-void iterate(const Op& op, Eigen::VectorXd row, const reference_direction& principal,
-             const analysis_options& options, expert_report& report) {
+void iterate(const Op& op, Eigen::VectorXd row, const expert_direction& principal,
+             const analysis_options& options, expert_result& result) {
   if (!options.trace && principal.sine_at(0) > options.tolerance) {
     return;  // no row can be shown to have arrived
   }
   Eigen::VectorXd scratch(row.size());
   power_iteration(op, view(row), view(scratch), {.max_steps = options.max_steps},
                   [&](const iteration_record<double>& at, vector_view<const double> iterate) {
-                    const double angle = line_angle<double>(iterate, view(principal.v));
+                    const double angle = principal.angle(iterate);
                     if (options.trace) {
-                      report.trace.push_back({at.step, at.rayleigh, at.residual, angle});
+                      result.trace.push_back({at.step, at.rayleigh, at.residual, angle});
                     }
                     if (principal.sine_at(angle) <= options.tolerance) {
-                      report.steps = at.step;
+                      result.steps = at.step;
                       return false;
                     }
                     return true;
                   });
 }
 
-expert_report analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
-                          const analysis_options& options) {
-  expert_report report;
-  if (!a.allFinite()) {
-    report.state = status::non_finite;
-    return report;
-  }
-  const auto plain_op = gate_operator(a);
+/// The numbers of a unit row that has an image.
+template <class Op>
+void measure(const Op& plain_op, const Eigen::VectorXd& row, const expert_direction& principal,
+             const analysis_options& options, expert_result& result) {
   remembering_operator op(plain_op);
-  Eigen::VectorXd row(stored.size());
-  report.state = retract(view(stored), view(row), 1.0);  // only its direction matters
-
-  const auto certified = find_direction(a, view(std::as_const(row)));
-  std::optional<singular_spectrum> spectrum;
-  reference_direction principal{certified.direction, certified.proof.angle_bound};
-  report.sigma_1 = std::sqrt(certified.at.rayleigh);
-  if (options.exact) {
-    spectrum.emplace(a);
-    report.sigma_1 = spectrum->sigma_1();
-    report.sigma_2 = spectrum->sigma_2();
-    principal = {spectrum->principal_direction(), 0};
-  }
-  if (report.state != status::ok) {
-    return report;
-  }
   Eigen::VectorXd next(row.size());
-  const auto at = rayleigh(op, view(std::as_const(row)), view(next));
-  report.state = at.state;
-  if (!(report.sigma_1 > 0) || principal.v.size() == 0) {
-    report.state = report.state == status::ok ? status::zero_image : report.state;
-    return report;
+  const auto at = rayleigh(op, view(row), view(next));
+  result.state = at.state;
+  if (!(result.sigma_1 > 0) || principal.v.size() == 0) {
+    result.state = result.state == status::ok ? status::zero_image : result.state;
+    return;
   }
-  report.rayleigh = at.rayleigh;
-  report.residual = at.residual;
-  report.lambda_stored = alignment_spectral(at.rayleigh, report.sigma_1);
-  report.angle = principal.angle(row);
-  report.cosine_stored = std::abs(row.dot(principal.v));
-  const auto proof = certify_row(op, view(std::as_const(row)), certified);
-  if (report.state != status::ok) {
-    return report;
+  result.rayleigh = at.rayleigh;
+  result.residual = at.residual;
+  result.lambda_stored = alignment_spectral(at.rayleigh, result.sigma_1);
+  result.angle = principal.angle(view(row));
+  result.cosine_stored = std::abs(row.dot(principal.v));
+  if (result.state != status::ok) {
+    return;
   }
-  report.certificate = to_string(proof.label);
-  report.angle_bound = proof.angle_bound;
+  const auto proof = certify_row(op, view(row), principal.found);
+  result.certificate = to_string(proof.label);
+  result.angle_bound = proof.angle_bound;
 
-  power_step(op, view(std::as_const(row)), view(next), 1.0);
-  report.cosine_step = std::abs(next.dot(principal.v));
+  power_step(op, view(row), view(next), 1.0);
+  result.cosine_step = std::abs(next.dot(principal.v));
   Eigen::VectorXd residual(row.size());
-  report.lambda_step =
-      alignment_spectral(rayleigh(op, view(std::as_const(next)), view(residual)).rayleigh, report.sigma_1);
+  result.lambda_step =
+      alignment_spectral(rayleigh(op, view(std::as_const(next)), view(residual)).rayleigh, result.sigma_1);
   if (!options.exact || options.trace) {
-    iterate(plain_op, row, principal, options, report);
+    iterate(plain_op, row, principal, options, result);
   }
   if (options.exact) {
-    report.steps = spectrum->steps_to(options.tolerance, view(std::as_const(row)), options.max_steps);
+    result.steps = principal.spectrum->steps_to(options.tolerance, view(row), options.max_steps);
   }
-  return report;
+}
+
+expert_result analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
+                          const analysis_options& options) {
+  expert_result result;
+  if (!a.allFinite()) {
+    result.state = status::non_finite;
+    return result;
+  }
+  Eigen::VectorXd row(stored.size());
+  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
+  const auto principal =
+      find_expert_direction(a, view(std::as_const(row)),
+                            options.exact ? direction_source::svd : direction_source::certificate, kernels{});
+  result.sigma_1 = principal.sigma_1();
+  result.sigma_2 = principal.sigma_2();
+  if (result.state == status::ok) {
+    measure(gate_operator(a), row, principal, options, result);
+  }
+  return result;
 }
 
 }  // namespace
 
-expert_report analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
-  auto report = analyse_row(read_gate(layer.gates[static_cast<std::size_t>(expert)]),
-                            read_row(*layer.router, layer.router_how, expert), options);
-  report.expert = expert;
+expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
+  auto result = analyse_row(read_gate(layer, expert), read_row(layer, expert), options);
+  result.expert = expert;
   for (double* ratio :
-       {&report.cosine_stored, &report.cosine_step, &report.lambda_stored, &report.lambda_step}) {
+       {&result.cosine_stored, &result.cosine_step, &result.lambda_stored, &result.lambda_step}) {
     *ratio = *ratio > 1 ? 1 : *ratio;  // rounding
   }
-  return report;
+  return result;
 }
 
-std::vector<layer_report> analyse(const std::vector<const moe_layer*>& layers,
+std::vector<layer_result> analyse(const std::vector<const moe_layer*>& layers,
                                   const analysis_options& options,
                                   const std::function<void(index_t, index_t)>& progress) {
   struct task {
     std::size_t layer;
     index_t expert;
   };
-  std::vector<layer_report> reports;
+  std::vector<layer_result> results;
   std::vector<task> tasks;
   for (const auto* layer : layers) {
     for (index_t e = 0; e < layer->num_experts; ++e) {
-      tasks.push_back({reports.size(), e});
+      tasks.push_back({results.size(), e});
     }
-    reports.push_back({layer, std::vector<expert_report>(static_cast<std::size_t>(layer->num_experts))});
+    results.push_back({layer, std::vector<expert_result>(static_cast<std::size_t>(layer->num_experts))});
   }
 
   Eigen::setNbThreads(1);  // the experts are what is spread
@@ -186,11 +168,11 @@ std::vector<layer_report> analyse(const std::vector<const moe_layer*>& layers,
       static_cast<index_t>(tasks.size()),
       [&](index_t i) {
         const auto [layer, expert] = tasks[static_cast<std::size_t>(i)];
-        reports[layer].experts[static_cast<std::size_t>(expert)] =
+        results[layer].experts[static_cast<std::size_t>(expert)] =
             analyse_expert(*layers[layer], expert, options);
       },
       progress);
-  return reports;
+  return results;
 }
 
 }  // namespace verify

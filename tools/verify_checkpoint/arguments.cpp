@@ -1,6 +1,8 @@
 #include "arguments.hpp"
 
-#include "families.hpp"
+#include "text.hpp"
+
+#include <mpi_router/io/moe/families.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -38,10 +40,10 @@ void add_naming_options(CLI::App& app, arguments& a) {
   app.add_option("--gate", a.gate,
                  "Name of the gate tensors; {expert} is the expert's number where each has its own tensor")
       ->type_name("PATTERN");
-  app.add_option("--layout", a.how,
+  app.add_option("--layout", a.layout,
                  "How the gate tensors are stored (see below). With --router the default is nfd")
       ->type_name("LAYOUT");
-  app.add_option("--router-layout", a.router_how, "nd for routers stored as [N, D], dn for [D, N]")
+  app.add_option("--router-layout", a.layout_of_router, "nd for routers stored as [N, D], dn for [D, N]")
       ->check(CLI::IsMember({"nd", "dn"}))
       ->capture_default_str();
 }
@@ -49,10 +51,25 @@ void add_naming_options(CLI::App& app, arguments& a) {
 std::string describe_layouts() {
   std::string all =
       "\nLayouts (N experts, F neurons each, D hidden dimensions; the tensor of one expert lacks N):\n";
-  for (const auto& name : layout_names) {
-    all += fmt::format("  {:<18}  {}\n", name.flag, name.meaning);
+  for (const auto& layout : mpi_router::gate_layout_table) {
+    all += fmt::format("  {:<18}  {}\n", layout.name, layout.meaning);
   }
   return all;
+}
+
+/// The families, a few lines each.
+std::string describe_families() {
+  std::string out;
+  for (const auto& family : mpi_router::model_families()) {
+    std::string layouts;
+    for (const auto layout : family.layouts) {
+      layouts += (layouts.empty() ? "" : " or ") + std::string(to_string(layout));
+    }
+    const auto router = replaced(std::string(family.router), "{layer}", "…");
+    const auto gate = replaced(replaced(std::string(family.gate), "{layer}", "…"), "{expert}", "E");
+    out += fmt::format("  {}\n      {}\n      {}  {}\n", family.name, router, gate, layouts);
+  }
+  return out;
 }
 
 std::string footer() {
@@ -92,15 +109,7 @@ Examples:
                      describe_layouts(), describe_families());
 }
 
-}  // namespace
-
-void require(bool condition, const std::string& message) {
-  if (!condition) {
-    throw input_error(message);
-  }
-}
-
-void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
+void add_output_options(CLI::App& app, arguments& a) {
   app.add_option("checkpoint", a.inputs,
                  "A .safetensors file, a folder of shards, or an index file; without one, the models in "
                  "examples/data")
@@ -116,6 +125,9 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
                  "Write DIR/index.html, a page with figures and sortable tables, and its data; gnuplot draws "
                  "the figures")
       ->type_name("DIR");
+}
+
+void add_analysis_options(CLI::App& app, arguments& a) {
   app.add_option("--tolerance", a.tolerance, "Sine of the angle at which a row counts as arrived, for steps")
       ->capture_default_str();
   app.add_option("--max-steps", a.max_steps, "Steps to try at most")->capture_default_str();
@@ -135,8 +147,9 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   app.add_option("--color", a.colour, "auto, always or never; auto also heeds NO_COLOR")
       ->check(CLI::IsMember({"auto", "always", "never"}))
       ->capture_default_str();
-  add_naming_options(app, a);
+}
 
+void add_rewrite_options(CLI::App& rewrite, arguments& a) {
   rewrite.add_option("source", a.source, "A .safetensors file, a folder of shards, or an index file")
       ->type_name("PATH")
       ->required();
@@ -150,8 +163,22 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   rewrite.add_option("--c-prime", a.c_prime, "Length C'/sqrt(N), Eq. 7; the paper's C' is about 4")
       ->excludes(keep)
       ->excludes(radius);
-  add_naming_options(rewrite, a);
+}
 
+}  // namespace
+
+void require(bool condition, const std::string& message) {
+  if (!condition) {
+    throw input_error(message);
+  }
+}
+
+void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
+  add_output_options(app, a);
+  add_analysis_options(app, a);
+  add_naming_options(app, a);
+  add_rewrite_options(rewrite, a);
+  add_naming_options(rewrite, a);
   for (auto* some : {&app, &rewrite}) {
     some->get_formatter()->column_width(30);
     for (auto* option : some->get_options()) {
@@ -176,22 +203,27 @@ void check(const arguments& a) {
     require(!length || (std::isfinite(*length) && *length > 0), "--radius and --c-prime must be positive");
   }
   require(a.router.empty() == a.gate.empty(), "--router and --gate go together");
-  require(a.how.empty() || layout_from_flag(a.how).has_value(),
-          fmt::format("there is no layout '{}'; --help lists them", a.how));
+  require(a.layout.empty() || mpi_router::gate_layout_from_string(a.layout).has_value(),
+          fmt::format("there is no layout '{}'; --help lists them", a.layout));
   require((a.router.find("{layer}") == std::string::npos) == (a.gate.find("{layer}") == std::string::npos),
           "{layer} must stand in both --router and --gate, or in neither");
   require(a.router.find("{expert}") == std::string::npos,
           "{expert} belongs into --gate: a router has all experts' rows");
 }
 
-search_options naming(const arguments& a) {
-  search_options options;
+mpi_router::moe_search naming(const arguments& a) {
+  mpi_router::moe_search wanted;
   if (!a.router.empty()) {
-    options.patterns = name_patterns{a.router, a.gate};
+    wanted.patterns = mpi_router::name_patterns{a.router, a.gate};
   }
-  options.how = layout_from_flag(a.how);
-  options.router_how = a.router_how == "dn" ? router_layout::dn : router_layout::nd;
-  return options;
+  wanted.layout = mpi_router::gate_layout_from_string(a.layout);
+  using mpi_router::router_layout;
+  wanted.layout_of_router = a.layout_of_router == "dn" ? router_layout::dn : router_layout::nd;
+  wanted.words = {.layout = "--layout",
+                  .layout_of_router = "--router-layout",
+                  .patterns = "--router and --gate",
+                  .patterns_and_layout = "--router, --gate and --layout"};
+  return wanted;
 }
 
 }  // namespace verify

@@ -1,8 +1,9 @@
 // The command line of verify_checkpoint: its options, their help, and what is wrong with them.
 #pragma once
 
-#include "analyse.hpp"
 #include "recondition.hpp"
+
+#include <mpi_router/io/moe/search.hpp>
 
 #include <optional>
 #include <stdexcept>
@@ -28,8 +29,8 @@ struct arguments {
   std::vector<std::string> inputs;
   std::string router;
   std::string gate;
-  std::string how;
-  std::string router_how = "nd";
+  std::string layout;
+  std::string layout_of_router = "nd";
   std::string json;
   std::string trace;
   std::string report;
@@ -58,6 +59,6 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a);
 void check(const arguments& a);
 
 /// The tensors to look for.
-[[nodiscard]] search_options naming(const arguments& a);
+[[nodiscard]] mpi_router::moe_search naming(const arguments& a);
 
 }  // namespace verify

@@ -29,10 +29,10 @@ std::string describe_gaps(const coverage& c) {
   return out;
 }
 
-void add_layer(const layer_report& report, double angle, coverage& out) {
-  const auto rows = static_cast<index_t>(report.experts.size());
+void add_layer(const layer_result& result, double angle, coverage& out) {
+  const auto rows = static_cast<index_t>(result.experts.size());
   const auto certified = static_cast<index_t>(
-      std::ranges::count_if(report.experts, [&](const auto& e) { return is_certified(e, angle); }));
+      std::ranges::count_if(result.experts, [&](const auto& e) { return is_certified(e, angle); }));
   ++out.layers;
   ++out.layers_seen;
   out.layers_certified += certified == rows ? 1 : 0;
@@ -41,13 +41,13 @@ void add_layer(const layer_report& report, double angle, coverage& out) {
   out.rows_certified += certified;
 }
 
-void add_other(const unmatched& other, coverage& out) {
-  if (other.what == fate::set_aside) {
+void add_other(const omission& other, coverage& out) {
+  if (other.kind == omission_kind::set_aside) {
     return;
   }
   out.layers += other.layers;
   out.rows += other.rows;
-  if (other.what == fate::unseen) {
+  if (other.kind == omission_kind::unseen) {
     out.layers_unseen += other.layers;
     out.rows_unseen += other.rows;
   } else {
@@ -62,13 +62,13 @@ bool coverage::is_complete() const {
          missing.empty();
 }
 
-coverage coverage_of(const std::vector<checkpoint_report>& checkpoints, std::optional<double> angle) {
+coverage coverage_of(const std::vector<checkpoint_result>& checkpoints, std::optional<double> angle) {
   coverage out;
   for (const auto& c : checkpoints) {
-    for (const auto& report : c.layers) {
-      add_layer(report, angle.value_or(std::numbers::pi / 2), out);
+    for (const auto& result : c.layers) {
+      add_layer(result, angle.value_or(std::numbers::pi / 2), out);
     }
-    for (const auto& other : c.found->others) {
+    for (const auto& other : c.found->omissions) {
       add_other(other, out);
     }
   }

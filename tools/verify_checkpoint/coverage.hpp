@@ -1,7 +1,7 @@
 // How much of a checkpoint an answer is about.
 #pragma once
 
-#include "report.hpp"
+#include "results.hpp"
 
 #include <optional>
 #include <string>
@@ -26,7 +26,7 @@ struct coverage {
 };
 
 /// Over all checkpoints of a run. `angle` is what --require-angle asks for.
-[[nodiscard]] coverage coverage_of(const std::vector<checkpoint_report>& checkpoints,
+[[nodiscard]] coverage coverage_of(const std::vector<checkpoint_result>& checkpoints,
                                    std::optional<double> angle = std::nullopt);
 
 /// "2 of 3 layers, 8 of 12 rows were looked at; 1 layer (4 rows) was not looked at".

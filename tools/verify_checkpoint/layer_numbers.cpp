@@ -27,11 +27,11 @@ std::vector<index_t> numbers_in(std::string_view name) {
 
 }  // namespace
 
-std::vector<index_t> layer_numbers(const checkpoint_report& checkpoint) {
+std::vector<index_t> layer_numbers(const checkpoint_result& checkpoint) {
   std::vector<std::vector<index_t>> all;
   std::size_t fewest = checkpoint.layers.empty() ? 0 : static_cast<std::size_t>(-1);
-  for (const auto& report : checkpoint.layers) {
-    all.push_back(numbers_in(report.layer->name));
+  for (const auto& result : checkpoint.layers) {
+    all.push_back(numbers_in(result.layer->name));
     fewest = std::min(fewest, all.back().size());
   }
   std::vector<index_t> numbers(all.size());

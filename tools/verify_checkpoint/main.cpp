@@ -2,13 +2,13 @@
 // direction.
 #include "arguments.hpp"
 #include "coverage.hpp"
-#include "html_report.hpp"
 #include "outputs.hpp"
 #include "progress.hpp"
 #include "recondition.hpp"
 #include "records.hpp"
 #include "report.hpp"
 #include "signals.hpp"
+#include "table.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -20,6 +20,7 @@
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
+#include <iterator>
 #include <numbers>
 #include <string>
 #include <vector>
@@ -34,11 +35,11 @@ constexpr std::size_t longest_line = 1U << 16U;  // of an error; names in it com
 void flush_output() { require(std::fflush(stdout) == 0, "the standard output cannot be written"); }
 
 /// The layers of a checkpoint; throws where there are none, with all that nearly was one.
-search_result find_some(const mpi_router::checkpoint& model, const search_options& options) {
-  auto found = find_layers(model, options);
-  if (found.layers.empty()) {
+moe_layers find_some(const mpi_router::checkpoint& model, const arguments& a) {
+  auto found = mpi_router::find_moe_layers(model, naming(a));
+  if (found.empty()) {
     std::string reasons;
-    for (const auto& other : found.others) {
+    for (const auto& other : found.omissions) {
       reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", other.name, other.reason);
     }
     throw input_error(
@@ -73,71 +74,55 @@ bool wants_colour(const std::string& choice) {
   return choice == "always" || (choice == "auto" && !plain && ::isatty(STDOUT_FILENO) != 0);
 }
 
-int run_verify(const arguments& a) {
-  std::vector<std::string> inputs = a.inputs;
-  if (inputs.empty()) {
-    for (const char* name : {"tiny-vanilla.safetensors", "tiny-mpi.safetensors"}) {
-      inputs.push_back((own_models() / name).string());
-    }
-  }
+/// The checkpoints of a run and their layers.
+struct opened {
+  std::vector<std::string> paths;
   std::deque<mpi_router::checkpoint> models;
-  std::deque<search_result> found;
-  std::vector<const moe_layer*> layers;
+  std::deque<moe_layers> found;
   index_t num_experts = 0;
-  for (const auto& path : inputs) {
-    found.push_back(find_some(models.emplace_back(path), naming(a)));
-    for (const auto& layer : found.back().layers) {
-      layers.push_back(&layer);
-      num_experts += layer.num_experts;
+
+  [[nodiscard]] std::vector<const moe_layer*> layers() const {
+    std::vector<const moe_layer*> all;
+    for (const auto& some : found) {
+      for (const auto& layer : some) {
+        all.push_back(&layer);
+      }
+    }
+    return all;
+  }
+};
+
+opened open_inputs(const arguments& a) {
+  opened inputs{a.inputs, {}, {}, 0};
+  if (inputs.paths.empty()) {
+    for (const char* name : {"tiny-vanilla.safetensors", "tiny-mpi.safetensors"}) {
+      inputs.paths.push_back((own_models() / name).string());
     }
   }
-  require(a.trace != "-", "--trace needs a file");
-  const auto files = open_outputs({a.json == "-" ? "" : a.json, a.trace, a.report}, models);
-
-  const analysis_options options{
-      .tolerance = a.tolerance, .max_steps = a.max_steps, .exact = !a.no_svd, .trace = !a.trace.empty()};
-  std::vector<layer_report> reports;
-  {
-    progress_bar bar("verifying");
-    reports = analyse(layers, options, [&bar](index_t done, index_t all) { bar(done, all); });
+  for (const auto& path : inputs.paths) {
+    for (const auto& layer : inputs.found.emplace_back(find_some(inputs.models.emplace_back(path), a))) {
+      inputs.num_experts += layer.num_experts;
+    }
   }
-  std::vector<checkpoint_report> checkpoints;
-  auto next = reports.begin();
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const auto end = next + static_cast<std::ptrdiff_t>(found[i].layers.size());
-    checkpoints.push_back(
-        {inputs[i], &found[i], {std::make_move_iterator(next), std::make_move_iterator(end)}});
+  return inputs;
+}
+
+/// Analyses all layers, and sorts the results by checkpoint.
+std::vector<checkpoint_result> analyse_all(const opened& inputs, const analysis_options& options) {
+  progress_bar bar("verifying");
+  auto results = analyse(inputs.layers(), options, [&bar](index_t done, index_t all) { bar(done, all); });
+  std::vector<checkpoint_result> checkpoints;
+  auto next = std::make_move_iterator(results.begin());
+  for (std::size_t i = 0; i < inputs.paths.size(); ++i) {
+    const auto end = next + static_cast<std::ptrdiff_t>(inputs.found[i].size());
+    checkpoints.push_back({inputs.paths[i], &inputs.found[i], {next, end}});
     next = end;
   }
+  return checkpoints;
+}
 
-  const auto covered = coverage_of(checkpoints, a.require_angle);
-  std::string problem;
-  if (files.page) {
-    problem = write_html_report(*files.page, a.report, checkpoints, {options, a.command});
-  }
-  if (files.json) {
-    files.json->write(to_json(checkpoints, options, covered));
-  }
-  if (files.trace) {
-    files.trace->write(to_csv(checkpoints));
-  }
-  const bool colour = wants_colour(a.colour);
-  if (a.json == "-") {
-    fmt::print("{}", to_json(checkpoints, options, covered));
-  } else {
-    fmt::print("{}", format_report(checkpoints, {.experts = a.experts || (!a.summary && num_experts <= 128),
-                                                 .worst_first = a.worst_first,
-                                                 .colour = colour,
-                                                 .tolerance = a.tolerance,
-                                                 .max_steps = a.max_steps,
-                                                 .exact = options.exact}));
-  }
-  flush_output();
-  files.commit();
-  if (files.page) {
-    fmt::print(stderr, "{}{}report: {}/index.html\n", problem, problem.empty() ? "" : "\n",
-               printable(a.report, 4096));
-  }
+/// The exit status, and on the standard error what it rests on.
+int verdict(const arguments& a, const coverage& covered) {
   if (!a.require_angle) {
     return 0;
   }
@@ -151,12 +136,51 @@ int run_verify(const arguments& a) {
   return covered.is_complete() && covered.rows_certified == covered.rows ? 0 : 1;
 }
 
+int run_verify(const arguments& a) {
+  const auto inputs = open_inputs(a);
+  require(a.trace != "-", "--trace needs a file");
+  const auto files = open_outputs({a.json == "-" ? "" : a.json, a.trace, a.report}, inputs.models);
+
+  const analysis_options options{
+      .tolerance = a.tolerance, .max_steps = a.max_steps, .exact = !a.no_svd, .trace = !a.trace.empty()};
+  const auto checkpoints = analyse_all(inputs, options);
+  const auto covered = coverage_of(checkpoints, a.require_angle);
+  std::string problem;
+  if (files.page) {
+    problem = write_report(*files.page, a.report, checkpoints, {options, a.command});
+  }
+  if (files.json) {
+    files.json->write(to_json(checkpoints, options, covered));
+  }
+  if (files.trace) {
+    files.trace->write(to_csv(checkpoints));
+  }
+  if (a.json == "-") {
+    fmt::print("{}", to_json(checkpoints, options, covered));
+  } else {
+    fmt::print("{}",
+               format_table(checkpoints, {.experts = a.experts || (!a.summary && inputs.num_experts <= 128),
+                                          .worst_first = a.worst_first,
+                                          .colour = wants_colour(a.colour),
+                                          .tolerance = a.tolerance,
+                                          .max_steps = a.max_steps,
+                                          .exact = options.exact}));
+  }
+  flush_output();
+  files.commit();
+  if (files.page) {
+    fmt::print(stderr, "{}{}report: {}/index.html\n", problem, problem.empty() ? "" : "\n",
+               printable(a.report, 4096));
+  }
+  return verdict(a, covered);
+}
+
 int run_recondition(arguments a) {
   using length = recondition_options::length;
   a.recondition.rule = a.radius ? length::radius : a.c_prime ? length::c_prime : length::keep;
   a.recondition.value = a.radius ? *a.radius : a.c_prime.value_or(0);
   const mpi_router::checkpoint model(a.source);
-  const auto found = find_some(model, naming(a));
+  const auto found = find_some(model, a);
   recondition_result result;
   {
     progress_bar bar("reconditioning");
@@ -166,10 +190,10 @@ int run_recondition(arguments a) {
   for (const auto& kept : result.kept) {
     fmt::print("kept as it was: {}\n", printable(kept, 300));
   }
-  fmt::print("{}", format_unmatched(found.others, wants_colour("auto")));
+  fmt::print("{}", format_unmatched(found.omissions, wants_colour("auto")));
   fmt::print("{}: {} router rows in {} layer{}, {} step{} on; all else as in {}\n", printable(a.target, 4096),
-             result.rows - static_cast<index_t>(result.kept.size()), found.layers.size(),
-             found.layers.size() == 1 ? "" : "s", a.recondition.steps, a.recondition.steps == 1 ? "" : "s",
+             result.rows - static_cast<index_t>(result.kept.size()), found.size(),
+             found.size() == 1 ? "" : "s", a.recondition.steps, a.recondition.steps == 1 ? "" : "s",
              printable(a.source, 4096));
   return 0;
 }

@@ -1,7 +1,7 @@
 // Writes a checkpoint again with each router row some power steps further, and nothing else changed.
 #pragma once
 
-#include "search.hpp"
+#include <mpi_router/io/moe_layers.hpp>
 
 #include <filesystem>
 #include <functional>
@@ -9,6 +9,9 @@
 #include <vector>
 
 namespace verify {
+
+using mpi_router::index_t;
+using mpi_router::moe_layer;
 
 struct recondition_options {
   index_t steps = 1;

@@ -15,7 +15,7 @@ using json = nlohmann::ordered_json;
 
 json number(double value) { return std::isfinite(value) ? json(value) : json(nullptr); }
 
-json expert_record(const expert_report& e) {
+json expert_record(const expert_result& e) {
   return {{"expert", e.expert},
           {"sigma1", number(e.sigma_1)},
           {"sigma2", number(e.sigma_2)},
@@ -32,10 +32,10 @@ json expert_record(const expert_report& e) {
 }
 
 /// What was read, and what was assumed of it.
-json layer_record(const std::string& file, const layer_report& report) {
-  const auto& layer = *report.layer;
+json layer_record(const std::string& file, const layer_result& result) {
+  const auto& layer = *result.layer;
   json experts = json::array();
-  for (const auto& e : report.experts) {
+  for (const auto& e : result.experts) {
     experts.push_back(expert_record(e));
     if (!layer.is_uniform()) {
       experts.back()["ffn_dim"] = layer.gates[static_cast<std::size_t>(e.expert)].ffn_dim;
@@ -45,12 +45,12 @@ json layer_record(const std::string& file, const layer_report& report) {
           {"name", layer.name},
           {"family", layer.family},
           {"router", layer.router->name()},
-          {"router_layout", layer.router_how == router_layout::nd ? "nd" : "dn"},
+          {"router_layout", to_string(layer.layout_of_router)},
           {"router_dtype", to_string(layer.router->type())},
           {"router_rows", layer.router_rows},
           {"gate", layer.gate_name},
-          {"layout", flag_of(layer.how)},
-          {"layout_known_by", layer.how_known},
+          {"layout", to_string(layer.layout)},
+          {"layout_known_by", layer.layout_known_by},
           {"dtype", to_string(layer.gates.front().tensor->type())},
           {"num_experts", layer.num_experts},
           {"ffn_dim", layer.is_uniform() ? json(layer.ffn_dim) : json(nullptr)},
@@ -58,11 +58,11 @@ json layer_record(const std::string& file, const layer_report& report) {
           {"experts", std::move(experts)}};
 }
 
-std::string_view word_for(fate what) {
+std::string_view word_for(omission_kind what) {
   switch (what) {
-    case fate::set_aside: return "set aside";
-    case fate::unseen: return "not looked at";
-    case fate::missing: return "missing";
+    case omission_kind::set_aside: return "set aside";
+    case omission_kind::unseen: return "not looked at";
+    case omission_kind::missing: return "missing";
   }
   return "";
 }
@@ -92,19 +92,19 @@ std::string field(const std::string& text) {
 
 }  // namespace
 
-std::string to_json(const std::vector<checkpoint_report>& checkpoints, const analysis_options& options,
+std::string to_json(const std::vector<checkpoint_result>& checkpoints, const analysis_options& options,
                     const coverage& covered) {
   json layers = json::array();
   json others = json::array();
   for (const auto& c : checkpoints) {
-    for (const auto& report : c.layers) {
-      layers.push_back(layer_record(c.path, report));
+    for (const auto& result : c.layers) {
+      layers.push_back(layer_record(c.path, result));
     }
-    for (const auto& other : c.found->others) {
+    for (const auto& other : c.found->omissions) {
       others.push_back({{"file", c.path},
                         {"name", other.name},
                         {"reason", other.reason},
-                        {"what", word_for(other.what)},
+                        {"what", word_for(other.kind)},
                         {"layers", other.layers},
                         {"rows", other.rows}});
     }
@@ -120,12 +120,12 @@ std::string to_json(const std::vector<checkpoint_report>& checkpoints, const ana
   return document.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-std::string to_csv(const std::vector<checkpoint_report>& checkpoints) {
+std::string to_csv(const std::vector<checkpoint_result>& checkpoints) {
   std::string out = "file,layer,expert,step,rho,residual,angle\n";
   for (const auto& c : checkpoints) {
-    for (const auto& report : c.layers) {
-      const std::string place = field(c.path) + "," + field(report.layer->name);
-      for (const auto& e : report.experts) {
+    for (const auto& result : c.layers) {
+      const std::string place = field(c.path) + "," + field(result.layer->name);
+      for (const auto& e : result.experts) {
         for (const auto& at : e.trace) {
           out += fmt::format("{},{},{},{:.17g},{:.17g},{:.17g}\n", place, e.expert, at.step, at.rayleigh,
                              at.residual, at.angle);

@@ -1,41 +1,29 @@
-// What a person reads: what was found, a table for each layer, and all layers at a glance.
+// What a person looks at: one page with figures and sortable tables, which needs no network.
 #pragma once
 
 #include "analyse.hpp"
 
+#include <mpi_router/io/atomic_file.hpp>
+
+#include <filesystem>
 #include <string>
 #include <vector>
 
 namespace verify {
 
 struct report_options {
-  bool experts = true;  ///< a line for each expert, not only for each layer
-  bool worst_first = false;
-  bool colour = false;
-  double tolerance = 1e-6;
-  index_t max_steps = 10000;
-  bool exact = true;
+  analysis_options analysis;
+  std::string command;  ///< the command that makes the page, as a shell reads it
 };
 
-/// A checkpoint with what was found in it; `layers` are the reports of found.layers, in their order.
-struct checkpoint_report {
-  std::string path;
-  const search_result* found = nullptr;
-  std::vector<layer_report> layers;
-};
+/// Writes the page, with all that it shows inside, to `page`, which the caller commits, and beside it, in
+/// folder/data, which must be there, the numbers of the figures (CSV), gnuplot's scripts and the figures
+/// (SVG). Without gnuplot the page has the tables and says what is missing. Returns a line for the user,
+/// empty where all went well. Throws std::runtime_error where something cannot be written.
+std::string write_report(mpi_router::atomic_file& page, const std::filesystem::path& folder,
+                         const std::vector<checkpoint_result>& checkpoints, const report_options& options);
 
-[[nodiscard]] std::string format_report(const std::vector<checkpoint_report>& checkpoints,
-                                        const report_options& options);
-
-/// One line: "name: reason", for each thing that could not be used.
-[[nodiscard]] std::string format_unmatched(const std::vector<unmatched>& others, bool colour);
-
-/// Whether the cosines of an expert mean something: without a certificate there may be no one direction to
-/// measure against. Those that do not are marked, and enter no mean.
-[[nodiscard]] bool has_direction(const expert_report& e);
-
-/// Whether the angle of the row is certified, rigorously or but for a stated probability, to be at most
-/// `angle`.
-[[nodiscard]] bool is_certified(const expert_report& e, double angle);
+/// The command line as a shell reads it: arguments are quoted where they must be.
+[[nodiscard]] std::string quoted_command(int argc, const char* const* argv);
 
 }  // namespace verify

@@ -1,7 +1,7 @@
 // The figures of the page: their numbers, gnuplot's scripts, and the words beside them.
 #pragma once
 
-#include "html_report.hpp"
+#include "analyse.hpp"
 
 #include <filesystem>
 #include <string>
@@ -22,7 +22,7 @@ struct report_figures {
 
 /// The figures of one checkpoint; `prefix` begins the names of their files in `folder`.
 [[nodiscard]] report_figures draw_figures(const std::filesystem::path& folder, const std::string& prefix,
-                                          const checkpoint_report& checkpoint,
+                                          const checkpoint_result& checkpoint,
                                           const analysis_options& options);
 
 }  // namespace verify

@@ -1,14 +1,33 @@
-#include "families.hpp"
+// The names and layouts that known model families give their tensors.
+#pragma once
 
-#include "names.hpp"
+#include <mpi_router/io/moe/gate_layout.hpp>
+#include <mpi_router/io/moe/model_config.hpp>
 
-#include <fmt/format.h>
+#include <span>
 
-namespace verify {
+MPIROUTER_BEGIN
 
-std::span<const family> families() {
-  using enum layout;
-  static const std::vector<family> table{
+/// A layout that every release of an architecture has.
+struct architecture_layout {
+  std::string_view architecture;  ///< what its names begin with, see model_config::names
+  gate_layout layout;
+};
+
+/// How one family names the router and the gates of a layer. {layer} is empty or ends with a dot; {expert} is
+/// a number.
+struct model_family {
+  std::string_view name;
+  std::string_view router;
+  std::string_view gate;
+  std::vector<gate_layout> layouts;  ///< more than one: releases differ
+  std::vector<architecture_layout> architectures;
+};
+
+/// All that are known here.
+[[nodiscard]] inline std::span<const model_family> model_families() {
+  using enum gate_layout;
+  static const std::vector<model_family> table{
       {"mpi_router", "{layer}mlp.router.weight", "{layer}mlp.experts.gate_proj", {nfd}, {}},
       {"OLMoE, Qwen-MoE, DeepSeek, GLM",
        "{layer}mlp.gate.weight",
@@ -69,27 +88,19 @@ std::span<const family> families() {
   return table;
 }
 
-std::optional<layout> layout_of_architecture(const family& f, const model_config& config) {
-  for (const auto& known : f.architectures) {
+namespace detail::moe {
+
+/// The layout of the architecture that config.json names, if the family knows it.
+[[nodiscard]] inline std::optional<gate_layout> layout_of_architecture(const model_family& family,
+                                                                       const model_config& config) {
+  for (const auto& known : family.architectures) {
     if (config.is_called(known.architecture)) {
-      return known.how;
+      return known.layout;
     }
   }
   return std::nullopt;
 }
 
-std::string describe_families() {
-  std::string out;
-  for (const auto& f : families()) {
-    std::string layouts;
-    for (const layout how : f.layouts) {
-      layouts += (layouts.empty() ? "" : " or ") + std::string(flag_of(how));
-    }
-    out +=
-        fmt::format("  {}\n      {}\n      {}  {}\n", f.name, replace(std::string(f.router), layer_mark, "…"),
-                    replace(replace(std::string(f.gate), layer_mark, "…"), expert_mark, "E"), layouts);
-  }
-  return out;
-}
+}  // namespace detail::moe
 
-}  // namespace verify
+MPIROUTER_END
