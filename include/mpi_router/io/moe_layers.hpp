@@ -12,6 +12,8 @@
 #include <mpi_router/io/moe/promises.hpp>
 #include <mpi_router/io/moe/visit.hpp>
 
+#include <numeric>
+
 MPIROUTER_BEGIN
 
 namespace detail::moe {
@@ -99,9 +101,19 @@ inline void find_by_patterns(const checkpoint& model, const moe_search& wanted, 
   }
 }
 
+/// In natural order; those of one name stay as they were.
 template <class Named>
 void sort_by_name(std::vector<Named>& all) {
-  std::ranges::stable_sort(all, natural_less, [](const auto& each) { return std::string_view(each.name); });
+  std::vector<std::size_t> order(all.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return all[a].name == all[b].name ? a < b : natural_less(all[a].name, all[b].name);
+  });
+  std::vector<Named> sorted;
+  for (const std::size_t i : order) {
+    sorted.push_back(std::move(all[i]));
+  }
+  all = std::move(sorted);
 }
 
 }  // namespace detail::moe
