@@ -85,6 +85,21 @@ function(mpirouter_add_executable name)
   mpirouter_set_options(${name})
 endfunction()
 
+# Adds the folders beside this CMakeLists.txt, each one program with its own.
+function(mpirouter_add_programs)
+  if(MPIROUTER_SANITIZE)
+    add_compile_options(-O1) # they decompose matrices: unoptimised, the tests would wait for minutes
+  endif()
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang") # finds what std::stable_sort of libstdc++ 12 uses deprecated
+    add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-deprecated-declarations>)
+  endif()
+  file(GLOB folders CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} */CMakeLists.txt)
+  foreach(folder IN LISTS folders)
+    get_filename_component(folder ${folder} DIRECTORY)
+    add_subdirectory(${folder})
+  endforeach()
+endfunction()
+
 # mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [LIGHT]): a doctest
 # executable (main is given) run by ctest. The working directory of the run is the test's source folder.
 # FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. LIGHT: -O1 but for full tests, for so much code that optimised in full it

@@ -4,8 +4,8 @@ find_program(MPIROUTER_CLANG_TIDY NAMES clang-tidy-19)
 mark_as_advanced(MPIROUTER_CLANG_FORMAT MPIROUTER_CLANG_TIDY)
 
 file(GLOB_RECURSE mpirouter_sources CONFIGURE_DEPENDS
-     include/mpi_router/*.hpp include/mpi_router/*.cuh tests/*.hpp tests/*.cpp tests/*.cu examples/*.hpp
-     examples/*.cpp examples/*.cu bench/*.hpp bench/*.cpp bench/*.cu cmake/*.cpp cmake/*.hpp)
+     include/mpi_router/*.hpp include/mpi_router/*.cuh tests/*.hpp tests/*.cpp tests/*.cu tools/*.hpp
+     tools/*.cpp examples/*.hpp examples/*.cpp examples/*.cu bench/*.hpp bench/*.cpp bench/*.cu cmake/*.cpp cmake/*.hpp)
 if(MPIROUTER_CLANG_FORMAT)
   add_test(NAME style.format COMMAND ${MPIROUTER_CLANG_FORMAT} --dry-run -Werror --ferror-limit=1 ${mpirouter_sources})
 else()
@@ -35,7 +35,7 @@ set(mpirouter_tidy_command
 if(MPIROUTER_CLANG_TIDY AND CMAKE_EXPORT_COMPILE_COMMANDS)
   add_test(NAME style.tidy COMMAND ${mpirouter_tidy_command} ${mpirouter_tidy_source})
   if(MPIROUTER_FULL_TESTS)
-    file(GLOB_RECURSE mpirouter_tidy_programs CONFIGURE_DEPENDS tests/*.cpp examples/*.cpp bench/*.cpp)
+    file(GLOB_RECURSE mpirouter_tidy_programs CONFIGURE_DEPENDS tests/*.cpp tools/*.cpp examples/*.cpp bench/*.cpp)
     list(FILTER mpirouter_tidy_programs EXCLUDE REGEX "tests/packaging/")
     foreach(source IN LISTS mpirouter_tidy_programs)
       file(RELATIVE_PATH name ${PROJECT_SOURCE_DIR} ${source})

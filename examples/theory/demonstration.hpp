@@ -1,7 +1,7 @@
 // What the demonstrations share: experts with a known spectrum, and a folder for numbers, script and figure.
 #pragma once
 
-#include "../figures/gnuplot.hpp"
+#include "../../tools/figures/gnuplot.hpp"
 
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>

@@ -124,6 +124,11 @@ template <> struct dtype_of<std::uint32_t> { static constexpr dtype value = dtyp
 template <> struct dtype_of<std::uint64_t> { static constexpr dtype value = dtype::u64; };
 // clang-format on
 
+/// Whether the elements are one of the four Scalars.
+[[nodiscard]] constexpr bool is_floating(dtype type) noexcept {
+  return type == dtype::f64 || type == dtype::f32 || type == dtype::bf16 || type == dtype::f16;
+}
+
 /// A C++ type that tensors of one dtype are made of.
 template <class T>
 concept Storable = requires { dtype_of<T>::value; } && sizeof(T) * 8 == bits_of(dtype_of<T>::value);

@@ -235,12 +235,12 @@ class safetensors_file {
     }
     const auto size = detail::byte_size(*e.type, e.shape);
     if (!size) {
-      refuse("the size of ", detail::to_string(e.shape), " ", to_string(*e.type),
+      refuse("the size of ", to_string(e.shape), " ", to_string(*e.type),
              " overflows or is no whole number of bytes");
     }
     if (*size != end - begin) {
-      refuse(detail::to_string(e.shape), " ", to_string(*e.type), " takes ", *size,
-             " bytes, its data_offsets hold ", end - begin);
+      refuse(to_string(e.shape), " ", to_string(*e.type), " takes ", *size, " bytes, its data_offsets hold ",
+             end - begin);
     }
   }
 

@@ -93,10 +93,9 @@ inline void write_safetensors(const std::filesystem::path& path, std::span<const
   std::uint64_t offset = 0;
   for (const auto* t : order) {
     const std::uint64_t end = offset + t->bytes.size();
-    header +=
-        core::concatenate(header.size() > 1 ? "," : "", detail::quote(t->name), R"(:{"dtype":")",
-                          to_string(t->type), R"(","shape":)", detail::to_string(t->shape, t->shape.size()),
-                          R"(,"data_offsets":[)", offset, ",", end, "]}");
+    header += core::concatenate(header.size() > 1 ? "," : "", detail::quote(t->name), R"(:{"dtype":")",
+                                to_string(t->type), R"(","shape":)", to_string(t->shape, t->shape.size()),
+                                R"(,"data_offsets":[)", offset, ",", end, "]}");
     offset = end;
   }
   header += "}";

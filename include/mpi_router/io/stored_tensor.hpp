@@ -12,11 +12,6 @@
 
 MPIROUTER_BEGIN
 
-namespace detail {
-
-/// The longest header of a safetensors file, in bytes: the format's own limit.
-inline constexpr std::uint64_t longest_header = 100'000'000;
-
 /// "[8, 128, 256]", for messages: after `most` extents there are dots.
 [[nodiscard]] inline std::string to_string(std::span<const index_t> shape, std::size_t most = 8) {
   std::string out = "[";
@@ -25,6 +20,11 @@ inline constexpr std::uint64_t longest_header = 100'000'000;
   }
   return out + (shape.size() > most ? ", ...]" : "]");
 }
+
+namespace detail {
+
+/// The longest header of a safetensors file, in bytes: the format's own limit.
+inline constexpr std::uint64_t longest_header = 100'000'000;
 
 /// Bytes of a tensor; nothing if its elements, multiplied from the first axis on as safetensors' own library
 /// does, or their bits do not fit in 64 bits, or if they do not fill whole bytes.

@@ -1,6 +1,7 @@
 // The host library instantiated for every element type, so that the warnings of its templates show. Never
 // run.
 #include <mpi_router/backend/runtime_dispatch.hpp>
+#include <mpi_router/io/moe_layers.hpp>
 #include <mpi_router/io/safetensors.hpp>
 #include <mpi_router/mpi_router.hpp>
 
@@ -106,6 +107,12 @@ void instantiate(double* numbers, float* floats, bf16* brains, f16* halves, cons
   all_of(halves, floats, shape, reference{});
   const safetensors_file file("x");
   static_cast<void>(file.at("x").load<float>());
+  const checkpoint files("x");
+  for (const auto& layer : find_moe_layers(files)) {
+    visit_router(layer, [](const auto&) {});
+    visit_experts(layer, [](const auto&) {});
+    visit_gate(layer.gates[0], [](const auto&) {});
+  }
   steps_of(gram_operator<double>(1, [](auto, auto) { return 0.0; }), vector_view(numbers, 1),
            vector_view(numbers, 1), vector_view(numbers, 1));
 }

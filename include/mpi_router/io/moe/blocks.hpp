@@ -1,0 +1,106 @@
+// The routers and experts of a checkpoint by the look of their names, a block for each layer.
+#pragma once
+
+#include <mpi_router/io/moe/roles.hpp>
+#include <mpi_router/io/stored_tensor.hpp>
+
+#include <iterator>
+#include <map>
+#include <set>
+
+MPIROUTER_BEGIN
+
+namespace detail::moe {
+
+using tensor_list = std::vector<const stored_tensor*>;
+
+/// What names say is in one block.
+struct block_parts {
+  tensor_list routers;
+  tensor_list plain_gates;  ///< "gate.weight": a router beside experts, else perhaps a dense layer's gate
+  tensor_list experts;
+  std::set<index_t> numbers;  ///< of experts
+  bool dense = false;         ///< has the other projections of a dense layer
+};
+
+using block_map = std::map<std::string, block_parts>;
+
+/// Whether this is what a dense layer has beside its "gate.weight".
+[[nodiscard]] inline bool is_dense_sibling(std::string_view leaf) {
+  return leaf == "up.weight" || leaf == "down.weight" || leaf == "up_proj.weight" ||
+         leaf == "down_proj.weight" || leaf == "value.weight";
+}
+
+inline void add_by_role(std::span<const stored_tensor* const> tensors, block_map& blocks) {
+  for (const auto* t : tensors) {
+    const auto part = part_of(t->name());
+    if (part.role == tensor_role::router) {
+      auto& block = blocks[part.block];
+      (part.plain_gate ? block.plain_gates : block.routers).push_back(t);
+    } else if (part.role == tensor_role::expert) {
+      auto& block = blocks[part.block];
+      block.experts.push_back(t);
+      if (part.expert) {
+        block.numbers.insert(*part.expert);
+      }
+    }
+  }
+}
+
+/// A dense sibling lies directly in its block, or one component below.
+inline void mark_dense(std::span<const stored_tensor* const> tensors, block_map& blocks) {
+  for (const auto* t : tensors) {
+    for (const std::size_t dots : {1U, 0U}) {
+      const std::string_view name = t->name();
+      auto at = name.rfind('.');
+      at = dots == 1 && at != name.npos && at > 0 ? name.rfind('.', at - 1) : at;
+      const auto block = blocks.find(std::string(name.substr(0, at == name.npos ? 0 : at + 1)));
+      if (block != blocks.end()) {
+        block->second.dense = block->second.dense || is_dense_sibling(name.substr(block->first.size()));
+      }
+    }
+  }
+}
+
+/// The blocks of these tensors; a gate of a dense layer makes none.
+[[nodiscard]] inline block_map blocks_of(std::span<const stored_tensor* const> tensors) {
+  block_map blocks;
+  add_by_role(tensors, blocks);
+  mark_dense(tensors, blocks);
+  for (auto it = blocks.begin(); it != blocks.end();) {
+    auto& block = it->second;
+    if (!block.dense || !block.experts.empty() || !block.routers.empty()) {
+      block.routers.insert(block.routers.end(), block.plain_gates.begin(), block.plain_gates.end());
+    }
+    it = block.routers.empty() && block.experts.empty() ? blocks.erase(it) : std::next(it);
+  }
+  return blocks;
+}
+
+/// The rows that a block's router has or must have.
+[[nodiscard]] inline index_t rows_in(const block_parts& block) {
+  const auto numbered = static_cast<index_t>(block.numbers.size());
+  index_t stacked = 0;
+  for (const auto* t : block.experts) {
+    stacked = t->rank() >= 3 ? std::max(stacked, t->shape()[0]) : stacked;
+  }
+  const index_t experts = std::max(numbered, numbered > 0 ? 0 : stacked);
+  if (block.routers.empty() || block.routers.front()->rank() != 2) {
+    return experts;
+  }
+  const auto shape = block.routers.front()->shape();
+  return experts > 0 && shape[1] == experts ? experts : std::max(experts, shape[0]);
+}
+
+/// The tensor that stands for a block in messages: a gate of its experts, or its router.
+[[nodiscard]] inline const stored_tensor& shown_of(const block_parts& block) {
+  const auto gate =
+      std::ranges::find_if(block.experts, [](const auto* t) { return looks_like_gate(t->name()); });
+  return gate != block.experts.end() ? **gate
+         : !block.experts.empty()    ? *block.experts.front()
+                                     : *block.routers.front();
+}
+
+}  // namespace detail::moe
+
+MPIROUTER_END

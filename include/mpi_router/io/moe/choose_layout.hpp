@@ -1,0 +1,148 @@
+// The tensors that hold the gates of a layer, and the layout that they must have.
+#pragma once
+
+#include <mpi_router/io/checkpoint.hpp>
+#include <mpi_router/io/moe/names.hpp>
+#include <mpi_router/io/moe/search.hpp>
+
+#include <map>
+
+MPIROUTER_BEGIN
+
+namespace detail::moe {
+
+/// The gates to look for, and what is known of them beforehand.
+struct gate_search {
+  std::string family;
+  std::string pattern;                         ///< a name, or one with {expert}
+  std::vector<gate_layout> layouts;            ///< that the family has, or the one that is asked for
+  bool asked = false;                          ///< the caller names the layout
+  std::optional<gate_layout> of_architecture;  ///< config.json names it
+  router_layout layout_of_router = router_layout::nd;
+  search_words words{};
+};
+
+/// The tensors that hold the gates: one for all experts, or one for each, by its number.
+struct gate_tensors {
+  std::map<index_t, const stored_tensor*> tensors;
+  bool one_each = false;
+
+  [[nodiscard]] const stored_tensor& first() const { return *tensors.begin()->second; }
+  /// Experts that one of these tensors holds, if the layer has so many.
+  [[nodiscard]] index_t held_by_one(index_t experts) const { return one_each ? 1 : experts; }
+};
+
+/// The tensors whose names begin so, in order.
+[[nodiscard]] inline std::span<const stored_tensor* const> tensors_with(const checkpoint& model,
+                                                                        std::string_view prefix) {
+  const auto all = model.tensors();
+  const auto begin =
+      std::ranges::lower_bound(all, prefix, {}, [](const auto* t) { return std::string_view(t->name()); });
+  const auto end =
+      std::find_if_not(begin, all.end(), [&](const auto* t) { return t->name().starts_with(prefix); });
+  return {begin, end};
+}
+
+[[nodiscard]] inline gate_tensors find_gates(const checkpoint& model, const std::string& pattern) {
+  gate_tensors found;
+  found.one_each = pattern.find(expert_mark) != pattern.npos;
+  if (!found.one_each) {
+    if (const auto* t = model.find(pattern)) {
+      found.tensors.emplace(0, t);
+    }
+    return found;
+  }
+  for (const auto* t : tensors_with(model, std::string_view(pattern).substr(0, pattern.find(expert_mark)))) {
+    if (const auto number = match_expert(pattern, t->name())) {
+      found.tensors.emplace(*number, t);
+    }
+  }
+  return found;
+}
+
+/// Whether every gate can be stored so.
+[[nodiscard]] inline bool fits(gate_layout layout, const gate_tensors& gates, index_t experts,
+                               index_t hidden_dim) {
+  return std::ranges::all_of(gates.tensors, [&](const auto& each) {
+    return ffn_dim_of(layout, each.second->shape(), gates.held_by_one(experts), hidden_dim).has_value();
+  });
+}
+
+[[nodiscard]] inline bool fits_any(const std::vector<gate_layout>& layouts, const gate_tensors& gates,
+                                   index_t experts, index_t hidden_dim) {
+  return std::ranges::any_of(layouts, [&](auto how) { return fits(how, gates, experts, hidden_dim); });
+}
+
+/// Torch's Linear keeps [out, in], so that a square weight of its own is no question.
+[[nodiscard]] inline bool is_linear(const gate_tensors& gates, const std::string& pattern) {
+  return gates.one_each && gates.first().rank() == 2 && pattern.ends_with(".weight");
+}
+
+/// A layout and what says so, or a question.
+struct layout_choice {
+  std::optional<gate_layout> layout;
+  std::string known_by;
+  std::string reason;
+};
+
+[[nodiscard]] inline std::string list_of(const std::vector<gate_layout>& layouts, const search_words& words) {
+  std::string out;
+  for (const gate_layout layout : layouts) {
+    out += core::concatenate(out.empty() ? "" : " or ", meaning_of(layout), " (", words.layout, " ",
+                             to_string(layout), ")");
+  }
+  return out;
+}
+
+/// Why no layout of the family fits: the first tensor that has the wrong shape.
+[[nodiscard]] inline std::string wrong_shape(const gate_search& wanted, const gate_tensors& gates,
+                                             index_t experts, index_t hidden_dim) {
+  const auto odd = std::ranges::find_if(gates.tensors, [&](const auto& each) {
+    return !fits_any(wanted.layouts, {{each}, gates.one_each}, experts, hidden_dim);
+  });
+  const auto& shown = odd == gates.tensors.end() ? gates.first() : *odd->second;
+  return core::concatenate("'", shown.name(), "' has shape ", to_string(shown.shape()), ", which is not ",
+                           list_of(wanted.layouts, wanted.words), " with the router's N = ", experts,
+                           ", D = ", hidden_dim);
+}
+
+/// One rule for all families: a layout is taken if no other of the same kind has such shapes; if config.json
+/// names an architecture that has but the one; if torch's Linear leaves no choice; or if the caller says so.
+[[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
+                                                 index_t experts, index_t hidden_dim) {
+  std::vector<gate_layout> fitting;
+  std::vector<gate_layout> possible;
+  for (const gate_layout layout : wanted.layouts) {
+    for (const gate_layout other : {layout, transposed(layout)}) {
+      if (fits(other, gates, experts, hidden_dim) && std::ranges::find(possible, other) == possible.end()) {
+        possible.push_back(other);
+      }
+    }
+    if (fits(layout, gates, experts, hidden_dim)) {
+      fitting.push_back(layout);
+    }
+  }
+  if (fitting.empty()) {
+    return {{}, "", wrong_shape(wanted, gates, experts, hidden_dim)};
+  }
+  if (wanted.asked) {
+    return {fitting[0], std::string(wanted.words.layout), ""};
+  }
+  if (possible.size() == 1) {
+    return {fitting[0], "its shape", ""};
+  }
+  if (wanted.of_architecture && std::ranges::find(fitting, *wanted.of_architecture) != fitting.end()) {
+    return {wanted.of_architecture, "config.json", ""};
+  }
+  if (fitting.size() == 1 && is_linear(gates, wanted.pattern)) {
+    return {fitting[0], "torch's Linear", ""};
+  }
+  return {{},
+          "",
+          core::concatenate("'", gates.first().name(), "' of shape ", to_string(gates.first().shape()),
+                            " may be ", list_of(possible, wanted.words), ": say which")};
+}
+
+}  // namespace detail::moe
+
+MPIROUTER_END

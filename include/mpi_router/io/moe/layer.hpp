@@ -1,0 +1,80 @@
+// What an MoE layer of a checkpoint is, and what is told of the parts that are none.
+#pragma once
+
+#include <mpi_router/io/moe/gate_layout.hpp>
+#include <mpi_router/io/stored_tensor.hpp>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+MPIROUTER_BEGIN_TYPES
+
+/// What became of something that no layer uses.
+enum class omission_kind : unsigned char {
+  set_aside,  ///< no part of the model's routers and experts: optimizer state, adapters; or a mere remark
+  unseen,     ///< routers or experts that the files hold and that no layer has
+  missing     ///< promised by file names, the index or config.json, and not there
+};
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
+/// The gate matrix of one expert: a contiguous block of a tensor. visit_gate() makes a view of it.
+struct gate_block {
+  const stored_tensor* tensor = nullptr;
+  index_t index = 0;  ///< of the expert within the tensor
+  gate_layout layout = gate_layout::nfd;
+  index_t ffn_dim = 0;
+  index_t hidden_dim = 0;
+};
+
+/// One MoE layer of a checkpoint, which it must not outlive: a router and a gate matrix for each of its first
+/// rows. Nothing is read yet: visit_router(), visit_experts() and visit_gate() make views of it.
+struct moe_layer {
+  std::string name;    ///< the prefix that its router and experts share
+  std::string family;  ///< who names tensors so
+  const stored_tensor* router = nullptr;
+  router_layout layout_of_router = router_layout::nd;
+  std::vector<gate_block> gates;  ///< one for each expert
+  std::string gate_name;          ///< of the gates' tensors, {expert} in place of a number
+  gate_layout layout = gate_layout::nfd;
+  std::string layout_known_by;  ///< what says that it is this layout: "its shape", "config.json", …
+  index_t num_experts = 0;      ///< that have a gate
+  index_t router_rows = 0;      ///< at least as many
+  index_t ffn_dim = 0;          ///< of the largest expert
+  index_t hidden_dim = 0;
+
+  /// Whether all experts have `ffn_dim` neurons.
+  [[nodiscard]] bool is_uniform() const {
+    return std::ranges::all_of(gates, [&](const auto& g) { return g.ffn_dim == ffn_dim; });
+  }
+  /// Whether each expert has a tensor of its own.
+  [[nodiscard]] bool has_one_tensor_each() const { return gate_name.find("{expert}") != gate_name.npos; }
+  /// [num_experts, ffn_dim, hidden_dim].
+  [[nodiscard]] expert_shape shape() const noexcept { return {num_experts, ffn_dim, hidden_dim}; }
+};
+
+/// Something that looks like part of an MoE layer and is in none, or that is not there.
+struct omission {
+  std::string name;
+  std::string reason;  ///< with a hint
+  omission_kind kind = omission_kind::unseen;
+  index_t layers = 0;  ///< whole layers that the answer lacks for it
+  index_t rows = 0;    ///< rows that it lacks, those of the layers included
+};
+
+/// The MoE layers of a checkpoint and, so that nothing is passed over in silence, all that is left out.
+struct moe_layers {
+  std::vector<moe_layer> layers;  ///< in natural order: layer 2 before layer 10
+  std::vector<omission> omissions;
+
+  [[nodiscard]] auto begin() const noexcept { return layers.begin(); }
+  [[nodiscard]] auto end() const noexcept { return layers.end(); }
+  [[nodiscard]] std::size_t size() const noexcept { return layers.size(); }
+  [[nodiscard]] bool empty() const noexcept { return layers.empty(); }
+  [[nodiscard]] const moe_layer& operator[](std::size_t i) const { return layers[i]; }
+};
+
+MPIROUTER_END

@@ -1,0 +1,125 @@
+// What the config.json beside a checkpoint says of its layers and experts.
+#pragma once
+
+#include <mpi_router/io/moe/layer_rules.hpp>
+
+#include <cctype>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+MPIROUTER_BEGIN
+
+/// What is absent was not said, or not in words known here.
+struct model_config {
+  std::vector<std::string> names;  ///< model types and architectures, in small letters and digits alone
+  std::optional<index_t> hidden_dim;
+  std::optional<index_t> num_experts;              ///< routed experts of a layer
+  std::optional<std::vector<index_t>> moe_layers;  ///< numbers of the layers with experts, ascending
+  std::string problem;                             ///< why it could not be read; empty if it could
+
+  /// Whether an architecture or model type begins so.
+  [[nodiscard]] bool is_called(std::string_view architecture) const {
+    return std::ranges::any_of(names, [&](const auto& name) { return name.starts_with(architecture); });
+  }
+};
+
+namespace detail::moe {
+
+[[nodiscard]] inline std::string letters_and_digits(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
+      out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    }
+  }
+  return out;
+}
+
+inline void collect_names(const nlohmann::json& object, std::vector<std::string>& names) {
+  if (const auto it = object.find("model_type"); it != object.end() && it->is_string()) {
+    names.push_back(letters_and_digits(it->get<std::string>()));
+  }
+  if (const auto it = object.find("architectures"); it != object.end() && it->is_array()) {
+    for (const auto& name : *it) {
+      if (name.is_string()) {
+        names.push_back(letters_and_digits(name.get<std::string>()));
+      }
+    }
+  }
+}
+
+/// The part of a composite config that speaks of the layers with experts.
+[[nodiscard]] inline const nlohmann::json& text_part(const nlohmann::json& whole) {
+  for (const char* key : {"text_config", "language_config", "llm_config", "thinker_config"}) {
+    if (const auto it = whole.find(key); it != whole.end() && it->is_object()) {
+      return text_part(*it);
+    }
+  }
+  return whole;
+}
+
+[[nodiscard]] inline std::optional<index_t> experts_of(const nlohmann::json& text) {
+  auto experts = integer_of(text, {"n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts",
+                                   "num_moe_experts", "n_experts"});
+  if (const auto ffn = text.find("ffn_config"); !experts && ffn != text.end() && ffn->is_object()) {
+    experts = integer_of(*ffn, {"moe_num_experts"});  // DBRX
+  }
+  return experts && *experts > 1 ? experts : std::nullopt;  // 1: a dense model of a family that can be sparse
+}
+
+[[nodiscard]] inline std::optional<index_t> layers_of(const nlohmann::json& text) {
+  const auto layers = integer_of(text, {"num_hidden_layers", "num_layers", "n_layers", "n_layer"});
+  const auto kinds = text.find("layers_block_type");
+  return !layers && kinds != text.end() && kinds->is_array() ? static_cast<index_t>(kinds->size()) : layers;
+}
+
+}  // namespace detail::moe
+
+/// Reads `text`, a config.json. A composite model is asked for the part that speaks: text_config and the
+/// like. Never throws for what the text says.
+[[nodiscard]] inline model_config parse_model_config(std::string_view text) {
+  using namespace detail::moe;
+  model_config out;
+  const auto whole = nlohmann::json::parse(text, nullptr, false);
+  if (!whole.is_object()) {
+    out.problem = "is no JSON object";
+    return out;
+  }
+  const auto& part = text_part(whole);
+  collect_names(whole, out.names);
+  if (&part != &whole) {
+    collect_names(part, out.names);
+  }
+  out.hidden_dim = integer_of(part, {"hidden_size", "d_model", "n_embd", "dim"});
+  out.num_experts = experts_of(part);
+  const auto layers = layers_of(part);
+  const auto two_stacks = part.find("is_encoder_decoder");
+  const bool stacks = two_stacks != part.end() && *two_stacks == true;
+  if (layers && *layers > 0 && out.num_experts && !stacks) {
+    out.moe_layers = layer_rules(part, *layers).apply();
+  }
+  return out;
+}
+
+/// The config.json in a folder, or beside a file; nothing where there is none.
+[[nodiscard]] inline std::optional<model_config> read_model_config(const std::filesystem::path& checkpoint) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const auto folder = fs::is_directory(checkpoint, error) ? checkpoint : checkpoint.parent_path();
+  const auto path = folder / "config.json";
+  if (!fs::is_regular_file(path, error)) {
+    return std::nullopt;
+  }
+  constexpr std::uintmax_t longest = 64U << 20U;
+  if (fs::file_size(path, error) > longest) {
+    model_config out;
+    out.problem = "is too long for a config.json";
+    return out;
+  }
+  std::ifstream in(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  return parse_model_config(text);
+}
+
+MPIROUTER_END

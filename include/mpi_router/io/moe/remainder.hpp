@@ -1,0 +1,170 @@
+// What the files hold beside the layers that were found, and why it is in none.
+#pragma once
+
+#include <mpi_router/io/checkpoint.hpp>
+#include <mpi_router/io/moe/blocks.hpp>
+#include <mpi_router/io/moe/layer.hpp>
+#include <mpi_router/io/moe/search.hpp>
+
+MPIROUTER_BEGIN
+
+namespace detail::moe {
+
+/// What a search has come to so far.
+struct found_parts {
+  moe_layers result;
+  std::set<const stored_tensor*> said;  ///< tensors that are used, or about which something is said
+  std::set<std::string> blocks;         ///< all that the files hold: "model.layers.3.mlp."
+};
+
+/// "NAME", or "NAME and 3 more".
+[[nodiscard]] inline std::string first_and_count(const std::string& first, std::size_t count) {
+  return count > 1 ? core::concatenate(first, " and ", count - 1, " more") : first;
+}
+
+[[nodiscard]] inline std::string name_them(const search_words& words) {
+  return core::concatenate(words.patterns_and_layout, " name the tensors of other models");
+}
+
+/// How a packed tensor is packed, as far as its name and type tell.
+[[nodiscard]] inline std::string_view packing_of(const stored_tensor& t) {
+  const std::string_view name = t.name();
+  return name.ends_with("blocks")          ? "MXFP4, packed 4-bit weights"
+         : name.ends_with("qweight")       ? "AWQ or GPTQ, packed weights"
+         : name.ends_with("weight_packed") ? "compressed-tensors, packed weights"
+         : t.type() == dtype::u32          ? "MLX, packed weights"
+                                           : "packed weights";
+}
+
+/// Why a block of which nothing was said is no layer.
+[[nodiscard]] inline std::string reason_of(const block_parts& block, const search_words& words) {
+  const auto& shown = shown_of(block);
+  const bool routed = !block.routers.empty();
+  if (block.experts.empty()) {
+    return "looks like a router, but there are no experts beside it; " + name_them(words);
+  }
+  if (!is_floating(shown.type())) {
+    return core::concatenate("experts stored as ", to_string(shown.type()), " (", packing_of(shown),
+                             "), which are not supported: write the model out in bf16 first; ",
+                             routed ? core::concatenate("its router is '", block.routers.front()->name(), "'")
+                                    : "no router goes with them");
+  }
+  if (!routed) {
+    return "looks like experts, but no router goes with them that has a router's name; " + name_them(words);
+  }
+  const auto& router = *block.routers.front();
+  if (!is_floating(router.type())) {
+    return core::concatenate("experts whose router '", router.name(), "' is stored as ",
+                             to_string(router.type()), ", which is not supported");
+  }
+  if (router.rank() != 2) {
+    return core::concatenate("experts whose router '", router.name(), "' has shape ",
+                             to_string(router.shape()), ", not [N, D]");
+  }
+  return core::concatenate("experts ", to_string(shown.shape()), " ", to_string(shown.type()),
+                           "; its router is '", router.name(), "', but no known family has these two names; ",
+                           name_them(words));
+}
+
+/// One line for all blocks that differ in their numbers alone.
+class grouped_omissions {
+ public:
+  void add(const std::string& name, std::size_t tensors, omission entry) {
+    auto [it, fresh] = groups_.try_emplace({with_stars(name), with_stars(entry.reason)}, std::move(entry), 0);
+    if (!fresh) {
+      it->second.first.layers += entry.layers;
+      it->second.first.rows += entry.rows;
+    }
+    it->second.second += tensors;
+  }
+
+  void finish(std::vector<omission>& out) {
+    for (auto& [key, group] : groups_) {
+      auto& [entry, tensors] = group;
+      entry.name = tensors > 1 ? core::concatenate(key.first, " (", tensors, " tensors)") : key.first;
+      out.push_back(std::move(entry));
+    }
+  }
+
+ private:
+  std::map<std::pair<std::string, std::string>, std::pair<omission, std::size_t>> groups_;
+};
+
+/// Routers and experts under names that no family has.
+inline void note_blocks(const checkpoint& model, const search_words& words, found_parts& found) {
+  grouped_omissions groups;
+  for (const auto& [name, block] : blocks_of(model.tensors())) {
+    found.blocks.insert(name);
+    const auto said = [&](const auto* t) { return found.said.contains(t); };
+    const bool known = std::ranges::any_of(block.routers, said) || std::ranges::any_of(block.experts, said);
+    if (!known) {
+      const auto& shown = shown_of(block);
+      const auto like_it =
+          std::ranges::count(block.experts.empty() ? block.routers : block.experts, with_stars(shown.name()),
+                             [](const auto* t) { return with_stars(t->name()); });
+      groups.add(shown.name(), static_cast<std::size_t>(like_it),
+                 {"", reason_of(block, words), omission_kind::unseen, 1, rows_in(block)});
+      continue;
+    }
+    for (const auto* router : block.routers) {
+      if (!said(router)) {
+        groups.add(router->name(), 1,
+                   {"", "looks like a second router of a layer; " + name_them(words), omission_kind::unseen,
+                    0, router->rank() == 2 ? router->shape()[0] : 0});
+      }
+    }
+  }
+  groups.finish(found.result.omissions);
+}
+
+/// What the shards hold and the index does not name.
+inline void note_unindexed(const checkpoint& model, found_parts& found) {
+  const auto omitted = model.unindexed();
+  if (omitted.empty()) {
+    return;
+  }
+  index_t layers = 0;
+  index_t rows = 0;
+  for (const auto& [name, block] : blocks_of(omitted)) {
+    if (found.blocks.insert(name).second) {
+      ++layers;
+      rows += rows_in(block);
+    }
+  }
+  const bool one = omitted.size() == 1;
+  found.result.omissions.push_back(
+      {model.index().filename().string(),
+       core::concatenate(
+           omitted.size(), one ? " tensor" : " tensors", " of the shards ", one ? "is" : "are",
+           " not in the index, the first is '", omitted[0]->name(), "'",
+           layers > 0 ? core::concatenate("; they hold ", layers, " whole MoE layer", layers == 1 ? "" : "s")
+                      : ""),
+       layers > 0 ? omission_kind::unseen : omission_kind::missing, layers, rows});
+}
+
+/// Optimizer state and adapters.
+inline void note_set_aside(const checkpoint& model, found_parts& found) {
+  const auto note = [&](tensor_role role, const std::string& reason) {
+    tensor_list all;
+    std::ranges::copy_if(model.tensors(), std::back_inserter(all),
+                         [&](const auto* t) { return part_of(t->name()).role == role; });
+    if (!all.empty()) {
+      found.result.omissions.push_back(
+          {first_and_count(all[0]->name(), all.size()), reason, omission_kind::set_aside});
+    }
+  };
+  note(tensor_role::optimizer, "optimizer state, which is no layer of the model");
+  note(tensor_role::adapter,
+       "a LoRA adapter, which is not applied: the numbers are of the weights without it; merge it to verify "
+       "both");
+}
+
+inline void note_remainder(const checkpoint& model, const search_words& words, found_parts& found) {
+  note_blocks(model, words, found);
+  note_unindexed(model, found);
+  note_set_aside(model, found);
+}
+
+}  // namespace detail::moe
+
+MPIROUTER_END

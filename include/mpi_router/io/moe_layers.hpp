@@ -1,0 +1,147 @@
+// The MoE layers of a checkpoint: found by the names and layouts of model families, as views of their
+// experts.
+//
+//   const mpi_router::checkpoint files("model-folder");
+//   for (const auto& layer : mpi_router::find_moe_layers(files)) {
+//     mpi_router::visit_experts(layer, [&](const auto& experts) { … });  // an expert_batch_view
+//   }
+#pragma once
+
+#include <mpi_router/io/moe/assemble.hpp>
+#include <mpi_router/io/moe/families.hpp>
+#include <mpi_router/io/moe/promises.hpp>
+#include <mpi_router/io/moe/visit.hpp>
+
+#include <numeric>
+
+MPIROUTER_BEGIN
+
+namespace detail::moe {
+
+inline void note_failure(const stored_tensor& router, attempt& made, found_parts& found) {
+  found.said.insert(&router);
+  found.result.omissions.push_back(
+      {router.name(), std::move(made.reason), omission_kind::unseen, 1, made.rows});
+}
+
+inline void note_layer(moe_layer layer, found_parts& found) {
+  found.said.insert(layer.router);
+  for (const auto& gate : layer.gates) {
+    found.said.insert(gate.tensor);
+  }
+  found.result.layers.push_back(std::move(layer));
+}
+
+/// A layer where two patterns name a router and gates of one family.
+[[nodiscard]] inline attempt try_family(const checkpoint& model, const stored_tensor& router,
+                                        const model_family& family, const moe_search& wanted,
+                                        const std::optional<model_config>& config) {
+  const auto bound = match_layer(family.router, router.name());
+  if (!bound || !(bound->empty() || bound->ends_with('.'))) {
+    return {};
+  }
+  return assemble(model, router,
+                  {.family = std::string(family.name),
+                   .pattern = substituted(family.gate, layer_mark, *bound),
+                   .layouts = wanted.layout ? std::vector{*wanted.layout} : family.layouts,
+                   .asked = wanted.layout.has_value(),
+                   .of_architecture = config ? layout_of_architecture(family, *config) : std::nullopt,
+                   .layout_of_router = wanted.layout_of_router,
+                   .words = wanted.words});
+}
+
+inline void find_by_families(const checkpoint& model, const moe_search& wanted,
+                             const std::optional<model_config>& config, found_parts& found) {
+  for (const auto* router : model.tensors()) {
+    const auto role = part_of(router->name()).role;
+    if (role == tensor_role::optimizer || role == tensor_role::adapter) {
+      continue;
+    }
+    for (const auto& family : model_families()) {
+      auto made = try_family(model, *router, family, wanted, config);
+      if (made.layer) {
+        note_layer(std::move(*made.layer), found);
+        break;
+      }
+      if (!made.reason.empty()) {
+        note_failure(*router, made, found);
+        break;
+      }
+    }
+  }
+}
+
+inline void find_by_patterns(const checkpoint& model, const moe_search& wanted, found_parts& found) {
+  for (const auto* router : model.tensors()) {
+    const auto bound = match_layer(wanted.patterns->router, router->name());
+    if (!bound) {
+      continue;
+    }
+    const std::string gate = substituted(wanted.patterns->gate, layer_mark, *bound);
+    auto made = assemble(model, *router,
+                         {.family = core::concatenate("named by ", wanted.words.patterns),
+                          .pattern = gate,
+                          .layouts = {wanted.layout.value_or(gate_layout::nfd)},
+                          .asked = wanted.layout.has_value(),
+                          .of_architecture = {},
+                          .layout_of_router = wanted.layout_of_router,
+                          .words = wanted.words});
+    if (made.layer) {
+      if (made.layer->name.empty()) {
+        made.layer->name = bound->empty() ? router->name() : *bound;
+      }
+      note_layer(std::move(*made.layer), found);
+      continue;
+    }
+    if (made.reason.empty()) {
+      made.reason = core::concatenate("there is no '", substituted(gate, expert_mark, "0"), "'");
+      made.rows = router->rank() == 2 ? rows_of(*router, wanted.layout_of_router) : 0;
+    }
+    note_failure(*router, made, found);
+  }
+}
+
+/// In natural order; those of one name stay as they were.
+template <class Named>
+void sort_by_name(std::vector<Named>& all) {
+  std::vector<std::size_t> order(all.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return all[a].name == all[b].name ? a < b : natural_less(all[a].name, all[b].name);
+  });
+  std::vector<Named> sorted;
+  for (const std::size_t i : order) {
+    sorted.push_back(std::move(all[i]));
+  }
+  all = std::move(sorted);
+}
+
+}  // namespace detail::moe
+
+/// The MoE layers of a checkpoint, by the names of known families or by the caller's patterns. A layout is
+/// never guessed: a layer is taken where the shapes, the architecture that the config.json beside names,
+/// torch's Linear or the caller leave but one. `omissions` names all else that looks like a router or an
+/// expert and says why it is in no layer, and what is missing by the names of the shards, by the index and by
+/// the config.json. Reads headers and names, no weights. O(tensors · families).
+[[nodiscard]] inline moe_layers find_moe_layers(const checkpoint& model, const moe_search& wanted = {}) {
+  detail::moe::found_parts found;
+  const auto config = read_model_config(model.path());
+  if (wanted.patterns) {
+    detail::moe::find_by_patterns(model, wanted, found);
+  } else {
+    detail::moe::find_by_families(model, wanted, config, found);
+  }
+  detail::moe::sort_by_name(found.result.layers);
+  detail::moe::note_remainder(model, wanted.words, found);
+  detail::moe::sort_by_name(found.result.omissions);
+  detail::moe::note_missing_files(model, found);
+  if (config) {
+    detail::moe::note_config(*config, found);
+  }
+  detail::moe::note_idle_rows(config, found);
+  return std::move(found.result);
+}
+/// Layers must not outlive their checkpoint.
+moe_layers find_moe_layers(const checkpoint&&, const moe_search& = {}) = delete;
+
+MPIROUTER_END

@@ -1,0 +1,400 @@
+// The layers of a checkpoint as a library gives them: every family, type and layout, and why something is in
+// no layer.
+#include "checkpoints.hpp"
+
+#include <mpi_router/io/moe_layers.hpp>
+
+using namespace io_test;
+
+namespace {
+
+using namespace mpi_router;
+
+constexpr index_t N = 4;
+constexpr index_t F = 6;
+constexpr index_t D = 10;
+
+/// A checkpoint that is written, opened and searched.
+struct searched {
+  temporary_folder folder;
+  checkpoint model;
+  moe_layers found;
+
+  explicit searched(const checkpoint_builder& builder, const moe_search& wanted = {},
+                    const std::string& config = "", const std::string& name = "model.safetensors")
+      : model((write(builder, config, name), folder.path())), found(find_moe_layers(model, wanted)) {}
+
+ private:
+  void write(const checkpoint_builder& builder, const std::string& config, const std::string& name) const {
+    builder.write(folder / name);
+    if (!config.empty()) {
+      write_bytes(folder / "config.json", config);
+    }
+  }
+};
+
+/// The one reason why there is no layer.
+std::string reason_of(const searched& s) {
+  CHECK(s.found.empty());
+  REQUIRE(s.found.omissions.size() == 1);
+  CHECK(s.found.omissions[0].kind == omission_kind::unseen);
+  CHECK(s.found.omissions[0].layers == 1);
+  return s.found.omissions[0].reason;
+}
+
+/// The views show the numbers of the original, by all three ways.
+void check_shows(const moe_layer& layer, const layer_data& original) {
+  CHECK(layer.shape() == expert_shape{original.n, original.f, original.d});
+  CHECK(layer.router_rows == original.n);
+  CHECK(layer.is_uniform());
+  const auto same_gate = [&](const auto& a, index_t e) {
+    bool same = a.rows() == original.f && a.cols() == original.d;
+    for (index_t f = 0; same && f < original.f; ++f) {
+      for (index_t d = 0; d < original.d; ++d) {
+        same = same && widen<double>(a(f, d)) == static_cast<double>(original.gate(e, f, d));
+      }
+    }
+    return same;
+  };
+  for (index_t e = 0; e < original.n; ++e) {
+    CHECK(
+        visit_gate(layer.gates[static_cast<std::size_t>(e)], [&](const auto& a) { return same_gate(a, e); }));
+  }
+  visit_experts(layer, [&](const auto& experts) {
+    CHECK(experts.shape() == layer.shape());
+    for (index_t e = 0; e < original.n; ++e) {
+      CHECK(same_gate(experts[e], e));
+    }
+  });
+  CHECK(visit_router(layer, [&](const auto& router) {
+    bool same = router.rows() == original.n && router.cols() == original.d;
+    for (index_t e = 0; same && e < original.n; ++e) {
+      for (index_t d = 0; d < original.d; ++d) {
+        const auto expected = original.router[static_cast<std::size_t>(e * original.d + d)];
+        same = same && widen<double>(router(e, d)) == static_cast<double>(expected);
+      }
+    }
+    return same;
+  }));
+}
+
+/// A layer as torch's Linear modules store it, a tensor an expert.
+void add_linears(checkpoint_builder& builder, const std::string& prefix, const layer_data& l) {
+  builder.add<bf16>(prefix + "mlp.gate.weight", {l.n, l.d}, l.router);
+  for (index_t e = 0; e < l.n; ++e) {
+    builder.add<bf16>(prefix + "mlp.experts." + std::to_string(e) + ".gate_proj.weight", {l.f, l.d},
+                      one_expert(l, e));
+  }
+}
+
+/// The same number of elements along the axes of any layout.
+std::vector<index_t> shape_in(gate_layout layout) {
+  switch (layout) {
+    case gate_layout::nfd: return {N, F, D};
+    case gate_layout::ndf: return {N, D, F};
+    case gate_layout::n2fd_concatenated:
+    case gate_layout::n2fd_interleaved: return {N, 2 * F, D};
+    default: return {N, D, 2 * F};
+  }
+}
+std::vector<float> arranged(const layer_data& l, gate_layout layout) {
+  switch (layout) {
+    case gate_layout::nfd: return l.gates;
+    case gate_layout::ndf: return ndf(l);
+    case gate_layout::n2fd_concatenated: return n2fd_concatenated(l);
+    case gate_layout::n2fd_interleaved: return n2fd_interleaved(l);
+    case gate_layout::nd2f_concatenated: return nd2f_concatenated(l);
+    case gate_layout::nd2f_interleaved: return nd2f_interleaved(l);
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("every family, under its own names and in each of its layouts") {
+  const auto original = random_layer(40, N, F, D);
+  for (const auto& family : model_families()) {
+    for (const auto layout : family.layouts) {
+      CAPTURE(family.name);
+      CAPTURE(to_string(layout));
+      using detail::moe::substituted;
+      const std::string prefix = "model.layers.3.";
+      const auto gate = substituted(family.gate, "{layer}", prefix);
+      checkpoint_builder builder;
+      builder.add<float>(substituted(family.router, "{layer}", prefix), {N, D}, original.router);
+      if (gate.find("{expert}") != gate.npos) {
+        for (index_t e = 0; e < N; ++e) {
+          builder.add<bf16>(substituted(gate, "{expert}", std::to_string(e)), {F, D},
+                            one_expert(original, e));
+        }
+      } else {
+        builder.add<bf16>(gate, shape_in(layout), arranged(original, layout));
+      }
+      const searched s(builder);
+      REQUIRE(s.found.size() == 1);
+      CHECK(s.found.omissions.empty());
+      const auto& layer = s.found[0];
+      CHECK(layer.layout == layout);
+      CHECK(layer.layout_known_by == "its shape");
+      CHECK(layer.gate_name == gate);
+      CHECK(layer.has_one_tensor_each() == (gate.find("{expert}") != gate.npos));
+      CHECK(layer.name.starts_with("model.layers.3"));
+      check_shows(layer, original);
+    }
+  }
+}
+
+TEST_CASE("every layout, named by the caller, also flattened to two axes") {
+  const auto original = random_layer(41, N, F, D);
+  for (const auto& [layout, name, meaning] : gate_layout_table) {
+    CAPTURE(name);
+    CHECK(to_string(layout) == name);
+    CHECK(meaning_of(layout) == meaning);
+    CHECK(gate_layout_from_string(name) == layout);
+    auto shape = shape_in(layout);
+    for (const bool flat : {false, true}) {
+      checkpoint_builder builder;
+      builder.add<f16>("a.0.way", {N, D}, original.router);
+      builder.add<double>("a.0.in", flat ? std::vector{shape[0] * shape[1], shape[2]} : shape,
+                          arranged(original, layout));
+      const searched s(builder, {.patterns = name_patterns{"a.{layer}.way", "a.{layer}.in"},
+                                 .layout = layout,
+                                 .layout_of_router = router_layout::nd});
+      REQUIRE(s.found.size() == 1);
+      CHECK(s.found[0].family == "named by patterns");
+      CHECK(s.found[0].layout_known_by == "layout");
+    }
+  }
+  CHECK(!gate_layout_from_string("fnord"));
+  CHECK(to_string(router_layout::dn) == "dn");
+}
+
+TEST_CASE("every type, and elements that the file does not align") {
+  const auto original = random_layer(42, N, F, D);
+  const auto check = [&]<class T>(T) {
+    checkpoint_builder builder;
+    builder.add<T>("mlp.gate.weight", {N, D}, original.router);
+    for (index_t e = 0; e < N; ++e) {
+      builder.add<T>("mlp.experts." + std::to_string(e) + ".gate_proj.weight", {F, D},
+                     one_expert(original, e));
+    }
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], original);
+
+    // The same bytes, one further on.
+    const auto bytes = read_bytes(s.folder / "model.safetensors");
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), sizeof length);
+    const temporary_folder folder;
+    write_bytes(folder / "odd.safetensors",
+                raw_file(bytes.substr(8, length) + " ", bytes.substr(8 + length)));
+    const checkpoint odd(folder / "odd.safetensors");
+    REQUIRE(!odd.tensors()[0]->template is_aligned<T>());
+    const auto found = find_moe_layers(odd);
+    REQUIRE(found.size() == 1);
+    check_shows(found[0], original);
+    CHECK(load_experts<T>(found[0]).view().num_experts() == N);
+  };
+  check(double{});
+  check(float{});
+  check(bf16{});
+  check(f16{});
+}
+
+TEST_CASE("one tensor for all is seen where it is mapped") {
+  checkpoint_builder builder;
+  add_layer(builder, "", random_layer(43, N, F, D));
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  const auto* gates = s.model.find("mlp.experts.gate_proj");
+  const auto* seen =
+      visit_experts(s.found[0], [](const auto& experts) { return static_cast<const void*>(experts.data()); });
+  CHECK(seen == gates->bytes().data());
+}
+
+TEST_CASE("a type that is not the stored one is refused") {
+  checkpoint_builder builder;
+  add_layer(builder, "", random_layer(43, N, F, D));
+  const searched s(builder);
+  CHECK(contains(message_of([&] { static_cast<void>(load_experts<float>(s.found[0])); }),
+                 "is stored as BF16 and asked for as F32"));
+  auto moved_from = load_experts<bf16>(s.found[0]);
+  const auto moved = std::move(moved_from);
+  CHECK(moved.view()[N - 1].rows() == F);
+}
+
+TEST_CASE("layers in natural order, as a range") {
+  checkpoint_builder builder;
+  for (const char* prefix : {"layers.10.", "layers.2.", "layers.1."}) {
+    add_linears(builder, prefix, random_layer(44, N, F, D));
+  }
+  const searched s(builder);
+  std::vector<std::string> names;
+  for (const auto& layer : s.found) {
+    names.push_back(layer.name);
+  }
+  CHECK(names == std::vector<std::string>{"layers.1.mlp", "layers.2.mlp", "layers.10.mlp"});
+}
+
+TEST_CASE("a transposed router is proposed, and read where the caller says so") {
+  const auto original = random_layer(45, N, F, D);
+  std::vector<float> turned(original.router.size());
+  for (index_t e = 0; e < N; ++e) {
+    for (index_t d = 0; d < D; ++d) {
+      turned[static_cast<std::size_t>(d * N + e)] = original.router[static_cast<std::size_t>(e * D + d)];
+    }
+  }
+  checkpoint_builder builder;
+  builder.add<float>("mlp.router.weight", {D, N}, turned);
+  builder.add<bf16>("mlp.experts.gate_proj", {N, F, D}, original.gates);
+  CHECK(reason_of(searched(builder)) ==
+        "the router has shape [10, 4] and there are 4 experts: it seems stored [D, N] (layout_of_router dn)");
+  const searched s(builder, {.patterns = {}, .layout = {}, .layout_of_router = router_layout::dn});
+  REQUIRE(s.found.size() == 1);
+  check_shows(s.found[0], original);
+}
+
+TEST_CASE("a layout that the shape leaves open is asked for, or known by config.json") {
+  const auto original = random_layer(46, N, D / 2, D);  // D = 2F
+  checkpoint_builder builder;
+  builder.add<float>("layers.0.mlp.router.weight", {N, D}, original.router);
+  builder.add<bf16>("layers.0.mlp.experts.gate_up_proj", {N, D, D}, nd2f_interleaved(original));
+  CHECK(reason_of(searched(builder)) ==
+        "'layers.0.mlp.experts.gate_up_proj' of shape [4, 10, 10] may be [N, D, 2F], gate and up in turn "
+        "(layout nd2f-interleaved) or [N, 2F, D], gate and up in turn (layout n2fd-interleaved): say which");
+  const searched s(builder, {}, R"({"model_type": "gpt_oss"})");
+  REQUIRE(s.found.size() == 1);
+  CHECK(s.found[0].layout_known_by == "config.json");
+  check_shows(s.found[0], original);
+
+  const auto square = random_layer(47, N, D, D);
+  checkpoint_builder linears;
+  add_linears(linears, "", square);
+  const searched t(linears);
+  REQUIRE(t.found.size() == 1);
+  CHECK(t.found[0].layout_known_by == "torch's Linear");
+  check_shows(t.found[0], square);
+}
+
+TEST_CASE("why a router and its experts are no layer") {
+  const auto l = random_layer(48, N, F, D);
+  checkpoint_builder builder;
+  std::string expected;
+  SUBCASE("packed") {
+    builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
+    builder.add_raw("mlp.experts.gate_proj", dtype::f8_e4m3, {N, F, D});
+    expected = "'mlp.experts.gate_proj' is stored as F8_E4M3, packed weights";
+  }
+  SUBCASE("cast without its scales") {
+    add_layer(builder, "", l);
+    builder.add<float>("mlp.experts.gate_proj_scale_inv", {1}, {1});
+    expected = "'mlp.experts.gate_proj_scale_inv' is beside it: it was cast without its scales";
+  }
+  SUBCASE("an expert is missing") {
+    builder.add<bf16>("mlp.gate.weight", {N, D}, l.router);
+    builder.add<bf16>("mlp.experts.1.gate_proj.weight", {F, D}, one_expert(l, 1));
+    expected = "3 of its 4 experts are not here, the first is 'mlp.experts.0.gate_proj.weight'";
+  }
+  SUBCASE("more experts than rows") {
+    builder.add<bf16>("mlp.gate.weight", {1, D}, {l.router.begin(), l.router.begin() + D});
+    builder.add<bf16>("mlp.experts.0.gate_proj.weight", {F, D}, one_expert(l, 0));
+    builder.add<bf16>("mlp.experts.1.gate_proj.weight", {F, D}, one_expert(l, 1));
+    expected = "the router has 1 rows, but there is a 'mlp.experts.1.gate_proj.weight' too";
+  }
+  SUBCASE("another hidden dimension") {
+    builder.add<bf16>("mlp.router.weight", {N, D - 1}, {l.router.begin(), l.router.end() - N});
+    builder.add<bf16>("mlp.experts.gate_proj", {N, F, D}, l.gates);
+    expected = "has shape [4, 6, 10], which is not [N, F, D] (layout nfd) with the router's N = 4, D = 9";
+  }
+  SUBCASE("a router of three axes") {
+    builder.add<bf16>("mlp.router.weight", {1, N, D}, l.router);
+    builder.add<bf16>("mlp.experts.gate_proj", {N, F, D}, l.gates);
+    expected = "the router has shape [1, 4, 10], not [N, D]";
+  }
+  SUBCASE("a router alone") {
+    builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
+    expected = "there are no experts beside it; patterns and layout name the tensors of other models";
+  }
+  SUBCASE("experts alone") {
+    builder.add<bf16>("mlp.experts.gate_proj", {N, F, D}, l.gates);
+    expected = "no router goes with them that has a router's name";
+  }
+  SUBCASE("names of no family") {
+    builder.add<bf16>("moe.router.weight", {N, D}, l.router);
+    builder.add<bf16>("moe.experts.w_in", {N, F, D}, l.gates);
+    expected = "experts [4, 6, 10] BF16; its router is 'moe.router.weight', but no known family";
+  }
+  CHECK(contains(reason_of(searched(builder)), expected));
+}
+
+TEST_CASE("what is set aside, what is missing, and rows that have no expert") {
+  const auto l = random_layer(49, N, F, D);
+  checkpoint_builder builder;
+  add_linears(builder, "layers.0.", l);
+  builder.add<float>("exp_avg.layers.0.mlp.gate.weight", {N, D}, l.router);
+  const auto config = R"({"num_hidden_layers": 3, "num_experts": 6, "hidden_size": 10})";
+  const searched s(builder, {}, config, "model-00001-of-00002.safetensors");
+  REQUIRE(s.found.size() == 1);
+  std::map<std::string, omission_kind> kinds;
+  index_t layers = 0;
+  index_t rows = 0;
+  for (const auto& o : s.found.omissions) {
+    kinds[o.reason] = o.kind;
+    layers += o.layers;
+    rows += o.rows;
+  }
+  CHECK(kinds ==
+        std::map<std::string, omission_kind>{
+            {"optimizer state, which is no layer of the model", omission_kind::set_aside},
+            {"not here, though the name of model-00001-of-00002.safetensors says that it is one of 2 "
+             "shards",
+             omission_kind::missing},
+            {"says that layers 1-2 have 6 experts each, and they are not here", omission_kind::missing},
+            {"config.json says 6 experts, and 4 are here", omission_kind::missing}});
+  CHECK(layers == 2);
+  CHECK(rows == 2 * 6 + 2);
+}
+
+TEST_CASE("experts that no one batch has are seen one by one") {
+  const auto l = random_layer(50, 2, F, D);
+  checkpoint_builder builder;
+  builder.add<float>("mlp.gate.weight", {2, D}, l.router);
+  builder.add<bf16>("mlp.experts.0.gate_proj.weight", {F, D}, one_expert(l, 0));
+  SUBCASE("F differs") {
+    builder.add<bf16>("mlp.experts.1.gate_proj.weight", {F - 1, D},
+                      {l.gates.begin(), l.gates.begin() + (F - 1) * D});
+  }
+  SUBCASE("the type differs") {
+    builder.add<float>("mlp.experts.1.gate_proj.weight", {F, D}, one_expert(l, 1));
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  CHECK(contains(message_of([&] { visit_experts(s.found[0], [](const auto&) {}); }),
+                 "no one batch has both; visit_gate takes them one by one"));
+  CHECK(visit_gate(s.found[0].gates[1], [](const auto& a) { return a.cols(); }) == D);
+}
+
+TEST_CASE("the words of the options are the caller's") {
+  checkpoint_builder builder;
+  builder.add<float>("way", {N, D}, random_layer(51, N, F, D).router);
+  const moe_search wanted{.patterns = name_patterns{"way", "in"},
+                          .layout = {},
+                          .layout_of_router = router_layout::nd,
+                          .words = {.layout = "--as",
+                                    .layout_of_router = "--router-as",
+                                    .patterns = "the flags",
+                                    .patterns_and_layout = "the flags"}};
+  CHECK(reason_of(searched(builder, wanted)) == "there is no 'in'");
+  checkpoint_builder square;
+  square.add<float>("way", {N, D}, random_layer(51, N, F, D).router);
+  square.add<float>("in", {N, F, D + 1}, std::vector<float>(static_cast<std::size_t>(N * F * (D + 1))));
+  CHECK(contains(reason_of(searched(square, wanted)), "[N, F, D] (--as nfd)"));
+}
+
+TEST_CASE("ranges of numbers, for messages") {
+  const std::vector<index_t> numbers{0, 1, 2, 5, 7, 8};
+  CHECK(ranges_of(numbers) == "0-2, 5, 7-8");
+  CHECK(ranges_of(numbers, 2) == "0-2, 5, …");
+  CHECK(ranges_of({}).empty());
+}

@@ -1,0 +1,180 @@
+#include "analyse.hpp"
+
+#include "parallel.hpp"
+#include "weights.hpp"
+
+#include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/manifold/power_step.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace verify {
+
+namespace {
+
+using namespace mpi_router;
+
+/// M, that remembers the image of the last row: what is asked of one row again costs no read of A.
+template <class Op>
+class remembering_operator {
+ public:
+  using scalar = double;
+  explicit remembering_operator(const Op& op) : op_(op) {}
+  [[nodiscard]] index_t dimension() const { return op_.dimension(); }
+  [[nodiscard]] index_t ffn_dim() const { return op_.ffn_dim(); }
+
+  double apply(vector_view<const double> x, vector_view<double> u) {
+    return recall(plain_, x, u, [&] { return op_.apply(x, u); });
+  }
+  scaled_energy<double> apply_scaled(vector_view<const double> x, vector_view<double> u) {
+    return recall(scaled_, x, u, [&] { return op_.apply_scaled(x, u); });
+  }
+
+ private:
+  template <class Energy>
+  struct memory {
+    Eigen::VectorXd row;
+    Eigen::VectorXd image;
+    Energy energy{};
+  };
+  template <class Energy, class Apply>
+  static Energy recall(memory<Energy>& known, vector_view<const double> x, vector_view<double> u,
+                       Apply apply) {
+    if (known.row.size() == x.size() && map(x) == known.row) {
+      map(u) = known.image;
+    } else {
+      known.energy = apply();
+      known.row = map(x);
+      known.image = map(u);
+    }
+    return known.energy;
+  }
+
+  const Op& op_;
+  memory<double> plain_;
+  memory<scaled_energy<double>> scaled_;
+};
+
+/// Runs the power iteration from `row`, for the steps that are needed to come within the tolerance, and for
+/// the trace.
+template <class Op>
+void iterate(const Op& op, Eigen::VectorXd row, const expert_direction& principal,
+             const analysis_options& options, expert_result& result) {
+  if (!options.trace && principal.sine_at(0) > options.tolerance) {
+    return;  // no row can be shown to have arrived
+  }
+  Eigen::VectorXd scratch(row.size());
+  power_iteration(op, view(row), view(scratch), {.max_steps = options.max_steps},
+                  [&](const iteration_record<double>& at, vector_view<const double> iterate) {
+                    const double angle = principal.angle(iterate);
+                    if (options.trace) {
+                      result.trace.push_back({at.step, at.rayleigh, at.residual, angle});
+                    }
+                    if (principal.sine_at(angle) <= options.tolerance) {
+                      result.steps = at.step;
+                      return false;
+                    }
+                    return true;
+                  });
+}
+
+/// The numbers of a unit row that has an image.
+template <class Op>
+void measure(const Op& plain_op, const Eigen::VectorXd& row, const expert_direction& principal,
+             const analysis_options& options, expert_result& result) {
+  remembering_operator op(plain_op);
+  Eigen::VectorXd next(row.size());
+  const auto at = rayleigh(op, view(row), view(next));
+  result.state = at.state;
+  if (!(result.sigma_1 > 0) || principal.v.size() == 0) {
+    result.state = result.state == status::ok ? status::zero_image : result.state;
+    return;
+  }
+  result.rayleigh = at.rayleigh;
+  result.residual = at.residual;
+  result.lambda_stored = alignment_spectral(at.rayleigh, result.sigma_1);
+  result.angle = principal.angle(view(row));
+  result.cosine_stored = std::abs(row.dot(principal.v));
+  if (result.state != status::ok) {
+    return;
+  }
+  const auto proof = certify_row(op, view(row), principal.found);
+  result.certificate = to_string(proof.label);
+  result.angle_bound = proof.angle_bound;
+
+  power_step(op, view(row), view(next), 1.0);
+  result.cosine_step = std::abs(next.dot(principal.v));
+  Eigen::VectorXd residual(row.size());
+  result.lambda_step =
+      alignment_spectral(rayleigh(op, view(std::as_const(next)), view(residual)).rayleigh, result.sigma_1);
+  if (!options.exact || options.trace) {
+    iterate(plain_op, row, principal, options, result);
+  }
+  if (options.exact) {
+    result.steps = principal.spectrum->steps_to(options.tolerance, view(row), options.max_steps);
+  }
+}
+
+expert_result analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
+                          const analysis_options& options) {
+  expert_result result;
+  if (!a.allFinite()) {
+    result.state = status::non_finite;
+    return result;
+  }
+  Eigen::VectorXd row(stored.size());
+  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
+  const auto principal =
+      find_expert_direction(a, view(std::as_const(row)),
+                            options.exact ? direction_source::svd : direction_source::certificate, kernels{});
+  result.sigma_1 = principal.sigma_1();
+  result.sigma_2 = principal.sigma_2();
+  if (result.state == status::ok) {
+    measure(gate_operator(a), row, principal, options, result);
+  }
+  return result;
+}
+
+}  // namespace
+
+expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
+  auto result = analyse_row(read_gate(layer, expert), read_row(layer, expert), options);
+  result.expert = expert;
+  for (double* ratio :
+       {&result.cosine_stored, &result.cosine_step, &result.lambda_stored, &result.lambda_step}) {
+    *ratio = *ratio > 1 ? 1 : *ratio;  // rounding
+  }
+  return result;
+}
+
+std::vector<layer_result> analyse(const std::vector<const moe_layer*>& layers,
+                                  const analysis_options& options,
+                                  const std::function<void(index_t, index_t)>& progress) {
+  struct task {
+    std::size_t layer;
+    index_t expert;
+  };
+  std::vector<layer_result> results;
+  std::vector<task> tasks;
+  for (const auto* layer : layers) {
+    for (index_t e = 0; e < layer->num_experts; ++e) {
+      tasks.push_back({results.size(), e});
+    }
+    results.push_back({layer, std::vector<expert_result>(static_cast<std::size_t>(layer->num_experts))});
+  }
+
+  Eigen::setNbThreads(1);  // the experts are what is spread
+  for_each_parallel(
+      static_cast<index_t>(tasks.size()),
+      [&](index_t i) {
+        const auto [layer, expert] = tasks[static_cast<std::size_t>(i)];
+        results[layer].experts[static_cast<std::size_t>(expert)] =
+            analyse_expert(*layers[layer], expert, options);
+      },
+      progress);
+  return results;
+}
+
+}  // namespace verify

@@ -1,0 +1,229 @@
+#include "arguments.hpp"
+
+#include "text.hpp"
+
+#include <mpi_router/io/moe/families.hpp>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace verify {
+
+namespace {
+
+/// Breaks a help text into lines that fit beside the option names.
+std::string wrapped(const std::string& text) {
+  constexpr std::size_t width = 70;
+  std::string out;
+  std::size_t line = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const auto end = std::min(text.find(' ', begin), text.size());
+    if (line > 0 && line + 1 + (end - begin) > width) {
+      out += '\n';
+      line = 0;
+    }
+    out += line > 0 ? " " : "";
+    out += text.substr(begin, end - begin);
+    line += (line > 0 ? 1 : 0) + (end - begin);
+    begin = end + 1;
+  }
+  return out;
+}
+
+void add_naming_options(CLI::App& app, arguments& a) {
+  app.add_option("--router", a.router,
+                 "Name of the router tensors, [N, D]. {layer} stands for any text, the same in --gate")
+      ->type_name("PATTERN");
+  app.add_option("--gate", a.gate,
+                 "Name of the gate tensors; {expert} is the expert's number where each has its own tensor")
+      ->type_name("PATTERN");
+  app.add_option("--layout", a.layout,
+                 "How the gate tensors are stored (see below). With --router the default is nfd")
+      ->type_name("LAYOUT");
+  app.add_option("--router-layout", a.layout_of_router, "nd for routers stored as [N, D], dn for [D, N]")
+      ->check(CLI::IsMember({"nd", "dn"}))
+      ->capture_default_str();
+}
+
+std::string describe_layouts() {
+  std::string all =
+      "\nLayouts (N experts, F neurons each, D hidden dimensions; the tensor of one expert lacks N):\n";
+  for (const auto& layout : mpi_router::gate_layout_table) {
+    all += fmt::format("  {:<18}  {}\n", layout.name, layout.meaning);
+  }
+  return all;
+}
+
+/// The families, a few lines each.
+std::string describe_families() {
+  std::string out;
+  for (const auto& family : mpi_router::model_families()) {
+    std::string layouts;
+    for (const auto layout : family.layouts) {
+      layouts += (layouts.empty() ? "" : " or ") + std::string(to_string(layout));
+    }
+    const auto router = replaced(std::string(family.router), "{layer}", "…");
+    const auto gate = replaced(replaced(std::string(family.gate), "{layer}", "…"), "{expert}", "E");
+    out += fmt::format("  {}\n      {}\n      {}  {}\n", family.name, router, gate, layouts);
+  }
+  return out;
+}
+
+std::string footer() {
+  return fmt::format(R"({}
+Known families (… is any prefix, E the number of an expert):
+{}
+A layout is never guessed: it is taken if the shapes leave no other (those of D = 2F and F = D do), if the config.json beside
+  the checkpoint names an architecture that has but one, if torch's Linear leaves no choice (a "….weight" of one expert
+  is [F, D]), or if --layout says so. What was taken, and why, stands with each layer.
+
+Coverage: "n of m layers, r of s rows" counts all routers and experts that the files hold, and those that the names of
+  shards (…-00002-of-00003), the index or the config.json beside promise. What is not looked at, or not there, is named.
+
+JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "layers": […], "unmatched": […]}}. "coverage" has
+  "layers", "layers_looked_at", "layers_certified", the same of "rows", "complete" and "summary", a sentence; certified
+  means to the angle of --require-angle or, without it, to any. A layer has "file", "name" (the prefix that its router
+  and experts share), "family", "router", "gate" (names of tensors), "router_dtype", "dtype", "router_layout",
+  "layout", "layout_known_by", "router_rows", "num_experts", "ffn_dim" (null where experts differ, who then have one
+  each), "hidden_dim" and "experts". What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
+  set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2",
+  "cosine_stored", "cosine_step", "lambda_stored", "lambda_step", "rayleigh", "residual", "angle_bound", "certificate"
+  (rigorous, probabilistic, heuristic, none), "steps" and "status" (ok, zero_row, zero_image, non_finite). Angles are in
+  radians. What is not known is null: steps beyond --max-steps, sigma2 with --no-svd, the numbers of degenerate rows.
+  lambda is relative to sigma1.
+
+Exit status: 0 done; 1 done, but with --require-angle a row could not be certified, or something was not looked at or is
+  missing; 2 bad input or usage, or no layer that can be read, in which case neither JSON nor trace nor page is written.
+
+Examples:
+  verify_checkpoint                                       the two small models that come with the project
+  verify_checkpoint model-folder --summary --json out.json
+  verify_checkpoint model-folder --report pages           then open pages/index.html
+  verify_checkpoint model.safetensors --no-svd --require-angle 0.01
+  verify_checkpoint m.safetensors --router 'blk.{{layer}}.route' --gate 'blk.{{layer}}.ffn.{{expert}}.gate' --layout nfd
+  verify_checkpoint recondition model-folder new-folder --steps 20
+)",
+                     describe_layouts(), describe_families());
+}
+
+void add_output_options(CLI::App& app, arguments& a) {
+  app.add_option("checkpoint", a.inputs,
+                 "A .safetensors file, a folder of shards, or an index file; without one, the models in "
+                 "examples/data")
+      ->type_name("PATH");
+  app.add_option("--json", a.json,
+                 "Write all numbers as JSON; - writes them to the standard output instead of the table")
+      ->type_name("FILE");
+  app.add_option(
+         "--trace", a.trace,
+         "Write file,layer,expert,step,rho,residual,angle (radians) for each step from the stored row as CSV")
+      ->type_name("FILE");
+  app.add_option("--report", a.report,
+                 "Write DIR/index.html, a page with figures and sortable tables, and its data; gnuplot draws "
+                 "the figures")
+      ->type_name("DIR");
+}
+
+void add_analysis_options(CLI::App& app, arguments& a) {
+  app.add_option("--tolerance", a.tolerance, "Sine of the angle at which a row counts as arrived, for steps")
+      ->capture_default_str();
+  app.add_option("--max-steps", a.max_steps, "Steps to try at most")->capture_default_str();
+  app.add_option(
+      "--require-angle", a.require_angle,
+      "In radians: exit with 1 unless every row of every layer that the files hold or promise is certified, "
+      "rigorously or but for a probability of 1e-6, to be no farther than this from the principal "
+      "direction");
+  app.add_flag("--no-svd", a.no_svd,
+               "Certificates alone, for experts too large to decompose: all is measured against a direction "
+               "found by power "
+               "iteration, which is certified to be as near as angle_bound says; steps are an upper bound");
+  app.add_flag("--worst-first", a.worst_first, "Sort the experts of a layer by their cosine after one step");
+  auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
+  app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
+      ->excludes(experts);
+  app.add_option("--color", a.colour, "auto, always or never; auto also heeds NO_COLOR")
+      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->capture_default_str();
+}
+
+void add_rewrite_options(CLI::App& rewrite, arguments& a) {
+  rewrite.add_option("source", a.source, "A .safetensors file, a folder of shards, or an index file")
+      ->type_name("PATH")
+      ->required();
+  rewrite.add_option("target", a.target, "The file or, for shards, the folder to write; neither must exist")
+      ->type_name("PATH")
+      ->required();
+  rewrite.add_option("--steps", a.recondition.steps, "Power steps to take from each stored row")
+      ->capture_default_str();
+  auto* keep = rewrite.add_flag("--keep-norm", a.keep_norm, "Each row keeps its length (the default)");
+  auto* radius = rewrite.add_option("--radius", a.radius, "Length of each row, C of Eq. 5")->excludes(keep);
+  rewrite.add_option("--c-prime", a.c_prime, "Length C'/sqrt(N), Eq. 7; the paper's C' is about 4")
+      ->excludes(keep)
+      ->excludes(radius);
+}
+
+}  // namespace
+
+void require(bool condition, const std::string& message) {
+  if (!condition) {
+    throw input_error(message);
+  }
+}
+
+void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
+  add_output_options(app, a);
+  add_analysis_options(app, a);
+  add_naming_options(app, a);
+  add_rewrite_options(rewrite, a);
+  add_naming_options(rewrite, a);
+  for (auto* some : {&app, &rewrite}) {
+    some->get_formatter()->column_width(30);
+    for (auto* option : some->get_options()) {
+      option->description(wrapped(option->get_description()));
+    }
+  }
+  app.footer(footer);
+  rewrite.footer(describe_layouts);
+}
+
+void check(const arguments& a) {
+  require(std::isfinite(a.tolerance) && a.tolerance > 0 && a.tolerance < 1,
+          "--tolerance must lie between 0 and 1");
+  constexpr index_t most = 1'000'000'000;
+  require(a.max_steps >= 0 && a.max_steps <= most,
+          fmt::format("--max-steps must lie between 0 and {}", most));
+  require(!a.require_angle || (std::isfinite(*a.require_angle) && *a.require_angle > 0),
+          "--require-angle must be positive");
+  require(a.recondition.steps >= 0 && a.recondition.steps <= most,
+          fmt::format("--steps must lie between 0 and {}", most));
+  for (const auto& length : {a.radius, a.c_prime}) {
+    require(!length || (std::isfinite(*length) && *length > 0), "--radius and --c-prime must be positive");
+  }
+  require(a.router.empty() == a.gate.empty(), "--router and --gate go together");
+  require(a.layout.empty() || mpi_router::gate_layout_from_string(a.layout).has_value(),
+          fmt::format("there is no layout '{}'; --help lists them", a.layout));
+  require((a.router.find("{layer}") == std::string::npos) == (a.gate.find("{layer}") == std::string::npos),
+          "{layer} must stand in both --router and --gate, or in neither");
+  require(a.router.find("{expert}") == std::string::npos,
+          "{expert} belongs into --gate: a router has all experts' rows");
+}
+
+mpi_router::moe_search naming(const arguments& a) {
+  mpi_router::moe_search wanted;
+  if (!a.router.empty()) {
+    wanted.patterns = mpi_router::name_patterns{a.router, a.gate};
+  }
+  wanted.layout = mpi_router::gate_layout_from_string(a.layout);
+  using mpi_router::router_layout;
+  wanted.layout_of_router = a.layout_of_router == "dn" ? router_layout::dn : router_layout::nd;
+  wanted.words = {.layout = "--layout",
+                  .layout_of_router = "--router-layout",
+                  .patterns = "--router and --gate",
+                  .patterns_and_layout = "--router, --gate and --layout"};
+  return wanted;
+}
+
+}  // namespace verify

@@ -1,0 +1,64 @@
+// The command line of verify_checkpoint: its options, their help, and what is wrong with them.
+#pragma once
+
+#include "recondition.hpp"
+
+#include <mpi_router/io/moe/search.hpp>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace verify {
+
+/// Bad input or usage: exit status 2 and this one line.
+class input_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Throws input_error unless `condition` holds.
+void require(bool condition, const std::string& message);
+
+struct arguments {
+  std::vector<std::string> inputs;
+  std::string router;
+  std::string gate;
+  std::string layout;
+  std::string layout_of_router = "nd";
+  std::string json;
+  std::string trace;
+  std::string report;
+  std::string command;  ///< all of it, for the report
+  double tolerance = 1e-6;
+  index_t max_steps = 10000;
+  std::optional<double> require_angle;
+  bool no_svd = false;
+  bool worst_first = false;
+  bool experts = false;
+  bool summary = false;
+  std::string colour = "auto";
+
+  std::string source;
+  std::string target;
+  recondition_options recondition;
+  std::optional<double> radius;
+  std::optional<double> c_prime;
+  bool keep_norm = false;
+};
+
+/// Adds all options, which write to `a`, to the program and to its subcommand `rewrite`.
+void define(CLI::App& app, CLI::App& rewrite, arguments& a);
+
+/// Throws input_error for what no option can mean.
+void check(const arguments& a);
+
+/// The tensors to look for.
+[[nodiscard]] mpi_router::moe_search naming(const arguments& a);
+
+}  // namespace verify

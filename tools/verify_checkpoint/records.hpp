@@ -1,0 +1,20 @@
+// What a program reads: JSON and CSV.
+#pragma once
+
+#include "analyse.hpp"
+#include "coverage.hpp"
+
+#include <string>
+#include <vector>
+
+namespace verify {
+
+/// The JSON document that --help describes. Numbers that are unknown or not finite are null; angles are
+/// radians.
+[[nodiscard]] std::string to_json(const std::vector<checkpoint_result>& checkpoints,
+                                  const analysis_options& options, const coverage& covered);
+
+/// file,layer,expert,step,rho,residual,angle: one line for each iterate.
+[[nodiscard]] std::string to_csv(const std::vector<checkpoint_result>& checkpoints);
+
+}  // namespace verify
