@@ -344,6 +344,12 @@ void check_depths(const cuda::context& ctx, index_t n) {
   check_weights(ctx, "sqrtsoftplus as it is", at({-100.0F}, -120.0F),
                 {.top_k = 1, .score_function = sqrtsoftplus, .renormalize = false}, {}, {0},
                 {std::exp(-50.0)}, ok);
+  check_weights(ctx, "sigmoid at −110, times 1e30", at({-110.0F}, -120.0F),
+                {.top_k = 1, .score_function = sigmoid, .renormalize = false, .scaling_factor = 1e30}, {},
+                {0}, {1e30 * std::exp(-110.0)}, ok);
+  check_weights(ctx, "softmax at −110, times 1e30", at({0.0F, -110.0F}, -INFINITY),
+                {.top_k = 2, .renormalize = false, .scaling_factor = 1e30}, {}, {0, 1},
+                {1e30, 1e30 * std::exp(-110.0)}, ok);
   check_weights(ctx, "a bias to experts 120 below the best", at({-120.0F, -120.0F}, 0.0F), {.top_k = 2},
                 at({2.0F, 1.0F}, 0.0F), {0, 1}, {0.5, 0.5}, ok);
   check_weights(ctx, "two of three are closed", at({1.0F, 2.0F, 3.0F}, 4.0F),

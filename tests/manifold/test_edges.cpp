@@ -3,9 +3,9 @@
 #include <mpi_router/backend/dense.hpp>
 #include <mpi_router/core/operators.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
-#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/steepest_ascent.hpp>
 
 #include <doctest/doctest.h>
@@ -116,10 +116,10 @@ TEST_CASE("the estimate of β infers σ₂² from the rate that momentum itself 
   const scaled<double> one{1, 0};
   double residual = 1;
   index_t step = 0;
-  CHECK(estimate.beta(step, one, residual) == 0);
+  CHECK(estimate.beta_over_rho(step, one, residual).unscaled() == 0);
   const auto five_steps = [&](double rate) {
     double beta = 0;
-    for (int k = 0; k < 5; ++k) beta = estimate.beta(++step, one, residual *= rate);
+    for (int k = 0; k < 5; ++k) beta = estimate.beta_over_rho(++step, one, residual *= rate).unscaled();
     return beta;
   };
   CHECK(five_steps(0.8) == doctest::Approx(0.16));  // without momentum the rate is σ₂² itself
@@ -428,4 +428,43 @@ TEST_CASE("add_rank2 is factor · (y qᵀ + w pᵀ) into every layout") {
       }
     }
   }
+}
+
+TEST_CASE("momentum from a row far from the principal direction, and one that leaves the range") {
+  const auto stretch = gram_operator<float>(2, [](auto x, auto u) {
+    u[0] = x[0];
+    u[1] = 0;
+    return x[0] * x[0];
+  });
+  std::vector<float> row{1e-12F, 1}, workspace(4);
+  iteration_options<float> options{.max_steps = 6, .acceleration = momentum<float>::fixed(0.2F)};
+  auto op = stretch;
+  const auto result = power_iteration(op, vector_view<float>(row), vector_view<float>(workspace), options);
+  CHECK(result.state == status::ok);
+  CHECK(std::isfinite(row[0]));
+  CHECK(std::isfinite(row[1]));
+  // β of 1e38 beside ρ of 1e-24: nothing is left to divide by.
+  row = {1e-12F, 1};
+  options.acceleration = momentum<float>::fixed(1e38F);
+  const auto lost = power_iteration(op, vector_view<float>(row), vector_view<float>(workspace), options);
+  CHECK(lost.reason == stop_reason::degenerate);
+  CHECK(std::isfinite(row[0]));
+  CHECK(std::isfinite(row[1]));
+}
+
+TEST_CASE("an image of subnormal numbers is no direction where it cannot be had anew") {
+  const float a[] = {1e-22F, 3e-23F};
+  auto op = gram_operator<float>(2, [&a](auto x, auto u) {
+    const float y = a[0] * x[0] + a[1] * x[1];
+    u[0] = y * a[0];
+    u[1] = y * a[1];
+    return y * y;
+  });
+  const std::vector<float> row{1, 1};
+  std::vector<float> out(2);
+  CHECK(power_step(op, row, out, 1.0F).state == status::zero_image);
+  CHECK(out == row);
+  const auto dense = gram(row_major(static_cast<const float*>(a), 1, 2));  // multiplies anew
+  CHECK(power_step(dense, row, out, 1.0F).state == status::ok);
+  CHECK(close(static_cast<double>(out[1] / out[0]), 0.3, 1e-6));
 }

@@ -172,7 +172,7 @@ TEST_CASE("what the halves refuse, by the words") {
         images_of_rows(experts, all_rows(router), all_rows(images), vector_view<float>(energies.data(), 2),
                        work);
       },
-      "there are 2 energies"));
+      "images_of_rows: there are 2 energies for 3 experts"));
   CHECK(refused(
       [&] {
         images_of_rows(experts, all_rows(router), all_rows(images), energies,

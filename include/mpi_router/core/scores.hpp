@@ -1,13 +1,15 @@
 // What a score function is, for the host and for the GPU. A new one is a name, a struct and a line in
 // with_score, all of them here.
 //
-//   is_relative     only the ratios of scores mean something: logits are taken less the largest of them
+//   is_exponential  the score is eˣ, of which only ratios mean something: logits are taken less the largest
 //   is_bounded      whether the score of +∞ is finite
 //   has_root        the score is factor · √radicand, with a radicand that loops may take the root of apart
 //   factor          the score, or its factor
 //   log_value       the logarithm of the score, right however far out the logit is
+//   radicand        where there is a root
 //   log_derivative  the derivative of the logarithm
 //
+// A score is monotone and not negative, and the derivative of its logarithm is finite where the logit is.
 // Weights are scores over a sum of scores, so with the last two neither they nor their gradients ever divide
 // by what may vanish. `Math` has the elementary functions of host or device: exp(x ≤ 0), log1p(0 ≤ e ≤ 1),
 // log, abs, by_sign(x, negative, otherwise), and `deep`, the |x| from which 1 + e⁻ˣ rounds to 1.
@@ -38,7 +40,7 @@ namespace core {
 
 /// eˣ: over their sum, the softmax.
 struct exponential_score {
-  static constexpr bool is_relative = true;
+  static constexpr bool is_exponential = true;
   static constexpr bool is_bounded = false;
   static constexpr bool has_root = false;
   template <class Math, class S>
@@ -57,7 +59,7 @@ struct exponential_score {
 
 /// 1 / (1 + e⁻ˣ).
 struct sigmoid_score {
-  static constexpr bool is_relative = false;
+  static constexpr bool is_exponential = false;
   static constexpr bool is_bounded = true;
   static constexpr bool has_root = false;
   template <class Math, class S>
@@ -77,7 +79,7 @@ struct sigmoid_score {
 
 /// √log(1 + eˣ), which is √eˣ from −`deep` down: the root of eˣ is above the smallest number where eˣ is not.
 struct sqrtsoftplus_score {
-  static constexpr bool is_relative = false;
+  static constexpr bool is_exponential = false;
   static constexpr bool is_bounded = false;
   static constexpr bool has_root = true;
   template <class Math, class S>

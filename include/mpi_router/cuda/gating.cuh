@@ -79,7 +79,7 @@ inline void gate(const context& ctx, const matrix_view<const float, device_space
       n,
       static_cast<int>(options.top_k),
       options.score_function,
-      core::with_score(options.score_function, []<class Score>(Score) { return Score::is_relative; }),
+      core::with_score(options.score_function, []<class Score>(Score) { return Score::is_exponential; }),
       score_first && (selection_bias != nullptr || sums_groups),
       score_first,
       options.renormalize,

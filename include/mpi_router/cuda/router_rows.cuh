@@ -91,11 +91,11 @@ template <class T>
 /// to know besides; saved is of the last step.
 ///
 /// Reads the weights once a step where one axis of theirs has stride 1 (twice on the generic path: f64
-/// storage, other strides, more than 16384 columns [8192 for layouts with stride 1 along F]). Stream-ordered,
-/// no synchronisation, no allocation, may be captured in a graph. Bitwise the same from run to run on one
-/// kind of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights over- or
-/// underflow; f64 on the generic path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150 count as zero
-/// or not finite, unlike on the host.
+/// storage, other strides, more than 16384 columns; with stride 1 along F 32768, below sm_90 8192).
+/// Stream-ordered, no synchronisation, no allocation, may be captured in a graph. Bitwise the same from run
+/// to run on one kind of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights
+/// over- or underflow; f64 on the generic path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150
+/// count as zero or not finite, unlike on the host.
 ///
 /// Throws usage_error for shapes that do not fit, a workspace too small, or another current device than the
 /// context's, cuda_error if a launch fails. A row without a step becomes what `options.degenerate` says; its
@@ -166,10 +166,12 @@ void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>
   detail::expect_workspace(name, scratch, plan.bytes);
   const detail::memory_range work{"the workspace", detail::addresses_of(scratch, plan.bytes)};
   const detail::memory_range output{"the images", core::addresses(images)};
+  const detail::memory_range energy{"the energies", detail::addresses_of(energies, weights.num_experts())};
   const detail::memory_range input{"the router", core::addresses(router)};
-  detail::expect_apart(name, output, {input, work});
-  detail::expect_apart(name, work, {input});
-  detail::expect_weights_apart(name, weights, {work, output});
+  detail::expect_apart(name, output, {input, work, energy});
+  detail::expect_apart(name, work, {input, energy});
+  detail::expect_apart(name, energy, {input});
+  detail::expect_weights_apart(name, weights, {work, output, energy});
   if (weights.num_experts() == 0) {
     return;
   }
@@ -214,7 +216,14 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
                      rows.rows() == images.rows() && rows.cols() == images.cols(),
                  name, ": images [", images.rows(), ", ", images.cols(), "], the router is [", router.rows(),
                  ", ", router.cols(), "], the output [", rows.rows(), ", ", rows.cols(), "]");
+  detail::expect(energies != nullptr ||
+                     (report.rayleigh == nullptr && report.residual == nullptr && report.energy == nullptr),
+                 name, ": no energies, of which the Rayleigh quotient, the residual and the energy are made");
   const double radius = detail::expect_radius(name, options, images.rows());
+  const detail::memory_range input{"the images", core::addresses(images)};
+  detail::expect_apart(
+      name, {"the saved direction", detail::addresses_of(saved.direction, rows.rows() * rows.cols())},
+      {input, {"the output", core::addresses(rows)}, {"the router", core::addresses(router)}});
   detail::expect(!core::overlap(images, rows), name, ": the images and the output overlap");
   detail::expect_in_place_or_apart(name, router, rows);
   if (images.rows() == 0) {

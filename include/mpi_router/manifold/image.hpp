@@ -55,6 +55,10 @@ template <Accumulator S, class T>
 template <Accumulator S>
 inline constexpr S smallest_safe =
     std::numeric_limits<S>::min() / (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
+/// An image shorter than this has elements that are subnormal, or none: it counts as zero where it cannot be
+/// had anew.
+template <Accumulator S>
+inline constexpr S smallest_image = std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon();
 /// ‖h‖ is taken to be this at most: so that ‖h‖² is in range, a row nearer than that to the null space of M
 /// has a ρ that is a little too large.
 template <Accumulator S>
@@ -83,6 +87,10 @@ template <Accumulator S, class R, class U, class Again>
       image_norm = norm<S>(u);
       energy_holds = true;
     }
+  }
+  if (std::same_as<Again, never_again> && image_norm.kind == magnitude::finite &&
+      image_norm.norm.unscaled() < smallest_image<S>) {
+    return {.state = status::zero_image};
   }
   if (image_norm.kind != magnitude::finite) {
     return {.state = image_norm.kind == magnitude::zero ? status::zero_image : status::non_finite};

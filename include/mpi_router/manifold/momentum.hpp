@@ -11,7 +11,7 @@ template <Accumulator S>
 struct momentum {
   enum class kind : unsigned char { none, fixed, estimated };
   kind rule = kind::none;
-  S beta = 0;  ///< for `fixed`; in units of ρ², 0 ≤ β < σ₁⁴/4
+  S beta = 0;  ///< for `fixed`: 0 ≤ β < σ₁⁴/4
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum none() { return {}; }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr momentum fixed(S beta) {
@@ -47,11 +47,11 @@ class momentum_estimate {
  public:
   explicit momentum_estimate(const momentum<S>& rule) : rule_(rule) {}
 
-  /// β/ρ² to use after an iterate with this relative residual.
-  S beta(index_t step, const scaled<S>& rho, S relative_residual) {
+  /// β/ρ to use after an iterate with this relative residual.
+  scaled<S> beta_over_rho(index_t step, const scaled<S>& rho, S relative_residual) {
     switch (rule_.rule) {
       case momentum<S>::kind::none: return S{0};
-      case momentum<S>::kind::fixed: return (scaled<S>{rule_.beta, 0} / (rho * rho)).unscaled();
+      case momentum<S>::kind::fixed: return rule_.beta / rho;
       case momentum<S>::kind::estimated: break;
     }
     if (step % period == 0) {
@@ -64,7 +64,7 @@ class momentum_estimate {
       }
       mark_ = relative_residual;
     }
-    return beta_;
+    return beta_ * rho;
   }
 
  private:
@@ -86,8 +86,8 @@ class momentum_term {
   /// next = h − β x_{k−1}, in the scale in which x_k is a unit vector and M is M/ρ.
   void add(index_t step, const row_image<S>& image, S tangent, const scaled_vector<S>& h,
            const vector_view<S>& next) {
-    const S beta = estimate_.beta(step, image.rayleigh, tangent);
-    const S pull = step == 0 ? S{0} : (beta * image.rayleigh / growth_).unscaled();
+    const scaled<S> beta = estimate_.beta_over_rho(step, image.rayleigh, tangent);
+    const S pull = step == 0 ? S{0} : (beta / growth_).unscaled();
     for (index_t i = 0; i < next.size(); ++i) {
       next[i] = h[i] - pull * (step == 0 ? S{0} : previous_[i]);
     }

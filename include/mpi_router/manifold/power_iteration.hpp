@@ -117,7 +117,7 @@ template <Accumulator S>
 ///
 /// row: D elements; workspace: power_iteration_workspace(D, options) elements, which do not overlap it. O(D)
 /// a step beyond the applications of M; nothing is allocated. `callback(record, row)` is called for every
-/// iterate; where it returns bool, false ends the iteration. A degenerate row is left as it was. ρ never
+/// iterate; where it returns bool, false ends the iteration. A degenerate iterate is left as it is. ρ never
 /// decreases without momentum, and tan θ_k ≤ (σ₂/σ₁)^{2k} tan θ_0 (Golub & Van Loan, 8.2.1). Throws
 /// usage_error on sizes, overlap, radius ≤ 0.
 template <GramOperator Op, class Callback>
@@ -157,9 +157,14 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
       retract<S>(row, row, options.radius);
       return result;
     }
-    const auto length = detail::norm<S>(next).norm;
-    momentum.remember(x, image, length);
-    detail::scale_into(next, row, S{1} / length);  // x_{k+1} = next/‖next‖
+    const auto length = detail::norm<S>(next);
+    if (length.kind != detail::magnitude::finite) {  // momentum out of range
+      result.state = status::non_finite;
+      result.reason = stop_reason::degenerate;
+      return result;
+    }
+    momentum.remember(x, image, length.norm);
+    detail::scale_into(next, row, S{1} / length.norm);  // x_{k+1} = next/‖next‖
   }
 }
 

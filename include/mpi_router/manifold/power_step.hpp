@@ -54,7 +54,7 @@ step_result<S> retract_image(const row_image<S>& image, const vector_view<R>& ro
 
 /// The retract half of a step alone: out = C h/‖h‖ = C u/‖u‖ (Eq. 5) of the image u that image_of_row wrote
 /// for this row; out may be u. O(D). A row without a step becomes what `policy` says. Throws usage_error on
-/// sizes and radius ≤ 0.
+/// sizes, on overlap other than in place, and on radius ≤ 0.
 template <Accumulator S>
 step_result<S> retract_image(const row_image<S>& image, std::type_identity_t<vector_view<const S>> row,
                              std::type_identity_t<vector_view<const S>> u, vector_view<S> out,
@@ -63,6 +63,7 @@ step_result<S> retract_image(const row_image<S>& image, std::type_identity_t<vec
   detail::expect_same_size("retract_image", row, u);
   detail::expect_same_size("retract_image", row, out);
   detail::expect_in_place_or_apart("retract_image", "the image", u, out);
+  detail::expect_in_place_or_apart("retract_image", "the row", row, out);
   return detail::retract_image(image, row, u, out, radius, policy);
 }
 

@@ -46,7 +46,7 @@ void add_outer(const matrix_view<G>& out, const vector_view<S>& a, const vector_
       run(out.col_stride(), b.stride(), d.stride(), write);
     }
   };
-  if (accumulates(mode)) {
+  if (core::accumulates(mode)) {
     with_strides(std::false_type{});
   } else {
     with_strides(std::true_type{});

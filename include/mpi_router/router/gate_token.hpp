@@ -19,10 +19,10 @@ enum class share_of : unsigned char { selected, all, one };
 
 template <class Score>
 [[nodiscard]] constexpr share_of divisor_of(const gating_options& options) noexcept {
-  if (options.renormalize || (Score::is_relative && options.order == selection_order::select_then_score)) {
+  if (options.renormalize || (Score::is_exponential && options.order == selection_order::select_then_score)) {
     return share_of::selected;
   }
-  return Score::is_relative ? share_of::all : share_of::one;
+  return Score::is_exponential ? share_of::all : share_of::one;
 }
 
 /// factor · e^exponent for an exponent ≤ 0, also where the power by itself is below the smallest number.
@@ -40,7 +40,7 @@ class token_shares {
       : divisor_(divisor_of<Score>(options)), selected_(selected), values_(scratch), all_(scratch + n) {
     S* const values = scratch;
     const index_t k = options.top_k;
-    if constexpr (Score::is_relative) {
+    if constexpr (Score::is_exponential) {
       largest_ = divisor_ == share_of::all ? largest_of(x, n) : largest_of(selected, k);
       if (!is_finite(largest_)) {  // nothing but −∞: shares of zero where better ones were not selected
         are_defined_ = largest_ < S{0} && options.order == selection_order::score_then_select;
@@ -129,7 +129,7 @@ index_t gather_open(const S* x, index_t top_k, const vector_view<const S>& bias,
 template <class Score, Accumulator S, class Use>
 status with_shares(const gating_options& options, const S* x, index_t n, const vector_view<const S>& bias,
                    const expert_id* ids, S* scratch, const Use& use) {
-  const bool over_all = Score::is_relative && options.order == selection_order::score_then_select;
+  const bool over_all = Score::is_exponential && options.order == selection_order::score_then_select;
   if (has_nan(vector_view<const S>(x, n)) || (over_all && !is_finite(largest_of(x, n)))) {
     return status::non_finite;
   }

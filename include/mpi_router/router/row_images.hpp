@@ -16,10 +16,12 @@ MPIROUTER_BEGIN
 ///
 /// experts: [N, F, D] in any layout; router: [N, D] of any storage type; images: [N, D] and energies: N
 /// elements of S; workspace: images_of_rows_workspace(shape) elements. Weights whose squares leave the range
-/// of S give images that are not finite or zero: take S = double for them. Cost, determinism and errors as of
+/// of S give images that are not finite, or so small that they count as zero, which
+/// the status says: take S = double for them. Cost, determinism and errors as of
 /// router_rows.
 template <Scalar T, Scalar R, Accumulator S, class Backend = reference, class Run = serial_executor>
-  requires DenseBackend<Backend, std::remove_const_t<T>, S>
+  requires DenseBackend<Backend, std::remove_const_t<T>, S> &&
+           (std::same_as<S, double> || std::same_as<router_scalar_t<T, R>, float>)
 void images_of_rows(const expert_batch_view<T>& experts, const matrix_view<R>& router,
                     const matrix_view<S>& images, const std::type_identity_t<vector_view<S>>& energies,
                     const std::type_identity_t<vector_view<S>>& workspace, const Backend& backend = {},
@@ -28,6 +30,8 @@ void images_of_rows(const expert_batch_view<T>& experts, const matrix_view<R>& r
   const index_t needed = images_of_rows_workspace(experts.shape());
   detail::expect_rows(what, "the router", experts, router);
   detail::expect_rows(what, "the images", experts, images);
+  detail::expect(energies.size() == experts.num_experts(), what, ": there are ", energies.size(),
+                 " energies for ", experts.num_experts(), " experts");
   detail::expect_workspace(what, workspace, needed);
   const detail::named_range output{"the images", detail::addresses(images)};
   const detail::named_range energy{"the energies", detail::addresses(energies)};

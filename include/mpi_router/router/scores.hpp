@@ -51,7 +51,7 @@ template <class Score, Accumulator S>
   std::array<S, score_pack_size> factor;
   for (index_t i = 0; i < score_pack_size; ++i) {
     factor[static_cast<std::size_t>(i)] =
-        Score::template factor<host_math>(Score::is_relative ? x[i] - largest : x[i]);
+        Score::template factor<host_math>(Score::is_exponential ? x[i] - largest : x[i]);
     if constexpr (Score::has_root) out[i] = Score::template radicand<host_math>(x[i]);
   }
   for (index_t i = 0; i < score_pack_size; ++i) {  // std::sqrt may set errno: no loop with it is vectorised

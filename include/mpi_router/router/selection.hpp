@@ -128,8 +128,8 @@ void select_experts(const gating_options& options, const S* x, index_t n, const 
   S* const scores = keys + n;
   const S* selected_by = x;
   if (!selects_by_logits(options, n, bias.size() != 0)) {
-    score_values<Score>(x, n, Score::is_relative ? largest_of(x, n) : S{0}, scores);
-    if constexpr (Score::is_relative) {
+    score_values<Score>(x, n, Score::is_exponential ? largest_of(x, n) : S{0}, scores);
+    if constexpr (Score::is_exponential) {
       const S scale = S{1} / sum_terms<S>(n, [scores](index_t i) { return scores[i]; });
       for (index_t i = 0; i < n; ++i) {
         scores[i] *= scale;

@@ -89,7 +89,7 @@ class token_keys {
     };
     if (a.by_scores) {
       core::with_score(a.score, [&]<class Score>(Score) {
-        transform([&](float x) { return score_of<Score>(Score::is_relative ? x - largest : x); });
+        transform([&](float x) { return score_of<Score>(Score::is_exponential ? x - largest : x); });
       });
       sum = over_token<lanes>(sum, sum_of{});
     } else if (a.shares_of_all()) {

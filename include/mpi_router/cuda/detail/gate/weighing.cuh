@@ -37,6 +37,9 @@ struct device_math {
   __device__ __forceinline__ static constexpr float deep(float) { return 16.0F; }
 };
 
+/// Below this a score is too near to the least normal number to be divided by.
+constexpr float least_divisor = 1e-30F;
+
 /// The score of a logit by itself, or, where scores are relative, of a logit less the largest.
 template <class Score>
 __device__ __forceinline__ float score_of(float x) {
@@ -69,7 +72,7 @@ struct gate_args {
   int num_experts;
   int top_k;
   score_function score;
-  bool is_relative;  // of that score
+  bool is_exponential;  // of that score
   /// Experts are selected by scores: where a bias, or the worth of a group, is added up of them. Otherwise by
   /// logits, which are in the same order, and exact.
   bool by_scores;
@@ -81,7 +84,9 @@ struct gate_args {
   int group_size;
   int counted;  // best experts that make a group's worth
 
-  [[nodiscard]] __device__ __forceinline__ bool softmax_first() const { return score_first && is_relative; }
+  [[nodiscard]] __device__ __forceinline__ bool softmax_first() const {
+    return score_first && is_exponential;
+  }
   /// Weights are shares of the softmax over all experts.
   [[nodiscard]] __device__ __forceinline__ bool shares_of_all() const {
     return softmax_first() && !renormalize;
@@ -92,7 +97,7 @@ struct gate_args {
   /// Whether a token has experts though `nothing` is left of their weights: the softmax over the chosen is
   /// not defined where all have the logit −∞, unless the bias has closed every one of them.
   [[nodiscard]] __device__ __forceinline__ bool has_experts(bool nothing, int closed) const {
-    return !nothing || closed == top_k || !is_relative || score_first;
+    return !nothing || closed == top_k || !is_exponential || score_first;
   }
   /// Whether the bias closes an expert: −∞ does, and so does NaN.
   [[nodiscard]] __device__ __forceinline__ bool closes(int expert) const {
@@ -110,7 +115,7 @@ class weighing {
   template <class Chosen>
   __device__ __forceinline__ weighing(const gate_args& a, const Chosen& chosen, float largest,
                                       float denominator)
-      : exponential_(a.is_relative), a_(a) {
+      : exponential_(a.is_exponential), a_(a) {
     if (a.shares_of_all()) {
       largest_ = largest;
       divisor_ = denominator;
@@ -122,7 +127,7 @@ class weighing {
       }
       float least = INFINITY;
       chosen.visit([&](int, float x) { least = fminf(least, x); });
-      exponential_ = chosen.least(least) < -80.0F;
+      exponential_ = score_of(a.score, chosen.least(least)) < least_divisor;
     }
     if (chosen.any(exponential_)) {
       float most = -INFINITY;
@@ -139,12 +144,16 @@ class weighing {
   /// Whether all of the chosen have the logit −∞, so that no weight is above zero.
   [[nodiscard]] __device__ __forceinline__ bool nothing() const { return exponential_ && nothing_; }
   [[nodiscard]] __device__ __forceinline__ float weight(float x) const {
-    return score(x) / divisor_ * a_.scaling;
+    const float s = score(x);
+    if (s < least_divisor && a_.scaling > 1.0F) [[unlikely]] {  // what is small may come out large
+      return expf(exponent(x) - largest_ + logf(a_.scaling)) / divisor_;
+    }
+    return s / divisor_ * a_.scaling;
   }
 
  private:
   [[nodiscard]] __device__ __forceinline__ float exponent(float x) const {
-    return a_.is_relative ? x : log_score(a_.score, x);
+    return a_.is_exponential ? x : log_score(a_.score, x);
   }
   [[nodiscard]] __device__ __forceinline__ float score(float x) const {
     return exponential_ ? expf(exponent(x) - largest_) : score_of(a_.score, x);
