@@ -44,7 +44,7 @@ std::vector<S> rounded_scores(score_function f, const std::vector<S>& x) {
   const auto n = static_cast<index_t>(x.size());
   detail::with_score(f, [&]<class Score>(Score) {
     detail::score_values<Score>(
-        x.data(), n, Score::is_relative ? *std::max_element(x.begin(), x.end()) : S{0}, out.data());
+        x.data(), n, Score::is_exponential ? *std::max_element(x.begin(), x.end()) : S{0}, out.data());
   });
   if (f == score_function::softmax) {
     const S scale =

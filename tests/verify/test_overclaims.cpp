@@ -173,6 +173,11 @@ TEST_CASE("the probe: rounding is added, a Ritz residual too, and what it cannot
     CHECK(refused([&] { static_cast<void>(probe_second_eigenvalue(with(values), view(v1), 1.0, wrong)); },
                   "at least one start and one step"));
   }
+  for (const double tau : {0.0, -0.1, 1.0, std::nan("")}) {
+    const probe_options wrong{.failure_probability = tau};
+    CHECK(refused([&] { static_cast<void>(probe_second_eigenvalue(with(values), view(v1), 1.0, wrong)); },
+                  "not between 0 and 1"));
+  }
 }
 
 TEST_CASE("Lanczos: the basis stays orthonormal, also where nearly everything is taken away") {

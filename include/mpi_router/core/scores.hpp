@@ -12,7 +12,7 @@
 // A score is monotone and not negative, and the derivative of its logarithm is finite where the logit is.
 // Weights are scores over a sum of scores, so with the last two neither they nor their gradients ever divide
 // by what may vanish. `Math` has the elementary functions of host or device: exp(x ≤ 0), log1p(0 ≤ e ≤ 1),
-// log, abs, by_sign(x, negative, otherwise), and `deep`, the |x| from which 1 + e⁻ˣ rounds to 1.
+// log, abs, by_sign(x, negative, otherwise), and `deep`, an |x| from which log(1 + e⁻ˣ) rounds to e⁻ˣ.
 #pragma once
 
 #include <mpi_router/core/error.hpp>

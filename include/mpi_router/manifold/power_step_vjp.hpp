@@ -31,7 +31,7 @@ struct pullback_scale {
   }
 };
 
-/// dual = z̄ / 2^row_scale = factor · 2^dual_scale · (ḡ − ẑ(ẑ·ḡ)), with ẑ = r′/C. dual may be grad.
+/// dual = z̄ / 2^scale.row = factor · 2^scale.dual · (ḡ − ẑ(ẑ·ḡ)), with ẑ = r′/C. dual may be grad.
 template <Accumulator S>
 void project_gradient(vector_view<const S> new_row, vector_view<const S> grad, const pullback_scale<S>& scale,
                       S radius, vector_view<S> dual) noexcept {

@@ -69,6 +69,8 @@ template <GramOperator Op>
   detail::expect(direction.size() == dimension, "probe: the operator has dimension ", dimension,
                  ", the direction ", direction.size(), " elements");
   detail::expect(options.starts >= 1 && options.max_steps >= 1, "probe: at least one start and one step");
+  detail::expect(options.failure_probability > 0 && options.failure_probability < 1,
+                 "probe: a failure probability of ", options.failure_probability, ", not between 0 and 1");
   probe_result result;
   const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
   const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) / each);
