@@ -6,6 +6,7 @@
 #include "peers.hpp"
 
 #include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/backend/apply_experts.hpp>
 #include <mpi_router/backend/executors.hpp>
 #include <mpi_router/backend/simd.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
