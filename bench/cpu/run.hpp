@@ -5,8 +5,8 @@
 #include "floors.hpp"
 #include "peers.hpp"
 
-#include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/backend/apply_experts.hpp>
+#include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/backend/executors.hpp>
 #include <mpi_router/backend/simd.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>

@@ -2,8 +2,8 @@
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/core/operators.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
-#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/steepest_ascent.hpp>
 
 #include <doctest/doctest.h>

@@ -2,9 +2,9 @@
 // that meet.
 #include <mpi_router/backend/dense.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
-#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/steepest_ascent.hpp>
 
 #include <doctest/doctest.h>

@@ -4,8 +4,8 @@
 #include "weights.hpp"
 
 #include <mpi_router/manifold/power_iteration.hpp>
-#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -4,12 +4,12 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
-#include <mpi_router/cuda/router_rows.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/rows/vjp_launch.cuh>
+#include <mpi_router/cuda/router_rows.cuh>
 
 #include <cstddef>
 #include <type_traits>

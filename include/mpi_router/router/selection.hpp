@@ -120,7 +120,8 @@ void select(const gating_options& options, const S* keys, index_t n, S* scratch,
   return options.order == selection_order::select_then_score || (!is_biased && !adds_scores);
 }
 
-/// Selects K of the experts whose logits are x. `scratch` has 5N elements. No logit is NaN, or the token gets no weights.
+/// Selects K of the experts whose logits are x. `scratch` has 5N elements. No logit is NaN, or the token gets
+/// no weights.
 template <class Score, Accumulator S>
 void select_experts(const gating_options& options, const S* x, index_t n, const vector_view<const S>& bias,
                     S* scratch, expert_id* ids) {

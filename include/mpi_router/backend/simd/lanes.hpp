@@ -15,7 +15,8 @@
 
 #include <xsimd/xsimd.hpp>
 
-// Kernels are built from small lambdas that must vanish, except where builds shall be quick (core/config.hpp).
+// Kernels are built from small lambdas that must vanish, except where builds shall be quick
+// (core/config.hpp).
 #if defined(__GNUC__) && !defined(MPIROUTER_DETAIL_QUICK_BUILD)
 #define MPIROUTER_DETAIL_INLINE_LAMBDA __attribute__((always_inline))
 #else

@@ -6,8 +6,8 @@
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/finish/expert.cuh>
 #include <mpi_router/cuda/detail/finish/image_parts.cuh>
-#include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
+#include <mpi_router/cuda/detail/plan/partition.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
