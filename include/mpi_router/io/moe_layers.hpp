@@ -110,6 +110,7 @@ void sort_by_name(std::vector<Named>& all) {
     return all[a].name == all[b].name ? a < b : natural_less(all[a].name, all[b].name);
   });
   std::vector<Named> sorted;
+  sorted.reserve(all.size());
   for (const std::size_t i : order) {
     sorted.push_back(std::move(all[i]));
   }

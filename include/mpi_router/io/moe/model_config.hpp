@@ -51,12 +51,14 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
 
 /// The part of a composite config that speaks of the layers with experts.
 [[nodiscard]] inline const nlohmann::json& text_part(const nlohmann::json& whole) {
+  const nlohmann::json* part = &whole;
   for (const char* key : {"text_config", "language_config", "llm_config", "thinker_config"}) {
     if (const auto it = whole.find(key); it != whole.end() && it->is_object()) {
-      return text_part(*it);
+      part = &text_part(*it);
+      break;
     }
   }
-  return whole;
+  return *part;
 }
 
 [[nodiscard]] inline std::optional<index_t> experts_of(const nlohmann::json& text) {

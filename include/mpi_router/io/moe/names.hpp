@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -41,8 +42,7 @@ inline constexpr std::string_view digits = "0123456789";
 /// The number that all of `text` is.
 [[nodiscard]] inline std::optional<index_t> number_of(std::string_view text) {
   index_t value = 0;
-  const auto* const end = text.data() + text.size();
-  const auto read = std::from_chars(text.data(), end, value);
+  const auto read = std::from_chars(std::to_address(text.begin()), std::to_address(text.end()), value);
   return !text.empty() && text.find_first_not_of(digits) == text.npos && read.ec == std::errc{}
              ? std::optional(value)
              : std::nullopt;

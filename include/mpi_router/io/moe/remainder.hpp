@@ -69,8 +69,8 @@ struct found_parts {
 /// One line for all blocks that differ in their numbers alone.
 class grouped_omissions {
  public:
-  void add(const std::string& name, std::size_t tensors, omission entry) {
-    auto [it, fresh] = groups_.try_emplace({with_stars(name), with_stars(entry.reason)}, std::move(entry), 0);
+  void add(const std::string& name, std::size_t tensors, const omission& entry) {
+    auto [it, fresh] = groups_.try_emplace({with_stars(name), with_stars(entry.reason)}, entry, 0);
     if (!fresh) {
       it->second.first.layers += entry.layers;
       it->second.first.rows += entry.rows;
