@@ -26,7 +26,6 @@
 // different instruction sets. Where all are compiled for one, -DMPIROUTER_ALWAYS_INLINE=inline makes
 // unoptimised builds many times as fast to compile.
 #if defined(MPIROUTER_ALWAYS_INLINE)
-#define MPIROUTER_DETAIL_QUICK_BUILD
 #elif defined(_MSC_VER) && !defined(__clang__)
 #define MPIROUTER_ALWAYS_INLINE __forceinline
 #else

@@ -15,9 +15,8 @@
 
 #include <xsimd/xsimd.hpp>
 
-// Kernels are built from small lambdas that must vanish, except where builds shall be quick
-// (core/config.hpp).
-#if defined(__GNUC__) && !defined(MPIROUTER_DETAIL_QUICK_BUILD)
+// Kernels are built from small lambdas that must vanish at every level of optimisation.
+#if defined(__GNUC__)
 #define MPIROUTER_DETAIL_INLINE_LAMBDA __attribute__((always_inline))
 #else
 #define MPIROUTER_DETAIL_INLINE_LAMBDA
