@@ -19,8 +19,8 @@ __device__ __forceinline__ int cluster_size() {
 #endif
   return size;
 }
-/// A barrier of all threads of a cluster in two halves, and no fence, which would wait for every copy under
-/// way. Once in a kernel before its blocks write to each other's memory: by then all have begun, and
+/// A barrier of all threads of a cluster in two halves, and no fence, which would wait for every TMA copy in
+/// flight. Once in a kernel before its blocks write to each other's memory: by then all have begun, and
 /// published their barriers.
 __device__ __forceinline__ void cluster_arrive() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -8,6 +8,7 @@
 #include <mpi_router/cuda/detail/finish/image_parts.cuh>
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

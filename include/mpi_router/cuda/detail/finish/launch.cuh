@@ -3,6 +3,7 @@
 
 #include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/cuda/detail/finish/kernel.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <mpi_router/core/config.hpp>
-#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 #include <cstdint>
 
@@ -25,10 +24,12 @@ struct partial_sums {
 
 /// What a block needs in shared memory to finish an expert, whose parts others may send.
 struct leader_scratch {
-  double norms[2 * most_warps];
-  double residual[most_warps];
+  static constexpr int warps = 16;
+  static constexpr int parts = 8;
+  double norms[2 * warps];
+  double residual[warps];
   std::uint64_t arrived;
-  slot_header headers[most_cluster];
+  slot_header headers[parts];
 };
 
 MPIROUTER_CUDA_DETAIL_END

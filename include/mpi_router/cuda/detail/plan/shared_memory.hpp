@@ -10,6 +10,8 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
+static_assert(leader_scratch::warps == most_warps && leader_scratch::parts == most_cluster);
+
 /// Blocks that are counted: for a plan.
 class counted_blocks {
  public:
