@@ -468,3 +468,21 @@ TEST_CASE("an image of subnormal numbers is no direction where it cannot be had 
   CHECK(power_step(dense, row, out, 1.0F).state == status::ok);
   CHECK(close(static_cast<double>(out[1] / out[0]), 0.3, 1e-6));
 }
+
+TEST_CASE("a row without a step has no norm for the backward, whatever its image") {
+  const std::vector<double> row{1, 2}, grad{3, 4};
+  std::vector<double> out(2), grad_row(2), scratch(2);
+  auto backwards = gram_operator<double>(2, [](auto x, auto u) {  // not positive: no Gram matrix does this
+    u[0] = -x[0];
+    u[1] = -x[1];
+    return std::numeric_limits<double>::quiet_NaN();
+  });
+  saved_norm<double> saved(7);
+  const auto result = power_step(backwards, vector_view<const double>(row), vector_view<double>(out), 1.0,
+                                 degenerate_row::keep, saved);
+  CHECK(result.state == status::zero_image);
+  CHECK(saved.value == 0);
+  power_step_vjp(backwards, vector_view<const double>(out), saved, vector_view<const double>(grad), 1.0,
+                 vector_view<double>(grad_row), vector_view<double>(scratch));
+  CHECK(grad_row == grad);  // the row was kept, and so its gradient goes through
+}

@@ -238,6 +238,15 @@ template <class A, class B>
   return p.first < p.last && q.first < q.last && p.first < q.last && q.first < p.last;
 }
 
+/// Whether b is written where a is read, each element where it was.
+template <class T, class U, class Space>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool is_in_place(const matrix_view<T, Space>& a,
+                                                                 const matrix_view<U, Space>& b) noexcept {
+  return static_cast<const void*>(a.data()) == static_cast<const void*>(b.data()) &&
+         std::same_as<std::remove_const_t<T>, std::remove_const_t<U>> && a.row_stride() == b.row_stride() &&
+         a.col_stride() == b.col_stride();
+}
+
 }  // namespace core
 
 MPIROUTER_END_TYPES

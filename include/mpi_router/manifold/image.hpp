@@ -88,12 +88,12 @@ template <Accumulator S, class R, class U, class Again>
       energy_holds = true;
     }
   }
-  if (std::same_as<Again, never_again> && image_norm.kind == magnitude::finite &&
-      image_norm.norm.unscaled() < smallest_image<S>) {
-    return {.state = status::zero_image};
+  if (image_norm.kind == magnitude::non_finite) {
+    return {.state = status::non_finite};
   }
-  if (image_norm.kind != magnitude::finite) {
-    return {.state = image_norm.kind == magnitude::zero ? status::zero_image : status::non_finite};
+  if (image_norm.kind == magnitude::zero ||
+      (std::same_as<Again, never_again> && image_norm.norm.unscaled() < smallest_image<S>)) {
+    return {.state = status::zero_image};
   }
   row_image<S> image{.row_norm = row_norm.norm,
                      .image_norm = image_norm.norm * scaled<S>(S{1}, scale.image_exponent),
@@ -103,7 +103,9 @@ template <Accumulator S, class R, class U, class Again>
     const auto r = direction_of(row, image);
     const scaled_vector<S, std::remove_const_t<U>> direction(u, S{1} / image_norm.norm);
     const S cosine = sum_terms<S>(row.size(), [&](index_t i) { return r[i] * direction[i]; });
-    image.state = cosine > S{0} ? status::ok : status::zero_image;
+    if (!(cosine > S{0})) {
+      return {.state = status::zero_image};
+    }
     image.rayleigh = image.image_norm / image.row_norm * cosine;
   }
   if (!(image.length() < longest_image<S>)) {

@@ -5,8 +5,7 @@
 
 MPIROUTER_BEGIN_TYPES
 
-/// Momentum, x_{k+1} = M x_k − β x_{k−1} (Xu et al. 2018, "Accelerated stochastic power iteration"). With the
-/// best β = σ₂⁴/4 about √ of the number of steps is needed.
+/// Which β. With the best one, σ₂⁴/4, about √ of the number of steps is needed.
 template <Accumulator S>
 struct momentum {
   enum class kind : unsigned char { none, fixed, estimated };

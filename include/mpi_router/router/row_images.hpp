@@ -16,9 +16,8 @@ MPIROUTER_BEGIN
 ///
 /// experts: [N, F, D] in any layout; router: [N, D] of any storage type; images: [N, D] and energies: N
 /// elements of S; workspace: images_of_rows_workspace(shape) elements. Weights whose squares leave the range
-/// of S give images that are not finite, or so small that they count as zero, which
-/// the status says: take S = double for them. Cost, determinism and errors as of
-/// router_rows.
+/// of S give images that are not finite, or so small that they count as zero, which the status says: take S =
+/// double for them. Cost, determinism and errors as of router_rows.
 template <Scalar T, Scalar R, Accumulator S, class Backend = reference, class Run = serial_executor>
   requires DenseBackend<Backend, std::remove_const_t<T>, S> &&
            (std::same_as<S, double> || std::same_as<router_scalar_t<T, R>, float>)
@@ -72,10 +71,8 @@ void retract_images(const matrix_view<U>& images, const std::type_identity_t<vec
                  n, " experts");
   detail::expect_by_products(what, told, n);
   const index_t tape_size = detail::expect_tape(what, told.tape, shape, options);
-  const bool in_place = static_cast<const void*>(rows.data()) == static_cast<const void*>(router.data()) &&
-                        std::same_as<std::remove_const_t<R>, O> && rows.row_stride() == router.row_stride() &&
-                        rows.col_stride() == router.col_stride();
-  detail::expect(in_place || !detail::overlap(router, rows), what, ": the router and the output overlap");
+  detail::expect(detail::is_in_place(router, rows) || !detail::overlap(router, rows), what,
+                 ": the router and the output overlap");
   const detail::named_range input{"the images", detail::addresses(images)};
   const detail::named_range energy{"the energies", detail::addresses(energies)};
   const detail::named_range from{"the router", detail::addresses(router)};

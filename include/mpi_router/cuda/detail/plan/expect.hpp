@@ -54,13 +54,8 @@ void expect_experts(const char* what, const expert_batch_view<const T, device_sp
   return radius;
 }
 
-template <class R, class O>
-[[nodiscard]] bool is_in_place(const matrix_view<R, device_space>& router,
-                               const matrix_view<O, device_space>& rows) {
-  return static_cast<const void*>(router.data()) == static_cast<const void*>(rows.data()) &&
-         std::is_same_v<std::remove_const_t<R>, O> && router.row_stride() == rows.row_stride() &&
-         router.col_stride() == rows.col_stride();
-}
+using core::is_in_place;
+
 /// The rows are written where the router is read, each element where it was, or apart from it.
 template <class R, class O>
 void expect_in_place_or_apart(const char* what, const matrix_view<R, device_space>& router,
