@@ -78,17 +78,18 @@ struct step {
   cuda::step_options options{};
   cuda::step_by_products report{};
   cuda::saved_step saved{};
+  double* energies = buffer<double>(4);
 
   [[nodiscard]] std::string router_rows() const {
     return outcome([&] { cuda::router_rows(ctx, experts, rows, out, report, saved, scratch, options); });
   }
   [[nodiscard]] std::string images_of_rows() const {
-    return outcome([&] { cuda::images_of_rows(ctx, experts, rows, out, buffer<double>(4), scratch); });
+    return outcome([&] { cuda::images_of_rows(ctx, experts, rows, out, energies, scratch); });
   }
   [[nodiscard]] std::string retract_images() const {
     return outcome([&] {
-      cuda::retract_images(ctx, images, static_cast<const double*>(buffer<double>(4)), rows, out, report,
-                           saved, options);
+      cuda::retract_images(ctx, images, static_cast<const double*>(energies), rows, out, report, saved,
+                           options);
     });
   }
   matrix<const float> images = array<const float>(5, 2, 8);
@@ -249,7 +250,7 @@ TEST_CASE("a step: memory of its own for all that is written") {
   };
   whole([](step& s) { s.scratch.data = buffer<char>(2); }, "the workspace and the output overlap");
   whole([](step& s) { s.scratch.data = buffer<char>(1); }, "the workspace and the router overlap");
-  whole([&](step& s) { s.saved.direction = behind(4); }, "the workspace and the saved direction overlap");
+  whole([&](step& s) { s.saved.direction = behind(4); }, "the saved direction and the workspace overlap");
   whole([](step& s) { s.saved.direction = buffer<float>(2) + 15; },
         "the saved direction and the output overlap");
   whole([](step& s) { s.saved.direction = buffer<float>(1) + 15; },
@@ -264,12 +265,40 @@ TEST_CASE("a step: memory of its own for all that is written") {
           s.rows = row_major<device_space>(static_cast<const float*>(buffer<float>(0)), 2, 8);
         }).router_rows() == "cuda");  // both are read
 
+  const auto all_told = [](step& s) {
+    s.report = {buffer<double>(20), buffer<double>(21), buffer<double>(22),
+                buffer<double>(23), buffer<double>(24), buffer<status>(25)};
+  };
+  CHECK(spoilt(all_told).router_rows() == "cuda");
+  CHECK(spoilt(all_told).retract_images() == "cuda");
+  const auto each = [&](auto spoil, const std::string& words) {
+    const auto spoil_both = [&](step& s) { all_told(s), spoil(s); };
+    refused(spoilt(spoil_both).router_rows(), "router_rows", (words + " and the output overlap").c_str());
+    refused(spoilt(spoil_both).retract_images(), "retract_images",
+            (words + " and the output overlap").c_str());
+  };
+  each([](step& s) { s.report.rayleigh = buffer<double>(2); }, "rayleigh");
+  each([](step& s) { s.report.residual = buffer<double>(2); }, "residual");
+  each([](step& s) { s.report.energy = buffer<double>(2); }, "energy");
+  each([](step& s) { s.report.row_norm = buffer<double>(2); }, "row_norm");
+  each([](step& s) { s.report.image_norm = buffer<double>(2); }, "image_norm");
+  each([](step& s) { s.report.statuses = buffer<status>(2); }, "the statuses");
+  each([](step& s) { s.saved.image_norm = buffer<double>(2); }, "the saved norms");
+  each([](step& s) { s.saved.statuses = buffer<status>(2); }, "the saved statuses");
+  whole([](step& s) { s.report.energy = buffer<double>(0); }, "a gate matrix and energy overlap");
+  whole([](step& s) { s.report.energy = s.report.rayleigh = buffer<double>(20); },
+        "rayleigh and energy overlap");
+
   const auto half = [&](auto spoil, const char* words) {
     refused(spoilt(spoil).images_of_rows(), "images_of_rows", words);
   };
   half([](step& s) { s.scratch.data = buffer<char>(2); }, "the images and the workspace overlap");
   half([](step& s) { s.scratch.data = buffer<char>(1); }, "the workspace and the router overlap");
   half([](step& s) { s.scratch.data = buffer<char>(0); }, "a gate matrix and the workspace overlap");
+  half([](step& s) { s.energies = buffer<double>(2); }, "the images and the energies overlap");
+  half([](step& s) { s.energies = buffer<double>(3); }, "the workspace and the energies overlap");
+  half([](step& s) { s.energies = buffer<double>(1); }, "the energies and the router overlap");
+  half([](step& s) { s.energies = buffer<double>(0); }, "a gate matrix and the energies overlap");
   half([](step& s) { s.out = row_major<device_space>(buffer<float>(0) + 127, 2, 8); },
        "a gate matrix and the images overlap");
 
@@ -278,6 +307,14 @@ TEST_CASE("a step: memory of its own for all that is written") {
   };
   rest([](step& s) { s.out = row_major<device_space>(buffer<float>(1) + 1, 2, 8); },
        "the router and the output overlap");
+  rest([](step& s) { s.saved.direction = buffer<float>(5); }, "the saved direction and the images overlap");
+  rest([](step& s) { s.report.energy = s.energies; }, "energy and the energies overlap");
+  rest([](step& s) { s.energies = nullptr, s.report.rayleigh = buffer<double>(20); },
+       "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.report.residual = buffer<double>(20); },
+       "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.report.energy = buffer<double>(20); }, "no energies, of which");
+  CHECK(spoilt([](step& s) { s.energies = nullptr; }).retract_images() == "cuda");
   rest([](step& s) { s.out = row_major<device_space>(buffer<float>(5), 2, 8); },
        "the images and the output overlap");
   CHECK(spoilt([](step& s) { s.rows = array<const float>(2, 2, 8); }).retract_images() ==

@@ -54,19 +54,19 @@ struct forward_plan : forward_path {
 template <class T, class R, class O>
 void expect_forward(const char* name, const expert_batch_view<const T, device_space>& experts,
                     const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
-                    const saved_step& saved, const workspace& scratch, std::size_t bytes) {
+                    const step_by_products& report, const saved_step& saved, const workspace& scratch,
+                    std::size_t bytes) {
   expect_rows(name, "the router", experts, router);
   expect_rows(name, "the output", experts, rows);
   expect_in_place_or_apart(name, router, rows);
   expect_workspace(name, scratch, bytes);
   const memory_range work{"the workspace", addresses_of(scratch, bytes)};
   const memory_range output{"the output", core::addresses(rows)};
-  const memory_range direction{"the saved direction",
-                               addresses_of(saved.direction, rows.rows() * rows.cols())};
   const memory_range input{"the router", core::addresses(router)};
-  expect_apart(name, work, {output, input, direction});
-  expect_apart(name, direction, {output, input});
-  expect_weights_apart(name, experts, {work, output, direction});
+  const auto told = told_by_a_step(report, saved, rows.rows(), rows.cols());
+  expect_apart(name, work, {output, input});
+  expect_told_apart(name, told, {output, input, work});
+  expect_weights_apart(name, experts, {work, output}, told);
 }
 
 MPIROUTER_CUDA_DETAIL_END
@@ -114,7 +114,7 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   detail::expect(options.steps >= 1, name, ": ", options.steps, " steps");
   const double radius = detail::expect_radius(name, options, weights.total_experts());
   const detail::forward_plan<value> plan(ctx, weights, options.steps, scratch.data);
-  detail::expect_forward(name, weights, router, rows, saved, scratch, plan.bytes);
+  detail::expect_forward(name, weights, router, rows, report, saved, scratch, plan.bytes);
   if (weights.num_experts() == 0) {
     return;
   }
@@ -220,10 +220,11 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
                      (report.rayleigh == nullptr && report.residual == nullptr && report.energy == nullptr),
                  name, ": no energies, of which the Rayleigh quotient, the residual and the energy are made");
   const double radius = detail::expect_radius(name, options, images.rows());
-  const detail::memory_range input{"the images", core::addresses(images)};
-  detail::expect_apart(
-      name, {"the saved direction", detail::addresses_of(saved.direction, rows.rows() * rows.cols())},
-      {input, {"the output", core::addresses(rows)}, {"the router", core::addresses(router)}});
+  detail::expect_told_apart(name, detail::told_by_a_step(report, saved, rows.rows(), rows.cols()),
+                            {{"the images", core::addresses(images)},
+                             {"the energies", detail::addresses_of(energies, images.rows())},
+                             {"the router", core::addresses(router)},
+                             {"the output", core::addresses(rows)}});
   detail::expect(!core::overlap(images, rows), name, ": the images and the output overlap");
   detail::expect_in_place_or_apart(name, router, rows);
   if (images.rows() == 0) {

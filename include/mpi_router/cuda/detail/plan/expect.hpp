@@ -7,9 +7,11 @@
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/types.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -88,13 +90,43 @@ inline void expect_apart(const char* what, const memory_range& one,
   }
 }
 
+/// All that a step of [N, D] tells besides the rows.
+[[nodiscard]] inline std::array<memory_range, 9> told_by_a_step(const step_by_products& report,
+                                                                const saved_step& saved, index_t n,
+                                                                index_t d) {
+  return {memory_range{"the saved direction", addresses_of(saved.direction, n * d)},
+          {"the saved norms", addresses_of(saved.image_norm, n)},
+          {"the saved statuses", addresses_of(saved.statuses, n)},
+          {"rayleigh", addresses_of(report.rayleigh, n)},
+          {"residual", addresses_of(report.residual, n)},
+          {"energy", addresses_of(report.energy, n)},
+          {"row_norm", addresses_of(report.row_norm, n)},
+          {"image_norm", addresses_of(report.image_norm, n)},
+          {"the statuses", addresses_of(report.statuses, n)}};
+}
+/// They meet neither each other nor what else the call reads and writes.
+inline void expect_told_apart(const char* what, const std::array<memory_range, 9>& told,
+                              std::initializer_list<memory_range> others) {
+  for (std::size_t i = 0; i < told.size(); ++i) {
+    expect_apart(what, told[i], others);
+    for (std::size_t k = 0; k < i; ++k) {
+      expect_apart(what, told[k], {told[i]});
+    }
+  }
+}
+
 /// The weights meet nothing that is written, where they have one base pointer: a table of them is in device
 /// memory, which the host does not read.
 template <class T>
 void expect_weights_apart(const char* what, const expert_batch_view<T, device_space>& weights,
-                          std::initializer_list<memory_range> written) {
+                          std::initializer_list<memory_range> written,
+                          std::span<const memory_range> told = {}) {
   if (weights.table() == nullptr) {
-    expect_apart(what, {"a gate matrix", core::addresses(weights)}, written);
+    const memory_range all{"a gate matrix", core::addresses(weights)};
+    expect_apart(what, all, written);
+    for (const memory_range& one : told) {
+      expect_apart(what, all, {one});
+    }
   }
 }
 
