@@ -289,6 +289,14 @@ TEST_CASE("a step: memory of its own for all that is written") {
   whole([](step& s) { s.report.energy = s.report.rayleigh = buffer<double>(20); },
         "rayleigh and energy overlap");
 
+  CHECK(spoilt([&](step& s) {
+          all_told(s);
+          s.report.statuses = s.saved.statuses;
+          s.report.image_norm = s.saved.image_norm;
+        }).router_rows() == "cuda");  // the same numbers
+  whole([](step& s) { s.report.statuses = s.saved.statuses + 1; },
+        "the saved statuses and the statuses overlap");
+
   const auto half = [&](auto spoil, const char* words) {
     refused(spoilt(spoil).images_of_rows(), "images_of_rows", words);
   };

@@ -104,13 +104,17 @@ inline void expect_apart(const char* what, const memory_range& one,
           {"image_norm", addresses_of(report.image_norm, n)},
           {"the statuses", addresses_of(report.statuses, n)}};
 }
-/// They meet neither each other nor what else the call reads and writes.
+/// They meet neither each other nor what else the call reads and writes; but one array may take the norms of
+/// the images, or the statuses, both times: the same numbers are written.
 inline void expect_told_apart(const char* what, const std::array<memory_range, 9>& told,
                               std::initializer_list<memory_range> others) {
   for (std::size_t i = 0; i < told.size(); ++i) {
     expect_apart(what, told[i], others);
     for (std::size_t k = 0; k < i; ++k) {
-      expect_apart(what, told[k], {told[i]});
+      const bool takes_the_same = (k == 1 && i == 7) || (k == 2 && i == 8);
+      if (!takes_the_same || told[k].range.first != told[i].range.first) {
+        expect_apart(what, told[k], {told[i]});
+      }
     }
   }
 }
