@@ -1,0 +1,168 @@
+// AWQ and GPTQ: integer weights that are stored by input columns, decoded here by output rows.
+#pragma once
+
+#include <mpi_router/io/packed/integer.hpp>
+
+MPIROUTER_BEGIN
+namespace packed {
+
+/// W[f, d] = (code[d, f] − zero[d / group, f]) · scale[d / group, f] of AutoAWQ's "gemm" files: qweight I32
+/// [cols, rows / 8], qzeros I32 [groups, rows / 8], scales [groups, rows]. In a word the eight outputs 8c, 8c
+/// + 1, … lie at the bits 0, 16, 4, 20, 8, 24, 12, 28. The file is input-major: single rows are slow, so use
+/// load_all() where there is room. A model of MatrixRows.
+class awq_matrix {
+ public:
+  /// Throws usage_error where one of the three is not as large as it must be, for rows that are no multiple
+  /// of 8, and for other widths than 4 bits.
+  awq_matrix(std::span<const std::byte> qweight, std::span<const std::byte> qzeros,
+             const packed::scales& scales, index_t rows, index_t cols, index_t group, index_t bits = 4)
+      : qweight_(qweight.data()),
+        qzeros_(qzeros.data()),
+        scales_(scales),
+        rows_(rows),
+        cols_(cols),
+        group_(group) {
+    core::expect(bits == 4, "awq_matrix: codes of ", bits, " bits, not 4");
+    core::expect(group > 0, "awq_matrix: groups of ", group, " columns");
+    core::expect(rows % 8 == 0, "awq_matrix: ", rows, " rows, eight in each word");
+    expect_bytes("awq_matrix: qweight", qweight, cols, rows, rows / 2);
+    expect_bytes("awq_matrix: qzeros", qzeros, parts_of(cols, group), rows, rows / 2);
+    scales_.expect_grid("awq_matrix", parts_of(cols, group), rows);
+  }
+
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] index_t bits() const noexcept { return 4; }
+  [[nodiscard]] index_t group() const noexcept { return group_; }
+
+  void load_row(index_t f, float* out) const noexcept {
+    for_each_group(0, cols_, group_, [&](index_t first, index_t count, index_t g) {
+      load_part(f, g, first, count, out + first);
+    });
+  }
+  /// All of W, [rows, cols] row-major.
+  void load_all(float* out) const noexcept {
+    constexpr index_t together =
+        16;  // columns: the words of a few stored rows, and one line of each row of W
+    for (index_t d = 0; d < cols_; d += together) {
+      for_each_group(d, std::min(together, cols_ - d), group_, [&](index_t first, index_t count, index_t g) {
+        for (index_t f = 0; f < rows_; ++f) {
+          load_part(f, g, first, count, out + f * cols_ + first);
+        }
+      });
+    }
+  }
+
+ private:
+  static constexpr std::array<std::uint8_t, 8> shifts{0, 16, 4, 20, 8, 24, 12, 28};
+
+  void load_part(index_t f, index_t g, index_t first, index_t count, float* out) const noexcept {
+    const float scale = scales_.at(g, f);
+    const int zero = code(qzeros_, g, f);
+    for (index_t i = 0; i < count; ++i) {
+      out[i] = static_cast<float>(code(qweight_, first + i, f) - zero) * scale;
+    }
+  }
+  [[nodiscard]] int code(const std::byte* words, index_t r, index_t f) const noexcept {
+    const auto word = read<std::uint32_t>(words, r * (rows_ / 8) + f / 8);
+    return static_cast<int>(word >> shifts[static_cast<std::size_t>(f % 8)] & 15U);
+  }
+
+  const std::byte* qweight_;
+  const std::byte* qzeros_;
+  packed::scales scales_;
+  index_t rows_;
+  index_t cols_;
+  index_t group_;
+};
+
+/// W[f, d] = (code[d, f] − zero[g, f]) · scale[g, f] of GPTQ files: qweight I32 [cols · bits / 32, rows]
+/// holds 32 / bits inputs in a word, qzeros I32 [groups, rows · bits / 32] as many outputs, scales [groups,
+/// rows]; g is d / group or g_idx[d]. Files of version 1 ("gptq") store zero − 1, which `zero_plus_one` takes
+/// back. Input-major, as AWQ. A model of MatrixRows.
+class gptq_matrix {
+ public:
+  /// Throws usage_error where one of them is not as large as it must be, for widths other than 2, 4 and 8
+  /// bits, for rows or cols that do not fill whole words, and where an entry of g_idx is no group.
+  gptq_matrix(std::span<const std::byte> qweight, std::span<const std::byte> qzeros,
+              const packed::scales& scales, std::span<const std::byte> g_idx, index_t rows, index_t cols,
+              index_t bits, index_t group, bool zero_plus_one)
+      : qweight_(qweight.data()),
+        qzeros_(qzeros.data()),
+        scales_(scales),
+        rows_(rows),
+        cols_(cols),
+        bits_(bits),
+        group_(group),
+        zero_plus_one_(zero_plus_one) {
+    core::expect(bits == 2 || bits == 4 || bits == 8, "gptq_matrix: codes of ", bits, " bits, not 2, 4 or 8");
+    core::expect(group > 0, "gptq_matrix: groups of ", group, " columns");
+    core::expect(rows % (32 / bits) == 0 && cols % (32 / bits) == 0, "gptq_matrix: [", rows, ", ", cols,
+                 "] codes of ", bits, " bits do not fill words");
+    const index_t groups = parts_of(cols, group);
+    expect_bytes("gptq_matrix: qweight", qweight, bytes_of_row("gptq_matrix", cols, bits) / 4, rows,
+                 4 * rows);
+    expect_bytes("gptq_matrix: qzeros", qzeros, groups, rows, bytes_of_row("gptq_matrix", rows, bits));
+    scales_.expect_grid("gptq_matrix", groups, rows);
+    g_idx_ = group_index("gptq_matrix", g_idx, cols, groups);
+  }
+
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] index_t bits() const noexcept { return bits_; }
+  [[nodiscard]] index_t group() const noexcept { return group_; }
+
+  void load_row(index_t f, float* out) const noexcept {
+    for (index_t r = 0; r < cols_ / (32 / bits_); ++r) {
+      load_word(r, f, out);
+    }
+  }
+  /// All of W, [rows, cols] row-major.
+  void load_all(float* out) const noexcept {
+    for (index_t r = 0; r < cols_ / (32 / bits_); ++r) {
+      for (index_t f = 0; f < rows_; ++f) {
+        load_word(r, f, out + f * cols_);
+      }
+    }
+  }
+
+ private:
+  /// The inputs of word r of output f, to their places in the row.
+  void load_word(index_t r, index_t f, float* row) const noexcept {
+    const index_t per_word = 32 / bits_;
+    const auto word = read<std::uint32_t>(qweight_, r * rows_ + f);
+    const std::uint32_t mask = (1U << bits_) - 1U;
+    index_t current = -1;
+    float scale = 0;
+    int zero = 0;
+    for (index_t i = 0; i < per_word; ++i) {
+      const index_t d = r * per_word + i;
+      const index_t g = g_idx_ ? g_idx_[d] : d / group_;
+      if (g != current) {
+        current = g;
+        scale = scales_.at(g, f);
+        zero = zero_point(g, f);
+      }
+      row[d] = static_cast<float>(static_cast<int>(word >> (i * bits_) & mask) - zero) * scale;
+    }
+  }
+  [[nodiscard]] int zero_point(index_t g, index_t f) const noexcept {
+    const index_t per_word = 32 / bits_;
+    const auto word = read<std::uint32_t>(qzeros_, g * (rows_ / per_word) + f / per_word);
+    const std::uint32_t stored = word >> (f % per_word * bits_) & ((1U << bits_) - 1U);
+    return static_cast<int>(stored) + (zero_plus_one_ ? 1 : 0);
+  }
+
+  const std::byte* qweight_;
+  const std::byte* qzeros_;
+  packed::scales scales_;
+  group_index g_idx_;
+  index_t rows_;
+  index_t cols_;
+  index_t bits_;
+  index_t group_;
+  bool zero_plus_one_;
+};
+
+}  // namespace packed
+MPIROUTER_END

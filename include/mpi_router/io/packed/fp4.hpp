@@ -1,0 +1,53 @@
+// Four-bit floats in groups: MXFP4 (DeepSeek-V4, gpt-oss, Kimi-K3) and NVFP4 (ModelOpt, compressed-tensors).
+#pragma once
+
+#include <mpi_router/io/packed/bits.hpp>
+
+MPIROUTER_BEGIN
+namespace packed {
+
+/// W[f, d] = E2M1(code[f, d]) · (scale[f, d / group] · global), the two scales multiplied first, in f32, as
+/// ModelOpt does. An even column is the low half of its byte. Groups have 16 or 32 columns, the last one
+/// perhaps fewer. compressed-tensors stores the reciprocal of `global`. A model of MatrixRows.
+class fp4_matrix {
+ public:
+  /// Throws usage_error where codes [rows, cols / 2] or scales [rows, cols / group] are not as many as they
+  /// must be, where cols is odd, or for another group.
+  fp4_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
+             index_t group, float global = 1)
+      : codes_(codes.data()), rows_(rows), cols_(cols), scales_(scales), group_(group), global_(global) {
+    core::expect(cols % 2 == 0, "fp4_matrix: ", cols, " columns, two in each byte");
+    expect_bytes("fp4_matrix", codes, rows, cols, cols / 2);
+    core::expect(group == 16 || group == 32, "fp4_matrix: groups of ", group, " columns, not 16 or 32");
+    scales_.expect_grid("fp4_matrix", rows, parts_of(cols, group));
+  }
+
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] index_t group() const noexcept { return group_; }
+  [[nodiscard]] const packed::scales& scales() const noexcept { return scales_; }
+
+  void load_row(index_t f, float* out) const noexcept {
+    const std::byte* const codes = codes_ + f * (cols_ / 2);
+    code_run run;
+    for (index_t d = 0, g = 0; d < cols_; d += group_, ++g) {
+      const index_t here = std::min(group_, cols_ - d);
+      const float scale = scales_.at(f, g) * global_;
+      unpack_nibbles(codes + d / 2, here / 2, run.data());
+      for (index_t i = 0; i < here; ++i) {
+        out[d + i] = e2m1(run[static_cast<std::size_t>(i)]) * scale;
+      }
+    }
+  }
+
+ private:
+  const std::byte* codes_;
+  index_t rows_;
+  index_t cols_;
+  packed::scales scales_;
+  index_t group_;
+  float global_;
+};
+
+}  // namespace packed
+MPIROUTER_END

@@ -1,0 +1,97 @@
+// ggml's block types, as GGUF files hold them.
+#pragma once
+
+#include <mpi_router/io/packed/ggml_blocks.hpp>
+
+MPIROUTER_BEGIN
+namespace packed {
+
+namespace detail {
+
+/// Decodes `blocks` blocks, one after the other.
+template <ggml_type Type>
+void decode_blocks(const std::byte* in, index_t blocks, float* out) noexcept {
+  using layout = block<Type>;
+  for (index_t b = 0; b < blocks; ++b) {
+    layout::decode(in + b * layout::bytes, out + b * layout::elements);
+  }
+}
+using block_decoder = void (*)(const std::byte* in, index_t blocks, float* out) noexcept;
+
+/// Null for a type that is not decoded.
+[[nodiscard]] inline block_decoder decoder_of(ggml_type type) noexcept {
+  switch (type) {
+    case ggml_type::f32: return decode_blocks<ggml_type::f32>;
+    case ggml_type::f16: return decode_blocks<ggml_type::f16>;
+    case ggml_type::bf16: return decode_blocks<ggml_type::bf16>;
+    case ggml_type::q8_0: return decode_blocks<ggml_type::q8_0>;
+    case ggml_type::q4_0: return decode_blocks<ggml_type::q4_0>;
+    case ggml_type::q4_1: return decode_blocks<ggml_type::q4_1>;
+    case ggml_type::q5_0: return decode_blocks<ggml_type::q5_0>;
+    case ggml_type::q5_1: return decode_blocks<ggml_type::q5_1>;
+    case ggml_type::q2_k: return decode_blocks<ggml_type::q2_k>;
+    case ggml_type::q3_k: return decode_blocks<ggml_type::q3_k>;
+    case ggml_type::q4_k: return decode_blocks<ggml_type::q4_k>;
+    case ggml_type::q5_k: return decode_blocks<ggml_type::q5_k>;
+    case ggml_type::q6_k: return decode_blocks<ggml_type::q6_k>;
+    case ggml_type::iq4_nl: return decode_blocks<ggml_type::iq4_nl>;
+    case ggml_type::iq4_xs: return decode_blocks<ggml_type::iq4_xs>;
+    case ggml_type::mxfp4: return decode_blocks<ggml_type::mxfp4>;
+    case ggml_type::nvfp4: return decode_blocks<ggml_type::nvfp4>;
+    default: return nullptr;
+  }
+}
+
+}  // namespace detail
+
+/// A matrix [rows, cols] of ggml blocks, row-major, times `scale` (NVFP4 keeps one beside the tensor). Its
+/// values are those of ggml's own dequantisation. A model of MatrixRows.
+class ggml_matrix {
+ public:
+  /// Throws usage_error for a type that is not decoded, by its name; where cols is no multiple of its block;
+  /// and where the bytes are not as many as the shape asks for.
+  ggml_matrix(ggml_type type, std::span<const std::byte> bytes, index_t rows, index_t cols, float scale = 1)
+      : bytes_(bytes.data()),
+        rows_(rows),
+        cols_(cols),
+        type_(type),
+        scale_(scale),
+        decode_(detail::decoder_of(type)) {
+    core::expect(is_decoded(type), refusal_of(type));
+    const ggml_block block = ggml_block_of(type);
+    core::expect(cols % block.elements == 0, name_of(type), ": ", cols, " columns, in blocks of ",
+                 block.elements);
+    blocks_ = cols / block.elements;
+    core::expect(blocks_ <= std::numeric_limits<index_t>::max() / block.bytes, name_of(type), ": ", cols,
+                 " columns cannot be");
+    row_bytes_ = blocks_ * block.bytes;
+    expect_bytes(name_of(type), bytes, rows, cols, row_bytes_);
+  }
+
+  [[nodiscard]] ggml_type type() const noexcept { return type_; }
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] float scale() const noexcept { return scale_; }
+
+  void load_row(index_t f, float* out) const noexcept {
+    decode_(bytes_ + f * row_bytes_, blocks_, out);
+    if (scale_ != 1.0F) {
+      for (index_t d = 0; d < cols_; ++d) {
+        out[d] *= scale_;
+      }
+    }
+  }
+
+ private:
+  const std::byte* bytes_;
+  index_t rows_;
+  index_t cols_;
+  ggml_type type_;
+  float scale_;
+  detail::block_decoder decode_;
+  index_t blocks_ = 0;
+  index_t row_bytes_ = 0;
+};
+
+}  // namespace packed
+MPIROUTER_END

@@ -1,0 +1,163 @@
+// Integer weights of compressed-tensors: int8 (W8A8) and two to eight bits packed in words (int4 of Kimi-K2).
+#pragma once
+
+#include <mpi_router/io/packed/bits.hpp>
+
+MPIROUTER_BEGIN
+namespace packed {
+
+/// W[f, d] = code[f, d] · scale of signed bytes [rows, cols]. Scales are [rows, cols / group], or [1, …] for
+/// all rows alike; without a group, one serves the row. A model of MatrixRows.
+class int8_matrix {
+ public:
+  /// Throws usage_error where codes or scales are not as many as they must be. `group` 0 is the whole row.
+  int8_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
+              index_t group = 0)
+      : codes_(codes.data()),
+        rows_(rows),
+        cols_(cols),
+        scales_(scales),
+        group_(group == 0 ? std::max<index_t>(cols, 1) : group) {
+    expect_bytes("int8_matrix", codes, rows, cols, cols);
+    core::expect(group >= 0, "int8_matrix: groups of ", group, " columns");
+    scales_.expect_grid("int8_matrix", scales.rows() == 1 ? 1 : rows, parts_of(cols, group_));
+  }
+
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+
+  void load_row(index_t f, float* out) const noexcept {
+    const std::byte* const codes = codes_ + f * cols_;
+    for_each_group(0, cols_, group_, [&](index_t first, index_t count, index_t g) {
+      const float scale = scales_.at(scales_.rows() == 1 ? 0 : f, g);
+      for (index_t d = first; d < first + count; ++d) {
+        out[d] = static_cast<float>(static_cast<std::int8_t>(codes[d])) * scale;
+      }
+    });
+  }
+
+ private:
+  const std::byte* codes_;
+  index_t rows_;
+  index_t cols_;
+  packed::scales scales_;
+  index_t group_;
+};
+
+/// The group of each input column, I32 [count], as activation order ("g_idx") stores it.
+class group_index {
+ public:
+  group_index() = default;
+  /// Throws usage_error unless there are `count` of them, each in [0, groups). No bytes: no such index.
+  group_index(std::string_view what, std::span<const std::byte> bytes, index_t count, index_t groups)
+      : bytes_(bytes.empty() ? nullptr : bytes.data()) {
+    core::expect(bytes.empty() || static_cast<index_t>(bytes.size()) == 4 * count, what, ": g_idx of ", count,
+                 " columns takes ", 4 * count, " bytes, but there are ", bytes.size());
+    for (index_t d = 0; bytes_ != nullptr && d < count; ++d) {
+      const index_t g = (*this)[d];
+      core::expect(g >= 0 && g < groups, what, ": g_idx[", d, "] is ", g, ", of ", groups, " groups");
+    }
+  }
+  [[nodiscard]] explicit operator bool() const noexcept { return bytes_ != nullptr; }
+  [[nodiscard]] index_t operator[](index_t d) const noexcept { return read<std::int32_t>(bytes_, d); }
+
+ private:
+  const std::byte* bytes_ = nullptr;
+};
+
+/// W[f, d] = (code − zero) · scale[f, g] of compressed-tensors' "pack-quantized": a row is a dense stream of
+/// codes of 2 to 8 bits in I32 words, zero is 2^(bits − 1) or, where there are zero points, that of [f, g]; g
+/// is d / group or g_idx[d]. Zero points are packed likewise, but down the rows: words [⌈rows · bits / 32⌉,
+/// groups]. A model of MatrixRows.
+class pack_quantized_matrix {
+ public:
+  /// Throws usage_error where words, scales, zero points or g_idx are not as many as they must be, for other
+  /// widths, and where an entry of g_idx is no group. An index with −1 in it is not in use, and none.
+  pack_quantized_matrix(std::span<const std::byte> words, index_t rows, index_t cols, index_t bits,
+                        const packed::scales& scales, index_t group,
+                        std::span<const std::byte> zero_points = {}, std::span<const std::byte> g_idx = {})
+      : words_(words.data()),
+        zero_points_(zero_points.empty() ? nullptr : zero_points.data()),
+        rows_(rows),
+        cols_(cols),
+        bits_(bits),
+        scales_(scales),
+        group_(group) {
+    core::expect(bits >= 2 && bits <= 8, "pack_quantized_matrix: codes of ", bits, " bits, not 2 to 8");
+    core::expect(group > 0, "pack_quantized_matrix: groups of ", group, " columns");
+    row_bytes_ = bytes_of_row("pack_quantized_matrix", cols, bits, 32);
+    expect_bytes("pack_quantized_matrix", words, rows, cols, row_bytes_);
+    const index_t groups = parts_of(cols, group);
+    scales_.expect_grid("pack_quantized_matrix", rows, groups);
+    if (zero_points_ != nullptr) {
+      expect_bytes("pack_quantized_matrix: zero points", zero_points,
+                   bytes_of_row("pack_quantized_matrix", rows, bits, 32) / 4, groups, 4 * groups);
+    }
+    if (!is_unused(g_idx)) {
+      g_idx_ = group_index("pack_quantized_matrix", g_idx, cols, groups);
+    }
+  }
+
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] index_t bits() const noexcept { return bits_; }
+  [[nodiscard]] index_t group() const noexcept { return group_; }
+
+  void load_row(index_t f, float* out) const noexcept {
+    for_each_run(words_ + f * row_bytes_, cols_, bits_,
+                 [&](index_t first, index_t count, const std::uint8_t* codes) {
+                   if (g_idx_) {
+                     for (index_t d = first; d < first + count; ++d) {
+                       load_part(f, g_idx_[d], codes + (d - first), 1, out + d);
+                     }
+                   } else {
+                     for_each_group(first, count, group_, [&](index_t d, index_t here, index_t g) {
+                       load_part(f, g, codes + (d - first), here, out + d);
+                     });
+                   }
+                 });
+  }
+
+ private:
+  void load_part(index_t f, index_t g, const std::uint8_t* codes, index_t count, float* out) const noexcept {
+    const float scale = scales_.at(f, g);
+    const int zero = zero_point(f, g);
+    for (index_t i = 0; i < count; ++i) {
+      out[i] = static_cast<float>(codes[i] - zero) * scale;
+    }
+  }
+  [[nodiscard]] int zero_point(index_t f, index_t g) const noexcept {
+    if (zero_points_ == nullptr) {
+      return 1 << (bits_ - 1);
+    }
+    const index_t word = f * bits_ / 32;
+    const index_t shift = f * bits_ % 32;
+    std::uint64_t pair = read<std::uint32_t>(zero_points_, word * scales_.cols() + g);
+    if (shift + bits_ > 32) {  // the code goes on in the next word
+      pair |= std::uint64_t{read<std::uint32_t>(zero_points_, (word + 1) * scales_.cols() + g)} << 32;
+    }
+    return static_cast<int>(pair >> shift & ((1U << bits_) - 1U));
+  }
+  /// Whether it holds a −1, which compressed-tensors writes before activation order is known.
+  [[nodiscard]] static bool is_unused(std::span<const std::byte> g_idx) noexcept {
+    for (index_t d = 0; d < static_cast<index_t>(g_idx.size() / 4); ++d) {
+      if (read<std::int32_t>(g_idx.data(), d) == -1) {
+        return true;
+      }
+    }
+    return g_idx.empty();
+  }
+
+  const std::byte* words_;
+  const std::byte* zero_points_;
+  index_t rows_;
+  index_t cols_;
+  index_t bits_;
+  packed::scales scales_;
+  index_t group_;
+  group_index g_idx_;
+  index_t row_bytes_ = 0;
+};
+
+}  // namespace packed
+MPIROUTER_END

@@ -1,0 +1,62 @@
+// MLX's affine quantisation: a scale and a bias for each group of columns.
+#pragma once
+
+#include <mpi_router/io/packed/bits.hpp>
+
+MPIROUTER_BEGIN
+namespace packed {
+
+/// W[f, d] = scale[f, g] · code[f, d] + bias[f, g], g = d / group: a row is a dense stream of codes of 2, 3,
+/// 4, 5, 6 or 8 bits in U32 words. Scales may be negative. A model of MatrixRows.
+class mlx_matrix {
+ public:
+  /// Throws usage_error where words, scales or biases are not as many as they must be, or for other widths.
+  mlx_matrix(std::span<const std::byte> words, index_t rows, index_t cols, index_t bits,
+             const packed::scales& scales, const packed::scales& biases, index_t group)
+      : words_(words.data()),
+        rows_(rows),
+        cols_(cols),
+        bits_(bits),
+        scales_(scales),
+        biases_(biases),
+        group_(group) {
+    core::expect((bits >= 2 && bits <= 6) || bits == 8, "mlx_matrix: codes of ", bits,
+                 " bits, not 2, 3, 4, 5, 6 or 8");
+    core::expect(group > 0, "mlx_matrix: groups of ", group, " columns");
+    row_bytes_ = bytes_of_row("mlx_matrix", cols, bits, 32);
+    expect_bytes("mlx_matrix", words, rows, cols, row_bytes_);
+    scales_.expect_grid("mlx_matrix", rows, parts_of(cols, group));
+    biases_.expect_grid("mlx_matrix: biases", rows, parts_of(cols, group));
+  }
+
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] index_t bits() const noexcept { return bits_; }
+  [[nodiscard]] index_t group() const noexcept { return group_; }
+
+  void load_row(index_t f, float* out) const noexcept {
+    for_each_run(words_ + f * row_bytes_, cols_, bits_,
+                 [&](index_t first, index_t count, const std::uint8_t* codes) {
+                   for_each_group(first, count, group_, [&](index_t d, index_t here, index_t g) {
+                     const float scale = scales_.at(f, g);
+                     const float bias = biases_.at(f, g);
+                     for (index_t i = d; i < d + here; ++i) {
+                       out[i] = scale * static_cast<float>(codes[i - first]) + bias;
+                     }
+                   });
+                 });
+  }
+
+ private:
+  const std::byte* words_;
+  index_t rows_;
+  index_t cols_;
+  index_t bits_;
+  packed::scales scales_;
+  packed::scales biases_;
+  index_t group_;
+  index_t row_bytes_ = 0;
+};
+
+}  // namespace packed
+MPIROUTER_END
