@@ -37,24 +37,23 @@ namespace detail {
   const bool is_nv = m.group() == 16 && m.scales().type() == scale_type::e4m3;
   return core::concatenate(is_mx ? "MXFP4" : is_nv ? "NVFP4" : "FP4 E2M1", ", groups of ", m.group());
 }
-[[nodiscard]] inline std::string describe(const int8_matrix&) { return "int8"; }
-/// "int4, groups of 32", and where one group is a row, without it.
-[[nodiscard]] inline std::string describe_groups(std::string_view kind, index_t bits, index_t group,
-                                                 index_t cols) {
-  const std::string groups = group < cols ? core::concatenate(", groups of ", group) : "";
-  return core::concatenate(kind, bits, groups);
+/// ", groups of 32"; nothing where one group is a row.
+template <class M>
+[[nodiscard]] std::string groups_of(const M& m) {
+  return m.group() < m.cols() ? core::concatenate(", groups of ", m.group()) : "";
 }
+[[nodiscard]] inline std::string describe(const int8_matrix& m) { return "int8" + groups_of(m); }
 [[nodiscard]] inline std::string describe(const pack_quantized_matrix& m) {
-  return describe_groups("int", m.bits(), m.group(), m.cols());
+  return core::concatenate("int", m.bits(), groups_of(m));
 }
 [[nodiscard]] inline std::string describe(const mlx_matrix& m) {
-  return describe_groups("MLX affine, bits ", m.bits(), m.group(), m.cols());
+  return core::concatenate("MLX affine, ", m.bits(), " bits", groups_of(m));
 }
 [[nodiscard]] inline std::string describe(const awq_matrix& m) {
-  return describe_groups("AWQ int", m.bits(), m.group(), m.cols());
+  return core::concatenate("AWQ int", m.bits(), groups_of(m));
 }
 [[nodiscard]] inline std::string describe(const gptq_matrix& m) {
-  return describe_groups("GPTQ int", m.bits(), m.group(), m.cols());
+  return core::concatenate("GPTQ int", m.bits(), groups_of(m));
 }
 [[nodiscard]] inline std::string describe(const nf4_matrix& m) {
   return core::concatenate("bitsandbytes 4 bits, blocks of ", m.blocksize());

@@ -25,6 +25,7 @@ class int8_matrix {
 
   [[nodiscard]] index_t rows() const noexcept { return rows_; }
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] index_t group() const noexcept { return group_; }
 
   void load_row(index_t f, float* out) const noexcept {
     const std::byte* const codes = codes_ + f * cols_;

@@ -1,0 +1,145 @@
+// FP8 and FP4 weights against a decoder that follows their definitions, element by element.
+#include "packed.hpp"
+
+using namespace packed_test;
+using packed::fp4_matrix;
+using packed::fp8_matrix;
+
+TEST_CASE("every code of the small floats") {
+  for (unsigned code = 0; code < 256; ++code) {
+    const auto byte = static_cast<std::uint8_t>(code);
+    CAPTURE(code);
+    CHECK(same(packed::e2m1(byte), static_cast<float>(e2m1_values[code & 15U])));
+    CHECK(same(packed::e4m3fn(byte), static_cast<float>(e4m3_value(code))));
+    CHECK(same(packed::e8m0(byte), static_cast<float>(e8m0_value(code))));
+    const double infinity = std::numeric_limits<double>::infinity();
+    const double half = (code & 0x7fU) == 0x7cU  ? ((code & 0x80U) != 0 ? -infinity : infinity)
+                        : (code & 0x7fU) > 0x7cU ? std::numeric_limits<double>::quiet_NaN()
+                                                 : small_float(code, 2, 15);
+    CHECK(same(packed::e5m2(byte), static_cast<float>(half)));
+  }
+  static_assert(packed::e4m3fn(0x7e) == 448 && packed::e8m0(130) == 8 && packed::e2m1(15) == -6);
+}
+
+TEST_CASE("scales of every type") {
+  random_source random(1);
+  for (const auto type : all_scale_types) {
+    const scale_grid grid(random, type, 3, 5);
+    const packed::scales scales = grid.view();
+    CHECK(scales.rows() == 3);
+    CHECK(scales.cols() == 5);
+    CHECK(scales.type() == type);
+    for (index_t r = 0; r < 3; ++r) {
+      for (index_t c = 0; c < 5; ++c) CHECK(same(scales.at(r, c), static_cast<float>(grid.at(r, c))));
+    }
+  }
+}
+
+TEST_CASE("FP8: every size of block, partial ones too") {
+  random_source random(2);
+  struct shape {
+    index_t rows, cols, block_rows, block_cols;
+  };
+  for (const auto& s : {shape{1, 1, 1, 1}, shape{5, 37, 2, 16}, shape{3, 131, 1, 131}, shape{7, 40, 7, 1},
+                        shape{4, 33, 4, 33}, shape{129, 130, 128, 128}, shape{2, 5, 128, 128},
+                        shape{0, 4, 1, 4}, shape{3, 0, 1, 1}, shape{3, 64, 2, 32}}) {
+    for (const auto type : all_scale_types) {
+      for (const bool e5m2 : {false, true}) {
+        const odd_bytes codes = random_bytes(random, s.rows * s.cols);
+        const scale_grid scales(random, type, packed::parts_of(s.rows, s.block_rows),
+                                packed::parts_of(s.cols, s.block_cols));
+        const fp8_matrix m(codes.span(), s.rows, s.cols, scales.view(), s.block_rows, s.block_cols, e5m2);
+        CAPTURE(s.rows);
+        CAPTURE(s.cols);
+        CAPTURE(static_cast<int>(type));
+        CHECK(differences(m, [&](index_t f, index_t d) {
+                const auto code = static_cast<std::uint8_t>(codes.at(f * s.cols + d));
+                const double number = e5m2 ? double{packed::e5m2(code)} : e4m3_value(code);
+                return number * scales.at(f / s.block_rows, d / s.block_cols);
+              }) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("FP4: low half first, groups of 16 and 32, a factor for all") {
+  random_source random(3);
+  for (const index_t cols : {0, 2, 16, 30, 32, 96, 98}) {
+    for (const index_t group : {16, 32}) {
+      for (const auto type : all_scale_types) {
+        for (const float global : {1.0F, -0.3F}) {
+          const index_t rows = 3;
+          const odd_bytes codes = random_bytes(random, rows * cols / 2);
+          const scale_grid scales(random, type, rows, packed::parts_of(cols, group));
+          const fp4_matrix m(codes.span(), rows, cols, scales.view(), group, global);
+          CAPTURE(cols);
+          CAPTURE(group);
+          CHECK(differences(m, [&](index_t f, index_t d) {
+                  const unsigned byte = codes.at((f * cols + d) / 2);
+                  const auto scale = static_cast<float>(scales.at(f, d / group) * double{global});
+                  return e2m1_values[d % 2 == 0 ? byte & 15U : byte >> 4] * double{scale};
+                }) == 0);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("what they are called") {
+  random_source random(4);
+  const odd_bytes codes(4 * 64);
+  const auto fp8 = [&](index_t block_rows, index_t block_cols, bool e5m2 = false) {
+    const scale_grid scales(random, packed::scale_type::f32, packed::parts_of(4, block_rows),
+                            packed::parts_of(64, block_cols));
+    return packed::any_matrix(fp8_matrix(codes.span(), 4, 64, scales.view(), block_rows, block_cols, e5m2))
+        .description();
+  };
+  CHECK(fp8(2, 32) == "FP8 E4M3, 2×32 blocks");
+  CHECK(fp8(1, 64) == "FP8 E4M3, a scale for each row");
+  CHECK(fp8(4, 1) == "FP8 E4M3, a scale for each column");
+  CHECK(fp8(4, 64, true) == "FP8 E5M2, one scale");
+  CHECK(fp8(2, 64) == "FP8 E4M3, 2×64 blocks");
+  CHECK(fp8(1, 1) == "FP8 E4M3, 1×1 blocks");
+  const auto fp4 = [&](packed::scale_type type, index_t group) {
+    const scale_grid scales(random, type, 4, packed::parts_of(64, group));
+    return packed::any_matrix(fp4_matrix(codes.span().first(128), 4, 64, scales.view(), group)).description();
+  };
+  CHECK(fp4(packed::scale_type::e8m0, 32) == "MXFP4, groups of 32");
+  CHECK(fp4(packed::scale_type::e4m3, 16) == "NVFP4, groups of 16");
+  CHECK(fp4(packed::scale_type::bf16, 32) == "FP4 E2M1, groups of 32");
+  CHECK(fp4(packed::scale_type::e8m0, 16) == "FP4 E2M1, groups of 16");
+}
+
+#if MPIROUTER_HAS_EXCEPTIONS
+TEST_CASE("sizes that do not fit are refused, both named") {
+  const odd_bytes bytes(1000);
+  const auto some = [&](std::size_t count) { return bytes.span().first(count); };
+  const packed::scales ones(packed::scale_type::one, {}, 2, 2);
+  const auto scales = [&](std::size_t count, index_t rows, index_t cols) {
+    return packed::scales(packed::scale_type::bf16, some(count), rows, cols);
+  };
+  CHECK(refused([&] { scales(11, 2, 3); }, "scales: [2, 3] takes 2 x 6 bytes, but there are 11"));
+  CHECK(refused([&] { scales(0, -1, 3); }, "negative extent in [-1, 3]"));
+  CHECK(refused([&] { scales(0, 1, -3); }, "scales: -3 columns cannot be"));
+  CHECK(refused([&] { scales(8, index_t{1} << 61, index_t{1} << 56); }, "bytes, but there are 8"));
+  CHECK(refused([&] { packed::scales(static_cast<packed::scale_type>(9), {}, 0, 0); },
+                "scale_type: 9 is none of its values"));
+  CHECK(refused([&] { packed::scales(packed::scale_type::one, some(1), 1, 1); }, "there are 1"));
+
+  CHECK(refused([&] { fp8_matrix(some(5), 2, 3, ones, 1, 2); },
+                "fp8_matrix: [2, 3] takes 2 x 3 bytes, but there are 5"));
+  CHECK(refused([&] { fp8_matrix(some(6), 2, 3, ones, 1, 3); },
+                "fp8_matrix: needs scales [2, 1], but they are [2, 2]"));
+  CHECK(refused([&] { fp8_matrix(some(6), 2, 3, ones, 2, 2); },
+                "fp8_matrix: needs scales [1, 2], but they are [2, 2]"));
+  CHECK(refused([&] { fp8_matrix(some(6), 2, 3, ones, 0, 2); }, "fp8_matrix: blocks of [0, 2]"));
+  CHECK(refused([&] { fp8_matrix(some(6), 2, 3, ones, 1, -2); }, "fp8_matrix: blocks of [1, -2]"));
+
+  CHECK(refused([&] { fp4_matrix(some(31), 2, 32, ones, 16); },
+                "fp4_matrix: [2, 32] takes 2 x 16 bytes, but there are 31"));
+  CHECK(refused([&] { fp4_matrix(some(32), 2, 32, ones, 32); },
+                "fp4_matrix: needs scales [2, 1], but they are [2, 2]"));
+  CHECK(refused([&] { fp4_matrix(some(31), 2, 31, ones, 16); }, "31 columns, two in each byte"));
+  CHECK(refused([&] { fp4_matrix(some(32), 2, 32, ones, 8); }, "groups of 8 columns, not 16 or 32"));
+}
+#endif
