@@ -109,6 +109,26 @@ std::vector<float> arranged(const layer_data& l, gate_layout layout) {
   return {};
 }
 
+/// The axes of one expert's own tensor.
+std::vector<index_t> shape_of_one(gate_layout layout) {
+  const auto shape = shape_in(layout);
+  return {shape[1], shape[2]};
+}
+/// A layer of expert e alone.
+layer_data one_layer(const layer_data& l, index_t e) {
+  layer_data one{1, l.f, l.d, l.router, one_expert(l, e)};
+  return one;
+}
+std::vector<float> transposed(const std::vector<float>& m, index_t rows, index_t cols) {
+  std::vector<float> out;
+  for (index_t j = 0; j < cols; ++j) {
+    for (index_t i = 0; i < rows; ++i) {
+      out.push_back(m[static_cast<std::size_t>(i * cols + j)]);
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 TEST_CASE("every family, under its own names and in each of its layouts") {
@@ -121,11 +141,14 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       const std::string prefix = "model.layers.3.";
       const auto gate = substituted(family.gate, "{layer}", prefix);
       checkpoint_builder builder;
-      builder.add<float>(substituted(family.router, "{layer}", prefix), {N, D}, original.router);
+      const bool turned = family.layout_of_router == router_layout::dn;
+      builder.add<float>(substituted(family.router, "{layer}", prefix),
+                         turned ? std::vector{D, N} : std::vector{N, D},
+                         turned ? transposed(original.router, N, D) : original.router);
       if (gate.find("{expert}") != gate.npos) {
         for (index_t e = 0; e < N; ++e) {
-          builder.add<bf16>(substituted(gate, "{expert}", std::to_string(e)), {F, D},
-                            one_expert(original, e));
+          builder.add<bf16>(substituted(gate, "{expert}", std::to_string(e)), shape_of_one(layout),
+                            arranged(one_layer(original, e), layout));
         }
       } else {
         builder.add<bf16>(gate, shape_in(layout), arranged(original, layout));
@@ -136,6 +159,9 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       const auto& layer = s.found[0];
       CHECK(layer.layout == layout);
       CHECK(layer.layout_known_by == "its shape");
+      CHECK(layer.family == family.name);
+      CHECK(layer.part == family.part);
+      CHECK(layer.layout_of_router == family.layout_of_router);
       CHECK(layer.gate_name == gate);
       CHECK(layer.has_one_tensor_each() == (gate.find("{expert}") != gate.npos));
       CHECK(layer.name.starts_with("model.layers.3"));
@@ -237,22 +263,31 @@ TEST_CASE("layers in natural order, as a range") {
   CHECK(names == std::vector<std::string>{"layers.1.mlp", "layers.2.mlp", "layers.10.mlp"});
 }
 
-TEST_CASE("a transposed router is proposed, and read where the caller says so") {
+TEST_CASE("a transposed router is read where shapes force it, and proposed where the caller says otherwise") {
   const auto original = random_layer(45, N, F, D);
-  std::vector<float> turned(original.router.size());
-  for (index_t e = 0; e < N; ++e) {
-    for (index_t d = 0; d < D; ++d) {
-      turned[static_cast<std::size_t>(d * N + e)] = original.router[static_cast<std::size_t>(e * D + d)];
-    }
-  }
   checkpoint_builder builder;
-  builder.add<float>("mlp.router.weight", {D, N}, turned);
+  builder.add<float>("mlp.router.weight", {D, N}, transposed(original.router, N, D));
   builder.add<bf16>("mlp.experts.gate_proj", {N, F, D}, original.gates);
-  CHECK(reason_of(searched(builder)) ==
+  CHECK(reason_of(searched(builder, {.patterns = {}, .layout = {}, .layout_of_router = router_layout::nd})) ==
         "the router has shape [10, 4] and there are 4 experts: it seems stored [D, N] (layout_of_router dn)");
-  const searched s(builder, {.patterns = {}, .layout = {}, .layout_of_router = router_layout::dn});
-  REQUIRE(s.found.size() == 1);
-  check_shows(s.found[0], original);
+  for (const auto asked : {std::optional<router_layout>(), std::optional(router_layout::dn)}) {
+    const searched s(builder, {.patterns = {}, .layout = {}, .layout_of_router = asked});
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].layout_of_router == router_layout::dn);
+    check_shows(s.found[0], original);
+  }
+}
+
+TEST_CASE("routers with an axis of one, and flat ones whose experts are counted") {
+  const auto original = random_layer(50, N, F, D);
+  for (const auto& shape : {std::vector<index_t>{1, N, D}, std::vector<index_t>{N * D}}) {
+    checkpoint_builder builder;
+    builder.add<float>("mlp.router.weight", shape, original.router);
+    builder.add<bf16>("mlp.experts.gate_proj", {N, F, D}, original.gates);
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], original);
+  }
 }
 
 TEST_CASE("a layout that the shape leaves open is asked for, or known by config.json") {
@@ -284,7 +319,7 @@ TEST_CASE("why a router and its experts are no layer") {
   SUBCASE("packed") {
     builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
     builder.add_raw("mlp.experts.gate_proj", dtype::f8_e4m3, {N, F, D});
-    expected = "'mlp.experts.gate_proj' is stored as F8_E4M3, packed weights";
+    expected = "'mlp.experts.gate_proj' is stored as F8_E4M3, and nothing beside it says how these packed";
   }
   SUBCASE("cast without its scales") {
     add_layer(builder, "", l);
@@ -308,9 +343,9 @@ TEST_CASE("why a router and its experts are no layer") {
     expected = "has shape [4, 6, 10], which is not [N, F, D] (layout nfd) with the router's N = 4, D = 9";
   }
   SUBCASE("a router of three axes") {
-    builder.add<bf16>("mlp.router.weight", {1, N, D}, l.router);
+    builder.add<bf16>("mlp.router.weight", {2, N / 2, D}, l.router);
     builder.add<bf16>("mlp.experts.gate_proj", {N, F, D}, l.gates);
-    expected = "the router has shape [1, 4, 10], not [N, D]";
+    expected = "the router has shape [2, 2, 10], not [N, D]";
   }
   SUBCASE("a router alone") {
     builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
@@ -322,8 +357,9 @@ TEST_CASE("why a router and its experts are no layer") {
   }
   SUBCASE("names of no family") {
     builder.add<bf16>("moe.router.weight", {N, D}, l.router);
-    builder.add<bf16>("moe.experts.w_in", {N, F, D}, l.gates);
-    expected = "experts [4, 6, 10] BF16; its router is 'moe.router.weight', but no known family";
+    builder.add<bf16>("moe.experts.a", {N, F, D}, l.gates);
+    builder.add<bf16>("moe.experts.b", {N, F, D}, l.gates);
+    expected = "names do not tell which is the gate: 'moe.experts.a' [4, 6, 10], 'moe.experts.b' [4, 6, 10]";
   }
   CHECK(contains(reason_of(searched(builder)), expected));
 }

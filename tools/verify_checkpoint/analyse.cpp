@@ -6,6 +6,7 @@
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/verify/expert_direction.hpp>
 
 #include <algorithm>
 #include <cmath>

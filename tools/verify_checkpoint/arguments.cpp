@@ -43,9 +43,11 @@ void add_naming_options(CLI::App& app, arguments& a) {
   app.add_option("--layout", a.layout,
                  "How the gate tensors are stored (see below). With --router the default is nfd")
       ->type_name("LAYOUT");
-  app.add_option("--router-layout", a.layout_of_router, "nd for routers stored as [N, D], dn for [D, N]")
-      ->check(CLI::IsMember({"nd", "dn"}))
-      ->capture_default_str();
+  app.add_option(
+         "--router-layout", a.layout_of_router,
+         "nd for routers stored as [N, D], dn for [D, N]; without it as the family has them, or as the "
+         "shapes force")
+      ->check(CLI::IsMember({"nd", "dn"}));
 }
 
 std::string describe_layouts() {
@@ -218,7 +220,9 @@ mpi_router::moe_search naming(const arguments& a) {
   }
   wanted.layout = mpi_router::gate_layout_from_string(a.layout);
   using mpi_router::router_layout;
-  wanted.layout_of_router = a.layout_of_router == "dn" ? router_layout::dn : router_layout::nd;
+  if (!a.layout_of_router.empty()) {
+    wanted.layout_of_router = a.layout_of_router == "dn" ? router_layout::dn : router_layout::nd;
+  }
   wanted.words = {.layout = "--layout",
                   .layout_of_router = "--router-layout",
                   .patterns = "--router and --gate",

@@ -30,7 +30,7 @@ struct arguments {
   std::string router;
   std::string gate;
   std::string layout;
-  std::string layout_of_router = "nd";
+  std::string layout_of_router;
   std::string json;
   std::string trace;
   std::string report;

@@ -1,6 +1,7 @@
 #include "glance.hpp"
 
 #include <mpi_router/io/file_error.hpp>
+#include <mpi_router/io/moe/names.hpp>
 
 #include <algorithm>
 #include <filesystem>

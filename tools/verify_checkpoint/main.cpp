@@ -10,6 +10,8 @@
 #include "signals.hpp"
 #include "table.hpp"
 
+#include <mpi_router/io/moe_layers.hpp>
+
 #include <fmt/format.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
@@ -46,7 +48,7 @@ moe_layers find_some(const mpi_router::checkpoint& model, const arguments& a) {
         reasons.empty()
             ? fmt::format(
                   "{}: no MoE layer found among its {} tensors; --router, --gate and --layout name them",
-                  model.path().string(), model.tensors().size())
+                  model.path().string(), model.weights().size())
             : fmt::format("{}: no MoE layer can be used: {}", model.path().string(), reasons));
   }
   return found;

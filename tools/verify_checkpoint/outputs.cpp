@@ -27,9 +27,8 @@ std::vector<fs::path> files_of(const std::deque<mpi_router::checkpoint>& models)
         files.push_back(path);
       }
     }
-    for (const auto& shard : model.shards()) {
-      files.push_back(shard.path());
-    }
+    const auto mapped = model.files();
+    files.insert(files.end(), mapped.begin(), mapped.end());
   }
   return files;
 }

@@ -4,6 +4,7 @@
 #include "weights.hpp"
 
 #include <mpi_router/io/atomic_folder.hpp>
+#include <mpi_router/io/checkpoint.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 
 #include <cmath>
@@ -25,11 +26,11 @@ void store_row(const moe_layer& layer, index_t i, const Eigen::VectorXd& row, st
   const bool turned = layer.layout_of_router == router_layout::dn;
   const index_t step = turned ? layer.router_rows : 1;
   const index_t begin = turned ? i : i * row.size();
-  visit_type(*layer.router, [&]<class T>(T) {
+  visit_type(*layer.router->plain(), [&]<class T>(T) {
     for (index_t d = 0; d < row.size(); ++d) {
       const T value = narrow<T>(row[d]);
       if (!is_finite(value)) {
-        layer.router->fail("a row of that length does not fit in ", to_string(layer.router->type()));
+        layer.router->fail("a row of that length does not fit in ", layer.router->stored_as());
       }
       std::memcpy(bytes.data() + static_cast<std::size_t>(begin + d * step) * sizeof(T), &value, sizeof(T));
     }
@@ -106,7 +107,7 @@ std::vector<new_row> advance_all(const std::vector<moe_layer>& layers, const rec
 replacements replace_rows(const std::vector<new_row>& rows, recondition_result& result) {
   replacements changed;
   for (const auto& r : rows) {
-    const auto& router = *r.layer->router;
+    const auto& router = *r.layer->router->plain();
     auto& bytes = changed.try_emplace(&router, router.bytes().begin(), router.bytes().end()).first->second;
     ++result.rows;
     if (r.state == status::ok) {
@@ -129,6 +130,20 @@ void check_new_file(const fs::path& out) {
   }
 }
 
+/// Throws file_error where new rows cannot be written as the old ones were.
+void check_writable(const checkpoint& model, const std::vector<moe_layer>& layers) {
+  if (!model.gguf().empty()) {
+    io::file_failure(model.path(),
+                     "is GGUF, which is read and not written; recondition the model that it was made from");
+  }
+  for (const auto& layer : layers) {
+    if (layer.router->is_packed()) {
+      layer.router->fail("is packed, as ", layer.router->stored_as(),
+                         ": new rows would have to be packed again; write the router out in bf16 first");
+    }
+  }
+}
+
 void write_folder(const checkpoint& model, const replacements& changed, atomic_folder& folder) {
   for (const auto& shard : model.shards()) {
     write_shard(shard, changed, folder.add(shard.path().filename()));
@@ -146,6 +161,7 @@ void write_folder(const checkpoint& model, const replacements& changed, atomic_f
 recondition_result recondition(const checkpoint& model, const std::vector<moe_layer>& layers,
                                const fs::path& out, const recondition_options& options,
                                const std::function<void(index_t, index_t)>& progress) {
+  check_writable(model, layers);
   const bool one_file =
       model.index().empty() && model.shards().size() == 1 && model.shards()[0].path() == model.path();
   for (const auto& shard : model.shards()) {

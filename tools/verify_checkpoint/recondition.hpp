@@ -1,12 +1,16 @@
 // Writes a checkpoint again with each router row some power steps further, and nothing else changed.
 #pragma once
 
-#include <mpi_router/io/moe_layers.hpp>
+#include <mpi_router/io/moe/layer.hpp>
 
 #include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
+
+MPIROUTER_BEGIN
+class checkpoint;
+MPIROUTER_END
 
 namespace verify {
 

@@ -4,6 +4,7 @@
 #include "weights.hpp"
 
 #include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/verify/expert_direction.hpp>
 
 #include <algorithm>
 #include <array>

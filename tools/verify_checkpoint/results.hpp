@@ -2,7 +2,7 @@
 #pragma once
 
 #include <mpi_router/core/error.hpp>
-#include <mpi_router/io/moe_layers.hpp>
+#include <mpi_router/io/moe/layer.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -36,6 +36,22 @@ std::string_view within(const moe_layer& layer, std::string_view tensor) {
   return inside ? tensor.substr(layer.name.size() + 1) : tensor;
 }
 
+/// What is not as in the paper.
+std::string notes_of(const moe_layer& layer) {
+  std::string out;
+  if (layer.part == mpi_router::expert_part::up) {
+    out += "; no gates: the up projections take their place";
+  }
+  if (layer.latent != nullptr) {
+    out += fmt::format("; experts see P x of {} dimensions, A P is measured, P = {}", layer.gate_dim(),
+                       printable(within(layer, layer.latent->name())));
+  }
+  if (layer.selects_by_table) {
+    out += "; selection not by rows: a table of token ids chooses the experts";
+  }
+  return out;
+}
+
 /// What was found, and how it was read.
 std::string describe_layer(const moe_layer& layer, const painter& paint) {
   const auto& gate = layer.gates.front();
@@ -44,13 +60,14 @@ std::string describe_layer(const moe_layer& layer, const painter& paint) {
   const std::string stored =
       one_each || !flat ? std::string(meaning_of(layer.layout)) : "flattened to [N·F, D]";
   const std::string turned = layer.layout_of_router == mpi_router::router_layout::dn ? " [D, N]" : "";
+  const std::string notes = notes_of(layer);
   return paint.bold(layer.name.empty() ? "(no prefix)" : printable(layer.name)) + ": " +
          fmt::format("{} expert{}, F = {}, D = {}", layer.num_experts, layer.num_experts == 1 ? "" : "s",
                      describe_ffn_dim(layer), layer.hidden_dim) +
+         notes +
          paint.faint(fmt::format("; names as in {}; router {} {}{}, gates {} {} {}{} by {}", layer.family,
-                                 printable(within(layer, layer.router->name())),
-                                 to_string(layer.router->type()), turned,
-                                 printable(within(layer, layer.gate_name)), to_string(gate.tensor->type()),
+                                 printable(within(layer, layer.router->name())), layer.router->stored_as(),
+                                 turned, printable(within(layer, layer.gate_name)), gate.tensor->stored_as(),
                                  stored, one_each ? ", one tensor an expert," : "", layer.layout_known_by));
 }
 

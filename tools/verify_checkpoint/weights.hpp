@@ -1,17 +1,17 @@
 // What is read of a layer, in double, and what multiplies it.
 #pragma once
 
-#include <mpi_router/io/moe_layers.hpp>
-#include <mpi_router/verify/expert_direction.hpp>
+#include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/io/moe/visit.hpp>
 #ifdef VERIFY_CHECKPOINT_SIMD
 #include <mpi_router/backend/simd.hpp>
 #endif
 
 namespace verify {
 
-using mpi_router::gate_matrix;
 using mpi_router::index_t;
 using mpi_router::moe_layer;
+using gate_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// The one-read kernels where they are to be had.
 #ifdef VERIFY_CHECKPOINT_SIMD
@@ -23,25 +23,34 @@ using kernels = mpi_router::reference;
 /// M = AᵀA. Holds a view of A.
 [[nodiscard]] inline auto gate_operator(const gate_matrix& a) { return mpi_router::gram(a, kernels{}); }
 
-/// The gate matrix A of one expert, [F, D].
-[[nodiscard]] inline gate_matrix read_gate(const moe_layer& layer, index_t expert) {
-  return mpi_router::visit_gate(layer.gates[static_cast<std::size_t>(expert)], [](const auto& stored) {
-    gate_matrix a(stored.rows(), stored.cols());
-    for (index_t f = 0; f < a.rows(); ++f) {
-      for (index_t d = 0; d < a.cols(); ++d) {
-        a(f, d) = mpi_router::widen<double>(stored(f, d));
-      }
+/// A matrix in double.
+template <class Stored>
+[[nodiscard]] gate_matrix widened(const Stored& stored) {
+  gate_matrix a(stored.rows(), stored.cols());
+  for (index_t f = 0; f < a.rows(); ++f) {
+    for (index_t d = 0; d < a.cols(); ++d) {
+      a(f, d) = mpi_router::widen<double>(stored(f, d));
     }
+  }
+  return a;
+}
+
+/// The gate matrix A of one expert, [F, D]; A P where the experts see a latent.
+[[nodiscard]] inline gate_matrix read_gate(const moe_layer& layer, index_t expert) {
+  const auto& block = layer.gates[static_cast<std::size_t>(expert)];
+  gate_matrix a = mpi_router::visit_gate(block, [](const auto& stored) { return widened(stored); });
+  if (layer.latent == nullptr) {
     return a;
-  });
+  }
+  return a * mpi_router::visit_latent(layer, [](const auto& stored) { return widened(stored); });
 }
 
 /// The router's row for one expert.
 [[nodiscard]] inline Eigen::VectorXd read_row(const moe_layer& layer, index_t expert) {
-  return mpi_router::visit_router(layer, [&](const auto& router) {
-    Eigen::VectorXd row(router.cols());
+  return mpi_router::visit_router_row(layer, expert, [&](const auto& stored) {
+    Eigen::VectorXd row(stored.size());
     for (index_t d = 0; d < row.size(); ++d) {
-      row[d] = mpi_router::widen<double>(router(expert, d));
+      row[d] = mpi_router::widen<double>(stored[d]);
     }
     return row;
   });

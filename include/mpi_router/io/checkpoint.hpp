@@ -1,7 +1,11 @@
-// A checkpoint: one safetensors file, or shards that an index file or a folder brings together.
+// A checkpoint: safetensors or GGUF, one file, or shards that an index file, a folder or their names bring
+// together.
 #pragma once
 
 #include <mpi_router/io/foreign_folder.hpp>
+#include <mpi_router/io/gguf_parts.hpp>
+#include <mpi_router/io/gguf_weights.hpp>
+#include <mpi_router/io/packed/recognise.hpp>
 #include <mpi_router/io/safetensors_file.hpp>
 
 #include <charconv>
@@ -120,11 +124,16 @@ struct shard_name {
 ///   - an index file (its name ends in ".json"), whose "weight_map" names the shard of each tensor; shards
 ///   lie
 ///     in the folder of the index;
-///   - a folder: by the one "*.safetensors.index.json" in it, else all its "*.safetensors".
+///   - a folder: by the one "*.safetensors.index.json" in it, else all its "*.safetensors", else the one
+///     model in GGUF;
+///   - a GGUF file, with all others of its series where it is one of several.
 /// Throws file_error for each damage that safetensors_file refuses, and for a missing shard, a tensor that
 /// the index promises and its shard lacks, a tensor that two shards hold, an index that leads out of its
 /// folder, and a folder with two indices or nothing in it. A tensor that only the shard knows is not part of
 /// the checkpoint, and unindexed() names it. Shards are mapped, and read where they are touched.
+///
+/// tensors() are what safetensors files store, weights() what that means to a model: codes and scales of a
+/// packed weight, as the config.json beside describes them, are one weight.
 ///
 /// Whether these files are all of the model only their names tell: see missing_shards() and unlisted_files().
 class checkpoint {
@@ -134,6 +143,8 @@ class checkpoint {
     std::error_code error;
     if (fs::is_directory(path_, error)) {
       open_folder();
+    } else if (path_.extension() == ".gguf" || detail::start_of(path_).starts_with("GGUF")) {
+      open_gguf(path_);
     } else if (path_.extension() == ".json") {
       open_index(path_);
     } else {
@@ -146,6 +157,12 @@ class checkpoint {
     if (twice != tensors_.end()) {
       twice[1]->fail("is in ", io::printable(twice[0]->file().filename().string()), " too");
     }
+    if (gguf_.empty()) {
+      if (const auto config = read_beside(path_, "config.json"); config && config->problem.empty()) {
+        packing_ = parse_quantization(nlohmann::json::parse(config->text, nullptr, false));
+      }
+      weights_ = weights_of(tensors_, packing_);
+    }
   }
 
   /// What the checkpoint was opened from.
@@ -156,6 +173,37 @@ class checkpoint {
   [[nodiscard]] const std::deque<safetensors_file>& shards() const noexcept { return shards_; }
   /// All tensors of all shards, in the order of their names.
   [[nodiscard]] std::span<const stored_tensor* const> tensors() const noexcept { return tensors_; }
+
+  /// The weights that the files hold, in the order of their names.
+  [[nodiscard]] std::span<const weight> weights() const noexcept { return weights_; }
+  /// The weight of that name, or null. O(log n).
+  [[nodiscard]] const weight* find_weight(std::string_view name) const noexcept {
+    const auto found = weights_with(name);
+    return !found.empty() && found.front().name() == name ? &found.front() : nullptr;
+  }
+  /// The weights whose names begin so, in order.
+  [[nodiscard]] std::span<const weight> weights_with(std::string_view prefix) const noexcept {
+    const auto begin = std::ranges::lower_bound(weights_, prefix, {},
+                                                [](const auto& w) { return std::string_view(w.name()); });
+    const auto end = std::partition_point(begin, weights_.end(),
+                                          [&](const auto& w) { return w.name().starts_with(prefix); });
+    return {begin, end};
+  }
+  /// What the config.json beside says of packed weights.
+  [[nodiscard]] const quantization& packing() const noexcept { return packing_; }
+  /// The GGUF files, in the order of their series; empty where it is safetensors.
+  [[nodiscard]] const std::deque<gguf_file>& gguf() const noexcept { return gguf_; }
+  /// All files that are mapped.
+  [[nodiscard]] std::vector<std::filesystem::path> files() const {
+    std::vector<std::filesystem::path> all;
+    for (const auto& shard : shards_) {
+      all.push_back(shard.path());
+    }
+    for (const auto& part : gguf_) {
+      all.push_back(part.path());
+    }
+    return all;
+  }
 
   /// The tensors of the shards that the index does not name, in the order of their names.
   [[nodiscard]] std::span<const stored_tensor* const> unindexed() const noexcept { return unindexed_; }
@@ -221,10 +269,40 @@ class checkpoint {
       return;
     }
     if (files.empty()) {
-      io::file_failure(path_, foreign_folder(path_));
+      open_gguf_of(path_);
+      return;
     }
     for (const auto& file : files) {
       add_all_of(shards_.emplace_back(file));
+    }
+  }
+
+  /// The one model in GGUF that a folder holds.
+  void open_gguf_of(const std::filesystem::path& folder) {
+    std::error_code error;
+    std::set<std::filesystem::path> models;
+    for (const auto& file : files_in(folder, ".gguf", error)) {
+      const auto part = detail::shard_name_of(file.filename().string());
+      models.insert(part ? folder / part->sibling(1) : file);
+    }
+    if (error || models.empty()) {
+      io::file_failure(folder, foreign_folder(folder));
+    }
+    if (models.size() > 1) {
+      io::file_failure(folder, "holds ", models.size(), " models in GGUF; name the one to open, such as ",
+                       io::printable(models.begin()->filename().string()));
+    }
+    open_gguf(*models.begin());
+  }
+
+  void open_gguf(const std::filesystem::path& path) {
+    for (const auto& part : gguf_parts(path)) {
+      detail::add_weights(gguf_.emplace_back(part), plain_, weights_);
+    }
+    std::ranges::sort(weights_, {}, &weight::name);
+    const auto twice = std::ranges::adjacent_find(weights_, {}, &weight::name);
+    if (twice != weights_.end()) {
+      twice[1].fail("is in ", io::printable(twice[0].file().filename().string()), " too");
     }
   }
 
@@ -289,6 +367,10 @@ class checkpoint {
   std::vector<const stored_tensor*> tensors_;
   std::vector<const stored_tensor*> unindexed_;
   std::vector<std::string> unlisted_;
+  quantization packing_;
+  std::deque<gguf_file> gguf_;
+  std::deque<stored_tensor> plain_;  ///< of GGUF files: those that are no blocks
+  std::vector<weight> weights_;
 };
 
 MPIROUTER_END

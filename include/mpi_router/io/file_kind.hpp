@@ -30,19 +30,19 @@ inline constexpr std::array<file_signature, 24> file_signatures{{
     {"version https://hawser", "is a Git LFS pointer, not the file: git lfs pull"},
     {"# xet version", "is a Git Xet pointer, not the file: git xet checkout"},
     {"/annex/objects/", "is a git-annex pointer, not the file: git annex get"},
-    {"GGUF", "is a GGUF file; only safetensors is read"},
-    {"FUGG", "is a GGUF file; only safetensors is read"},
-    {"lmgg", "is a GGML file; only safetensors is read"},
-    {"tjgg", "is a GGML file; only safetensors is read"},
-    {"fmgg", "is a GGML file; only safetensors is read"},
-    {"\x80\x02", "is a Python pickle, as PyTorch's old .pt, .pth and .bin files are; only safetensors is read"},
-    {"\x80\x03", "is a Python pickle; only safetensors is read"},
-    {"\x80\x04", "is a Python pickle; only safetensors is read"},
-    {"\x80\x05", "is a Python pickle; only safetensors is read"},
-    {"\x89HDF\r\n", "is an HDF5 file, as Keras' .h5 files are; only safetensors is read"},
-    {"\x93NUMPY", "is a NumPy array; only safetensors is read"},
-    {"ARROW1", "is an Arrow file; only safetensors is read"},
-    {"PAR1", "is a Parquet file; only safetensors is read"},
+    {"GGUF", "is a GGUF file, not safetensors"},
+    {"FUGG", "is a big-endian GGUF file; only little-endian ones are read"},
+    {"lmgg", "is a GGML file; only safetensors and GGUF are read"},
+    {"tjgg", "is a GGML file; only safetensors and GGUF are read"},
+    {"fmgg", "is a GGML file; only safetensors and GGUF are read"},
+    {"\x80\x02", "is a Python pickle, as PyTorch's old .pt, .pth and .bin files are; only safetensors and GGUF are read"},
+    {"\x80\x03", "is a Python pickle; only safetensors and GGUF are read"},
+    {"\x80\x04", "is a Python pickle; only safetensors and GGUF are read"},
+    {"\x80\x05", "is a Python pickle; only safetensors and GGUF are read"},
+    {"\x89HDF\r\n", "is an HDF5 file, as Keras' .h5 files are; only safetensors and GGUF are read"},
+    {"\x93NUMPY", "is a NumPy array; only safetensors and GGUF are read"},
+    {"ARROW1", "is an Arrow file; only safetensors and GGUF are read"},
+    {"PAR1", "is a Parquet file; only safetensors and GGUF are read"},
     {"\x1f\x8b", "is compressed by gzip; unpack it first"},
     {"\x28\xb5\x2f\xfd", "is compressed by zstd; unpack it first"},
     {"\xfd" "7zXZ", "is compressed by xz; unpack it first"},
@@ -56,9 +56,9 @@ inline constexpr std::array<file_signature, 24> file_signatures{{
 /// A zip archive by what is in it: PyTorch puts its pickle first, NumPy its arrays.
 [[nodiscard]] inline std::string_view zip_kind(std::string_view start) {
   if (start.find(".pkl") != start.npos) {
-    return "is a PyTorch file, a zip archive with a pickle in it; only safetensors is read";
+    return "is a PyTorch file, a zip archive with a pickle in it; only safetensors and GGUF are read";
   }
-  return start.find(".npy") != start.npos ? "is a NumPy archive; only safetensors is read"
+  return start.find(".npy") != start.npos ? "is a NumPy archive; only safetensors and GGUF are read"
                                           : "is a zip archive; unpack it first";
 }
 
@@ -99,8 +99,8 @@ inline constexpr std::array<file_signature, 24> file_signatures{{
 
 }  // namespace detail
 
-/// What a file that begins so is, "is a GGUF file; only safetensors is read", to follow its name in a
-/// refusal; empty where the beginning says nothing. Not to be asked of a file that can be read: eight bytes
+/// What a file that begins so is, "is a GGUF file; only safetensors and GGUF are read", to follow its name in
+/// a refusal; empty where the beginning says nothing. Not to be asked of a file that can be read: eight bytes
 /// of a length may look like anything.
 [[nodiscard]] inline std::string foreign_kind(std::span<const std::byte> bytes) {
   if (bytes.empty()) {

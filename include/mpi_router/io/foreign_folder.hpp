@@ -88,20 +88,20 @@ namespace detail {
         return n.starts_with("global_step") || n.ends_with("_model_states.pt") ||
                n.ends_with("_optim_states.pt");
       })) {
-    return "is a checkpoint of DeepSpeed; only safetensors is read";
+    return "is a checkpoint of DeepSpeed; only safetensors and GGUF are read";
   }
   if (names.contains("latest_checkpointed_iteration.txt") || names.contains("common.pt") ||
       any([](std::string_view n) { return n.starts_with("mp_rank_") || n.starts_with("iter_0"); })) {
-    return "is a checkpoint of Megatron; only safetensors is read";
+    return "is a checkpoint of Megatron; only safetensors and GGUF are read";
   }
   if (names.contains(".metadata") || any([](std::string_view n) { return n.ends_with(".distcp"); })) {
-    return "is a distributed checkpoint of PyTorch (DCP); only safetensors is read";
+    return "is a distributed checkpoint of PyTorch (DCP); only safetensors and GGUF are read";
   }
   if (names.contains("manifest.ocdbt") || names.contains("_CHECKPOINT_METADATA")) {
-    return "is a checkpoint of Orbax; only safetensors is read";
+    return "is a checkpoint of Orbax; only safetensors and GGUF are read";
   }
   return any([](std::string_view n) { return n.ends_with(".ckpt.index") || n == "saved_model.pb"; })
-             ? "is a checkpoint of TensorFlow; only safetensors is read"
+             ? "is a checkpoint of TensorFlow; only safetensors and GGUF are read"
              : "";
 }
 

@@ -9,6 +9,8 @@
 
 #include <mpi_router/io/moe/assemble.hpp>
 #include <mpi_router/io/moe/families.hpp>
+#include <mpi_router/io/moe/find_by_shapes.hpp>
+#include <mpi_router/io/moe/gguf_config.hpp>
 #include <mpi_router/io/moe/promises.hpp>
 #include <mpi_router/io/moe/visit.hpp>
 
@@ -18,86 +20,94 @@ MPIROUTER_BEGIN
 
 namespace detail::moe {
 
-inline void note_failure(const stored_tensor& router, attempt& made, found_parts& found) {
-  found.said.insert(&router);
-  found.result.omissions.push_back(
-      {router.name(), std::move(made.reason), omission_kind::unseen, 1, made.rows});
-}
-
-inline void note_layer(moe_layer layer, found_parts& found) {
-  found.said.insert(layer.router);
-  for (const auto& gate : layer.gates) {
-    found.said.insert(gate.tensor);
-  }
-  found.result.layers.push_back(std::move(layer));
+/// Whether the experts whose up projections are named so have a gate too, in whatever form.
+[[nodiscard]] inline bool has_gates(const checkpoint& model, const std::string& up_pattern) {
+  const auto prefix = std::string_view(up_pattern).substr(0, up_pattern.find(expert_mark));
+  const auto stem = prefix.substr(0, prefix.rfind('.') + 1);
+  return std::ranges::any_of(model.weights_with(stem), [&](const weight& w) {
+    const auto rest = std::string_view(w.name()).substr(stem.size());
+    return contains(rest, "gate_proj") || contains(rest, "gate_up") || contains(rest, "w1") ||
+           contains(rest, "gate_exps") || contains(rest, "wi_0");
+  });
 }
 
 /// A layer where two patterns name a router and gates of one family.
-[[nodiscard]] inline attempt try_family(const checkpoint& model, const stored_tensor& router,
+[[nodiscard]] inline attempt try_family(const checkpoint& model, const weight& router,
                                         const model_family& family, const moe_search& wanted,
                                         const std::optional<model_config>& config) {
   const auto bound = match_layer(family.router, router.name());
-  if (!bound || !(bound->empty() || bound->ends_with('.'))) {
+  if (!bound || !(bound->empty() || bound->ends_with('.')) || is_of_attention(*bound)) {
+    return {};
+  }
+  const auto pattern = substituted(family.gate, layer_mark, *bound);
+  if (family.part == expert_part::up && has_gates(model, pattern)) {
     return {};
   }
   return assemble(model, router,
                   {.family = std::string(family.name),
-                   .pattern = substituted(family.gate, layer_mark, *bound),
+                   .pattern = pattern,
                    .layouts = wanted.layout ? std::vector{*wanted.layout} : family.layouts,
                    .asked = wanted.layout.has_value(),
                    .of_architecture = config ? layout_of_architecture(family, *config) : std::nullopt,
-                   .layout_of_router = wanted.layout_of_router,
+                   .layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router),
+                   .router_asked = wanted.layout_of_router.has_value(),
+                   .part = family.part,
+                   .num_experts = config ? config->num_experts : std::nullopt,
                    .words = wanted.words});
 }
 
 inline void find_by_families(const checkpoint& model, const moe_search& wanted,
                              const std::optional<model_config>& config, found_parts& found) {
-  for (const auto* router : model.tensors()) {
-    const auto role = part_of(router->name()).role;
+  for (const auto& router : model.weights()) {
+    const auto role = part_of(router.name()).role;
     if (role == tensor_role::optimizer || role == tensor_role::adapter) {
       continue;
     }
     for (const auto& family : model_families()) {
-      auto made = try_family(model, *router, family, wanted, config);
+      auto made = try_family(model, router, family, wanted, config);
       if (made.layer) {
         note_layer(std::move(*made.layer), found);
         break;
       }
       if (!made.reason.empty()) {
-        note_failure(*router, made, found);
+        note_failure(router, made, found);
         break;
       }
     }
   }
 }
 
-inline void find_by_patterns(const checkpoint& model, const moe_search& wanted, found_parts& found) {
-  for (const auto* router : model.tensors()) {
-    const auto bound = match_layer(wanted.patterns->router, router->name());
+inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
+                             const std::optional<model_config>& config, found_parts& found) {
+  for (const auto& router : model.weights()) {
+    const auto bound = match_layer(wanted.patterns->router, router.name());
     if (!bound) {
       continue;
     }
     const std::string gate = substituted(wanted.patterns->gate, layer_mark, *bound);
-    auto made = assemble(model, *router,
+    auto made = assemble(model, router,
                          {.family = core::concatenate("named by ", wanted.words.patterns),
                           .pattern = gate,
                           .layouts = {wanted.layout.value_or(gate_layout::nfd)},
                           .asked = wanted.layout.has_value(),
                           .of_architecture = {},
-                          .layout_of_router = wanted.layout_of_router,
+                          .layout_of_router = wanted.layout_of_router.value_or(router_layout::nd),
+                          .router_asked = wanted.layout_of_router.has_value(),
+                          .part = expert_part::gate,
+                          .num_experts = config ? config->num_experts : std::nullopt,
                           .words = wanted.words});
     if (made.layer) {
       if (made.layer->name.empty()) {
-        made.layer->name = bound->empty() ? router->name() : *bound;
+        made.layer->name = bound->empty() ? router.name() : *bound;
       }
       note_layer(std::move(*made.layer), found);
       continue;
     }
     if (made.reason.empty()) {
       made.reason = core::concatenate("there is no '", substituted(gate, expert_mark, "0"), "'");
-      made.rows = router->rank() == 2 ? rows_of(*router, wanted.layout_of_router) : 0;
+      made.rows = router.rank() == 2 ? router.shape()[0] : 0;
     }
-    note_failure(*router, made, found);
+    note_failure(router, made, found);
   }
 }
 
@@ -126,11 +136,13 @@ void sort_by_name(std::vector<Named>& all) {
 /// the config.json. Reads headers and names, no weights. O(tensors · families).
 [[nodiscard]] inline moe_layers find_moe_layers(const checkpoint& model, const moe_search& wanted = {}) {
   detail::moe::found_parts found;
-  const auto config = read_model_config(model.path());
+  const auto config = config_of(model);
   if (wanted.patterns) {
-    detail::moe::find_by_patterns(model, wanted, found);
+    detail::moe::find_by_patterns(model, wanted, config, found);
   } else {
     detail::moe::find_by_families(model, wanted, config, found);
+    detail::moe::find_by_roles(model, wanted, config, found);
+    detail::moe::find_by_shapes(model, wanted, config, found);
   }
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <mpi_router/io/moe/choose_layout.hpp>
-#include <mpi_router/io/moe/layer.hpp>
 
 MPIROUTER_BEGIN
 
@@ -15,55 +14,81 @@ struct attempt {
   index_t rows = 0;  ///< of a layer that cannot be used
 };
 
-/// N and D of a router with two axes.
-[[nodiscard]] inline index_t rows_of(const stored_tensor& router, router_layout layout) {
-  return router.shape()[layout == router_layout::nd ? 0 : 1];
-}
-[[nodiscard]] inline index_t hidden_dim_of(const stored_tensor& router, router_layout layout) {
-  return router.shape()[layout == router_layout::nd ? 1 : 0];
+/// N and D of a router.
+struct router_shape {
+  index_t rows = 0;
+  index_t dim = 0;
+};
+
+/// [N, D], [D, N], [1, N, D], or flat, [N · D], where the number of experts is known; nothing otherwise.
+[[nodiscard]] inline std::optional<router_shape> shape_of_router(const weight& router, router_layout layout,
+                                                                 index_t experts) {
+  auto shape = router.shape();
+  while (shape.size() > 2 && shape[0] == 1) {
+    shape = shape.subspan(1);
+  }
+  router_shape out;
+  if (shape.size() == 2) {
+    const bool turned = layout == router_layout::dn;
+    out = {shape[turned ? 1 : 0], shape[turned ? 0 : 1]};
+  } else if (shape.size() == 1 && experts > 1 && shape[0] % experts == 0 && layout == router_layout::nd) {
+    out = {experts, shape[0] / experts};
+  }
+  return out.rows > 0 && out.dim > 0 ? std::optional(out) : std::nullopt;
 }
 
-/// A tensor beside `t` that scales it: then its numbers are not the weights, whatever its type.
-[[nodiscard]] inline const stored_tensor* scale_of(const checkpoint& model, const stored_tensor& t) {
-  std::string_view stem = t.name();
-  if (stem.ends_with(".weight")) {
-    stem.remove_suffix(std::string_view("weight").size());
+/// A router, as it is taken to lie; or why not.
+struct router_choice {
+  router_layout layout = router_layout::nd;
+  router_shape shape;
+  std::string reason;
+};
+
+/// As asked; otherwise as the family has it, or turned round where only that goes with the gates' shapes.
+[[nodiscard]] inline router_choice choose_router(const weight& router, const gate_search& wanted,
+                                                 const gate_tensors& gates) {
+  const index_t held = gates.held() > 0 ? gates.held() : wanted.num_experts.value_or(0);
+  const auto asked = shape_of_router(router, wanted.layout_of_router, held);
+  const auto other = wanted.layout_of_router == router_layout::nd ? router_layout::dn : router_layout::nd;
+  const auto turned = shape_of_router(router, other, held);
+  if (!asked) {
+    return {wanted.layout_of_router,
+            {},
+            core::concatenate("the router has shape ", to_string(router.shape()), ", not [N, D]")};
   }
-  for (const auto* other : tensors_with(model, stem)) {
-    std::string_view rest = std::string_view(other->name()).substr(stem.size());
-    rest.remove_prefix(std::min(rest.find_first_not_of("._"), rest.size()));
-    const bool of_activations = rest.starts_with("input") || rest.starts_with("output") ||
-                                rest.starts_with("act") || rest.starts_with("k_") || rest.starts_with("v_");
-    const bool scale = rest.find("scale") != rest.npos || rest.find("absmax") != rest.npos;
-    if (scale && !of_activations && other != &t) {
-      return other;
+  const bool only_turned = turned && turned->rows == held &&
+                           fits_any(wanted.layouts, gates, held, turned->dim) &&
+                           !fits_any(wanted.layouts, gates, held, asked->dim);
+  if (!only_turned) {
+    return {wanted.layout_of_router, *asked, ""};
+  }
+  if (!wanted.router_asked) {
+    return {other, *turned, ""};
+  }
+  return {wanted.layout_of_router, *asked,
+          core::concatenate("the router has shape ", to_string(router.shape()), " and there are ", held,
+                            " experts: it seems stored ", other == router_layout::dn ? "[D, N]" : "[N, D]",
+                            " (", wanted.words.layout_of_router, " ", to_string(other), ")")};
+}
+
+/// The projection P [L, D] that the experts of a block share and see tokens through; null where there is
+/// none. A name is needed: other projections of a layer have such shapes too.
+[[nodiscard]] inline const weight* latent_of(const checkpoint& model, std::string_view block, index_t dim) {
+  constexpr std::array<std::string_view, 5> names{"routed_expert_down_proj.weight", "fc1_latent_proj.weight",
+                                                  "latent_down_proj.weight", "ffn_latent_down.weight",
+                                                  "latent_proj.weight"};
+  for (const auto name : names) {
+    const auto* p = model.find_weight(std::string(block) + std::string(name));
+    if (p != nullptr && p->rank() == 2 && p->shape()[1] == dim) {
+      return p;
     }
   }
   return nullptr;
 }
 
-/// Why the numbers of this tensor are not to be read as they are; empty if they are.
-[[nodiscard]] inline std::string unreadable(const checkpoint& model, const stored_tensor& t) {
-  if (!is_floating(t.type())) {
-    return core::concatenate("'", t.name(), "' is stored as ", to_string(t.type()),
-                             ", packed weights, which are not supported: write the model out in bf16 first, "
-                             "with the scales multiplied in");
-  }
-  if (const auto* scale = scale_of(model, t)) {
-    return core::concatenate("'", t.name(), "' is ", to_string(t.type()), ", but '", scale->name(),
-                             "' is beside it: it was cast without its scales, and its numbers are not the "
-                             "weights; write the model out again with the scales multiplied in");
-  }
-  return "";
-}
-
 /// Experts that the gates hold, of a layer whose router has `rows`.
 [[nodiscard]] inline index_t count_experts(const gate_tensors& gates, index_t rows) {
-  if (gates.one_each) {
-    return static_cast<index_t>(gates.tensors.size());
-  }
-  const auto shape = gates.first().shape();
-  return shape.size() == 3 ? std::min(shape[0], rows) : rows;
+  return gates.one_each ? gates.held() : gates.held() > 0 ? std::min(gates.held(), rows) : rows;
 }
 
 /// What is wrong with the numbers of the experts, where each has a tensor of its own.
@@ -87,84 +112,88 @@ struct attempt {
   return "";
 }
 
-/// The router's own faults, seen beside its gates.
-[[nodiscard]] inline std::string wrong_router(const stored_tensor& router, const gate_search& wanted,
-                                              const gate_tensors& gates) {
-  const auto shape = router.shape();
-  if (shape.size() != 2 || shape[0] == 0 || shape[1] == 0) {
-    return core::concatenate("the router has shape ", to_string(shape), ", not [N, D]");
+/// Why a number of these weights cannot be had.
+[[nodiscard]] inline std::string unreadable(const weight& router, const weight* latent,
+                                            const gate_tensors& gates) {
+  for (const auto* w : {&router, latent}) {
+    if (w != nullptr && !w->problem().empty()) {
+      return w->problem();
+    }
   }
-  const auto asked = wanted.layout_of_router;
-  const auto other = asked == router_layout::nd ? router_layout::dn : router_layout::nd;
-  const auto held = gates.one_each ? static_cast<index_t>(gates.tensors.size()) : gates.first().shape()[0];
-  const bool turned = rows_of(router, other) == held &&
-                      fits_any(wanted.layouts, gates, held, hidden_dim_of(router, other)) &&
-                      !fits_any(wanted.layouts, gates, held, hidden_dim_of(router, asked));
-  if (turned) {
-    return core::concatenate("the router has shape ", to_string(shape), " and there are ", held,
-                             " experts: it seems stored ", other == router_layout::dn ? "[D, N]" : "[N, D]",
-                             " (", wanted.words.layout_of_router, " ", to_string(other), ")");
-  }
-  return "";
+  const auto bad =
+      std::ranges::find_if(gates.tensors, [](const auto& each) { return !each.second->problem().empty(); });
+  return bad == gates.tensors.end() ? "" : bad->second->problem();
 }
 
-[[nodiscard]] inline moe_layer build(const stored_tensor& router, const gate_search& wanted,
-                                     const gate_tensors& gates, const layout_choice& chosen,
-                                     index_t experts) {
-  moe_layer layer;
-  layer.name = shared_prefix(router.name(), gates.first().name());
-  layer.family = wanted.family;
-  layer.router = &router;
-  layer.layout_of_router = wanted.layout_of_router;
-  layer.gate_name = wanted.pattern;
-  layer.layout = *chosen.layout;
-  layer.layout_known_by = chosen.known_by;
-  layer.num_experts = experts;
-  layer.router_rows = rows_of(router, wanted.layout_of_router);
-  layer.hidden_dim = hidden_dim_of(router, wanted.layout_of_router);
+/// Whether a table of token ids chooses the experts of this router.
+[[nodiscard]] inline bool has_table(const checkpoint& model, const weight& router) {
+  const auto& name = router.name();
+  const auto stem =
+      name.ends_with("weight") ? name.substr(0, name.size() - std::string_view("weight").size()) : name;
+  return model.find_weight(stem + "tid2eid") != nullptr;
+}
+
+[[nodiscard]] inline std::vector<gate_block> blocks_of_gates(const gate_tensors& gates, gate_layout layout,
+                                                             index_t experts, index_t gate_dim) {
+  std::vector<gate_block> blocks;
   for (index_t e = 0; e < experts; ++e) {
     const auto* tensor = gates.one_each ? gates.tensors.at(e) : &gates.first();
-    const auto ffn_dim =
-        ffn_dim_of(layer.layout, tensor->shape(), gates.held_by_one(experts), layer.hidden_dim);
-    layer.gates.push_back({.tensor = tensor,
-                           .index = gates.one_each ? 0 : e,
-                           .layout = layer.layout,
-                           .ffn_dim = *ffn_dim,
-                           .hidden_dim = layer.hidden_dim});
-    layer.ffn_dim = std::max(layer.ffn_dim, *ffn_dim);
+    blocks.push_back({.tensor = tensor,
+                      .index = gates.one_each ? 0 : e,
+                      .layout = layout,
+                      .ffn_dim = *ffn_dim_of(layout, tensor->shape(), gates.held_by_one(experts), gate_dim),
+                      .hidden_dim = gate_dim});
   }
-  return layer;
+  return blocks;
 }
 
-[[nodiscard]] inline attempt assemble(const checkpoint& model, const stored_tensor& router,
+/// A layer from a router and gates; a reason where these cannot be used.
+[[nodiscard]] inline attempt assemble(const checkpoint& model, const weight& router,
                                       const gate_search& wanted) {
   const auto gates = find_gates(model, wanted.pattern);
   if (gates.tensors.empty() || gates.first().rank() == 0) {
     return {};
   }
-  const auto held = static_cast<index_t>(gates.tensors.size());
-  const auto refuse = [&](std::string reason, index_t rows) { return attempt{{}, std::move(reason), rows}; };
-  if (auto reason = wrong_router(router, wanted, gates); !reason.empty()) {
-    return refuse(std::move(reason), gates.one_each ? held : gates.first().shape()[0]);
+  const std::string block = shared_prefix(router.name(), gates.first().name());
+  const auto chosen_router = choose_router(router, wanted, gates);
+  const auto [rows, dim] = chosen_router.shape;
+  const auto refuse = [&, most = std::max(rows, gates.held())](std::string reason) {
+    return attempt{{}, std::move(reason), most};
+  };
+  if (!chosen_router.reason.empty()) {
+    return refuse(chosen_router.reason);
   }
-  const index_t rows = rows_of(router, wanted.layout_of_router);
-  const index_t experts = count_experts(gates, rows);
   if (auto reason = wrong_numbers(gates, wanted.pattern, rows); !reason.empty()) {
-    return refuse(std::move(reason), std::max(rows, held));
+    return refuse(std::move(reason));
   }
-  if (auto reason = unreadable(model, router); !reason.empty()) {
-    return refuse(std::move(reason), rows);
+  const auto* latent = latent_of(model, block.empty() ? block : block + ".", dim);
+  if (auto reason = unreadable(router, latent, gates); !reason.empty()) {
+    return refuse(std::move(reason));
   }
-  for (const auto& [number, tensor] : gates.tensors) {
-    if (auto reason = unreadable(model, *tensor); !reason.empty()) {
-      return refuse(std::move(reason), rows);
-    }
-  }
-  const auto chosen = choose_layout(wanted, gates, experts, hidden_dim_of(router, wanted.layout_of_router));
+  const index_t experts = count_experts(gates, rows);
+  const index_t gate_dim = latent == nullptr ? dim : latent->shape()[0];
+  const auto chosen = choose_layout(wanted, gates, experts, gate_dim);
   if (!chosen.layout) {
-    return refuse(chosen.reason, rows);
+    return refuse(chosen.reason);
   }
-  return {build(router, wanted, gates, chosen, experts), "", rows};
+  auto blocks = blocks_of_gates(gates, *chosen.layout, experts, gate_dim);
+  const index_t ffn_dim = std::ranges::max(blocks, {}, &gate_block::ffn_dim).ffn_dim;
+  return {moe_layer{.name = block,
+                    .family = wanted.family,
+                    .router = &router,
+                    .layout_of_router = chosen_router.layout,
+                    .gates = std::move(blocks),
+                    .gate_name = wanted.pattern,
+                    .layout = *chosen.layout,
+                    .layout_known_by = chosen.known_by,
+                    .num_experts = experts,
+                    .router_rows = rows,
+                    .ffn_dim = ffn_dim,
+                    .hidden_dim = dim,
+                    .part = wanted.part,
+                    .latent = latent,
+                    .selects_by_table = has_table(model, router)},
+          "", rows};
 }
 
 }  // namespace detail::moe

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/moe/roles.hpp>
-#include <mpi_router/io/stored_tensor.hpp>
+#include <mpi_router/io/weight.hpp>
 
 #include <iterator>
 #include <map>
@@ -12,13 +12,13 @@ MPIROUTER_BEGIN
 
 namespace detail::moe {
 
-using tensor_list = std::vector<const stored_tensor*>;
+using weight_list = std::vector<const weight*>;
 
 /// What names say is in one block.
 struct block_parts {
-  tensor_list routers;
-  tensor_list plain_gates;  ///< "gate.weight": a router beside experts, else perhaps a dense layer's gate
-  tensor_list experts;
+  weight_list routers;
+  weight_list plain_gates;  ///< "gate.weight": a router beside experts, else perhaps a dense layer's gate
+  weight_list experts;
   std::set<index_t> numbers;  ///< of experts
   bool dense = false;         ///< has the other projections of a dense layer
 };
@@ -31,15 +31,15 @@ using block_map = std::map<std::string, block_parts>;
          leaf == "down_proj.weight" || leaf == "value.weight";
 }
 
-inline void add_by_role(std::span<const stored_tensor* const> tensors, block_map& blocks) {
-  for (const auto* t : tensors) {
-    const auto part = part_of(t->name());
+inline void add_by_role(std::span<const weight> weights, block_map& blocks) {
+  for (const auto& w : weights) {
+    const auto part = part_of(w.name());
     if (part.role == tensor_role::router) {
       auto& block = blocks[part.block];
-      (part.plain_gate ? block.plain_gates : block.routers).push_back(t);
+      (part.plain_gate ? block.plain_gates : block.routers).push_back(&w);
     } else if (part.role == tensor_role::expert) {
       auto& block = blocks[part.block];
-      block.experts.push_back(t);
+      block.experts.push_back(&w);
       if (part.expert) {
         block.numbers.insert(*part.expert);
       }
@@ -48,10 +48,10 @@ inline void add_by_role(std::span<const stored_tensor* const> tensors, block_map
 }
 
 /// A dense sibling lies directly in its block, or one component below.
-inline void mark_dense(std::span<const stored_tensor* const> tensors, block_map& blocks) {
-  for (const auto* t : tensors) {
+inline void mark_dense(std::span<const weight> weights, block_map& blocks) {
+  for (const auto& w : weights) {
     for (const std::size_t dots : {1U, 0U}) {
-      const std::string_view name = t->name();
+      const std::string_view name = w.name();
       auto at = name.rfind('.');
       at = dots == 1 && at != name.npos && at > 0 ? name.rfind('.', at - 1) : at;
       const auto block = blocks.find(std::string(name.substr(0, at == name.npos ? 0 : at + 1)));
@@ -62,11 +62,11 @@ inline void mark_dense(std::span<const stored_tensor* const> tensors, block_map&
   }
 }
 
-/// The blocks of these tensors; a gate of a dense layer makes none.
-[[nodiscard]] inline block_map blocks_of(std::span<const stored_tensor* const> tensors) {
+/// The blocks of these weights; a gate of a dense layer makes none.
+[[nodiscard]] inline block_map blocks_of(std::span<const weight> weights) {
   block_map blocks;
-  add_by_role(tensors, blocks);
-  mark_dense(tensors, blocks);
+  add_by_role(weights, blocks);
+  mark_dense(weights, blocks);
   for (auto it = blocks.begin(); it != blocks.end();) {
     auto& block = it->second;
     if (!block.dense || !block.experts.empty() || !block.routers.empty()) {
@@ -93,7 +93,7 @@ inline void mark_dense(std::span<const stored_tensor* const> tensors, block_map&
 }
 
 /// The tensor that stands for a block in messages: a gate of its experts, or its router.
-[[nodiscard]] inline const stored_tensor& shown_of(const block_parts& block) {
+[[nodiscard]] inline const weight& shown_of(const block_parts& block) {
   const auto gate =
       std::ranges::find_if(block.experts, [](const auto* t) { return looks_like_gate(t->name()); });
   return gate != block.experts.end() ? **gate

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/checkpoint.hpp>
+#include <mpi_router/io/moe/layer.hpp>
 #include <mpi_router/io/moe/names.hpp>
 #include <mpi_router/io/moe/search.hpp>
 
@@ -19,42 +20,38 @@ struct gate_search {
   bool asked = false;                          ///< the caller names the layout
   std::optional<gate_layout> of_architecture;  ///< config.json names it
   router_layout layout_of_router = router_layout::nd;
+  bool router_asked = false;  ///< the caller names the router's layout
+  expert_part part = expert_part::gate;
+  std::optional<index_t> num_experts;  ///< config.json names it
   search_words words{};
 };
 
 /// The tensors that hold the gates: one for all experts, or one for each, by its number.
 struct gate_tensors {
-  std::map<index_t, const stored_tensor*> tensors;
+  std::map<index_t, const weight*> tensors;
   bool one_each = false;
 
-  [[nodiscard]] const stored_tensor& first() const { return *tensors.begin()->second; }
+  [[nodiscard]] const weight& first() const { return *tensors.begin()->second; }
   /// Experts that one of these tensors holds, if the layer has so many.
   [[nodiscard]] index_t held_by_one(index_t experts) const { return one_each ? 1 : experts; }
+  /// Experts that they hold, as far as their number and shapes tell; 0 where they do not: [N·F, D].
+  [[nodiscard]] index_t held() const {
+    return one_each ? static_cast<index_t>(tensors.size()) : first().rank() == 3 ? first().shape()[0] : 0;
+  }
 };
-
-/// The tensors whose names begin so, in order.
-[[nodiscard]] inline std::span<const stored_tensor* const> tensors_with(const checkpoint& model,
-                                                                        std::string_view prefix) {
-  const auto all = model.tensors();
-  const auto begin =
-      std::ranges::lower_bound(all, prefix, {}, [](const auto* t) { return std::string_view(t->name()); });
-  const auto end =
-      std::find_if_not(begin, all.end(), [&](const auto* t) { return t->name().starts_with(prefix); });
-  return {begin, end};
-}
 
 [[nodiscard]] inline gate_tensors find_gates(const checkpoint& model, const std::string& pattern) {
   gate_tensors found;
   found.one_each = pattern.find(expert_mark) != pattern.npos;
   if (!found.one_each) {
-    if (const auto* t = model.find(pattern)) {
-      found.tensors.emplace(0, t);
+    if (const auto* w = model.find_weight(pattern)) {
+      found.tensors.emplace(0, w);
     }
     return found;
   }
-  for (const auto* t : tensors_with(model, std::string_view(pattern).substr(0, pattern.find(expert_mark)))) {
-    if (const auto number = match_expert(pattern, t->name())) {
-      found.tensors.emplace(*number, t);
+  for (const auto& w : model.weights_with(std::string_view(pattern).substr(0, pattern.find(expert_mark)))) {
+    if (const auto number = match_expert(pattern, w.name())) {
+      found.tensors.emplace(*number, &w);
     }
   }
   return found;
@@ -106,8 +103,9 @@ struct layout_choice {
                            ", D = ", hidden_dim);
 }
 
-/// One rule for all families: a layout is taken if no other of the same kind has such shapes; if config.json
-/// names an architecture that has but the one; if torch's Linear leaves no choice; or if the caller says so.
+/// One rule for all families: a layout is taken if no other of the same kind has such shapes; if groups of
+/// packed numbers, which run along D, leave but one; if config.json names an architecture that has but the
+/// one; if torch's Linear leaves no choice; or if the caller says so.
 [[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
                                                  index_t experts, index_t hidden_dim) {
   std::vector<gate_layout> fitting;
@@ -130,6 +128,12 @@ struct layout_choice {
   }
   if (possible.size() == 1) {
     return {fitting[0], "its shape", ""};
+  }
+  if (gates.first().is_grouped()) {
+    std::erase_if(fitting, [](gate_layout layout) { return !ffn_comes_first(layout); });
+    if (fitting.size() == 1) {
+      return {fitting[0], "its packing", ""};
+    }
   }
   if (wanted.of_architecture && std::ranges::find(fitting, *wanted.of_architecture) != fitting.end()) {
     return {wanted.of_architecture, "config.json", ""};

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/moe/gate_layout.hpp>
-#include <mpi_router/io/stored_tensor.hpp>
+#include <mpi_router/io/weight.hpp>
 
 #include <algorithm>
 #include <string>
@@ -17,17 +17,32 @@ enum class omission_kind : unsigned char {
   missing     ///< promised by file names, the index or config.json, and not there
 };
 
+/// Which matrix of an expert stands for it: the first that sees the token.
+enum class expert_part : unsigned char {
+  gate,  ///< the gate projection, as in the paper
+  up     ///< the up projection, of experts that have no gate (Nemotron, Switch)
+};
+
 MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
-/// The gate matrix of one expert: a contiguous block of a tensor. visit_gate() makes a view of it.
+/// "gate" or "up".
+[[nodiscard]] constexpr std::string_view to_string(expert_part part) {
+  switch (part) {
+    case expert_part::gate: return "gate";
+    case expert_part::up: return "up";
+  }
+  core::unknown_value("expert_part", part);
+}
+
+/// The gate matrix of one expert: consecutive rows of a weight. visit_gate() makes a view of it.
 struct gate_block {
-  const stored_tensor* tensor = nullptr;
+  const weight* tensor = nullptr;
   index_t index = 0;  ///< of the expert within the tensor
   gate_layout layout = gate_layout::nfd;
   index_t ffn_dim = 0;
-  index_t hidden_dim = 0;
+  index_t hidden_dim = 0;  ///< of what the expert sees: of the latent, where the layer has one
 };
 
 /// One MoE layer of a checkpoint, which it must not outlive: a router and a gate matrix for each of its first
@@ -35,7 +50,7 @@ struct gate_block {
 struct moe_layer {
   std::string name;    ///< the prefix that its router and experts share
   std::string family;  ///< who names tensors so
-  const stored_tensor* router = nullptr;
+  const weight* router = nullptr;
   router_layout layout_of_router = router_layout::nd;
   std::vector<gate_block> gates;  ///< one for each expert
   std::string gate_name;          ///< of the gates' tensors, {expert} in place of a number
@@ -44,7 +59,13 @@ struct moe_layer {
   index_t num_experts = 0;      ///< that have a gate
   index_t router_rows = 0;      ///< at least as many
   index_t ffn_dim = 0;          ///< of the largest expert
-  index_t hidden_dim = 0;
+  index_t hidden_dim = 0;       ///< D, of a router row
+  expert_part part = expert_part::gate;
+  /// P, [L, D]: the experts see P x, their gates are [F, L], and M = Pᵀ AᵀA P. Null where they see x.
+  const weight* latent = nullptr;
+  /// Tokens are given to experts by a table of their ids (DeepSeek-V4's first layers): the rows weigh what
+  /// the experts chosen put out, and choose none.
+  bool selects_by_table = false;
 
   /// Whether all experts have `ffn_dim` neurons.
   [[nodiscard]] bool is_uniform() const {
@@ -52,8 +73,10 @@ struct moe_layer {
   }
   /// Whether each expert has a tensor of its own.
   [[nodiscard]] bool has_one_tensor_each() const { return gate_name.find("{expert}") != gate_name.npos; }
-  /// [num_experts, ffn_dim, hidden_dim].
-  [[nodiscard]] expert_shape shape() const noexcept { return {num_experts, ffn_dim, hidden_dim}; }
+  /// L, where the experts see a latent; otherwise D.
+  [[nodiscard]] index_t gate_dim() const { return latent == nullptr ? hidden_dim : latent->shape()[0]; }
+  /// Of the gates as they are stored: [num_experts, ffn_dim, gate_dim()].
+  [[nodiscard]] expert_shape shape() const { return {num_experts, ffn_dim, gate_dim()}; }
 };
 
 /// Something that looks like part of an MoE layer and is in none, or that is not there.

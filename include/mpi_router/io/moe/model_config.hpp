@@ -1,12 +1,10 @@
 // What the config.json beside a checkpoint says of its layers and experts.
 #pragma once
 
+#include <mpi_router/io/config_file.hpp>
 #include <mpi_router/io/moe/layer_rules.hpp>
 
 #include <cctype>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 
 MPIROUTER_BEGIN
 
@@ -106,22 +104,16 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
 
 /// The config.json in a folder, or beside a file; nothing where there is none.
 [[nodiscard]] inline std::optional<model_config> read_model_config(const std::filesystem::path& checkpoint) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  const auto folder = fs::is_directory(checkpoint, error) ? checkpoint : checkpoint.parent_path();
-  const auto path = folder / "config.json";
-  if (!fs::is_regular_file(path, error)) {
+  const auto file = read_beside(checkpoint, "config.json");
+  if (!file) {
     return std::nullopt;
   }
-  constexpr std::uintmax_t longest = 64U << 20U;
-  if (fs::file_size(path, error) > longest) {
+  if (!file->problem.empty()) {
     model_config out;
-    out.problem = "is too long for a config.json";
+    out.problem = file->problem;
     return out;
   }
-  std::ifstream in(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  return parse_model_config(text);
+  return parse_model_config(file->text);
 }
 
 MPIROUTER_END

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/checkpoint.hpp>
+#include <mpi_router/io/moe/assemble.hpp>
 #include <mpi_router/io/moe/blocks.hpp>
 #include <mpi_router/io/moe/layer.hpp>
 #include <mpi_router/io/moe/search.hpp>
@@ -13,9 +14,23 @@ namespace detail::moe {
 /// What a search has come to so far.
 struct found_parts {
   moe_layers result;
-  std::set<const stored_tensor*> said;  ///< tensors that are used, or about which something is said
-  std::set<std::string> blocks;         ///< all that the files hold: "model.layers.3.mlp."
+  std::set<const weight*> said;  ///< weights that are used, or about which something is said
+  std::set<std::string> blocks;  ///< all that the files hold: "model.layers.3.mlp."
 };
+
+inline void note_failure(const weight& router, attempt& made, found_parts& found) {
+  found.said.insert(&router);
+  found.result.omissions.push_back(
+      {router.name(), std::move(made.reason), omission_kind::unseen, 1, made.rows});
+}
+
+inline void note_layer(moe_layer layer, found_parts& found) {
+  found.said.insert(layer.router);
+  for (const auto& gate : layer.gates) {
+    found.said.insert(gate.tensor);
+  }
+  found.result.layers.push_back(std::move(layer));
+}
 
 /// "NAME", or "NAME and 3 more".
 [[nodiscard]] inline std::string first_and_count(const std::string& first, std::size_t count) {
@@ -26,16 +41,6 @@ struct found_parts {
   return core::concatenate(words.patterns_and_layout, " name the tensors of other models");
 }
 
-/// How a packed tensor is packed, as far as its name and type tell.
-[[nodiscard]] inline std::string_view packing_of(const stored_tensor& t) {
-  const std::string_view name = t.name();
-  return name.ends_with("blocks")          ? "MXFP4, packed 4-bit weights"
-         : name.ends_with("qweight")       ? "AWQ or GPTQ, packed weights"
-         : name.ends_with("weight_packed") ? "compressed-tensors, packed weights"
-         : t.type() == dtype::u32          ? "MLX, packed weights"
-                                           : "packed weights";
-}
-
 /// Why a block of which nothing was said is no layer.
 [[nodiscard]] inline std::string reason_of(const block_parts& block, const search_words& words) {
   const auto& shown = shown_of(block);
@@ -43,27 +48,25 @@ struct found_parts {
   if (block.experts.empty()) {
     return "looks like a router, but there are no experts beside it; " + name_them(words);
   }
-  if (!is_floating(shown.type())) {
-    return core::concatenate("experts stored as ", to_string(shown.type()), " (", packing_of(shown),
-                             "), which are not supported: write the model out in bf16 first; ",
-                             routed ? core::concatenate("its router is '", block.routers.front()->name(), "'")
-                                    : "no router goes with them");
+  if (!shown.problem().empty()) {
+    return core::concatenate("experts that cannot be read: ", shown.problem(), "; ",
+                             routed
+                                 ? core::concatenate("their router is '", block.routers.front()->name(), "'")
+                                 : "no router goes with them");
   }
   if (!routed) {
     return "looks like experts, but no router goes with them that has a router's name; " + name_them(words);
   }
   const auto& router = *block.routers.front();
-  if (!is_floating(router.type())) {
-    return core::concatenate("experts whose router '", router.name(), "' is stored as ",
-                             to_string(router.type()), ", which is not supported");
+  if (!router.problem().empty()) {
+    return core::concatenate("experts whose router cannot be read: ", router.problem());
   }
   if (router.rank() != 2) {
     return core::concatenate("experts whose router '", router.name(), "' has shape ",
                              to_string(router.shape()), ", not [N, D]");
   }
-  return core::concatenate("experts ", to_string(shown.shape()), " ", to_string(shown.type()),
-                           "; its router is '", router.name(), "', but no known family has these two names; ",
-                           name_them(words));
+  return core::concatenate("experts ", to_string(shown.shape()), " ", shown.stored_as(), "; its router is '",
+                           router.name(), "', but no known family has these two names; ", name_them(words));
 }
 
 /// One line for all blocks that differ in their numbers alone.
@@ -93,10 +96,15 @@ class grouped_omissions {
 /// Routers and experts under names that no family has.
 inline void note_blocks(const checkpoint& model, const search_words& words, found_parts& found) {
   grouped_omissions groups;
-  for (const auto& [name, block] : blocks_of(model.tensors())) {
+  for (const auto& [name, block] : blocks_of(model.weights())) {
     found.blocks.insert(name);
     const auto said = [&](const auto* t) { return found.said.contains(t); };
     const bool known = std::ranges::any_of(block.routers, said) || std::ranges::any_of(block.experts, said);
+    if (!known && is_of_attention(name)) {
+      groups.add(shown_of(block).name(), 1,
+                 {"", "experts of attention: they have no gate", omission_kind::set_aside, 0, 0});
+      continue;
+    }
     if (!known) {
       const auto& shown = shown_of(block);
       const auto like_it =
@@ -125,7 +133,8 @@ inline void note_unindexed(const checkpoint& model, found_parts& found) {
   }
   index_t layers = 0;
   index_t rows = 0;
-  for (const auto& [name, block] : blocks_of(omitted)) {
+  const auto weights = weights_of(omitted, model.packing());
+  for (const auto& [name, block] : blocks_of(weights)) {
     if (found.blocks.insert(name).second) {
       ++layers;
       rows += rows_in(block);
@@ -145,9 +154,12 @@ inline void note_unindexed(const checkpoint& model, found_parts& found) {
 /// Optimizer state and adapters.
 inline void note_set_aside(const checkpoint& model, found_parts& found) {
   const auto note = [&](tensor_role role, const std::string& reason) {
-    tensor_list all;
-    std::ranges::copy_if(model.tensors(), std::back_inserter(all),
-                         [&](const auto* t) { return part_of(t->name()).role == role; });
+    weight_list all;
+    for (const auto& w : model.weights()) {
+      if (part_of(w.name()).role == role) {
+        all.push_back(&w);
+      }
+    }
     if (!all.empty()) {
       found.result.omissions.push_back(
           {first_and_count(all[0]->name(), all.size()), reason, omission_kind::set_aside});

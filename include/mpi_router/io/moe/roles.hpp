@@ -61,6 +61,11 @@ template <std::size_t N>
   return std::ranges::any_of(parts, [&](auto part) { return contains(leaf, part); });
 }
 
+/// Whether a block is of attention: JetMoE routes that too, to experts that have no gate.
+[[nodiscard]] inline bool is_of_attention(std::string_view block) {
+  return contains(block, "attn") || contains(block, "attention");
+}
+
 /// How many components from the end make a router's name; 0 where it is none. `plain` if only "gate" says it.
 [[nodiscard]] inline std::size_t router_suffix(std::span<const std::string_view> c, bool& plain) {
   constexpr std::array<std::string_view, 6> leaves{"weight",        "kernel", "qweight",

@@ -3,6 +3,7 @@
 
 #include <mpi_router/io/moe/gate_layout.hpp>
 
+#include <optional>
 #include <string>
 
 MPIROUTER_BEGIN
@@ -23,9 +24,9 @@ struct search_words {
 
 /// What is known beforehand of the names and layouts of a checkpoint.
 struct moe_search {
-  std::optional<name_patterns> patterns;  ///< instead of the families
-  std::optional<gate_layout> layout;      ///< instead of the family's layout
-  router_layout layout_of_router = router_layout::nd;
+  std::optional<name_patterns> patterns;          ///< instead of the families
+  std::optional<gate_layout> layout;              ///< instead of the family's layout
+  std::optional<router_layout> layout_of_router;  ///< instead of the family's, or of what shapes force
   search_words words{};
 };
 

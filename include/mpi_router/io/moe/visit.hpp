@@ -27,13 +27,29 @@ template <Scalar T>
 inline void check_alike(const moe_layer& layer) {
   const auto& first = layer.gates.front();
   for (const auto& gate : layer.gates) {
-    if (gate.ffn_dim != first.ffn_dim || gate.tensor->type() != first.tensor->type()) {
-      gate.tensor->fail("is ", to_string(gate.tensor->type()), " with F = ", gate.ffn_dim,
-                        ", but the first expert is ", to_string(first.tensor->type()),
-                        " with F = ", first.ffn_dim,
+    const auto kind = [](const gate_block& g) {
+      return g.tensor->plain() == nullptr ? std::optional<dtype>() : g.tensor->plain()->type();
+    };
+    if (gate.ffn_dim != first.ffn_dim || kind(gate) != kind(first)) {
+      gate.tensor->fail("is ", gate.tensor->stored_as(), " with F = ", gate.ffn_dim,
+                        ", but the first expert is ", first.tensor->stored_as(), " with F = ", first.ffn_dim,
                         ": no one batch has both; visit_gate takes them one by one");
     }
   }
+}
+
+/// Elements of the tensor of one expert.
+[[nodiscard]] inline index_t size_of_gate(const gate_block& block) {
+  return block.ffn_dim * block.hidden_dim * (is_fused(block.layout) ? 2 : 1);
+}
+
+/// A packed gate, decoded to float.
+[[nodiscard]] inline std::vector<float> decoded_gate(const gate_block& block) {
+  const index_t size = size_of_gate(block);
+  const index_t rows = size / block.tensor->cols();
+  std::vector<float> out(static_cast<std::size_t>(size));
+  block.tensor->decode(block.index * rows, rows, out.data());
+  return out;
 }
 
 }  // namespace detail::moe
@@ -51,29 +67,72 @@ decltype(auto) visit_type(const stored_tensor& tensor, const Use& use) {
   }
 }
 
-/// Calls use(a) with the gate matrix A, [F, D], of one expert: a matrix_view<const T> of the stored type,
-/// good as long as the call. Elements that the file does not align are copied, all else lies where it is
-/// mapped. Returns what use returns.
+/// Calls use(a) with the gate matrix A, [F, D], of one expert: a matrix_view<const T> of the stored type, or
+/// of float for a packed one, good as long as the call. What is packed is decoded, and elements that the file
+/// does not align are copied; all else lies where it is mapped. Returns what use returns.
 template <class Use>
 decltype(auto) visit_gate(const gate_block& block, const Use& use) {
   const expert_shape one{1, block.ffn_dim, block.hidden_dim};
-  const index_t size = block.ffn_dim * block.hidden_dim * (detail::moe::is_fused(block.layout) ? 2 : 1);
-  return visit_type(*block.tensor, [&]<class T>(T) -> decltype(auto) {
-    const auto data = detail::moe::elements_of<T>(*block.tensor, block.index * size, size);
+  if (block.tensor->is_packed()) {
+    const auto data = detail::moe::decoded_gate(block);
+    return use(detail::moe::experts_stored(block.layout, data.data(), one)[0]);
+  }
+  const index_t size = detail::moe::size_of_gate(block);
+  const auto& stored = *block.tensor->plain();
+  return visit_type(stored, [&]<class T>(T) -> decltype(auto) {
+    const auto data = detail::moe::elements_of<T>(stored, block.index * size, size);
     return use(detail::moe::experts_stored(block.layout, data.data(), one)[0]);
   });
 }
+
+namespace detail::moe {
+
+/// rows × cols of `data`, or its transpose.
+template <class T>
+[[nodiscard]] matrix_view<const T> rows_stored(router_layout layout, const T* data, index_t rows,
+                                               index_t cols) {
+  return layout == router_layout::nd ? row_major(data, rows, cols) : column_major(data, rows, cols);
+}
+
+}  // namespace detail::moe
 
 /// Calls use(router) with the router's rows, [router_rows, D], as visit_gate does. The first num_experts of
 /// them have an expert.
 template <class Use>
 decltype(auto) visit_router(const moe_layer& layer, const Use& use) {
-  return visit_type(*layer.router, [&]<class T>(T) -> decltype(auto) {
-    const auto data = layer.router->load<T>();
-    return use(layer.layout_of_router == router_layout::nd
-                   ? row_major(data.data(), layer.router_rows, layer.hidden_dim)
-                   : column_major(data.data(), layer.router_rows, layer.hidden_dim));
+  const auto rows = [&](const auto* data) {
+    return detail::moe::rows_stored(layer.layout_of_router, data, layer.router_rows, layer.hidden_dim);
+  };
+  if (layer.router->is_packed()) {
+    std::vector<float> data(static_cast<std::size_t>(layer.router_rows * layer.hidden_dim));
+    layer.router->decode(0, layer.router->rows(), data.data());
+    return use(rows(std::as_const(data).data()));
+  }
+  return visit_type(*layer.router->plain(), [&]<class T>(T) -> decltype(auto) {
+    const auto data = layer.router->plain()->load<T>();
+    return use(rows(data.data()));
   });
+}
+
+/// Calls use(row) with row `expert` of the router, a vector_view of D elements, as visit_gate does: a packed
+/// one is decoded alone, where the router's layout lets it.
+template <class Use>
+decltype(auto) visit_router_row(const moe_layer& layer, index_t expert, const Use& use) {
+  const bool alone = layer.router->is_packed() && layer.layout_of_router == router_layout::nd;
+  if (!alone) {
+    return visit_router(layer, [&](const auto& router) -> decltype(auto) { return use(router.row(expert)); });
+  }
+  std::vector<float> data(static_cast<std::size_t>(layer.hidden_dim));
+  layer.router->decode(expert, 1, data.data());
+  return use(vector_view<const float>(std::as_const(data).data(), layer.hidden_dim));
+}
+
+/// Calls use(p) with the projection P, [L, D], of a layer whose experts see a latent, as visit_gate does.
+template <class Use>
+decltype(auto) visit_latent(const moe_layer& layer, const Use& use) {
+  core::expect(layer.latent != nullptr, "visit_latent: '", layer.name, "' has no latent");
+  const auto& p = *layer.latent;
+  return visit_gate(gate_block{&p, 0, gate_layout::nfd, p.rows(), p.cols()}, use);
 }
 
 /// All gate matrices of a layer, and what their view stands on. Movable; the view stays good.
@@ -83,14 +142,16 @@ class loaded_experts {
   /// See load_experts.
   explicit loaded_experts(const moe_layer& layer) {
     detail::moe::check_alike(layer);
+    const auto& first = *layer.gates.front().tensor;
+    if (!layer.has_one_tensor_each() && !first.is_packed()) {
+      data_.push_back(first.plain()->load<T>());
+      view_ = detail::moe::experts_stored(layer.layout, data_.front().data(), layer.shape());
+      return;
+    }
     for (const auto& gate : layer.gates) {
-      data_.push_back(gate.tensor->load<T>());
-      if (!layer.has_one_tensor_each()) {
-        view_ = detail::moe::experts_stored(layer.layout, data_.front().data(), layer.shape());
-        return;
-      }
-      const expert_shape one{1, layer.ffn_dim, layer.hidden_dim};
-      view_ = detail::moe::experts_stored(layer.layout, data_.back().data(), one);
+      data_.push_back(data_of(gate));
+      const expert_shape one{1, gate.ffn_dim, gate.hidden_dim};
+      view_ = detail::moe::experts_stored(gate.layout, data_.back().data(), one);
       table_.push_back(view_.data());
     }
     const auto strides = view_.strides();
@@ -100,23 +161,43 @@ class loaded_experts {
   [[nodiscard]] const expert_batch_view<const T>& view() const noexcept { return view_; }
 
  private:
+  static tensor_data<T> data_of(const gate_block& gate) {
+    if (!gate.tensor->is_packed()) {
+      const index_t size = detail::moe::size_of_gate(gate);
+      return detail::moe::elements_of<T>(*gate.tensor->plain(), gate.index * size, size);
+    }
+    if constexpr (std::same_as<T, float>) {
+      return tensor_data<T>(detail::moe::decoded_gate(gate));
+    } else {
+      gate.tensor->fail("is packed, as ", gate.tensor->stored_as(), ", and asked for as ",
+                        to_string(dtype_of<T>::value), "; it decodes to F32");
+    }
+  }
+
   std::deque<tensor_data<T>> data_;
   std::vector<const T*> table_;
   expert_batch_view<const T> view_;
 };
 
-/// All gate matrices of a layer that is stored as T, in place but for those that the file does not align.
-/// Throws file_error where T is not the stored type, or where the experts differ in type or in F.
+/// All gate matrices of a layer that is stored as T, in place but for those that the file does not align; or,
+/// decoded, of a packed layer as float. Throws file_error where T is not the stored type, or where the
+/// experts differ in type or in F.
 template <Scalar T>
 [[nodiscard]] loaded_experts<T> load_experts(const moe_layer& layer) {
   return loaded_experts<T>(layer);
 }
 
 /// Calls use(experts) with all gate matrices of a layer, an expert_batch_view<const T> of the stored type, as
-/// visit_gate does. Throws file_error where the experts differ in type or in F.
+/// visit_gate does: a packed layer is decoded whole. Throws file_error where the experts differ in type or in
+/// F.
 template <class Use>
 decltype(auto) visit_experts(const moe_layer& layer, const Use& use) {
-  return visit_type(*layer.gates.front().tensor, [&]<class T>(T) -> decltype(auto) {
+  const auto& first = *layer.gates.front().tensor;
+  if (first.is_packed()) {
+    const auto experts = load_experts<float>(layer);
+    return use(experts.view());
+  }
+  return visit_type(*first.plain(), [&]<class T>(T) -> decltype(auto) {
     const auto experts = load_experts<T>(layer);
     return use(experts.view());
   });

@@ -1,0 +1,263 @@
+// Layers under names that no family has: routers and gates by what their names look like and by their shapes.
+#pragma once
+
+#include <mpi_router/io/moe/assemble.hpp>
+#include <mpi_router/io/moe/model_config.hpp>
+#include <mpi_router/io/moe/remainder.hpp>
+
+MPIROUTER_BEGIN
+
+namespace detail::moe {
+
+/// The weights of a block's experts that differ in the number of the expert alone.
+struct expert_weights {
+  std::string pattern;  ///< with {expert}, or the one name
+  std::vector<const weight*> all;
+
+  [[nodiscard]] const weight& first() const { return *all.front(); }
+};
+
+/// What a name says of an expert's matrix.
+enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
+
+/// What one component of a name says.
+[[nodiscard]] inline matrix_kind kind_of_component(std::string_view c) {
+  const auto has = [&](auto... parts) { return (contains(c, parts) || ...); };
+  const auto is = [&](auto... words) { return ((c == words) || ...); };
+  if (has("gate_up", "up_gate", "gate_and_up", "w13", "w1w3", "fused", "input_linear", "mlp1")) {
+    return matrix_kind::gate_and_up;
+  }
+  if (has("down", "fc2", "output", "mlp2", "out_proj") ||
+      is("w2", "wo", "w_out", "c_proj", "dense_4h_to_h")) {
+    return matrix_kind::down;
+  }
+  if (has("gate", "wi_0", "w1") || is("wg")) {
+    return matrix_kind::gate;
+  }
+  if (has("up_proj", "fc1", "input", "w3", "wi_1", "up_exps") ||
+      is("up", "v1", "w_in", "wi", "c_fc", "dense_h_to_4h")) {
+    return matrix_kind::up;
+  }
+  return matrix_kind::unclear;
+}
+
+/// What the end of a name says, "…experts.{expert}.gate_proj.weight": the last component that says anything.
+[[nodiscard]] inline matrix_kind kind_of(std::string_view name) {
+  auto c = components_of(name);
+  for (std::size_t i = 0; i < 3 && !c.empty(); c.pop_back()) {
+    const auto kind = kind_of_component(c.back());
+    if (kind != matrix_kind::unclear || contains(c.back(), "expert")) {
+      return kind;
+    }
+    i += number_of(c.back()) || c.back() == expert_mark ? 0 : 1;
+  }
+  return matrix_kind::unclear;
+}
+
+/// The name with {expert} in the place of the expert's number; the name itself where it has none.
+[[nodiscard]] inline std::string pattern_of(std::string_view name, std::string_view block, index_t number) {
+  const std::string digits_of_it = std::to_string(number);
+  for (auto at = name.find(digits_of_it, block.size()); at != name.npos;
+       at = name.find(digits_of_it, at + 1)) {
+    const auto end = at + digits_of_it.size();
+    const bool alone = (at == 0 || digits.find(name[at - 1]) == digits.npos) &&
+                       (end == name.size() || digits.find(name[end]) == digits.npos);
+    const auto pattern = core::concatenate(name.substr(0, at), expert_mark, name.substr(end));
+    if (alone && match_expert(pattern, name)) {
+      return pattern;
+    }
+  }
+  return std::string(name);
+}
+
+/// The experts' matrices of a block, by pattern; vectors (biases, scales) are none.
+[[nodiscard]] inline std::vector<expert_weights> matrices_of(const std::string& name,
+                                                             const block_parts& block) {
+  std::map<std::string, expert_weights> by_pattern;
+  for (const auto* w : block.experts) {
+    const auto number = part_of(w->name()).expert;
+    if (w->rank() < 2 || (!number && w->rank() < 3 && w->shape()[0] == 1)) {
+      continue;
+    }
+    auto pattern = number ? pattern_of(w->name(), name, *number) : w->name();
+    auto& entry = by_pattern[pattern];
+    entry.pattern = std::move(pattern);
+    entry.all.push_back(w);
+  }
+  std::vector<expert_weights> out;
+  for (auto& [pattern, entry] : by_pattern) {
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
+/// The matrices of one kind.
+[[nodiscard]] inline std::vector<const expert_weights*> of_kind(const std::vector<expert_weights>& all,
+                                                                matrix_kind kind) {
+  std::vector<const expert_weights*> out;
+  for (const auto& each : all) {
+    if (kind_of(each.pattern) == kind) {
+      out.push_back(&each);
+    }
+  }
+  return out;
+}
+
+/// F of the down projection, the extent beside D; nothing where there is no telling.
+[[nodiscard]] inline std::optional<index_t> ffn_dim_of_down(const std::vector<const expert_weights*>& down,
+                                                            index_t hidden_dim) {
+  if (down.size() != 1 || down[0]->first().rank() < 2) {
+    return std::nullopt;
+  }
+  const auto shape = down[0]->first().shape();
+  const index_t slow = shape[shape.size() - 2];
+  const index_t fast = shape.back();
+  return slow == hidden_dim && fast != hidden_dim   ? std::optional(fast)
+         : fast == hidden_dim && slow != hidden_dim ? std::optional(slow)
+                                                    : std::nullopt;
+}
+
+/// The gates among a block's matrices, and how they may lie.
+struct gate_guess {
+  const expert_weights* gates = nullptr;
+  std::vector<gate_layout> layouts;
+  expert_part part = expert_part::gate;
+  std::string reason;  ///< why there is none
+};
+
+/// "'a.{expert}.x' [4, 8], 'a.{expert}.y' [8, 4]".
+[[nodiscard]] inline std::string list_of(const std::vector<expert_weights>& all) {
+  std::string names;
+  for (const auto& each : all) {
+    names +=
+        core::concatenate(names.empty() ? "'" : ", '", each.pattern, "' ", to_string(each.first().shape()));
+  }
+  return names;
+}
+
+/// A name settles which matrix is the gate; whether one named like an up projection holds gate and up, the
+/// down projection's F does; and where there is but one matrix, it is the one.
+[[nodiscard]] inline gate_guess guess_gates(const std::vector<expert_weights>& all, index_t hidden_dim) {
+  using enum gate_layout;
+  const std::vector plain{nfd, ndf};
+  const std::vector fused{n2fd_concatenated, nd2f_concatenated};
+  const auto gate = of_kind(all, matrix_kind::gate);
+  const auto both = of_kind(all, matrix_kind::gate_and_up);
+  const auto up = of_kind(all, matrix_kind::up);
+  const auto down = of_kind(all, matrix_kind::down);
+  if (gate.size() == 1 && both.empty()) {
+    return {gate[0], plain, expert_part::gate, ""};
+  }
+  if (both.size() == 1 && gate.empty()) {
+    return {both[0], fused, expert_part::gate, ""};
+  }
+  const auto* alone = up.size() == 1 ? up[0] : all.size() == 1 ? &all[0] : nullptr;
+  if (gate.empty() && both.empty() && alone != nullptr &&
+      down.size() + up.size() >= all.size() - (up.empty() ? 1 : 0)) {
+    const auto ffn = ffn_dim_of_down(down, hidden_dim);
+    const auto shape = alone->first().shape();
+    const index_t slow = shape[shape.size() - 2];
+    const index_t width = slow == hidden_dim ? shape.back() : slow;
+    if (ffn && width == 2 * *ffn) {
+      return {alone, fused, expert_part::gate, ""};
+    }
+    if (!ffn || width == *ffn) {
+      return {alone, plain, up.empty() ? expert_part::gate : expert_part::up, ""};
+    }
+  }
+  return {nullptr, {}, expert_part::gate, "names do not tell which is the gate: " + list_of(all)};
+}
+
+/// The router of a block: by its name, or the one matrix beside the experts that has a row for each.
+[[nodiscard]] inline const weight* router_of(const checkpoint& model, const std::string& name,
+                                             const block_parts& block,
+                                             const std::vector<expert_weights>& experts) {
+  if (block.routers.size() == 1) {
+    return block.routers[0];
+  }
+  if (!block.routers.empty() || experts.empty()) {
+    return nullptr;
+  }
+  const auto& first = experts.front();
+  const bool numbered = first.pattern.find(expert_mark) != first.pattern.npos;
+  const auto count = numbered ? static_cast<index_t>(first.all.size()) : first.first().shape()[0];
+  const auto shape = first.first().shape();
+  const auto is_router = [&](const weight& w) {
+    if (w.rank() != 2 || part_of(w.name()).role == tensor_role::expert || contains(w.name(), "shared")) {
+      return false;
+    }
+    const auto fits = [&](index_t rows, index_t dim) {
+      return rows == count && (dim == shape.back() || dim == shape[shape.size() - 2]);
+    };
+    return fits(w.shape()[0], w.shape()[1]) || fits(w.shape()[1], w.shape()[0]);
+  };
+  const weight* found = nullptr;
+  for (const auto& w : model.weights_with(name)) {
+    if (is_router(w)) {
+      if (found != nullptr) {
+        return nullptr;
+      }
+      found = &w;
+    }
+  }
+  return found;
+}
+
+/// A layer of a router and matrices of experts that no family names so.
+[[nodiscard]] inline attempt try_parts(const checkpoint& model, const weight& router,
+                                       const std::vector<expert_weights>& matrices, const moe_search& wanted,
+                                       const std::optional<model_config>& config) {
+  const auto shape = router.shape();
+  const auto has_dim = [&](index_t dim) {
+    return std::ranges::any_of(matrices, [&](const auto& each) {
+      const auto of = each.first().shape();
+      return of.back() == dim || of[of.size() - 2] == dim;
+    });
+  };
+  const index_t last = shape.empty() ? 0 : shape.back();
+  const index_t dim = shape.size() < 2 || has_dim(last) ? last : shape[shape.size() - 2];
+  const auto guess = guess_gates(matrices, dim);
+  if (guess.gates == nullptr) {
+    return {{}, guess.reason, shape.size() == 2 ? std::min(shape[0], shape[1]) : 0};
+  }
+  return assemble(model, router,
+                  {.family = "no known family: taken by what names look like and by shapes",
+                   .pattern = guess.gates->pattern,
+                   .layouts = wanted.layout ? std::vector{*wanted.layout} : guess.layouts,
+                   .asked = wanted.layout.has_value(),
+                   .of_architecture = {},
+                   .layout_of_router = wanted.layout_of_router.value_or(router_layout::nd),
+                   .router_asked = wanted.layout_of_router.has_value(),
+                   .part = guess.part,
+                   .num_experts = config ? config->num_experts : std::nullopt,
+                   .words = wanted.words});
+}
+
+inline void note_attempt(const weight& router, attempt made, found_parts& found) {
+  if (made.layer) {
+    note_layer(std::move(*made.layer), found);
+  } else if (!made.reason.empty()) {
+    note_failure(router, made, found);
+  }
+}
+
+/// Layers of the blocks that no family's names have.
+inline void find_by_roles(const checkpoint& model, const moe_search& wanted,
+                          const std::optional<model_config>& config, found_parts& found) {
+  for (const auto& [name, block] : blocks_of(model.weights())) {
+    const auto said = [&](const auto* w) { return found.said.contains(w); };
+    if (std::ranges::any_of(block.routers, said) || std::ranges::any_of(block.experts, said) ||
+        is_of_attention(name)) {
+      continue;
+    }
+    const auto matrices = matrices_of(name, block);
+    const auto* router = router_of(model, name, block, matrices);
+    if (router != nullptr && !matrices.empty()) {
+      note_attempt(*router, try_parts(model, *router, matrices, wanted, config), found);
+    }
+  }
+}
+
+}  // namespace detail::moe
+
+MPIROUTER_END

@@ -1,0 +1,200 @@
+// Weights packed along the inputs of a layer: AWQ and GPTQ; and the flat ones of bitsandbytes.
+#pragma once
+
+#include <mpi_router/io/packed/parts.hpp>
+
+MPIROUTER_BEGIN
+
+namespace detail::packing {
+
+/// What AWQ and GPTQ have in common: qweight, qzeros and scales of a matrix [outputs, inputs].
+struct quantised_parts {
+  const stored_tensor* codes;
+  const stored_tensor* zeros;
+  const stored_tensor* scale;
+  const stored_tensor* order;  ///< g_idx, or null
+
+  [[nodiscard]] index_t outputs() const { return scale->shape()[1]; }
+  [[nodiscard]] index_t groups() const { return scale->shape()[0]; }
+};
+
+[[nodiscard]] inline std::optional<quantised_parts> quantised_parts_of(const parts_list& parts,
+                                                                       const stored_tensor& codes) {
+  const std::string stem = without(codes.name(), "qweight");
+  const quantised_parts found{&codes, parts.find(stem + "qzeros"), parts.find(stem + "scales"),
+                              parts.find(stem + "g_idx")};
+  const bool whole = found.zeros != nullptr && found.scale != nullptr && codes.rank() == 2 &&
+                     found.zeros->rank() == 2 && found.scale->rank() == 2 && found.groups() > 0 &&
+                     found.outputs() > 0 && codes.type() == dtype::i32 && found.zeros->type() == dtype::i32;
+  return whole ? std::optional(found) : std::nullopt;
+}
+
+/// GPTQ's stored zero is one less than the zero ("gptq") or the zero itself ("gptq_v2"); checkpoints are
+/// known whose config says the first and whose zeros are the second. Symmetric ones have but one zero, half
+/// of the range, which settles it.
+[[nodiscard]] inline bool stores_zero_minus_one(const quantised_parts& p, index_t bits,
+                                                const quantization& said) {
+  const auto word = number_at<std::uint32_t>(*p.zeros, 0);
+  const std::uint32_t half = std::uint32_t{1} << static_cast<unsigned>(bits - 1);
+  std::uint32_t of_halves = 0;
+  for (index_t shift = 0; shift < 32; shift += bits) {
+    of_halves |= half << static_cast<unsigned>(shift);
+  }
+  bool all_alike = true;
+  for (std::size_t i = 1; i < p.zeros->bytes().size() / 4; ++i) {
+    all_alike = all_alike && number_at<std::uint32_t>(*p.zeros, i) == word;
+  }
+  if (all_alike && word == of_halves) {
+    return false;
+  }
+  return said.checkpoint_format != "gptq_v2";
+}
+
+inline void read_awq(const quantised_parts& p, recognised& out) {
+  const index_t inputs = p.codes->shape()[0];
+  const auto type = scale_type_of(p.scale->type());
+  const bool fits = type && inputs % p.groups() == 0 && p.zeros->shape()[0] == p.groups() &&
+                    p.zeros->shape()[1] == p.codes->shape()[1];
+  if (!fits) {
+    static_cast<void>(out.refuse(misfit(*p.codes, *p.zeros, "zero points")));
+    return;
+  }
+  out.shape = {p.outputs(), inputs};
+  out.matrices.emplace_back(packed::awq_matrix(p.codes->bytes(), p.zeros->bytes(),
+                                               grid(*p.scale, *type, 0, 1, p.groups(), p.outputs()),
+                                               p.outputs(), inputs, inputs / p.groups()));
+}
+
+inline void read_gptq(const quantised_parts& p, index_t bits, const quantization& said, recognised& out) {
+  const index_t inputs = p.codes->shape()[0] * 32 / bits;
+  const auto type = scale_type_of(p.scale->type());
+  const bool order_fits =
+      p.order == nullptr || (p.order->type() == dtype::i32 && size_of(p.order->shape()) == inputs);
+  const bool fits = type && inputs % p.groups() == 0 && p.zeros->shape()[0] == p.groups() &&
+                    p.zeros->shape()[1] * 32 == p.outputs() * bits && order_fits;
+  if (!fits) {
+    static_cast<void>(out.refuse(order_fits ? misfit(*p.codes, *p.zeros, "zero points")
+                                            : misfit(*p.codes, *p.order, "order of groups")));
+    return;
+  }
+  out.shape = {p.outputs(), inputs};
+  out.matrices.emplace_back(packed::gptq_matrix(
+      p.codes->bytes(), p.zeros->bytes(), grid(*p.scale, *type, 0, 1, p.groups(), p.outputs()),
+      p.order == nullptr ? std::span<const std::byte>() : p.order->bytes(), p.outputs(), inputs, bits,
+      inputs / p.groups(), stores_zero_minus_one(p, bits, said)));
+}
+
+/// X.qweight: AWQ packs the outputs, [D, F / 8]; GPTQ the inputs, [D · bits / 32, F].
+[[nodiscard]] inline std::optional<recognised> as_quantised(const parts_list& parts,
+                                                            const stored_tensor& codes) {
+  if (!codes.name().ends_with(".qweight")) {
+    return std::nullopt;
+  }
+  recognised out{without(codes.name(), "qweight") + "weight", {}, {}, {&codes}, ""};
+  const auto p = quantised_parts_of(parts, codes);
+  if (!p) {
+    return out.refuse(lacks(codes, "qzeros and scales as AWQ and GPTQ have them"));
+  }
+  out.parts.insert(out.parts.end(), {p->zeros, p->scale});
+  if (p->order != nullptr) {
+    out.parts.push_back(p->order);
+  }
+  const index_t packed_outputs = codes.shape()[1];
+  const auto own = parts.said.of_weight(codes.name());
+  const bool awq = packed_outputs * 8 == p->outputs() && p->order == nullptr;
+  const bool gptq = packed_outputs == p->outputs();
+  if (awq && parts.said.method != "gptq" && own.bits.value_or(4) == 4) {
+    read_awq(*p, out);
+  } else if (gptq && parts.said.method != "awq") {
+    const index_t bits = own.bits.value_or(p->zeros->shape()[1] * 32 / p->outputs());
+    if (bits != 2 && bits != 4 && bits != 8) {
+      return out.refuse(core::concatenate("'", codes.name(), "' has codes of ", bits,
+                                          " bits, which GPTQ packs in a way that is not decoded here"));
+    }
+    read_gptq(*p, bits, parts.said, out);
+  } else {
+    static_cast<void>(out.refuse(misfit(codes, *p->scale)));
+  }
+  return out;
+}
+
+/// The JSON in a tensor of bytes, as bitsandbytes keeps the state of its quantiser.
+[[nodiscard]] inline nlohmann::json json_in(const stored_tensor& t) {
+  const auto bytes = t.bytes();
+  const auto* text = reinterpret_cast<const char*>(bytes.data());
+  return nlohmann::json::parse(text, text + bytes.size(), nullptr, false);
+}
+
+/// Absmax of the blocks: stored, or itself quantised.
+[[nodiscard]] inline std::optional<packed::block_maxima> maxima_of(const parts_list& parts,
+                                                                   const std::string& name,
+                                                                   const nlohmann::json& state,
+                                                                   recognised& out) {
+  const auto* absmax = parts.find(name + ".absmax");
+  const auto* nested = parts.find(name + ".nested_absmax");
+  const auto* map = parts.find(name + ".nested_quant_map");
+  for (const auto* part : {absmax, nested, map}) {
+    if (part != nullptr) {
+      out.parts.push_back(part);
+    }
+  }
+  if (absmax != nullptr && absmax->type() == dtype::f32) {
+    return packed::block_maxima(absmax->bytes());
+  }
+  const auto size = count_of(state, "nested_blocksize");
+  const auto offset = state.find("nested_offset");
+  const bool whole = absmax != nullptr && absmax->type() == dtype::u8 && nested != nullptr &&
+                     nested->type() == dtype::f32 && map != nullptr && map->type() == dtype::f32 &&
+                     size_of(map->shape()) == 256 && size && offset != state.end() && offset->is_number() &&
+                     static_cast<index_t>(nested->bytes().size() / 4) >=
+                         (static_cast<index_t>(absmax->bytes().size()) + *size - 1) / *size;
+  if (!whole) {
+    return std::nullopt;
+  }
+  return packed::block_maxima(absmax->bytes(), nested->bytes(), map->bytes(), *size, offset->get<float>());
+}
+
+/// X.weight U8 [n / 2, 1] of bitsandbytes, four bits a code: X.weight.absmax, .quant_map, .quant_state.….
+[[nodiscard]] inline std::optional<recognised> as_four_bit(const parts_list& parts,
+                                                           const stored_tensor& codes) {
+  const std::string name = codes.name();
+  const auto* kept = parts.find_first(name + ".quant_state.bitsandbytes__");
+  if (codes.type() != dtype::u8 || kept == nullptr) {
+    return std::nullopt;
+  }
+  recognised out{name, {}, {}, {&codes, kept}, ""};
+  const auto state = json_in(*kept);
+  const auto* map = parts.find(name + ".quant_map");
+  if (map != nullptr) {
+    out.parts.push_back(map);
+  }
+  const auto extents = state.is_object() ? state.find("shape") : state.end();
+  const auto block = state.is_object() ? count_of(state, "blocksize") : std::nullopt;
+  const bool whole = state.is_object() && block && map != nullptr && map->type() == dtype::f32 &&
+                     size_of(map->shape()) == 16 && extents != state.end() && extents->is_array() &&
+                     extents->size() == 2 && (*extents)[0].is_number_unsigned() &&
+                     (*extents)[1].is_number_unsigned();
+  if (!whole) {
+    return out.refuse(core::concatenate("'", kept->name(), "' does not say how '", name, "' is packed"));
+  }
+  const auto rows = (*extents)[0].get<std::uint64_t>();
+  const auto cols = (*extents)[1].get<std::uint64_t>();
+  const auto maxima = maxima_of(parts, name, state, out);
+  if (!maxima || rows == 0 || cols == 0 || rows > (std::uint64_t{1} << 31U) ||
+      cols > (std::uint64_t{1} << 31U) || (rows * cols + 1) / 2 != codes.bytes().size() ||
+      static_cast<std::uint64_t>(maxima->size()) !=
+          (rows * cols + static_cast<std::uint64_t>(*block) - 1) / static_cast<std::uint64_t>(*block)) {
+    return out.refuse(core::concatenate("'", name, "' has ", codes.bytes().size(),
+                                        " bytes of codes and absmax for ", maxima ? maxima->size() : 0,
+                                        " blocks, where '", kept->name(), "' says [", rows, ", ", cols,
+                                        "] in blocks of ", *block));
+  }
+  out.shape = {static_cast<index_t>(rows), static_cast<index_t>(cols)};
+  out.matrices.emplace_back(
+      packed::nf4_matrix(codes.bytes(), out.shape[0], out.shape[1], map->bytes(), *maxima, *block));
+  return out;
+}
+
+}  // namespace detail::packing
+
+MPIROUTER_END

@@ -1,0 +1,189 @@
+// Weights whose packing shows in the names of their parts: compressed-tensors, gpt-oss, MLX, AWQ, GPTQ,
+// bitsandbytes.
+#pragma once
+
+#include <mpi_router/io/packed/scaled.hpp>
+
+MPIROUTER_BEGIN
+
+namespace detail::packing {
+
+/// Bits of a code, where `words` of 32 bits hold `cols` of them: the only number that fits.
+[[nodiscard]] inline std::optional<index_t> bits_of_codes(index_t cols, index_t words) {
+  std::optional<index_t> found;
+  for (index_t bits = 2; bits <= 8; ++bits) {
+    if ((cols * bits + 31) / 32 == words) {
+      if (found) {
+        return std::nullopt;
+      }
+      found = bits;
+    }
+  }
+  return found;
+}
+
+/// int2 to int8 of compressed-tensors, a dense stream of bits.
+inline void read_pack_quantized(const parts_list& parts, const stored_tensor& codes,
+                                const stored_tensor& scale, const std::string& weight_name, recognised& out) {
+  const auto* extents = parts.find(weight_name + "_shape");
+  const auto* zeros = parts.find(weight_name + "_zero_point");
+  const auto* order = parts.find(weight_name + "_g_idx");
+  for (const auto* part : {extents, zeros, order}) {
+    if (part != nullptr) {
+      out.parts.push_back(part);
+    }
+  }
+  const auto shape = extents != nullptr ? named_shape(*extents) : std::nullopt;
+  const auto type = scale_type_of(scale.type());
+  if (!shape || codes.rank() != 2 || scale.rank() != 2 || codes.shape()[0] != (*shape)[0] ||
+      scale.shape()[0] != (*shape)[0] || !type) {
+    static_cast<void>(out.refuse(shape || extents == nullptr
+                                     ? shape ? misfit(codes, scale) : lacks(codes, "weight_shape")
+                                     : misfit(codes, *extents, "extents")));
+    return;
+  }
+  const index_t rows = (*shape)[0];
+  const index_t cols = (*shape)[1];
+  const index_t groups = scale.shape()[1];
+  const auto bits = bits_of_codes(cols, codes.shape()[1]);
+  const bool zeros_fit =
+      zeros == nullptr || (bits && zeros->type() == dtype::i32 && zeros->rank() == 2 &&
+                           zeros->shape()[0] == (rows * *bits + 31) / 32 && zeros->shape()[1] == groups);
+  const bool order_fits =
+      order == nullptr || (order->type() == dtype::i32 && size_of(order->shape()) == cols);
+  if (!bits || groups == 0 || cols % groups != 0 || !zeros_fit || !order_fits) {
+    static_cast<void>(out.refuse(!zeros_fit    ? misfit(codes, *zeros, "zero points")
+                                 : !order_fits ? misfit(codes, *order, "order of groups")
+                                               : misfit(codes, scale)));
+    return;
+  }
+  const auto bytes_of = [](const stored_tensor* t) {
+    return t == nullptr ? std::span<const std::byte>() : t->bytes();
+  };
+  out.shape = *shape;
+  out.matrices.emplace_back(packed::pack_quantized_matrix(codes.bytes(), rows, cols, *bits,
+                                                          grid(scale, *type, 0, 1, rows, groups),
+                                                          cols / groups, bytes_of(zeros), bytes_of(order)));
+}
+
+/// X.weight_packed of compressed-tensors: int, MXFP4, NVFP4.
+[[nodiscard]] inline std::optional<recognised> as_compressed(const parts_list& parts,
+                                                             const stored_tensor& codes) {
+  constexpr std::string_view end = "_packed";
+  if (!codes.name().ends_with("weight_packed")) {
+    return std::nullopt;
+  }
+  const std::string name = without(codes.name(), end);
+  recognised out{name, {}, {}, {&codes}, ""};
+  const auto* scale = parts.find(name + "_scale");
+  if (scale == nullptr) {
+    return out.refuse(lacks(codes, "weight_scale"));
+  }
+  out.parts.push_back(scale);
+  const auto* global = parts.find(name + "_global_scale");
+  const auto type = scale_type_of(scale->type());
+  const stack_shape bytes(codes.shape());
+  if (codes.type() == dtype::i32) {
+    read_pack_quantized(parts, codes, *scale, name, out);
+  } else if (codes.type() == dtype::u8 && global != nullptr && type == packed::scale_type::e4m3 &&
+             is_fp4(bytes, *scale, 16)) {
+    out.parts.push_back(global);
+    read_fp4(codes, *scale, *type, 16, global, true, out);  // stored as the reciprocal of ModelOpt's
+  } else if (codes.type() == dtype::u8 && global == nullptr && type == packed::scale_type::e8m0 &&
+             is_fp4(bytes, *scale, 32)) {
+    read_fp4(codes, *scale, *type, 32, nullptr, false, out);
+  } else {
+    static_cast<void>(out.refuse(misfit(codes, *scale)));
+  }
+  return out;
+}
+
+/// X_blocks and X_scales of gpt-oss, MXFP4: [..., D / 32, 16] and [..., D / 32].
+[[nodiscard]] inline std::optional<recognised> as_blocks(const parts_list& parts,
+                                                         const stored_tensor& codes) {
+  constexpr std::string_view end = "blocks";
+  if (codes.type() != dtype::u8 || !codes.name().ends_with(end)) {
+    return std::nullopt;
+  }
+  const std::string stem = without(codes.name(), end);
+  const auto* scale = parts.find(stem + "scales");
+  if (scale == nullptr || !(stem.ends_with('_') || stem.ends_with('.'))) {
+    return std::nullopt;
+  }
+  recognised out{stem.substr(0, stem.size() - 1), {}, {}, {&codes, scale}, ""};
+  const auto shape = codes.shape();
+  const bool fits = shape.size() >= 3 && shape.back() == 16 && scale->type() == dtype::u8 &&
+                    std::ranges::equal(shape.first(shape.size() - 1), scale->shape());
+  const stack_shape w(shape.size() >= 3 ? shape.first(shape.size() - 1) : shape);
+  if (!fits || !w.is_matrix()) {
+    return out.refuse(misfit(codes, *scale));
+  }
+  out.shape = w.with(w.rows, 32 * w.cols);
+  for (index_t i = 0; i < w.count; ++i) {
+    out.matrices.emplace_back(
+        packed::fp4_matrix(piece(codes, i, w.count), w.rows, 32 * w.cols,
+                           grid(*scale, packed::scale_type::e8m0, i, w.count, w.rows, w.cols), 32));
+  }
+  return out;
+}
+
+/// MLX: X.weight U32 [..., rows, cols · bits / 32], X.scales and X.biases [..., rows, cols / group]. Bits and
+/// group are in config.json alone: no shape tells 4 bits in groups of 64 from 8 bits in groups of 32.
+[[nodiscard]] inline std::optional<recognised> as_mlx(const parts_list& parts, const stored_tensor& codes) {
+  if (codes.type() != dtype::u32 || !codes.name().ends_with(".weight")) {
+    return std::nullopt;
+  }
+  const auto* scale = parts.find(without(codes.name(), "weight") + "scales");
+  const auto* bias = parts.find(without(codes.name(), "weight") + "biases");
+  if (scale == nullptr) {
+    return std::nullopt;
+  }
+  recognised out{codes.name(), {}, {}, {&codes, scale}, ""};
+  if (bias != nullptr) {
+    out.parts.push_back(bias);
+  }
+  const auto own = parts.said.of_weight(codes.name());
+  const bool affine = own.mode.empty() || own.mode == "affine";
+  if (!own.bits || !own.group) {
+    return out.refuse(core::concatenate("'", codes.name(),
+                                        "' is packed by MLX, whose bits and group_size are in a config.json "
+                                        "that is not here or does not say them"));
+  }
+  const stack_shape w(codes.shape());
+  const index_t bits = *own.bits;
+  const index_t cols = w.cols * 32 / bits;
+  const index_t groups = cols / *own.group;
+  const auto type = scale_type_of(scale->type());
+  const bool fits = w.is_matrix() && w.cols * 32 % bits == 0 && cols % *own.group == 0 && type &&
+                    each_of(*scale, w.count) == w.rows * groups &&
+                    (affine ? bias != nullptr && bias->type() == scale->type() &&
+                                  std::ranges::equal(bias->shape(), scale->shape())
+                            : bias == nullptr);
+  const bool known = affine                ? bits >= 2 && bits <= 8 && bits != 7
+                     : own.mode == "mxfp8" ? bits == 8 && *own.group == 32
+                     : own.mode == "mxfp4" ? bits == 4 && *own.group == 32
+                                           : own.mode == "nvfp4" && bits == 4 && *own.group == 16;
+  if (!fits || !known) {
+    return out.refuse(
+        core::concatenate(misfit(codes, *scale), " with ", bits, " bits in groups of ", *own.group));
+  }
+  out.shape = w.with(w.rows, cols);
+  for (index_t i = 0; i < w.count; ++i) {
+    const auto words = piece(codes, i, w.count);
+    const auto type_here = own.mode == "nvfp4" ? packed::scale_type::e4m3 : *type;
+    const auto s = grid(*scale, type_here, i, w.count, w.rows, groups);
+    if (affine) {
+      const auto b = grid(*bias, *type, i, w.count, w.rows, groups);
+      out.matrices.emplace_back(packed::mlx_matrix(words, w.rows, cols, bits, s, b, *own.group));
+    } else if (own.mode == "mxfp8") {
+      out.matrices.emplace_back(packed::fp8_matrix(words, w.rows, cols, s, 1, 32));
+    } else {
+      out.matrices.emplace_back(packed::fp4_matrix(words, w.rows, cols, s, *own.group));
+    }
+  }
+  return out;
+}
+
+}  // namespace detail::packing
+
+MPIROUTER_END

@@ -1,0 +1,180 @@
+// The stored tensors that a packed weight is made of, looked up by name and cut into matrices.
+#pragma once
+
+#include <mpi_router/io/packed/any_matrix.hpp>
+#include <mpi_router/io/packed/quantization.hpp>
+#include <mpi_router/io/stored_tensor.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+MPIROUTER_BEGIN
+
+namespace detail::packing {
+
+/// All tensors of a checkpoint, in the order of their names, and what its config says.
+struct parts_list {
+  std::span<const stored_tensor* const> all;
+  const quantization& said;
+
+  [[nodiscard]] const stored_tensor* find(std::string_view name) const {
+    const auto it =
+        std::ranges::lower_bound(all, name, {}, [](const auto* t) { return std::string_view(t->name()); });
+    return it != all.end() && (*it)->name() == name ? *it : nullptr;
+  }
+  /// The first tensor of a name that begins so; null if there is none.
+  [[nodiscard]] const stored_tensor* find_first(std::string_view prefix) const {
+    const auto it =
+        std::ranges::lower_bound(all, prefix, {}, [](const auto* t) { return std::string_view(t->name()); });
+    return it != all.end() && (*it)->name().starts_with(prefix) ? *it : nullptr;
+  }
+  /// The first of these that is there.
+  [[nodiscard]] const stored_tensor* find_any(const std::vector<std::string>& names) const {
+    for (const auto& name : names) {
+      if (const auto* t = find(name)) {
+        return t;
+      }
+    }
+    return nullptr;
+  }
+};
+
+/// A packed weight that was made out among the tensors, or why it cannot be decoded.
+struct recognised {
+  std::string name;
+  std::vector<index_t> shape;  ///< of the decoded numbers
+  std::vector<packed::any_matrix> matrices;
+  std::vector<const stored_tensor*> parts;  ///< all that belong to it, the codes first
+  std::string problem;
+
+  [[nodiscard]] recognised& refuse(std::string reason) {
+    problem = std::move(reason);
+    matrices.clear();
+    return *this;
+  }
+};
+
+[[nodiscard]] inline index_t size_of(std::span<const index_t> shape) {
+  index_t size = 1;
+  for (const index_t extent : shape) {
+    size *= extent;
+  }
+  return size;
+}
+
+/// "X.weight" without the end of its name.
+[[nodiscard]] inline std::string without(std::string_view name, std::string_view end) {
+  return std::string(name.substr(0, name.size() - end.size()));
+}
+
+/// Piece i of n equal ones of a tensor's bytes.
+[[nodiscard]] inline std::span<const std::byte> piece(const stored_tensor& t, index_t i, index_t n) {
+  const std::size_t each = t.bytes().size() / static_cast<std::size_t>(n);
+  return t.bytes().subspan(static_cast<std::size_t>(i) * each, each);
+}
+
+/// The numbers of a small tensor of any type that scales or sizes have.
+[[nodiscard]] inline std::optional<packed::scale_type> scale_type_of(dtype type) {
+  switch (type) {
+    case dtype::f32: return packed::scale_type::f32;
+    case dtype::bf16: return packed::scale_type::bf16;
+    case dtype::f16: return packed::scale_type::f16;
+    case dtype::f8_e4m3: return packed::scale_type::e4m3;
+    case dtype::f8_e8m0:
+    case dtype::u8: return packed::scale_type::e8m0;
+    default: return std::nullopt;
+  }
+}
+
+/// Piece i of n of a tensor of scales, as a grid [rows, cols].
+[[nodiscard]] inline packed::scales grid(const stored_tensor& t, packed::scale_type type, index_t i,
+                                         index_t n, index_t rows, index_t cols) {
+  return {type, piece(t, i, n), rows, cols};
+}
+
+template <class T>
+[[nodiscard]] T number_at(const stored_tensor& t, std::size_t i) {
+  T value;
+  std::memcpy(&value, t.bytes().data() + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+/// A tensor of a single floating-point number; nothing for any other.
+[[nodiscard]] inline std::optional<float> single_number(const stored_tensor& t) {
+  if (size_of(t.shape()) != 1) {
+    return std::nullopt;
+  }
+  switch (t.type()) {
+    case dtype::f32: return number_at<float>(t, 0);
+    case dtype::bf16: return static_cast<float>(number_at<bf16>(t, 0));
+    case dtype::f16: return static_cast<float>(number_at<f16>(t, 0));
+    default: return std::nullopt;
+  }
+}
+
+/// The extents that a tensor of integers names, `weight_shape`: two, positive.
+[[nodiscard]] inline std::optional<std::vector<index_t>> named_shape(const stored_tensor& t) {
+  if (size_of(t.shape()) != 2 || (t.type() != dtype::i32 && t.type() != dtype::i64)) {
+    return std::nullopt;
+  }
+  std::vector<index_t> shape;
+  for (std::size_t i = 0; i < 2; ++i) {
+    shape.push_back(t.type() == dtype::i32 ? static_cast<index_t>(number_at<std::int32_t>(t, i))
+                                           : static_cast<index_t>(number_at<std::int64_t>(t, i)));
+  }
+  constexpr index_t most = index_t{1} << 31;
+  return shape[0] > 0 && shape[1] > 0 && shape[0] < most && shape[1] < most ? std::optional(shape)
+                                                                            : std::nullopt;
+}
+
+/// "'X.weight_packed' is U8 [4, 8], but its scales 'X.weight_scale' are F32 [3]".
+[[nodiscard]] inline std::string misfit(const stored_tensor& codes, const stored_tensor& other,
+                                        std::string_view what = "scales") {
+  return core::concatenate("'", codes.name(), "' is ", to_string(codes.type()), " ", to_string(codes.shape()),
+                           ", but its ", what, " '", other.name(), "' are ", to_string(other.type()), " ",
+                           to_string(other.shape()), ": no packing known here has these");
+}
+
+[[nodiscard]] inline std::string lacks(const stored_tensor& codes, std::string_view what) {
+  return core::concatenate("'", codes.name(), "' is ", to_string(codes.type()),
+                           ", packed weights, and has no ", what, " beside it");
+}
+
+/// The extents but the last two; those, as rows and columns.
+struct stack_shape {
+  std::vector<index_t> lead;
+  index_t count = 1;  ///< matrices
+  index_t rows = 0;
+  index_t cols = 0;
+
+  explicit stack_shape(std::span<const index_t> shape) {
+    if (shape.size() >= 2) {
+      lead.assign(shape.begin(), shape.end() - 2);
+      count = size_of(lead);
+      rows = shape[shape.size() - 2];
+      cols = shape[shape.size() - 1];
+    }
+  }
+  [[nodiscard]] bool is_matrix() const { return rows > 0 && cols > 0 && count > 0; }
+  [[nodiscard]] std::vector<index_t> with(index_t new_rows, index_t new_cols) const {
+    auto shape = lead;
+    shape.push_back(new_rows);
+    shape.push_back(new_cols);
+    return shape;
+  }
+};
+
+/// Elements of `t` for each of `count` matrices; 0 where they do not divide.
+[[nodiscard]] inline index_t each_of(const stored_tensor& t, index_t count) {
+  const index_t size = size_of(t.shape());
+  return size % count == 0 ? size / count : 0;
+}
+
+}  // namespace detail::packing
+
+MPIROUTER_END

@@ -1,0 +1,156 @@
+// What the config.json beside a checkpoint says of how its weights are packed.
+#pragma once
+
+#include <mpi_router/io/config_file.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+MPIROUTER_BEGIN
+
+/// Bits and group size of one module; absent where they were not said.
+struct module_packing {
+  std::optional<index_t> bits;
+  std::optional<index_t> group;
+  std::string mode;  ///< MLX: "affine", "mxfp4", …
+};
+
+/// How weights are packed, as far as config.json says.
+struct quantization {
+  std::string method;                ///< quant_method: "fp8", "compressed-tensors", …; "mlx"; empty: not said
+  std::vector<std::string> formats;  ///< compressed-tensors: "pack-quantized", …
+  std::optional<index_t> block_rows;
+  std::optional<index_t> block_cols;
+  module_packing all;
+  std::map<std::string, module_packing, std::less<>> modules;  ///< MLX: modules of their own
+  std::string checkpoint_format;                               ///< GPTQ: "gptq" or "gptq_v2"
+  bool symmetric = false;
+  std::string unknown;  ///< a method or format that is not known here; empty if all are
+
+  [[nodiscard]] bool has_format(std::string_view name) const {
+    return std::ranges::find(formats, name) != formats.end();
+  }
+  /// Of the module whose weight is named so.
+  [[nodiscard]] module_packing of_weight(std::string_view name) const {
+    if (name.ends_with(".weight")) {
+      name.remove_suffix(std::string_view(".weight").size());
+    }
+    const auto own = modules.find(name);
+    return own == modules.end() ? all : own->second;
+  }
+};
+
+namespace detail::packing {
+
+[[nodiscard]] inline std::string text_of(const nlohmann::json& object, const char* key) {
+  const auto it = object.find(key);
+  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
+}
+
+[[nodiscard]] inline std::optional<index_t> count_of(const nlohmann::json& object, const char* key) {
+  const auto it = object.find(key);
+  if (it == object.end() || !it->is_number_integer()) {
+    return std::nullopt;
+  }
+  const auto value = it->get<std::int64_t>();
+  return value >= 1 && value <= 1'000'000 ? std::optional(static_cast<index_t>(value)) : std::nullopt;
+}
+
+[[nodiscard]] inline module_packing module_of(const nlohmann::json& object) {
+  return {count_of(object, "bits"), count_of(object, "group_size"), text_of(object, "mode")};
+}
+
+inline void read_block(const nlohmann::json& object, quantization& out) {
+  const auto block = object.find("weight_block_size");
+  if (block != object.end() && block->is_array() && block->size() == 2) {
+    const nlohmann::json named{{"rows", (*block)[0]}, {"cols", (*block)[1]}};
+    out.block_rows = count_of(named, "rows");
+    out.block_cols = count_of(named, "cols");
+  }
+}
+
+/// The formats of compressed-tensors: at the top, of each group, or both.
+inline void read_formats(const nlohmann::json& object, quantization& out) {
+  const auto add = [&](const nlohmann::json& of) {
+    if (const auto format = text_of(of, "format"); !format.empty() && !out.has_format(format)) {
+      out.formats.push_back(format);
+    }
+  };
+  add(object);
+  const auto groups = object.find("config_groups");
+  if (groups != object.end() && groups->is_object()) {
+    for (const auto& [name, group] : groups->items()) {
+      if (group.is_object()) {
+        add(group);
+      }
+    }
+  }
+}
+
+inline void read_modules(const nlohmann::json& object, quantization& out) {
+  for (const auto& [name, value] : object.items()) {
+    if (value.is_object() && (value.contains("bits") || value.contains("group_size"))) {
+      auto own = module_of(value);
+      own.bits = own.bits ? own.bits : out.all.bits;
+      own.group = own.group ? own.group : out.all.group;
+      own.mode = own.mode.empty() ? out.all.mode : own.mode;
+      out.modules.emplace(name, own);
+    }
+  }
+}
+
+/// A method or format that no reader here knows: what it packs is refused, never guessed.
+[[nodiscard]] inline std::string unknown_in(const quantization& said) {
+  constexpr std::array<std::string_view, 10> methods{"fp8",        "mxfp4", "compressed-tensors", "modelopt",
+                                                     "awq",        "gptq",  "bitsandbytes",       "mlx",
+                                                     "fbgemm_fp8", ""};
+  constexpr std::array<std::string_view, 10> formats{
+      "dense",           "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized", "float-quantized",
+      "naive-quantized", "int-quantized",  "mxfp8-quantized",      "mixed-precision",      "int8-quantized"};
+  constexpr std::array<std::string_view, 5> modes{"", "affine", "mxfp4", "mxfp8", "nvfp4"};
+  if (std::ranges::find(methods, said.method) == methods.end()) {
+    return core::concatenate("quant_method '", said.method, "'");
+  }
+  for (const auto& format : said.formats) {
+    if (said.method == "compressed-tensors" && std::ranges::find(formats, format) == formats.end()) {
+      return core::concatenate("format '", format, "'");
+    }
+  }
+  return std::ranges::find(modes, said.all.mode) == modes.end()
+             ? core::concatenate("mode '", said.all.mode, "'")
+             : "";
+}
+
+}  // namespace detail::packing
+
+/// Reads what a config.json says of packing: quantization_config at the top or in a part of a composite
+/// config, or MLX's quantization. Never throws for what the text says.
+[[nodiscard]] inline quantization parse_quantization(const nlohmann::json& config) {
+  using namespace detail::packing;
+  quantization out;
+  const auto* found = find_object(config, {"quantization_config", "compression_config", "quantization"});
+  if (found == nullptr) {
+    return out;
+  }
+  out.method = text_of(*found, "quant_method");
+  out.all = module_of(*found);
+  if (out.method.empty() && out.all.bits && out.all.group) {
+    out.method = "mlx";
+  }
+  out.checkpoint_format = text_of(*found, "checkpoint_format");
+  const auto symmetric = found->find("sym");
+  out.symmetric = symmetric != found->end() && *symmetric == true;
+  read_block(*found, out);
+  read_formats(*found, out);
+  read_modules(*found, out);
+  out.unknown = unknown_in(out);
+  return out;
+}
+
+MPIROUTER_END

@@ -1,0 +1,112 @@
+// From the tensors of a checkpoint to the weights that they are: codes and their scales become one.
+#pragma once
+
+#include <mpi_router/io/packed/input_major.hpp>
+#include <mpi_router/io/packed/named.hpp>
+#include <mpi_router/io/weight.hpp>
+
+#include <unordered_set>
+
+MPIROUTER_BEGIN
+
+namespace detail::packing {
+
+/// A packed weight whose codes this tensor holds; nothing where it is no codes of a kind known here.
+[[nodiscard]] inline std::optional<recognised> recognise(const parts_list& parts,
+                                                         const stored_tensor& codes) {
+  if (is_floating(codes.type())) {
+    return std::nullopt;
+  }
+  for (const auto& scheme : {as_compressed, as_blocks, as_quantised, as_four_bit, as_mlx, as_scaled}) {
+    if (auto found = scheme(parts, codes)) {
+      if (!parts.said.unknown.empty()) {
+        static_cast<void>(
+            found->refuse(core::concatenate("'", codes.name(), "' is packed by ", parts.said.unknown,
+                                            " of config.json, which is not known here")));
+      }
+      return found;
+    }
+  }
+  return std::nullopt;
+}
+
+/// A tensor beside a floating-point one that scales it: then its numbers are not the weights.
+[[nodiscard]] inline const stored_tensor* scales_of_a_cast(const parts_list& parts, const stored_tensor& t) {
+  const std::string& name = t.name();
+  if (const auto* scale = scales_beside(parts, name)) {
+    return scale;
+  }
+  const std::string stem = name.ends_with(".weight") ? without(name, "weight") : name + ".";
+  return parts.find_any({name + ".absmax", stem + "scales", stem + "weight_global_scale", stem + "SCB"});
+}
+
+/// Why the numbers of a tensor that is no part of a packed weight are not to be read as they are.
+[[nodiscard]] inline std::string problem_of(const parts_list& parts, const stored_tensor& t) {
+  if (!is_floating(t.type())) {
+    return core::concatenate(
+        "'", t.name(), "' is stored as ", to_string(t.type()),
+        ", and nothing beside it says how these packed weights are to be read: write the "
+        "model out in bf16 first, with the scales multiplied in");
+  }
+  if (const auto* scale = scales_of_a_cast(parts, t)) {
+    return core::concatenate("'", t.name(), "' is ", to_string(t.type()), ", but '", scale->name(),
+                             "' is beside it: it was cast without its scales, and its numbers are not the "
+                             "weights; write the model out again with the scales multiplied in");
+  }
+  return "";
+}
+
+[[nodiscard]] inline weight to_weight(const stored_tensor& codes, recognised&& found) {
+  if (found.problem.empty()) {
+    return {codes.file(), std::move(found.name), std::move(found.shape), std::move(found.matrices)};
+  }
+  weight out(codes.file(), std::move(found.name), std::move(found.shape), to_string(codes.type()));
+  out.set_problem(std::move(found.problem));
+  return out;
+}
+
+/// Two weights of one name: neither can be told from the other.
+inline void refuse_doubles(std::vector<weight>& weights) {
+  for (std::size_t i = 1; i < weights.size(); ++i) {
+    if (weights[i].name() == weights[i - 1].name()) {
+      for (auto* w : {&weights[i - 1], &weights[i]}) {
+        w->set_problem(core::concatenate("'", w->name(), "' is here twice, as ", weights[i - 1].stored_as(),
+                                         " and as ", weights[i].stored_as()));
+      }
+    }
+  }
+}
+
+}  // namespace detail::packing
+
+/// The weights of a checkpoint, in the order of their names: its tensors, but codes, scales and what else
+/// belongs to a packed weight are one weight, under the name that the model's code gives it. `tensors` are in
+/// the order of their names. What cannot be decoded is there too and says why. Reads headers, and of weights
+/// what is needed to know a format: O(n log n).
+[[nodiscard]] inline std::vector<weight> weights_of(std::span<const stored_tensor* const> tensors,
+                                                    const quantization& said) {
+  using namespace detail::packing;
+  const parts_list parts{tensors, said};
+  std::vector<std::pair<const stored_tensor*, recognised>> packed;
+  std::unordered_set<const stored_tensor*> used;
+  for (const auto* t : tensors) {
+    if (auto found = recognise(parts, *t)) {
+      used.insert(found->parts.begin(), found->parts.end());
+      packed.emplace_back(t, std::move(*found));
+    }
+  }
+  std::vector<weight> weights;
+  for (auto& [codes, found] : packed) {
+    weights.push_back(to_weight(*codes, std::move(found)));
+  }
+  for (const auto* t : tensors) {
+    if (!used.contains(t)) {
+      weights.emplace_back(*t).set_problem(problem_of(parts, *t));
+    }
+  }
+  std::ranges::sort(weights, {}, &weight::name);
+  refuse_doubles(weights);
+  return weights;
+}
+
+MPIROUTER_END

@@ -1,0 +1,178 @@
+// Weights of one byte or less that keep their name, with scales beside them: FP8, int8, NVFP4, MXFP4.
+#pragma once
+
+#include <mpi_router/io/packed/parts.hpp>
+
+MPIROUTER_BEGIN
+
+namespace detail::packing {
+
+/// The scales of a weight, by the names that its writers give them.
+[[nodiscard]] inline const stored_tensor* scales_beside(const parts_list& parts, const std::string& name) {
+  std::vector<std::string> names{name + "_scale_inv", name + "_scales_inv", name + "_scale",
+                                 name + "_scales"};
+  if (name.ends_with(".weight")) {
+    names.push_back(without(name, "weight") + "scale");
+  } else {
+    names.push_back(name + ".weight_scale_inv");
+    names.push_back(name + ".weight_scale");
+  }
+  return parts.find_any(names);
+}
+
+/// Height and width of the blocks that share a scale.
+struct block_shape {
+  index_t rows = 0;
+  index_t cols = 0;
+};
+
+[[nodiscard]] constexpr index_t blocks_in(index_t extent, index_t block) {
+  return (extent + block - 1) / block;
+}
+
+/// The blocks that `n` scales of a matrix [rows, cols] stand for; none of size 0 × 0 where there is no
+/// telling. The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block
+/// is partial.
+[[nodiscard]] inline block_shape blocks_of(const stack_shape& w, const stored_tensor& scale, index_t n,
+                                           const quantization& said) {
+  const auto is_grid = [&](block_shape b) {
+    return blocks_in(w.rows, b.rows) * blocks_in(w.cols, b.cols) == n;
+  };
+  if (n == 1) {
+    return {w.rows, w.cols};
+  }
+  if (said.block_rows && said.block_cols && is_grid({*said.block_rows, *said.block_cols})) {
+    return {*said.block_rows, *said.block_cols};
+  }
+  const auto shape = scale.shape();
+  const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
+  const bool one_col = shape.back() == 1 || shape.size() < 2 || shape.size() == w.lead.size() + 1;
+  if (n == w.rows && one_col && !(one_row && w.rows == w.cols)) {
+    return {1, w.cols};
+  }
+  if (n == w.cols && one_row) {
+    return {w.rows, 1};
+  }
+  constexpr index_t usual = 128;
+  if (!said.block_rows && shape.size() >= 2 && shape[shape.size() - 2] == blocks_in(w.rows, usual) &&
+      shape.back() == blocks_in(w.cols, usual)) {
+    return {usual, usual};
+  }
+  constexpr index_t microscaling = 32;
+  if (w.cols % microscaling == 0 && n == w.rows * (w.cols / microscaling) &&
+      scale_type_of(scale.type()) == packed::scale_type::e8m0) {
+    return {1, microscaling};
+  }
+  return {};
+}
+
+inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, const quantization& said,
+                     recognised& out) {
+  const stack_shape w(codes.shape());
+  const auto type = scale_type_of(scale.type());
+  const index_t n = size_of(scale.shape()) == 1 ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
+  const auto block = type && n > 0 ? blocks_of(w, scale, n, said) : block_shape{};
+  if (!w.is_matrix() || block.rows == 0) {
+    static_cast<void>(out.refuse(misfit(codes, scale)));
+    return;
+  }
+  const bool shared = size_of(scale.shape()) == 1;  // one scale for all matrices
+  out.shape.assign(codes.shape().begin(), codes.shape().end());
+  for (index_t i = 0; i < w.count; ++i) {
+    const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, blocks_in(w.rows, block.rows),
+                        blocks_in(w.cols, block.cols));
+    out.matrices.emplace_back(packed::fp8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, block.rows,
+                                                 block.cols, codes.type() == dtype::f8_e5m2));
+  }
+}
+
+/// Codes of four bits, two a byte: their scales must be one for each `group` of a row.
+[[nodiscard]] inline bool is_fp4(const stack_shape& bytes, const stored_tensor& scale, index_t group) {
+  return bytes.is_matrix() && 2 * bytes.cols % group == 0 &&
+         each_of(scale, bytes.count) == bytes.rows * (2 * bytes.cols / group);
+}
+
+/// globals: one number for all matrices, or one for each; null for none.
+inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, packed::scale_type type,
+                     index_t group, const stored_tensor* globals, bool reciprocal, recognised& out) {
+  const stack_shape bytes(codes.shape());
+  const index_t cols = 2 * bytes.cols;
+  out.shape = bytes.with(bytes.rows, cols);
+  const index_t each = globals != nullptr ? size_of(globals->shape()) : 1;
+  if (globals != nullptr && (globals->type() != dtype::f32 || (each != 1 && each != bytes.count))) {
+    static_cast<void>(out.refuse(misfit(codes, *globals, "global scales")));
+    return;
+  }
+  for (index_t i = 0; i < bytes.count; ++i) {
+    const float global =
+        globals == nullptr ? 1.0F : number_at<float>(*globals, each == 1 ? 0 : static_cast<std::size_t>(i));
+    out.matrices.emplace_back(packed::fp4_matrix(piece(codes, i, bytes.count), bytes.rows, cols,
+                                                 grid(scale, type, i, bytes.count, bytes.rows, cols / group),
+                                                 group, reciprocal ? 1 / global : global));
+  }
+}
+
+inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, recognised& out) {
+  const stack_shape w(codes.shape());
+  const auto type = scale_type_of(scale.type());
+  const bool shared = size_of(scale.shape()) == 1;
+  const index_t n = shared ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
+  const bool by_row = n == w.rows;
+  const bool by_group = !by_row && n > w.rows && n % w.rows == 0 && w.cols % (n / w.rows) == 0;
+  if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !(n == 1 || by_row || by_group)) {
+    static_cast<void>(out.refuse(misfit(codes, scale)));
+    return;
+  }
+  out.shape.assign(codes.shape().begin(), codes.shape().end());
+  for (index_t i = 0; i < w.count; ++i) {
+    const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, n == 1 ? 1 : w.rows,
+                        by_group ? n / w.rows : 1);
+    out.matrices.emplace_back(packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s));
+  }
+}
+
+/// A byte of U8 or I8 with scales: which of the packings it is, their types and extents tell.
+inline void read_bytes(const parts_list& parts, const stored_tensor& codes, const stored_tensor& scale,
+                       recognised& out) {
+  const stack_shape bytes(codes.shape());
+  const auto type = scale_type_of(scale.type());
+  if (type == packed::scale_type::e8m0 && is_fp4(bytes, scale, 32)) {
+    read_fp4(codes, scale, *type, 32, nullptr, false, out);
+  } else if (codes.type() == dtype::u8 && type == packed::scale_type::e4m3 && is_fp4(bytes, scale, 16)) {
+    const auto* global = parts.find(codes.name() + "_scale_2");
+    if (global == nullptr) {
+      static_cast<void>(out.refuse(lacks(codes, "weight_scale_2")));
+      return;
+    }
+    out.parts.push_back(global);
+    read_fp4(codes, scale, *type, 16, global, false, out);
+  } else if (codes.type() == dtype::i8) {
+    read_int8(codes, scale, out);
+  } else {
+    static_cast<void>(out.refuse(misfit(codes, scale)));
+  }
+}
+
+/// FP8, int8, NVFP4 (ModelOpt) and MXFP4 (DeepSeek-V4) under the weight's own name.
+[[nodiscard]] inline std::optional<recognised> as_scaled(const parts_list& parts,
+                                                         const stored_tensor& codes) {
+  const bool fp8 = codes.type() == dtype::f8_e4m3 || codes.type() == dtype::f8_e5m2;
+  if (!fp8 && codes.type() != dtype::i8 && codes.type() != dtype::u8) {
+    return std::nullopt;
+  }
+  const auto* scale = scales_beside(parts, codes.name());
+  if (scale == nullptr) {
+    return std::nullopt;
+  }
+  recognised out{codes.name(), {}, {}, {&codes, scale}, ""};
+  if (fp8) {
+    read_fp8(codes, *scale, parts.said, out);
+  } else {
+    read_bytes(parts, codes, *scale, out);
+  }
+  return out;
+}
+
+}  // namespace detail::packing
+
+MPIROUTER_END

@@ -1,0 +1,120 @@
+// A weight of a model as its layers use it: floating point as it is stored, or packed and decoded.
+#pragma once
+
+#include <mpi_router/io/packed/any_matrix.hpp>
+#include <mpi_router/io/stored_tensor.hpp>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+MPIROUTER_BEGIN
+
+/// A tensor of real numbers under the name that the model's code gives it. `X.weight` may be one stored
+/// tensor, or codes and scales of several (`X.weight_packed`, `X.weight_scale`, …) that only together are the
+/// weight. It points into the mapped files and must not outlive their checkpoint.
+class weight {
+ public:
+  /// As it is stored; its type need not be floating point, then problem() says so.
+  explicit weight(const stored_tensor& stored)
+      : file_(&stored.file()),
+        name_(stored.name()),
+        shape_(stored.shape().begin(), stored.shape().end()),
+        stored_as_(to_string(stored.type())),
+        plain_(&stored) {}
+
+  /// Packed: a matrix of the last two axes of `shape` for each index of those before.
+  weight(const std::filesystem::path& file, std::string name, std::vector<index_t> shape,
+         std::vector<packed::any_matrix> matrices)
+      : file_(&file),
+        name_(std::move(name)),
+        shape_(std::move(shape)),
+        stored_as_(matrices.empty() ? "nothing" : matrices.front().description()),
+        matrices_(std::move(matrices)) {}
+
+  /// Packed in a way that cannot be decoded: say why with set_problem.
+  weight(const std::filesystem::path& file, std::string name, std::vector<index_t> shape,
+         std::string_view stored_as)
+      : file_(&file), name_(std::move(name)), shape_(std::move(shape)), stored_as_(stored_as) {}
+
+  [[nodiscard]] const std::filesystem::path& file() const noexcept { return *file_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  /// Extents of the numbers, slowest axis first: of the decoded ones, if it is packed.
+  [[nodiscard]] std::span<const index_t> shape() const noexcept { return shape_; }
+  [[nodiscard]] index_t rank() const noexcept { return static_cast<index_t>(shape_.size()); }
+  /// "BF16", or how it is packed: "FP8 E4M3, blocks of 128 × 128".
+  [[nodiscard]] const std::string& stored_as() const noexcept { return stored_as_; }
+  [[nodiscard]] bool is_packed() const noexcept { return !matrices_.empty(); }
+  /// The tensor that it is, or whose type it has; null where it is packed.
+  [[nodiscard]] const stored_tensor* plain() const noexcept { return plain_; }
+  /// Whether groups of numbers along the last axis share a scale, as every such packing has it along the
+  /// inputs of a layer: then the last axis is D.
+  [[nodiscard]] bool is_grouped() const {
+    return std::ranges::any_of(matrices_, [](const auto& m) {
+      return !std::holds_alternative<packed::fp8_matrix>(m.format()) &&
+             !std::holds_alternative<packed::int8_matrix>(m.format());
+    });
+  }
+  /// Why its numbers cannot be had; empty if they can.
+  [[nodiscard]] const std::string& problem() const noexcept { return problem_; }
+  void set_problem(std::string reason) { problem_ = std::move(reason); }
+
+  /// The extent of the last axis; 1 of a single number.
+  [[nodiscard]] index_t cols() const noexcept { return shape_.empty() ? 1 : shape_.back(); }
+  /// The product of all other extents.
+  [[nodiscard]] index_t rows() const noexcept {
+    return shape_.empty()
+               ? 1
+               : std::accumulate(shape_.begin(), shape_.end() - 1, index_t{1}, std::multiplies<>{});
+  }
+
+  /// Decodes rows [first, first + count) of a packed weight, row-major, rounded once to float. O(count ·
+  /// cols()); no allocation. Throws usage_error for rows that are not there, or where nothing is packed.
+  void decode(index_t first, index_t count, float* out) const {
+    core::expect(is_packed() && first >= 0 && count >= 0 && first + count <= rows(), "weight '", name_,
+                 "': rows ", first, " to ", first + count, " of ", rows(), " asked of ", stored_as_);
+    const index_t each = rows() / static_cast<index_t>(matrices_.size());
+    while (count > 0) {
+      const auto& matrix = matrices_[static_cast<std::size_t>(first / each)];
+      const index_t begin = first % each;
+      const index_t here = std::min(count, each - begin);
+      if (here == each) {
+        matrix.load_all(out);  // some formats are stored by columns
+      } else {
+        for (index_t i = 0; i < here; ++i) {
+          matrix.load_row(begin + i, out + i * cols());
+        }
+      }
+      out += here * cols();
+      first += here;
+      count -= here;
+    }
+  }
+
+  /// The packed matrix that row `row` belongs to, and where in it: the way to read rows one by one.
+  [[nodiscard]] std::pair<const packed::any_matrix*, index_t> matrix_of_row(index_t row) const {
+    core::expect(is_packed() && row >= 0 && row < rows(), "weight '", name_, "': row ", row, " of ", rows());
+    const index_t each = rows() / static_cast<index_t>(matrices_.size());
+    return {&matrices_[static_cast<std::size_t>(row / each)], row % each};
+  }
+
+  /// Throws file_error with a message that names the file and this weight.
+  template <class... Parts>
+  [[noreturn]] void fail(const Parts&... reason) const {
+    io::file_failure(*file_, "tensor '", io::printable(name_), "': ", reason...);
+  }
+
+ private:
+  const std::filesystem::path* file_;
+  std::string name_;
+  std::vector<index_t> shape_;
+  std::string stored_as_;
+  const stored_tensor* plain_ = nullptr;
+  std::vector<packed::any_matrix> matrices_;
+  std::string problem_;
+};
+
+MPIROUTER_END
