@@ -25,6 +25,8 @@ struct row_image {
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE S length() const noexcept {
     return (image_norm / (rayleigh * row_norm)).unscaled();
   }
+  /// cos ψ, in (0, 1].
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S cosine() const noexcept { return std::min(S{1} / length(), S{1}); }
 };
 
 MPIROUTER_END_TYPES
