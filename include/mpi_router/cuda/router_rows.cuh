@@ -21,7 +21,7 @@ template <class T>
 struct forward_plan : forward_path {
   forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, index_t steps,
                void* data)
-      : forward_path(ctx, experts.shape(), experts.strides(), sizeof(T), steps, data) {}
+      : forward_path(ctx, experts.shape(), experts.strides(), has_vectors<T> ? sizeof(T) : 8, steps, data) {}
 
   /// Reads the weights once with the rows of `args`, `at_rest` or not, then calls use(images), unless the
   /// step finished by itself as `args` say, which it may if `fuse`.
@@ -32,7 +32,7 @@ struct forward_plan : forward_path {
       return use(matrix_images{});
     }
     const batch<const T> weights(experts);
-    if constexpr (sizeof(T) <= 4) {
+    if constexpr (has_vectors<T>) {
       if (rows.vectors > 0) {
         const bool fused = fuse && rows.cluster > 0;
         row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, at_rest, args);

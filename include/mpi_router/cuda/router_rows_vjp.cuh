@@ -127,7 +127,7 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
                   dual.passes_on() ? dual.grad_rows : any_matrix(), static_cast<int>(experts.hidden_dim())});
     }
   };
-  if constexpr (sizeof(T) <= 4 && sizeof(G) <= 4) {
+  if constexpr (has_vectors<T> && has_vectors<G>) {
     if (plan.rows.vectors > 0) {
       row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(router), dual, to_router,
                           gradient, factors, plan.sums);
