@@ -119,6 +119,13 @@ class operator_experts {
   expert_shape shape_;
 };
 
+/// One operator for each row of the router.
+template <GramOperators Operators, class R>
+[[nodiscard]] operator_experts<Operators> operators_of(const char* what, const Operators& operators,
+                                                       const matrix_view<R>& router) {
+  return {what, operators, {.num_experts = router.rows(), .ffn_dim = 0, .hidden_dim = router.cols()}};
+}
+
 }  // namespace detail
 
 MPIROUTER_END

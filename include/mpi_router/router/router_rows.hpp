@@ -109,9 +109,10 @@ void stateful_router_rows(const expert_batch_view<T>& experts, const matrix_view
                           const router_options& options, std::type_identity_t<vector_view<S>> workspace,
                           const std::type_identity_t<router_by_products<S>>& told = {},
                           const Backend& backend = {}, const Run& executor = {}) {
-  detail::expect(told.tape.size() == 0, "stateful_router_rows: a tape is for the stateless form");
-  detail::take_steps<S>("stateful_router_rows", detail::dense_experts<S, T, Backend>{experts, backend},
-                        router, router, options, workspace, told, executor);
+  constexpr const char* what = "stateful_router_rows";
+  detail::expect(told.tape.size() == 0, what, ": a tape is for the stateless form");
+  detail::take_steps<S>(what, detail::dense_experts<S, T, Backend>{experts, backend}, router, router, options,
+                        workspace, told, executor);
 }
 
 /// The same over operators, for experts that are packed, sparse, composed or spread over shards: row i is a
@@ -131,9 +132,21 @@ void router_rows(const Operators& operators, const matrix_view<R>& router, const
                  const std::type_identity_t<router_by_products<S>>& told = {}, const Run& executor = {}) {
   constexpr const char* what = "router_rows";
   detail::expect(!detail::overlap(router, rows), what, ": the router and the output overlap");
-  const expert_shape shape{.num_experts = router.rows(), .ffn_dim = 0, .hidden_dim = router.cols()};
-  detail::take_steps<S>(what, detail::operator_experts<Operators>(what, operators, shape), router, rows,
-                        options, workspace, told, executor);
+  detail::take_steps<S>(what, detail::operators_of(what, operators, router), router, rows, options, workspace,
+                        told, executor);
+}
+
+/// The stateful form over operators: router ← the rows after options.steps steps.
+template <GramOperators Operators, WritableScalar R, class Run = serial_executor,
+          Accumulator S = scalar_of_operators<Operators>>
+void stateful_router_rows(const Operators& operators, const matrix_view<R>& router,
+                          const router_options& options, std::type_identity_t<vector_view<S>> workspace,
+                          const std::type_identity_t<router_by_products<S>>& told = {},
+                          const Run& executor = {}) {
+  constexpr const char* what = "stateful_router_rows";
+  detail::expect(told.tape.size() == 0, what, ": a tape is for the stateless form");
+  detail::take_steps<S>(what, detail::operators_of(what, operators, router), router, router, options,
+                        workspace, told, executor);
 }
 
 MPIROUTER_END

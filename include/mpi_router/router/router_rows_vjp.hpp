@@ -203,9 +203,8 @@ void router_rows_vjp_detached(const Operators& operators, const matrix_view<R>& 
                               std::type_identity_t<vector_view<S>> workspace, const Run& executor = {}) {
   constexpr const char* what = "router_rows_vjp_detached";
   options.through = differentiate::none;
-  const expert_shape shape{router.rows(), 0, router.cols()};
-  const router_factors<S> none({}, shape, options);
-  const detail::operator_experts<Operators> experts(what, operators, shape);
+  const auto experts = detail::operators_of(what, operators, router);
+  const router_factors<S> none({}, experts.shape(), options);
   detail::pull_back_steps<S, R, GR, RG>(
       {what, router, tape, grad_rows, options, grad_router, mode, workspace}, experts,
       detail::into_factors<S>{none}, executor);

@@ -13,6 +13,31 @@ MPIROUTER_BEGIN
   return shape.num_experts * shape.hidden_dim + apply_experts_workspace(shape);
 }
 
+namespace detail {
+
+template <Accumulator S, class Experts, class R, class Run>
+void multiply_rows(const Experts& experts, const matrix_view<R>& router, const matrix_view<S>& images,
+                   const vector_view<S>& energies, const vector_view<S>& workspace, const Run& executor) {
+  constexpr const char* what = "images_of_rows";
+  const auto [n, f, d] = experts.shape();
+  const index_t needed = n * d + experts.partial();
+  expect_rows(what, "the router", experts.shape(), router);
+  expect_rows(what, "the images", experts.shape(), images);
+  expect(energies.size() == n, what, ": there are ", energies.size(), " energies for ", n, " experts");
+  expect_workspace(what, workspace, needed);
+  const std::array written{named_range{"the images", addresses(images)},
+                           named_range{"the energies", addresses(energies)},
+                           named_range{"the workspace", first_elements(workspace, needed)}};
+  experts.expect_apart(what, written);
+  expect_apart(what, written, {{"the router", addresses(router)}});
+  workspace_pieces<S> pieces(workspace);
+  const matrix_view<S> rows = pieces.matrix(n, d);
+  executor(n, [&](index_t i) { load_row<S>(router.row(i), rows.row(i)); });
+  experts.multiply(rows, images, energies, pieces.vector(experts.partial()), executor);
+}
+
+}  // namespace detail
+
 /// images_i = r_i M_i and energies_i = r_i M_i r_iᵀ of the neurons at hand, before any normalising. Sum both
 /// over the shards, if there are several, then retract_images.
 ///
@@ -27,23 +52,19 @@ void images_of_rows(const expert_batch_view<T>& experts, const matrix_view<R>& r
                     const matrix_view<S>& images, const std::type_identity_t<vector_view<S>>& energies,
                     const std::type_identity_t<vector_view<S>>& workspace, const Backend& backend = {},
                     const Run& executor = {}) {
-  constexpr const char* what = "images_of_rows";
-  const index_t needed = images_of_rows_workspace(experts.shape());
-  detail::expect_rows(what, "the router", experts.shape(), router);
-  detail::expect_rows(what, "the images", experts.shape(), images);
-  detail::expect(energies.size() == experts.num_experts(), what, ": there are ", energies.size(),
-                 " energies for ", experts.num_experts(), " experts");
-  detail::expect_workspace(what, workspace, needed);
-  const std::array written{detail::named_range{"the images", detail::addresses(images)},
-                           detail::named_range{"the energies", detail::addresses(energies)},
-                           detail::named_range{"the workspace", detail::first_elements(workspace, needed)}};
-  detail::expect_experts_apart(what, experts, written);
-  detail::expect_apart(what, written, {{"the router", detail::addresses(router)}});
-  detail::workspace_pieces<S> pieces(workspace);
-  const matrix_view<S> rows = pieces.matrix(experts.num_experts(), experts.hidden_dim());
-  executor(rows.rows(), [&](index_t i) { detail::load_row<S>(router.row(i), rows.row(i)); });
-  apply_experts(backend, experts, rows, images, energies,
-                pieces.vector(apply_experts_workspace(experts.shape())), executor);
+  detail::multiply_rows<S>(detail::dense_experts<S, T, Backend>{experts, backend}, router, images, energies,
+                           workspace, executor);
+}
+
+/// The same over operators, one for each row of the router; workspace: N · D elements.
+template <GramOperators Operators, Scalar R, class Run = serial_executor,
+          Accumulator S = scalar_of_operators<Operators>>
+void images_of_rows(const Operators& operators, const matrix_view<R>& router,
+                    const std::type_identity_t<matrix_view<S>>& images,
+                    const std::type_identity_t<vector_view<S>>& energies,
+                    const std::type_identity_t<vector_view<S>>& workspace, const Run& executor = {}) {
+  detail::multiply_rows<S>(detail::operators_of("images_of_rows", operators, router), router, images,
+                           energies, workspace, executor);
 }
 
 namespace detail {
