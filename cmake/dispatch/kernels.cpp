@@ -9,14 +9,13 @@ MPIROUTER_BEGIN_TYPES
 namespace core {
 
 namespace {
-template <storage_format Format>
-constexpr const auto& table = detail::kernels::kernels_of<Format, xsimd::default_arch>::table;
+template <storage_format... Formats>
+constexpr kernel_tables compiled(storage_formats<Formats...>) {
+  return {kernels_for<Formats>{detail::kernels::kernels_of<Formats, xsimd::default_arch>::table}...};
 }
+}  // namespace
 
-const kernel_tables MPIROUTER_DISPATCH_TABLES = {.f64 = table<storage_format::f64>,
-                                                 .f32 = table<storage_format::f32>,
-                                                 .bf16 = table<storage_format::bf16>,
-                                                 .f16 = table<storage_format::f16>};
+constinit const kernel_tables MPIROUTER_DISPATCH_TABLES = compiled(compiled_formats{});
 
 }  // namespace core
 MPIROUTER_END_TYPES

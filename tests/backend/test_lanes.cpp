@@ -1,9 +1,11 @@
 // Lines of every storage format, of the instruction set that this file is compiled for: loads, stores and
 // their order, bit by bit; and where panels and tails end.
 #include <mpi_router/backend/simd/panels.hpp>
+#include <mpi_router/core/scalar.hpp>
 
 #include <doctest/doctest.h>
 #include <support/random.hpp>
+#include <support/small_floats.hpp>
 
 #include <bit>
 #include <cmath>
@@ -17,6 +19,10 @@ namespace {
 
 template <storage_format Format, class S>
 using lanes = kernels::lanes<Format, S, xsimd::default_arch>;
+template <class T>
+using lanes_of = lanes<storage_traits<T>::format, accumulator_t<T>>;
+/// f16 by integers, also where the machine converts it.
+using f16_by_integers = kernels::paired_lanes<xsimd::default_arch, kernels::codec<storage_format::f16>>;
 
 /// What stores must get right: NaN whose payload lies in the bits that are cut, ties, the ends of the ranges.
 std::vector<std::uint32_t> floats_to_store() {
@@ -47,9 +53,8 @@ std::vector<std::uint32_t> floats_to_store() {
   return all;
 }
 
-template <storage_format Format, class T>
+template <class T, class line = lanes_of<T>>
 void stores_what_one_conversion_gives() {
-  using line = lanes<Format, float>;
   constexpr auto width = static_cast<std::size_t>(line::width);
   const auto all = floats_to_store();
   for (std::size_t first = 0; first < all.size(); first += width) {
@@ -59,10 +64,10 @@ void stores_what_one_conversion_gives() {
     line::store(out, line::load_sums(in));
     for (std::size_t i = 0; i < width; ++i) {
       CAPTURE(all[first + i]);
-      const T want(in[i]);
+      const T want = narrow<T>(in[i]);
       if (std::isnan(in[i])) {
-        CHECK(std::isnan(static_cast<float>(out[i])));
-        CHECK(std::signbit(static_cast<float>(out[i])) == std::signbit(in[i]));
+        CHECK(std::isnan(widen<float>(out[i])));
+        CHECK(std::signbit(widen<float>(out[i])) == std::signbit(in[i]));
       } else {
         CHECK(out[i].bits == want.bits);
       }
@@ -70,18 +75,17 @@ void stores_what_one_conversion_gives() {
   }
 }
 
-/// Every 16-bit pattern comes in as its value, in the order that sums are stored in.
-template <storage_format Format, class T>
+/// Every pattern comes in as its value, in the order that sums are stored in.
+template <class T, class line = lanes_of<T>>
 void loads_every_value() {
-  using line = lanes<Format, float>;
   constexpr auto width = static_cast<std::size_t>(line::width);
-  for (std::uint32_t first = 0; first < 0x10000U; first += static_cast<std::uint32_t>(width)) {
+  for (std::uint32_t first = 0; first < 1U << (8 * sizeof(T)); first += static_cast<std::uint32_t>(width)) {
     T in[width];
     float out[width];
-    for (std::size_t i = 0; i < width; ++i) in[i].bits = static_cast<std::uint16_t>(first + i);
+    for (std::size_t i = 0; i < width; ++i) in[i].bits = static_cast<decltype(T::bits)>(first + i);
     line::store_sums(out, line::load(in));
     for (std::size_t i = 0; i < width; ++i) {
-      const float want(in[i]);
+      const float want = widen<float>(in[i]);
       CAPTURE(in[i].bits);
       CHECK((std::isnan(want) ? std::isnan(out[i])
                               : std::bit_cast<std::uint32_t>(out[i]) == std::bit_cast<std::uint32_t>(want)));
@@ -89,17 +93,16 @@ void loads_every_value() {
   }
 }
 
-template <storage_format Format, class S>
+template <class stored>
 void keeps_order() {
-  using line = lanes<Format, S>;
+  using S = accumulator_t<stored>;
+  using line = lanes_of<stored>;
   constexpr auto width = static_cast<std::size_t>(line::width);
   S in[width], out[width];
   for (std::size_t i = 0; i < width; ++i) in[i] = static_cast<S>(i + 1);
   line::store_sums(out, line::load_sums(in));
   CHECK(std::memcmp(in, out, sizeof in) == 0);
   // A dot product of one line: elements meet their own weights.
-  using stored = std::conditional_t<Format == storage_format::bf16, bf16,
-                                    std::conditional_t<Format == storage_format::f16, f16, S>>;
   stored weights[width];
   for (std::size_t i = 0; i < width; ++i) weights[i] = narrow<stored>(i == width / 2 ? S{1} : S{0});
   const auto a = line::load(weights);
@@ -155,20 +158,30 @@ void panels_and_tails_end_where_they_should() {
 }  // namespace
 
 TEST_CASE("what is stored is what one conversion gives: NaN stays NaN, ties go to even") {
-  SUBCASE("bf16") { stores_what_one_conversion_gives<storage_format::bf16, bf16>(); }
-  SUBCASE("f16") { stores_what_one_conversion_gives<storage_format::f16, f16>(); }
+  SUBCASE("bf16") { stores_what_one_conversion_gives<bf16>(); }
+  SUBCASE("f16") { stores_what_one_conversion_gives<f16>(); }
+  SUBCASE("f16 by integers") { stores_what_one_conversion_gives<f16, f16_by_integers>(); }
+  SUBCASE("E4M3") { stores_what_one_conversion_gives<test_support::e4m3>(); }
+  SUBCASE("E5M2") { stores_what_one_conversion_gives<test_support::e5m2>(); }
+  SUBCASE("E6M9") { stores_what_one_conversion_gives<test_support::e6m9>(); }
 }
 
-TEST_CASE("every 16-bit value is loaded") {
-  SUBCASE("bf16") { loads_every_value<storage_format::bf16, bf16>(); }
-  SUBCASE("f16") { loads_every_value<storage_format::f16, f16>(); }
+TEST_CASE("every value is loaded") {
+  SUBCASE("bf16") { loads_every_value<bf16>(); }
+  SUBCASE("f16") { loads_every_value<f16>(); }
+  SUBCASE("f16 by integers") { loads_every_value<f16, f16_by_integers>(); }
+  SUBCASE("E4M3") { loads_every_value<test_support::e4m3>(); }
+  SUBCASE("E5M2") { loads_every_value<test_support::e5m2>(); }
+  SUBCASE("E6M9") { loads_every_value<test_support::e6m9>(); }
 }
 
 TEST_CASE("lines keep their order") {
-  keeps_order<storage_format::f64, double>();
-  keeps_order<storage_format::f32, float>();
-  keeps_order<storage_format::bf16, float>();
-  keeps_order<storage_format::f16, float>();
+  keeps_order<double>();
+  keeps_order<float>();
+  keeps_order<bf16>();
+  keeps_order<f16>();
+  keeps_order<test_support::e4m3>();
+  keeps_order<test_support::e6m9>();
 }
 
 TEST_CASE("panels cover all columns, in pieces of a line at least; tails are new once") {
@@ -176,4 +189,5 @@ TEST_CASE("panels cover all columns, in pieces of a line at least; tails are new
   panels_and_tails_end_where_they_should<storage_format::f32, float>();
   panels_and_tails_end_where_they_should<storage_format::bf16, float>();
   panels_and_tails_end_where_they_should<storage_format::f16, float>();
+  panels_and_tails_end_where_they_should<storage_traits<test_support::e4m3>::format, float>();
 }

@@ -94,6 +94,8 @@ struct loops {
 
 struct counted {
   template <storage_format Format>
+  static constexpr bool has = true;
+  template <storage_format Format>
   [[nodiscard]] static constexpr const auto& table() noexcept {
     static_assert(Format == storage_format::f64 || Format == storage_format::bf16);
     if constexpr (Format == storage_format::f64) {

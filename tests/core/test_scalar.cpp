@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <Eigen/Core>
 #include <support/random.hpp>
+#include <support/small_floats.hpp>
 
 #include <bit>
 #include <cmath>
@@ -68,7 +69,74 @@ void rounds_doubles_once(std::uint16_t largest) {
   }
 }
 
+/// What the standard of a format says of a pattern, by powers of two.
+template <class T>
+double by_definition(std::uint32_t pattern) {
+  const core::bit_layout l(storage_traits<T>::format);
+  const auto m = static_cast<int>(l.significand_bits), bias = static_cast<int>(l.bias());
+  const auto exponent = static_cast<int>((pattern & (l.sign() - 1)) >> m);
+  const auto significand = static_cast<double>(pattern & ((1U << m) - 1));
+  const auto last = (1 << l.exponent_bits) - 1;
+  const double sign = (pattern & l.sign()) != 0 ? -1 : 1;
+  if (exponent == last && l.has_infinity && significand == 0)
+    return sign * std::numeric_limits<double>::infinity();
+  if (exponent == last && (l.has_infinity || significand == (1 << m) - 1)) return std::nan("");
+  if (exponent == 0) return sign * std::ldexp(significand, 1 - bias - m);
+  return sign * std::ldexp(significand + (1 << m), exponent - bias - m);
+}
+
+/// Every pattern has its value; every number between two of them goes to the nearer, a tie to the even one;
+/// what is half a step beyond the largest is infinite, or NaN.
+template <class T>
+void follows_its_format() {
+  const core::bit_layout l(storage_traits<T>::format);
+  for (std::uint32_t pattern = 0; pattern < 2 * l.sign(); ++pattern) {
+    CAPTURE(pattern);
+    T x;
+    x.bits = static_cast<decltype(T::bits)>(pattern);
+    const double value = by_definition<T>(pattern);
+    CHECK(is_finite(x) == std::isfinite(value));
+    if (std::isnan(value)) {
+      CHECK(std::isnan(widen<double>(x)));
+      CHECK(std::isnan(widen<float>(narrow<T>(widen<float>(x)))));
+      continue;
+    }
+    CHECK(widen<double>(x) == value);
+    CHECK(std::signbit(widen<double>(x)) == std::signbit(value));
+    CHECK(narrow<T>(value).bits == x.bits);
+    const std::uint32_t magnitude = pattern & (l.sign() - 1);
+    if (magnitude >= l.beyond()) continue;
+    const double next = magnitude + 1 == l.beyond() ? 2 * value - by_definition<T>(pattern - 1)
+                                                    : by_definition<T>(pattern + 1);
+    const double tie = (value + next) / 2;
+    CHECK(narrow<T>(tie).bits == pattern + magnitude % 2);
+    CHECK(narrow<T>(static_cast<float>(tie)).bits == pattern + magnitude % 2);
+    CHECK(narrow<T>(std::nextafter(tie, value)).bits == pattern);
+    CHECK(narrow<T>(std::nextafter(tie, 2 * next)).bits == pattern + 1);
+  }
+  for (const float large : {1e30F, std::numeric_limits<float>::infinity()}) {
+    CHECK(narrow<T>(-large).bits == (l.sign() | l.beyond()));
+  }
+  CHECK(narrow<T>(1e-30F).bits == 0);
+  CHECK(narrow<T>(5e-324).bits == 0);
+}
+
 }  // namespace
+
+TEST_CASE("a storage type is what its format says") {
+  SUBCASE("bf16, from subnormal numbers on") { CHECK(by_definition<bf16>(1) == 0x1p-133); }
+  SUBCASE("f16") { follows_its_format<f16>(); }
+  SUBCASE("E4M3") {
+    follows_its_format<test_support::e4m3>();
+    CHECK(by_definition<test_support::e4m3>(0x7e) == 448);
+    CHECK(std::isnan(by_definition<test_support::e4m3>(0x7f)));
+  }
+  SUBCASE("E5M2") {
+    follows_its_format<test_support::e5m2>();
+    CHECK(by_definition<test_support::e5m2>(0x7b) == 57344);
+  }
+  SUBCASE("E6M9") { follows_its_format<test_support::e6m9>(); }
+}
 
 TEST_CASE("doubles round to bf16 and f16 once, not by way of float") {
   static_assert(narrow<bf16>(1 + 0x1p-8 + 0x1p-40).bits == bf16(1.0078125F).bits);

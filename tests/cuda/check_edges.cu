@@ -22,11 +22,12 @@ std::size_t to_size(index_t count) { return static_cast<std::size_t>(count); }
 
 /// All that a forward tells, in poisoned memory.
 struct everything_told {
-  device_array<double> rayleigh, residual, energy, row_norm, image_norm, saved_norm;
+  device_array<double> rayleigh, cosine, residual, energy, row_norm, image_norm, saved_norm;
   device_array<float> direction;
   device_array<status> statuses, saved_statuses;
   everything_told(index_t n, index_t d)
       : rayleigh(to_size(n)),
+        cosine(to_size(n)),
         residual(to_size(n)),
         energy(to_size(n)),
         row_norm(to_size(n)),
@@ -36,14 +37,19 @@ struct everything_told {
         statuses(to_size(n)),
         saved_statuses(to_size(n)) {}
   [[nodiscard]] cuda::step_by_products report() const {
-    return {rayleigh.data(), residual.data(),   energy.data(),
-            row_norm.data(), image_norm.data(), statuses.data()};
+    return {.statuses = statuses.data(),
+            .rayleigh = rayleigh.data(),
+            .cosine = cosine.data(),
+            .residual = residual.data(),
+            .energy = energy.data(),
+            .row_norm = row_norm.data(),
+            .image_norm = image_norm.data()};
   }
   [[nodiscard]] cuda::saved_step saved() const {
     return {direction.data(), saved_norm.data(), saved_statuses.data()};
   }
   [[nodiscard]] bool nothing(status wanted) const {
-    return all_are(rayleigh, 0.0) && all_are(residual, 0.0) && all_are(energy, 0.0) &&
+    return all_are(rayleigh, 0.0) && all_are(cosine, 0.0) && all_are(residual, 0.0) && all_are(energy, 0.0) &&
            all_are(row_norm, 0.0) && all_are(image_norm, 0.0) && all_are(statuses, wanted);
   }
   [[nodiscard]] bool nothing_saved(status wanted) const {

@@ -9,11 +9,12 @@ namespace gpu_check {
 namespace {
 
 struct by_products_on_device {
-  device_array<double> rayleigh, residual, energy, row_norm, image_norm, saved_norm;
+  device_array<double> rayleigh, cosine, residual, energy, row_norm, image_norm, saved_norm;
   device_array<float> direction;
   device_array<status> statuses;
   explicit by_products_on_device(index_t n, index_t d)
       : rayleigh(size(n)),
+        cosine(size(n)),
         residual(size(n)),
         energy(size(n)),
         row_norm(size(n)),
@@ -23,8 +24,13 @@ struct by_products_on_device {
         statuses(size(n)) {}
   static std::size_t size(index_t n) { return static_cast<std::size_t>(n); }
   [[nodiscard]] cuda::step_by_products report() const {
-    return {rayleigh.data(), residual.data(),   energy.data(),
-            row_norm.data(), image_norm.data(), statuses.data()};
+    return {.statuses = statuses.data(),
+            .rayleigh = rayleigh.data(),
+            .cosine = cosine.data(),
+            .residual = residual.data(),
+            .energy = energy.data(),
+            .row_norm = row_norm.data(),
+            .image_norm = image_norm.data()};
   }
   [[nodiscard]] cuda::saved_step saved() const {
     return {direction.data(), saved_norm.data(), statuses.data()};
@@ -56,8 +62,8 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   const auto got = values(out.host());
   const auto direction = values(by.direction.host());
   const auto states = by.statuses.host();
-  const auto rayleigh = by.rayleigh.host(), residual = by.residual.host(), energy = by.energy.host(),
-             row_norm = by.row_norm.host(), image_norm = by.image_norm.host();
+  const auto rayleigh = by.rayleigh.host(), cosine = by.cosine.host(), residual = by.residual.host(),
+             energy = by.energy.host(), row_norm = by.row_norm.host(), image_norm = by.image_norm.host();
   const double tolerance = std::is_same_v<T, double> ? 1e-12 : 1e-5;
   for (index_t e = 0; e < n; ++e) {
     const double* const r = p.r.data() + e * d;
@@ -80,7 +86,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
         check(direction[static_cast<std::size_t>(e * d + k)] == 0,
               what + ": a degenerate row has a direction");
       }
-      check(rayleigh[i] == 0 && energy[i] == 0, what + ": by-products of a degenerate row");
+      check(rayleigh[i] == 0 && cosine[i] == 0 && energy[i] == 0, what + ": by-products of a degenerate row");
       continue;
     }
     const double off = difference(got.data() + e * d, want.data(), d);
@@ -93,6 +99,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
     check(difference(direction.data() + e * d, unit.data(), d) <= tolerance + 1e-7, what + ": direction");
     check(close(rayleigh[i], ref.rayleigh, tolerance), what + ": rayleigh");
     check(close(energy[i], ref.energy, tolerance), what + ": energy");
+    check(close(cosine[i], ref.rayleigh * ref.row_norm / ref.image_norm, tolerance), what + ": cosine");
     check(close(row_norm[i], ref.row_norm, 1e-12), what + ": row norm");
     check(close(image_norm[i], ref.image_norm, tolerance), what + ": image norm");
     check(std::abs(residual[i] - ref.residual) <= tolerance * 4 * (ref.residual + ref.rayleigh),

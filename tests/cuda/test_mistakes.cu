@@ -266,8 +266,13 @@ TEST_CASE("a step: memory of its own for all that is written") {
         }).router_rows() == "cuda");  // both are read
 
   const auto all_told = [](step& s) {
-    s.report = {buffer<double>(20), buffer<double>(21), buffer<double>(22),
-                buffer<double>(23), buffer<double>(24), buffer<status>(25)};
+    s.report = {.statuses = buffer<status>(25),
+                .rayleigh = buffer<double>(20),
+                .cosine = buffer<double>(26),
+                .residual = buffer<double>(21),
+                .energy = buffer<double>(22),
+                .row_norm = buffer<double>(23),
+                .image_norm = buffer<double>(24)};
   };
   CHECK(spoilt(all_told).router_rows() == "cuda");
   CHECK(spoilt(all_told).retract_images() == "cuda");
@@ -278,6 +283,7 @@ TEST_CASE("a step: memory of its own for all that is written") {
             (words + " and the output overlap").c_str());
   };
   each([](step& s) { s.report.rayleigh = buffer<double>(2); }, "rayleigh");
+  each([](step& s) { s.report.cosine = buffer<double>(2); }, "cosine");
   each([](step& s) { s.report.residual = buffer<double>(2); }, "residual");
   each([](step& s) { s.report.energy = buffer<double>(2); }, "energy");
   each([](step& s) { s.report.row_norm = buffer<double>(2); }, "row_norm");
@@ -295,7 +301,7 @@ TEST_CASE("a step: memory of its own for all that is written") {
           s.report.image_norm = s.saved.image_norm;
         }).router_rows() == "cuda");  // the same numbers
   whole([](step& s) { s.report.statuses = s.saved.statuses + 1; },
-        "the saved statuses and the statuses overlap");
+        "the statuses and the saved statuses overlap");
 
   const auto half = [&](auto spoil, const char* words) {
     refused(spoilt(spoil).images_of_rows(), "images_of_rows", words);
@@ -319,6 +325,7 @@ TEST_CASE("a step: memory of its own for all that is written") {
   rest([](step& s) { s.report.energy = s.energies; }, "energy and the energies overlap");
   rest([](step& s) { s.energies = nullptr, s.report.rayleigh = buffer<double>(20); },
        "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.report.cosine = buffer<double>(20); }, "no energies, of which");
   rest([](step& s) { s.energies = nullptr, s.report.residual = buffer<double>(20); },
        "no energies, of which");
   rest([](step& s) { s.energies = nullptr, s.report.energy = buffer<double>(20); }, "no energies, of which");

@@ -61,7 +61,11 @@ TEST_CASE("router_rows: every two buffers that meet are named") {
                                   {"the tape", tape, true},
                                   {"rayleigh", N, true},
                                   {"cosine", N, true},
-                                  {"the statuses", 1, true}},
+                                  {"the statuses", 1, true},
+                                  {"residual", N, true},
+                                  {"energy", N, true},
+                                  {"row_norm", N, true},
+                                  {"image_norm", N, true}},
                                  [&](const std::vector<float*>& at) {
                                    with_experts(at[0], by_table, [&](const auto& experts) {
                                      router_rows(experts, rows_at(at[1]), rows_at(at[2]), two_steps,
@@ -69,7 +73,11 @@ TEST_CASE("router_rows: every two buffers that meet are named") {
                                                  {.statuses = statuses_at(at[7]),
                                                   .rayleigh = vector_at(at[5], N),
                                                   .cosine = vector_at(at[6], N),
-                                                  .tape = vector_at(at[4], tape)});
+                                                  .tape = vector_at(at[4], tape),
+                                                  .residual = vector_at(at[8], N),
+                                                  .energy = vector_at(at[9], N),
+                                                  .row_norm = vector_at(at[10], N),
+                                                  .image_norm = vector_at(at[11], N)});
                                    });
                                  });
     refuses_every_overlap<float>({{"a gate matrix", N * F * D, false},
@@ -183,11 +191,18 @@ TEST_CASE("router_rows: shapes, and sizes one short") {
                "the tape has"));
   for (const auto wrong : {std::size_t{1}, std::size_t{3}, std::size_t{5}}) {
     const std::span<status> some(statuses.data(), wrong);
-    CHECK(contains(call(router, rows, {}, enough, {.statuses = some}), "by-products for"));
-    CHECK(contains(call(router, rows, {}, enough, {.rayleigh = vector_at(n.data(), wrong)}),
-                   "by-products for"));
-    CHECK(
-        contains(call(router, rows, {}, enough, {.cosine = vector_at(n.data(), wrong)}), "by-products for"));
+    const auto told = [&](const router_by_products<float>& by_products, const std::string& name) {
+      CHECK(contains(call(router, rows, {}, enough, by_products),
+                     "by-products for " + std::to_string(wrong) + " experts in " + name + ", not 4"));
+    };
+    const auto numbers = vector_at(n.data(), wrong);
+    told({.statuses = some}, "the statuses");
+    told({.rayleigh = numbers}, "rayleigh");
+    told({.cosine = numbers}, "cosine");
+    told({.residual = numbers}, "residual");
+    told({.energy = numbers}, "energy");
+    told({.row_norm = numbers}, "row_norm");
+    told({.image_norm = numbers}, "image_norm");
   }
   for (const index_t steps : {0, -1}) {
     CHECK(contains(call(router, rows, {.steps = steps}, enough), "steps is " + std::to_string(steps)));

@@ -21,9 +21,12 @@ constexpr index_t N = 3, F = 11, D = 5;
 template <class S>
 struct told {
   std::vector<status> statuses = std::vector<status>(3);
-  std::vector<S> rayleigh = std::vector<S>(3), cosine = std::vector<S>(3);
+  std::vector<S> rayleigh = std::vector<S>(3), cosine = rayleigh, residual = rayleigh, energy = rayleigh,
+                 row_norm = rayleigh, image_norm = rayleigh;
   std::vector<S> tape = std::vector<S>(static_cast<std::size_t>(router_tape_size(shape, {})));
-  [[nodiscard]] router_by_products<S> view() { return {statuses, rayleigh, cosine, tape}; }
+  [[nodiscard]] router_by_products<S> view() {
+    return {statuses, rayleigh, cosine, tape, residual, energy, row_norm, image_norm};
+  }
   friend bool operator==(const told&, const told&) = default;
 };
 
@@ -193,7 +196,7 @@ TEST_CASE("what the halves refuse, by the words") {
   CHECK(refused(retract(u, energies, r, out, {.steps = 2}), "retract_images: steps is 2, not 1"));
   CHECK(refused(retract(u, energies, r, out, {.radius = 0}), "retract_images: the radius must be positive"));
   CHECK(refused(retract(u, energies, r, out, {}, {.cosine = {work.data(), 2}}),
-                "retract_images: by-products for 0, 0 and 2"));
+                "retract_images: by-products for 2 experts in cosine, not 3"));
   CHECK(refused(retract(u, energies, r, out, {}, {.tape = {work.data(), 7}}),
                 "retract_images: the tape has 7 elements"));
 }

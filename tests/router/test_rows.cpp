@@ -1,5 +1,6 @@
 // The batched step is the single step of every expert; statuses, radius, layouts, storage types, both modes.
 #include <mpi_router/backend/simd.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/router/router_rows.hpp>
 
 #include <doctest/doctest.h>
@@ -7,6 +8,8 @@
 #include <support/messages.hpp>
 
 #include "batch.hpp"
+
+#include <numeric>
 
 using namespace mpi_router;
 using namespace test_support;
@@ -33,11 +36,13 @@ void equals_single_steps(batch_layout l, const expert_shape& shape, index_t step
   options.steps = steps;
   std::vector<T> rows(router.size());
   std::vector<S> workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
-  std::vector<S> rayleigh_of(static_cast<std::size_t>(n)), cosine_of(rayleigh_of);
+  std::vector<S> rayleigh_of(static_cast<std::size_t>(n)), cosine_of(rayleigh_of), residual(rayleigh_of),
+      energy(rayleigh_of), row_norm(rayleigh_of), image_norm(rayleigh_of);
   std::vector<S> tape(static_cast<std::size_t>(router_tape_size(shape, options)));
   std::vector<status> statuses(static_cast<std::size_t>(n));
   router_rows(experts.view(), row_major(router.data(), n, d), row_major(rows.data(), n, d), options,
-              workspace, {statuses, rayleigh_of, cosine_of, tape}, backend);
+              workspace, {statuses, rayleigh_of, cosine_of, tape, residual, energy, row_norm, image_norm},
+              backend);
   std::vector<T> without_tape(rows.size());
   router_rows(experts.view(), row_major(router.data(), n, d), row_major(without_tape.data(), n, d), options,
               workspace, {}, backend);
@@ -51,7 +56,12 @@ void equals_single_steps(batch_layout l, const expert_shape& shape, index_t step
     std::vector<double> row = as_double(std::vector<T>(router.begin() + i * d, router.begin() + (i + 1) * d));
     std::vector<double> out(row);
     step_result<double> last;
+    rayleigh_result<double> at;
+    double norm = 0;
     for (index_t s = 0; s < steps; ++s) {
+      norm = std::sqrt(std::inner_product(row.begin(), row.end(), row.begin(), 0.0));
+      at =
+          rayleigh(gram(row_major(a.data(), f, d)), vector_view<const double>(row), vector_view<double>(out));
       last = power_step(gram(row_major(a.data(), f, d)), vector_view<const double>(row),
                         vector_view<double>(out), 3.0 / std::sqrt(static_cast<double>(n)));
       row = out;
@@ -62,6 +72,12 @@ void equals_single_steps(batch_layout l, const expert_shape& shape, index_t step
     CHECK(statuses[k] == status::ok);
     CHECK(close(static_cast<double>(rayleigh_of[k]), last.rayleigh, tolerance<T>.identity));
     CHECK(close(static_cast<double>(cosine_of[k]), last.cosine, tolerance<T>.identity));
+    CHECK(std::abs(static_cast<double>(residual[k]) - at.residual) <=
+          4 * tolerance<T>.identity * (at.residual + at.rayleigh));
+    CHECK(close(static_cast<double>(energy[k]), last.rayleigh * norm * norm, tolerance<T>.identity));
+    CHECK(close(static_cast<double>(row_norm[k]), norm, tolerance<T>.identity));
+    CHECK(
+        close(static_cast<double>(image_norm[k]), last.rayleigh * norm / last.cosine, tolerance<T>.identity));
   }
   for (std::size_t k = 0; k < rows.size(); ++k) {
     CHECK(widen<double>(rows[k]) == widen<double>(without_tape[k]));
@@ -168,12 +184,23 @@ TEST_CASE_TEMPLATE("a degenerate row is named and leaves its neighbours alone", 
   stored_batch<float> experts(values, shape, batch_layout::nfd);
   std::vector<float> rows(router.size()), workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
   std::vector<status> statuses(5);
+  std::vector<float> numbers(25);
+  const auto told = [&](index_t k) { return vector_view<float>(numbers.data() + 5 * k, 5); };
   router_options options;
   options.steps = 2;
   for (const auto policy : {degenerate_row::keep, degenerate_row::zero}) {
     options.degenerate = policy;
     router_rows(experts.view(), row_major(router.data(), 5, 40), row_major(rows.data(), 5, 40), options,
-                workspace, {.statuses = statuses}, Backend{});
+                workspace,
+                {.statuses = statuses,
+                 .rayleigh = told(0),
+                 .residual = told(1),
+                 .energy = told(2),
+                 .row_norm = told(3),
+                 .image_norm = told(4)},
+                Backend{});
+    for (std::size_t k = 0; k < 25; ++k)
+      CHECK((numbers[k] == 0.0F) == (k % 5 != 0));  // only expert 0 has a step
     CHECK(statuses == std::vector{status::ok, status::zero_row, status::zero_image, status::non_finite,
                                   status::non_finite});
     for (std::size_t d = 0; d < 40; ++d) {

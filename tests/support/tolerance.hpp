@@ -4,6 +4,7 @@
 #include <mpi_router/core/scalar.hpp>
 
 #include <cmath>
+#include <cstdint>
 
 namespace test_support {
 
@@ -16,19 +17,17 @@ struct tolerances {
 };
 
 [[nodiscard]] constexpr tolerances tolerances_of(mpi_router::storage_format format) noexcept {
-  using enum mpi_router::storage_format;
-  switch (format) {
-    case f64: return {.storage = 0x1p-53, .arithmetic = 1e-13, .identity = 1e-12, .recorded = 1e-12};
-    case f32: return {.storage = 0x1p-24, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
-    case bf16: return {.storage = 0x1p-8, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
-    case f16: return {.storage = 0x1p-11, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
+  const auto bits = mpi_router::core::bit_layout(format).significand_bits;
+  const double storage = 0.5 / static_cast<double>(std::uint64_t{1} << bits);
+  if (format == mpi_router::storage_format::f64) {
+    return {.storage = storage, .arithmetic = 1e-13, .identity = 1e-12, .recorded = 1e-12};
   }
-  return {};
+  return {.storage = storage, .arithmetic = 5e-6, .identity = 2e-5, .recorded = 2e-6};
 }
 
 /// The row of the table for element type T. Where results are stored in T, add `storage`.
 template <mpi_router::Scalar T>
-inline constexpr tolerances tolerance = tolerances_of(mpi_router::scalar_traits<T>::format);
+inline constexpr tolerances tolerance = tolerances_of(mpi_router::storage_traits<T>::format);
 
 /// |a - b| <= relative · max(scale, |a|, |b|); false if either is not a number.
 [[nodiscard]] inline bool close(double a, double b, double relative, double scale = 0) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <mpi_router/backend/reference.hpp>
+#include <mpi_router/core/apart.hpp>
 #include <mpi_router/core/experts.hpp>
 
 MPIROUTER_BEGIN
@@ -40,6 +41,21 @@ inline constexpr index_t many_experts = 64;
   return first < s.ffn_dim ? first : s.ffn_dim;
 }
 
+/// image = partial.
+template <Accumulator S>
+void copy_to(const vector_view<S>& image, const vector_view<S>& partial) noexcept {
+  for (index_t d = 0; d < image.size(); ++d) {
+    image[d] = partial[d];
+  }
+}
+/// image += partial.
+template <Accumulator S>
+void add_to(const vector_view<S>& image, const vector_view<S>& partial) noexcept {
+  for (index_t d = 0; d < image.size(); ++d) {
+    image[d] += partial[d];
+  }
+}
+
 /// Where the partial images and energies of one task's block are.
 template <Accumulator S>
 struct partial_sums {
@@ -49,15 +65,16 @@ struct partial_sums {
     return {data + slot * (dimension + 1), dimension};
   }
   [[nodiscard]] S& energy(index_t slot) const { return data[slot * (dimension + 1) + dimension]; }
-};
-
-/// image += partial.
-template <Accumulator S>
-void add_to(const vector_view<S>& image, const vector_view<S>& partial) noexcept {
-  for (index_t d = 0; d < image.size(); ++d) {
-    image[d] += partial[d];
+  /// Those of the slots [first, end), in order.
+  void add_up(index_t first, index_t end, const vector_view<S>& to, S& energies) const {
+    copy_to(to, image(first));
+    energies = energy(first);
+    for (index_t slot = first + 1; slot < end; ++slot) {
+      add_to(to, image(slot));
+      energies += energy(slot);
+    }
   }
-}
+};
 
 }  // namespace detail
 
@@ -67,6 +84,30 @@ void add_to(const vector_view<S>& image, const vector_view<S>& partial) noexcept
   const index_t slots = blocks == 1 ? 0 : (shape.num_experts >= detail::many_experts ? 1 : blocks);
   return shape.num_experts * slots * (shape.hidden_dim + 1);
 }
+
+namespace detail {
+
+template <Accumulator S>
+void expect_apply_experts(const expert_shape& shape, const matrix_view<const S>& rows,
+                          const matrix_view<S>& images, const vector_view<S>& energies,
+                          const vector_view<S>& workspace) {
+  const auto [n, f, d] = shape;
+  expect(rows.rows() == n && rows.cols() == d && images.rows() == n && images.cols() == d &&
+             energies.size() == n,
+         "apply_experts: the experts are [", n, ", ", f, ", ", d, "], but the rows are [", rows.rows(), ", ",
+         rows.cols(), "], the images [", images.rows(), ", ", images.cols(), "] and there are ",
+         energies.size(), " energies");
+  const index_t needed = apply_experts_workspace(shape);
+  expect(workspace.size() >= needed && workspace.is_contiguous(), "apply_experts: the workspace has ",
+         workspace.size(), " elements, not ", needed);
+  expect_apart("apply_experts",
+               {{"the images", addresses(images)},
+                {"the energies", addresses(energies)},
+                {"the workspace", first_elements(workspace, needed)}},
+               {{"the rows", addresses(rows)}});
+}
+
+}  // namespace detail
 
 /// images[i] = rows[i] · M_i and energies[i] = rows[i] M_i rows[i]ᵀ for all experts, M_i = A_iᵀA_i. The
 /// partial form: no row is scaled or normalised, so shards of F can be summed before that. O(N·F·D), one read
@@ -84,26 +125,8 @@ void apply_experts(const Backend& backend, const expert_batch_view<T>& experts,
                    const std::type_identity_t<vector_view<S>>& workspace, const Run& executor = {}) {
   using element = const std::remove_const_t<T>;
   const expert_shape shape = experts.shape();
-  const auto [n, f, d] = shape;
-  detail::expect(rows.rows() == n && rows.cols() == d && images.rows() == n && images.cols() == d &&
-                     energies.size() == n,
-                 "apply_experts: the experts are [", n, ", ", f, ", ", d, "], but the rows are [",
-                 rows.rows(), ", ", rows.cols(), "], the images [", images.rows(), ", ", images.cols(),
-                 "] and there are ", energies.size(), " energies");
-  detail::expect(workspace.size() >= apply_experts_workspace(shape) && workspace.is_contiguous(),
-                 "apply_experts: the workspace has ", workspace.size(), " elements, not ",
-                 apply_experts_workspace(shape));
-  const vector_view<S> used(workspace.data(), apply_experts_workspace(shape));
-  const auto apart = [](const char* one, const auto& a, const char* other, const auto& b) {
-    detail::expect(!detail::overlap(a, b), "apply_experts: ", one, " and ", other, " overlap");
-  };
-  apart("the rows", rows, "the images", images);
-  apart("the rows", rows, "the energies", energies);
-  apart("the rows", rows, "the workspace", used);
-  apart("the images", images, "the energies", energies);
-  apart("the images", images, "the workspace", used);
-  apart("the energies", energies, "the workspace", used);
-
+  const index_t n = shape.num_experts;
+  detail::expect_apply_experts<S>(shape, rows, images, energies, workspace);
   const index_t unit = detail::block_unit(experts.strides());
   const index_t blocks = detail::blocks_of(shape, unit);
   const auto apply_block = [&](index_t i, index_t block, const vector_view<S>& image) {
@@ -112,7 +135,7 @@ void apply_experts(const Backend& backend, const expert_batch_view<T>& experts,
     const matrix_view<element> a = experts[i];
     return backend.template apply<std::remove_const_t<T>, S>(a.middle_rows(first, count), rows.row(i), image);
   };
-  const detail::partial_sums<S> partial{workspace.data(), d};
+  const detail::partial_sums<S> partial{workspace.data(), shape.hidden_dim};
   if (blocks == 1) {
     executor(n, [&](index_t i) { energies[i] = apply_block(i, 0, images.row(i)); });
     return;
@@ -130,18 +153,7 @@ void apply_experts(const Backend& backend, const expert_batch_view<T>& experts,
   executor(n * blocks, [&](index_t task) {
     partial.energy(task) = apply_block(task / blocks, task % blocks, partial.image(task));
   });
-  executor(n, [&](index_t i) {
-    const auto image = images.row(i);
-    const auto first = partial.image(i * blocks);
-    for (index_t k = 0; k < image.size(); ++k) {
-      image[k] = first[k];
-    }
-    energies[i] = partial.energy(i * blocks);
-    for (index_t slot = i * blocks + 1; slot < (i + 1) * blocks; ++slot) {
-      detail::add_to(image, partial.image(slot));
-      energies[i] += partial.energy(slot);
-    }
-  });
+  executor(n, [&](index_t i) { partial.add_up(i * blocks, (i + 1) * blocks, images.row(i), energies[i]); });
 }
 
 MPIROUTER_END

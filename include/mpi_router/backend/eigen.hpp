@@ -12,14 +12,12 @@
 MPIROUTER_BEGIN_TYPES
 
 template <>
-struct scalar_traits<Eigen::bfloat16> {
-  using accumulator = float;
-  static constexpr storage_format format = storage_format::bf16;
+struct storage_traits<Eigen::bfloat16> : converted_storage<Eigen::bfloat16, float, storage_format::bf16> {
+  static constexpr std::string_view name = storage_traits<bf16>::name;
 };
 template <>
-struct scalar_traits<Eigen::half> {
-  using accumulator = float;
-  static constexpr storage_format format = storage_format::f16;
+struct storage_traits<Eigen::half> : converted_storage<Eigen::half, float, storage_format::f16> {
+  static constexpr std::string_view name = storage_traits<f16>::name;
 };
 
 MPIROUTER_END_TYPES

@@ -4,6 +4,8 @@
 
 #include <mpi_router/core/scalar.hpp>
 
+#include <type_traits>
+
 MPIROUTER_BEGIN_TYPES
 
 namespace core {
@@ -45,13 +47,28 @@ struct kernel_table {
   void (*axpys)(const stored_matrix& a, const S* y, S* u) = nullptr;  ///< the sum of the runs, weighted
 };
 
-/// Kernels of every element type.
-struct kernel_tables {
-  kernel_table<double> f64;
-  kernel_table<float> f32;
-  kernel_table<float> bf16;
-  kernel_table<float> f16;
+/// The type that values of a format are summed in.
+template <storage_format Format>
+using sums_of = std::conditional_t<Format == storage_format::f64, double, float>;
+
+/// The kernels of one format of several.
+template <storage_format Format>
+struct kernels_for {
+  kernel_table<sums_of<Format>> table;
 };
+template <class Formats>
+struct kernel_tables_of;
+template <storage_format... Formats>
+struct kernel_tables_of<storage_formats<Formats...>> : kernels_for<Formats>... {
+  template <storage_format Format>
+  static constexpr bool has = ((Format == Formats) || ...);
+  template <storage_format Format>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE const kernel_table<sums_of<Format>>& of() const noexcept {
+    return kernels_for<Format>::table;
+  }
+};
+/// Kernels of every format that is compiled.
+using kernel_tables = kernel_tables_of<compiled_formats>;
 
 }  // namespace core
 

@@ -12,13 +12,14 @@
 
 MPIROUTER_BEGIN
 
-/// Kernels that read A from memory once. `Kernels` gives a core::kernel_table for each storage format.
+/// Kernels that read A from memory once. `Kernels` gives a core::kernel_table for each storage format that it
+/// `has`.
 ///
 /// Hidden-contiguous matrices ([N, F, D] and its fused and strided variants: unit column stride) go by stored
-/// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns. bf16 and f16 are converted in
-/// registers. Any extents and addresses; nothing outside the matrix is read. What has no kernel (no unit
-/// stride, or fewer contiguous elements than fill a register or two; strided vectors; sums in double of
-/// narrower weights) goes to `reference`: the same function, slower.
+/// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns. What is narrower than float
+/// is converted in registers. Any extents and addresses; nothing outside the matrix is read. What has no
+/// kernel (no unit stride, or fewer contiguous elements than fill a register or two; strided vectors; sums in
+/// double of narrower weights) goes to `reference`: the same function, slower.
 ///
 /// One thread, no allocation, at most 36 KiB of stack. O(F·D). Deterministic: the order of the sums depends
 /// on shape, layout and instruction set alone. Products are not guarded against overflow, as in `reference`.
@@ -113,17 +114,18 @@ class one_read_backend {
 
  private:
   template <class T, class S>
-  static constexpr bool has_kernels = std::is_same_v<S, accumulator_t<T>>;
+  static constexpr bool has_kernels =
+      std::is_same_v<S, accumulator_t<T>> && Kernels::template has<storage_traits<T>::format>;
 
   template <class T, class S, class G>
   static constexpr core::gradient_element element_of =
-      std::is_same_v<G, S>                                   ? core::gradient_element::sum
-      : scalar_traits<G>::format == scalar_traits<T>::format ? core::gradient_element::weight
-                                                             : core::gradient_element::none;
+      std::is_same_v<G, S>                                     ? core::gradient_element::sum
+      : storage_traits<G>::format == storage_traits<T>::format ? core::gradient_element::weight
+                                                               : core::gradient_element::none;
 
   template <class T>
   [[nodiscard]] const auto& table() const {
-    return kernels_.template table<scalar_traits<T>::format>();
+    return kernels_.template table<storage_traits<T>::format>();
   }
 
   /// Null data where there is no kernel for these extents and strides.

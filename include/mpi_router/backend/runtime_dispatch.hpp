@@ -44,17 +44,10 @@ class dispatched_kernels {
   }
 
   template <storage_format Format>
+  static constexpr bool has = core::kernel_tables::has<Format>;
+  template <storage_format Format>
   [[nodiscard]] const auto& table() const noexcept {
-    if constexpr (Format == storage_format::f64) {
-      return tables_->f64;
-    } else if constexpr (Format == storage_format::f32) {
-      return tables_->f32;
-    } else if constexpr (Format == storage_format::bf16) {
-      return tables_->bf16;
-    } else {
-      static_assert(Format == storage_format::f16, "dispatch has no kernels for this storage format");
-      return tables_->f16;
-    }
+    return tables_->of<Format>();
   }
 
  private:

@@ -10,6 +10,8 @@ MPIROUTER_BEGIN
 template <class Arch>
 struct compiled_kernels {
   template <storage_format Format>
+  static constexpr bool has = true;
+  template <storage_format Format>
   [[nodiscard]] static constexpr const auto& table() noexcept {
     return detail::kernels::kernels_of<Format, Arch>::table;
   }

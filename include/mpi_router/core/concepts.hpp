@@ -55,6 +55,22 @@ concept ScalableGramOperator =
       { op.apply_scaled(x, u) } -> std::same_as<scaled_energy<scalar_of<Op>>>;
     };
 
+/// The experts as operators: `operators(i)` gives the GramOperator of expert i, by value or by reference. It
+/// is called from any thread, for each expert once before a call begins and once a step, so that it should
+/// do little; different i may be under way at once.
+template <class F>
+concept GramOperators = requires(const F& operators, index_t i) {
+  { operators(i) } -> GramOperator;
+};
+/// The same with operators that show their factor A.
+template <class F>
+concept FactoredGramOperators = requires(const F& operators, index_t i) {
+  { operators(i) } -> FactoredGramOperator;
+};
+/// The type that they compute in.
+template <GramOperators F>
+using scalar_of_operators = scalar_of<std::invoke_result_t<const F&, index_t>>;
+
 /// A backend, which multiplies: the one-expert kernels over a dense view of any storage type T with sums in
 /// S. x, y and u are contiguous or strided vectors of S; `apply` writes u = xAᵀA and returns the energy.
 template <class B, class T, class S>

@@ -56,7 +56,7 @@ class logits_product {
     if (logits_in_all_ == 0 || hidden_dim == 0) {
       return;  // nothing to multiply
     }
-    constexpr cudaDataType_t type = detail::data_type(scalar_traits<T>::format);
+    constexpr cudaDataType_t type = detail::data_type(storage_traits<T>::format);
     const auto t = static_cast<std::uint64_t>(tokens), n = static_cast<std::uint64_t>(num_experts),
                d = static_cast<std::uint64_t>(hidden_dim);
     cublasLtMatmulPreference_t preference = nullptr;

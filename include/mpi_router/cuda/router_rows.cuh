@@ -21,7 +21,7 @@ template <class T>
 struct forward_plan : forward_path {
   forward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts, index_t steps,
                void* data)
-      : forward_path(ctx, experts.shape(), experts.strides(), sizeof(T), steps, data) {}
+      : forward_path(ctx, experts.shape(), experts.strides(), has_vectors<T> ? sizeof(T) : 8, steps, data) {}
 
   /// Reads the weights once with the rows of `args`, `at_rest` or not, then calls use(images), unless the
   /// step finished by itself as `args` say, which it may if `fuse`.
@@ -32,7 +32,7 @@ struct forward_plan : forward_path {
       return use(matrix_images{});
     }
     const batch<const T> weights(experts);
-    if constexpr (sizeof(T) <= 4) {
+    if constexpr (has_vectors<T>) {
       if (rows.vectors > 0) {
         const bool fused = fuse && rows.cluster > 0;
         row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, at_rest, args);
@@ -60,13 +60,13 @@ void expect_forward(const char* name, const expert_batch_view<const T, device_sp
   expect_rows(name, "the output", experts, rows);
   expect_in_place_or_apart(name, router, rows);
   expect_workspace(name, scratch, bytes);
-  const memory_range work{"the workspace", addresses_of(scratch, bytes)};
-  const memory_range output{"the output", core::addresses(rows)};
-  const memory_range input{"the router", core::addresses(router)};
-  const auto told = told_by_a_step(report, saved, rows.rows(), rows.cols());
+  const named_range work{"the workspace", addresses_of(scratch, bytes)};
+  const named_range output{"the output", core::addresses(rows)};
+  const named_range input{"the router", core::addresses(router)};
   expect_apart(name, work, {output, input});
-  expect_told_apart(name, told, {output, input, work});
-  expect_weights_apart(name, experts, {work, output}, told);
+  expect_told_apart(name, report, saved, rows.rows(), rows.cols(), {output, input, work});
+  expect_weights_apart(name, experts, {work, output},
+                       told_by_a_step(report, saved, rows.rows(), rows.cols()));
 }
 
 MPIROUTER_CUDA_DETAIL_END
@@ -164,10 +164,10 @@ void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>
   detail::expect_rows(name, "the images", weights, images);
   const detail::forward_plan<value> plan(ctx, weights, 1, scratch.data);
   detail::expect_workspace(name, scratch, plan.bytes);
-  const detail::memory_range work{"the workspace", detail::addresses_of(scratch, plan.bytes)};
-  const detail::memory_range output{"the images", core::addresses(images)};
-  const detail::memory_range energy{"the energies", detail::addresses_of(energies, weights.num_experts())};
-  const detail::memory_range input{"the router", core::addresses(router)};
+  const detail::named_range work{"the workspace", detail::addresses_of(scratch, plan.bytes)};
+  const detail::named_range output{"the images", core::addresses(images)};
+  const detail::named_range energy{"the energies", detail::addresses_of(energies, weights.num_experts())};
+  const detail::named_range input{"the router", core::addresses(router)};
   detail::expect_apart(name, output, {input, work, energy});
   detail::expect_apart(name, work, {input, energy});
   detail::expect_apart(name, energy, {input});
@@ -216,11 +216,13 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
                      rows.rows() == images.rows() && rows.cols() == images.cols(),
                  name, ": images [", images.rows(), ", ", images.cols(), "], the router is [", router.rows(),
                  ", ", router.cols(), "], the output [", rows.rows(), ", ", rows.cols(), "]");
-  detail::expect(energies != nullptr ||
-                     (report.rayleigh == nullptr && report.residual == nullptr && report.energy == nullptr),
-                 name, ": no energies, of which the Rayleigh quotient, the residual and the energy are made");
+  detail::expect(energies != nullptr || (report.rayleigh == nullptr && report.cosine == nullptr &&
+                                         report.residual == nullptr && report.energy == nullptr),
+                 name,
+                 ": no energies, of which the Rayleigh quotient, the cosine, the residual and the energy are "
+                 "made");
   const double radius = detail::expect_radius(name, options, images.rows());
-  detail::expect_told_apart(name, detail::told_by_a_step(report, saved, rows.rows(), rows.cols()),
+  detail::expect_told_apart(name, report, saved, rows.rows(), rows.cols(),
                             {{"the images", core::addresses(images)},
                              {"the energies", detail::addresses_of(energies, images.rows())},
                              {"the router", core::addresses(router)},

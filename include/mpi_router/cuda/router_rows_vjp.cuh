@@ -44,16 +44,16 @@ void expect_backward(const char* name, const expert_batch_view<const T, device_s
          ": direction and image_norm of the forward are needed");
   expect(experts.num_experts() == 0 || saved.statuses != nullptr, name,
          ": the statuses of the forward are needed");
-  const memory_range work{"the workspace", addresses_of(scratch, bytes)};
-  const memory_range to_router{"the gradient to the router", core::addresses(grad_router)};
-  const memory_range input{"the router", core::addresses(router)};
-  const memory_range upstream{"the gradient of the rows", core::addresses(grad_rows)};
-  const memory_range direction{"the saved direction", addresses_of(saved.direction, size)};
+  const named_range work{"the workspace", addresses_of(scratch, bytes)};
+  const named_range to_router{"the gradient to the router", core::addresses(grad_router)};
+  const named_range input{"the router", core::addresses(router)};
+  const named_range upstream{"the gradient of the rows", core::addresses(grad_rows)};
+  const named_range direction{"the saved direction", addresses_of(saved.direction, size)};
   const index_t projections = experts.num_experts() * experts.ffn_dim();
-  for (const memory_range& factor :
-       {memory_range{"a projection", addresses_of(factors.projection, projections)},
-        memory_range{"a dual projection", addresses_of(factors.dual_projection, projections)},
-        memory_range{"the dual rows", addresses_of(factors.dual_row, size)}}) {
+  for (const named_range& factor :
+       {named_range{"a projection", addresses_of(factors.projection, projections)},
+        named_range{"a dual projection", addresses_of(factors.dual_projection, projections)},
+        named_range{"the dual rows", addresses_of(factors.dual_row, size)}}) {
     expect_apart(name, factor, {input, upstream, direction, to_router, work});
     expect_weights_apart(name, experts, {factor});
   }
@@ -127,7 +127,7 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
                   dual.passes_on() ? dual.grad_rows : any_matrix(), static_cast<int>(experts.hidden_dim())});
     }
   };
-  if constexpr (sizeof(T) <= 4 && sizeof(G) <= 4) {
+  if constexpr (has_vectors<T> && has_vectors<G>) {
     if (plan.rows.vectors > 0) {
       row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(router), dual, to_router,
                           gradient, factors, plan.sums);

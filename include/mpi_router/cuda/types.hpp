@@ -2,6 +2,7 @@
 // of an embedder can name these types; the calls themselves are in cuda/router.cuh.
 #pragma once
 
+#include <mpi_router/core/by_products.hpp>
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/gating_options.hpp>
 #include <mpi_router/core/options.hpp>
@@ -68,18 +69,9 @@ struct workspace {
   std::size_t bytes = 0;
 };
 
-/// What one step tells besides the new rows. Each pointer is null (not wanted) or device memory for N
-/// elements. All numbers are of the row that the last step started from, in f64, which holds them for weights
-/// of any scale.
-struct step_by_products {
-  double* rayleigh = nullptr;    ///< ρ = ‖A r‖² / ‖r‖² (Eq. 3)
-  double* residual = nullptr;    ///< ‖r̂M − ρ r̂‖: some eigenvalue of M lies within it of ρ
-  double* energy = nullptr;      ///< ‖A r‖²; with row_norm, λ = √energy / (row_norm · σ₁)
-  double* row_norm = nullptr;    ///< ‖r‖
-  double* image_norm = nullptr;  ///< ‖r M‖
-  /// What became of each row; of the first step that failed, if there are several.
-  status* statuses = nullptr;
-};
+/// What one step tells besides the new rows: pointers to device memory, each null where it is not wanted. In
+/// f64, which holds the numbers of weights of any scale.
+using step_by_products = router_by_products<double, device_space>;
 
 /// What the backward needs from the forward, besides its inputs: N·D floats and 2 small vectors, device
 /// memory.

@@ -25,6 +25,8 @@ struct row_image {
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE S length() const noexcept {
     return (image_norm / (rayleigh * row_norm)).unscaled();
   }
+  /// cos ψ, in (0, 1].
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S cosine() const noexcept { return std::min(S{1} / length(), S{1}); }
 };
 
 MPIROUTER_END_TYPES
@@ -67,15 +69,22 @@ inline constexpr S longest_image = static_cast<S>(std::same_as<S, float> ? 0x1p6
 /// Stands for an operator that cannot multiply out of range.
 struct never_again {};
 
+/// ⟨r̂, û⟩.
+template <Accumulator S, class R, class U>
+[[nodiscard]] S cosine_between(const vector_view<R>& row, scaled<S> row_norm, const vector_view<U>& u,
+                               scaled<S> norm) noexcept {
+  const scaled_vector<S, std::remove_const_t<R>> r(row, S{1} / row_norm);
+  const scaled_vector<S, std::remove_const_t<U>> direction(u, S{1} / norm);
+  return sum_terms<S>(row.size(), [&](index_t i) { return r[i] * direction[i]; });
+}
+
 /// What is known of the image u of a row from its energy. Where squares have left the range of S, `again()`
 /// multiplies anew and gives a scaled_energy; without it, ρ comes from the image.
 template <Accumulator S, class R, class U, class Again>
 [[nodiscard]] row_image<S> measure_image(const vector_view<R>& row, const vector_view<U>& u, S energy,
                                          const Again& again) {
   const auto row_norm = norm<S>(row);
-  if (row_norm.kind != magnitude::finite) {
-    return {.state = row_status(row_norm)};
-  }
+  if (row_norm.kind != magnitude::finite) return {.state = row_status(row_norm)};
   auto image_norm = norm<S>(u);
   scaled_energy<S> scale{energy, 0, 0};
   bool energy_holds = is_finite(energy) && energy > smallest_safe<S>;
@@ -99,14 +108,12 @@ template <Accumulator S, class R, class U, class Again>
                      .image_norm = image_norm.norm * scaled<S>(S{1}, scale.image_exponent),
                      .exponent = scale.image_exponent};
   image.rayleigh = scaled<S>(scale.energy, scale.energy_exponent) / (image.row_norm * image.row_norm);
-  if (!energy_holds) {  // ρ = ‖r̂M‖ ⟨r̂, û⟩
-    const auto r = direction_of(row, image);
-    const scaled_vector<S, std::remove_const_t<U>> direction(u, S{1} / image_norm.norm);
-    const S cosine = sum_terms<S>(row.size(), [&](index_t i) { return r[i] * direction[i]; });
+  if (!energy_holds) {
+    const S cosine = cosine_between<S>(row, row_norm.norm, u, image_norm.norm);
     if (!(cosine > S{0})) {
       return {.state = status::zero_image};
     }
-    image.rayleigh = image.image_norm / image.row_norm * cosine;
+    image.rayleigh = image.image_norm / image.row_norm * cosine;  // ρ = ‖r̂M‖ ⟨r̂, û⟩
   }
   if (!(image.length() < longest_image<S>)) {
     image.rayleigh = image.image_norm / image.row_norm / longest_image<S>;

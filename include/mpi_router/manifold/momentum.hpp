@@ -77,8 +77,10 @@ class momentum_estimate {
 template <Accumulator S>
 class momentum_term {
  public:
-  /// `previous` has D elements where there is momentum, none otherwise.
-  momentum_term(const momentum<S>& rule, vector_view<S> previous) : estimate_(rule), previous_(previous) {}
+  /// `previous` has room for D elements where there is momentum, and is not used otherwise.
+  momentum_term(const momentum<S>& rule, S* previous, index_t dimension) : estimate_(rule) {
+    if (has_momentum(rule)) previous_ = {previous, dimension};
+  }
 
   [[nodiscard]] bool exists() const noexcept { return previous_.size() != 0; }
 

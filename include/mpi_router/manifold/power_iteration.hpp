@@ -89,7 +89,8 @@ void expect_iteration(const vector_view<S>& row, const vector_view<S>& workspace
 
 /// Calls the callback; false where it returned that.
 template <class Callback, Accumulator S>
-[[nodiscard]] bool tell(Callback& callback, const iteration_record<S>& record, vector_view<const S> row) {
+[[nodiscard]] bool call_back(Callback& callback, const iteration_record<S>& record,
+                             vector_view<const S> row) {
   if constexpr (std::is_convertible_v<decltype(callback(record, row)), bool>) {
     return callback(record, row);
   } else {
@@ -107,6 +108,17 @@ template <Accumulator S>
   if (within(at.step_angle, options.angle_tolerance)) return stop_reason::angle;
   if (at.step >= options.max_steps) return stop_reason::max_steps;
   return std::nullopt;
+}
+
+/// x_{k+1} = next/‖next‖. False where momentum has left the range of S.
+template <Accumulator S, class X>
+[[nodiscard]] bool advance(momentum_term<S>& momentum, const X& x, const row_image<S>& image,
+                           const vector_view<S>& next, const vector_view<S>& row) {
+  const auto length = norm<S>(next);
+  if (length.kind != magnitude::finite) return false;
+  momentum.remember(x, image, length.norm);
+  scale_into(next, row, S{1} / length.norm);
+  return true;
 }
 
 }  // namespace detail
@@ -129,19 +141,18 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
   const index_t n = row.size();
   detail::expect_iteration(row, workspace, options);
   const vector_view<S> next(workspace.data(), n);
-  const bool accelerated = detail::has_momentum(options.acceleration);
-  detail::momentum_term<S> momentum(options.acceleration,
-                                    {accelerated ? workspace.data() + n : nullptr, accelerated ? n : 0});
+  detail::momentum_term<S> momentum(options.acceleration, workspace.data() + n, n);
   iteration_result<S> result;
+  const auto ended = [&](stop_reason reason) {
+    result.reason = reason;
+    return result;
+  };
   for (index_t step = 0;; ++step) {
     const row_image<S> image = detail::image_of_row<Op>("power_iteration", op, row, next);
     ++result.applications;
     result.steps = step;
     result.state = image.state;
-    if (image.state != status::ok) {
-      result.reason = stop_reason::degenerate;
-      return result;
-    }
+    if (image.state != status::ok) return ended(stop_reason::degenerate);
     const auto x = detail::direction_of(row, image);
     const auto h = detail::scale_free(next, image);  // xM/ρ
     const S tan = detail::tangent(h, x, n);
@@ -151,20 +162,15 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
       angle_of_step = step == 0 ? angle_of_step : angle<S>(row, next);
     }
     result.last = {step, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan, angle_of_step};
-    const bool go_on = detail::tell(callback, std::as_const(result.last), vector_view<const S>(row));
+    const bool go_on = detail::call_back(callback, std::as_const(result.last), vector_view<const S>(row));
     if (const auto reason = detail::why_stop(options, result.last, go_on)) {
-      result.reason = *reason;
       retract<S>(row, row, options.radius);
-      return result;
+      return ended(*reason);
     }
-    const auto length = detail::norm<S>(next);
-    if (length.kind != detail::magnitude::finite) {  // momentum out of range
+    if (!detail::advance(momentum, x, image, next, row)) {
       result.state = status::non_finite;
-      result.reason = stop_reason::degenerate;
-      return result;
+      return ended(stop_reason::degenerate);
     }
-    momentum.remember(x, image, length.norm);
-    detail::scale_into(next, row, S{1} / length.norm);  // x_{k+1} = next/‖next‖
   }
 }
 

@@ -47,7 +47,7 @@ step_result<S> retract_image(const row_image<S>& image, const vector_view<R>& ro
   for (index_t i = 0; i < row.size(); ++i) {
     out[i] = narrow<O>(step[i]);
   }
-  return {status::ok, image.rayleigh.unscaled(), std::min(S{1} / image.length(), S{1})};
+  return {status::ok, image.rayleigh.unscaled(), image.cosine()};
 }
 
 }  // namespace detail

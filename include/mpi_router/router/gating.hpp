@@ -1,7 +1,7 @@
 // From tokens to experts: logits, selection, weights (Eq. 6).
 #pragma once
 
-#include <mpi_router/router/apart.hpp>
+#include <mpi_router/core/apart.hpp>
 #include <mpi_router/router/gate_token.hpp>
 #include <mpi_router/router/logits.hpp>
 #include <mpi_router/router/mask.hpp>

@@ -1,7 +1,7 @@
 // How many tokens each expert gets: counts, MaxVio, entropy, and the bias that evens them out without a loss.
 #pragma once
 
-#include <mpi_router/router/apart.hpp>
+#include <mpi_router/core/apart.hpp>
 #include <mpi_router/router/mask.hpp>
 #include <mpi_router/router/statistics.hpp>
 

@@ -1,7 +1,7 @@
 // The logits of tokens, x R′ᵀ + b, and their backward.
 #pragma once
 
-#include <mpi_router/router/apart.hpp>
+#include <mpi_router/core/apart.hpp>
 #include <mpi_router/router/products.hpp>
 #include <mpi_router/router/token_blocks.hpp>
 

@@ -2,9 +2,9 @@
 // and how the work is cut. What router_rows_vjp.hpp is made of.
 #pragma once
 
+#include <mpi_router/backend/apply_experts.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
 #include <mpi_router/router/router_factors.hpp>
-#include <mpi_router/router/router_rows.hpp>
 
 MPIROUTER_BEGIN
 
@@ -93,13 +93,6 @@ struct into_factors {
   }
   void degenerate(index_t, bool, const rank2_factors<S>&) const {}
 };
-
-template <Accumulator S>
-void set_zero(const rank2_factors<S>& factors) noexcept {
-  for (const auto& v : {factors.projection, factors.dual_row, factors.dual_projection, factors.row}) {
-    fill_zero(v);
-  }
-}
 
 /// The factors of a block of neurons of an expert.
 template <Accumulator S>

@@ -1,22 +1,11 @@
-// What the batched step tells besides the rows, and the sizes that go with it. Plain data.
+// What the batched step computes in, and the size of its tape.
 #pragma once
 
+#include <mpi_router/core/by_products.hpp>
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/options.hpp>
 
-#include <span>
-
 MPIROUTER_BEGIN_TYPES
-
-/// What router_rows tells besides the rows. Each may be left empty: not wanted.
-template <Accumulator S>
-struct router_by_products {
-  std::span<status>
-      statuses{};  ///< N: what became of each row; of the first step that failed, if there are several
-  vector_view<S> rayleigh{};  ///< N: ρ of the row that the last step started from
-  vector_view<S> cosine{};    ///< N: cos of the angle of the last step, in (0, 1]
-  vector_view<S> tape{};      ///< router_tape_size(…) elements: what the backward needs
-};
 
 /// The type that the batched step computes in: double where the experts or the rows are stored in double.
 template <Scalar T, Scalar R>

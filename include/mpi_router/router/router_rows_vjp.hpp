@@ -2,121 +2,94 @@
 // accumulated, or factored.
 #pragma once
 
-#include <mpi_router/router/pullback.hpp>
+#include <mpi_router/router/backward_steps.hpp>
+#include <mpi_router/router/router_rows.hpp>
+
+#include <array>
 
 MPIROUTER_BEGIN
 
-/// Elements of scratch that the backward needs: N · (5D + 2F + 1), and partial images as in the forward.
+/// Elements of scratch that the backward of operators needs: N · (5D + 2F + 1); F may be 0 where M is
+/// detached.
+[[nodiscard]] constexpr index_t router_rows_vjp_workspace(index_t num_experts, index_t ffn_dim,
+                                                          index_t hidden_dim) noexcept {
+  return num_experts * (5 * hidden_dim + 2 * ffn_dim + 1);
+}
+/// Elements of scratch that the backward needs: as many, and partial images as in the forward.
 [[nodiscard]] constexpr index_t router_rows_vjp_workspace(const expert_shape& shape) noexcept {
-  return shape.num_experts * (5 * shape.hidden_dim + 2 * shape.ffn_dim + 1) + apply_experts_workspace(shape);
+  return router_rows_vjp_workspace(shape.num_experts, shape.ffn_dim, shape.hidden_dim) +
+         apply_experts_workspace(shape);
 }
 
 namespace detail {
 
-template <Accumulator S, class T, class R, class GR, class RG, class Target, class Backend, class Run>
-void run_router_rows_vjp(const char* what, const expert_batch_view<T>& experts, const matrix_view<R>& router,
-                         const vector_view<const S>& tape, const matrix_view<GR>& grad_rows,
-                         const router_options& options, const matrix_view<RG>& grad_router,
-                         gradient_mode mode, const Target& target, const vector_view<S>& workspace,
-                         const Backend& backend, const Run& executor) {
-  using element = std::remove_const_t<T>;
-  const index_t n = experts.num_experts();
-  const index_t f = experts.ffn_dim();
-  const index_t d = experts.hidden_dim();
-  const S radius = expect_options<S>(what, options, experts.total_experts());
-  const bool accumulate = accumulates(mode);
-  expect_rows(what, "the router", experts, router);
-  expect_rows(what, "the gradient of the rows", experts, grad_rows);
-  expect_rows(what, "the gradient to the router", experts, grad_router);
-  expect_workspace(what, workspace, router_rows_vjp_workspace(experts.shape()));
-  expect(tape.size() >= router_tape_size(experts.shape(), options) && tape.is_contiguous(), what,
-         ": the tape has ", tape.size(), " elements, not ", router_tape_size(experts.shape(), options));
-  const named_range work{"the workspace",
-                         first_elements(workspace, router_rows_vjp_workspace(experts.shape()))};
-  const named_range to_router{"the gradient to the router", addresses(grad_router)};
-  const named_range input{"the router", addresses(router)};
-  const named_range of_rows{"the gradient of the rows", addresses(grad_rows)};
-  const named_range tape_range{"the tape", first_elements(tape, router_tape_size(experts.shape(), options))};
-  expect_experts_apart(what, experts, {to_router, work});
-  expect_apart(what, to_router, {input, tape_range, work});  // it may be the gradient of the rows
-  expect_apart(what, work, {input, of_rows, tape_range});
+/// What a call of the backward is given, whatever becomes of the gradient to the experts.
+template <Accumulator S, class R, class GR, class RG>
+struct backward_call {
+  const char* what;
+  const matrix_view<R>& router;
+  const vector_view<const S>& tape;
+  const matrix_view<GR>& grad_rows;
+  const router_options& options;
+  const matrix_view<RG>& grad_router;
+  gradient_mode mode;
+  const vector_view<S>& workspace;
+};
+
+/// Shapes, options and memory of a backward. Returns C.
+template <Accumulator S, class R, class GR, class RG, class Experts, class Target>
+[[nodiscard]] S expect_backward(const backward_call<S, R, GR, RG>& call, const Experts& experts,
+                                const Target& target) {
+  const char* const what = call.what;
+  const auto [n, f, d] = experts.shape();
+  const index_t scratch = router_rows_vjp_workspace(n, f, d) + experts.partial();
+  const index_t taped = router_tape_size(experts.shape(), call.options);
+  const S radius = expect_options<S>(what, call.options, experts.total());
+  static_cast<void>(accumulates(call.mode));  // what is wrong throws here, not in a task
+  expect_rows(what, "the router", experts.shape(), call.router);
+  expect_rows(what, "the gradient of the rows", experts.shape(), call.grad_rows);
+  expect_rows(what, "the gradient to the router", experts.shape(), call.grad_router);
+  expect_workspace(what, call.workspace, scratch);
+  expect(call.tape.size() >= taped && call.tape.is_contiguous(), what, ": the tape has ", call.tape.size(),
+         " elements, not ", taped);
+  const named_range work{"the workspace", first_elements(call.workspace, scratch)};
+  const named_range to_router{"the gradient to the router", addresses(call.grad_router)};
+  const named_range input{"the router", addresses(call.router)};
+  const named_range of_rows{"the gradient of the rows", addresses(call.grad_rows)};
+  const named_range tape{"the tape", first_elements(call.tape, taped)};
+  experts.expect_apart(what, std::array{to_router, work});
+  expect_apart(what, to_router, {input, tape, work});  // it may be the gradient of the rows
+  expect_apart(what, work, {input, of_rows, tape});
   target.for_each_range([&](const address_range& range) {
     const named_range to_experts{"the gradient to the experts", range};
-    expect_experts_apart(what, experts, {to_experts});
-    expect_apart(what, to_experts, {input, of_rows, tape_range, to_router, work});
+    experts.expect_apart(what, std::array{to_experts});
+    expect_apart(what, to_experts, {input, of_rows, tape, to_router, work});
   });
+  return radius;
+}
 
-  workspace_pieces<S> pieces(workspace);
-  const matrix_view<S> first_rows = pieces.matrix(n, d);
-  matrix_view<S> incoming = pieces.matrix(n, d);
-  matrix_view<S> outgoing = pieces.matrix(n, d);
-  const matrix_view<S> dual_rows = pieces.matrix(n, d);
-  const matrix_view<S> scaled_rows = pieces.matrix(n, d);
-  const matrix_view<S> projections = pieces.matrix(n, f);
-  const matrix_view<S> dual_projections = pieces.matrix(n, f);
-  const vector_view<S> energies = pieces.vector(n);
-  const vector_view<S> partial = pieces.vector(apply_experts_workspace(experts.shape()));
-
-  const step_tape<const S> saved(tape, experts.shape(), options.steps);
-  executor(n, [&](index_t i) {
-    load_row<S>(router.row(i), first_rows.row(i));
-    load_row<S>(grad_rows.row(i), incoming.row(i));
-  });
-  const index_t last = options.steps - 1;
-  const index_t first_differentiated = options.steps - router_factors<S>::terms(options);
-  for (index_t step = last; step >= 0; --step) {
-    const matrix_view<const S> rows = step == 0 ? matrix_view<const S>(first_rows) : saved.rows(step - 1);
-    const index_t term = step - first_differentiated;
-    const bool through = term >= 0;
-    const auto factors_of = [&](index_t i) -> rank2_factors<S> {
-      const rank2_factors<S> scratch{projections.row(i), dual_rows.row(i), dual_projections.row(i),
-                                     scaled_rows.row(i)};
-      return through ? target.factors(term, i, scratch) : scratch;
-    };
-    const auto has_step = [&](index_t i) { return saved.norm(step, i).value != S{0}; };
-
-    executor(n, [&](index_t i) {  // what the experts are multiplied with
-      const auto factors = factors_of(i);
-      if (has_step(i)) {
-        static_cast<void>(prepare_pullback<S>(rows.row(i), saved.rows(step).row(i), saved.norm(step, i),
-                                              incoming.row(i), radius, factors));
-      } else {
-        set_zero(factors);
-        if (through) target.degenerate(i, step == last, factors);
-      }
-    });
-    if (through) {
-      pull_experts<S>(experts, outgoing, partial, executor,
-                      [&](index_t i, index_t first, index_t count, const vector_view<S>& image) {
-                        if (has_step(i) && count > 0) {
-                          const matrix_view<const element> a = experts[i];
-                          target.pull(backend, i, first, step == last, a.middle_rows(first, count),
-                                      part_of(factors_of(i), first, count), image);
-                        } else {
-                          fill_zero(image);
-                        }
-                      });
-    } else {
-      apply_experts(backend, experts, dual_rows, outgoing, energies, partial, executor);
-    }
-    executor(n, [&](index_t i) {  // and what comes of it
-      const auto out = outgoing.row(i);
-      if (has_step(i)) {
-        const pullback_scale<S> scale(saved.norm(step, i), radius);
-        scale_into<S>(vector_view<const S>(out), out, scaled<S>{S{1}, scale.row});
-      } else {
-        degenerate_gradient<S>(incoming.row(i), out, options.degenerate);
-      }
-    });
-    std::swap(incoming, outgoing);
-  }
-  executor(n, [&](index_t i) {
-    const auto out = grad_router.row(i);
-    for (index_t k = 0; k < d; ++k) {
-      const S value = incoming(i, k);
+template <Accumulator S, class R, class GR, class RG, class Experts, class Target, class Run>
+void pull_back_steps(const backward_call<S, R, GR, RG>& call, const Experts& experts, const Target& target,
+                     const Run& executor) {
+  const S radius = expect_backward(call, experts, target);
+  backward_steps<S, Experts, Target, Run> steps(experts, target, executor, call.options, radius, call.tape,
+                                                call.workspace);
+  const matrix_view<S> gradient = steps.run(call.router, call.grad_rows);
+  const bool accumulate = accumulates(call.mode);
+  executor(gradient.rows(), [&](index_t i) {
+    const auto out = call.grad_router.row(i);
+    for (index_t k = 0; k < gradient.cols(); ++k) {
+      const S value = gradient(i, k);
       out[k] = narrow<RG>(accumulate ? widen<S>(out[k]) + value : value);
     }
   });
+}
+
+template <Accumulator S>
+void expect_factors(const char* what, const router_factors<S>& factors, const expert_shape& shape,
+                    const router_options& options) {
+  expect(factors.shape() == shape && factors.terms() == router_factors<S>::terms(options), what,
+         ": the factors have ", factors.terms(), " terms for other experts or options");
 }
 
 }  // namespace detail
@@ -153,9 +126,10 @@ void router_rows_vjp(const expert_batch_view<T>& experts, const matrix_view<R>& 
   const auto [gn, gf, gd] = grad_experts.shape();
   detail::expect(experts.shape() == grad_experts.shape(), what, ": the experts are [", n, ", ", f, ", ", d,
                  "], their gradient is [", gn, ", ", gf, ", ", gd, "]");
-  detail::run_router_rows_vjp<S>(what, experts, router, tape, grad_rows, options, grad_router, mode,
-                                 detail::into_matrices<S, G>{grad_experts, mode}, workspace, backend,
-                                 executor);
+  detail::pull_back_steps<S, R, GR, RG>(
+      {what, router, tape, grad_rows, options, grad_router, mode, workspace},
+      detail::dense_experts<S, T, Backend>{experts, backend}, detail::into_matrices<S, G>{grad_experts, mode},
+      executor);
 }
 
 /// The same with Ā in factored form, for those who never want it in memory: N · 2(F + D) numbers a step in
@@ -172,10 +146,10 @@ void router_rows_vjp_factored(const expert_batch_view<T>& experts, const matrix_
                               std::type_identity_t<vector_view<S>> workspace, const Backend& backend = {},
                               const Run& executor = {}) {
   constexpr const char* what = "router_rows_vjp_factored";
-  detail::expect(factors.shape() == experts.shape() && factors.terms() == router_factors<S>::terms(options),
-                 what, ": the factors have ", factors.terms(), " terms for other experts or options");
-  detail::run_router_rows_vjp<S>(what, experts, router, tape, grad_rows, options, grad_router, mode,
-                                 detail::into_factors<S>{factors}, workspace, backend, executor);
+  detail::expect_factors(what, factors, experts.shape(), options);
+  detail::pull_back_steps<S, R, GR, RG>(
+      {what, router, tape, grad_rows, options, grad_router, mode, workspace},
+      detail::dense_experts<S, T, Backend>{experts, backend}, detail::into_factors<S>{factors}, executor);
 }
 
 /// The gradient to the router rows alone, M constant in every step, whatever options.through says.
@@ -190,9 +164,50 @@ void router_rows_vjp_detached(const expert_batch_view<T>& experts, const matrix_
                               const Run& executor = {}) {
   options.through = differentiate::none;
   const router_factors<S> none({}, experts.shape(), options);
-  detail::run_router_rows_vjp<S>("router_rows_vjp_detached", experts, router, tape, grad_rows, options,
-                                 grad_router, mode, detail::into_factors<S>{none}, workspace, backend,
-                                 executor);
+  detail::pull_back_steps<S, R, GR, RG>(
+      {"router_rows_vjp_detached", router, tape, grad_rows, options, grad_router, mode, workspace},
+      detail::dense_experts<S, T, Backend>{experts, backend}, detail::into_factors<S>{none}, executor);
+}
+
+/// The backward of router_rows over operators that show their factor A: r̄ to grad_router, Ā in factored form.
+/// router_factors are built for {N, F, D} with the F of all operators; where an operator is composed, its
+/// factor is too: of latent experts it is A P, of whose gradient Ā′ come Ā = Ā′Pᵀ and P̄ = AᵀĀ′.
+///
+/// operators as in the forward; workspace: router_rows_vjp_workspace(N, F, D) elements; the rest as
+/// router_rows_vjp_factored of dense experts. Two projections and a lift of each operator a step.
+template <FactoredGramOperators Operators, Scalar R, Scalar GR, WritableScalar RG,
+          class Run = serial_executor, Accumulator S = scalar_of_operators<Operators>>
+void router_rows_vjp_factored(const Operators& operators, const matrix_view<R>& router,
+                              std::type_identity_t<vector_view<const S>> tape,
+                              const matrix_view<GR>& grad_rows, const router_options& options,
+                              const matrix_view<RG>& grad_router,
+                              const std::type_identity_t<router_factors<S>>& factors, gradient_mode mode,
+                              std::type_identity_t<vector_view<S>> workspace, const Run& executor = {}) {
+  constexpr const char* what = "router_rows_vjp_factored";
+  const expert_shape shape{router.rows(), factors.shape().ffn_dim, router.cols()};
+  detail::expect_factors(what, factors, shape, options);
+  const detail::operator_experts<Operators> experts(what, operators, shape);
+  detail::pull_back_steps<S, R, GR, RG>(
+      {what, router, tape, grad_rows, options, grad_router, mode, workspace}, experts,
+      detail::into_factors<S>{factors}, executor);
+}
+
+/// The gradient to the router rows alone, of any operators: one application of each a step; workspace:
+/// router_rows_vjp_workspace(N, 0, D) elements.
+template <GramOperators Operators, Scalar R, Scalar GR, WritableScalar RG, class Run = serial_executor,
+          Accumulator S = scalar_of_operators<Operators>>
+void router_rows_vjp_detached(const Operators& operators, const matrix_view<R>& router,
+                              std::type_identity_t<vector_view<const S>> tape,
+                              const matrix_view<GR>& grad_rows, router_options options,
+                              const matrix_view<RG>& grad_router, gradient_mode mode,
+                              std::type_identity_t<vector_view<S>> workspace, const Run& executor = {}) {
+  constexpr const char* what = "router_rows_vjp_detached";
+  options.through = differentiate::none;
+  const auto experts = detail::operators_of(what, operators, router);
+  const router_factors<S> none({}, experts.shape(), options);
+  detail::pull_back_steps<S, R, GR, RG>(
+      {what, router, tape, grad_rows, options, grad_router, mode, workspace}, experts,
+      detail::into_factors<S>{none}, executor);
 }
 
 /// gradient ← or += factor · Ā from its factors; factor = −lr takes a step of descent on the weights

@@ -1,8 +1,8 @@
 // What the balance losses are made of: counts of choices and sums of probabilities, block by block of tokens.
 #pragma once
 
+#include <mpi_router/core/apart.hpp>
 #include <mpi_router/core/options.hpp>
-#include <mpi_router/router/apart.hpp>
 #include <mpi_router/router/mask.hpp>
 #include <mpi_router/router/scores.hpp>
 #include <mpi_router/router/token_blocks.hpp>

@@ -1,8 +1,8 @@
 // The loss that keeps the logits small, and its gradient.
 #pragma once
 
+#include <mpi_router/core/apart.hpp>
 #include <mpi_router/core/options.hpp>
-#include <mpi_router/router/apart.hpp>
 #include <mpi_router/router/mask.hpp>
 #include <mpi_router/router/scores.hpp>
 #include <mpi_router/router/token_blocks.hpp>

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <optional>
 #include <random>
 
 MPIROUTER_BEGIN_TYPES
@@ -44,6 +45,59 @@ template <Accumulator S>
   return x;
 }
 
+/// What the starts of one probe share, and what they have found.
+struct probed {
+  double rayleigh;            // ρ of v̂
+  double needed;              // log of what p(α)/(β₁⋯β_k) must reach
+  double rounding;            // deflation leaves an error of the size of ρ, not of what is left
+  double proven = rounding;   // over all starts; only rounding error where nothing is left beside v̂
+  double guessed = rounding;  // ξ plus its residual
+
+  /// α for a Krylov space whose largest Ritz value is ξ: the bound is no more than two thirds of the way from
+  /// ξ to ρ, or, at the last step, below ρ at all. Nothing where the space is too small for that.
+  template <class Krylov>
+  [[nodiscard]] std::optional<double> bound(const Krylov& krylov, double xi, bool last) const {
+    const auto exceeds = [&](double alpha) { return krylov.log_level(alpha) >= needed; };
+    double above = xi + (rayleigh - xi) * (last ? 0.99 : 2.0 / 3);
+    if (xi < rayleigh && !exceeds(above) && !last) {
+      return std::nullopt;
+    }
+    if (xi >= rayleigh || !exceeds(above)) {
+      return std::numeric_limits<double>::infinity();
+    }
+    double below = xi;
+    for (int halving = 0; halving < 8; ++halving) {
+      const double middle = (below + above) / 2;
+      (exceeds(middle) ? above : below) = middle;
+    }
+    return above + rounding;
+  }
+
+  /// One start, with steps of Lanczos until there is a bound. False where there cannot be one.
+  template <class Op, class Krylov>
+  [[nodiscard]] bool go_on(Op& op, Krylov& krylov, probe_result& result) {
+    for (bool last = false; !last;) {
+      last = !krylov.step(op) || krylov.steps() == krylov.capacity();
+      ++result.applications;
+      const auto ritz = krylov.top();
+      const double xi = ritz.value + rounding;
+      if (!is_finite(xi)) {
+        return false;
+      }
+      if (xi >= rayleigh && xi > result.ritz_value) {
+        result.vector = krylov.vector(ritz);
+      }
+      result.ritz_value = std::max(result.ritz_value, xi);
+      if (const auto alpha = bound(krylov, xi, last)) {
+        proven = std::max(proven, *alpha);
+        guessed = std::max(guessed, xi + ritz.residual);
+        break;
+      }
+    }
+    return true;
+  }
+};
+
 }  // namespace detail
 
 /// Bounds σ₂² from above by probing B = PMP, P = I − v̂v̂ᵀ, whose largest eigenvalue μ is at least σ₂² for
@@ -74,56 +128,21 @@ template <GramOperator Op>
   probe_result result;
   const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
   const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) / each);
-  // Deflation leaves rounding error of the size of ρ, not of what is left.
   const double rounding =
       4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
-
+  detail::probed found{rayleigh, needed, rounding};
   lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh);
   krylov.deflate(map(direction).template cast<S>().normalized());
   std::mt19937_64 random(options.seed);
-  double proven = rounding;   // over all starts; only rounding error where nothing is left beside v̂
-  double guessed = rounding;  // ξ plus its residual
-  for (index_t start = 0; start < options.starts; ++start) {
-    if (dimension == 1) {  // nothing is left beside v̂
-      break;
-    }
-    if (!krylov.start(detail::gaussian<S>(dimension, random))) {
+  for (index_t start = 0; start < options.starts && dimension > 1;
+       ++start) {  // of D = 1 nothing is left beside v̂
+    if (!krylov.start(detail::gaussian<S>(dimension, random)) || !found.go_on(op, krylov, result)) {
       return result;  // no bound
     }
-    for (bool last = false; !last;) {
-      last = !krylov.step(op) || krylov.steps() == krylov.capacity();
-      ++result.applications;
-      const auto ritz = krylov.top();
-      const double xi = ritz.value + rounding;
-      if (!is_finite(xi)) {
-        return result;  // no bound
-      }
-      if (xi >= rayleigh && xi > result.ritz_value) {
-        result.vector = krylov.vector(ritz);
-      }
-      result.ritz_value = std::max(result.ritz_value, xi);
-      const auto exceeds = [&](double alpha) { return krylov.log_level(alpha) >= needed; };
-      double above = xi + (rayleigh - xi) * (last ? 0.99 : 2.0 / 3);
-      if (xi < rayleigh && !exceeds(above) && !last) {
-        continue;
-      }
-      if (xi >= rayleigh || !exceeds(above)) {
-        proven = std::numeric_limits<double>::infinity();
-      } else {
-        double below = xi;
-        for (int halving = 0; halving < 8; ++halving) {
-          const double middle = (below + above) / 2;
-          (exceeds(middle) ? above : below) = middle;
-        }
-        proven = std::max(proven, above + rounding);
-      }
-      guessed = std::max(guessed, xi + ritz.residual);
-      break;
-    }
   }
-  result.bound = proven < rayleigh
-                     ? second_eigenvalue_bound{proven, certainty::probabilistic, options.failure_probability}
-                     : second_eigenvalue_bound{guessed, certainty::heuristic, 1};
+  result.bound = found.proven < rayleigh ? second_eigenvalue_bound{found.proven, certainty::probabilistic,
+                                                                   options.failure_probability}
+                                         : second_eigenvalue_bound{found.guessed, certainty::heuristic, 1};
   return result;
 }
 

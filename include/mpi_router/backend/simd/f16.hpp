@@ -1,8 +1,8 @@
-// Half precision in vector registers. The one header with intrinsics: xsimd cannot convert f16, the machine
-// can.
+// Half precision in vector registers, where the machine can convert it. The one header with intrinsics: xsimd
+// cannot.
 #pragma once
 
-#include <mpi_router/backend/simd/lanes.hpp>
+#include <mpi_router/backend/simd/narrow_lanes.hpp>
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -77,50 +77,6 @@ struct lanes<storage_format::f16, float, Arch> {
   }
   MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept { store_line(x, v); }
 };
-
-#else
-
-/// f16 by integer arithmetic.
-struct f16_codec {
-  template <class Batch, class Words>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Batch even(const Words& pair) noexcept {
-    return widened<Batch>(pair & Words(0xffffU));
-  }
-  template <class Batch, class Words>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Batch odd(const Words& pair) noexcept {
-    return widened<Batch>(pair >> 16);
-  }
-  template <class Words, class Batch>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Words pair(const Batch& even, const Batch& odd) noexcept {
-    return narrowed<Words>(even) | (narrowed<Words>(odd) << 16);
-  }
-
- private:
-  // The exponent is rebased by an exact product, which is right for subnormals too; all ones stay all ones.
-  template <class Batch, class Words>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Batch widened(const Words& half) noexcept {
-    const auto magnitude = std::bit_cast<Batch>((half & Words(0x7fffU)) << 13) * Batch(0x1p112F);
-    const Words infinite =
-        xsimd::select((half & Words(0x7c00U)) == Words(0x7c00U), Words(0x7f800000U), Words(0U));
-    return std::bit_cast<Batch>(std::bit_cast<Words>(magnitude) | infinite | ((half & Words(0x8000U)) << 16));
-  }
-  // Nearest, ties to even. Below 2^-14 the rounding is that of adding 1/2: the sum's last bit is 2^-24.
-  template <class Words, class Batch>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Words narrowed(const Batch& x) noexcept {
-    const auto bits = std::bit_cast<Words>(x);
-    const Words magnitude = bits & Words(0x7fffffffU);
-    const Words normal =
-        (magnitude + Words(0xfffU) + ((magnitude >> 13) & Words(1U)) - Words(0x38000000U)) >> 13;
-    const Words subnormal =
-        std::bit_cast<Words>(std::bit_cast<Batch>(magnitude) + Batch(0.5F)) - Words(0x3f000000U);
-    const Words special = xsimd::select(magnitude > Words(0x7f800000U), Words(0x7e00U), Words(0x7c00U));
-    const Words finite = xsimd::select(magnitude < Words(0x38800000U), subnormal, normal);
-    return xsimd::select(magnitude < Words(0x477ff000U), finite, special) | ((bits >> 16) & Words(0x8000U));
-  }
-};
-
-template <class Arch>
-struct lanes<storage_format::f16, float, Arch> : paired_lanes<Arch, f16_codec> {};
 
 #endif
 

@@ -1,16 +1,13 @@
-// A line of stored weights in one or two vector registers, at most a cache line: loads and stores of every
-// storage format, over xsimd.
-//
-// xsimd has no batch of 16-bit floats. Two adjacent ones fill a 32-bit lane, so a register of bf16 splits
-// into its even and its odd elements by a shift and a mask, with no lane crossing. Whatever meets those
-// registers is brought into the same "lane order": x as it is loaded, by a few shuffles that all the rows of
-// a group share; u stays in that order until the last row is added.
+// A line of stored weights in one or two vector registers, at most a cache line: loads, stores and shuffles
+// over xsimd. How f64 and f32 lie in it; what is narrower is in narrow_lanes.hpp.
 #pragma once
 
 #include <mpi_router/core/scalar.hpp>
 
 #include <bit>
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include <xsimd/xsimd.hpp>
@@ -169,9 +166,17 @@ MPIROUTER_ALWAYS_INLINE void store_line(S* x, const Line& v) noexcept {
       [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { store_unaligned(x + i * Line::batch::size, v.part[i]); });
 }
 
+/// An element as kernels see it: float and double as they are, of the rest the bits.
+template <storage_format Format>
+using stored_element =
+    std::conditional_t<Format == storage_format::f64, double,
+                       std::conditional_t<Format == storage_format::f32, float,
+                                          std::conditional_t<core::bit_layout(Format).bytes() == 2,
+                                                             std::uint16_t, std::uint8_t>>>;
+
 /// How a line is read and written: `load` and `store` in the storage format, `load_sums` and `store_sums` of
 /// what is summed, in natural order. `in_order`: that order is the order of the lanes. `of_sums`: the lanes
-/// of S itself.
+/// of S itself. The general form is in narrow_lanes.hpp.
 template <storage_format Format, class S, class Arch>
 struct lanes;
 
@@ -197,83 +202,6 @@ struct lanes<Format, S, Arch> {
   }
   MPIROUTER_ALWAYS_INLINE static void store_sums(S* x, const line& v) noexcept { store_line(x, v); }
 };
-
-/// Two 16-bit elements in a 32-bit lane: part 0 holds the even, part 1 the odd elements.
-/// Codec supplies even, odd and pair.
-template <class Arch, class Codec>
-struct paired_lanes {
-  using batch = xsimd::batch<float, Arch>;
-  using words = xsimd::batch<std::uint32_t, Arch>;
-  using of_sums = lanes<storage_format::f32, float, Arch>;
-  static constexpr bool in_order = false;
-  static constexpr std::size_t count = 2;
-  static constexpr auto width = static_cast<index_t>(count * batch::size);
-  using line = kernels::line<float, Arch, count>;
-
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
-    auto pair = load_unaligned<words>(stored);
-    keep_in_register(pair);
-    return {{Codec::template even<batch>(pair), Codec::template odd<batch>(pair)}};
-  }
-  MPIROUTER_ALWAYS_INLINE static void store(void* stored, const line& v) noexcept {
-    store_unaligned(stored, Codec::template pair<words>(v.part[0], v.part[1]));
-  }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const float* x) noexcept {
-    auto a = load_unaligned<batch>(x);
-    auto b = load_unaligned<batch>(x + batch::size);
-    keep_in_register(a);
-    keep_in_register(b);
-    if constexpr (by_halves) {
-      const batch lower = halves<0>(a, b);
-      const batch upper = halves<1>(a, b);
-      return {{every_other<0, batch::size / 2>(lower, upper), every_other<1, batch::size / 2>(lower, upper)}};
-    } else {
-      return {{every_other<0, batch::size>(a, b), every_other<1, batch::size>(a, b)}};
-    }
-  }
-  MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept {
-    if constexpr (by_halves) {
-      const batch lower = in_turn<0, batch::size / 2>(v.part[0], v.part[1]);
-      const batch upper = in_turn<1, batch::size / 2>(v.part[0], v.part[1]);
-      store_unaligned(x, halves<0>(lower, upper));
-      store_unaligned(x + batch::size, halves<1>(lower, upper));
-    } else {
-      store_unaligned(x, in_turn<0, batch::size>(v.part[0], v.part[1]));
-      store_unaligned(x + batch::size, in_turn<1, batch::size>(v.part[0], v.part[1]));
-    }
-  }
-
- private:
-  // With AVX, single elements move across the middle of a register at three times the cost of whole halves.
-  static constexpr bool by_halves = sizeof(batch) == 32;
-};
-
-struct bf16_codec {
-  template <class Batch, class Words>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Batch even(const Words& pair) noexcept {
-    return std::bit_cast<Batch>(pair << 16);
-  }
-  template <class Batch, class Words>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Batch odd(const Words& pair) noexcept {
-    return std::bit_cast<Batch>(pair & Words(0xffff0000U));
-  }
-  template <class Words, class Batch>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Words pair(const Batch& even, const Batch& odd) noexcept {
-    return (rounded<Words>(even) >> 16) | (rounded<Words>(odd) & Words(0xffff0000U));
-  }
-
- private:
-  // Nearest, ties to even, in the upper half; a NaN is made quiet, as in float_to_bf16.
-  template <class Words, class Batch>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Words rounded(const Batch& x) noexcept {
-    const auto bits = std::bit_cast<Words>(x);
-    const Words up = bits + Words(0x7fffU) + ((bits >> 16) & Words(1U));
-    return xsimd::select((bits & Words(0x7fffffffU)) > Words(0x7f800000U), bits | Words(0x400000U), up);
-  }
-};
-
-template <class Arch>
-struct lanes<storage_format::bf16, float, Arch> : paired_lanes<Arch, bf16_codec> {};
 
 }  // namespace detail::kernels
 

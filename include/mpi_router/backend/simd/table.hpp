@@ -28,31 +28,12 @@ inline constexpr index_t short_row = 4096;
 /// Bytes of a matrix that is likely to be in cache.
 inline constexpr index_t small_matrix = index_t{1} << 17;
 
-template <storage_format Format>
-struct stored_as;
-template <>
-struct stored_as<storage_format::f64> {
-  using type = double;
-};
-template <>
-struct stored_as<storage_format::f32> {
-  using type = float;
-};
-template <>
-struct stored_as<storage_format::bf16> {
-  using type = bf16;
-};
-template <>
-struct stored_as<storage_format::f16> {
-  using type = f16;
-};
-
 /// Kernels for weights of a storage format on an xsimd architecture. Never inlined across: each is one
 /// symbol.
 template <storage_format Format, class Arch>
 struct kernels_of {
-  using T = typename stored_as<Format>::type;
-  using S = accumulator_t<T>;
+  using S = core::sums_of<Format>;
+  using T = stored_element<Format>;
   using lanes = kernels::lanes<Format, S, Arch>;
 
   static constexpr bool many_registers = sizeof(typename lanes::batch) == 64;

@@ -21,7 +21,7 @@ struct any_matrix {
       : data(const_cast<std::remove_const_t<T>*>(m.data())),
         row_stride(m.row_stride()),
         col_stride(m.col_stride()),
-        format(scalar_traits<std::remove_const_t<T>>::format) {
+        format(storage_traits<std::remove_const_t<T>>::format) {
     static_assert(is_stored_here<std::remove_const_t<T>>, "cuda: f64, f32, bf16 or f16");
   }
   any_matrix() = default;
@@ -30,7 +30,7 @@ struct any_matrix {
       : data(const_cast<std::remove_const_t<T>*>(contiguous)),
         row_stride(cols),
         col_stride(1),
-        format(scalar_traits<std::remove_const_t<T>>::format) {
+        format(storage_traits<std::remove_const_t<T>>::format) {
     static_assert(is_stored_here<std::remove_const_t<T>>, "cuda: f64, f32, bf16 or f16");
   }
 

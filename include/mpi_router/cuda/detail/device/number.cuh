@@ -9,7 +9,8 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Bytes of an element. What the device code has no word for stays out of it: 0.
+/// Bytes of an element of rows, images and gradients; 0 where device code has no word for the format.
+/// (Weights may be of any.)
 [[nodiscard]] constexpr int bytes_of(storage_format format) {
   switch (format) {
     case storage_format::f64: return 8;
@@ -20,11 +21,16 @@ MPIROUTER_CUDA_DETAIL_BEGIN
   return 0;
 }
 template <class T>
-constexpr bool is_stored_here = bytes_of(scalar_traits<T>::format) == sizeof(T);
+constexpr bool is_stored_here = bytes_of(storage_traits<T>::format) == sizeof(T);
 
 template <class T>
 constexpr int vector_width = static_cast<int>(16 / sizeof(T));
 
+/// What has no form of its own, as its traits say.
+template <class T>
+__device__ __forceinline__ float to_float(T x) {
+  return storage_traits<T>::widen(x);
+}
 __device__ __forceinline__ float to_float(bf16 x) {
   return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
 }
@@ -41,7 +47,9 @@ __device__ __forceinline__ double to_double(double x) {
 }
 
 template <class T>
-__device__ __forceinline__ T from_double(double x);
+__device__ __forceinline__ T from_double(double x) {
+  return storage_traits<T>::narrow(static_cast<float>(x));
+}
 template <>
 __device__ __forceinline__ double from_double<double>(double x) {
   return x;

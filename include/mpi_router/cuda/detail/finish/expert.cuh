@@ -103,12 +103,12 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
   }
   // Each lane reports one number, so that there are one root and one store of them, and little code.
   const int lane = static_cast<int>(threadIdx.x);
-  if (lane >= 6) {
+  if (lane >= 7) {
     return;
   }
   const status earlier = a.earlier != nullptr ? a.earlier[e] : status::ok;
   state = earlier != status::ok ? earlier : state;
-  __syncwarp(0x3fU);  // the last status may go where the earlier one was
+  __syncwarp(0x7fU);  // the last status may go where the earlier one was
   status* const told = lane == 0   ? a.report.statuses
                        : lane == 1 ? a.saved.statuses
                        : lane == 2 ? a.final_status
@@ -121,12 +121,16 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
                          : lane == 2 ? a.report.residual
                          : lane == 3 ? a.report.row_norm
                          : lane == 4 ? a.report.image_norm
+                         : lane == 5 ? a.report.cosine
                                      : a.saved.image_norm;
   if (number == nullptr) {
     return;
   }
-  const double root = sqrt(lane == 2 ? residual[0] / norms[0] : lane == 3 ? norms[0] : norms[1]);
-  const double value = lane == 0 ? rayleigh : lane == 1 ? image.energy() : root;
+  const double root = sqrt(lane == 2   ? residual[0] / norms[0]
+                           : lane == 3 ? norms[0]
+                           : lane == 5 ? image.energy() / norms[0] * (image.energy() / norms[1])
+                                       : norms[1]);
+  const double value = lane == 0 ? rayleigh : lane == 1 ? image.energy() : lane == 5 ? fmin(root, 1.0) : root;
   number[e] = state == status::ok ? value : 0.0;
 }
 

@@ -1,6 +1,7 @@
 // What the calls refuse: shapes that do not fit, and memory that overlaps.
 #pragma once
 
+#include <mpi_router/core/apart.hpp>
 #include <mpi_router/core/error.hpp>
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
@@ -66,71 +67,44 @@ void expect_in_place_or_apart(const char* what, const matrix_view<R, device_spac
          ": the router and the output overlap");
 }
 
-/// Device memory that a call reads or writes, and what to call it.
-struct memory_range {
-  const char* name;
-  core::address_range range;
-};
-
-template <class T>
-[[nodiscard]] core::address_range addresses_of(const T* data, index_t count) {
-  return core::addresses(data, data == nullptr ? 0 : count, 1, 1, 1);
-}
+using mpi_router::detail::addresses_of;
+using mpi_router::detail::expect_apart;
+using mpi_router::detail::named_range;
 /// The bytes of a workspace that a call uses: there may be more.
 [[nodiscard]] inline core::address_range addresses_of(const workspace& scratch, std::size_t bytes) {
   const auto first = reinterpret_cast<std::uintptr_t>(scratch.data);
   return {first, first + bytes};
 }
 
-/// `one` meets none of the others.
-inline void expect_apart(const char* what, const memory_range& one,
-                         std::initializer_list<memory_range> others) {
-  for (const memory_range& other : others) {
-    expect(!core::overlap(one.range, other.range), what, ": ", one.name, " and ", other.name, " overlap");
-  }
-}
-
 /// All that a step of [N, D] tells besides the rows.
-[[nodiscard]] inline std::array<memory_range, 9> told_by_a_step(const step_by_products& report,
+[[nodiscard]] inline std::array<named_range, 10> told_by_a_step(const step_by_products& report,
                                                                 const saved_step& saved, index_t n,
                                                                 index_t d) {
-  return {memory_range{"the saved direction", addresses_of(saved.direction, n * d)},
-          {"the saved norms", addresses_of(saved.image_norm, n)},
-          {"the saved statuses", addresses_of(saved.statuses, n)},
-          {"rayleigh", addresses_of(report.rayleigh, n)},
-          {"residual", addresses_of(report.residual, n)},
-          {"energy", addresses_of(report.energy, n)},
-          {"row_norm", addresses_of(report.row_norm, n)},
-          {"image_norm", addresses_of(report.image_norm, n)},
-          {"the statuses", addresses_of(report.statuses, n)}};
+  return mpi_router::detail::joined(mpi_router::detail::ranges_of(report, n),
+                                    named_range{"the saved direction", addresses_of(saved.direction, n * d)},
+                                    named_range{"the saved norms", addresses_of(saved.image_norm, n)},
+                                    named_range{"the saved statuses", addresses_of(saved.statuses, n)});
 }
 /// They meet neither each other nor what else the call reads and writes; but one array may take the norms of
 /// the images, or the statuses, both times: the same numbers are written.
-inline void expect_told_apart(const char* what, const std::array<memory_range, 9>& told,
-                              std::initializer_list<memory_range> others) {
-  for (std::size_t i = 0; i < told.size(); ++i) {
-    expect_apart(what, told[i], others);
-    for (std::size_t k = 0; k < i; ++k) {
-      const bool takes_the_same = (k == 1 && i == 7) || (k == 2 && i == 8);
-      if (!takes_the_same || told[k].range.first != told[i].range.first) {
-        expect_apart(what, told[k], {told[i]});
-      }
-    }
-  }
+inline void expect_told_apart(const char* what, const step_by_products& report, const saved_step& saved,
+                              index_t n, index_t d, std::initializer_list<named_range> others) {
+  saved_step besides = saved;
+  besides.image_norm = saved.image_norm == report.image_norm ? nullptr : saved.image_norm;
+  besides.statuses = saved.statuses == report.statuses ? nullptr : saved.statuses;
+  expect_apart(what, told_by_a_step(report, besides, n, d), others);
 }
 
 /// The weights meet nothing that is written, where they have one base pointer: a table of them is in device
 /// memory, which the host does not read.
 template <class T>
 void expect_weights_apart(const char* what, const expert_batch_view<T, device_space>& weights,
-                          std::initializer_list<memory_range> written,
-                          std::span<const memory_range> told = {}) {
+                          std::initializer_list<named_range> written,
+                          std::span<const named_range> told = {}) {
   if (weights.table() == nullptr) {
-    const memory_range all{"a gate matrix", core::addresses(weights)};
+    const named_range all{"a gate matrix", core::addresses(weights)};
     expect_apart(what, all, written);
-    for (const memory_range& one : told) {
-      expect_apart(what, all, {one});
-    }
+    expect_apart(what, all, told);
   }
 }
 

@@ -1,6 +1,7 @@
 // The launch shape of the row kernels: how many threads share a row, how deep the ring is.
 #pragma once
 
+#include <mpi_router/core/scalar.hpp>
 #include <mpi_router/cuda/detail/plan/device_facts.hpp>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
@@ -8,6 +9,12 @@
 #include <cstddef>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// Whether rows and panels of T are read in vectors: weights of every other type go the generic way.
+template <class T>
+constexpr bool has_vectors =
+    storage_traits<T>::format == storage_format::f32 || storage_traits<T>::format == storage_format::bf16 ||
+    storage_traits<T>::format == storage_format::f16;
 
 /// `vectors` is 0 where the row kernels do not reach (too many columns, or too little shared memory).
 struct row_plan {

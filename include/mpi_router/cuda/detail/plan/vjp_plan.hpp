@@ -49,7 +49,7 @@ struct backward_path {
       return;
     }
     arena memory(data);
-    if (sizeof(T) <= 4 && sizeof(G) <= 4 && hidden_stride == 1 && gradient_hidden_stride == 1) {
+    if (has_vectors<T> && has_vectors<G> && hidden_stride == 1 && gradient_hidden_stride == 1) {
       rows = make_row_plan(ctx, shape, vjp_demand<T, G>(mode));
     }
     if (rows.vectors > 0) {
