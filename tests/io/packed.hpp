@@ -122,10 +122,8 @@ inline constexpr packed::scale_type all_scale_types[] = {packed::scale_type::f32
                                                          packed::scale_type::f16,  packed::scale_type::e4m3,
                                                          packed::scale_type::e8m0, packed::scale_type::one};
 
-inline bool same(float a, float b) {
-  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b) ||
-         (std::isnan(a) && std::isnan(b));
-}
+/// The same bits, except that a zero has no sign and every NaN is alike.
+inline bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
 /// How many elements of m are not expected(f, d), rounded to f32, whether by rows in any order or all at
 /// once. What lies behind a row must not be written.

@@ -110,7 +110,7 @@ TEST_CASE("lists: numbers by their place, text only counted") {
 }
 
 TEST_CASE("tensors: the slowest axis first, in the order of their bytes, and found by name") {
-  for (const std::uint32_t version : {2, 3}) {
+  for (const std::uint32_t version : {2U, 3U}) {
     gguf_bytes bytes = sample();
     bytes.version = version;
     bytes.data[0] = 'A';
@@ -150,7 +150,7 @@ TEST_CASE("a file without tensors, and other alignments") {
   CHECK(opened(file).tensors().empty());
   write_bytes(scratch() / "short.gguf", file.header());  // no padding where there is nothing behind it
   CHECK(gguf_file(scratch() / "short.gguf").metadata().empty());
-  for (const std::uint32_t alignment : {1, 8, 64, 4096}) {
+  for (const std::uint32_t alignment : {1U, 8U, 64U, 4096U}) {
     file = sample();
     file.metadata = {entry("general.alignment", 4, raw(alignment))};
     file.alignment = alignment;

@@ -10,6 +10,8 @@ TEST_CASE("every code of the small floats") {
     const auto byte = static_cast<std::uint8_t>(code);
     CAPTURE(code);
     CHECK(same(packed::e2m1(byte), static_cast<float>(e2m1_values[code & 15U])));
+    CHECK(std::signbit(packed::e2m1(byte)) == ((code & 8U) != 0));
+    CHECK(packed::twice_e2m1(byte) == 2 * e2m1_values[code & 15U]);
     CHECK(same(packed::e4m3fn(byte), static_cast<float>(e4m3_value(code))));
     CHECK(same(packed::e8m0(byte), static_cast<float>(e8m0_value(code))));
     const double infinity = std::numeric_limits<double>::infinity();
@@ -17,8 +19,20 @@ TEST_CASE("every code of the small floats") {
                         : (code & 0x7fU) > 0x7cU ? std::numeric_limits<double>::quiet_NaN()
                                                  : small_float(code, 2, 15);
     CHECK(same(packed::e5m2(byte), static_cast<float>(half)));
+    CHECK(std::signbit(packed::e4m3fn(byte)) == (code >> 7 != 0));
+    CHECK(std::signbit(packed::e5m2(byte)) == (code >> 7 != 0));
   }
   static_assert(packed::e4m3fn(0x7e) == 448 && packed::e8m0(130) == 8 && packed::e2m1(15) == -6);
+}
+
+TEST_CASE("every code of binary16 is what core makes of it") {
+  index_t different = 0;
+  for (unsigned code = 0; code < 0x10000U; ++code) {
+    const float expected = core::f16_to_float(static_cast<std::uint16_t>(code));
+    const float got = packed::binary16(static_cast<std::uint16_t>(code));
+    different += std::bit_cast<std::uint32_t>(got) == std::bit_cast<std::uint32_t>(expected) ? 0 : 1;
+  }
+  CHECK(different == 0);
 }
 
 TEST_CASE("scales of every type") {
@@ -64,7 +78,7 @@ TEST_CASE("FP8: every size of block, partial ones too") {
 
 TEST_CASE("FP4: low half first, groups of 16 and 32, a factor for all") {
   random_source random(3);
-  for (const index_t cols : {0, 2, 16, 30, 32, 96, 98}) {
+  for (const index_t cols : {0, 2, 16, 30, 32, 96, 98, 256, 590}) {
     for (const index_t group : {16, 32}) {
       for (const auto type : all_scale_types) {
         for (const float global : {1.0F, -0.3F}) {

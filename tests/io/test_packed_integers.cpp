@@ -96,6 +96,8 @@ TEST_CASE("pack-quantized: every width, with and without zero points and activat
                                             {5, 31, 8},
                                             {1, 1, 1},
                                             {33, 96, 128},
+                                            {2, 256, 32},
+                                            {2, 611, 64},
                                             {2, 100, 48},
                                             {3, 0, 4}}) {
       for (int with = 0; with < 4; ++with) {
@@ -140,8 +142,13 @@ TEST_CASE("pack-quantized: an order with -1 in it is not in use") {
 TEST_CASE("MLX: scale times code plus bias, of either sign") {
   random_source random(14);
   for (const index_t bits : {2, 3, 4, 5, 6, 8}) {
-    for (const auto& [rows, cols, group] :
-         {std::array<index_t, 3>{3, 128, 64}, {2, 96, 32}, {1, 37, 64}, {2, 50, 20}, {0, 32, 32}}) {
+    for (const auto& [rows, cols, group] : {std::array<index_t, 3>{3, 128, 64},
+                                            {2, 256, 64},
+                                            {1, 611, 32},
+                                            {2, 96, 32},
+                                            {1, 37, 64},
+                                            {2, 50, 20},
+                                            {0, 32, 32}}) {
       const index_t groups = packed::parts_of(cols, group);
       const code_grid codes(random, rows, cols, bits);
       const scale_grid scales(random, bf16_scales, rows, groups);
@@ -237,7 +244,7 @@ TEST_CASE("bitsandbytes: high half first, blocks without regard to rows") {
     const odd_bytes codes = random_bytes(random, packed::parts_of(count, 2));
     const scale_grid table(random, packed::scale_type::f32, 1, 16);
     const scale_grid maxima(random, packed::scale_type::f32, 1, blocks);
-    const auto code = [&, cols = cols](index_t f, index_t d) {
+    const auto code = [&](index_t f, index_t d) {
       const index_t i = f * cols + d;
       return codes.at(i / 2) >> (i % 2 == 0 ? 4 : 0) & 15U;
     };
@@ -245,7 +252,7 @@ TEST_CASE("bitsandbytes: high half first, blocks without regard to rows") {
     CAPTURE(cols);
     const packed::nf4_matrix plain(codes.span(), rows, cols, table.bytes.span(),
                                    packed::block_maxima(maxima.bytes.span()), blocksize);
-    CHECK(differences(plain, [&, cols = cols, blocksize = blocksize](index_t f, index_t d) {
+    CHECK(differences(plain, [&](index_t f, index_t d) {
             return table.at(0, code(f, d)) * maxima.at(0, (f * cols + d) / blocksize);
           }) == 0);
 
@@ -261,7 +268,7 @@ TEST_CASE("bitsandbytes: high half first, blocks without regard to rows") {
     const packed::block_maxima nested(max_codes.span(), nested_max.span(), nested_map.span(),
                                       nested_blocksize, 0.75F);
     const packed::nf4_matrix twice(codes.span(), rows, cols, table.bytes.span(), nested, blocksize);
-    CHECK(differences(twice, [&, cols = cols, blocksize = blocksize](index_t f, index_t d) {
+    CHECK(differences(twice, [&](index_t f, index_t d) {
             const index_t block = (f * cols + d) / blocksize;
             const double most = (static_cast<int>(max_codes.at(block)) - 128) / 64.0 *
                                     (static_cast<double>(block / nested_blocksize + 3) / 8) +

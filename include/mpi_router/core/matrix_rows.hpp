@@ -44,7 +44,7 @@ class scaled_element {
 
 // As many lanes as hide the latency of an addition; their number is fixed, so that a sum depends on the size
 // alone and the compiler may vectorise it.
-inline constexpr index_t row_lanes = 32;
+inline constexpr index_t row_lanes = 16;
 
 /// Σ of the lanes, pairwise.
 template <Accumulator S>

@@ -36,21 +36,21 @@ class awq_matrix {
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
   void load_row(index_t f, float* out) const noexcept {
-    for_each_group(0, cols_, group_, [&](index_t first, index_t count, index_t g) {
+    for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
       load_part(f, g, first, count, out + first);
     });
   }
   /// All of W, [rows, cols] row-major.
   void load_all(float* out) const noexcept {
-    constexpr index_t together =
-        16;  // columns: the words of a few stored rows, and one line of each row of W
-    for (index_t d = 0; d < cols_; d += together) {
-      for_each_group(d, std::min(together, cols_ - d), group_, [&](index_t first, index_t count, index_t g) {
+    constexpr index_t together = 16;  // columns: one cache line of each row of W
+    for_each_group(cols_, group_, [&](index_t begin, index_t in_group, index_t g) {
+      for (index_t first = begin; first < begin + in_group; first += together) {
+        const index_t count = std::min(together, begin + in_group - first);
         for (index_t f = 0; f < rows_; ++f) {
           load_part(f, g, first, count, out + f * cols_ + first);
         }
-      });
-    }
+      }
+    });
   }
 
  private:

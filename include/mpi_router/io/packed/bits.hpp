@@ -9,82 +9,75 @@
 MPIROUTER_BEGIN
 namespace packed {
 
-/// Codes are unpacked in runs of this many: they fill whole 32-bit words whatever their width.
-inline constexpr index_t codes_of_run = 32;
-using code_run = std::array<std::uint8_t, static_cast<std::size_t>(codes_of_run)>;
+/// Codes are unpacked in parts of this many: they fill whole 32-bit words whatever their width, and loops
+/// over them are long enough for the widest registers.
+inline constexpr index_t codes_of_part = 256;
+using code_part = std::array<std::uint8_t, static_cast<std::size_t>(codes_of_part)>;
 
-/// Byte i holds code 2i in its low half and 2i + 1 in its high one.
-inline void unpack_nibbles(const std::byte* in, index_t bytes, std::uint8_t* codes) noexcept {
-  for (index_t i = 0; i < bytes; ++i) {
-    const auto byte = static_cast<std::uint8_t>(in[i]);
-    codes[2 * i] = byte & 15U;
-    codes[2 * i + 1] = static_cast<std::uint8_t>(byte >> 4);
-  }
-}
-
-/// A run of 32 codes from 4 · Bits bytes, eight codes from each Bits of them.
+/// A part from 32 · Bits bytes, eight codes from each Bits of them.
 template <std::size_t Bits>
-void unpack_run(const std::byte* in, code_run& codes) noexcept {
+void unpack_part(const std::byte* in, code_part& codes) noexcept {
   constexpr std::uint64_t mask = (std::uint64_t{1} << Bits) - 1;
-  for (std::size_t part = 0; part < codes.size() / 8; ++part) {
+  for (std::size_t group = 0; group < codes.size() / 8; ++group) {
     std::uint64_t eight = 0;
-    std::memcpy(&eight, in + part * Bits, Bits);
+    std::memcpy(&eight, in + group * Bits, Bits);
     for (std::size_t k = 0; k < 8; ++k) {
-      codes[8 * part + k] = static_cast<std::uint8_t>(eight >> (k * Bits) & mask);
+      codes[8 * group + k] = static_cast<std::uint8_t>(eight >> (k * Bits) & mask);
     }
   }
 }
 template <>
-inline void unpack_run<4>(const std::byte* in, code_run& codes) noexcept {
-  unpack_nibbles(in, codes_of_run / 2, codes.data());
+inline void unpack_part<4>(const std::byte* in, code_part& codes) noexcept {
+  std::array<std::uint16_t, static_cast<std::size_t>(codes_of_part / 2)> pairs;  // the two codes of a byte
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const auto byte = static_cast<std::uint16_t>(in[i]);
+    pairs[i] = static_cast<std::uint16_t>((byte & 15U) | (byte & 0xf0U) << 4);
+  }
+  std::memcpy(codes.data(), pairs.data(), codes.size());
 }
 template <>
-inline void unpack_run<8>(const std::byte* in, code_run& codes) noexcept {
+inline void unpack_part<8>(const std::byte* in, code_part& codes) noexcept {
   std::memcpy(codes.data(), in, codes.size());
 }
 
-/// unpack_run() for a width of 1 to 8 bits.
-inline void unpack_run(const std::byte* in, index_t bits, code_run& codes) noexcept {
+/// unpack_part() for a width of 1 to 8 bits.
+inline void unpack_part(const std::byte* in, index_t bits, code_part& codes) noexcept {
   switch (bits) {
-    case 1: return unpack_run<1>(in, codes);
-    case 2: return unpack_run<2>(in, codes);
-    case 3: return unpack_run<3>(in, codes);
-    case 4: return unpack_run<4>(in, codes);
-    case 5: return unpack_run<5>(in, codes);
-    case 6: return unpack_run<6>(in, codes);
-    case 7: return unpack_run<7>(in, codes);
-    default: return unpack_run<8>(in, codes);
+    case 1: return unpack_part<1>(in, codes);
+    case 2: return unpack_part<2>(in, codes);
+    case 3: return unpack_part<3>(in, codes);
+    case 4: return unpack_part<4>(in, codes);
+    case 5: return unpack_part<5>(in, codes);
+    case 6: return unpack_part<6>(in, codes);
+    case 7: return unpack_part<7>(in, codes);
+    default: return unpack_part<8>(in, codes);
   }
 }
 
-/// Calls use(first, count, codes) for every run of a row: codes[i] is that of column first + i. The row is
-/// `count` codes of `bits` in whole 32-bit words.
-template <class Use>
-void for_each_run(const std::byte* row, index_t count, index_t bits, Use use) noexcept {
-  code_run codes;
-  const index_t run_bytes = 4 * bits;
-  for (index_t first = 0; first < count; first += codes_of_run, row += run_bytes) {
-    const index_t here = std::min(codes_of_run, count - first);
-    if (here == codes_of_run) {
-      unpack_run(row, bits, codes);
-    } else {  // the row ends before the run does
-      std::array<std::byte, 32> end{};
-      std::memcpy(end.data(), row, static_cast<std::size_t>(4 * parts_of(here * bits, 32)));
-      unpack_run(end.data(), bits, codes);
-    }
-    use(first, here, codes.data());
+/// out[d] = value(code of column d) of a row of `count` codes, `bits` wide, in `row_bytes` bytes.
+template <class Value>
+void load_codes(const std::byte* row, index_t row_bytes, index_t count, index_t bits, float* out,
+                const Value& value) noexcept {
+  constexpr index_t part = codes_of_part;
+  const index_t part_bytes = part / 8 * bits;
+  code_part codes;
+  for (; count >= part; count -= part, row += part_bytes, row_bytes -= part_bytes, out += part) {
+    unpack_part(row, bits, codes);
+    decode_each(codes.data(), part, out, value);
+  }
+  if (count > 0) {  // the row ends before the part does
+    std::array<std::byte, static_cast<std::size_t>(part)> end{};
+    std::memcpy(end.data(), row, static_cast<std::size_t>(row_bytes));
+    unpack_part(end.data(), bits, codes);
+    decode_each(codes.data(), count, out, value);
   }
 }
 
-/// Calls use(first, count, g) for the parts of the columns [first, first + count) that lie in one group each.
+/// Calls use(first, count, g) for the parts of `cols` columns that lie in one group each.
 template <class Use>
-void for_each_group(index_t first, index_t count, index_t group, Use use) noexcept {
-  const index_t end = first + count;
-  while (first < end) {
-    const index_t g = first / group;
-    const index_t here = std::min(end, (g + 1) * group) - first;
-    use(first, here, g);
-    first += here;
+void for_each_group(index_t cols, index_t group, const Use& use) noexcept {
+  for (index_t first = 0, g = 0; first < cols; first += group, ++g) {
+    use(first, std::min(group, cols - first), g);
   }
 }
 

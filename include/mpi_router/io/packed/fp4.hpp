@@ -28,16 +28,11 @@ class fp4_matrix {
   [[nodiscard]] const packed::scales& scales() const noexcept { return scales_; }
 
   void load_row(index_t f, float* out) const noexcept {
-    const std::byte* const codes = codes_ + f * (cols_ / 2);
-    code_run run;
-    for (index_t d = 0, g = 0; d < cols_; d += group_, ++g) {
-      const index_t here = std::min(group_, cols_ - d);
-      const float scale = scales_.at(f, g) * global_;
-      unpack_nibbles(codes + d / 2, here / 2, run.data());
-      for (index_t i = 0; i < here; ++i) {
-        out[d + i] = e2m1(run[static_cast<std::size_t>(i)]) * scale;
-      }
-    }
+    load_codes(codes_ + f * (cols_ / 2), cols_ / 2, cols_, 4, out,
+               [](std::uint8_t code) { return static_cast<float>(twice_e2m1(code)) * 0.5F; });
+    for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
+      change_each(out + first, count, [scale = scales_.at(f, g) * global_](float x) { return x * scale; });
+    });
   }
 
  private:

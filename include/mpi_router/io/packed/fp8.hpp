@@ -50,10 +50,8 @@ class fp8_matrix {
     const index_t r = f / block_rows_;
     for (index_t first = 0, c = 0; first < cols_; first += block_cols_, ++c) {
       const float scale = scales_.at(r, c);
-      const index_t last = first + std::min(block_cols_, cols_ - first);
-      for (index_t d = first; d < last; ++d) {
-        out[d] = decode(static_cast<std::uint8_t>(codes[d])) * scale;
-      }
+      decode_each(codes + first, std::min(block_cols_, cols_ - first), out + first,
+                  [&](std::uint8_t code) { return decode(code) * scale; });
     }
   }
 

@@ -54,8 +54,8 @@ struct block<ggml_type::q8_0> : block_base<ggml_type::q8_0> {
 /// Sixteen bytes whose low halves are the first sixteen codes and whose high halves the others: value(i,
 /// code).
 template <class Value>
-MPIROUTER_ALWAYS_INLINE void decode_halves(const std::byte* in, float* out, const Value& value,
-                                           index_t bytes = 16) noexcept {
+MPIROUTER_ALWAYS_INLINE void decode_halves(const std::byte* __restrict in, float* __restrict out,
+                                           const Value& value, index_t bytes = 16) noexcept {
   for (index_t i = 0; i < bytes; ++i) {
     out[i] = value(i, byte_at(in, i) & 15);
   }
@@ -140,9 +140,10 @@ struct block<ggml_type::iq4_xs> : block_base<ggml_type::iq4_xs> {
 template <>
 struct block<ggml_type::mxfp4> : block_base<ggml_type::mxfp4> {
   static void decode(const std::byte* in, float* out) noexcept {
-    const float scale = e8m0(static_cast<std::uint8_t>(in[0]));
-    decode_halves(in + 1, out,
-                  [scale](index_t, int q) { return e2m1(static_cast<std::uint8_t>(q)) * scale; });
+    const float half = e8m0(static_cast<std::uint8_t>(in[0])) * 0.5F;
+    decode_halves(in + 1, out, [half](index_t, int q) {
+      return static_cast<float>(twice_e2m1(static_cast<std::uint8_t>(q))) * half;
+    });
   }
 };
 /// An unsigned E4M3 as ggml reads it: the sign is no part of it, and NaN is 0.
@@ -155,10 +156,13 @@ template <>
 struct block<ggml_type::nvfp4> : block_base<ggml_type::nvfp4> {
   static void decode(const std::byte* in, float* out) noexcept {
     for (index_t part = 0; part < 4; ++part) {
-      const float scale = ue4m3(static_cast<std::uint8_t>(in[part]));
+      const float half = ue4m3(static_cast<std::uint8_t>(in[part])) * 0.5F;
       decode_halves(
           in + 4 + 8 * part, out + 16 * part,
-          [scale](index_t, int q) { return e2m1(static_cast<std::uint8_t>(q)) * scale; }, 8);
+          [half](index_t, int q) {
+            return static_cast<float>(twice_e2m1(static_cast<std::uint8_t>(q))) * half;
+          },
+          8);
     }
   }
 };

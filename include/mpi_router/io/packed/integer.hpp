@@ -29,11 +29,11 @@ class int8_matrix {
 
   void load_row(index_t f, float* out) const noexcept {
     const std::byte* const codes = codes_ + f * cols_;
-    for_each_group(0, cols_, group_, [&](index_t first, index_t count, index_t g) {
+    for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
       const float scale = scales_.at(scales_.rows() == 1 ? 0 : f, g);
-      for (index_t d = first; d < first + count; ++d) {
-        out[d] = static_cast<float>(static_cast<std::int8_t>(codes[d])) * scale;
-      }
+      decode_each(codes + first, count, out + first, [scale](std::uint8_t code) {
+        return static_cast<float>(static_cast<std::int8_t>(code)) * scale;
+      });
     });
   }
 
@@ -105,27 +105,22 @@ class pack_quantized_matrix {
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
   void load_row(index_t f, float* out) const noexcept {
-    for_each_run(words_ + f * row_bytes_, cols_, bits_,
-                 [&](index_t first, index_t count, const std::uint8_t* codes) {
-                   if (g_idx_) {
-                     for (index_t d = first; d < first + count; ++d) {
-                       load_part(f, g_idx_[d], codes + (d - first), 1, out + d);
-                     }
-                   } else {
-                     for_each_group(first, count, group_, [&](index_t d, index_t here, index_t g) {
-                       load_part(f, g, codes + (d - first), here, out + d);
-                     });
-                   }
-                 });
+    load_codes(words_ + f * row_bytes_, row_bytes_, cols_, bits_, out,
+               [](std::uint8_t code) { return static_cast<float>(code); });
+    if (g_idx_) {
+      for (index_t d = 0; d < cols_; ++d) {
+        scale_group(f, g_idx_[d], out + d, 1);
+      }
+    } else {
+      for_each_group(cols_, group_,
+                     [&](index_t first, index_t count, index_t g) { scale_group(f, g, out + first, count); });
+    }
   }
 
  private:
-  void load_part(index_t f, index_t g, const std::uint8_t* codes, index_t count, float* out) const noexcept {
-    const float scale = scales_.at(f, g);
-    const int zero = zero_point(f, g);
-    for (index_t i = 0; i < count; ++i) {
-      out[i] = static_cast<float>(codes[i] - zero) * scale;
-    }
+  void scale_group(index_t f, index_t g, float* out, index_t count) const noexcept {
+    const auto zero = static_cast<float>(zero_point(f, g));
+    change_each(out, count, [zero, scale = scales_.at(f, g)](float code) { return (code - zero) * scale; });
   }
   [[nodiscard]] int zero_point(index_t f, index_t g) const noexcept {
     if (zero_points_ == nullptr) {

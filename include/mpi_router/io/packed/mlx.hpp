@@ -35,16 +35,13 @@ class mlx_matrix {
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
   void load_row(index_t f, float* out) const noexcept {
-    for_each_run(words_ + f * row_bytes_, cols_, bits_,
-                 [&](index_t first, index_t count, const std::uint8_t* codes) {
-                   for_each_group(first, count, group_, [&](index_t d, index_t here, index_t g) {
-                     const float scale = scales_.at(f, g);
-                     const float bias = biases_.at(f, g);
-                     for (index_t i = d; i < d + here; ++i) {
-                       out[i] = scale * static_cast<float>(codes[i - first]) + bias;
-                     }
-                   });
-                 });
+    load_codes(words_ + f * row_bytes_, row_bytes_, cols_, bits_, out,
+               [](std::uint8_t code) { return static_cast<float>(code); });
+    for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
+      change_each(out + first, count, [scale = scales_.at(f, g), bias = biases_.at(f, g)](float code) {
+        return scale * code + bias;
+      });
+    });
   }
 
  private:
