@@ -143,8 +143,10 @@ int run_verify(const arguments& a) {
   require(a.trace != "-", "--trace needs a file");
   const auto files = open_outputs({a.json == "-" ? "" : a.json, a.trace, a.report}, inputs.models);
 
-  const analysis_options options{
-      .tolerance = a.tolerance, .max_steps = a.max_steps, .exact = !a.no_svd, .trace = !a.trace.empty()};
+  const analysis_options options{.tolerance = a.tolerance,
+                                 .max_steps = a.max_steps,
+                                 .spectrum = a.no_svd ? spectrum_choice::never : spectrum_choice::automatic,
+                                 .trace = !a.trace.empty()};
   const auto checkpoints = analyse_all(inputs, options);
   const auto covered = coverage_of(checkpoints, a.require_angle);
   std::string problem;
@@ -166,7 +168,7 @@ int run_verify(const arguments& a) {
                                           .colour = wants_colour(a.colour),
                                           .tolerance = a.tolerance,
                                           .max_steps = a.max_steps,
-                                          .exact = options.exact}));
+                                          .exact = options.spectrum != spectrum_choice::never}));
   }
   flush_output();
   files.commit();
