@@ -32,6 +32,12 @@ Eigen::VectorXd some_row(index_t size) {
 
 constexpr index_t small = 40;
 
+template <class T>
+principal_direction found_in(const matrix_view<T>& a, const Eigen::VectorXd& row,
+                             const certify_options& options) {
+  return find_expert_direction(a, view(row), direction_source::certificate, reference{}, {}, options).found;
+}
+
 certify_options probes_only() {
   certify_options options;
   options.rigorous_up_to = small - 1;
@@ -40,30 +46,45 @@ certify_options probes_only() {
 
 }  // namespace
 
-TEST_CASE("small matrices are proven rigorously, larger ones by a probe") {
+TEST_CASE("small matrices are proven rigorously, larger ones by a probe, whatever they are stored as") {
   const auto a = with_direction(small, 60, 1);
   const auto row = some_row(60);
   const singular_spectrum spectrum(a);
-  const auto rigorous = find_principal_cheaply(a, view(row));
+  const auto rigorous = found_in(view(a), row, {});
   CHECK(rigorous.proof.label == certainty::rigorous);
-  const auto probed = find_principal_cheaply(a, view(row), reference{}, probes_only());
+  const auto probed = found_in(view(a), row, probes_only());
   CHECK(probed.proof.label == certainty::probabilistic);
+  CHECK(probed.proof.failure_probability == probe_options{}.failure_probability);
   for (const auto& found : {rigorous, probed}) {
     CHECK(spectrum.angle(view(found.direction)) <= found.proof.angle_bound + 1e-12);
     CHECK(found.proof.angle_bound < 1e-6);
   }
+  std::vector<bf16> halves;
+  for (index_t i = 0; i < a.size(); ++i) {
+    halves.push_back(narrow<bf16>(a.data()[i]));
+  }
+  const auto stored = row_major(std::as_const(halves).data(), small, 60);
+  const singular_spectrum of_halves(stored);
+  const auto turned = column_major(std::as_const(halves).data(), 60, small);  // Aᵀ, which is another expert
+  const auto row_of_turned = some_row(small);
+  for (const auto& options : {certify_options{}, probes_only()}) {
+    const auto found = found_in(stored, row, options);
+    CHECK(of_halves.angle(view(found.direction)) <= found.proof.angle_bound + 1e-12);
+    CHECK(found.proof.angle_bound < 1e-6);
+    CHECK(std::sqrt(found.at.rayleigh) == doctest::Approx(of_halves.sigma_1()).epsilon(1e-13));
+    const auto other = found_in(turned, row_of_turned, options);
+    CHECK(other.proof.angle_bound < 1e-6);
+    CHECK(std::sqrt(other.at.rayleigh) == doctest::Approx(of_halves.sigma_1()).epsilon(1e-13));
+  }
 }
 
-TEST_CASE("the probe in float has half the failure probability, for there may be a second one") {
+TEST_CASE("what float cannot square is searched and proven in double") {
   const auto row = some_row(60);
-  const auto in_float =
-      find_principal_cheaply(with_direction(small, 60, 1), view(row), reference{}, probes_only());
-  CHECK(in_float.proof.failure_probability == probe_options{}.failure_probability / 2);
-  for (const double scale : {1e-12, 1e12}) {  // whose squares leave the range of float
-    const auto in_double =
-        find_principal_cheaply(with_direction(small, 60, scale), view(row), reference{}, probes_only());
-    CHECK(in_double.proof.label == certainty::probabilistic);
-    CHECK(in_double.proof.failure_probability == probe_options{}.failure_probability);
+  for (const double scale : {1e-25, 1e-12, 1e12, 1e25}) {
+    const auto a = with_direction(small, 60, scale);
+    const auto found = found_in(view(a), row, probes_only());
+    CHECK(found.proof.label == certainty::probabilistic);
+    CHECK(found.proof.angle_bound < 1e-6);
   }
 }
 
@@ -75,9 +96,7 @@ TEST_CASE("a gap that the rounding of float hides is proven in double") {
   const auto row = some_row(small);
   auto options = probes_only();
   options.max_steps = 20000;
-  const Eigen::MatrixXf rounded = a.cast<float>();
-  CHECK(find_principal(gram(a), gram(rounded), view(row), options).proof.label < certainty::probabilistic);
-  const auto found = find_principal_cheaply(a, view(row), reference{}, options);
+  const auto found = found_in(view(a), row, options);
   CHECK(found.proof.label == certainty::probabilistic);
   CHECK(std::abs(found.direction[0]) > 1 - 1e-9);
 }
@@ -86,8 +105,8 @@ TEST_CASE("with and without a decomposition") {
   const auto a = with_direction(small, 60, 1);
   const auto row = some_row(60);
   const singular_spectrum spectrum(a);
-  const auto exact = find_expert_direction(a, view(row), direction_source::svd);
-  const auto proven = find_expert_direction(a, view(row), direction_source::certificate);
+  const auto exact = find_expert_direction(view(a), view(row), direction_source::svd);
+  const auto proven = find_expert_direction(view(a), view(row), direction_source::certificate);
   CHECK(exact.uncertainty == 0);
   CHECK(exact.sigma_1() == spectrum.sigma_1());
   CHECK(exact.sigma_2() == spectrum.sigma_2());
@@ -96,7 +115,10 @@ TEST_CASE("with and without a decomposition") {
   CHECK(!proven.spectrum);
   CHECK(proven.uncertainty == proven.found.proof.angle_bound);
   CHECK(proven.sigma_1() == doctest::Approx(spectrum.sigma_1()).epsilon(1e-12));
-  CHECK(std::isnan(proven.sigma_2()));
+  CHECK(proven.sigma_2() == doctest::Approx(spectrum.sigma_2()).epsilon(1e-5));
+  CHECK(proven.sigma_2() <= spectrum.sigma_2() * (1 + 1e-12));
+  CHECK(proven.forecast.converged());
+  CHECK(proven.forecast.steps == spectrum.steps_to(1e-6, view(row), 10000));
   CHECK(proven.rate() >= exact.rate());
   CHECK(proven.rate() < 1);
   CHECK(proven.sine_at(0.1) == std::sin(0.1 + proven.uncertainty));
@@ -106,7 +128,7 @@ TEST_CASE("with and without a decomposition") {
 TEST_CASE("a zero matrix has no direction") {
   const gate_matrix zero = gate_matrix::Zero(small, 60);
   const auto row = some_row(60);
-  const auto none = find_expert_direction(zero, view(row), direction_source::certificate);
+  const auto none = find_expert_direction(view(zero), view(row), direction_source::certificate);
   CHECK(none.v.size() == 0);
   CHECK(std::isnan(none.rate()));
 }

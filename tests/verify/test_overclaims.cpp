@@ -376,3 +376,52 @@ TEST_CASE("slack: three epsilon for each term of a sum, of what was summed") {
   CHECK(detail::terms_of(gram(a)) == 8);
   CHECK(detail::terms_of(with({1, 2, 3})) == 6);
 }
+
+TEST_CASE("known neighbours: the bound is that of the two-by-two, and its inverse") {
+  neighbours none;
+  CHECK(none.bound(0.3) == 0.3);
+  CHECK(none.rest(0.7) == 0.7);
+  neighbours known;
+  known.directions = matrix::Identity(3, 1);
+  known.top = 0.5;
+  known.coupling = 0.1;
+  for (const double b : {0.0, 0.4, 0.5, 0.6, 2.0}) {
+    const Eigen::Matrix2d both = (Eigen::Matrix2d() << 0.5, 0.1, 0.1, b).finished();
+    const double largest = both.selfadjointView<Eigen::Lower>().eigenvalues()[1];
+    CHECK(known.bound(b) == doctest::Approx(largest).epsilon(1e-14));
+    CHECK(known.rest(largest) == doctest::Approx(b).epsilon(1e-10));
+  }
+  CHECK(known.rest(0.5) == -infinity);
+  CHECK(known.bound(infinity) == infinity);
+}
+
+TEST_CASE("a probe beside known neighbours takes fewer steps, and claims no more than is true") {
+  // Two close eigenvalues below ρ, the others far: whoever knows the two probes the rest alone.
+  const index_t D = 60;
+  std::vector<double> values(static_cast<std::size_t>(D), 0.1);
+  for (std::size_t k = 3; k < values.size(); ++k) values[k] = 0.5 * std::pow(0.97, static_cast<double>(k));
+  values[0] = 1;
+  values[1] = 0.99;
+  values[2] = 0.98;
+  const auto op = with(values);
+  const column v1 = column::Unit(D, 0);
+  for (const double tilt : {0.0, 1e-3, 0.05}) {
+    // Turned out of the plane of the two: what is coupled to the rest is measured, and enters the bound.
+    matrix w = matrix::Zero(D, 2);
+    w(1, 0) = w(2, 1) = std::cos(tilt);
+    w(5, 0) = w(6, 1) = std::sin(tilt);
+    const auto known = detail::measure(op, v1, w, 1e-15);
+    CHECK(known.coupling == doctest::Approx(0.55 * std::sin(tilt) * std::cos(tilt)).epsilon(0.2));
+    const auto alone = probe_second_eigenvalue(op, view(v1), 1.0);
+    const auto beside = probe_second_eigenvalue(op, view(v1), 1.0, {}, known);
+    CAPTURE(tilt);
+    for (const auto& probe : {alone, beside}) {
+      if (probe.bound.label == certainty::probabilistic) CHECK(probe.bound.alpha >= 0.99 * (1 - 1e-13));
+    }
+    if (tilt <= 1e-3) {
+      CHECK(beside.bound.label == certainty::probabilistic);
+      CHECK(beside.bound.alpha <= 0.9967);
+      CHECK(2 * beside.applications < alone.applications);
+    }
+  }
+}

@@ -22,7 +22,7 @@ template <class Op>
 class remembering_operator {
  public:
   using scalar = double;
-  explicit remembering_operator(const Op& op) : op_(op) {}
+  explicit remembering_operator(Op& op) : op_(op) {}
   [[nodiscard]] index_t dimension() const { return op_.dimension(); }
   [[nodiscard]] index_t ffn_dim() const { return op_.ffn_dim(); }
 
@@ -53,7 +53,7 @@ class remembering_operator {
     return known.energy;
   }
 
-  const Op& op_;
+  Op& op_;
   memory<double> plain_;
   memory<scaled_energy<double>> scaled_;
 };
@@ -61,8 +61,8 @@ class remembering_operator {
 /// Runs the power iteration from `row`, for the steps that are needed to come within the tolerance, and for
 /// the trace.
 template <class Op>
-void iterate(const Op& op, Eigen::VectorXd row, const expert_direction& principal,
-             const analysis_options& options, expert_result& result) {
+void iterate(Op& op, Eigen::VectorXd row, const expert_direction& principal, const analysis_options& options,
+             expert_result& result) {
   if (!options.trace && principal.sine_at(0) > options.tolerance) {
     return;  // no row can be shown to have arrived
   }
@@ -83,7 +83,7 @@ void iterate(const Op& op, Eigen::VectorXd row, const expert_direction& principa
 
 /// The numbers of a unit row that has an image.
 template <class Op>
-void measure(const Op& plain_op, const Eigen::VectorXd& row, const expert_direction& principal,
+void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& principal,
              const analysis_options& options, expert_result& result) {
   remembering_operator op(plain_op);
   Eigen::VectorXd next(row.size());
@@ -110,33 +110,40 @@ void measure(const Op& plain_op, const Eigen::VectorXd& row, const expert_direct
   Eigen::VectorXd residual(row.size());
   result.lambda_step =
       alignment_spectral(rayleigh(op, view(std::as_const(next)), view(residual)).rayleigh, result.sigma_1);
-  if (!principal.spectrum || options.trace) {
+  const bool is_known = principal.spectrum || principal.forecast.converged();
+  if (!is_known || options.trace) {
     iterate(plain_op, row, principal, options, result);
   }
-  if (principal.spectrum) {
+  if (!principal.spectrum && is_known) {
+    result.steps = principal.forecast.steps;
+  } else if (principal.spectrum) {
     result.steps = principal.spectrum->steps_to(options.tolerance, view(row), options.max_steps);
   }
 }
 
-expert_result analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
+template <class T>
+expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& stored,
                           const analysis_options& options) {
   expert_result result;
-  if (!a.allFinite()) {
+  Eigen::VectorXd row(stored.size());
+  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
+  const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
+                                                                       : direction_source::certificate;
+  const auto principal =
+      find_expert_direction(a, view(std::as_const(row)), source, kernels{},
+                            {.tolerance = options.tolerance, .max_steps = options.max_steps});
+  if (principal.found.at.state == status::non_finite) {
     result.state = status::non_finite;
     return result;
   }
-  Eigen::VectorXd row(stored.size());
-  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
-  const auto principal =
-      find_expert_direction(a, view(std::as_const(row)),
-                            decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
-                                                                             : direction_source::certificate,
-                            kernels{});
   result.sigma_1 = principal.sigma_1();
   result.sigma_2 = principal.sigma_2();
-  result.sigma_2_from = principal.spectrum ? "svd" : "none";
+  result.sigma_2_from = principal.spectrum                   ? "svd"
+                        : std::isfinite(principal.sigma_2()) ? "ritz (lower bound)"
+                                                             : "none";
   if (result.state == status::ok) {
-    measure(gate_operator(a), row, principal, options, result);
+    auto op = gram_in_double(a, kernels{});
+    measure(op, row, principal, options, result);
   }
   return result;
 }
@@ -144,7 +151,15 @@ expert_result analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
 }  // namespace
 
 expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
-  auto result = analyse_row(read_gate(layer, expert), read_row(layer, expert), options);
+  const auto row = read_row(layer, expert);
+  expert_result result;
+  if (layer.latent == nullptr) {
+    result = mpi_router::visit_gate(layer.gates[static_cast<std::size_t>(expert)],
+                                    [&](const auto& a) { return analyse_row(a, row, options); });
+  } else {
+    const auto a = read_gate(layer, expert);
+    result = analyse_row(view(a), row, options);
+  }
   result.expert = expert;
   for (double* ratio :
        {&result.cosine_stored, &result.cosine_step, &result.lambda_stored, &result.lambda_step}) {

@@ -68,7 +68,7 @@ close_look look_at(const moe_layer& layer, index_t number, index_t expert, const
   Eigen::VectorXd row = read_row(layer, expert);
   row.stableNormalize();
   const auto principal =
-      find_expert_direction(a, view(std::as_const(row)),
+      find_expert_direction(view(a), view(std::as_const(row)),
                             decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
                                                                              : direction_source::certificate,
                             kernels{});

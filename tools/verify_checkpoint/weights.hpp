@@ -3,7 +3,9 @@
 
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/io/moe/visit.hpp>
-#ifdef VERIFY_CHECKPOINT_SIMD
+#if defined(VERIFY_CHECKPOINT_DISPATCH)
+#include <mpi_router/backend/runtime_dispatch.hpp>
+#elif defined(VERIFY_CHECKPOINT_SIMD)
 #include <mpi_router/backend/simd.hpp>
 #endif
 
@@ -14,7 +16,9 @@ using mpi_router::moe_layer;
 using gate_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// The one-read kernels where they are to be had.
-#ifdef VERIFY_CHECKPOINT_SIMD
+#if defined(VERIFY_CHECKPOINT_DISPATCH)
+using kernels = mpi_router::dispatch;
+#elif defined(VERIFY_CHECKPOINT_SIMD)
 using kernels = mpi_router::simd;
 #else
 using kernels = mpi_router::reference;

@@ -1,6 +1,7 @@
 // The direction that the rows of an expert are measured against, by the cheapest way that proves enough.
 #pragma once
 
+#include <mpi_router/verify/forecast.hpp>
 #include <mpi_router/verify/principal.hpp>
 #include <mpi_router/verify/singular.hpp>
 
@@ -21,21 +22,28 @@ MPIROUTER_BEGIN
 /// A gate matrix A, [F, D], in double, row after row, as the one-read kernels take it.
 using gate_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
+/// How far to follow the power iteration from the start.
+struct course_options {
+  double tolerance = 1e-6;  ///< on the sine of the angle
+  index_t max_steps = 10000;
+};
+
 /// The direction of one expert, and how far it may be from the principal one.
 struct expert_direction {
   principal_direction found;                  ///< what is proven without a decomposition
   std::optional<singular_spectrum> spectrum;  ///< where A was decomposed
   Eigen::VectorXd v;       ///< unit norm; of the spectrum, else as found. Empty where there is none
   double uncertainty = 0;  ///< radians from v to the principal direction, at most
+  double ritz_2 = std::numeric_limits<double>::quiet_NaN();  ///< σ₂² from below, without a decomposition
+  step_forecast forecast;  ///< of the steps to the principal direction, without a decomposition
 
   /// σ₁; without a decomposition the bound √ρ from below.
   [[nodiscard]] double sigma_1() const {
     return spectrum ? spectrum->sigma_1() : std::sqrt(found.at.rayleigh);
   }
-  /// σ₂; NaN without a decomposition.
-  [[nodiscard]] double sigma_2() const {
-    return spectrum ? spectrum->sigma_2() : std::numeric_limits<double>::quiet_NaN();
-  }
+  /// σ₂; without a decomposition a bound from below, nearly always sharp, that of a Ritz value. NaN where
+  /// there is none.
+  [[nodiscard]] double sigma_2() const { return spectrum ? spectrum->sigma_2() : std::sqrt(ritz_2); }
   /// κ², at which tan θ shrinks in a step; without a decomposition what is proven of it, or NaN.
   [[nodiscard]] double rate() const {
     if (spectrum) {
@@ -52,42 +60,113 @@ struct expert_direction {
   }
 };
 
-/// find_principal for a matrix, by the first of these that proves something:
-///   - min(F, D) ≤ options.rigorous_up_to: the trace ladder, rigorous;
-///   - a probe that reads A in float, half the bytes, where the squares of its elements are floats;
-///   - a probe in double, where they are not, or where the rounding of float hid the gap.
-/// options.probe.failure_probability is of all probes together. `backend` multiplies; allocates A in float.
-template <class Backend = reference>
-[[nodiscard]] principal_direction find_principal_cheaply(const gate_matrix& a,
-                                                         vector_view<const double> start,
-                                                         Backend backend = {}, certify_options options = {}) {
-  if (std::min(a.rows(), a.cols()) <= options.rigorous_up_to) {
-    return find_principal(a, start, options);
+namespace detail {
+
+/// A in double, for what decomposes it.
+template <Scalar T>
+[[nodiscard]] gate_matrix in_double(const matrix_view<T>& a) {
+  gate_matrix out(a.rows(), a.cols());
+  for (index_t f = 0; f < a.rows(); ++f) {
+    for (index_t d = 0; d < a.cols(); ++d) {
+      out(f, d) = widen<double>(a(f, d));
+    }
   }
-  const auto op = gram(a, backend);
-  const double largest = a.cwiseAbs().maxCoeff();
-  if (largest < 0x1p-30 || largest > 0x1p+30) {
-    return find_principal(op, start, options);
-  }
-  options.probe.failure_probability /= 2;  // of each of two probes
-  const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rounded = a.cast<float>();
-  auto found = find_principal(op, gram(rounded, backend), start, options);
-  if (found.direction.size() == 0 || found.proof.label >= certainty::probabilistic) {
-    return found;
-  }
-  const Eigen::VectorXd from = found.direction;
-  return find_principal(op, view(from), options);
+  return out;
 }
 
-/// The direction of the expert with the gate matrix A, which must be finite: found from `start`, a router
-/// row, and certified; decomposed too where `source` says so.
-template <class Backend = reference>
-[[nodiscard]] expert_direction find_expert_direction(const gate_matrix& a, vector_view<const double> start,
-                                                     direction_source source, Backend backend = {}) {
+/// What the Krylov space of the start says of σ₂ and of the steps to what was found.
+template <GramOperator Op, GramOperator Fast>
+void follow(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov, const course_options& course,
+            expert_direction& result) {
+  const auto& found = result.found;
+  if (found.direction.size() == 0 || krylov.steps() == 0) {
+    return;
+  }
+  if (std::sin(found.proof.angle_bound) <= course.tolerance) {
+    result.forecast = forecast_steps(op, fast, krylov, found.at.rayleigh, course.tolerance, course.max_steps);
+  }
+  const auto pairs = krylov.all();
+  result.ritz_2 = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
+}
+
+/// Finds by `fast` as far as it goes, then by `op`, and follows the start. False where the squares of the
+/// elements leave the range of `fast`, and nothing is proven.
+template <GramOperator Op, GramOperator Fast>
+[[nodiscard]] bool find_and_follow(Op& op, Fast& fast, vector_view<const double> start,
+                                   const certify_options& options, const course_options& course,
+                                   expert_direction& result) {
+  const auto dimension = static_cast<index_t>(op.dimension());
+  lanczos<scalar_of<Fast>> krylov(dimension, std::min(options.basis, dimension));
+  auto& found = result.found = find_principal_in(op, fast, start, options, krylov);
+  constexpr bool is_float = std::same_as<scalar_of<Fast>, float>;
+  if (is_float && found.direction.size() > 0) {
+    if (found.at.rayleigh < 0x1p-80 || found.at.rayleigh > 0x1p+80) {
+      return false;
+    }
+    if (found.proof.label < certainty::probabilistic) {  // a gap that the rounding of float hides
+      const Eigen::VectorXd from = found.direction;
+      const index_t before = found.applications;
+      found = find_principal(op, view(from), options);
+      found.applications += before;
+    }
+  }
+  follow(op, fast, krylov, course, result);
+  return true;
+}
+
+}  // namespace detail
+
+/// The direction of the expert with the gate matrix A, [F, D], as it is stored: found from `start`, a router
+/// row, and certified; decomposed too, and then not followed, where `source` says so. By the first of these
+/// that proves something:
+///   - min(F, D) ≤ options.rigorous_up_to: the trace ladder, rigorous, of A in double;
+///   - a search and a probe that read A where it lies with sums in float, of which a few images in double
+///   make a proof,
+///     where the squares of its elements are floats;
+///   - the same in double.
+/// `backend` multiplies. Allocates O(options.basis · D); A in float where it is stored in double, and in
+/// double where it is decomposed or small.
+template <Scalar T, class Backend = reference>
+[[nodiscard]] expert_direction find_expert_direction(const matrix_view<T>& a, vector_view<const double> start,
+                                                     direction_source source, Backend backend = {},
+                                                     const course_options& course = {},
+                                                     const certify_options& options = {}) {
   expert_direction result;
-  result.found = find_principal_cheaply(a, start, backend);
-  if (source == direction_source::svd) {
-    result.spectrum.emplace(a);
+  const bool is_small = std::min(a.rows(), a.cols()) <= options.rigorous_up_to;
+  const bool decomposed = source == direction_source::svd;
+  gate_matrix dense;
+  if (is_small || decomposed) {
+    dense = detail::in_double(a);
+  }
+  if (is_small) {
+    result.found = find_principal(dense, start, options);
+    auto op = gram(dense, backend);
+    lanczos<double> krylov(a.cols(), std::min(options.basis, a.cols()),
+                           std::max(result.found.at.rayleigh, 1e-300));
+    if (!decomposed && krylov.start(map(start)) && krylov.can_grow()) {
+      krylov.step(op);
+      detail::follow(op, op, krylov, course, result);
+    }
+  } else {
+    auto op = gram_in_double(a, backend);
+    const auto wanted = decomposed ? course_options{.tolerance = -1} : course;
+    bool done = false;
+    if constexpr (std::same_as<std::remove_const_t<T>, double>) {
+      const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rounded =
+          map(a).template cast<float>();
+      auto fast = gram(rounded, backend);
+      done = detail::find_and_follow(op, fast, start, options, wanted, result);
+    } else {
+      auto fast = gram(a, backend);
+      done = detail::find_and_follow(op, fast, start, options, wanted, result);
+    }
+    if (!done) {
+      result = {};
+      done = detail::find_and_follow(op, op, start, options, wanted, result);
+    }
+  }
+  if (decomposed && result.found.at.state != status::non_finite) {
+    result.spectrum.emplace(dense);
     result.v = result.spectrum->principal_direction();
   } else {
     result.v = result.found.direction;

@@ -3,45 +3,66 @@
 
 #include <mpi_router/backend/eigen.hpp>
 
+#include <Eigen/Eigenvalues>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
+#include <vector>
 
 MPIROUTER_BEGIN
+
+/// A Ritz value, how far its vector x is from an eigenvector, ‖Mx − θx‖, and its coordinates in the basis.
+/// NaN where the operator gave what is not finite.
+struct ritz_pair {
+  double value = 0;
+  double residual = 0;
+  Eigen::VectorXd coordinates;
+};
 
 /// Lanczos tridiagonalisation of a symmetric positive semidefinite operator, in the space orthogonal to given
 /// vectors. After k steps QᵀMQ is tridiagonal, and its largest eigenvalue, the Ritz value, is the largest
 /// Rayleigh quotient in the Krylov space span{q, Mq, …, M^{k−1}q}. Every new vector is made orthogonal to all
-/// before it, so that no eigenvalue appears twice. Owns (capacity + deflated) · D elements. One application
-/// of M a step.
+/// before it, so that no eigenvalue appears twice. Owns (capacity + 1 + deflated) · D elements. One
+/// application of M a step.
 template <Accumulator S>
 class lanczos {
  public:
   using column = Eigen::Matrix<S, Eigen::Dynamic, 1>;
 
-  /// The largest Ritz value, how far its vector is from an eigenvector, ‖Mx − θx‖, and its coordinates in the
-  /// basis. NaN where the operator gave what is not finite.
-  struct ritz_pair {
-    double value = 0;
-    double residual = 0;
-    Eigen::VectorXd coordinates;
-  };
-
   /// `scale` is a number of the size of the eigenvalues, ρ say.
-  lanczos(index_t dimension, index_t capacity, double scale = 1)
-      : basis_(dimension, capacity + 2), diagonal_(capacity), off_diagonal_(capacity), scale_(scale) {}
+  lanczos(index_t dimension, index_t capacity, double scale = 1, index_t deflated = 1)
+      : basis_(dimension, capacity + 1 + deflated),
+        diagonal_(capacity),
+        off_diagonal_(capacity),
+        scale_(scale) {}
 
-  /// Excludes a unit vector from the space. At most one, before start().
-  void deflate(const column& v) {
-    basis_.col(0) = v;
-    first_ = 1;
+  /// Excludes orthonormal columns from the space, no more than the constructor was told of, before start().
+  template <class Columns>
+  void deflate(const Eigen::MatrixBase<Columns>& v) {
+    first_ = v.cols();
+    basis_.leftCols(first_) = v.template cast<S>();
   }
 
   /// Begins anew from x, which needs no norm. False if nothing of x is left, or it is not finite.
   bool start(column x) {
     steps_ = 0;
     return append(x, 0) > 0;
+  }
+  /// Begins anew with the first step done, from a unit x and Mx = ρx + g, ⟨g, x⟩ = 0, in double: S may be
+  /// coarse then, for what is small beside x is all that it holds. `scale` is ρ from here on. Nothing is
+  /// deflated. False where g is zero or not finite.
+  bool start(const Eigen::VectorXd& x, const Eigen::VectorXd& g, double rayleigh) {
+    const double norm = g.stableNorm();
+    first_ = 0;
+    steps_ = 1;
+    scale_ = rayleigh;
+    basis_.col(0) = x.template cast<S>();
+    basis_.col(1) = (g / norm).template cast<S>();
+    diagonal_[0] = 1;
+    off_diagonal_[0] = norm / rayleigh;
+    return norm > 0 && is_finite(off_diagonal_[0]) && basis_.rows() > 1;
   }
 
   /// One more application. False once the space is exhausted: then the Ritz values are eigenvalues.
@@ -50,15 +71,25 @@ class lanczos {
     image_.resize(basis_.rows());
     const auto newest = basis_.col(first_ + steps_);
     diagonal_[steps_] = static_cast<double>(op.apply(view(newest), view(image_))) / scale_;
+    // The recurrence first: what is left of it is all but orthogonal, and one pass over the basis makes it
+    // so.
+    image_ -= newest * static_cast<S>(diagonal_[steps_] * scale_);
+    if (steps_ > 0) {
+      image_ -= basis_.col(first_ + steps_ - 1) * static_cast<S>(off_diagonal_[steps_ - 1] * scale_);
+    }
     ++steps_;
     off_diagonal_[steps_ - 1] = append(image_, scale_) / scale_;
     return off_diagonal_[steps_ - 1] > 0;
   }
 
   [[nodiscard]] index_t steps() const noexcept { return steps_; }
+  /// Whether step() has something to go on with.
+  [[nodiscard]] bool can_grow() const {
+    return steps_ < capacity() && (steps_ == 0 || off_diagonal_[steps_ - 1] > 0);
+  }
   [[nodiscard]] index_t capacity() const noexcept { return diagonal_.size(); }
 
-  /// O(k).
+  /// The largest. O(k).
   [[nodiscard]] ritz_pair top() const {
     const double theta = largest_eigenvalue();
     // The coordinates fall off toward the last one; upward from there the recurrence is stable.
@@ -73,6 +104,25 @@ class lanczos {
     }
     y.normalize();
     return {scale_ * theta, scale_ * off_diagonal_[steps_ - 1] * std::abs(y[steps_ - 1]), y};
+  }
+
+  /// The diagonal of T/scale, and what each step left: T beside its diagonal and, last, what couples the
+  /// space to the rest.
+  [[nodiscard]] auto diagonal() const { return diagonal_.head(steps_); }
+  [[nodiscard]] auto off_diagonal() const { return off_diagonal_.head(steps_); }
+  [[nodiscard]] double scale() const noexcept { return scale_; }
+
+  /// All Ritz pairs, the largest first; as columns, their coordinates. O(k³).
+  [[nodiscard]] std::vector<ritz_pair> all() const {
+    Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver;
+    solver.computeFromTridiagonal(diagonal_.head(steps_), off_diagonal_.head(steps_ - 1));
+    std::vector<ritz_pair> pairs;
+    for (index_t k = steps_ - 1; k >= 0; --k) {
+      const auto y = solver.eigenvectors().col(k);
+      pairs.push_back({scale_ * solver.eigenvalues()[k],
+                       scale_ * off_diagonal_[steps_ - 1] * std::abs(y[steps_ - 1]), y});
+    }
+    return pairs;
   }
 
   /// log(|det(xI − T)| / Πβ_k) for an x above all Ritz values, β_k the norms that the steps left (see
@@ -94,6 +144,13 @@ class lanczos {
   /// The Ritz vector, in double, unit norm.
   [[nodiscard]] Eigen::VectorXd vector(const ritz_pair& pair) const {
     return (basis_.middleCols(first_, steps_).template cast<double>() * pair.coordinates).normalized();
+  }
+  /// The same where the space began at `first`, of which the basis holds what S can.
+  [[nodiscard]] Eigen::VectorXd vector(const ritz_pair& pair, const Eigen::VectorXd& first) const {
+    const auto& y = pair.coordinates;
+    return (y[0] * first +
+            basis_.middleCols(first_ + 1, steps_ - 1).template cast<double>() * y.tail(steps_ - 1))
+        .normalized();
   }
 
  private:

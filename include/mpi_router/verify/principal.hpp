@@ -5,12 +5,15 @@
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/verify/probe.hpp>
 #include <mpi_router/verify/trace_ladder.hpp>
+#include <mpi_router/verify/widened.hpp>
 
 #include <Eigen/Core>
 
 #include <algorithm>
 #include <numbers>
+#include <optional>
 #include <utility>
+#include <vector>
 
 MPIROUTER_BEGIN_TYPES
 
@@ -18,7 +21,7 @@ MPIROUTER_BEGIN_TYPES
 struct certify_options {
   double residual_tolerance = 1e-10;  ///< of the direction found, relative to ρ
   index_t max_steps = 2000;           ///< applications of M that the search for it may take
-  index_t basis = 64;                 ///< vectors of D elements that the search keeps
+  index_t basis = 256;                ///< vectors of D elements that the search keeps
   /// Where min(F, D) is at most this, the bound on σ₂ is the rigorous one of trace_ladder, at O(min(F, D)³) a
   /// squaring; above it, and for operators without a matrix, the probabilistic one of a probe.
   index_t rigorous_up_to = 512;
@@ -68,30 +71,46 @@ template <GramOperator Op>
   }
 }
 
-/// Turns `row` to the principal direction of its Krylov space, again and again, until its residual is small.
-/// Returns the applications of M; `at` describes the row.
+/// One Krylov space, from `row` with Mx = ρx + g: goes on until the largest Ritz pair is as near an eigenpair
+/// as is wanted, or as S can tell, and turns the row to it. Returns the applications of M.
 template <GramOperator Op>
-index_t search(Op& op, Eigen::VectorXd& row, rayleigh_result<double>& at, const certify_options& options) {
+index_t turn(Op& op, lanczos<scalar_of<Op>>& krylov, Eigen::VectorXd& row, const Eigen::VectorXd& residual,
+             double rayleigh, double tolerance) {
+  constexpr double unit = std::numeric_limits<scalar_of<Op>>::epsilon();
+  index_t applications = 0;
+  bool more = krylov.start(row, residual, rayleigh);
+  for (; more; ++applications) {
+    more = krylov.can_grow() && krylov.step(op);
+    const auto ritz = krylov.top();
+    if (!is_finite(ritz.value)) {
+      return applications;
+    }
+    const double noise = 4 * unit * ritz.coordinates.tail(krylov.steps() - 1).norm();
+    if (!more || ritz.residual <= std::max(0.5 * tolerance, noise) * ritz.value) {
+      row = krylov.vector(ritz, row);
+      break;
+    }
+  }
+  return applications;
+}
+
+/// Turns `row` to the principal direction of its Krylov space, again and again, until its residual is small.
+/// Each time begins with an application of `op`, in double; of the others, by `fast`, which may compute in
+/// float, only the digits count that the row is still off by. Returns the applications of M; `at` describes
+/// the row, `krylov` is the first of the spaces.
+template <GramOperator Op, GramOperator Fast>
+index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>& at,
+               const certify_options& options, lanczos<scalar_of<Fast>>& krylov) {
   const index_t dimension = row.size();
   index_t applications = 1;
   Eigen::VectorXd residual(dimension);
   at = rayleigh(op, view(std::as_const(row)), view(residual));
+  std::optional<lanczos<scalar_of<Fast>>> again;
   while (at.state == status::ok && at.relative_residual > options.residual_tolerance &&
          applications < options.max_steps) {
-    lanczos<double> krylov(dimension, std::min(options.basis, dimension), at.rayleigh);
-    if (!krylov.start(row)) {
-      break;
-    }
-    for (bool last = false; !last;) {
-      last = !krylov.step(op) || krylov.steps() == krylov.capacity();
-      ++applications;
-      const auto ritz = krylov.top();
-      if (last || ritz.residual <= 0.5 * options.residual_tolerance * ritz.value) {
-        row = krylov.vector(ritz);
-        break;
-      }
-    }
-    ++applications;
+    row.stableNormalize();
+    auto& space = applications == 1 ? krylov : again ? *again : again.emplace(dimension, krylov.capacity());
+    applications += turn(fast, space, row, residual, at.rayleigh, options.residual_tolerance) + 1;
     const double before = at.relative_residual;
     at = rayleigh(op, view(std::as_const(row)), view(residual));
     if (!(at.relative_residual < 0.9 * before)) {  // as far as rounding or a tiny gap allows
@@ -101,42 +120,148 @@ index_t search(Op& op, Eigen::VectorXd& row, rayleigh_result<double>& at, const 
   return applications;
 }
 
+/// The Ritz vectors of a Krylov space below its first that are worth the application of M, in double, that
+/// each costs: those near an eigenvector, compared with the gap, whose removal saves a probe more than that.
+template <Accumulator S>
+[[nodiscard]] Eigen::MatrixXd worthwhile(const lanczos<S>& krylov, const Eigen::VectorXd& direction) {
+  constexpr std::size_t most = 8;
+  const auto pairs = krylov.all();
+  const double first = pairs.front().value;
+  const auto steps = [&](std::size_t k) {
+    return 10 / std::sqrt(std::max(1e-12, 1 - pairs[k].value / first));
+  };
+  std::vector<Eigen::VectorXd> found;
+  for (std::size_t k = 1; k + 1 < pairs.size() && k <= most; ++k) {
+    const bool is_near = pairs[k].residual <= 0.1 * (first - pairs[1].value);
+    if (!is_near || (k > 1 && steps(k) - steps(k + 1) < 2)) {
+      break;
+    }
+    found.push_back(krylov.vector(pairs[k]));
+  }
+  Eigen::MatrixXd w(direction.size(), 0);
+  for (auto& x : found) {
+    for (int twice = 0; twice < 2; ++twice) {
+      x -= direction * direction.dot(x);
+      x -= w * (w.transpose() * x);
+      x.normalize();
+    }
+    w.conservativeResize(Eigen::NoChange, w.cols() + 1);
+    w.rightCols(1) = x;
+  }
+  return w;
+}
+
+/// What M does to orthonormal directions beside v̂, with `slack` for the rounding error of each image.
+template <GramOperator Op>
+[[nodiscard]] neighbours measure(Op& op, const Eigen::VectorXd& direction, Eigen::MatrixXd w, double slack) {
+  neighbours beside;
+  if (w.cols() == 0) {
+    return beside;
+  }
+  Eigen::MatrixXd image = images_of(op, w);
+  const Eigen::MatrixXd inside = w.transpose() * image;
+  image -= direction * (direction.transpose() * image) + w * inside;
+  const auto largest = [](const Eigen::MatrixXd& symmetric) {
+    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(symmetric, Eigen::EigenvaluesOnly);
+    return solver.eigenvalues()[symmetric.rows() - 1];
+  };
+  const double error = slack * std::sqrt(static_cast<double>(w.cols()));
+  beside.top = largest((inside + inside.transpose()) / 2) + error;
+  beside.coupling = std::sqrt(std::max(0.0, largest(image.transpose() * image))) + error;
+  beside.directions = std::move(w);
+  return beside;
+}
+
+}  // namespace detail
+
+namespace detail {
+
+/// The probes of one search, whose failures add up to options.failure_probability at most.
+inline constexpr int most_probes = 4;
+
+template <class Op>
+[[nodiscard]] probe_result probe_once(Op& op, const principal_direction& found, const neighbours& beside,
+                                      probe_options options, int number) {
+  options.failure_probability /= most_probes;
+  options.seed += static_cast<std::uint64_t>(number);
+  return probe_second_eigenvalue(op, view(found.direction), found.at.rayleigh, options, beside);
+}
+
+/// The proof of what was found, by a probe; in double where float has hidden the gap. Returns a better
+/// direction where the probe has seen one, else nothing.
+template <GramOperator Op, GramOperator Fast>
+[[nodiscard]] Eigen::VectorXd prove(Op& op, Fast& fast, const neighbours& beside, principal_direction& found,
+                                    const certify_options& options, int& probes) {
+  const auto by = [&](auto& probing) {
+    auto probe = probe_once(probing, found, beside, options.probe, probes++);
+    found.applications += probe.applications;
+    if (probe.bound.label == certainty::probabilistic) {
+      probe.bound.failure_probability = options.probe.failure_probability;
+    }
+    found.proof = certify(found.at, probe.bound, evaluation_slack(terms_of(op), found.at.rayleigh));
+    return std::move(probe.vector);
+  };
+  Eigen::VectorXd better = by(fast);
+  constexpr bool is_coarse = !std::same_as<scalar_of<Fast>, double>;
+  if (is_coarse && better.size() == 0 && found.proof.label < certainty::probabilistic &&
+      probes < most_probes) {
+    better = by(op);
+  }
+  return better;
+}
+
+/// find_principal that keeps the Krylov space of `start`.
+template <GramOperator Op, GramOperator Fast>
+[[nodiscard]] principal_direction find_principal_in(Op& op, Fast& fast, vector_view<const double> start,
+                                                    const certify_options& options,
+                                                    lanczos<scalar_of<Fast>>& krylov) {
+  const auto dimension = static_cast<index_t>(op.dimension());
+  expect(start.size() == dimension, "find_principal: the operator has dimension ", dimension, ", the start ",
+         start.size(), " elements");
+  principal_direction result;
+  Eigen::VectorXd row = map(start);
+  std::mt19937_64 random(options.probe.seed + 1);
+  std::optional<lanczos<scalar_of<Fast>>> other;
+  int probes = 0;
+  for (int attempt = 0; attempt < 3 && probes < most_probes; ++attempt) {
+    auto& space = attempt == 0 ? krylov : other.emplace(dimension, krylov.capacity());
+    result.applications += search(op, fast, row, result.at, options, space);
+    if (result.at.state != status::ok) {  // no direction in this start: try a random one
+      row = gaussian<double>(dimension, random);
+      continue;
+    }
+    result.direction = row.normalized();
+    const double slack = evaluation_slack(terms_of(op), result.at.rayleigh);
+    auto beside = measure(op, result.direction, worthwhile(space, result.direction), slack);
+    result.applications += beside.directions.cols();
+    if (!(beside.top + 100 * slack < result.at.rayleigh)) {  // what is no gap does not help
+      beside = {};
+    }
+    const Eigen::VectorXd better = prove(op, fast, beside, result, options, probes);
+    if (better.size() == 0) {
+      break;
+    }
+    row = result.direction + better;
+  }
+  return result;
+}
+
 }  // namespace detail
 
 /// Finds v̂ by Lanczos from `start` and bounds σ₂ by a random probe beside it. A start without a component
 /// along v₁ ends on a lower singular direction; the probe sees that, and the search goes on from what it saw.
-/// `probe_op` is the same M, perhaps in float, for the probe alone, which needs no accuracy. An operator says
-/// nothing of ‖A‖_F: its rounding error is taken to be 3 (F + D) ε ρ at most. O(applications · F·D) time.
-/// Allocates O(options.basis · D).
-template <GramOperator Op, GramOperator ProbeOp>
+/// `fast` is the same M, perhaps in float, for most of the search and for the probe: what it lacks in
+/// accuracy costs steps, and nothing of the proof, in which only images by `op` and what rounding may do to
+/// the probe enter. An operator says nothing of ‖A‖_F: its rounding error is taken to be 3 (F + D) ε ρ at
+/// most. O(applications · F·D) time. Allocates O(options.basis · D).
+template <GramOperator Op, GramOperator Fast>
   requires std::same_as<scalar_of<Op>, double>
-[[nodiscard]] principal_direction find_principal(Op&& op, ProbeOp&& probe_op, vector_view<const double> start,
+[[nodiscard]] principal_direction find_principal(Op&& op, Fast&& fast, vector_view<const double> start,
                                                  const certify_options& options = {}) {
-  const auto dimension = static_cast<index_t>(op.dimension());
-  detail::expect(start.size() == dimension, "find_principal: the operator has dimension ", dimension,
-                 ", the start ", start.size(), " elements");
   detail::expect(options.basis >= 1, "find_principal: a basis of ", options.basis, " vectors");
-  principal_direction result;
-  Eigen::VectorXd row = map(start);
-  std::mt19937_64 random(options.probe.seed + 1);
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    result.applications += detail::search(op, row, result.at, options);
-    if (result.at.state != status::ok) {  // no direction in this start: try a random one
-      row = detail::gaussian<double>(dimension, random);
-      continue;
-    }
-    result.direction = row.normalized();
-    auto probe = probe_second_eigenvalue(probe_op, view(std::as_const(result.direction)), result.at.rayleigh,
-                                         options.probe);
-    result.applications += probe.applications;
-    result.proof =
-        certify(result.at, probe.bound, detail::evaluation_slack(detail::terms_of(op), result.at.rayleigh));
-    if (probe.vector.size() == 0) {
-      break;
-    }
-    row = result.direction + probe.vector;
-  }
-  return result;
+  const auto dimension = static_cast<index_t>(op.dimension());
+  lanczos<scalar_of<Fast>> krylov(dimension, std::min(options.basis, dimension));
+  return detail::find_principal_in(op, fast, start, options, krylov);
 }
 
 template <GramOperator Op>
@@ -162,7 +287,8 @@ template <class Matrix>
     return result;
   }
   result.direction = std::move(ladder.direction);
-  result.applications = detail::search(op, result.direction, result.at, options);
+  lanczos<double> krylov(a.cols(), std::min<index_t>(options.basis, a.cols()));
+  result.applications = detail::search(op, op, result.direction, result.at, options, krylov);
   result.proof =
       certify(result.at, ladder.bound, detail::evaluation_slack(detail::terms_of(op), a.squaredNorm()));
   return result;

@@ -33,6 +33,29 @@ struct probe_result {
   index_t applications = 0;
 };
 
+/// Directions near which M is known already: W, orthonormal and orthogonal to v̂. With B' = PMP, P = I − v̂v̂ᵀ,
+/// split into W and the rest, λ_max(B') is at most the larger eigenvalue of [top, coupling; coupling, b], b
+/// that of the rest: what is left to a probe is a matrix whose largest eigenvalues are known and gone.
+struct neighbours {
+  Eigen::MatrixXd directions;  ///< W, [D, m]
+  double top = 0;              ///< at least λ_max(WᵀMW)
+  double coupling = 0;         ///< at least ‖(I − v̂v̂ᵀ − WWᵀ)MW‖
+
+  [[nodiscard]] bool exist() const { return directions.cols() > 0; }
+  /// The bound for all beside v̂ from a bound b for the rest.
+  [[nodiscard]] double bound(double b) const {
+    return exist() ? (top + b) / 2 + std::hypot((top - b) / 2, coupling) : b;
+  }
+  /// The b for which that is `alpha`: −∞ where there is none.
+  [[nodiscard]] double rest(double alpha) const {
+    if (!exist()) {
+      return alpha;
+    }
+    return alpha > top ? alpha - coupling / (alpha - top) * coupling
+                       : -std::numeric_limits<double>::infinity();
+  }
+};
+
 namespace detail {
 
 template <Accumulator S>
@@ -47,22 +70,28 @@ template <Accumulator S>
 
 /// What the starts of one probe share, and what they have found.
 struct probed {
-  double rayleigh;            // ρ of v̂
-  double needed;              // log of what p(α)/(β₁⋯β_k) must reach
-  double rounding;            // deflation leaves an error of the size of ρ, not of what is left
+  double rayleigh;  // ρ of v̂
+  double needed;    // log of what p(α)/(β₁⋯β_k) must reach
+  double rounding;  // deflation leaves an error of the size of ρ, not of what is left
+  const neighbours& beside;
   double proven = rounding;   // over all starts; only rounding error where nothing is left beside v̂
   double guessed = rounding;  // ξ plus its residual
 
-  /// α for a Krylov space whose largest Ritz value is ξ: the bound is no more than two thirds of the way from
-  /// ξ to ρ, or, at the last step, below ρ at all. Nothing where the space is too small for that.
+  /// A bound on the largest eigenvalue of the rest for a Krylov space whose largest Ritz value is ξ: no more
+  /// than two thirds of the way from ξ to what is of use, or from the top of the neighbours to ρ in all; at
+  /// the last step, of any use. Nothing where the space is too small for that.
   template <class Krylov>
   [[nodiscard]] std::optional<double> bound(const Krylov& krylov, double xi, bool last) const {
     const auto exceeds = [&](double alpha) { return krylov.log_level(alpha) >= needed; };
-    double above = xi + (rayleigh - xi) * (last ? 0.99 : 2.0 / 3);
-    if (xi < rayleigh && !exceeds(above) && !last) {
+    const double useless = beside.rest(rayleigh);
+    double above = xi + (useless - xi) * (last ? 0.99 : 2.0 / 3);
+    if (beside.exist() && !last) {
+      above = std::max(above, beside.rest(beside.top + (rayleigh - beside.top) * 2 / 3));
+    }
+    if (xi < useless && !exceeds(above) && !last) {
       return std::nullopt;
     }
-    if (xi >= rayleigh || !exceeds(above)) {
+    if (xi >= useless || !exceeds(above)) {
       return std::numeric_limits<double>::infinity();
     }
     double below = xi;
@@ -112,12 +141,15 @@ struct probed {
 /// principal. If max_steps do not reach any α < ρ, α is ξ plus its Ritz residual and the label says
 /// heuristic.
 ///
+/// With `beside`, B is M without those directions too: fewer steps, for its largest eigenvalues are gone.
+///
 /// direction: v̂, D elements; rayleigh: its ρ. The operator may compute in float: α needs few digits, and the
 /// bound holds for whatever unit vector v̂ rounds to. One application of M and O(D · steps) a step; O(D ·
 /// max_steps) memory, allocated here.
 template <GramOperator Op>
 [[nodiscard]] probe_result probe_second_eigenvalue(Op&& op, vector_view<const double> direction,
-                                                   double rayleigh, const probe_options& options = {}) {
+                                                   double rayleigh, const probe_options& options = {},
+                                                   const neighbours& beside = {}) {
   using S = scalar_of<Op>;
   const auto dimension = static_cast<index_t>(op.dimension());
   detail::expect(direction.size() == dimension, "probe: the operator has dimension ", dimension,
@@ -130,19 +162,22 @@ template <GramOperator Op>
   const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) / each);
   const double rounding =
       4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
-  detail::probed found{rayleigh, needed, rounding};
-  lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh);
-  krylov.deflate(map(direction).template cast<S>().normalized());
+  detail::probed found{rayleigh, needed, rounding, beside};
+  Eigen::MatrixXd known(dimension, 1 + beside.directions.cols());
+  known << map(direction).normalized(), beside.directions;
+  lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh, known.cols());
+  krylov.deflate(known);
   std::mt19937_64 random(options.seed);
-  for (index_t start = 0; start < options.starts && dimension > 1;
-       ++start) {  // of D = 1 nothing is left beside v̂
+  for (index_t start = 0; start < options.starts && dimension > known.cols();
+       ++start) {  // else nothing is left
     if (!krylov.start(detail::gaussian<S>(dimension, random)) || !found.go_on(op, krylov, result)) {
       return result;  // no bound
     }
   }
-  result.bound = found.proven < rayleigh ? second_eigenvalue_bound{found.proven, certainty::probabilistic,
-                                                                   options.failure_probability}
-                                         : second_eigenvalue_bound{found.guessed, certainty::heuristic, 1};
+  const double proven = beside.bound(found.proven);
+  result.bound = proven < rayleigh
+                     ? second_eigenvalue_bound{proven, certainty::probabilistic, options.failure_probability}
+                     : second_eigenvalue_bound{beside.bound(found.guessed), certainty::heuristic, 1};
   return result;
 }
 

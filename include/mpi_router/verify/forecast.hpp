@@ -1,0 +1,156 @@
+// The steps that the power iteration takes, counted in the Krylov space of the row instead of taken.
+#pragma once
+
+#include <mpi_router/verify/lanczos.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+MPIROUTER_BEGIN_TYPES
+
+/// What a Krylov space says of the power iteration from its start.
+struct step_forecast {
+  std::optional<index_t> steps;  ///< to the tolerance; nothing where max_steps do not suffice
+  bool is_spanned = false;       ///< the space is large enough for that to be right to one step,
+  bool is_sharp = false;         ///< and the rounding error of its eigenvalues small enough
+
+  [[nodiscard]] bool converged() const { return is_spanned && is_sharp; }
+};
+
+MPIROUTER_END_TYPES
+
+MPIROUTER_BEGIN
+
+/// The power iteration from the start r of a Krylov space, in the basis Q that Lanczos has built from r: M^k
+/// r is Q Tᵏ e₁, and the principal direction Q y, y the top eigenvector of T. O(dimension of the space) a
+/// step instead of O(F·D).
+class krylov_iteration {
+ public:
+  template <Accumulator S>
+  explicit krylov_iteration(const lanczos<S>& krylov)
+      : unit_(std::numeric_limits<S>::epsilon()), scale_(krylov.scale()), pair_(krylov.top()) {
+    diagonal_ = krylov.diagonal();
+    beside_ = krylov.off_diagonal();
+    rho_ = pair_.value / scale_;
+  }
+
+  /// Sets the eigenvalue of a Ritz vector, with the coordinates y, right: T + (λ − θ) y yᵀ for T.
+  void sharpen(const Eigen::VectorXd& coordinates, double theta, double lambda, bool is_first) {
+    shifts_.push_back({coordinates, (lambda - theta) / scale_});
+    unit_ = 0;
+    rho_ = is_first ? lambda / scale_ : rho_;
+  }
+
+  /// The smallest k for which the sine of the angle between M^k r and the principal direction is at most
+  /// `tolerance`.
+  ///
+  /// Exact while k is below the dimension of the space. Beyond, each step leaves β s_last outside of it,
+  /// s_last the last coordinate of the iterate. What is left outside shrinks by κ² a step, as the angle
+  /// itself does, so that it adds up to d ← κ² d + (β/ρ) |s_last| at most, whatever the spectrum.
+  /// `is_spanned`: d stays below a quarter of a step of `tolerance`; `is_sharp`: so does what k times the
+  /// rounding error of an eigenvalue, taken to be ε/4, comes to. kappa_squared: σ₂²/σ₁², or the best that is
+  /// known of it.
+  [[nodiscard]] step_forecast steps_to(double tolerance, index_t max_steps, double kappa_squared) const {
+    const double quarter = 0.25 * (1 - kappa_squared);
+    const index_t last = diagonal_.size() - 1;
+    Eigen::VectorXd s = Eigen::VectorXd::Unit(diagonal_.size(), 0);
+    double outside = 0;
+    for (index_t k = 0;; ++k) {
+      const double along = pair_.coordinates.dot(s);
+      const double away = (s - along * pair_.coordinates).norm();
+      const double length = std::hypot(along, away);
+      const bool arrived = away <= tolerance * length;
+      if (arrived || k >= max_steps) {
+        const bool far = !arrived && outside <= 0.1 * away && tolerance * length < 0.5 * away;
+        return {arrived ? std::optional(k) : std::nullopt, outside <= quarter * tolerance * length || far,
+                0.25 * unit_ * static_cast<double>(k) <= quarter || far};
+      }
+      outside = kappa_squared * outside + beside_[last] / rho_ * std::abs(s[last]);
+      s = step(s);
+    }
+  }
+
+ private:
+  struct shift {
+    Eigen::VectorXd along;
+    double by;
+  };
+
+  /// T s / ρ.
+  [[nodiscard]] Eigen::VectorXd step(const Eigen::VectorXd& s) const {
+    const Eigen::Index n = s.size();
+    Eigen::VectorXd next = diagonal_.cwiseProduct(s);
+    next.head(n - 1) += beside_.head(n - 1).cwiseProduct(s.tail(n - 1));
+    next.tail(n - 1) += beside_.head(n - 1).cwiseProduct(s.head(n - 1));
+    for (const auto& [along, by] : shifts_) {
+      next += along * (by * along.dot(s));
+    }
+    return next / rho_;
+  }
+
+  double unit_;
+  double scale_;
+  double rho_ = 1;
+  ritz_pair pair_;
+  Eigen::VectorXd diagonal_;
+  Eigen::VectorXd beside_;
+  std::vector<shift> shifts_;
+};
+
+namespace detail {
+
+/// Whether the second Ritz value is an eigenvalue to some 2e-6 of the first: it is within its residual of
+/// one, and nearer, quadratically, where the third is away.
+[[nodiscard]] inline bool second_has_settled(const std::vector<ritz_pair>& pairs) {
+  if (pairs.size() < 2) {
+    return false;
+  }
+  const double third = pairs.size() > 2 ? pairs[2].value : 0;
+  const double residual = pairs[1].residual;
+  return std::min(residual, residual / (pairs[1].value - third) * residual) <= 2e-6 * pairs[0].value;
+}
+
+}  // namespace detail
+
+/// The power steps from `krylov`'s start to the tolerance. Goes on with the space, by `fast`, until that is
+/// right to one step and the second Ritz value has settled; takes the eigenvalues that matter from images by
+/// `op`, in double, where those of the space are not sharp enough. rayleigh: ρ of the principal direction;
+/// where the space has not found it, nothing converges.
+template <GramOperator Op, GramOperator Fast>
+[[nodiscard]] step_forecast forecast_steps(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov,
+                                           double rayleigh, double tolerance, index_t max_steps) {
+  constexpr index_t at_once = 8;
+  constexpr std::size_t sharpened = 4;
+  while (krylov.steps() > 0) {
+    const auto pairs = krylov.all();
+    const double first = pairs.front().value;
+    const double second = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
+    const bool is_principal = std::abs(first - rayleigh) <= 1e-3 * (first - second);
+    const double kappa_squared = second / first;
+    krylov_iteration iteration(krylov);
+    auto forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
+    if (is_principal && forecast.is_spanned && !forecast.is_sharp) {
+      for (std::size_t k = 0; k < std::min(sharpened, pairs.size()); ++k) {
+        const Eigen::VectorXd x = krylov.vector(pairs[k]);
+        Eigen::VectorXd image(x.size());
+        const double lambda = k == 0 ? rayleigh : static_cast<double>(op.apply(view(x), view(image)));
+        iteration.sharpen(pairs[k].coordinates, pairs[k].value, lambda, k == 0);
+      }
+      forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
+    }
+    if (is_principal && forecast.is_spanned && (detail::second_has_settled(pairs) || !krylov.can_grow())) {
+      return forecast;
+    }
+    if (!krylov.can_grow()) {
+      break;
+    }
+    for (index_t k = 0; k < at_once && krylov.can_grow(); ++k) {
+      krylov.step(fast);
+    }
+  }
+  return {};
+}
+
+MPIROUTER_END

@@ -1,0 +1,108 @@
+// Steps counted in the Krylov space are the steps that the iteration takes; σ₂ is that of the SVD, from
+// below.
+#include <mpi_router/verify/expert_direction.hpp>
+
+#include <doctest/doctest.h>
+#include <support/random.hpp>
+
+#include <cmath>
+#include <vector>
+
+using namespace mpi_router;
+using namespace test_support;
+
+namespace {
+
+/// Spectra from wide gaps to narrow ones.
+std::vector<double> falling(index_t rank, double power, double gap) {
+  std::vector<double> sigma;
+  for (index_t k = 0; k < rank; ++k) {
+    sigma.push_back(k == 0 ? 1 : (1 - gap) * std::pow(static_cast<double>(k), -power));
+  }
+  return sigma;
+}
+
+template <class T>
+void counts_as_the_svd(const std::vector<double>& sigma, double tolerance, random_source& random) {
+  const index_t F = 90, D = 130;
+  const auto s = random_with_spectrum(random, F, D, sigma);
+  std::vector<T> stored;
+  for (const double x : s.a) {
+    stored.push_back(narrow<T>(x));
+  }
+  const auto a = row_major(std::as_const(stored).data(), F, D);
+  const singular_spectrum truth(a);
+  const auto start = random_vector<double>(random, D);
+  const auto found = find_expert_direction(a, vector_view<const double>(start), direction_source::certificate,
+                                           reference{}, {.tolerance = tolerance}, {.rigorous_up_to = 0});
+  REQUIRE(found.found.proof.label == certainty::probabilistic);
+  REQUIRE(found.forecast.converged());
+  const auto steps = truth.steps_to(tolerance, start, 10000);
+  REQUIRE(found.forecast.steps.has_value() == steps.has_value());
+  CHECK(std::abs(static_cast<double>(found.forecast.steps.value_or(0) - steps.value_or(0))) <= 1);
+  CHECK(found.sigma_2() == doctest::Approx(truth.sigma_2()).epsilon(1e-5));
+}
+
+}  // namespace
+
+TEST_CASE("as many steps as the SVD says, without a step taken") {
+  random_source random(211);
+  for (const double power : {0.02, 0.1, 0.25, 1.0}) {
+    for (const double gap : {0.3, 0.05, 0.003}) {
+      for (const double tolerance : {0.5, 1e-3, 1e-6}) {
+        CAPTURE(power);
+        CAPTURE(gap);
+        CAPTURE(tolerance);
+        counts_as_the_svd<double>(falling(90, power, gap), tolerance, random);
+        counts_as_the_svd<float>(falling(90, power, gap), tolerance, random);
+        counts_as_the_svd<bf16>(falling(90, power, gap), tolerance, random);
+      }
+    }
+  }
+}
+
+TEST_CASE("a space that does not span the iteration yet says so") {
+  random_source random(223);
+  const auto s = random_with_spectrum(random, 90, 130, falling(90, 0.1, 0.003));
+  const auto a = row_major(s.a.data(), 90, 130);
+  auto op = gram(a);
+  const auto start = random_vector<double>(random, 130);
+  const singular_spectrum truth(a);
+  const auto steps = truth.steps_to(1e-6, start, 10000);
+  bool has_converged = false;
+  lanczos<double> krylov(130, 130);
+  REQUIRE(krylov.start(map(vector_view<const double>(start))));
+  while (krylov.can_grow() && krylov.step(op)) {
+    const auto forecast = krylov_iteration(krylov).steps_to(1e-6, 10000, std::pow(truth.kappa(), 2));
+    if (forecast.converged() && forecast.steps) {
+      has_converged = true;
+      CHECK(std::abs(static_cast<double>(*forecast.steps - *steps)) <= 1);
+    }
+    if (krylov.steps() < 12) {
+      CHECK_FALSE(forecast.converged());
+    }
+  }
+  CHECK(has_converged);
+}
+
+TEST_CASE("a row without a part along the principal direction has no forecast, one along it needs no step") {
+  const auto op_of = [](const Eigen::VectorXd& diagonal) {
+    return gram_operator<double>(diagonal.size(), [diagonal](auto x, auto u) {
+      map(u) = diagonal.cwiseProduct(map(x));
+      return map(x).dot(map(u));
+    });
+  };
+  auto op = op_of(Eigen::VectorXd::LinSpaced(20, 1, 0.05));
+  lanczos<double> krylov(20, 20);
+  Eigen::VectorXd start = Eigen::VectorXd::Ones(20);
+  start[0] = 0;
+  REQUIRE(krylov.start(start));
+  krylov.step(op);
+  CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 1e-6, 1000).converged());
+  start[0] = 1;
+  REQUIRE(krylov.start(start));
+  krylov.step(op);
+  CHECK(forecast_steps(op, op, krylov, 1.0, 1e-6, 10).converged());  // more than ten
+  CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 1e-6, 10).steps.has_value());
+  CHECK(forecast_steps(op, op, krylov, 1.0, 1.0, 10).steps == 0);
+}
