@@ -267,7 +267,7 @@ TEST_CASE("a step: memory of its own for all that is written") {
 
   const auto all_told = [](step& s) {
     s.told = {buffer<double>(20), buffer<double>(21), buffer<double>(22),
-                buffer<double>(23), buffer<double>(24), buffer<status>(25)};
+              buffer<double>(23), buffer<double>(24), buffer<status>(25)};
   };
   CHECK(spoilt(all_told).router_rows() == "cuda");
   CHECK(spoilt(all_told).retract_images() == "cuda");
@@ -286,8 +286,7 @@ TEST_CASE("a step: memory of its own for all that is written") {
   each([](step& s) { s.saved.image_norm = buffer<double>(2); }, "the saved norms");
   each([](step& s) { s.saved.statuses = buffer<status>(2); }, "the saved statuses");
   whole([](step& s) { s.told.energy = buffer<double>(0); }, "a gate matrix and energy overlap");
-  whole([](step& s) { s.told.energy = s.told.rayleigh = buffer<double>(20); },
-        "rayleigh and energy overlap");
+  whole([](step& s) { s.told.energy = s.told.rayleigh = buffer<double>(20); }, "rayleigh and energy overlap");
 
   CHECK(spoilt([&](step& s) {
           all_told(s);
@@ -317,10 +316,8 @@ TEST_CASE("a step: memory of its own for all that is written") {
        "the router and the output overlap");
   rest([](step& s) { s.saved.direction = buffer<float>(5); }, "the saved direction and the images overlap");
   rest([](step& s) { s.told.energy = s.energies; }, "energy and the energies overlap");
-  rest([](step& s) { s.energies = nullptr, s.told.rayleigh = buffer<double>(20); },
-       "no energies, of which");
-  rest([](step& s) { s.energies = nullptr, s.told.residual = buffer<double>(20); },
-       "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.told.rayleigh = buffer<double>(20); }, "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.told.residual = buffer<double>(20); }, "no energies, of which");
   rest([](step& s) { s.energies = nullptr, s.told.energy = buffer<double>(20); }, "no energies, of which");
   CHECK(spoilt([](step& s) { s.energies = nullptr; }).retract_images() == "cuda");
   rest([](step& s) { s.out = row_major<device_space>(buffer<float>(5), 2, 8); },
