@@ -92,8 +92,7 @@ struct bit_layout {
   const std::uint32_t sign = (bits & l.sign()) << (31 - l.exponent_bits - l.significand_bits);
   const std::uint32_t magnitude = bits & (l.sign() - 1);
   if (magnitude >= l.beyond()) {
-    const std::uint32_t payload = l.has_infinity ? (magnitude - l.beyond()) << l.cut() : 0x400000U;
-    return __builtin_bit_cast(float, sign | 0x7f800000U | payload);
+    return __builtin_bit_cast(float, sign | 0x7f800000U | magnitude << l.cut());  // all ones are NaN, too
   }
   if (magnitude >> l.significand_bits != 0) {
     return __builtin_bit_cast(float, sign | ((magnitude << l.cut()) + l.rebase()));
