@@ -153,14 +153,20 @@ __device__ __forceinline__ void tell(const finish_args& a, int e, const finished
                           : lane == 2 ? a.told.residual
                           : lane == 3 ? a.told.row_norm
                           : lane == 4 ? a.told.image_norm
+                          : lane == 5 ? a.told.cosine
                                       : a.saved.image_norm;
   if (numbers == nullptr) {
     return;
   }
-  const double root = sqrt(lane == 2   ? step.residual_square / step.row_square
-                           : lane == 3 ? step.row_square
-                                       : step.image_square);
-  const double value = lane == 0 ? step.rayleigh : lane == 1 ? image.energy() : root;
+  const double root =
+      sqrt(lane == 2   ? step.residual_square / step.row_square
+           : lane == 3 ? step.row_square
+           : lane == 5 ? image.energy() / step.row_square * (image.energy() / step.image_square)
+                       : step.image_square);
+  const double value = lane == 0   ? step.rayleigh
+                       : lane == 1 ? image.energy()
+                       : lane == 5 ? fmin(root, 1.0)
+                                   : root;
   numbers[e] = state == status::ok ? value : 0.0;
 }
 
