@@ -620,3 +620,127 @@ TEST_CASE("cosines without a certificate are marked and enter no mean; odd exper
   CHECK(contains(page, "<tr><td>0<td>3<td>0.333<td>1.0000<td>1.0000<td>"));
   CHECK(page.find("?<td>", page.find("<tr><td>1<td>")) < page.find("<tr><td>2<td>"));
 }
+
+TEST_CASE("--list says what is there and computes nothing") {
+  model_folder m({0, 3});
+  m.write();
+  const auto listed = run({m.path(), "--list"});
+  CHECK(listed.status == 0);
+  CHECK(contains(listed.out, "model.layers.3.mlp: 4 experts, F = 6, D = 10"));
+  CHECK(last_line(listed.out) == "2 layers, 8 rows would be looked at");
+  CHECK_FALSE(contains(listed.out, "cosine"));
+  const auto document = run_json({m.path(), "--list"});
+  REQUIRE(document["layers"].size() == 2);
+  CHECK(document["layers"][1]["part"] == "gate");
+  CHECK(document["layers"][1]["latent"].is_null());
+  CHECK(document["layers"][1]["selects_by_table"] == false);
+  CHECK(document["layers"][1]["experts"].empty());
+}
+
+TEST_CASE("--layers and --sample: a part, that is counted as one, with the numbers of the whole") {
+  model_folder m({0, 1, 2, 7});
+  m.write();
+  const auto whole = numbers_of(run_json({m.path()}));
+  check_covers(m.path(), 0, "2 of 4 layers, 8 of 16 rows", {"; 2 layers (8 rows in all) not asked for"},
+               {"--layers", "1-2"});
+  const auto some = numbers_of(run_json({m.path(), "--layers", "7,1"}));
+  REQUIRE(some.size() == 2);
+  CHECK(some[0] == whole[1]);
+  CHECK(some[1] == whole[3]);
+
+  check_covers(m.path(), 0, "4 of 4 layers, 8 of 16 rows", {"; 8 rows not asked for"}, {"--sample", "2"});
+  const auto sampled = run_json({m.path(), "--sample", "2"});
+  const auto& experts = sampled["layers"][0]["experts"];
+  REQUIRE(experts.size() == 2);
+  CHECK(experts[0]["expert"] == 1);
+  CHECK(experts[1]["expert"] == 3);
+  CHECK(experts[1] == run_json({m.path()})["layers"][0]["experts"][3]);
+  CHECK(sampled["coverage"]["complete"] == true);
+  CHECK(sampled["coverage"]["rows_not_asked_for"] == 8);
+  CHECK(numbers_of(run_json({m.path(), "--sample", "100"})) == whole);
+  CHECK(numbers_of(run_json({m.path(), "--threads", "1"})) == whole);
+
+  check_refused({m.path(), "--layers", "5"}, "no layer has a number of --layers 5");
+  for (const char* list : {"", "x", "3-1", "1,,2", "-1"}) {
+    CAPTURE(list);
+    check_refused({m.path(), std::string("--layers=") + list}, "--layers");
+  }
+  check_refused({m.path(), "--sample", "0"}, "--sample must be at least 1");
+  check_refused({m.path(), "--threads", "-1"}, "--threads");
+}
+
+TEST_CASE("experts that see a latent, that have no gate, or that a table of tokens chooses") {
+  const auto original = random_layer(70, N, F, D);
+  const auto numbers = [](const model_folder& m) { return numbers_of(run_json({m.path()})); };
+  {
+    // A P of gates [F, L] and P [L, D], against a model that has the products themselves.
+    constexpr index_t L = 4;
+    const auto narrow = random_layer(71, N, F, L);
+    const auto p = random_layer(72, 1, L, D).gates;
+    model_folder latent({});
+    model_folder product({});
+    for (auto* m : {&latent, &product}) {
+      m->builder.add<bf16>("x.0.mlp.gate.weight", {N, D}, original.router);
+    }
+    latent.builder.add<bf16>("x.0.mlp.fc1_latent_proj.weight", {L, D}, p);
+    for (index_t e = 0; e < N; ++e) {
+      std::vector<double> whole(static_cast<std::size_t>(F * D));
+      std::vector<float> own;
+      for (index_t f = 0; f < F; ++f) {
+        for (index_t l = 0; l < L; ++l) {
+          own.push_back(narrow.gate(e, f, l));
+          for (index_t d = 0; d < D; ++d) {
+            whole[static_cast<std::size_t>(f * D + d)] +=
+                static_cast<double>(own.back()) * static_cast<double>(p[static_cast<std::size_t>(l * D + d)]);
+          }
+        }
+      }
+      const auto name = "x.0.mlp.experts." + std::to_string(e) + ".gate_proj.weight";
+      latent.builder.add<bf16>(name, {F, L}, own);
+      std::vector<std::byte> bytes(whole.size() * sizeof(double));
+      std::memcpy(bytes.data(), whole.data(), bytes.size());
+      product.builder.add_bytes(name, dtype::f64, {F, D}, bytes);
+    }
+    latent.write();
+    product.write();
+    const auto a = run_json({latent.path()});
+    const auto b = run_json({product.path()});
+    CHECK(a["layers"][0]["latent"] == "x.0.mlp.fc1_latent_proj.weight");
+    CHECK(contains(run({latent.path()}).out, "experts see P x of 4 dimensions"));
+    for (std::size_t e = 0; e < N; ++e) {
+      const double of_latent = a["layers"][0]["experts"][e]["sigma1"];
+      CHECK(of_latent ==
+            doctest::Approx(b["layers"][0]["experts"][e]["sigma1"].get<double>()).epsilon(1e-12));
+      CHECK(a["layers"][0]["experts"][e]["steps"] == b["layers"][0]["experts"][e]["steps"]);
+    }
+  }
+  {
+    model_folder gate({});
+    model_folder up({});
+    for (const auto& [m, name] : {std::pair{&gate, "gate_proj"}, {&up, "up_proj"}}) {
+      m->builder.add<bf16>("x.0.mixer.gate.weight", {N, D}, original.router);
+      for (index_t e = 0; e < N; ++e) {
+        const auto begin = original.gates.begin() + e * F * D;
+        m->builder.add<bf16>("x.0.mixer.experts." + std::to_string(e) + "." + name + ".weight", {F, D},
+                             {begin, begin + F * D});
+      }
+      m->write();
+    }
+    CHECK(numbers(up) == numbers(gate));
+    CHECK(run_json({up.path()})["layers"][0]["part"] == "up");
+    CHECK(contains(run({up.path()}).out, "no gates: the up projections take their place"));
+  }
+  {
+    model_folder m({});
+    m.builder.add<bf16>("layers.0.ffn.gate.weight", {N, D}, original.router);
+    m.builder.add_raw("layers.0.ffn.gate.tid2eid", dtype::i64, {8, 2});
+    for (index_t e = 0; e < N; ++e) {
+      const auto begin = original.gates.begin() + e * F * D;
+      m.builder.add<bf16>("layers.0.ffn.experts." + std::to_string(e) + ".w1.weight", {F, D},
+                          {begin, begin + F * D});
+    }
+    m.write();
+    CHECK(run_json({m.path()})["layers"][0]["selects_by_table"] == true);
+    CHECK(contains(run({m.path()}).out, "selection not by rows"));
+  }
+}
