@@ -110,10 +110,10 @@ void measure(const Op& plain_op, const Eigen::VectorXd& row, const expert_direct
   Eigen::VectorXd residual(row.size());
   result.lambda_step =
       alignment_spectral(rayleigh(op, view(std::as_const(next)), view(residual)).rayleigh, result.sigma_1);
-  if (!options.exact || options.trace) {
+  if (!principal.spectrum || options.trace) {
     iterate(plain_op, row, principal, options, result);
   }
-  if (options.exact) {
+  if (principal.spectrum) {
     result.steps = principal.spectrum->steps_to(options.tolerance, view(row), options.max_steps);
   }
 }
@@ -129,9 +129,12 @@ expert_result analyse_row(const gate_matrix& a, const Eigen::VectorXd& stored,
   result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
   const auto principal =
       find_expert_direction(a, view(std::as_const(row)),
-                            options.exact ? direction_source::svd : direction_source::certificate, kernels{});
+                            decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
+                                                                             : direction_source::certificate,
+                            kernels{});
   result.sigma_1 = principal.sigma_1();
   result.sigma_2 = principal.sigma_2();
+  result.sigma_2_from = principal.spectrum ? "svd" : "none";
   if (result.state == status::ok) {
     measure(gate_operator(a), row, principal, options, result);
   }

@@ -101,10 +101,10 @@ JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "laye
   and experts share), "family", "router", "gate" (names of tensors), "router_dtype", "dtype", "router_layout",
   "layout", "layout_known_by", "router_rows", "num_experts", "ffn_dim" (null where experts differ, who then have one
   each), "hidden_dim" and "experts". What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
-  set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2",
+  set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2", "sigma2_from",
   "cosine_stored", "cosine_step", "lambda_stored", "lambda_step", "rayleigh", "residual", "angle_bound", "certificate"
   (rigorous, probabilistic, heuristic, none), "steps" and "status" (ok, zero_row, zero_image, non_finite). Angles are in
-  radians. What is not known is null: steps beyond --max-steps, sigma2 with --no-svd, the numbers of degenerate rows.
+  radians. What is not known is null: steps beyond --max-steps, sigma2 without an SVD ("sigma2_from" says what it is from), the numbers of degenerate rows.
   lambda is relative to sigma1.
 
 Exit status: 0 done; 1 done, but with --require-angle a row could not be certified, or something was not looked at or is
@@ -149,10 +149,15 @@ void add_analysis_options(CLI::App& app, arguments& a) {
       "In radians: exit with 1 unless every row of every layer that the files hold or promise is certified, "
       "rigorously or but for a probability of 1e-6, to be no farther than this from the principal "
       "direction");
-  app.add_flag("--no-svd", a.no_svd,
-               "Certificates alone, for experts too large to decompose: all is measured against a direction "
-               "found by power "
-               "iteration, which is certified to be as near as angle_bound says; steps are an upper bound");
+  auto* svd =
+      app.add_flag("--svd", a.svd,
+                   "Decompose every expert. Without it those with min(F, D) of at most 512 are: a larger "
+                   "one takes long");
+  app.add_flag(
+         "--no-svd", a.no_svd,
+         "Decompose none. What is not decomposed is measured against a direction found by power "
+         "iteration, which is certified to be as near as angle_bound says; its steps are an upper bound")
+      ->excludes(svd);
   app.add_flag(
       "--list", a.list,
       "Say what the checkpoint holds and how it would be read, and compute nothing; with --json - as JSON");

@@ -40,6 +40,7 @@ struct arguments {
   index_t max_steps = 10000;
   std::optional<double> require_angle;
   bool no_svd = false;
+  bool svd = false;
   bool list = false;
   std::string layers;  ///< "3,17-20"
   std::optional<index_t> sample;

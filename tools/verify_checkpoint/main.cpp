@@ -127,6 +127,18 @@ std::vector<checkpoint_result> analyse_all(const opened& inputs, std::optional<i
   return checkpoints;
 }
 
+/// Whether all that is said of directions is from an SVD.
+bool all_decomposed(const std::vector<checkpoint_result>& checkpoints) {
+  for (const auto& c : checkpoints) {
+    for (const auto& layer : c.layers) {
+      if (std::ranges::any_of(layer.experts, [](const auto& e) { return e.sigma_2_from == "none"; })) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 /// The exit status, and on the standard error what it rests on.
 int verdict(const arguments& a, const coverage& covered) {
   if (!a.require_angle) {
@@ -164,8 +176,12 @@ int run_verify(const arguments& a) {
   require(a.trace != "-", "--trace needs a file");
   const auto files = open_outputs({a.json == "-" ? "" : a.json, a.trace, a.report}, inputs.models);
 
-  const analysis_options options{
-      .tolerance = a.tolerance, .max_steps = a.max_steps, .exact = !a.no_svd, .trace = !a.trace.empty()};
+  const analysis_options options{.tolerance = a.tolerance,
+                                 .max_steps = a.max_steps,
+                                 .spectrum = a.no_svd ? spectrum_choice::never
+                                             : a.svd  ? spectrum_choice::always
+                                                      : spectrum_choice::automatic,
+                                 .trace = !a.trace.empty()};
   const auto checkpoints = analyse_all(inputs, a.sample, options);
   const auto covered = coverage_of(checkpoints, a.require_angle);
   std::string problem;
@@ -187,7 +203,7 @@ int run_verify(const arguments& a) {
                                           .colour = wants_colour(a.colour),
                                           .tolerance = a.tolerance,
                                           .max_steps = a.max_steps,
-                                          .exact = options.exact}));
+                                          .exact = all_decomposed(checkpoints)}));
   }
   flush_output();
   files.commit();

@@ -19,6 +19,7 @@ json expert_record(const expert_result& e) {
   return {{"expert", e.expert},
           {"sigma1", number(e.sigma_1)},
           {"sigma2", number(e.sigma_2)},
+          {"sigma2_from", e.sigma_2_from},
           {"cosine_stored", number(e.cosine_stored)},
           {"cosine_step", number(e.cosine_step)},
           {"lambda_stored", number(e.lambda_stored)},
@@ -118,7 +119,7 @@ std::string to_json(const std::vector<checkpoint_result>& checkpoints, const ana
                                               MPIROUTER_VERSION_PATCH)},
                       {"tolerance", options.tolerance},
                       {"max_steps", options.max_steps},
-                      {"exact", options.exact},
+                      {"exact", options.spectrum != spectrum_choice::never},
                       {"coverage", coverage_record(covered)},
                       {"layers", std::move(layers)},
                       {"unmatched", std::move(others)}};

@@ -221,8 +221,8 @@ cosines enter no mean.
 )html",
       report_style, MPIROUTER_VERSION_MAJOR, MPIROUTER_VERSION_MINOR, MPIROUTER_VERSION_PATCH,
       escaped(options.command),
-      options.analysis.exact ? "that direction, by an SVD"
-                             : "the direction that was found by power iteration",
+      options.analysis.spectrum != spectrum_choice::never ? "that direction, by an SVD"
+                                                          : "the direction that was found by power iteration",
       options.analysis.tolerance, sections, report_script, escaped(describe_seen(coverage_of(checkpoints)))));
   return problem;
 }

@@ -69,7 +69,9 @@ close_look look_at(const moe_layer& layer, index_t number, index_t expert, const
   row.stableNormalize();
   const auto principal =
       find_expert_direction(a, view(std::as_const(row)),
-                            options.exact ? direction_source::svd : direction_source::certificate, kernels{});
+                            decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
+                                                                             : direction_source::certificate,
+                            kernels{});
   if (principal.spectrum) {
     look.sigma = principal.spectrum->sigma();
   }
@@ -184,7 +186,7 @@ void draw_close_looks(artist& draw, const checkpoint_result& checkpoint, const a
     return;
   }
   draw_convergence(draw, looks);
-  if (options.exact) {
+  if (std::ranges::any_of(looks, [](const auto& look) { return look.sigma.size() > 0; })) {
     draw_spectra(draw, looks);
   } else {
     draw.leave_out("Singular spectra", "Left out: with --no-svd nothing is decomposed.");

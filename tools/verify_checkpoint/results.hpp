@@ -32,12 +32,13 @@ struct trace_row {
   double angle = 0;  ///< radians to the principal direction
 };
 
-/// Unknown numbers are NaN: those that a degenerate row or matrix has not, and σ₂ without an SVD.
+/// Unknown numbers are NaN: those that a degenerate row or matrix has not.
 struct expert_result {
   index_t expert = 0;
   mpi_router::status state = mpi_router::status::ok;
   double sigma_1 = unknown;
   double sigma_2 = unknown;
+  std::string_view sigma_2_from = "none";  ///< what it is: "svd", exact, or "ritz (lower bound)"
   double cosine_stored = unknown;  ///< |cos| of the stored row to the principal right singular direction
   double cosine_step = unknown;    ///< after one step
   double lambda_stored = unknown;
