@@ -134,9 +134,9 @@ TEST_CASE("apply_scaled: squares that leave the range of float") {
       CHECK(std::ldexp(double{result.energy}, result.energy_exponent - 2 * (a_power + x_power)) ==
             doctest::Approx(double{energy}).epsilon(1e-5));
       std::vector<double> expected(reference.begin(), reference.end());
-      std::vector<double> got;
-      for (const float value : u)
-        got.push_back(std::ldexp(double{value}, result.image_exponent - 2 * a_power - x_power));
+      const int image_power = result.image_exponent - 2 * a_power - x_power;
+      std::vector<double> got(u.begin(), u.end());
+      for (double& value : got) value = std::ldexp(value, image_power);
       CHECK(near<double>(vector_view<const double>(got), expected, 1e-5));
       CHECK(std::isfinite(result.energy));
       CHECK(result.energy > 0);

@@ -36,7 +36,7 @@ struct everything_told {
         direction(to_size(n * d)),
         statuses(to_size(n)),
         saved_statuses(to_size(n)) {}
-  [[nodiscard]] cuda::step_by_products report() const {
+  [[nodiscard]] cuda::step_by_products by_products() const {
     return {.statuses = statuses.data(),
             .rayleigh = rayleigh.data(),
             .cosine = cosine.data(),
@@ -98,7 +98,7 @@ struct nothing_to_read {
       const device_array<float> rows(to_size(n * d));
       const std::size_t bytes = cuda::router_rows_workspace(ctx, experts(), steps);
       const device_array<unsigned char> scratch(bytes);
-      cuda::router_rows(ctx, experts(), in(router), out(rows), told.report(), told.saved(),
+      cuda::router_rows(ctx, experts(), in(router), out(rows), told.by_products(), told.saved(),
                         {scratch.data(), bytes}, {.steps = steps, .degenerate = policy});
       sync();
       const std::string what = name + ", " + std::to_string(steps) + " steps: ";
@@ -114,8 +114,8 @@ struct nothing_to_read {
     const device_array<float> images(to_size(n * d)), rows(to_size(n * d));
     const device_array<double> energies(to_size(n));
     cuda::images_of_rows(ctx, experts(), in(router), out(images), energies.data(), {});
-    cuda::retract_images(ctx, in(images), energies.data(), in(router), out(rows), told.report(), told.saved(),
-                         {.degenerate = policy});
+    cuda::retract_images(ctx, in(images), energies.data(), in(router), out(rows), told.by_products(),
+                         told.saved(), {.degenerate = policy});
     sync();
     check(all_are(images, 0.0F) && all_are(energies, 0.0), name + ": the image");
     check(told.nothing(expected()) && told.nothing_saved(expected()), name + ": the image retracted");

@@ -23,7 +23,7 @@ struct by_products_on_device {
         direction(size(n * d)),
         statuses(size(n)) {}
   static std::size_t size(index_t n) { return static_cast<std::size_t>(n); }
-  [[nodiscard]] cuda::step_by_products report() const {
+  [[nodiscard]] cuda::step_by_products told() const {
     return {.statuses = statuses.data(),
             .rayleigh = rayleigh.data(),
             .cosine = cosine.data(),
@@ -54,7 +54,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
   const device_array<unsigned char> scratch(bytes);
   const auto to = row_major<device_space>(out.data(), n, d);
-  cuda::router_rows(ctx, p.view(), p.rows(), to, by.report(), by.saved(), {scratch.data(), bytes}, options);
+  cuda::router_rows(ctx, p.view(), p.rows(), to, by.told(), by.saved(), {scratch.data(), bytes}, options);
   sync();
   check(out.intact() && scratch.intact() && by.direction.intact() && by.energy.intact(),
         p.name + ": writes out of bounds");
@@ -117,7 +117,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
   for (const bool at_rest : {false, true}) {
     captured.inputs_at_rest = at_rest;
-    cuda::router_rows(captured, p.view(), p.rows(), to, by.report(), by.saved(), {scratch.data(), bytes},
+    cuda::router_rows(captured, p.view(), p.rows(), to, by.told(), by.saved(), {scratch.data(), bytes},
                       options);
   }
   cudaGraph_t graph = nullptr;
@@ -140,7 +140,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   cuda::images_of_rows(ctx, p.view(), p.rows(), row_major<device_space>(images.data(), n, d), energies.data(),
                        {scratch.data(), bytes});
   cuda::retract_images(ctx, row_major<device_space>(images.data(), n, d), energies.data(), p.rows(), to,
-                       by.report(), {}, options);
+                       by.told(), {}, options);
   sync();
   const auto halves = values(out.host());
   const auto again = by.rayleigh.host();
@@ -169,13 +169,13 @@ void check_several_steps(const cuda::context& ctx, generator& g) {
   const device_array<unsigned char> scratch(bytes);
   const device_array<float> out(size), chained(size);
   const device_array<status> states(static_cast<std::size_t>(n)), first(static_cast<std::size_t>(n));
-  cuda::step_by_products report, first_report;
-  report.statuses = states.data();
-  first_report.statuses = first.data();
+  cuda::step_by_products told, first_told;
+  told.statuses = states.data();
+  first_told.statuses = first.data();
   const auto to = row_major<device_space>(out.data(), n, d);
   const auto chain = row_major<device_space>(chained.data(), n, d);
-  cuda::router_rows(ctx, p.view(), p.rows(), to, report, {}, {scratch.data(), bytes}, several);
-  cuda::router_rows(ctx, p.view(), p.rows(), chain, first_report, {}, {scratch.data(), bytes}, once);
+  cuda::router_rows(ctx, p.view(), p.rows(), to, told, {}, {scratch.data(), bytes}, several);
+  cuda::router_rows(ctx, p.view(), p.rows(), chain, first_told, {}, {scratch.data(), bytes}, once);
   cuda::context at_rest = ctx;
   at_rest.inputs_at_rest = true;     // which the calls see is not so
   for (int i = 1; i < steps; ++i) {  // in place: the stateful form
@@ -199,8 +199,8 @@ void check_order(const cuda::context& ctx, const expert_shape& shape, layout ord
   const device_array<double> rayleigh(static_cast<std::size_t>(n)), norms(static_cast<std::size_t>(n)),
       energies(static_cast<std::size_t>(n));
   const device_array<status> statuses(static_cast<std::size_t>(n));
-  cuda::step_by_products report;
-  report.rayleigh = rayleigh.data();
+  cuda::step_by_products told;
+  told.rayleigh = rayleigh.data();
   const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view(), 3);
   const device_array<unsigned char> scratch(bytes), garbage(bytes + size * sizeof(double));
   const cuda::workspace work{scratch.data(), bytes};
@@ -212,7 +212,7 @@ void check_order(const cuda::context& ctx, const expert_shape& shape, layout ord
     return c;
   };
   const auto step = [&](bool at_rest, double radius = 2.0, int steps = 1) {
-    cuda::router_rows(in(at_rest), p.view(), p.rows(), to, report, saved, work,
+    cuda::router_rows(in(at_rest), p.view(), p.rows(), to, told, saved, work,
                       {.radius = radius, .steps = steps});
   };
   const auto halves = [&](bool at_rest) {

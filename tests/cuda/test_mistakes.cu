@@ -76,19 +76,19 @@ struct step {
   matrix<float> out = array<float>(2, 2, 8);
   cuda::workspace scratch{buffer<void*>(3), 1 << 16};
   cuda::step_options options{};
-  cuda::step_by_products report{};
+  cuda::step_by_products told{};
   cuda::saved_step saved{};
   double* energies = buffer<double>(4);
 
   [[nodiscard]] std::string router_rows() const {
-    return outcome([&] { cuda::router_rows(ctx, experts, rows, out, report, saved, scratch, options); });
+    return outcome([&] { cuda::router_rows(ctx, experts, rows, out, told, saved, scratch, options); });
   }
   [[nodiscard]] std::string images_of_rows() const {
     return outcome([&] { cuda::images_of_rows(ctx, experts, rows, out, energies, scratch); });
   }
   [[nodiscard]] std::string retract_images() const {
     return outcome([&] {
-      cuda::retract_images(ctx, images, static_cast<const double*>(energies), rows, out, report, saved,
+      cuda::retract_images(ctx, images, static_cast<const double*>(energies), rows, out, told, saved,
                            options);
     });
   }
@@ -266,13 +266,13 @@ TEST_CASE("a step: memory of its own for all that is written") {
         }).router_rows() == "cuda");  // both are read
 
   const auto all_told = [](step& s) {
-    s.report = {.statuses = buffer<status>(25),
-                .rayleigh = buffer<double>(20),
-                .cosine = buffer<double>(26),
-                .residual = buffer<double>(21),
-                .energy = buffer<double>(22),
-                .row_norm = buffer<double>(23),
-                .image_norm = buffer<double>(24)};
+    s.told = {.statuses = buffer<status>(25),
+              .rayleigh = buffer<double>(20),
+              .cosine = buffer<double>(26),
+              .residual = buffer<double>(21),
+              .energy = buffer<double>(22),
+              .row_norm = buffer<double>(23),
+              .image_norm = buffer<double>(24)};
   };
   CHECK(spoilt(all_told).router_rows() == "cuda");
   CHECK(spoilt(all_told).retract_images() == "cuda");
@@ -282,25 +282,24 @@ TEST_CASE("a step: memory of its own for all that is written") {
     refused(spoilt(spoil_both).retract_images(), "retract_images",
             (words + " and the output overlap").c_str());
   };
-  each([](step& s) { s.report.rayleigh = buffer<double>(2); }, "rayleigh");
-  each([](step& s) { s.report.cosine = buffer<double>(2); }, "cosine");
-  each([](step& s) { s.report.residual = buffer<double>(2); }, "residual");
-  each([](step& s) { s.report.energy = buffer<double>(2); }, "energy");
-  each([](step& s) { s.report.row_norm = buffer<double>(2); }, "row_norm");
-  each([](step& s) { s.report.image_norm = buffer<double>(2); }, "image_norm");
-  each([](step& s) { s.report.statuses = buffer<status>(2); }, "the statuses");
+  each([](step& s) { s.told.rayleigh = buffer<double>(2); }, "rayleigh");
+  each([](step& s) { s.told.cosine = buffer<double>(2); }, "cosine");
+  each([](step& s) { s.told.residual = buffer<double>(2); }, "residual");
+  each([](step& s) { s.told.energy = buffer<double>(2); }, "energy");
+  each([](step& s) { s.told.row_norm = buffer<double>(2); }, "row_norm");
+  each([](step& s) { s.told.image_norm = buffer<double>(2); }, "image_norm");
+  each([](step& s) { s.told.statuses = buffer<status>(2); }, "the statuses");
   each([](step& s) { s.saved.image_norm = buffer<double>(2); }, "the saved norms");
   each([](step& s) { s.saved.statuses = buffer<status>(2); }, "the saved statuses");
-  whole([](step& s) { s.report.energy = buffer<double>(0); }, "a gate matrix and energy overlap");
-  whole([](step& s) { s.report.energy = s.report.rayleigh = buffer<double>(20); },
-        "rayleigh and energy overlap");
+  whole([](step& s) { s.told.energy = buffer<double>(0); }, "a gate matrix and energy overlap");
+  whole([](step& s) { s.told.energy = s.told.rayleigh = buffer<double>(20); }, "rayleigh and energy overlap");
 
   CHECK(spoilt([&](step& s) {
           all_told(s);
-          s.report.statuses = s.saved.statuses;
-          s.report.image_norm = s.saved.image_norm;
+          s.told.statuses = s.saved.statuses;
+          s.told.image_norm = s.saved.image_norm;
         }).router_rows() == "cuda");  // the same numbers
-  whole([](step& s) { s.report.statuses = s.saved.statuses + 1; },
+  whole([](step& s) { s.told.statuses = s.saved.statuses + 1; },
         "the statuses and the saved statuses overlap");
 
   const auto half = [&](auto spoil, const char* words) {
@@ -322,13 +321,11 @@ TEST_CASE("a step: memory of its own for all that is written") {
   rest([](step& s) { s.out = row_major<device_space>(buffer<float>(1) + 1, 2, 8); },
        "the router and the output overlap");
   rest([](step& s) { s.saved.direction = buffer<float>(5); }, "the saved direction and the images overlap");
-  rest([](step& s) { s.report.energy = s.energies; }, "energy and the energies overlap");
-  rest([](step& s) { s.energies = nullptr, s.report.rayleigh = buffer<double>(20); },
-       "no energies, of which");
-  rest([](step& s) { s.energies = nullptr, s.report.cosine = buffer<double>(20); }, "no energies, of which");
-  rest([](step& s) { s.energies = nullptr, s.report.residual = buffer<double>(20); },
-       "no energies, of which");
-  rest([](step& s) { s.energies = nullptr, s.report.energy = buffer<double>(20); }, "no energies, of which");
+  rest([](step& s) { s.told.energy = s.energies; }, "energy and the energies overlap");
+  rest([](step& s) { s.energies = nullptr, s.told.rayleigh = buffer<double>(20); }, "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.told.cosine = buffer<double>(20); }, "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.told.residual = buffer<double>(20); }, "no energies, of which");
+  rest([](step& s) { s.energies = nullptr, s.told.energy = buffer<double>(20); }, "no energies, of which");
   CHECK(spoilt([](step& s) { s.energies = nullptr; }).retract_images() == "cuda");
   rest([](step& s) { s.out = row_major<device_space>(buffer<float>(5), 2, 8); },
        "the images and the output overlap");

@@ -103,6 +103,11 @@ class checkpoint_builder {
     auto& bytes = storage_.emplace_back(*mpi_router::detail::byte_size(type, shape));
     sources_.push_back({name, type, std::move(shape), bytes});
   }
+  void add_bytes(const std::string& name, dtype type, std::vector<index_t> shape,
+                 std::vector<std::byte> data) {
+    auto& bytes = storage_.emplace_back(std::move(data));
+    sources_.push_back({name, type, std::move(shape), bytes});
+  }
   void write(const std::filesystem::path& path) const {
     mpi_router::write_safetensors(path, sources_, metadata);
   }

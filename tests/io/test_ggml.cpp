@@ -68,7 +68,7 @@ double q6_k(const block_view& b, index_t e) {
 }
 double q2_k(const block_view& b, index_t e) {
   const int q = b.u8(16 + 32 * (e / 128) + e % 32) >> (2 * (e % 128 / 32)) & 3;
-  return b.f16(80) * (b.u8(e / 16) % 16) * q - b.f16(82) * (b.u8(e / 16) / 16);
+  return b.f16(80) * (b.u8(e / 16) % 16) * q - b.f16(82) * (b.u8(e / 16) >> 4);
 }
 double q3_k(const block_view& b, index_t e) {
   const int q = b.u8(32 + 32 * (e / 128) + e % 32) >> (2 * (e % 128 / 32)) & 3;

@@ -1,6 +1,7 @@
 // The layers of a checkpoint as a library gives them: every family, type and layout, and why something is in
 // no layer.
 #include "checkpoints.hpp"
+#include "families_page.hpp"
 
 #include <mpi_router/io/moe_layers.hpp>
 
@@ -168,6 +169,11 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       check_shows(layer, original);
     }
   }
+}
+
+TEST_CASE("docs/families.md lists every family, as it is") {
+  const auto page = read_bytes(MPIROUTER_TEST_DATA "/../../docs/families.md");
+  CHECK(contains(page, families_table()));
 }
 
 TEST_CASE("every layout, named by the caller, also flattened to two axes") {

@@ -53,8 +53,8 @@ odd_bytes words_of(const std::vector<index_t>& values) {
 
 /// A group for every column, without order.
 std::vector<index_t> random_groups(random_source& random, index_t cols, index_t groups) {
-  std::vector<index_t> out;
-  for (index_t d = 0; d < cols; ++d) out.push_back(random.integer(0, groups - 1));
+  std::vector<index_t> out(static_cast<std::size_t>(cols));
+  for (index_t& g : out) g = random.integer(0, groups - 1);
   return out;
 }
 
@@ -270,9 +270,10 @@ TEST_CASE("bitsandbytes: high half first, blocks without regard to rows") {
     const packed::nf4_matrix twice(codes.span(), rows, cols, table.bytes.span(), nested, blocksize);
     CHECK(differences(twice, [&](index_t f, index_t d) {
             const index_t block = (f * cols + d) / blocksize;
-            const double most = (static_cast<int>(max_codes.at(block)) - 128) / 64.0 *
-                                    (static_cast<double>(block / nested_blocksize + 3) / 8) +
-                                0.75;
+            const index_t outer = block / nested_blocksize;
+            const double most =
+                (static_cast<int>(max_codes.at(block)) - 128) / 64.0 * (static_cast<double>(outer + 3) / 8) +
+                0.75;
             return table.at(0, code(f, d)) * most;
           }) == 0);
   }
@@ -286,13 +287,13 @@ TEST_CASE("what they are called") {
   const scale_grid by_group(random, bf16_scales, 8, 2);
   const scale_grid by_input(random, bf16_scales, 2, 8);
   using packed::any_matrix;
-  CHECK(any_matrix(packed::pack_quantized_matrix(some(8 * 32), 8, 64, 4, by_row.view(), 64)).description() ==
+  CHECK(any_matrix(packed::pack_quantized_matrix(some(256), 8, 64, 4, by_row.view(), 64)).description() ==
         "int4");
-  CHECK(any_matrix(packed::mlx_matrix(some(8 * 24), 8, 64, 3, by_group.view(), by_group.view(), 32))
+  CHECK(any_matrix(packed::mlx_matrix(some(192), 8, 64, 3, by_group.view(), by_group.view(), 32))
             .description() == "MLX affine, 3 bits, groups of 32");
-  CHECK(any_matrix(packed::awq_matrix(some(64 * 4), some(2 * 4), by_input.view(), 8, 64, 32)).description() ==
+  CHECK(any_matrix(packed::awq_matrix(some(256), some(8), by_input.view(), 8, 64, 32)).description() ==
         "AWQ int4, groups of 32");
-  CHECK(any_matrix(packed::gptq_matrix(some(64 * 4), some(2 * 4), by_input.view(), {}, 8, 64, 4, 32, true))
+  CHECK(any_matrix(packed::gptq_matrix(some(256), some(8), by_input.view(), {}, 8, 64, 4, 32, true))
             .description() == "GPTQ int4, groups of 32");
   CHECK(any_matrix(packed::nf4_matrix(some(64), 2, 64, some(64), packed::block_maxima(some(8)), 64))
             .description() == "bitsandbytes 4 bits, blocks of 64");

@@ -80,10 +80,16 @@ TEST_CASE("a checkpoint that is all there") {
   m.write();
   check_covers(m.path(), 0, "2 of 2 layers, 8 of 8 rows");
   const auto document = run_json({m.path(), "--require-angle", "1.6"});
-  const json expected{{"layers", 2},           {"layers_looked_at", 2},
-                      {"layers_certified", 2}, {"rows", 8},
-                      {"rows_looked_at", 8},   {"rows_certified", 8},
-                      {"complete", true},      {"summary", "2 of 2 layers, 8 of 8 rows were looked at"}};
+  const json expected{{"layers", 2},
+                      {"layers_looked_at", 2},
+                      {"layers_certified", 2},
+                      {"rows", 8},
+                      {"rows_looked_at", 8},
+                      {"rows_certified", 8},
+                      {"layers_not_asked_for", 0},
+                      {"rows_not_asked_for", 0},
+                      {"complete", true},
+                      {"summary", "2 of 2 layers, 8 of 8 rows were looked at"}};
   CHECK(document["coverage"] == expected);
   CHECK(document["unmatched"].empty());
   const auto& layer = document["layers"][1];
@@ -120,7 +126,10 @@ TEST_CASE("a layer that cannot be read is counted, and fails what asks for all")
   }
   SUBCASE("names that no family has") {
     m.builder.add<bf16>(layer_prefix(1) + "moe.router.gate.weight", {N, D}, random_layer(1, N, F, D).router);
-    m.builder.add<bf16>(layer_prefix(1) + "moe.experts.w1", {N, F, D}, random_layer(1, N, F, D).gates);
+    for (const char* unclear : {"a", "b"}) {
+      m.builder.add<bf16>(layer_prefix(1) + "moe.experts." + unclear, {N, F, D},
+                          random_layer(1, N, F, D).gates);
+    }
   }
   SUBCASE("experts alone") {
     for (index_t e = 0; e < N; ++e) {
@@ -163,8 +172,7 @@ TEST_CASE("reasons are true: what is packed, what has another name, what is not 
                  "AWQ or GPTQ"));
   CHECK(contains(reason("mlp.gate.weight", "mlp.switch_mlp.gate_proj.weight", dtype::u32, {N, F, 2}), "MLX"));
   const auto other = reason("mlp.gate.weight", "mlp.experts.0.wi.weight", dtype::bf16, {F, D});
-  CHECK(contains(other, here));
-  CHECK(contains(other, "no known family has these two names"));
+  CHECK(contains(other, "3 of its 4 experts are not here, the first is 'model.layers.1.mlp.experts.1.wi"));
   CHECK_FALSE(contains(other, "no router goes with them"));
   CHECK(contains(reason("", "mlp.experts.0.wi.weight", dtype::bf16, {F, D}), "no router goes with them"));
 }
@@ -187,11 +195,12 @@ TEST_CASE("layers that differ in their numbers alone are one line") {
   model_folder m({0});
   for (int i = 1; i < 30; ++i) {
     m.builder.add<bf16>(layer_prefix(i) + "mlp.router.gate.weight", {N, D}, random_layer(1, N, F, D).router);
-    m.builder.add<bf16>(layer_prefix(i) + "mlp.experts.w1", {N, F, D}, random_layer(1, N, F, D).gates);
+    m.builder.add<bf16>(layer_prefix(i) + "mlp.experts.a", {N, F, D}, random_layer(1, N, F, D).gates);
+    m.builder.add<bf16>(layer_prefix(i) + "mlp.experts.b", {N, F, D}, random_layer(1, N, F, D).gates);
   }
   m.write();
   const auto entry = only_unmatched({m.path()});
-  CHECK(entry["name"] == "model.layers.*.mlp.experts.w1 (29 tensors)");
+  CHECK(entry["name"] == "model.layers.*.mlp.router.gate.weight");
   CHECK(entry["layers"] == 29);
   CHECK(entry["rows"] == 116);
   check_covers(m.path(), 1, "1 of 30 layers, 4 of 120 rows", {"29 layers (116 rows) were not looked at"});
@@ -397,8 +406,9 @@ TEST_CASE("a router that is stored [D, N]") {
   const std::string path = folder / "m.safetensors";
   builder.write(path);
   check_refused(
-      {path},
+      {path, "--router-layout", "nd"},
       "the router has shape [10, 4] and there are 4 experts: it seems stored [D, N] (--router-layout dn)");
+  CHECK(numbers_of(run_json({path})) == numbers_of(run_json({folder / "original.safetensors"})));
   const auto document = run_json({path, "--router-layout", "dn"});
   CHECK(numbers_of(document) == numbers_of(run_json({folder / "original.safetensors"})));
   CHECK(document["layers"][0]["router_layout"] == "dn");
@@ -416,13 +426,13 @@ TEST_CASE("a router that is stored [D, N]") {
 TEST_CASE("a router of three axes beside experts with tensors of their own") {
   model_folder m({});
   const auto layer = random_layer(9, N, F, D);
-  m.builder.add<bf16>("x.mlp.gate.weight", {1, N, D}, layer.router);
+  m.builder.add<bf16>("x.mlp.gate.weight", {2, N / 2, D}, layer.router);
   for (index_t e = 0; e < N; ++e) {
     m.builder.add<bf16>("x.mlp.experts." + std::to_string(e) + ".gate_proj.weight", {F, D},
                         std::vector<float>(F * D, 1));
   }
   m.write();
-  check_refused({m.path()}, "x.mlp.gate.weight: the router has shape [1, 4, 10], not [N, D]");
+  check_refused({m.path()}, "x.mlp.gate.weight: the router has shape [2, 2, 10], not [N, D]");
 }
 
 TEST_CASE("experts of different widths, each on its own") {
@@ -609,4 +619,128 @@ TEST_CASE("cosines without a certificate are marked and enter no mean; odd exper
   const auto page = read_bytes(folder / "page/index.html");
   CHECK(contains(page, "<tr><td>0<td>3<td>0.333<td>1.0000<td>1.0000<td>"));
   CHECK(page.find("?<td>", page.find("<tr><td>1<td>")) < page.find("<tr><td>2<td>"));
+}
+
+TEST_CASE("--list says what is there and computes nothing") {
+  model_folder m({0, 3});
+  m.write();
+  const auto listed = run({m.path(), "--list"});
+  CHECK(listed.status == 0);
+  CHECK(contains(listed.out, "model.layers.3.mlp: 4 experts, F = 6, D = 10"));
+  CHECK(last_line(listed.out) == "2 layers, 8 rows would be looked at");
+  CHECK_FALSE(contains(listed.out, "cosine"));
+  const auto document = run_json({m.path(), "--list"});
+  REQUIRE(document["layers"].size() == 2);
+  CHECK(document["layers"][1]["part"] == "gate");
+  CHECK(document["layers"][1]["latent"].is_null());
+  CHECK(document["layers"][1]["selects_by_table"] == false);
+  CHECK(document["layers"][1]["experts"].empty());
+}
+
+TEST_CASE("--layers and --sample: a part, that is counted as one, with the numbers of the whole") {
+  model_folder m({0, 1, 2, 7});
+  m.write();
+  const auto whole = numbers_of(run_json({m.path()}));
+  check_covers(m.path(), 0, "2 of 4 layers, 8 of 16 rows", {"; 2 layers (8 rows in all) not asked for"},
+               {"--layers", "1-2"});
+  const auto some = numbers_of(run_json({m.path(), "--layers", "7,1"}));
+  REQUIRE(some.size() == 2);
+  CHECK(some[0] == whole[1]);
+  CHECK(some[1] == whole[3]);
+
+  check_covers(m.path(), 0, "4 of 4 layers, 8 of 16 rows", {"; 8 rows not asked for"}, {"--sample", "2"});
+  const auto sampled = run_json({m.path(), "--sample", "2"});
+  const auto& experts = sampled["layers"][0]["experts"];
+  REQUIRE(experts.size() == 2);
+  CHECK(experts[0]["expert"] == 1);
+  CHECK(experts[1]["expert"] == 3);
+  CHECK(experts[1] == run_json({m.path()})["layers"][0]["experts"][3]);
+  CHECK(sampled["coverage"]["complete"] == true);
+  CHECK(sampled["coverage"]["rows_not_asked_for"] == 8);
+  CHECK(numbers_of(run_json({m.path(), "--sample", "100"})) == whole);
+  CHECK(numbers_of(run_json({m.path(), "--threads", "1"})) == whole);
+
+  check_refused({m.path(), "--layers", "5"}, "no layer has a number of --layers 5");
+  for (const char* list : {"", "x", "3-1", "1,,2", "-1"}) {
+    CAPTURE(list);
+    check_refused({m.path(), std::string("--layers=") + list}, "--layers");
+  }
+  check_refused({m.path(), "--sample", "0"}, "--sample must be at least 1");
+  check_refused({m.path(), "--threads", "-1"}, "--threads");
+}
+
+TEST_CASE("experts that see a latent, that have no gate, or that a table of tokens chooses") {
+  const auto original = random_layer(70, N, F, D);
+  const auto numbers = [](const model_folder& m) { return numbers_of(run_json({m.path()})); };
+  {
+    // A P of gates [F, L] and P [L, D], against a model that has the products themselves.
+    constexpr index_t L = 4;
+    const auto narrow = random_layer(71, N, F, L);
+    const auto p = random_layer(72, 1, L, D).gates;
+    model_folder latent({});
+    model_folder product({});
+    for (auto* m : {&latent, &product}) {
+      m->builder.add<bf16>("x.0.mlp.gate.weight", {N, D}, original.router);
+    }
+    latent.builder.add<bf16>("x.0.mlp.fc1_latent_proj.weight", {L, D}, p);
+    for (index_t e = 0; e < N; ++e) {
+      std::vector<double> whole(static_cast<std::size_t>(F * D));
+      std::vector<float> own;
+      for (index_t f = 0; f < F; ++f) {
+        for (index_t l = 0; l < L; ++l) {
+          own.push_back(narrow.gate(e, f, l));
+          for (index_t d = 0; d < D; ++d) {
+            whole[static_cast<std::size_t>(f * D + d)] +=
+                static_cast<double>(own.back()) * static_cast<double>(p[static_cast<std::size_t>(l * D + d)]);
+          }
+        }
+      }
+      const auto name = "x.0.mlp.experts." + std::to_string(e) + ".gate_proj.weight";
+      latent.builder.add<bf16>(name, {F, L}, own);
+      std::vector<std::byte> bytes(whole.size() * sizeof(double));
+      std::memcpy(bytes.data(), whole.data(), bytes.size());
+      product.builder.add_bytes(name, dtype::f64, {F, D}, bytes);
+    }
+    latent.write();
+    product.write();
+    const auto a = run_json({latent.path()});
+    const auto b = run_json({product.path()});
+    CHECK(a["layers"][0]["latent"] == "x.0.mlp.fc1_latent_proj.weight");
+    CHECK(contains(run({latent.path()}).out, "experts see P x of 4 dimensions"));
+    for (std::size_t e = 0; e < N; ++e) {
+      const double of_latent = a["layers"][0]["experts"][e]["sigma1"];
+      CHECK(of_latent ==
+            doctest::Approx(b["layers"][0]["experts"][e]["sigma1"].get<double>()).epsilon(1e-12));
+      CHECK(a["layers"][0]["experts"][e]["steps"] == b["layers"][0]["experts"][e]["steps"]);
+    }
+  }
+  {
+    model_folder gate({});
+    model_folder up({});
+    for (const auto& [m, name] : {std::pair{&gate, "gate_proj"}, {&up, "up_proj"}}) {
+      m->builder.add<bf16>("x.0.mixer.gate.weight", {N, D}, original.router);
+      for (index_t e = 0; e < N; ++e) {
+        const auto begin = original.gates.begin() + e * F * D;
+        m->builder.add<bf16>("x.0.mixer.experts." + std::to_string(e) + "." + name + ".weight", {F, D},
+                             {begin, begin + F * D});
+      }
+      m->write();
+    }
+    CHECK(numbers(up) == numbers(gate));
+    CHECK(run_json({up.path()})["layers"][0]["part"] == "up");
+    CHECK(contains(run({up.path()}).out, "no gates: the up projections take their place"));
+  }
+  {
+    model_folder m({});
+    m.builder.add<bf16>("layers.0.ffn.gate.weight", {N, D}, original.router);
+    m.builder.add_raw("layers.0.ffn.gate.tid2eid", dtype::i64, {8, 2});
+    for (index_t e = 0; e < N; ++e) {
+      const auto begin = original.gates.begin() + e * F * D;
+      m.builder.add<bf16>("layers.0.ffn.experts." + std::to_string(e) + ".w1.weight", {F, D},
+                          {begin, begin + F * D});
+    }
+    m.write();
+    CHECK(run_json({m.path()})["layers"][0]["selects_by_table"] == true);
+    CHECK(contains(run({m.path()}).out, "selection not by rows"));
+  }
 }

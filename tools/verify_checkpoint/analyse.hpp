@@ -2,6 +2,7 @@
 #pragma once
 
 #include "results.hpp"
+#include "selection.hpp"
 
 #include <algorithm>
 #include <functional>
@@ -34,9 +35,10 @@ struct analysis_options {
 [[nodiscard]] expert_result analyse_expert(const moe_layer& layer, index_t expert,
                                            const analysis_options& options);
 
-/// All experts of all layers, spread over threads; the results do not depend on their number. `progress(done,
-/// all)` is called from one thread.
+/// The experts of these layers, all or a sample of each, spread over threads; the results do not depend on
+/// their number. `progress(done, all)` is called from one thread.
 [[nodiscard]] std::vector<layer_result> analyse(const std::vector<const moe_layer*>& layers,
+                                                std::optional<index_t> sample,
                                                 const analysis_options& options,
                                                 const std::function<void(index_t, index_t)>& progress);
 

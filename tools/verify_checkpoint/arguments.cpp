@@ -78,12 +78,22 @@ std::string footer() {
   return fmt::format(R"({}
 Known families (… is any prefix, E the number of an expert):
 {}
-A layout is never guessed: it is taken if the shapes leave no other (those of D = 2F and F = D do), if the config.json beside
-  the checkpoint names an architecture that has but one, if torch's Linear leaves no choice (a "….weight" of one expert
-  is [F, D]), or if --layout says so. What was taken, and why, stands with each layer.
+Other names are read where what they look like and the shapes leave no doubt: a matrix [N, D] beside the matrices of N
+  experts; the table then says "no known family". What stays in doubt is named, for --router, --gate and --layout.
+
+A layout is never guessed: it is taken if the shapes leave no other (those of D = 2F and F = D do), if the weights are
+  packed in groups along D, if the config.json beside the checkpoint names an architecture that has but one, if torch's
+  Linear leaves no choice (a "….weight" of one expert is [F, D]), or if --layout says so. What was taken, and why, stands
+  with each layer.
+
+Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all of GGUF but its codebook types) are
+  decoded to float, rounded once as the formats' own decoders do; what is certified is certified of those numbers.
+
+Where experts see a latent P x, A P is measured; where they have no gate, the up projection takes its place ("part").
 
 Coverage: "n of m layers, r of s rows" counts all routers and experts that the files hold, and those that the names of
-  shards (…-00002-of-00003), the index or the config.json beside promise. What is not looked at, or not there, is named.
+  shards (…-00002-of-00003), the index or the config.json beside promise. What is not looked at, or not there, is named,
+  and so is what --layers and --sample leave out, which --require-angle then does not ask for.
 
 JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "layers": […], "unmatched": […]}}. "coverage" has
   "layers", "layers_looked_at", "layers_certified", the same of "rows", "complete" and "summary", a sentence; certified
@@ -91,10 +101,10 @@ JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "laye
   and experts share), "family", "router", "gate" (names of tensors), "router_dtype", "dtype", "router_layout",
   "layout", "layout_known_by", "router_rows", "num_experts", "ffn_dim" (null where experts differ, who then have one
   each), "hidden_dim" and "experts". What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
-  set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2",
+  set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2", "sigma2_from",
   "cosine_stored", "cosine_step", "lambda_stored", "lambda_step", "rayleigh", "residual", "angle_bound", "certificate"
   (rigorous, probabilistic, heuristic, none), "steps" and "status" (ok, zero_row, zero_image, non_finite). Angles are in
-  radians. What is not known is null: steps beyond --max-steps, sigma2 with --no-svd, the numbers of degenerate rows.
+  radians. What is not known is null: steps beyond --max-steps, sigma2 without an SVD ("sigma2_from" says what it is from), the numbers of degenerate rows.
   lambda is relative to sigma1.
 
 Exit status: 0 done; 1 done, but with --require-angle a row could not be certified, or something was not looked at or is
@@ -112,9 +122,10 @@ Examples:
 }
 
 void add_output_options(CLI::App& app, arguments& a) {
-  app.add_option("checkpoint", a.inputs,
-                 "A .safetensors file, a folder of shards, or an index file; without one, the models in "
-                 "examples/data")
+  app.add_option(
+         "checkpoint", a.inputs,
+         "A .safetensors or .gguf file, a folder of shards, or an index file; without one, the models in "
+         "examples/data")
       ->type_name("PATH");
   app.add_option("--json", a.json,
                  "Write all numbers as JSON; - writes them to the standard output instead of the table")
@@ -138,10 +149,24 @@ void add_analysis_options(CLI::App& app, arguments& a) {
       "In radians: exit with 1 unless every row of every layer that the files hold or promise is certified, "
       "rigorously or but for a probability of 1e-6, to be no farther than this from the principal "
       "direction");
-  app.add_flag("--no-svd", a.no_svd,
-               "Certificates alone, for experts too large to decompose: all is measured against a direction "
-               "found by power "
-               "iteration, which is certified to be as near as angle_bound says; steps are an upper bound");
+  auto* svd =
+      app.add_flag("--svd", a.svd,
+                   "Decompose every expert. Without it those with min(F, D) of at most 512 are: a larger "
+                   "one takes long");
+  app.add_flag(
+         "--no-svd", a.no_svd,
+         "Decompose none. What is not decomposed is measured against a direction found by power "
+         "iteration, which is certified to be as near as angle_bound says; its steps are an upper bound")
+      ->excludes(svd);
+  app.add_flag(
+      "--list", a.list,
+      "Say what the checkpoint holds and how it would be read, and compute nothing; with --json - as JSON");
+  app.add_option("--layers", a.layers, "Look at the layers of these numbers alone: 3,17-20")
+      ->type_name("LIST");
+  app.add_option("--sample", a.sample, "Look at this many experts of each layer alone, evenly spread")
+      ->type_name("N");
+  app.add_option("--threads", a.threads, "Threads to use; without it as many as the machine has")
+      ->type_name("N");
   app.add_flag("--worst-first", a.worst_first, "Sort the experts of a layer by their cosine after one step");
   auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
   app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
@@ -204,6 +229,10 @@ void check(const arguments& a) {
   for (const auto& length : {a.radius, a.c_prime}) {
     require(!length || (std::isfinite(*length) && *length > 0), "--radius and --c-prime must be positive");
   }
+  require(a.layers.empty() || numbers_of_list(a.layers).has_value(),
+          fmt::format("--layers takes numbers, 3,17-20, not '{}'", a.layers));
+  require(!a.sample || *a.sample >= 1, "--sample must be at least 1");
+  require(a.threads >= 0 && a.threads <= 4096, "--threads must lie between 1 and 4096");
   require(a.router.empty() == a.gate.empty(), "--router and --gate go together");
   require(a.layout.empty() || mpi_router::gate_layout_from_string(a.layout).has_value(),
           fmt::format("there is no layout '{}'; --help lists them", a.layout));
@@ -211,6 +240,10 @@ void check(const arguments& a) {
           "{layer} must stand in both --router and --gate, or in neither");
   require(a.router.find("{expert}") == std::string::npos,
           "{expert} belongs into --gate: a router has all experts' rows");
+}
+
+selection selected(const arguments& a) {
+  return {a.layers.empty() ? std::vector<index_t>() : *numbers_of_list(a.layers), a.sample};
 }
 
 mpi_router::moe_search naming(const arguments& a) {

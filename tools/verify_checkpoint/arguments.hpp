@@ -2,6 +2,7 @@
 #pragma once
 
 #include "recondition.hpp"
+#include "selection.hpp"
 
 #include <mpi_router/io/moe/search.hpp>
 
@@ -39,6 +40,11 @@ struct arguments {
   index_t max_steps = 10000;
   std::optional<double> require_angle;
   bool no_svd = false;
+  bool svd = false;
+  bool list = false;
+  std::string layers;  ///< "3,17-20"
+  std::optional<index_t> sample;
+  int threads = 0;  ///< 0: as many as there are
   bool worst_first = false;
   bool experts = false;
   bool summary = false;
@@ -57,6 +63,9 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a);
 
 /// Throws input_error for what no option can mean.
 void check(const arguments& a);
+
+/// The layers and experts to look at.
+[[nodiscard]] selection selected(const arguments& a);
 
 /// The tensors to look for.
 [[nodiscard]] mpi_router::moe_search naming(const arguments& a);

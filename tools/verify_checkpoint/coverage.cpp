@@ -16,6 +16,11 @@ std::string counted(index_t count, const char* what) {
 /// What the answer leaves out, each part after a semicolon.
 std::string describe_gaps(const coverage& c) {
   std::string out;
+  if (c.rows_skipped > 0) {
+    out += c.layers_skipped > 0 ? fmt::format("; {} (", counted(c.layers_skipped, "layer")) : "; ";
+    out += fmt::format("{}{} not asked for", counted(c.rows_skipped, "row"),
+                       c.layers_skipped > 0 ? " in all)" : "");
+  }
   if (c.layers_unseen > 0 || c.rows_unseen > 0) {
     out += c.layers_unseen > 0
                ? fmt::format("; {} ({})", counted(c.layers_unseen, "layer"), counted(c.rows_unseen, "row"))
@@ -31,12 +36,14 @@ std::string describe_gaps(const coverage& c) {
 
 void add_layer(const layer_result& result, double angle, coverage& out) {
   const auto rows = static_cast<index_t>(result.experts.size());
+  const index_t skipped = result.layer->num_experts - rows;
   const auto certified = static_cast<index_t>(
       std::ranges::count_if(result.experts, [&](const auto& e) { return is_certified(e, angle); }));
   ++out.layers;
   ++out.layers_seen;
   out.layers_certified += certified == rows ? 1 : 0;
-  out.rows += rows;
+  out.rows += rows + skipped;
+  out.rows_skipped += skipped;
   out.rows_seen += rows;
   out.rows_certified += certified;
 }
@@ -58,8 +65,8 @@ void add_other(const omission& other, coverage& out) {
 }  // namespace
 
 bool coverage::is_complete() const {
-  return layers_seen == layers && rows_seen == rows && layers_unseen == 0 && rows_unseen == 0 &&
-         missing.empty();
+  return layers_seen + layers_skipped == layers && rows_seen + rows_skipped == rows && layers_unseen == 0 &&
+         rows_unseen == 0 && missing.empty();
 }
 
 coverage coverage_of(const std::vector<checkpoint_result>& checkpoints, std::optional<double> angle) {
@@ -70,6 +77,12 @@ coverage coverage_of(const std::vector<checkpoint_result>& checkpoints, std::opt
     }
     for (const auto& other : c.found->omissions) {
       add_other(other, out);
+    }
+    for (const auto* layer : c.skipped) {
+      ++out.layers;
+      ++out.layers_skipped;
+      out.rows += layer->num_experts;
+      out.rows_skipped += layer->num_experts;
     }
   }
   return out;

@@ -19,9 +19,11 @@ struct coverage {
   index_t rows_certified = 0;
   index_t layers_unseen = 0;  ///< whole layers that the files hold and that were not looked at
   index_t rows_unseen = 0;
+  index_t layers_skipped = 0;        ///< whole layers that --layers leaves out
+  index_t rows_skipped = 0;          ///< rows that --layers and --sample leave out
   std::vector<std::string> missing;  ///< "NAME: REASON" of all that is promised and not here
 
-  /// Whether nothing is left out.
+  /// Whether nothing is left out but what was not asked for.
   [[nodiscard]] bool is_complete() const;
 };
 

@@ -3,6 +3,7 @@
 #include "arguments.hpp"
 #include "coverage.hpp"
 #include "outputs.hpp"
+#include "parallel.hpp"
 #include "progress.hpp"
 #include "recondition.hpp"
 #include "records.hpp"
@@ -81,46 +82,61 @@ struct opened {
   std::vector<std::string> paths;
   std::deque<mpi_router::checkpoint> models;
   std::deque<moe_layers> found;
+  std::vector<chosen_layers> chosen;  ///< of each
   index_t num_experts = 0;
 
   [[nodiscard]] std::vector<const moe_layer*> layers() const {
     std::vector<const moe_layer*> all;
-    for (const auto& some : found) {
-      for (const auto& layer : some) {
-        all.push_back(&layer);
-      }
+    for (const auto& some : chosen) {
+      all.insert(all.end(), some.asked.begin(), some.asked.end());
     }
     return all;
   }
 };
 
 opened open_inputs(const arguments& a) {
-  opened inputs{a.inputs, {}, {}, 0};
+  opened inputs{a.inputs, {}, {}, {}, 0};
   if (inputs.paths.empty()) {
     for (const char* name : {"tiny-vanilla.safetensors", "tiny-mpi.safetensors"}) {
       inputs.paths.push_back((own_models() / name).string());
     }
   }
   for (const auto& path : inputs.paths) {
-    for (const auto& layer : inputs.found.emplace_back(find_some(inputs.models.emplace_back(path), a))) {
-      inputs.num_experts += layer.num_experts;
+    const auto& found = inputs.found.emplace_back(find_some(inputs.models.emplace_back(path), a));
+    for (const auto* layer : inputs.chosen.emplace_back(choose(found, selected(a))).asked) {
+      inputs.num_experts += layer->num_experts;
     }
   }
+  require(!inputs.layers().empty(), fmt::format("no layer has a number of --layers {}", a.layers));
   return inputs;
 }
 
 /// Analyses all layers, and sorts the results by checkpoint.
-std::vector<checkpoint_result> analyse_all(const opened& inputs, const analysis_options& options) {
+std::vector<checkpoint_result> analyse_all(const opened& inputs, std::optional<index_t> sample,
+                                           const analysis_options& options) {
   progress_bar bar("verifying");
-  auto results = analyse(inputs.layers(), options, [&bar](index_t done, index_t all) { bar(done, all); });
+  auto results =
+      analyse(inputs.layers(), sample, options, [&bar](index_t done, index_t all) { bar(done, all); });
   std::vector<checkpoint_result> checkpoints;
   auto next = std::make_move_iterator(results.begin());
   for (std::size_t i = 0; i < inputs.paths.size(); ++i) {
-    const auto end = next + static_cast<std::ptrdiff_t>(inputs.found[i].size());
-    checkpoints.push_back({inputs.paths[i], &inputs.found[i], {next, end}});
+    const auto end = next + static_cast<std::ptrdiff_t>(inputs.chosen[i].asked.size());
+    checkpoints.push_back({inputs.paths[i], &inputs.found[i], {next, end}, inputs.chosen[i].skipped});
     next = end;
   }
   return checkpoints;
+}
+
+/// Whether all that is said of directions is from an SVD.
+bool all_decomposed(const std::vector<checkpoint_result>& checkpoints) {
+  for (const auto& c : checkpoints) {
+    for (const auto& layer : c.layers) {
+      if (std::ranges::any_of(layer.experts, [](const auto& e) { return e.sigma_2_from == "none"; })) {
+        return false;
+      }
+    }
+  }
+  return true;
 }
 
 /// The exit status, and on the standard error what it rests on.
@@ -138,6 +154,23 @@ int verdict(const arguments& a, const coverage& covered) {
   return covered.is_complete() && covered.rows_certified == covered.rows ? 0 : 1;
 }
 
+/// What is there and how it would be read; no weight is touched.
+int run_list(const arguments& a) {
+  const auto inputs = open_inputs(a);
+  std::vector<checkpoint_result> checkpoints;
+  for (std::size_t i = 0; i < inputs.paths.size(); ++i) {
+    auto& c = checkpoints.emplace_back(
+        checkpoint_result{inputs.paths[i], &inputs.found[i], {}, inputs.chosen[i].skipped});
+    for (const auto* layer : inputs.chosen[i].asked) {
+      c.layers.push_back({layer, {}});
+    }
+  }
+  fmt::print("{}", a.json == "-" ? to_json(checkpoints, {}, coverage_of(checkpoints))
+                                 : format_list(checkpoints, wants_colour(a.colour)));
+  flush_output();
+  return 0;
+}
+
 int run_verify(const arguments& a) {
   const auto inputs = open_inputs(a);
   require(a.trace != "-", "--trace needs a file");
@@ -145,9 +178,11 @@ int run_verify(const arguments& a) {
 
   const analysis_options options{.tolerance = a.tolerance,
                                  .max_steps = a.max_steps,
-                                 .spectrum = a.no_svd ? spectrum_choice::never : spectrum_choice::automatic,
+                                 .spectrum = a.no_svd ? spectrum_choice::never
+                                             : a.svd  ? spectrum_choice::always
+                                                      : spectrum_choice::automatic,
                                  .trace = !a.trace.empty()};
-  const auto checkpoints = analyse_all(inputs, options);
+  const auto checkpoints = analyse_all(inputs, a.sample, options);
   const auto covered = coverage_of(checkpoints, a.require_angle);
   std::string problem;
   if (files.page) {
@@ -168,7 +203,7 @@ int run_verify(const arguments& a) {
                                           .colour = wants_colour(a.colour),
                                           .tolerance = a.tolerance,
                                           .max_steps = a.max_steps,
-                                          .exact = options.spectrum != spectrum_choice::never}));
+                                          .exact = all_decomposed(checkpoints)}));
   }
   flush_output();
   files.commit();
@@ -228,7 +263,8 @@ int run(int argc, char** argv) {
   }
   check(a);
   require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
-  return *rewrite ? run_recondition(a) : run_verify(a);
+  use_threads(a.threads);
+  return *rewrite ? run_recondition(a) : a.list ? run_list(a) : run_verify(a);
 }
 
 }  // namespace

@@ -12,6 +12,15 @@
 
 namespace verify {
 
+/// How many threads the loops below use; 0 for as many as the machine has.
+inline void use_threads([[maybe_unused]] int count) {
+#ifdef _OPENMP
+  if (count > 0) {
+    omp_set_num_threads(count);
+  }
+#endif
+}
+
 /// Calls task(i) for every i in [0, count), and progress(done, count) from the calling thread alone. What a
 /// task throws is thrown here, and tasks that have not begun by then are left out.
 template <class Task, class Progress>

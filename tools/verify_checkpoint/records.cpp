@@ -78,6 +78,8 @@ json coverage_record(const coverage& c) {
           {"rows", c.rows},
           {"rows_looked_at", c.rows_seen},
           {"rows_certified", c.rows_certified},
+          {"layers_not_asked_for", c.layers_skipped},
+          {"rows_not_asked_for", c.rows_skipped},
           {"complete", c.is_complete()},
           {"summary", describe_seen(c)}};
 }

@@ -222,7 +222,7 @@ cosines enter no mean.
       report_style, MPIROUTER_VERSION_MAJOR, MPIROUTER_VERSION_MINOR, MPIROUTER_VERSION_PATCH,
       escaped(options.command),
       options.analysis.spectrum != spectrum_choice::never ? "that direction, by an SVD"
-                             : "the direction that was found by power iteration",
+                                                          : "the direction that was found by power iteration",
       options.analysis.tolerance, sections, report_script, escaped(describe_seen(coverage_of(checkpoints)))));
   return problem;
 }

@@ -57,11 +57,13 @@ struct layer_result {
   std::vector<expert_result> experts;
 };
 
-/// A checkpoint with what was found in it; `layers` are the results of found->layers, in their order.
+/// A checkpoint with what was found in it; `layers` are the results of the layers that were asked for, in
+/// their order.
 struct checkpoint_result {
   std::string path;
   const moe_layers* found = nullptr;
   std::vector<layer_result> layers;
+  std::vector<const moe_layer*> skipped;  ///< those that --layers leaves out
 };
 
 /// Whether the cosines of an expert mean something: without a certificate there may be no one direction to

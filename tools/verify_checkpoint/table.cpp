@@ -164,4 +164,21 @@ std::string format_table(const std::vector<checkpoint_result>& checkpoints, cons
                      printable(describe_seen(coverage_of(checkpoints)), 4096));
 }
 
+std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool colour) {
+  const painter paint{colour};
+  std::string out;
+  index_t layers = 0;
+  index_t rows = 0;
+  for (const auto& c : checkpoints) {
+    out += fmt::format("{}\n", paint.bold(printable(c.path, 4096)));
+    for (const auto& result : c.layers) {
+      out += describe_layer(*result.layer, paint) + "\n";
+      ++layers;
+      rows += result.layer->num_experts;
+    }
+    out += format_unmatched(c.found->omissions, colour);
+  }
+  return out + fmt::format("{} layer{}, {} rows would be looked at\n", layers, layers == 1 ? "" : "s", rows);
+}
+
 }  // namespace verify

@@ -24,4 +24,7 @@ struct table_options {
 /// One line: "name: reason", for each thing that could not be used.
 [[nodiscard]] std::string format_unmatched(const std::vector<omission>& omissions, bool colour);
 
+/// What a checkpoint holds and how it would be read.
+[[nodiscard]] std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool colour);
+
 }  // namespace verify

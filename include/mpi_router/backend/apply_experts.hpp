@@ -41,13 +41,6 @@ inline constexpr index_t many_experts = 64;
   return first < s.ffn_dim ? first : s.ffn_dim;
 }
 
-/// image = partial.
-template <Accumulator S>
-void copy_to(const vector_view<S>& image, const vector_view<S>& partial) noexcept {
-  for (index_t d = 0; d < image.size(); ++d) {
-    image[d] = partial[d];
-  }
-}
 /// image += partial.
 template <Accumulator S>
 void add_to(const vector_view<S>& image, const vector_view<S>& partial) noexcept {
@@ -67,7 +60,7 @@ struct partial_sums {
   [[nodiscard]] S& energy(index_t slot) const { return data[slot * (dimension + 1) + dimension]; }
   /// Those of the slots [first, end), in order.
   void add_up(index_t first, index_t end, const vector_view<S>& to, S& energies) const {
-    copy_to(to, image(first));
+    copy_into<S>(image(first), to);
     energies = energy(first);
     for (index_t slot = first + 1; slot < end; ++slot) {
       add_to(to, image(slot));

@@ -85,6 +85,14 @@ void fill_zero(const vector_view<S>& u) noexcept {
   }
 }
 
+/// out = in, rounded where out is stored in fewer bits than S.
+template <Accumulator S, class T, class O>
+void copy_into(const vector_view<T>& in, const vector_view<O>& out) noexcept {
+  for (index_t i = 0; i < in.size(); ++i) {
+    out[i] = narrow<O>(widen<S>(in[i]));
+  }
+}
+
 /// Whether walking along a row touches memory in larger steps than walking down a column.
 template <class T>
 [[nodiscard]] bool stored_by_columns(const matrix_view<const T>& a) noexcept {

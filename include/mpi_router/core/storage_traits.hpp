@@ -92,8 +92,7 @@ struct bit_layout {
   const std::uint32_t sign = (bits & l.sign()) << (31 - l.exponent_bits - l.significand_bits);
   const std::uint32_t magnitude = bits & (l.sign() - 1);
   if (magnitude >= l.beyond()) {
-    const std::uint32_t payload = l.has_infinity ? (magnitude - l.beyond()) << l.cut() : 0x400000U;
-    return __builtin_bit_cast(float, sign | 0x7f800000U | payload);
+    return __builtin_bit_cast(float, sign | 0x7f800000U | magnitude << l.cut());  // all ones are NaN, too
   }
   if (magnitude >> l.significand_bits != 0) {
     return __builtin_bit_cast(float, sign | ((magnitude << l.cut()) + l.rebase()));
@@ -106,12 +105,17 @@ struct bit_layout {
 /// infinities. NaN stays NaN (made quiet).
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr std::uint32_t narrow_bits(float x, bit_layout l) noexcept {
   const auto bits = __builtin_bit_cast(std::uint32_t, x);
-  const std::uint32_t sign = bits >> (31 - l.exponent_bits - l.significand_bits) & l.sign();
   const std::uint32_t magnitude = bits & 0x7fffffffU;
-  if (magnitude > 0x7f800000U) {
+  const std::uint32_t half_less = (1U << (l.cut() - 1)) - 1U + ((bits >> l.cut()) & 1U);
+  const bool is_nan = magnitude > 0x7f800000U;
+  if (l.exponent_bits == 8) {
+    return is_nan ? bits >> l.cut() | l.quiet_nan() : (bits + half_less) >> l.cut();
+  }
+  const std::uint32_t sign = bits >> (31 - l.exponent_bits - l.significand_bits) & l.sign();
+  if (is_nan) {
     return sign | l.quiet_nan() | (magnitude & 0x7fffffU) >> l.cut();
   }
-  if (l.exponent_bits < 8 && magnitude < l.rebase() + 0x800000U) {  // subnormal: shift the significand down
+  if (magnitude < l.rebase() + 0x800000U) {  // subnormal: shift the significand down
     const std::uint32_t exponent = magnitude >> 23;
     const std::uint32_t shift = 151 - l.bias() - l.significand_bits - exponent;
     if (shift > 24) {  // below half of the smallest
@@ -122,9 +126,7 @@ struct bit_layout {
     const std::uint32_t odd = (significand >> shift) & 1U;
     return sign | ((significand + half - 1U + odd) >> shift);
   }
-  const std::uint32_t below_half = (1U << (l.cut() - 1)) - 1U;
-  const std::uint32_t rounded = magnitude + below_half + ((magnitude >> l.cut()) & 1U);
-  const std::uint32_t code = (rounded - l.rebase()) >> l.cut();
+  const std::uint32_t code = (magnitude + half_less - l.rebase()) >> l.cut();
   return sign | (code < l.beyond() ? code : l.beyond());
 }
 

@@ -54,7 +54,7 @@ struct forward_plan : forward_path {
 template <class T, class R, class O>
 void expect_forward(const char* name, const expert_batch_view<const T, device_space>& experts,
                     const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
-                    const step_by_products& report, const saved_step& saved, const workspace& scratch,
+                    const step_by_products& told, const saved_step& saved, const workspace& scratch,
                     std::size_t bytes) {
   expect_rows(name, "the router", experts, router);
   expect_rows(name, "the output", experts, rows);
@@ -64,9 +64,8 @@ void expect_forward(const char* name, const expert_batch_view<const T, device_sp
   const named_range output{"the output", core::addresses(rows)};
   const named_range input{"the router", core::addresses(router)};
   expect_apart(name, work, {output, input});
-  expect_told_apart(name, report, saved, rows.rows(), rows.cols(), {output, input, work});
-  expect_weights_apart(name, experts, {work, output},
-                       told_by_a_step(report, saved, rows.rows(), rows.cols()));
+  expect_told_apart(name, told, saved, rows.rows(), rows.cols(), {output, input, work});
+  expect_weights_apart(name, experts, {work, output}, told_by_a_step(told, saved, rows.rows(), rows.cols()));
 }
 
 MPIROUTER_CUDA_DETAIL_END
@@ -87,7 +86,7 @@ template <class T>
 ///
 /// experts [N, F, D] in any layout; router [N, D], the parameter, whose rows are r_i; rows [N, D], the
 /// result; both of any storage type, in device memory. rows may be the router itself (the stateful form), not
-/// overlap it otherwise, nor the weights, nor the workspace. `report` and `saved` are what the caller wants
+/// overlap it otherwise, nor the weights, nor the workspace. `told` and `saved` are what the caller wants
 /// to know besides; saved is of the last step.
 ///
 /// Reads the weights once a step where one axis of theirs has stride 1 (twice on the generic path: f64
@@ -103,7 +102,7 @@ template <class T>
 template <class T, class R, class O>
 void router_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
                  const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
-                 const step_by_products& report, const saved_step& saved, const workspace& scratch,
+                 const step_by_products& told, const saved_step& saved, const workspace& scratch,
                  const step_options& options) {
   static_assert(!std::is_const_v<O>, "router_rows: the output is const");
   using value = std::remove_const_t<T>;
@@ -114,7 +113,7 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
   detail::expect(options.steps >= 1, name, ": ", options.steps, " steps");
   const double radius = detail::expect_radius(name, options, weights.total_experts());
   const detail::forward_plan<value> plan(ctx, weights, options.steps, scratch.data);
-  detail::expect_forward(name, weights, router, rows, report, saved, scratch, plan.bytes);
+  detail::expect_forward(name, weights, router, rows, told, saved, scratch, plan.bytes);
   if (weights.num_experts() == 0) {
     return;
   }
@@ -131,7 +130,7 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
                                    options.degenerate,
                                    step == 0 ? nullptr : plan.statuses,
                                    plan.statuses,
-                                   last ? report : step_by_products{},
+                                   last ? told : step_by_products{},
                                    last ? saved : saved_step{}};
     plan.run(ctx, weights, args, ctx.inputs_at_rest && step == 0 && !in_place, true,
              [&](const auto& images) { detail::finish(ctx, weights.num_experts(), images, args); });
@@ -205,7 +204,7 @@ template <class T>
 template <class U, class R, class O>
 void retract_images(const context& ctx, const matrix_view<U, device_space>& images, const double* energies,
                     const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
-                    const step_by_products& report, const saved_step& saved, const step_options& options) {
+                    const step_by_products& told, const saved_step& saved, const step_options& options) {
   static_assert(!std::is_const_v<O>, "retract_images: the output is const");
   constexpr const char* name = "cuda::retract_images";
   detail::expect_context(name, ctx);
@@ -216,13 +215,13 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
                      rows.rows() == images.rows() && rows.cols() == images.cols(),
                  name, ": images [", images.rows(), ", ", images.cols(), "], the router is [", router.rows(),
                  ", ", router.cols(), "], the output [", rows.rows(), ", ", rows.cols(), "]");
-  detail::expect(energies != nullptr || (report.rayleigh == nullptr && report.cosine == nullptr &&
-                                         report.residual == nullptr && report.energy == nullptr),
+  detail::expect(energies != nullptr || (told.rayleigh == nullptr && told.cosine == nullptr &&
+                                         told.residual == nullptr && told.energy == nullptr),
                  name,
                  ": no energies, of which the Rayleigh quotient, the cosine, the residual and the energy are "
                  "made");
   const double radius = detail::expect_radius(name, options, images.rows());
-  detail::expect_told_apart(name, report, saved, rows.rows(), rows.cols(),
+  detail::expect_told_apart(name, told, saved, rows.rows(), rows.cols(),
                             {{"the images", core::addresses(images)},
                              {"the energies", detail::addresses_of(energies, images.rows())},
                              {"the router", core::addresses(router)},
@@ -235,7 +234,7 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
   detail::finish(ctx, images.rows(), detail::matrix_images{detail::any_matrix(images), energies},
                  detail::finish_args{detail::any_matrix(router), detail::any_matrix(rows), radius,
                                      static_cast<int>(images.cols()), options.degenerate, nullptr, nullptr,
-                                     report, saved});
+                                     told, saved});
 }
 
 MPIROUTER_CUDA_END

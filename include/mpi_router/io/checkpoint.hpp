@@ -296,8 +296,13 @@ class checkpoint {
   }
 
   void open_gguf(const std::filesystem::path& path) {
+    std::vector<gguf_file> series;
     for (const auto& part : gguf_parts(path)) {
-      detail::add_weights(gguf_.emplace_back(part), plain_, weights_);
+      series.emplace_back(part);
+    }
+    check_series(series);
+    for (auto& part : series) {
+      detail::add_weights(gguf_.emplace_back(std::move(part)), plain_, weights_);
     }
     std::ranges::sort(weights_, {}, &weight::name);
     const auto twice = std::ranges::adjacent_find(weights_, {}, &weight::name);

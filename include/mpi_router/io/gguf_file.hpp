@@ -12,9 +12,11 @@
 #include <mpi_router/io/packed/ggml_types.hpp>
 #include <mpi_router/io/stored_tensor.hpp>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <numeric>
+#include <tuple>
 
 MPIROUTER_BEGIN
 

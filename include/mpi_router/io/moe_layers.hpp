@@ -127,10 +127,31 @@ void sort_by_name(std::vector<Named>& all) {
   all = std::move(sorted);
 }
 
+/// One entry for all that differ in their numbers alone: a model of sixty layers says it once.
+inline void merge_alike(std::vector<omission>& omissions) {
+  std::map<std::string, std::size_t> first;
+  std::vector<omission> merged;
+  for (auto& entry : omissions) {
+    const auto key = core::concatenate(with_stars(entry.name), "\n", with_stars(entry.reason), "\n",
+                                       static_cast<int>(entry.kind));
+    const auto [it, fresh] = first.try_emplace(key, merged.size());
+    if (fresh) {
+      merged.push_back(std::move(entry));
+      continue;
+    }
+    auto& known = merged[it->second];
+    known.name = with_stars(known.name);
+    known.layers += entry.layers;
+    known.rows += entry.rows;
+  }
+  omissions = std::move(merged);
+}
+
 }  // namespace detail::moe
 
-/// The MoE layers of a checkpoint, by the names of known families or by the caller's patterns. A layout is
-/// never guessed: a layer is taken where the shapes, the architecture that the config.json beside names,
+/// The MoE layers of a checkpoint, by the caller's patterns, or else by the names of known families, by what
+/// names look like, and by shapes, in this order; `family` says which. A layout is never guessed: a layer is
+/// taken where the shapes, the groups of packed weights, the architecture that the config.json beside names,
 /// torch's Linear or the caller leave but one. `omissions` names all else that looks like a router or an
 /// expert and says why it is in no layer, and what is missing by the names of the shards, by the index and by
 /// the config.json. Reads headers and names, no weights. O(tensors · families).
@@ -147,6 +168,7 @@ void sort_by_name(std::vector<Named>& all) {
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);
   detail::moe::sort_by_name(found.result.omissions);
+  detail::moe::merge_alike(found.result.omissions);
   detail::moe::note_missing_files(model, found);
   if (config) {
     detail::moe::note_config(*config, found);

@@ -60,8 +60,7 @@ step_result<S> retract_image(const row_image<S>& image, std::type_identity_t<vec
                              std::type_identity_t<vector_view<const S>> u, vector_view<S> out,
                              std::type_identity_t<S> radius, degenerate_row policy = degenerate_row::keep) {
   detail::expect_radius("retract_image", radius);
-  detail::expect_same_size("retract_image", row, u);
-  detail::expect_same_size("retract_image", row, out);
+  detail::expect_same_size("retract_image", row, u, out);
   detail::expect_in_place_or_apart("retract_image", "the image", u, out);
   detail::expect_in_place_or_apart("retract_image", "the row", row, out);
   return detail::retract_image(image, row, u, out, radius, policy);

@@ -115,9 +115,7 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const sav
                     degenerate_row policy = degenerate_row::keep) {
   using S = scalar_of<Op>;
   detail::expect_radius("power_step_vjp", radius);
-  detail::expect_same_size("power_step_vjp", new_row, grad);
-  detail::expect_same_size("power_step_vjp", new_row, grad_row);
-  detail::expect_same_size("power_step_vjp", new_row, scratch);
+  detail::expect_same_size("power_step_vjp", new_row, grad, grad_row, scratch);
   detail::expect_apart("power_step_vjp", {"the scratch", detail::addresses(scratch)},
                        {{"the new row", detail::addresses(new_row)},
                         {"the gradient", detail::addresses(grad)},
@@ -145,11 +143,7 @@ void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> row, vector_view<c
                     degenerate_row policy = degenerate_row::keep) {
   using S = scalar_of<Op>;
   detail::expect_radius("power_step_vjp", radius);
-  detail::expect_same_size("power_step_vjp", row, new_row);
-  detail::expect_same_size("power_step_vjp", row, grad);
-  detail::expect_same_size("power_step_vjp", row, grad_row);
-  detail::expect_same_size("power_step_vjp", row, factors.row);
-  detail::expect_same_size("power_step_vjp", row, factors.dual_row);
+  detail::expect_same_size("power_step_vjp", row, new_row, grad, grad_row, factors.row, factors.dual_row);
   detail::expect_same_size("power_step_vjp", factors.projection, factors.dual_projection);
   detail::expect_factors_apart(factors, row, new_row, grad, grad_row);
   if (saved.value == S{0}) {

@@ -8,9 +8,10 @@
 MPIROUTER_BEGIN
 
 namespace detail {
-template <class V, class W>
-void expect_same_size(const char* what, const V& a, const W& b) {
-  expect(a.size() == b.size(), what, ": vectors of ", a.size(), " and ", b.size(), " elements");
+template <class V, class... W>
+void expect_same_size(const char* what, const V& a, const W&... others) {
+  (expect(a.size() == others.size(), what, ": vectors of ", a.size(), " and ", others.size(), " elements"),
+   ...);
 }
 /// Elementwise work may be done in place, but not on vectors that are shifted against each other.
 template <class V, class W>
@@ -54,8 +55,7 @@ status retract(std::type_identity_t<vector_view<const S>> x, vector_view<S> out,
 template <Accumulator S>
 status project_to_tangent(std::type_identity_t<vector_view<const S>> base,
                           std::type_identity_t<vector_view<const S>> v, vector_view<S> out) {
-  detail::expect_same_size("project_to_tangent", base, v);
-  detail::expect_same_size("project_to_tangent", base, out);
+  detail::expect_same_size("project_to_tangent", base, v, out);
   detail::expect_in_place_or_apart("project_to_tangent", "the base", base, out);
   detail::expect_in_place_or_apart("project_to_tangent", "the vector", v, out);
   const auto length = detail::norm<S>(base);

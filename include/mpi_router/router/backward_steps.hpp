@@ -39,8 +39,8 @@ class backward_steps {
   template <class R, class GR>
   [[nodiscard]] matrix_view<S> run(const matrix_view<R>& router, const matrix_view<GR>& grad_rows) {
     executor_(router.rows(), [&](index_t i) {
-      load_row<S>(router.row(i), first_rows_.row(i));
-      load_row<S>(grad_rows.row(i), incoming_.row(i));
+      copy_into<S>(router.row(i), first_rows_.row(i));
+      copy_into<S>(grad_rows.row(i), incoming_.row(i));
     });
     for (index_t step = options_.steps - 1; step >= 0; --step) {
       prepare(step);

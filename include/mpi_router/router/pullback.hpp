@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/backend/apply_experts.hpp>
+#include <mpi_router/backend/dense.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>
 #include <mpi_router/router/router_factors.hpp>
 
@@ -28,14 +29,13 @@ namespace detail {
 template <Accumulator S, class T, class Backend>
 void pull_back(const Backend& backend, const matrix_view<const T>& a, const rank2_factors<S>& factors,
                const vector_view<S>& image) {
-  const vector_view<const S> p(factors.row);
-  const vector_view<const S> q(factors.dual_row);
   if constexpr (PullbackBackend<Backend, T, S>) {
+    const vector_view<const S> p(factors.row);
+    const vector_view<const S> q(factors.dual_row);
     backend.pull_back(a, p, q, factors.projection, factors.dual_projection, image);
   } else {
-    backend.project(a, p, factors.projection);
-    backend.project(a, q, factors.dual_projection);
-    backend.lift(a, vector_view<const S>(factors.dual_projection), image);
+    const dense_operator<T, S, Backend> op(a, backend);
+    pull_back(op, factors, image);
   }
 }
 

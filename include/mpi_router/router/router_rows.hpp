@@ -56,7 +56,7 @@ void take_steps(const char* what, const Experts& experts, const matrix_view<R>& 
   const step_tape<S> tape(told.tape, shape, options.steps);
   const bool saves = told.tape.size() != 0;
 
-  executor(n, [&](index_t i) { load_row<S>(router.row(i), from.row(i)); });
+  executor(n, [&](index_t i) { copy_into<S>(router.row(i), from.row(i)); });
   for (index_t step = 0; step < options.steps; ++step) {
     const matrix_view<S> to = saves ? tape.rows(step) : spare;
     experts.multiply(from, to, energies, partial, executor);  // u = rM
@@ -71,7 +71,7 @@ void take_steps(const char* what, const Experts& experts, const matrix_view<R>& 
     spare = from;
     from = to;
   }
-  executor(n, [&](index_t i) { store_row<O, S>(vector_view<const S>(from.row(i)), rows.row(i)); });
+  executor(n, [&](index_t i) { copy_into<S>(from.row(i), rows.row(i)); });
 }
 
 }  // namespace detail

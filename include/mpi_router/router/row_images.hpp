@@ -32,7 +32,7 @@ void multiply_rows(const Experts& experts, const matrix_view<R>& router, const m
   expect_apart(what, written, {{"the router", addresses(router)}});
   workspace_pieces<S> pieces(workspace);
   const matrix_view<S> rows = pieces.matrix(n, d);
-  executor(n, [&](index_t i) { load_row<S>(router.row(i), rows.row(i)); });
+  executor(n, [&](index_t i) { copy_into<S>(router.row(i), rows.row(i)); });
   experts.multiply(rows, images, energies, pieces.vector(experts.partial()), executor);
 }
 

@@ -56,19 +56,6 @@ class workspace_pieces {
   S* at_;
 };
 
-template <Accumulator S, Scalar R>
-void load_row(const vector_view<R>& in, const vector_view<S>& out) noexcept {
-  for (index_t d = 0; d < in.size(); ++d) {
-    out[d] = widen<S>(in[d]);
-  }
-}
-template <Scalar O, Accumulator S>
-void store_row(const vector_view<const S>& in, const vector_view<O>& out) noexcept {
-  for (index_t d = 0; d < in.size(); ++d) {
-    out[d] = narrow<O>(in[d]);
-  }
-}
-
 /// What is told of the step of row i, of which u is the image.
 template <Accumulator S, class R>
 void tell_step(const router_by_products<S>& told, index_t i, bool is_first_step, const row_image<S>& image,

@@ -49,15 +49,13 @@ MPIROUTER_ALWAYS_INLINE void narrow_f16(void* stored, const float32x4_t& x) noex
 }
 #endif
 
-/// f16 by conversion instructions: lane order is the natural one.
+/// f16 by conversion instructions.
 template <class Arch>
-struct lanes<storage_format::f16, float, Arch> {
-  using batch = xsimd::batch<float, Arch>;
+struct lanes<storage_format::f16, float, Arch> : ordered_lanes<float, Arch, 2> {
   using of_sums = lanes<storage_format::f32, float, Arch>;
-  static constexpr bool in_order = true;
-  static constexpr std::size_t count = 2;
-  static constexpr auto width = static_cast<index_t>(count * batch::size);
-  using line = kernels::line<float, Arch, count>;
+  using batch = typename lanes::ordered_lanes::batch;
+  using line = typename lanes::ordered_lanes::line;
+  using lanes::ordered_lanes::count;
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
     line v;
@@ -72,10 +70,6 @@ struct lanes<storage_format::f16, float, Arch> {
       narrow_f16(static_cast<char*>(stored) + i * batch::size * 2, v.part[i].data);
     }
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const float* x) noexcept {
-    return load_line<line>(x);
-  }
-  MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept { store_line(x, v); }
 };
 
 #endif

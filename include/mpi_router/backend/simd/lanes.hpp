@@ -180,27 +180,34 @@ using stored_element =
 template <storage_format Format, class S, class Arch>
 struct lanes;
 
-/// f64 and f32: lane order is the natural one.
-template <storage_format Format, class S, class Arch>
-  requires(Format == storage_format::f64 || Format == storage_format::f32)
-struct lanes<Format, S, Arch> {
+/// Lanes whose order is the natural one.
+template <class S, class Arch, std::size_t Count>
+struct ordered_lanes {
   using batch = xsimd::batch<S, Arch>;
-  using of_sums = lanes;
   static constexpr bool in_order = true;
-  static constexpr std::size_t count = sizeof(batch) < 64 ? 2 : 1;
+  static constexpr std::size_t count = Count;
   static constexpr auto width = static_cast<index_t>(count * batch::size);
   using line = kernels::line<S, Arch, count>;
 
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
-    return load_sums(static_cast<const S*>(stored));
-  }
-  MPIROUTER_ALWAYS_INLINE static void store(void* stored, const line& v) noexcept {
-    store_sums(static_cast<S*>(stored), v);
-  }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const S* x) noexcept {
     return load_line<line>(x);
   }
   MPIROUTER_ALWAYS_INLINE static void store_sums(S* x, const line& v) noexcept { store_line(x, v); }
+};
+
+/// f64 and f32.
+template <storage_format Format, class S, class Arch>
+  requires(Format == storage_format::f64 || Format == storage_format::f32)
+struct lanes<Format, S, Arch> : ordered_lanes<S, Arch, sizeof(xsimd::batch<S, Arch>) < 64 ? 2 : 1> {
+  using of_sums = lanes;
+  using line = typename lanes::ordered_lanes::line;
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
+    return load_line<line>(static_cast<const S*>(stored));
+  }
+  MPIROUTER_ALWAYS_INLINE static void store(void* stored, const line& v) noexcept {
+    store_line(static_cast<S*>(stored), v);
+  }
 };
 
 }  // namespace detail::kernels

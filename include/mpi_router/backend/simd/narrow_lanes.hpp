@@ -25,7 +25,6 @@ struct codec {
   // Two numbers side by side, where float has more exponents: what is subnormal, from its integer.
   template <class Batch, class Words>
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Batch widened(const Words& stored) noexcept {
-    constexpr std::uint32_t payload = format.has_infinity ? 0x7f800000U : 0x7fc00000U;
     const Words magnitude = stored & Words(format.sign() - 1);
     const auto subnormal =
         xsimd::to_float(xsimd::batch<std::int32_t, typename Batch::arch_type>(
@@ -35,7 +34,8 @@ struct codec {
     const Words normal = shifted + Words(format.rebase());
     const Words finite = xsimd::select(magnitude < Words(1U << format.significand_bits),
                                        std::bit_cast<Words>(subnormal), normal);
-    const Words value = xsimd::select(magnitude < Words(format.beyond()), finite, shifted | Words(payload));
+    const Words value =
+        xsimd::select(magnitude < Words(format.beyond()), finite, shifted | Words(0x7f800000U));
     return std::bit_cast<Batch>(value | ((stored & Words(format.sign())) << sign_shift));
   }
   // Below the smallest normal number the rounding is that of adding a power of two, whose sum ends there.
@@ -150,14 +150,12 @@ struct paired_lanes {
 
 /// Elements of 8 bits, each widened to a word, in natural order.
 template <class Arch, class Codec>
-struct spread_lanes {
-  using batch = xsimd::batch<float, Arch>;
-  using words = xsimd::batch<std::uint32_t, Arch>;
+struct spread_lanes : ordered_lanes<float, Arch, 2> {
   using of_sums = lanes<storage_format::f32, float, Arch>;
-  static constexpr bool in_order = true;
-  static constexpr std::size_t count = 2;
-  static constexpr auto width = static_cast<index_t>(count * batch::size);
-  using line = kernels::line<float, Arch, count>;
+  using batch = typename spread_lanes::ordered_lanes::batch;
+  using words = xsimd::batch<std::uint32_t, Arch>;
+  using line = typename spread_lanes::ordered_lanes::line;
+  using spread_lanes::ordered_lanes::count;
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load(const void* stored) noexcept {
     std::uint32_t wide[count * batch::size];
@@ -179,10 +177,6 @@ struct spread_lanes {
       static_cast<std::uint8_t*>(stored)[i] = static_cast<std::uint8_t>(wide[i]);
     }
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static line load_sums(const float* x) noexcept {
-    return load_line<line>(x);
-  }
-  MPIROUTER_ALWAYS_INLINE static void store_sums(float* x, const line& v) noexcept { store_line(x, v); }
 };
 
 /// Whatever has no form of its own, by the layout of its bits.

@@ -31,9 +31,10 @@ struct layer_by_shape {
   weight_list matrices;  ///< single ones: a router is among them
 };
 
-[[nodiscard]] inline bool is_shared_or_attention(std::string_view name) {
-  return is_of_attention(name) || contains(name, "shared") || contains(name, "norm") ||
-         contains(name, "conv");
+[[nodiscard]] inline bool is_no_expert(std::string_view name) {
+  const auto role = part_of(name).role;
+  return role == tensor_role::optimizer || role == tensor_role::adapter || is_of_attention(name) ||
+         contains(name, "shared") || contains(name, "norm") || contains(name, "conv");
 }
 
 [[nodiscard]] inline layer_by_shape parts_of_layer(std::span<const weight> weights, const std::string& layer,
@@ -41,7 +42,7 @@ struct layer_by_shape {
   std::map<std::string, std::map<index_t, const weight*>> numbered;
   layer_by_shape out;
   for (const auto& w : weights) {
-    if (found.said.contains(&w) || w.rank() < 2 || w.rank() > 3 || is_shared_or_attention(w.name()) ||
+    if (found.said.contains(&w) || w.rank() < 2 || w.rank() > 3 || is_no_expert(w.name()) ||
         is_auxiliary(components_of(w.name()).back())) {
       continue;
     }

@@ -93,7 +93,7 @@ template <class T>
   return binary16(read<std::uint16_t>(bytes, i));
 }
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE float read_bf16(const std::byte* bytes, index_t i = 0) noexcept {
-  return core::bf16_to_float(read<std::uint16_t>(bytes, i));
+  return widen<float>(read<bf16>(bytes, i));
 }
 
 /// out[i] = value(codes[i]) for i < count, most of them in runs of a constant length, which compilers

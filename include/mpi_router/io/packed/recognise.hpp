@@ -40,11 +40,18 @@ namespace detail::packing {
   return parts.find_any({name + ".absmax", stem + "scales", stem + "weight_global_scale", stem + "SCB"});
 }
 
+/// How weights are packed that look so.
+[[nodiscard]] inline std::string_view look_of(const stored_tensor& t) {
+  return t.name().ends_with("blocks") ? " (as codes of MXFP4 are)"
+         : t.type() == dtype::u32     ? " (as MLX packs them)"
+                                      : "";
+}
+
 /// Why the numbers of a tensor that is no part of a packed weight are not to be read as they are.
 [[nodiscard]] inline std::string problem_of(const parts_list& parts, const stored_tensor& t) {
   if (!is_floating(t.type())) {
     return core::concatenate(
-        "'", t.name(), "' is stored as ", to_string(t.type()),
+        "'", t.name(), "' is stored as ", to_string(t.type()), look_of(t),
         ", and nothing beside it says how these packed weights are to be read: write the "
         "model out in bf16 first, with the scales multiplied in");
   }

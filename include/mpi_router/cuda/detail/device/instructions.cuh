@@ -22,6 +22,13 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #endif
 }
 
+/// x, in a register. Otherwise the compiler may take what comes from a kernel's arguments for free, and load
+/// it again and again in a loop that then waits for it.
+__device__ __forceinline__ int in_register(int x) {
+  asm("" : "+r"(x));
+  return x;
+}
+
 __device__ __forceinline__ std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }

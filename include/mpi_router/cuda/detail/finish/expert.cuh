@@ -1,4 +1,5 @@
-// What becomes of one image: it is normalised (Eq. 5) and reported, or written as it is.
+// What becomes of one image: it is normalised (Eq. 5), and what is wanted of the step is told; or it is
+// written as it is.
 #pragma once
 
 #include <mpi_router/cuda/detail/device/any_matrix.cuh>
@@ -17,65 +18,92 @@ struct finish_args {
   degenerate_row degenerate;
   const status* earlier;  // of the steps before this one; null at the first
   status* final_status;   // where `earlier` of the next step is read from; may be null
-  step_by_products report;
+  step_by_products told;
   saved_step saved;
 };
 
-/// Normalises and reports the image of expert e. `row_square` is this thread's part of ‖r‖². `kept` chunks of
-/// four columns stay in registers between the norm and the division, all that there are; if none do, the
-/// image is read twice. All threads of the block call it.
+/// A thread's columns of an image, four at a time. `kept` chunks of them stay in registers from the first
+/// visit to the second, all that there are; if none do, the image is read twice.
 template <int kept, class Image>
-__device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image,
-                                              double row_square, leader_scratch& scratch) {
-  const int threads = static_cast<int>(blockDim.x);
-  const int stride = threads * 4;
-  const int first = static_cast<int>(threadIdx.x) * 4;
-  double z[kept > 0 ? kept : 1][4];
-  const auto for_columns = [&](bool again, const auto& visit) {
+class own_columns {
+ public:
+  __device__ __forceinline__ own_columns(const Image& image, int hidden) : image_(image), hidden_(hidden) {}
+
+  /// Σ x² over them.
+  [[nodiscard]] __device__ __forceinline__ double square() {
+    double sum = 0.0;
+    visit(false, [&](const double(&x)[4], int) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        sum = fma(x[i], x[i], sum);
+      }
+    });
+    return sum;
+  }
+  /// use(x, column), once more.
+  template <class Use>
+  __device__ __forceinline__ void again(const Use& use) {
+    visit(true, use);
+  }
+
+ private:
+  template <class Use>
+  __device__ __forceinline__ void visit(bool again, const Use& use) {
+    const int stride = static_cast<int>(blockDim.x) * 4;
+    const int first = static_cast<int>(threadIdx.x) * 4;
 #pragma unroll
     for (int c = 0; c < kept; ++c) {
       const int column = first + c * stride;
-      if (column < a.hidden) {
+      if (column < hidden_) {
         if (!again) {
-          image.load(column, z[c]);
+          image_.load(column, z_[c]);
         }
-        visit(z[c], column);
+        use(z_[c], column);
       }
     }
-    for (int column = first + kept * stride; kept == 0 && column < a.hidden; column += stride) {
+    for (int column = first + kept * stride; kept == 0 && column < hidden_; column += stride) {
       double other[4];
-      image.load(column, other);
-      visit(other, column);
+      image_.load(column, other);
+      use(other, column);
     }
-  };
-
-  double norms[2] = {row_square, 0.0};
-  for_columns(false, [&](const double(&x)[4], int) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      norms[1] = fma(x[i], x[i], norms[1]);
-    }
-  });
-  sum_over_block(norms, scratch.norms, threads);
-  status state = status::ok;
-  if (!isfinite(norms[0])) {
-    state = status::non_finite;
-  } else if (norms[0] == 0.0) {
-    state = status::zero_row;
-  } else if (!isfinite(norms[1])) {
-    state = status::non_finite;
-  } else if (norms[1] == 0.0) {
-    state = status::zero_image;
   }
-  const bool ok = state == status::ok;
-  const double per_norm = rsqrt(norms[1]);
-  const double scale = a.radius * per_norm;
-  const bool wants_residual = a.report.residual != nullptr;
-  const bool wants_row = wants_residual || (!ok && a.degenerate == degenerate_row::keep);
-  const double rayleigh = wants_residual || a.report.rayleigh != nullptr ? image.energy() / norms[0] : 0.0;
 
-  double residual[1] = {0.0};
-  for_columns(true, [&](const double(&x)[4], int column) {
+  const Image& image_;
+  int hidden_;
+  double z_[kept > 0 ? kept : 1][4];
+};
+
+/// What a step is, given ‖r‖² and ‖rM‖².
+[[nodiscard]] __device__ __forceinline__ status state_of_step(double row_square, double image_square) {
+  return !isfinite(row_square)     ? status::non_finite
+         : row_square == 0.0       ? status::zero_row
+         : !isfinite(image_square) ? status::non_finite
+         : image_square == 0.0     ? status::zero_image
+                                   : status::ok;
+}
+
+/// The numbers of one step.
+struct finished_step {
+  status state;
+  double row_square;             // ‖r‖²
+  double image_square;           // ‖rM‖²
+  double rayleigh;               // ρ, where it is wanted, or 0
+  double residual_square = 0.0;  // ‖rM − ρ r‖², likewise
+};
+
+/// Writes the columns of r′ = C · rM / ‖rM‖ (Eq. 5), or what becomes of a row without a step, and of the
+/// saved direction. Returns this thread's part of ‖rM − ρ r‖².
+template <int kept, class Image>
+[[nodiscard]] __device__ __forceinline__ double write_row(const finish_args& a, int e,
+                                                          const finished_step& step,
+                                                          own_columns<kept, Image>& image) {
+  const bool ok = step.state == status::ok;
+  const bool keeps = a.degenerate == degenerate_row::keep;
+  const double per_norm = rsqrt(step.image_square);
+  const double scale = a.radius * per_norm;
+  const bool wants_row = a.told.residual != nullptr || (!ok && keeps);
+  double residual = 0.0;
+  image.again([&](const double(&x)[4], int column) {
     double r[4] = {};
     if (wants_row) {
       a.rows.load_four(e, column, a.hidden, r);
@@ -83,9 +111,9 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
     double out[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const double g = x[i] - rayleigh * r[i];
-      residual[0] = fma(g, g, residual[0]);  // columns beyond D add zero
-      out[i] = ok ? x[i] * scale : a.degenerate == degenerate_row::keep ? r[i] : 0.0;
+      const double g = x[i] - step.rayleigh * r[i];
+      residual = fma(g, g, residual);  // columns beyond D add zero
+      out[i] = ok ? x[i] * scale : keeps ? r[i] : 0.0;
     }
     a.out.store_four(e, column, a.hidden, out);
     if (a.saved.direction != nullptr) {
@@ -98,40 +126,69 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
       }
     }
   });
-  if (wants_residual) {
-    sum_over_block(residual, scratch.residual, threads);
-  }
-  // Each lane reports one number, so that there are one root and one store of them, and little code.
+  return residual;
+}
+
+/// Tells what is wanted of a step. Each lane tells one number, so that there are one root and one store of
+/// them, and little code. All threads of the block call it.
+template <class Image>
+__device__ __forceinline__ void tell(const finish_args& a, int e, const finished_step& step,
+                                     const Image& image) {
   const int lane = static_cast<int>(threadIdx.x);
   if (lane >= 7) {
     return;
   }
   const status earlier = a.earlier != nullptr ? a.earlier[e] : status::ok;
-  state = earlier != status::ok ? earlier : state;
+  const status state = earlier != status::ok ? earlier : step.state;
   __syncwarp(0x7fU);  // the last status may go where the earlier one was
-  status* const told = lane == 0   ? a.report.statuses
-                       : lane == 1 ? a.saved.statuses
-                       : lane == 2 ? a.final_status
-                                   : nullptr;
-  if (told != nullptr) {
-    told[e] = state;
+  status* const states = lane == 0   ? a.told.statuses
+                         : lane == 1 ? a.saved.statuses
+                         : lane == 2 ? a.final_status
+                                     : nullptr;
+  if (states != nullptr) {
+    states[e] = state;
   }
-  double* const number = lane == 0   ? a.report.rayleigh
-                         : lane == 1 ? a.report.energy
-                         : lane == 2 ? a.report.residual
-                         : lane == 3 ? a.report.row_norm
-                         : lane == 4 ? a.report.image_norm
-                         : lane == 5 ? a.report.cosine
-                                     : a.saved.image_norm;
-  if (number == nullptr) {
+  double* const numbers = lane == 0   ? a.told.rayleigh
+                          : lane == 1 ? a.told.energy
+                          : lane == 2 ? a.told.residual
+                          : lane == 3 ? a.told.row_norm
+                          : lane == 4 ? a.told.image_norm
+                          : lane == 5 ? a.told.cosine
+                                      : a.saved.image_norm;
+  if (numbers == nullptr) {
     return;
   }
-  const double root = sqrt(lane == 2   ? residual[0] / norms[0]
-                           : lane == 3 ? norms[0]
-                           : lane == 5 ? image.energy() / norms[0] * (image.energy() / norms[1])
-                                       : norms[1]);
-  const double value = lane == 0 ? rayleigh : lane == 1 ? image.energy() : lane == 5 ? fmin(root, 1.0) : root;
-  number[e] = state == status::ok ? value : 0.0;
+  const double root =
+      sqrt(lane == 2   ? step.residual_square / step.row_square
+           : lane == 3 ? step.row_square
+           : lane == 5 ? image.energy() / step.row_square * (image.energy() / step.image_square)
+                       : step.image_square);
+  const double value = lane == 0   ? step.rayleigh
+                       : lane == 1 ? image.energy()
+                       : lane == 5 ? fmin(root, 1.0)
+                                   : root;
+  numbers[e] = state == status::ok ? value : 0.0;
+}
+
+/// Normalises the image of expert e, and tells of it. `row_square` is this thread's part of ‖r‖². `kept`: see
+/// own_columns. All threads of the block call it.
+template <int kept, class Image>
+__device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image,
+                                              double row_square, leader_scratch& scratch) {
+  const int threads = static_cast<int>(blockDim.x);
+  own_columns<kept, Image> columns(image, a.hidden);
+  double norms[2] = {row_square, columns.square()};
+  sum_over_block(norms, scratch.norms, threads);
+  const bool wants_residual = a.told.residual != nullptr;
+  const bool wants_rayleigh = wants_residual || a.told.rayleigh != nullptr;
+  finished_step step{state_of_step(norms[0], norms[1]), norms[0], norms[1],
+                     wants_rayleigh ? image.energy() / norms[0] : 0.0};
+  double residual[1] = {write_row(a, e, step, columns)};
+  if (wants_residual) {
+    sum_over_block(residual, scratch.residual, threads);
+  }
+  step.residual_square = residual[0];
+  tell(a, e, step, image);
 }
 
 /// Writes an image as it is, zero if `dead`.

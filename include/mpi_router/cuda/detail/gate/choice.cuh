@@ -1,4 +1,5 @@
-// The chosen experts of a token that a few lanes share: how a weighing visits them, and sums over them.
+// The chosen experts of a token that some lanes of a warp share: how a weighing visits them, and sums over
+// them.
 #pragma once
 
 #include <mpi_router/cuda/detail/gate/best_first.cuh>
@@ -71,6 +72,29 @@ struct sorted_choice {
   [[nodiscard]] __device__ __forceinline__ static float total(float x) { return x; }
   [[nodiscard]] __device__ __forceinline__ static float largest(float x) { return x; }
   [[nodiscard]] __device__ __forceinline__ static float least(float x) { return x; }
+  [[nodiscard]] __device__ __forceinline__ static bool any(bool x) { return x; }
+};
+
+/// The chosen as the lanes of a warp share them: lane k has number k, or more than 32 are in memory.
+struct warp_choice {
+  int lane;
+  int count;
+  bool many;
+  float raw;
+  float* in_memory;
+
+  template <class Visit>
+  __device__ __forceinline__ void visit(const Visit& visit) const {
+    for (int k = lane; k < count; k += 32) {
+      visit(k, many ? in_memory[k] : raw);
+    }
+  }
+  [[nodiscard]] __device__ __forceinline__ static float total(float x) { return over_token<32>(x, sum_of{}); }
+  [[nodiscard]] __device__ __forceinline__ static float largest(float x) {
+    return over_token<32>(x, larger_of{});
+  }
+  [[nodiscard]] __device__ __forceinline__ static float least(float x) { return -largest(-x); }
+  /// Of any token that shares the warp: whether what all its lanes must do is to be done.
   [[nodiscard]] __device__ __forceinline__ static bool any(bool x) { return x; }
 };
 

@@ -1,7 +1,7 @@
 // A block counts the loads of its tokens.
 #pragma once
 
-#include <mpi_router/cuda/detail/gate/weighing.cuh>
+#include <mpi_router/cuda/detail/gate/arguments.cuh>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

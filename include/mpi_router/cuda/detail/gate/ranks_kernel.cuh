@@ -11,13 +11,14 @@
 #include <mpi_router/cuda/detail/gate/choice.cuh>
 #include <mpi_router/cuda/detail/gate/loads.cuh>
 #include <mpi_router/cuda/detail/gate/token_keys.cuh>
+#include <mpi_router/cuda/detail/gate/weighing.cuh>
 
 #include <cmath>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 template <int lanes, int own>
-__global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
+__global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks)
     gate_ranks_kernel(const __grid_constant__ gate_args a) {
   constexpr int tokens_of_warp = 32 / lanes;
   __shared__ uint4 keys_of_block[own / 4][gate_ranks_threads];
@@ -51,7 +52,7 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
     const bool counts = a.counts(token);
     chosen = defined && counts && wanted == token ? chosen : 0U;
     int closed = 0;  // of the chosen
-    const auto leave = [&](const weighing& by, const auto& raw) {
+    const auto leave = [&](const auto& by, const auto& raw) {
       bool finite = a.has_experts(by.nothing(), closed);
       for_each_bit(chosen, [&](int i) {
         const int k = keys.place(i, best, tied, chosen_of_lanes);
@@ -63,16 +64,18 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
       __syncwarp();
       defined = over_token<lanes>(finite ? 0.0F : 1.0F, larger_of{}) == 0.0F && defined;
     };
-    if (a.bias == nullptr) {
-      leave(weighing(a, sorted_choice{best, a.top_k}, largest, sum),
-            [&](int i) { return from_sortable(keys.key(i)); });
-    } else {
+    core::with_score(a.score, [&]<class Score>(Score) {
+      if (a.bias == nullptr) {
+        leave(weighing<Score>(a, sorted_choice{best, a.top_k}, largest, sum),
+              [&](int i) { return from_sortable(keys.key(i)); });
+        return;
+      }
       for_each_bit(chosen, [&](int i) { closed += a.closes(keys.expert(i)) ? 1 : 0; });
       __syncwarp();
       closed = over_token<lanes>(closed, sum_of{});
       const auto raw = [&](int i) { return a.closes(keys.expert(i)) ? -INFINITY : logits[keys.expert(i)]; };
-      leave(weighing(a, shared_choice<lanes, decltype(raw)>{chosen, raw}, largest, sum), raw);
-    }
+      leave(weighing<Score>(a, shared_choice<lanes, decltype(raw)>{chosen, raw}, largest, sum), raw);
+    });
     if (wanted == token) {
       if (!defined || !counts) [[unlikely]] {
         for (int k = keys.sub(); k < a.top_k; k += lanes) {
@@ -81,10 +84,7 @@ __global__ void __launch_bounds__(gate_ranks_threads, gate_ranks_blocks(own))
         }
       }
       if (a.statuses != nullptr && keys.sub() == 0) {
-        a.statuses[token] = !counts      ? status::masked
-                            : !defined   ? status::non_finite
-                            : closed > 0 ? status::closed_expert
-                                         : status::ok;
+        a.statuses[token] = state_of_token(counts, defined, closed);
       }
     }
     if (defined && a.load != nullptr) {  // none is chosen for tokens that do not count

@@ -77,22 +77,22 @@ using mpi_router::detail::named_range;
 }
 
 /// All that a step of [N, D] tells besides the rows.
-[[nodiscard]] inline std::array<named_range, 10> told_by_a_step(const step_by_products& report,
+[[nodiscard]] inline std::array<named_range, 10> told_by_a_step(const step_by_products& told,
                                                                 const saved_step& saved, index_t n,
                                                                 index_t d) {
-  return mpi_router::detail::joined(mpi_router::detail::ranges_of(report, n),
+  return mpi_router::detail::joined(mpi_router::detail::ranges_of(told, n),
                                     named_range{"the saved direction", addresses_of(saved.direction, n * d)},
                                     named_range{"the saved norms", addresses_of(saved.image_norm, n)},
                                     named_range{"the saved statuses", addresses_of(saved.statuses, n)});
 }
 /// They meet neither each other nor what else the call reads and writes; but one array may take the norms of
 /// the images, or the statuses, both times: the same numbers are written.
-inline void expect_told_apart(const char* what, const step_by_products& report, const saved_step& saved,
+inline void expect_told_apart(const char* what, const step_by_products& told, const saved_step& saved,
                               index_t n, index_t d, std::initializer_list<named_range> others) {
   saved_step besides = saved;
-  besides.image_norm = saved.image_norm == report.image_norm ? nullptr : saved.image_norm;
-  besides.statuses = saved.statuses == report.statuses ? nullptr : saved.statuses;
-  expect_apart(what, told_by_a_step(report, besides, n, d), others);
+  besides.image_norm = saved.image_norm == told.image_norm ? nullptr : saved.image_norm;
+  besides.statuses = saved.statuses == told.statuses ? nullptr : saved.statuses;
+  expect_apart(what, told_by_a_step(told, besides, n, d), others);
 }
 
 /// The weights meet nothing that is written, where they have one base pointer: a table of them is in device

@@ -89,9 +89,9 @@ constexpr int most_gate_experts = 8192;   // their keys and loads take 64 KiB of
 constexpr int most_ranked = 8;            // experts that are chosen by rank: a sorting network's inputs
 constexpr int most_ranked_experts = 256;  // 8 lanes with 32 each, a bit of a word for each
 constexpr int gate_ranks_threads = 128;
-/// Blocks of the ranking kernel on a multiprocessor at once, where a lane looks at `own` experts: registers
-/// and shared memory for keys allow so many.
-[[nodiscard]] constexpr int gate_ranks_blocks(int own) { return own > 16 ? 5 : 8; }
+/// Blocks of the ranking kernel on a multiprocessor at once. The next kernel's take their places while this
+/// one's still run: with fewer, that of a gate after a gate comes too late.
+constexpr int gate_ranks_blocks = 8;
 constexpr int most_experts_in_registers = 512;  // of the warp's kernel: 16 in each lane
 constexpr int gate_warps = 8;                   // of a block that needs little shared memory
 /// Of the other kernel, where a lane has `kept` experts in registers.

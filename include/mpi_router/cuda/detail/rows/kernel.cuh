@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(most_threads, 1)
   extern __shared__ __align__(128) unsigned char shared[];
   const tile_shape& tiles = a.sweep.tiles;
   const auto lanes = [&a](const auto& use) { use(a.sweep.weights); };
-  row_sweep<by, T, decltype(lanes)> sweep(a.sweep, lanes, shared);
+  row_sweep<by, T, vectors, decltype(lanes)> sweep(a.sweep, lanes, shared);
   const thread_group& group = sweep.group;
   if (!a.at_rest) {
     wait_for_previous_kernel();
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     int first = (sweep.mine - expert * tiles.per_expert) * rows;
 
     for (; sweep.mine < stop; sweep.advance(), first += a.sweep.ring.groups * rows) {
-      const auto share = sweep.template take<vectors, rows>(base, in_ring, first);
+      const auto share = sweep.template take<rows>(base, in_ring, first);
       uint4 stored[rows][vectors];
 #pragma unroll
       for (int g = 0; g < rows; ++g) {

@@ -37,36 +37,15 @@ __device__ __forceinline__ void feed_ring(unsigned char* memory, std::uint64_t* 
   if (at.tile >= end) {
     return;
   }
-  std::uint64_t* const arrived = full + at.stage;
-  unsigned char* const to = memory + at.stage * shape.stage_bytes;
-  const int count = min(tiles.rows, tiles.ffn - at.first);
-  unsigned bytes = 0;
-  const auto measure = [&](const auto& lane) {
-    const auto* const base = lane.tensor.of(at.expert);
-    bytes += lane.fast(base, tiles.hidden) ? static_cast<unsigned>(count * tiles.hidden) * sizeof(*base) : 0U;
-  };
-  (measure(lanes), ...);
-  if (thread == 0) {
-    barrier_expect(arrived, bytes);
-  }
-  __syncwarp();
-  const auto copy = [&](const auto& lane) {
-    const auto* const base = lane.tensor.of(at.expert);
-    if (!lane.fast(base, tiles.hidden)) {
-      return;
+  unsigned char* const stage = memory + at.stage * shape.stage_bytes;
+  const auto start = [&](const auto&... copies) {
+    if (thread == 0) {
+      barrier_expect(full + at.stage, (copies.bytes() + ...));
     }
-    const auto* const from = base + at.first * lane.tensor.ffn;
-    const int row_bytes = tiles.hidden * static_cast<int>(sizeof(*base));
-    if (lane.tensor.ffn == tiles.hidden && lane.pitch == row_bytes) {
-      if (thread == 0) {
-        copy_bulk(to + lane.offset, from, static_cast<unsigned>(row_bytes * count), arrived);
-      }
-    } else if (thread < count) {
-      copy_bulk(to + lane.offset + thread * lane.pitch, from + thread * lane.tensor.ffn,
-                static_cast<unsigned>(row_bytes), arrived);
-    }
+    __syncwarp();
+    (copies.start(thread, full + at.stage), ...);
   };
-  (copy(lanes), ...);
+  start(lanes.part(stage, at, tiles.hidden, min(tiles.rows, tiles.ffn - at.first))...);
   if (thread == 0) {
     tile_cursor cursor(at.expert, at.first);
     cursor.advance(tiles, shape.groups);
@@ -103,7 +82,7 @@ class ring_view {
   }
   /// Threads: starts this thread's copies of the rows of a tile, after its own last read of the stage they go
   /// to.
-  template <class Lane>
+  template <int vectors, class Lane>
   __device__ __forceinline__ void copy(const Lane& lane, const tile_shape& tiles, const tile_cursor& at,
                                        const thread_group& group) const {
     constexpr int unit = Lane::unit;
@@ -122,6 +101,9 @@ class ring_view {
           if (i < row_bytes) {
             copy_async_16(to + g * lane.pitch + i, row + i);
           }
+        }
+        if (vectors == 1) {  // the only one of this thread's, which saves a loop
+          break;
         }
       }
     }

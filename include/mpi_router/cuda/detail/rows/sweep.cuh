@@ -25,29 +25,8 @@ struct row_sweep_args {
   bool fused;
 };
 
-/// All threads of a block call it first: the first tile of group g is `tile` + g.
-template <copier by>
-__device__ __forceinline__ void start_rings(const row_memory& memory, const ring_shape& ring,
-                                            const tile_shape& tiles, int tile) {
-  if (threadIdx.x == 0) {
-    barrier_init(&memory.leader->arrived, 1);
-  }
-  const int groups = by == copier::tma ? ring.groups : 0;
-  for (int i = static_cast<int>(threadIdx.x); i < groups * ring.stages; i += static_cast<int>(blockDim.x)) {
-    barrier_init(memory.full + i / ring.stages * most_stages + i % ring.stages, 1);
-  }
-  for (int g = static_cast<int>(threadIdx.x); g < groups; g += static_cast<int>(blockDim.x)) {
-    const tile_cursor at(tiles, tile + g);
-    memory.feed[g] = {tile + g, at.expert(), at.first(), 0};
-  }
-  publish_barriers();
-  __syncthreads();
-  cluster_arrive();
-  cluster_wait();
-}
-
 /// `Lanes` calls use(lanes…) with the tensors that travel through the ring, the weights first.
-template <copier by, class T, class Lanes>
+template <copier by, class T, int vectors, class Lanes>
 class row_sweep {
  public:
   row_memory memory;
@@ -71,9 +50,10 @@ class row_sweep {
         stages_(memory.rings + group.id * args.ring.group_bytes()),
         full_(memory.full + group.id * most_stages),
         ring_(stages_, full_, args.ring),
+        hidden_(in_register(args.tiles.hidden)),
         next_(mine),
         cursor_(args.tiles, mine) {
-    start_rings<by>(memory, args.ring, args.tiles, tile);
+    start();
   }
 
   /// Bulk copies: the group's first warp asks for the group's next tile. No thread may still read the stage
@@ -97,7 +77,9 @@ class row_sweep {
   __device__ __forceinline__ void copy() {
     if constexpr (by == copier::threads) {
       if (next_ < end) {
-        lanes_([&](const auto&... lanes) { (ring_.copy(lanes, a_.tiles, cursor_, group), ...); });
+        lanes_([&](const auto&... lanes) {
+          (ring_.template copy<vectors>(lanes, a_.tiles, cursor_, group), ...);
+        });
         next_ += a_.ring.groups;
         cursor_.advance(a_.tiles, a_.ring.groups);
       }
@@ -115,10 +97,10 @@ class row_sweep {
   }
   /// Waits for the group's next tile, of an expert whose weights are at `base`, from row `first` on. Those of
   /// an expert that is not `in_ring` are fetched here.
-  template <int vectors, int rows>
+  template <int rows>
   [[nodiscard]] __device__ __forceinline__ tile_share<T, vectors> take(const T* base, bool in_ring,
                                                                        int first) {
-    const tile_share<T, vectors> share(a_.weights, ring_.pop(), a_.tiles.ffn - first, a_.tiles.hidden, group);
+    const tile_share<T, vectors> share(a_.weights, ring_.pop(), a_.tiles.ffn - first, hidden_, group);
     if (!in_ring) [[unlikely]] {
       share.template fetch<rows>(base + first * a_.weights.tensor.ffn, a_.weights.tensor.ffn, group);
     }
@@ -128,11 +110,31 @@ class row_sweep {
   __device__ __forceinline__ void advance() { mine += a_.ring.groups; }
 
  private:
+  /// All threads of the block: the barriers, and where the copies of each group begin. A warp sets up
+  /// barriers one after the other, so each group's first warp does its own.
+  __device__ __forceinline__ void start() const {
+    static_assert(most_stages <= warp_threads);
+    if (threadIdx.x == 0) {
+      barrier_init(&memory.leader->arrived, 1);
+    }
+    if (by == copier::tma && group.rank < a_.ring.stages) {
+      barrier_init(full_ + group.rank, 1);
+    }
+    if (by == copier::tma && group.rank == 0) {
+      memory.feed[group.id] = {mine, cursor_.expert(), cursor_.first(), 0};
+    }
+    publish_barriers();
+    __syncthreads();
+    cluster_arrive();
+    cluster_wait();
+  }
+
   const row_sweep_args<T>& a_;
   const Lanes& lanes_;
   unsigned char* stages_;
   std::uint64_t* full_;
   ring_view<by> ring_;
+  int hidden_;
   int next_;  // to copy, where the threads do
   tile_cursor cursor_;
   int begun_ = 0;

@@ -1,13 +1,52 @@
-// Tiles of stored rows in a stage of a ring, and as one thread sees them.
+// Tiles of stored rows in a stage of a ring: what a warp asks the TMA for, and what one thread sees.
 #pragma once
 
 #include <mpi_router/cuda/detail/device/batch.cuh>
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/device/number.cuh>
 #include <mpi_router/cuda/detail/device/threads.cuh>
+#include <mpi_router/cuda/detail/plan/tiles.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 
+#include <cstdint>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// One tensor's part of a tile, as a warp asks the TMA for it: in one piece where whole rows lie one behind
+/// the other both there and here, else row by row. Nothing of an expert whose rows stay out of the ring.
+template <class T>
+struct tile_copy {
+  const T* from;
+  unsigned char* to;
+  long long stride;  // elements, from row to row there
+  int pitch;         // bytes, here
+  int row_bytes;     // 0: nothing
+  int count;         // rows
+
+  template <class Lane>
+  __device__ __forceinline__ tile_copy(const Lane& lane, unsigned char* stage, const feed_state& at,
+                                       int hidden, int rows)
+      : from(lane.tensor.of(at.expert)), to(stage + lane.offset), stride(lane.tensor.ffn), pitch(lane.pitch) {
+    row_bytes = lane.fast(from, hidden) ? hidden * static_cast<int>(sizeof(T)) : 0;
+    from += at.first * stride;
+    count = rows;
+  }
+  [[nodiscard]] __device__ __forceinline__ unsigned bytes() const {
+    return static_cast<unsigned>(count * row_bytes);
+  }
+  __device__ __forceinline__ void start(int thread, std::uint64_t* arrived) const {
+    if (row_bytes == 0) {
+      return;
+    }
+    if (stride * static_cast<long long>(sizeof(T)) == row_bytes && pitch == row_bytes) {
+      if (thread == 0) {
+        copy_bulk(to, from, bytes(), arrived);
+      }
+    } else if (thread < count) {
+      copy_bulk(to + thread * pitch, from + thread * stride, static_cast<unsigned>(row_bytes), arrived);
+    }
+  }
+};
 
 /// One tensor's share of a stage. Where threads copy, each owns `unit` bytes of a row at a
 /// time.
@@ -23,6 +62,11 @@ struct ring_lane {
   [[nodiscard]] __device__ __forceinline__ bool fast(const T* base, int hidden) const {
     return aligned_to_16(base, tensor.ffn * static_cast<long long>(sizeof(T)),
                          hidden * static_cast<long long>(sizeof(T)));
+  }
+  /// Its part of the tile `at`, of `rows` rows.
+  [[nodiscard]] __device__ __forceinline__ tile_copy<T> part(unsigned char* stage, const feed_state& at,
+                                                             int hidden, int rows) const {
+    return {*this, stage, at, hidden, rows};
   }
 };
 

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       use(a.sweep.weights);
     }
   };
-  row_sweep<by, T, decltype(lanes)> sweep(a.sweep, lanes, shared);
+  row_sweep<by, T, vectors, decltype(lanes)> sweep(a.sweep, lanes, shared);
   const thread_group& group = sweep.group;
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(most_threads, 1)
     for (; sweep.mine < stop; sweep.advance(), first += a.sweep.ring.groups * rows) {
       // Read from its stage again after the group's barrier, which saves registers: only the stage of the
       // tile before can be fed anew.
-      const auto share = sweep.template take<vectors, rows>(base, in_ring, first);
+      const auto share = sweep.template take<rows>(base, in_ring, first);
       const auto load = [&share](int g, int v) { return share.load(g, v); };
       const auto scale_rows = [&](float factor) {
 #pragma unroll

@@ -1,0 +1,400 @@
+// Which tensors of a checkpoint are one packed weight, under which name, shape and packing; each number
+// against the formula of its format, written out here.
+#include "checkpoints.hpp"
+#include "gguf.hpp"
+
+#include <mpi_router/io/moe_layers.hpp>
+
+#include <doctest/doctest.h>
+#include <support/messages.hpp>
+
+#include <bit>
+#include <cmath>
+#include <functional>
+
+using namespace io_test;
+using namespace mpi_router;
+using test_support::contains;
+using test_support::message_of;
+
+namespace {
+
+constexpr double e2m1[16] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6};
+
+/// E4M3 (fn) without its NaN.
+double e4m3(unsigned code) {
+  const int e = static_cast<int>(code >> 3U & 15U);
+  const double m = static_cast<double>(code & 7U) / 8;
+  return ((code & 128U) != 0 ? -1 : 1) * (e == 0 ? std::ldexp(m, -6) : std::ldexp(1 + m, e - 7));
+}
+
+using bytes = std::vector<std::byte>;
+
+unsigned at(const bytes& data, index_t i) { return static_cast<unsigned>(data[static_cast<std::size_t>(i)]); }
+unsigned nibble(const bytes& data, index_t i) { return at(data, i / 2) >> (4 * (i % 2)) & 15U; }
+
+/// A checkpoint of parts that are made here, with random bytes and scales.
+struct parts {
+  temporary_folder folder;
+  checkpoint_builder builder;
+  test_support::random_source random{90};
+
+  /// Random bytes, none of which is a NaN of E4M3 or E8M0.
+  bytes codes(index_t count, unsigned low = 0, unsigned high = 255) {
+    bytes out(static_cast<std::size_t>(count));
+    for (auto& b : out) {
+      auto code = static_cast<unsigned>(random.integer(static_cast<int>(low), static_cast<int>(high)));
+      code = (code & 0x7fU) == 0x7fU ? code - 1 : code;
+      b = static_cast<std::byte>(code);
+    }
+    return out;
+  }
+  bytes add(const std::string& name, dtype type, const std::vector<index_t>& shape, bytes data) {
+    builder.add_bytes(name, type, shape, data);
+    return data;
+  }
+  std::vector<float> scales(const std::string& name, const std::vector<index_t>& shape, index_t count) {
+    std::vector<float> out;
+    for (index_t i = 0; i < count; ++i) {
+      out.push_back(static_cast<float>(static_cast<bf16>(static_cast<float>(random.normal()))));
+    }
+    builder.add<bf16>(name, shape, out);
+    return out;
+  }
+  [[nodiscard]] checkpoint open(const json& config = {}) const {
+    builder.write(folder / "model.safetensors");
+    if (!config.is_null()) {
+      write_bytes(folder / "config.json", config.dump());
+    }
+    return checkpoint(folder / "model.safetensors");
+  }
+};
+
+using formula = std::function<double(index_t, index_t)>;
+
+/// That the one weight of that name has this shape and these numbers, and that nothing else is left.
+void check_is(const checkpoint& model, const std::string& name, const std::vector<index_t>& shape,
+              const std::string& stored_as, const formula& expected) {
+  CAPTURE(name);
+  REQUIRE(model.weights().size() == 1);
+  const auto* w = model.find_weight(name);
+  REQUIRE(w != nullptr);
+  CHECK(w->problem() == "");
+  CHECK(std::vector(w->shape().begin(), w->shape().end()) == shape);
+  CHECK(contains(w->stored_as(), stored_as));
+  REQUIRE(w->is_packed());
+  std::vector<float> decoded(static_cast<std::size_t>(w->rows() * w->cols()));
+  w->decode(0, w->rows(), decoded.data());
+  std::vector<float> middle(static_cast<std::size_t>(2 * w->cols()));
+  w->decode(1, 2, middle.data());
+  index_t wrong = 0;
+  for (index_t f = 0; f < w->rows(); ++f) {
+    for (index_t d = 0; d < w->cols(); ++d) {
+      const double is = static_cast<double>(decoded[static_cast<std::size_t>(f * w->cols() + d)]);
+      const double should = expected(f, d);
+      wrong += std::abs(is - should) <= 1e-6 * std::abs(should) ? 0 : 1;
+      const bool held = f == 1 || f == 2;
+      wrong += held && static_cast<double>(middle[static_cast<std::size_t>((f - 1) * w->cols() + d)]) != is
+                   ? 1
+                   : 0;
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+std::string problem_of(const checkpoint& model, const std::string& name) {
+  const auto* w = model.find_weight(name);
+  return w == nullptr ? "no such weight" : w->problem();
+}
+
+json with_blocks() {
+  return {{"quantization_config", {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}}};
+}
+
+template <class T>
+double num(const std::vector<T>& v, index_t i) {
+  return static_cast<double>(v[static_cast<std::size_t>(i)]);
+}
+
+}  // namespace
+
+TEST_CASE("FP8: blocks with partial ends, whatever shape their scales are written in") {
+  constexpr index_t F = 130, D = 200;
+  for (const auto& shape :
+       {std::vector<index_t>{2, 2}, std::vector<index_t>{4}, std::vector<index_t>{2, 1, 2, 1}}) {
+    parts p;
+    const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale_inv", shape, 4);
+    check_is(p.open(with_blocks()), "a.weight", {F, D}, "128×128",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, f / 128 * 2 + d / 128); });
+  }
+}
+
+TEST_CASE("FP8: a scale for each row, for each column, for all; stacks of them") {
+  constexpr index_t N = 3, F = 6, D = 10;
+  for (const auto& shape : {std::vector<index_t>{F, 1}, std::vector<index_t>{F}}) {
+    parts p;
+    const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", shape, F);
+    check_is(p.open(), "a.weight", {F, D}, "each row",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, f); });
+  }
+  {
+    parts p;
+    const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", {}, 1);
+    check_is(p.open(), "a.weight", {F, D}, "one scale",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, 0); });
+  }
+  {
+    parts p;  // Llama-4
+    const auto code = p.add("e.gate_up_proj", dtype::f8_e4m3, {N, D, F}, p.codes(N * D * F));
+    const auto s = p.scales("e.gate_up_proj_scale", {N, 1, F}, N * F);
+    check_is(p.open(), "e.gate_up_proj", {N, D, F}, "each column",
+             [&](index_t r, index_t f) { return e4m3(at(code, r * F + f)) * num(s, r / D * F + f); });
+  }
+  {
+    parts p;
+    const auto code = p.add("e.gate_up_proj", dtype::f8_e4m3, {N, F, D}, p.codes(N * F * D));
+    const auto s = p.scales("e.gate_up_proj_scale_inv", {N, 1, 1}, N);
+    check_is(p.open(with_blocks()), "e.gate_up_proj", {N, F, D}, "FP8 E4M3",
+             [&](index_t r, index_t d) { return e4m3(at(code, r * D + d)) * num(s, r / F); });
+  }
+}
+
+TEST_CASE("four-bit floats: DeepSeek-V4, gpt-oss, compressed-tensors, ModelOpt") {
+  constexpr index_t N = 3, F = 5, D = 64;
+  const auto mx = [](const bytes& code, const bytes& scale) {
+    return [&](index_t f, index_t d) {
+      return e2m1[nibble(code, f * D + d)] *
+             std::ldexp(1.0, static_cast<int>(at(scale, (f * D + d) / 32)) - 127);
+    };
+  };
+  {
+    parts p;
+    const auto code = p.add("a.w1.weight", dtype::i8, {F, D / 2}, p.codes(F * D / 2));
+    const auto scale = p.add("a.w1.scale", dtype::f8_e8m0, {F, 2}, p.codes(F * 2, 110, 140));
+    check_is(p.open(), "a.w1.weight", {F, D}, "MXFP4", mx(code, scale));
+  }
+  for (const char* mark : {"_", "."}) {
+    parts p;
+    const std::string name = "e.gate_up_proj";
+    const auto code = p.add(name + mark + "blocks", dtype::u8, {N, F, 2, 16}, p.codes(N * F * 32));
+    const auto scale = p.add(name + mark + "scales", dtype::u8, {N, F, 2}, p.codes(N * F * 2, 110, 140));
+    check_is(p.open(), name, {N, F, D}, "MXFP4", mx(code, scale));
+  }
+  {
+    parts p;
+    const auto code = p.add("a.weight_packed", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
+    const auto scale = p.add("a.weight_scale", dtype::u8, {F, 2}, p.codes(F * 2, 110, 140));
+    check_is(p.open(), "a.weight", {F, D}, "MXFP4", mx(code, scale));
+  }
+  for (const bool reciprocal : {true, false}) {
+    parts p;
+    const auto code =
+        p.add(reciprocal ? "a.weight_packed" : "a.weight", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
+    const auto scale = p.add("a.weight_scale", dtype::f8_e4m3, {F, D / 16}, p.codes(F * D / 16));
+    p.builder.add<float>(reciprocal ? "a.weight_global_scale" : "a.weight_scale_2", {1}, {3});
+    const double global = reciprocal ? 1.0 / 3 : 3.0;
+    check_is(p.open(), "a.weight", {F, D}, "NVFP4", [&](index_t f, index_t d) {
+      return e2m1[nibble(code, f * D + d)] * e4m3(at(scale, (f * D + d) / 16)) * global;
+    });
+  }
+}
+
+TEST_CASE("integers: compressed-tensors of every width, int8, MLX") {
+  constexpr index_t F = 6, D = 64;
+  for (const index_t bits : {2, 3, 4, 5, 8}) {
+    CAPTURE(bits);
+    parts p;
+    const index_t words = (D * bits + 31) / 32;
+    const auto code = p.add("a.weight_packed", dtype::i32, {F, words}, p.codes(F * words * 4));
+    const auto s = p.scales("a.weight_scale", {F, 2}, F * 2);
+    p.add("a.weight_shape", dtype::i64, {2}, [&] {
+      const std::int64_t shape[2] = {F, D};
+      bytes out(sizeof shape);
+      std::memcpy(out.data(), shape, sizeof shape);
+      return out;
+    }());
+    check_is(p.open(), "a.weight", {F, D}, "int" + std::to_string(bits), [&](index_t f, index_t d) {
+      unsigned value = 0;
+      for (index_t b = 0; b < bits; ++b) {
+        const index_t bit = f * words * 32 + d * bits + b;
+        value |= (at(code, bit / 8) >> (bit % 8) & 1U) << b;
+      }
+      return (static_cast<double>(value) - std::ldexp(1.0, static_cast<int>(bits) - 1)) *
+             num(s, f * 2 + d / 32);
+    });
+  }
+  {
+    parts p;
+    const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", {F, 1}, F);
+    check_is(p.open(), "a.weight", {F, D}, "int8", [&](index_t f, index_t d) {
+      return static_cast<double>(static_cast<std::int8_t>(at(code, f * D + d))) * num(s, f);
+    });
+  }
+  for (const index_t bits : {4, 8}) {
+    parts p;
+    const index_t words = D * bits / 32;
+    const auto code = p.add("m.gate.weight", dtype::u32, {2, F, words}, p.codes(2 * F * words * 4));
+    const auto s = p.scales("m.gate.scales", {2, F, 2}, 2 * F * 2);
+    const auto b = p.scales("m.gate.biases", {2, F, 2}, 2 * F * 2);
+    const json config{{"quantization", {{"group_size", 32}, {"bits", 4}, {"m.gate", {{"bits", bits}}}}}};
+    check_is(p.open(config), "m.gate.weight", {2, F, D}, "MLX", [&](index_t r, index_t d) {
+      const index_t i = r * D + d;
+      const unsigned q = bits == 8 ? at(code, i) : nibble(code, i);
+      return num(s, i / 32) * q + num(b, i / 32);
+    });
+  }
+}
+
+TEST_CASE("AWQ and GPTQ: stored by inputs, read by outputs") {
+  constexpr index_t F = 16, D = 32, G = 16;
+  const auto code_at = [](const bytes& words, index_t word, index_t shift) {
+    return at(words, word * 4 + shift / 8) >> (shift % 8) & 15U;
+  };
+  {
+    parts p;
+    constexpr index_t shifts[8] = {0, 16, 4, 20, 8, 24, 12, 28};
+    const auto q = p.add("a.qweight", dtype::i32, {D, F / 8}, p.codes(D * F / 2));
+    const auto z = p.add("a.qzeros", dtype::i32, {D / G, F / 8}, p.codes(D / G * F / 2));
+    const auto s = p.scales("a.scales", {D / G, F}, D / G * F);
+    check_is(p.open(), "a.weight", {F, D}, "AWQ", [&](index_t f, index_t d) {
+      const auto shift = shifts[f % 8];
+      return (static_cast<double>(code_at(q, d * (F / 8) + f / 8, shift)) -
+              static_cast<double>(code_at(z, d / G * (F / 8) + f / 8, shift))) *
+             num(s, d / G * F + f);
+    });
+  }
+  for (const bool symmetric : {false, true}) {  // zeros of 8 throughout are zeros, whatever the config says
+    parts p;
+    const auto q = p.add("a.qweight", dtype::i32, {D / 8, F}, p.codes(D * F / 2));
+    const auto z = p.add(
+        "a.qzeros", dtype::i32, {D / G, F / 8},
+        symmetric ? bytes(static_cast<std::size_t>(D / G * F / 2), std::byte{0x88}) : p.codes(D / G * F / 2));
+    const auto s = p.scales("a.scales", {D / G, F}, D / G * F);
+    const json config{
+        {"quantization_config", {{"quant_method", "gptq"}, {"bits", 4}, {"checkpoint_format", "gptq"}}}};
+    check_is(p.open(config), "a.weight", {F, D}, "GPTQ", [&](index_t f, index_t d) {
+      const double zero = code_at(z, d / G * (F / 8) + f / 8, 4 * (f % 8)) + (symmetric ? 0.0 : 1.0);
+      return (static_cast<double>(code_at(q, d / 8 * F + f, 4 * (d % 8))) - zero) * num(s, d / G * F + f);
+    });
+  }
+}
+
+TEST_CASE("bitsandbytes: flat blocks, the high half first") {
+  constexpr index_t F = 6, D = 40, block = 64;
+  parts p;
+  const auto code = p.add("a.weight", dtype::u8, {F * D / 2, 1}, p.codes(F * D / 2));
+  std::vector<float> map;
+  for (int i = 0; i < 16; ++i) {
+    map.push_back(static_cast<float>(i - 7) / 8);
+  }
+  p.builder.add<float>("a.weight.quant_map", {16}, map);
+  const std::vector<float> absmax{1, 2, 0.5F, 3};
+  p.builder.add<float>("a.weight.absmax", {4}, absmax);
+  const std::string state =
+      R"({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [6, 40]})";
+  bytes text(state.size());
+  std::memcpy(text.data(), state.data(), state.size());
+  p.add("a.weight.quant_state.bitsandbytes__nf4", dtype::u8, {static_cast<index_t>(state.size())}, text);
+  check_is(p.open(), "a.weight", {F, D}, "bitsandbytes", [&](index_t f, index_t d) {
+    const index_t i = f * D + d;
+    return num(map, at(code, i / 2) >> (i % 2 == 0 ? 4 : 0) & 15U) * num(absmax, i / block);
+  });
+}
+
+TEST_CASE("what is refused: formats nobody knows, parts that are missing or do not fit") {
+  const auto packed_by = [](const json& config) {
+    parts p;
+    p.add("a.weight_packed", dtype::u8, {4, 16}, p.codes(64));
+    p.add("a.weight_scale", dtype::u8, {4, 1}, p.codes(4, 110, 140));
+    return problem_of(p.open(config), "a.weight");
+  };
+  CHECK(packed_by({{"quantization_config",
+                    {{"quant_method", "compressed-tensors"}, {"format", "mxfp4-pack-quantized"}}}}) == "");
+  CHECK(contains(packed_by({{"quantization_config", {{"quant_method", "exl3"}}}}),
+                 "packed by quant_method 'exl3' of config.json, which is not known here"));
+  CHECK(contains(packed_by({{"text_config",
+                             {{"quantization_config",
+                               {{"quant_method", "compressed-tensors"},
+                                {"config_groups", {{"group_0", {{"format", "marlin-24"}}}}}}}}}}),
+                 "format 'marlin-24'"));
+  {
+    parts p;
+    p.add("a.weight_packed", dtype::i32, {4, 4}, p.codes(64));
+    p.scales("a.weight_scale", {4, 1}, 4);
+    CHECK(contains(problem_of(p.open(), "a.weight"), "has no weight_shape beside it"));
+  }
+  {
+    parts p;
+    p.add("a.weight", dtype::u32, {4, 4}, p.codes(64));
+    p.scales("a.scales", {4, 1}, 4);
+    p.scales("a.biases", {4, 1}, 4);
+    CHECK(contains(problem_of(p.open(), "a.weight"),
+                   "bits and group_size are in a config.json that is not here"));
+  }
+  {
+    parts p;
+    p.add("a.weight", dtype::f8_e4m3, {4, 16}, p.codes(64));
+    p.scales("a.weight_scale_inv", {3}, 3);
+    CHECK(contains(problem_of(p.open(), "a.weight"),
+                   "'a.weight' is F8_E4M3 [4, 16], but its scales "
+                   "'a.weight_scale_inv' are BF16 [3]"));
+  }
+  {
+    parts p;  // the same name twice, as it is and packed
+    p.add("a.weight_packed", dtype::u8, {4, 16}, p.codes(64));
+    p.add("a.weight_scale", dtype::u8, {4, 1}, p.codes(4, 110, 140));
+    p.builder.add<bf16>("a.weight", {1}, {1});
+    CHECK(contains(problem_of(p.open(), "a.weight"), "is here twice"));
+  }
+}
+
+TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; codebook types by name") {
+  constexpr index_t N = 3, F = 2, D = 32;
+  const temporary_folder folder;
+  const auto file = [&](std::uint32_t type, std::size_t block_bytes) {
+    gguf_bytes g;
+    g.metadata = {entry("general.architecture", 8, raw_text("qwen3moe")),
+                  entry("qwen3moe.expert_count", 4, raw(std::uint32_t{N})),
+                  entry("qwen3moe.block_count", 4, raw(std::uint32_t{1})),
+                  entry("qwen3moe.embedding_length", 4, raw(std::uint32_t{D}))};
+    const std::uint64_t elements = type == 8 ? 32 : 256;
+    const auto cols = static_cast<std::uint64_t>(type == 8 ? D : 256);
+    g.tensors = {tensor_entry("blk.0.ffn_gate_inp.weight", {cols, N}, 0, 0),
+                 tensor_entry("blk.0.ffn_gate_exps.weight", {cols, F, N}, type, cols * N * 4)};
+    for (std::uint64_t i = 0; i < cols * N; ++i) {
+      g.data += raw(static_cast<float>(i % 7) - 3);
+    }
+    for (std::uint64_t b = 0; b < cols / elements * F * N; ++b) {
+      std::string block = raw(std::bit_cast<std::uint16_t>(f16(0.5F)));
+      while (block.size() < block_bytes) {
+        block += static_cast<char>(static_cast<int>(b) - 20 + static_cast<int>(block.size()));
+      }
+      g.data += block;
+    }
+    write_bytes(folder / "m.gguf", g.bytes());
+    return checkpoint(folder / "m.gguf");
+  };
+  const auto model = file(8, 34);  // Q8_0
+  const auto found = find_moe_layers(model);
+  REQUIRE(found.size() == 1);
+  CHECK(found.omissions.empty());
+  CHECK(found[0].family == "GGUF");
+  CHECK(found[0].name == "blk.0");
+  CHECK(found[0].shape() == expert_shape{N, F, D});
+  visit_gate(found[0].gates[2], [](const auto& a) {
+    for (index_t f = 0; f < F; ++f) {
+      for (index_t d = 0; d < D; ++d) {
+        CHECK(static_cast<double>(a(f, d)) ==
+              0.5 * (static_cast<double>(4 + f) - 20 + 2 + static_cast<double>(d)));
+      }
+    }
+  });
+  const auto refused = find_moe_layers(file(16, 66));  // IQ2_XXS
+  CHECK(refused.empty());
+  REQUIRE(refused.omissions.size() == 1);
+  CHECK(contains(refused.omissions[0].reason, "IQ2_XXS: codebook types are not decoded"));
+}
