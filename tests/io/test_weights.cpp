@@ -344,6 +344,21 @@ TEST_CASE("what is refused: formats nobody knows, parts that are missing or do n
                    "'a.weight_scale_inv' are BF16 [3]"));
   }
   {
+    parts p;  // asymmetric: what is not understood is not left out
+    p.add("a.weight", dtype::i8, {4, 16}, p.codes(64));
+    p.scales("a.weight_scale", {4, 1}, 4);
+    p.add("a.weight_zero_point", dtype::i8, {4, 1}, p.codes(4));
+    p.scales("a.input_scale", {1}, 1);
+    CHECK(contains(problem_of(p.open(), "a.weight"),
+                   "has 'a.weight_zero_point' beside it, which no packing known here uses"));
+  }
+  for (const char* scale : {"a.weight_scale_inv", "a.scales", "a.weight.absmax", "a.weight_block_scales"}) {
+    parts p;
+    p.builder.add<bf16>("a.weight", {2, 2}, {1, 2, 3, 4});
+    p.scales(scale, {1}, 1);
+    CHECK(contains(problem_of(p.open(), "a.weight"), "it was cast without its scales"));
+  }
+  {
     parts p;  // the same name twice, as it is and packed
     p.add("a.weight_packed", dtype::u8, {4, 16}, p.codes(64));
     p.add("a.weight_scale", dtype::u8, {4, 1}, p.codes(4, 110, 140));

@@ -56,7 +56,7 @@ inline void read_awq(const quantised_parts& p, recognised& out) {
   const bool fits = type && inputs % p.groups() == 0 && p.zeros->shape()[0] == p.groups() &&
                     p.zeros->shape()[1] == p.codes->shape()[1];
   if (!fits) {
-    static_cast<void>(out.refuse(misfit(*p.codes, *p.zeros, "zero points")));
+    out.refuse(misfit(*p.codes, *p.zeros, "zero points"));
     return;
   }
   out.shape = {p.outputs(), inputs};
@@ -73,8 +73,8 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   const bool fits = type && inputs % p.groups() == 0 && p.zeros->shape()[0] == p.groups() &&
                     p.zeros->shape()[1] * 32 == p.outputs() * bits && order_fits;
   if (!fits) {
-    static_cast<void>(out.refuse(order_fits ? misfit(*p.codes, *p.zeros, "zero points")
-                                            : misfit(*p.codes, *p.order, "order of groups")));
+    out.refuse(order_fits ? misfit(*p.codes, *p.zeros, "zero points")
+                          : misfit(*p.codes, *p.order, "order of groups"));
     return;
   }
   out.shape = {p.outputs(), inputs};
@@ -113,7 +113,7 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
     }
     read_gptq(*p, bits, parts.said, out);
   } else {
-    static_cast<void>(out.refuse(misfit(codes, *p->scale)));
+    out.refuse(misfit(codes, *p->scale));
   }
   return out;
 }

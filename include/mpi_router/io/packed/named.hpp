@@ -33,13 +33,18 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
       out.parts.push_back(part);
     }
   }
-  const auto shape = extents != nullptr ? named_shape(*extents) : std::nullopt;
+  if (extents == nullptr) {
+    out.refuse(lacks(codes, "weight_shape"));
+    return;
+  }
+  const auto shape = named_shape(*extents);
+  if (!shape || codes.rank() != 2 || codes.shape()[0] != (*shape)[0]) {
+    out.refuse(misfit(codes, *extents, "extents"));
+    return;
+  }
   const auto type = scale_type_of(scale.type());
-  if (!shape || codes.rank() != 2 || scale.rank() != 2 || codes.shape()[0] != (*shape)[0] ||
-      scale.shape()[0] != (*shape)[0] || !type) {
-    static_cast<void>(out.refuse(shape || extents == nullptr
-                                     ? shape ? misfit(codes, scale) : lacks(codes, "weight_shape")
-                                     : misfit(codes, *extents, "extents")));
+  if (scale.rank() != 2 || scale.shape()[0] != (*shape)[0] || !type) {
+    out.refuse(misfit(codes, scale));
     return;
   }
   const index_t rows = (*shape)[0];
@@ -52,9 +57,9 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   const bool order_fits =
       order == nullptr || (order->type() == dtype::i32 && size_of(order->shape()) == cols);
   if (!bits || groups == 0 || cols % groups != 0 || !zeros_fit || !order_fits) {
-    static_cast<void>(out.refuse(!zeros_fit    ? misfit(codes, *zeros, "zero points")
-                                 : !order_fits ? misfit(codes, *order, "order of groups")
-                                               : misfit(codes, scale)));
+    out.refuse(!zeros_fit    ? misfit(codes, *zeros, "zero points")
+               : !order_fits ? misfit(codes, *order, "order of groups")
+                             : misfit(codes, scale));
     return;
   }
   const auto bytes_of = [](const stored_tensor* t) {
@@ -93,7 +98,7 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
              is_fp4(bytes, *scale, 32)) {
     read_fp4(codes, *scale, *type, 32, nullptr, false, out);
   } else {
-    static_cast<void>(out.refuse(misfit(codes, *scale)));
+    out.refuse(misfit(codes, *scale));
   }
   return out;
 }

@@ -33,6 +33,14 @@ struct parts_list {
         std::ranges::lower_bound(all, prefix, {}, [](const auto* t) { return std::string_view(t->name()); });
     return it != all.end() && (*it)->name().starts_with(prefix) ? *it : nullptr;
   }
+  /// The tensors whose names begin so.
+  [[nodiscard]] std::span<const stored_tensor* const> with_prefix(std::string_view prefix) const {
+    const auto begin =
+        std::ranges::lower_bound(all, prefix, {}, [](const auto* t) { return std::string_view(t->name()); });
+    const auto end =
+        std::find_if_not(begin, all.end(), [&](const auto* t) { return t->name().starts_with(prefix); });
+    return {begin, end};
+  }
   /// The first of these that is there.
   [[nodiscard]] const stored_tensor* find_any(const std::vector<std::string>& names) const {
     for (const auto& name : names) {
@@ -52,7 +60,8 @@ struct recognised {
   std::vector<const stored_tensor*> parts;  ///< all that belong to it, the codes first
   std::string problem;
 
-  [[nodiscard]] recognised& refuse(std::string reason) {
+  /// Not decoded, for this reason.
+  recognised& refuse(std::string reason) {
     problem = std::move(reason);
     matrices.clear();
     return *this;
@@ -65,6 +74,30 @@ struct recognised {
     size *= extent;
   }
   return size;
+}
+
+/// A tensor beside `t`, and none of `known`, that says how numbers are to be read: scales, zero points.
+/// Those of activations do not count. Null if there is none.
+[[nodiscard]] inline const stored_tensor* decoding_beside(const parts_list& parts, const stored_tensor& t,
+                                                          std::span<const stored_tensor* const> known) {
+  std::string_view stem = t.name();
+  for (const std::string_view end : {"weight_packed", "qweight", "weight"}) {
+    if (stem.ends_with(end)) {
+      stem.remove_suffix(end.size());
+      break;
+    }
+  }
+  for (const auto* other : parts.with_prefix(stem)) {
+    std::string_view rest = std::string_view(other->name()).substr(stem.size());
+    rest.remove_prefix(std::min(rest.find_first_not_of("._"), rest.size()));
+    const auto begins = [&](auto... words) { return (rest.starts_with(words) || ...); };
+    const auto has = [&](auto... words) { return ((rest.find(words) != rest.npos) || ...); };
+    if (other != &t && std::ranges::find(known, other) == known.end() &&
+        has("scale", "absmax", "zero_point", "qzeros") && !begins("input", "output", "act", "k_", "v_")) {
+      return other;
+    }
+  }
+  return nullptr;
 }
 
 /// "X.weight" without the end of its name.

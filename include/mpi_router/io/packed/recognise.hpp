@@ -19,25 +19,19 @@ namespace detail::packing {
   }
   for (const auto& scheme : {as_compressed, as_blocks, as_quantised, as_four_bit, as_mlx, as_scaled}) {
     if (auto found = scheme(parts, codes)) {
+      if (const auto* other = decoding_beside(parts, codes, found->parts);
+          other != nullptr && found->problem.empty()) {
+        found->refuse(core::concatenate("'", codes.name(), "' has '", other->name(),
+                                        "' beside it, which no packing known here uses"));
+      }
       if (!parts.said.unknown.empty()) {
-        static_cast<void>(
-            found->refuse(core::concatenate("'", codes.name(), "' is packed by ", parts.said.unknown,
-                                            " of config.json, which is not known here")));
+        found->refuse(core::concatenate("'", codes.name(), "' is packed by ", parts.said.unknown,
+                                        " of config.json, which is not known here"));
       }
       return found;
     }
   }
   return std::nullopt;
-}
-
-/// A tensor beside a floating-point one that scales it: then its numbers are not the weights.
-[[nodiscard]] inline const stored_tensor* scales_of_a_cast(const parts_list& parts, const stored_tensor& t) {
-  const std::string& name = t.name();
-  if (const auto* scale = scales_beside(parts, name)) {
-    return scale;
-  }
-  const std::string stem = name.ends_with(".weight") ? without(name, "weight") : name + ".";
-  return parts.find_any({name + ".absmax", stem + "scales", stem + "weight_global_scale", stem + "SCB"});
 }
 
 /// How weights are packed that look so.
@@ -55,7 +49,7 @@ namespace detail::packing {
         ", and nothing beside it says how these packed weights are to be read: write the "
         "model out in bf16 first, with the scales multiplied in");
   }
-  if (const auto* scale = scales_of_a_cast(parts, t)) {
+  if (const auto* scale = decoding_beside(parts, t, {})) {
     return core::concatenate("'", t.name(), "' is ", to_string(t.type()), ", but '", scale->name(),
                              "' is beside it: it was cast without its scales, and its numbers are not the "
                              "weights; write the model out again with the scales multiplied in");

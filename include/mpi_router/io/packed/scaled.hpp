@@ -58,10 +58,9 @@ struct block_shape {
       shape.back() == blocks_in(w.cols, usual)) {
     return {usual, usual};
   }
-  constexpr index_t microscaling = 32;
-  if (w.cols % microscaling == 0 && n == w.rows * (w.cols / microscaling) &&
-      scale_type_of(scale.type()) == packed::scale_type::e8m0) {
-    return {1, microscaling};
+  const index_t groups = shape.back();  // of each row, as MXFP8 has them
+  if (shape.size() >= 2 && groups > 0 && n == w.rows * groups && w.cols % groups == 0) {
+    return {1, w.cols / groups};
   }
   return {};
 }
@@ -73,7 +72,7 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
   const index_t n = size_of(scale.shape()) == 1 ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const auto block = type && n > 0 ? blocks_of(w, scale, n, said) : block_shape{};
   if (!w.is_matrix() || block.rows == 0) {
-    static_cast<void>(out.refuse(misfit(codes, scale)));
+    out.refuse(misfit(codes, scale));
     return;
   }
   const bool shared = size_of(scale.shape()) == 1;  // one scale for all matrices
@@ -100,7 +99,7 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
   out.shape = bytes.with(bytes.rows, cols);
   const index_t each = globals != nullptr ? size_of(globals->shape()) : 1;
   if (globals != nullptr && (globals->type() != dtype::f32 || (each != 1 && each != bytes.count))) {
-    static_cast<void>(out.refuse(misfit(codes, *globals, "global scales")));
+    out.refuse(misfit(codes, *globals, "global scales"));
     return;
   }
   for (index_t i = 0; i < bytes.count; ++i) {
@@ -120,7 +119,7 @@ inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, re
   const bool by_row = n == w.rows;
   const bool by_group = !by_row && n > w.rows && n % w.rows == 0 && w.cols % (n / w.rows) == 0;
   if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !(n == 1 || by_row || by_group)) {
-    static_cast<void>(out.refuse(misfit(codes, scale)));
+    out.refuse(misfit(codes, scale));
     return;
   }
   out.shape.assign(codes.shape().begin(), codes.shape().end());
@@ -141,7 +140,7 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
   } else if (codes.type() == dtype::u8 && type == packed::scale_type::e4m3 && is_fp4(bytes, scale, 16)) {
     const auto* global = parts.find(codes.name() + "_scale_2");
     if (global == nullptr) {
-      static_cast<void>(out.refuse(lacks(codes, "weight_scale_2")));
+      out.refuse(lacks(codes, "weight_scale_2"));
       return;
     }
     out.parts.push_back(global);
@@ -149,7 +148,7 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
   } else if (codes.type() == dtype::i8) {
     read_int8(codes, scale, out);
   } else {
-    static_cast<void>(out.refuse(misfit(codes, scale)));
+    out.refuse(misfit(codes, scale));
   }
 }
 
