@@ -147,53 +147,61 @@ struct router_choice {
   return blocks;
 }
 
-/// A layer from a router and gates; a reason where these cannot be used.
+/// All that was found out, as a layer.
+[[nodiscard]] inline moe_layer layer_of(const checkpoint& model, const weight& router,
+                                        const gate_search& wanted, const gate_tensors& gates,
+                                        const router_choice& how, const layout_choice& chosen,
+                                        const weight* latent) {
+  const index_t experts = count_experts(gates, how.shape.rows);
+  const index_t gate_dim = latent == nullptr ? how.shape.dim : latent->shape()[0];
+  auto blocks = blocks_of_gates(gates, *chosen.layout, experts, gate_dim);
+  const index_t ffn_dim = std::ranges::max(blocks, {}, &gate_block::ffn_dim).ffn_dim;
+  return {.name = shared_prefix(router.name(), gates.first().name()),
+          .family = wanted.family,
+          .router = &router,
+          .layout_of_router = how.layout,
+          .gates = std::move(blocks),
+          .gate_name = wanted.pattern,
+          .layout = *chosen.layout,
+          .layout_known_by = chosen.known_by,
+          .num_experts = experts,
+          .router_rows = how.shape.rows,
+          .ffn_dim = ffn_dim,
+          .hidden_dim = how.shape.dim,
+          .part = wanted.part,
+          .latent = latent,
+          .selects_by_table = has_table(model, router)};
+}
+
+/// A layer from a router and gates; a reason where these cannot be used; neither where there are no gates.
 [[nodiscard]] inline attempt assemble(const checkpoint& model, const weight& router,
                                       const gate_search& wanted) {
   const auto gates = find_gates(model, wanted.pattern);
   if (gates.tensors.empty() || gates.first().rank() == 0) {
     return {};
   }
-  const std::string block = shared_prefix(router.name(), gates.first().name());
-  const auto chosen_router = choose_router(router, wanted, gates);
-  const auto [rows, dim] = chosen_router.shape;
-  const auto refuse = [&, most = std::max(rows, gates.held())](std::string reason) {
-    return attempt{{}, std::move(reason), most};
+  const auto how = choose_router(router, wanted, gates);
+  const auto [rows, dim] = how.shape;
+  const auto refuse = [&](std::string reason) {
+    return attempt{{}, std::move(reason), std::max(rows, gates.held())};
   };
-  if (!chosen_router.reason.empty()) {
-    return refuse(chosen_router.reason);
+  if (!how.reason.empty()) {
+    return refuse(how.reason);
   }
   if (auto reason = wrong_numbers(gates, wanted.pattern, rows); !reason.empty()) {
     return refuse(std::move(reason));
   }
+  const auto block = shared_prefix(router.name(), gates.first().name());
   const auto* latent = latent_of(model, block.empty() ? block : block + ".", dim);
   if (auto reason = unreadable(router, latent, gates); !reason.empty()) {
     return refuse(std::move(reason));
   }
-  const index_t experts = count_experts(gates, rows);
-  const index_t gate_dim = latent == nullptr ? dim : latent->shape()[0];
-  const auto chosen = choose_layout(wanted, gates, experts, gate_dim);
+  const auto chosen =
+      choose_layout(wanted, gates, count_experts(gates, rows), latent == nullptr ? dim : latent->shape()[0]);
   if (!chosen.layout) {
     return refuse(chosen.reason);
   }
-  auto blocks = blocks_of_gates(gates, *chosen.layout, experts, gate_dim);
-  const index_t ffn_dim = std::ranges::max(blocks, {}, &gate_block::ffn_dim).ffn_dim;
-  return {moe_layer{.name = block,
-                    .family = wanted.family,
-                    .router = &router,
-                    .layout_of_router = chosen_router.layout,
-                    .gates = std::move(blocks),
-                    .gate_name = wanted.pattern,
-                    .layout = *chosen.layout,
-                    .layout_known_by = chosen.known_by,
-                    .num_experts = experts,
-                    .router_rows = rows,
-                    .ffn_dim = ffn_dim,
-                    .hidden_dim = dim,
-                    .part = wanted.part,
-                    .latent = latent,
-                    .selects_by_table = has_table(model, router)},
-          "", rows};
+  return {layer_of(model, router, wanted, gates, how, chosen, latent), "", rows};
 }
 
 }  // namespace detail::moe
