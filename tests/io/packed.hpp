@@ -123,32 +123,52 @@ inline constexpr packed::scale_type all_scale_types[] = {packed::scale_type::f32
                                                          packed::scale_type::e8m0, packed::scale_type::one};
 
 /// The same bits, except that a zero has no sign and every NaN is alike.
-inline bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+template <class S>
+bool same(S a, S b) {
+  return a == b || (std::isnan(a) && std::isnan(b));
+}
 
-/// How many elements of m are not expected(f, d), rounded to f32, whether by rows in any order or all at
+/// What an element decodes to in S: expected(f, d), in double, is rounded to S once; expected(f, d, S{})
+/// knows of roundings to S on the way.
+template <class S, class Expected>
+S rounded(const Expected& expected, index_t f, index_t d) {
+  if constexpr (std::invocable<Expected, index_t, index_t, S>) {
+    return static_cast<S>(expected(f, d, S{}));
+  } else {
+    return static_cast<S>(expected(f, d));
+  }
+}
+
+/// How many elements of m, decoded to S, are not the expected ones, whether by rows in any order or all at
 /// once. What lies behind a row must not be written.
-template <MatrixRows M, class Expected>
-index_t differences(const M& m, const Expected& expected) {
-  constexpr float untouched = -12345.5F;
+template <class S, MatrixRows M, class Expected>
+index_t differences_in(const M& m, const Expected& expected) {
+  constexpr S untouched = S{-12345.5};
   const packed::any_matrix any(m);
   CHECK(any.rows() == m.rows());
   CHECK(any.cols() == m.cols());
-  std::vector<float> all(static_cast<std::size_t>(m.rows() * m.cols()) + 1, untouched);
+  std::vector<S> all(static_cast<std::size_t>(m.rows() * m.cols()) + 1, untouched);
   any.load_all(all.data());
   index_t different = same(all.back(), untouched) ? 0 : 1;
-  std::vector<float> row(static_cast<std::size_t>(m.cols()) + 1);
+  std::vector<S> row(static_cast<std::size_t>(m.cols()) + 1);
   for (index_t f = m.rows() - 1; f >= 0; --f) {
     row.back() = untouched;
     any.load_row(f, row.data());
     different += same(row.back(), untouched) ? 0 : 1;
     for (index_t d = 0; d < m.cols(); ++d) {
-      const float value = row[static_cast<std::size_t>(d)];
-      const bool right = same(value, static_cast<float>(expected(f, d))) &&
+      const S value = row[static_cast<std::size_t>(d)];
+      const bool right = same(value, rounded<S>(expected, f, d)) &&
                          same(value, all[static_cast<std::size_t>(f * m.cols() + d)]);
       different += right ? 0 : 1;
     }
   }
   return different;
+}
+
+/// differences_in() float and double, where expected() is exact.
+template <MatrixRows M, class Expected>
+index_t differences(const M& m, const Expected& expected) {
+  return differences_in<float>(m, expected) + differences_in<double>(m, expected);
 }
 
 }  // namespace packed_test

@@ -1,5 +1,5 @@
 // ggml's block types: each element is found by where the layout puts it, and computed in double. All products
-// and sums here are exact in double, so that f32 rounds once, as the decoder does.
+// and sums here are exact in double, so that f32 rounds once, as the decoder does, and double not at all.
 #include "packed.hpp"
 
 using namespace packed_test;
@@ -152,10 +152,10 @@ TEST_CASE("every block type, every bit of a block") {
             }) == 0);
       const ggml_matrix scaled(type.type, bytes.span(), rows, cols, -0.37F);
       CHECK(scaled.scale() == -0.37F);
-      CHECK(differences(scaled, [&](index_t f, index_t d) {
+      CHECK(differences(scaled, [&]<class S>(index_t f, index_t d, S) {
               const index_t block = f * blocks + d / type.elements;
               const double value = type.value({&bytes, block * type.bytes}, d % type.elements);
-              return double{static_cast<float>(value)} * double{-0.37F};
+              return double{static_cast<S>(value)} * double{-0.37F};
             }) == 0);
     }
   }

@@ -81,16 +81,17 @@ TEST_CASE("FP4: low half first, groups of 16 and 32, a factor for all") {
   for (const index_t cols : {0, 2, 16, 30, 32, 96, 98, 256, 590}) {
     for (const index_t group : {16, 32}) {
       for (const auto type : all_scale_types) {
-        for (const float global : {1.0F, -0.3F}) {
+        for (const double global : {1.0, -0.3}) {
           const index_t rows = 3;
           const odd_bytes codes = random_bytes(random, rows * cols / 2);
           const scale_grid scales(random, type, rows, packed::parts_of(cols, group));
           const fp4_matrix m(codes.span(), rows, cols, scales.view(), group, global);
           CAPTURE(cols);
           CAPTURE(group);
-          CHECK(differences(m, [&](index_t f, index_t d) {
+          CHECK(differences(m, [&]<class S>(index_t f, index_t d, S) {
                   const unsigned byte = codes.at((f * cols + d) / 2);
-                  const auto scale = static_cast<float>(scales.at(f, d / group) * double{global});
+                  const double factor{static_cast<S>(global)};
+                  const auto scale = static_cast<S>(scales.at(f, d / group) * factor);
                   return e2m1_values[d % 2 == 0 ? byte & 15U : byte >> 4] * double{scale};
                 }) == 0);
         }

@@ -42,16 +42,16 @@ template <class Stored>
 /// The gate matrix A of one expert, [F, D]; A P where the experts see a latent.
 [[nodiscard]] inline gate_matrix read_gate(const moe_layer& layer, index_t expert) {
   const auto& block = layer.gates[static_cast<std::size_t>(expert)];
-  gate_matrix a = mpi_router::visit_gate(block, [](const auto& stored) { return widened(stored); });
+  gate_matrix a = mpi_router::visit_gate<double>(block, [](const auto& stored) { return widened(stored); });
   if (layer.latent == nullptr) {
     return a;
   }
-  return a * mpi_router::visit_latent(layer, [](const auto& stored) { return widened(stored); });
+  return a * mpi_router::visit_latent<double>(layer, [](const auto& stored) { return widened(stored); });
 }
 
 /// The router's row for one expert.
 [[nodiscard]] inline Eigen::VectorXd read_row(const moe_layer& layer, index_t expert) {
-  return mpi_router::visit_router_row(layer, expert, [&](const auto& stored) {
+  return mpi_router::visit_router_row<double>(layer, expert, [&](const auto& stored) {
     Eigen::VectorXd row(stored.size());
     for (index_t d = 0; d < row.size(); ++d) {
       row[d] = mpi_router::widen<double>(stored[d]);

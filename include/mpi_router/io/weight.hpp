@@ -71,9 +71,11 @@ class weight {
                : std::accumulate(shape_.begin(), shape_.end() - 1, index_t{1}, std::multiplies<>{});
   }
 
-  /// Decodes rows [first, first + count) of a packed weight, row-major, rounded once to float. O(count ·
-  /// cols()); no allocation. Throws usage_error for rows that are not there, or where nothing is packed.
-  void decode(index_t first, index_t count, float* out) const {
+  /// Decodes rows [first, first + count) of a packed weight, row-major, computed in S (see
+  /// packed::any_matrix). O(count · cols()); no allocation. Throws usage_error for rows that are not there,
+  /// or where nothing is packed.
+  template <Accumulator S>
+  void decode(index_t first, index_t count, S* out) const {
     core::expect(is_packed() && first >= 0 && count >= 0 && first + count <= rows(), "weight '", name_,
                  "': rows ", first, " to ", first + count, " of ", rows(), " asked of ", stored_as_);
     const index_t each = rows() / static_cast<index_t>(matrices_.size());

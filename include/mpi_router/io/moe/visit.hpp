@@ -43,11 +43,12 @@ inline void check_alike(const moe_layer& layer) {
   return block.ffn_dim * block.hidden_dim * (is_fused(block.layout) ? 2 : 1);
 }
 
-/// A packed gate, decoded to float.
-[[nodiscard]] inline std::vector<float> decoded_gate(const gate_block& block) {
+/// A packed gate, decoded.
+template <Accumulator S>
+[[nodiscard]] std::vector<S> decoded_gate(const gate_block& block) {
   const index_t size = size_of_gate(block);
   const index_t rows = size / block.tensor->cols();
-  std::vector<float> out(static_cast<std::size_t>(size));
+  std::vector<S> out(static_cast<std::size_t>(size));
   block.tensor->decode(block.index * rows, rows, out.data());
   return out;
 }
@@ -68,13 +69,16 @@ decltype(auto) visit_type(const stored_tensor& tensor, const Use& use) {
 }
 
 /// Calls use(a) with the gate matrix A, [F, D], of one expert: a matrix_view<const T> of the stored type, or
-/// of float for a packed one, good as long as the call. What is packed is decoded, and elements that the file
-/// does not align are copied; all else lies where it is mapped. Returns what use returns.
-template <class Use>
+/// of Decoded for a packed one, good as long as the call. What is packed is decoded, and elements that the
+/// file does not align are copied; all else lies where it is mapped. Returns what use returns.
+///
+///   visit_gate(block, use);          // packed weights as float, rounded
+///   visit_gate<double>(block, use);  // as double: the products of codes and scales as they are
+template <Accumulator Decoded = float, class Use>
 decltype(auto) visit_gate(const gate_block& block, const Use& use) {
   const expert_shape one{1, block.ffn_dim, block.hidden_dim};
   if (block.tensor->is_packed()) {
-    const auto data = detail::moe::decoded_gate(block);
+    const auto data = detail::moe::decoded_gate<Decoded>(block);
     return use(detail::moe::experts_stored(block.layout, data.data(), one)[0]);
   }
   const index_t size = detail::moe::size_of_gate(block);
@@ -98,13 +102,13 @@ template <class T>
 
 /// Calls use(router) with the router's rows, [router_rows, D], as visit_gate does. The first num_experts of
 /// them have an expert.
-template <class Use>
+template <Accumulator Decoded = float, class Use>
 decltype(auto) visit_router(const moe_layer& layer, const Use& use) {
   const auto rows = [&](const auto* data) {
     return detail::moe::rows_stored(layer.layout_of_router, data, layer.router_rows, layer.hidden_dim);
   };
   if (layer.router->is_packed()) {
-    std::vector<float> data(static_cast<std::size_t>(layer.router_rows * layer.hidden_dim));
+    std::vector<Decoded> data(static_cast<std::size_t>(layer.router_rows * layer.hidden_dim));
     layer.router->decode(0, layer.router->rows(), data.data());
     return use(rows(std::as_const(data).data()));
   }
@@ -116,23 +120,24 @@ decltype(auto) visit_router(const moe_layer& layer, const Use& use) {
 
 /// Calls use(row) with row `expert` of the router, a vector_view of D elements, as visit_gate does: a packed
 /// one is decoded alone, where the router's layout lets it.
-template <class Use>
+template <Accumulator Decoded = float, class Use>
 decltype(auto) visit_router_row(const moe_layer& layer, index_t expert, const Use& use) {
   const bool alone = layer.router->is_packed() && layer.layout_of_router == router_layout::nd;
   if (!alone) {
-    return visit_router(layer, [&](const auto& router) -> decltype(auto) { return use(router.row(expert)); });
+    return visit_router<Decoded>(
+        layer, [&](const auto& router) -> decltype(auto) { return use(router.row(expert)); });
   }
-  std::vector<float> data(static_cast<std::size_t>(layer.hidden_dim));
+  std::vector<Decoded> data(static_cast<std::size_t>(layer.hidden_dim));
   layer.router->decode(expert, 1, data.data());
-  return use(vector_view<const float>(std::as_const(data).data(), layer.hidden_dim));
+  return use(vector_view<const Decoded>(std::as_const(data).data(), layer.hidden_dim));
 }
 
 /// Calls use(p) with the projection P, [L, D], of a layer whose experts see a latent, as visit_gate does.
-template <class Use>
+template <Accumulator Decoded = float, class Use>
 decltype(auto) visit_latent(const moe_layer& layer, const Use& use) {
   core::expect(layer.latent != nullptr, "visit_latent: '", layer.name, "' has no latent");
   const auto& p = *layer.latent;
-  return visit_gate(gate_block{&p, 0, gate_layout::nfd, p.rows(), p.cols()}, use);
+  return visit_gate<Decoded>(gate_block{&p, 0, gate_layout::nfd, p.rows(), p.cols()}, use);
 }
 
 /// All gate matrices of a layer, and what their view stands on. Movable; the view stays good.
@@ -167,7 +172,7 @@ class loaded_experts {
       return detail::moe::elements_of<T>(*gate.tensor->plain(), gate.index * size, size);
     }
     if constexpr (std::same_as<T, float>) {
-      return tensor_data<T>(detail::moe::decoded_gate(gate));
+      return tensor_data<T>(detail::moe::decoded_gate<T>(gate));
     } else {
       gate.tensor->fail("is packed, as ", gate.tensor->stored_as(), ", and asked for as ",
                         to_string(dtype_of<T>::value), "; it decodes to F32");

@@ -62,7 +62,9 @@ template <class M>
 
 }  // namespace detail
 
-/// A packed matrix of any format: a model of MatrixRows, like each of them.
+/// A packed matrix of any format: a model of MatrixRows, like each of them. All decode to float or double, S:
+/// codes and scales are widened, which is exact, then multiplied and added in S. In double most products of
+/// what the files hold are exact.
 class any_matrix {
  public:
   using alternatives = std::variant<fp8_matrix, fp4_matrix, int8_matrix, pack_quantized_matrix, mlx_matrix,
@@ -80,11 +82,13 @@ class any_matrix {
   [[nodiscard]] index_t cols() const {
     return std::visit([](const auto& m) { return m.cols(); }, matrix_);
   }
-  void load_row(index_t f, float* out) const {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const {
     std::visit([&](const auto& m) { m.load_row(f, out); }, matrix_);
   }
   /// All of it, [rows, cols] row-major: the same bits as row after row, and faster for AWQ and GPTQ.
-  void load_all(float* out) const {
+  template <Accumulator S>
+  void load_all(S* out) const {
     std::visit(
         [out](const auto& m) {
           if constexpr (requires { m.load_all(out); }) {

@@ -35,13 +35,15 @@ class awq_matrix {
   [[nodiscard]] index_t bits() const noexcept { return 4; }
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
       load_part(f, g, first, count, out + first);
     });
   }
   /// All of W, [rows, cols] row-major.
-  void load_all(float* out) const noexcept {
+  template <Accumulator S>
+  void load_all(S* out) const noexcept {
     constexpr index_t together = 16;  // columns: one cache line of each row of W
     for_each_group(cols_, group_, [&](index_t begin, index_t in_group, index_t g) {
       for (index_t first = begin; first < begin + in_group; first += together) {
@@ -56,11 +58,12 @@ class awq_matrix {
  private:
   static constexpr std::array<std::uint8_t, 8> shifts{0, 16, 4, 20, 8, 24, 12, 28};
 
-  void load_part(index_t f, index_t g, index_t first, index_t count, float* out) const noexcept {
-    const float scale = scales_.at(g, f);
+  template <Accumulator S>
+  void load_part(index_t f, index_t g, index_t first, index_t count, S* out) const noexcept {
+    const S scale = scales_.at(g, f);
     const int zero = code(qzeros_, g, f);
     for (index_t i = 0; i < count; ++i) {
-      out[i] = static_cast<float>(code(qweight_, first + i, f) - zero) * scale;
+      out[i] = static_cast<S>(code(qweight_, first + i, f) - zero) * scale;
     }
   }
   [[nodiscard]] int code(const std::byte* words, index_t r, index_t f) const noexcept {
@@ -112,13 +115,15 @@ class gptq_matrix {
   [[nodiscard]] index_t bits() const noexcept { return bits_; }
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     for (index_t r = 0; r < cols_ / (32 / bits_); ++r) {
       load_word(r, f, out);
     }
   }
   /// All of W, [rows, cols] row-major.
-  void load_all(float* out) const noexcept {
+  template <Accumulator S>
+  void load_all(S* out) const noexcept {
     for (index_t r = 0; r < cols_ / (32 / bits_); ++r) {
       for (index_t f = 0; f < rows_; ++f) {
         load_word(r, f, out + f * cols_);
@@ -128,12 +133,13 @@ class gptq_matrix {
 
  private:
   /// The inputs of word r of output f, to their places in the row.
-  void load_word(index_t r, index_t f, float* row) const noexcept {
+  template <Accumulator S>
+  void load_word(index_t r, index_t f, S* row) const noexcept {
     const index_t per_word = 32 / bits_;
     const auto word = read<std::uint32_t>(qweight_, r * rows_ + f);
     const std::uint32_t mask = (1U << bits_) - 1U;
     index_t current = -1;
-    float scale = 0;
+    S scale = 0;
     int zero = 0;
     for (index_t i = 0; i < per_word; ++i) {
       const index_t d = r * per_word + i;
@@ -143,7 +149,7 @@ class gptq_matrix {
         scale = scales_.at(g, f);
         zero = zero_point(g, f);
       }
-      row[d] = static_cast<float>(static_cast<int>(word >> (i * bits_) & mask) - zero) * scale;
+      row[d] = static_cast<S>(static_cast<int>(word >> (i * bits_) & mask) - zero) * scale;
     }
   }
   [[nodiscard]] int zero_point(index_t g, index_t f) const noexcept {

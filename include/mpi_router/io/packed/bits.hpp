@@ -55,8 +55,8 @@ inline void unpack_part(const std::byte* in, index_t bits, code_part& codes) noe
 }
 
 /// out[d] = value(code of column d) of a row of `count` codes, `bits` wide, in `row_bytes` bytes.
-template <class Value>
-void load_codes(const std::byte* row, index_t row_bytes, index_t count, index_t bits, float* out,
+template <Accumulator S, class Value>
+void load_codes(const std::byte* row, index_t row_bytes, index_t count, index_t bits, S* out,
                 const Value& value) noexcept {
   constexpr index_t part = codes_of_part;
   const index_t part_bytes = part / 8 * bits;

@@ -6,15 +6,16 @@
 MPIROUTER_BEGIN
 namespace packed {
 
-/// W[f, d] = E2M1(code[f, d]) · (scale[f, d / group] · global), the two scales multiplied first, in f32, as
-/// ModelOpt does. An even column is the low half of its byte. Groups have 16 or 32 columns, the last one
-/// perhaps fewer. compressed-tensors stores the reciprocal of `global`. A model of MatrixRows.
+/// W[f, d] = E2M1(code[f, d]) · (scale[f, d / group] · global), the two scales multiplied first, as ModelOpt
+/// does. An even column is the low half of its byte. Groups have 16 or 32 columns, the last one perhaps
+/// fewer. `global` is a double for the sake of compressed-tensors, which stores its reciprocal; rows of
+/// floats take it rounded. A model of MatrixRows.
 class fp4_matrix {
  public:
   /// Throws usage_error where codes [rows, cols / 2] or scales [rows, cols / group] are not as many as they
   /// must be, where cols is odd, or for another group.
   fp4_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
-             index_t group, float global = 1)
+             index_t group, double global = 1)
       : codes_(codes.data()), rows_(rows), cols_(cols), scales_(scales), group_(group), global_(global) {
     core::expect(cols % 2 == 0, "fp4_matrix: ", cols, " columns, two in each byte");
     expect_bytes("fp4_matrix", codes, rows, cols, cols / 2);
@@ -27,11 +28,13 @@ class fp4_matrix {
   [[nodiscard]] index_t group() const noexcept { return group_; }
   [[nodiscard]] const packed::scales& scales() const noexcept { return scales_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     load_codes(codes_ + f * (cols_ / 2), cols_ / 2, cols_, 4, out,
-               [](std::uint8_t code) { return static_cast<float>(twice_e2m1(code)) * 0.5F; });
+               [](std::uint8_t code) { return static_cast<S>(twice_e2m1(code)) * S{0.5}; });
+    const auto global = static_cast<S>(global_);
     for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
-      change_each(out + first, count, [scale = scales_.at(f, g) * global_](float x) { return x * scale; });
+      change_each(out + first, count, [scale = scales_.at(f, g) * global](S x) { return x * scale; });
     });
   }
 
@@ -41,7 +44,7 @@ class fp4_matrix {
   index_t cols_;
   packed::scales scales_;
   index_t group_;
-  float global_;
+  double global_;
 };
 
 }  // namespace packed

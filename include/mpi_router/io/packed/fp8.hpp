@@ -10,7 +10,7 @@ namespace packed {
 
 /// W[f, d] = code[f, d] · scale[f / block_rows, d / block_cols] of codes [rows, cols], E4M3 (fn) or E5M2;
 /// blocks at the end may be partial. One scale for each row is a block of [1, cols], one for each column
-/// [rows, 1], one for all [rows, cols]. The product is rounded to f32 once. A model of MatrixRows.
+/// [rows, 1], one for all [rows, cols]. The product is rounded to S once. A model of MatrixRows.
 class fp8_matrix {
  public:
   /// Throws usage_error where codes or scales are not as many as the shape and the blocks ask for.
@@ -35,7 +35,8 @@ class fp8_matrix {
   [[nodiscard]] index_t block_rows() const noexcept { return block_rows_; }
   [[nodiscard]] index_t block_cols() const noexcept { return block_cols_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     if (e5m2_) {
       load(f, out, [](std::uint8_t code) { return e5m2(code); });
     } else {
@@ -44,12 +45,12 @@ class fp8_matrix {
   }
 
  private:
-  template <class Decode>
-  void load(index_t f, float* out, Decode decode) const noexcept {
+  template <Accumulator S, class Decode>
+  void load(index_t f, S* out, Decode decode) const noexcept {
     const std::byte* const codes = codes_ + f * cols_;
     const index_t r = f / block_rows_;
     for (index_t first = 0, c = 0; first < cols_; first += block_cols_, ++c) {
-      const float scale = scales_.at(r, c);
+      const S scale = scales_.at(r, c);
       decode_each(codes + first, std::min(block_cols_, cols_ - first), out + first,
                   [&](std::uint8_t code) { return decode(code) * scale; });
     }

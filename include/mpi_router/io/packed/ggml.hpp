@@ -9,54 +9,51 @@ namespace packed {
 namespace detail {
 
 /// Decodes `blocks` blocks, one after the other.
-template <ggml_type Type>
-void decode_blocks(const std::byte* in, index_t blocks, float* out) noexcept {
+template <ggml_type Type, Accumulator S>
+void decode_blocks(const std::byte* in, index_t blocks, S* out) noexcept {
   using layout = block<Type>;
   for (index_t b = 0; b < blocks; ++b) {
     layout::decode(in + b * layout::bytes, out + b * layout::elements);
   }
 }
-using block_decoder = void (*)(const std::byte* in, index_t blocks, float* out) noexcept;
+template <Accumulator S>
+using block_decoder = void (*)(const std::byte* in, index_t blocks, S* out) noexcept;
 
 /// Null for a type that is not decoded.
-[[nodiscard]] inline block_decoder decoder_of(ggml_type type) noexcept {
+template <Accumulator S>
+[[nodiscard]] block_decoder<S> decoder_of(ggml_type type) noexcept {
   switch (type) {
-    case ggml_type::f32: return decode_blocks<ggml_type::f32>;
-    case ggml_type::f16: return decode_blocks<ggml_type::f16>;
-    case ggml_type::bf16: return decode_blocks<ggml_type::bf16>;
-    case ggml_type::q8_0: return decode_blocks<ggml_type::q8_0>;
-    case ggml_type::q4_0: return decode_blocks<ggml_type::q4_0>;
-    case ggml_type::q4_1: return decode_blocks<ggml_type::q4_1>;
-    case ggml_type::q5_0: return decode_blocks<ggml_type::q5_0>;
-    case ggml_type::q5_1: return decode_blocks<ggml_type::q5_1>;
-    case ggml_type::q2_k: return decode_blocks<ggml_type::q2_k>;
-    case ggml_type::q3_k: return decode_blocks<ggml_type::q3_k>;
-    case ggml_type::q4_k: return decode_blocks<ggml_type::q4_k>;
-    case ggml_type::q5_k: return decode_blocks<ggml_type::q5_k>;
-    case ggml_type::q6_k: return decode_blocks<ggml_type::q6_k>;
-    case ggml_type::iq4_nl: return decode_blocks<ggml_type::iq4_nl>;
-    case ggml_type::iq4_xs: return decode_blocks<ggml_type::iq4_xs>;
-    case ggml_type::mxfp4: return decode_blocks<ggml_type::mxfp4>;
-    case ggml_type::nvfp4: return decode_blocks<ggml_type::nvfp4>;
+    case ggml_type::f32: return decode_blocks<ggml_type::f32, S>;
+    case ggml_type::f16: return decode_blocks<ggml_type::f16, S>;
+    case ggml_type::bf16: return decode_blocks<ggml_type::bf16, S>;
+    case ggml_type::q8_0: return decode_blocks<ggml_type::q8_0, S>;
+    case ggml_type::q4_0: return decode_blocks<ggml_type::q4_0, S>;
+    case ggml_type::q4_1: return decode_blocks<ggml_type::q4_1, S>;
+    case ggml_type::q5_0: return decode_blocks<ggml_type::q5_0, S>;
+    case ggml_type::q5_1: return decode_blocks<ggml_type::q5_1, S>;
+    case ggml_type::q2_k: return decode_blocks<ggml_type::q2_k, S>;
+    case ggml_type::q3_k: return decode_blocks<ggml_type::q3_k, S>;
+    case ggml_type::q4_k: return decode_blocks<ggml_type::q4_k, S>;
+    case ggml_type::q5_k: return decode_blocks<ggml_type::q5_k, S>;
+    case ggml_type::q6_k: return decode_blocks<ggml_type::q6_k, S>;
+    case ggml_type::iq4_nl: return decode_blocks<ggml_type::iq4_nl, S>;
+    case ggml_type::iq4_xs: return decode_blocks<ggml_type::iq4_xs, S>;
+    case ggml_type::mxfp4: return decode_blocks<ggml_type::mxfp4, S>;
+    case ggml_type::nvfp4: return decode_blocks<ggml_type::nvfp4, S>;
     default: return nullptr;
   }
 }
 
 }  // namespace detail
 
-/// A matrix [rows, cols] of ggml blocks, row-major, times `scale` (NVFP4 keeps one beside the tensor). Its
-/// values are those of ggml's own dequantisation. A model of MatrixRows.
+/// A matrix [rows, cols] of ggml blocks, row-major, times `scale` (NVFP4 keeps one beside the tensor). As
+/// floats its values are those of ggml's own dequantisation. A model of MatrixRows.
 class ggml_matrix {
  public:
   /// Throws usage_error for a type that is not decoded, by its name; where cols is no multiple of its block;
   /// and where the bytes are not as many as the shape asks for.
   ggml_matrix(ggml_type type, std::span<const std::byte> bytes, index_t rows, index_t cols, float scale = 1)
-      : bytes_(bytes.data()),
-        rows_(rows),
-        cols_(cols),
-        type_(type),
-        scale_(scale),
-        decode_(detail::decoder_of(type)) {
+      : bytes_(bytes.data()), rows_(rows), cols_(cols), type_(type), scale_(scale) {
     core::expect(is_decoded(type), refusal_of(type));
     const ggml_block block = ggml_block_of(type);
     core::expect(cols % block.elements == 0, name_of(type), ": ", cols, " columns, in blocks of ",
@@ -73,8 +70,9 @@ class ggml_matrix {
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
   [[nodiscard]] float scale() const noexcept { return scale_; }
 
-  void load_row(index_t f, float* out) const noexcept {
-    decode_(bytes_ + f * row_bytes_, blocks_, out);
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
+    detail::decoder_of<S>(type_)(bytes_ + f * row_bytes_, blocks_, out);
     if (scale_ != 1.0F) {
       for (index_t d = 0; d < cols_; ++d) {
         out[d] *= scale_;
@@ -88,7 +86,6 @@ class ggml_matrix {
   index_t cols_;
   ggml_type type_;
   float scale_;
-  detail::block_decoder decode_;
   index_t blocks_ = 0;
   index_t row_bytes_ = 0;
 };

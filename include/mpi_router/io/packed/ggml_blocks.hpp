@@ -1,5 +1,5 @@
 // How one block of each ggml type is decoded: the layouts and formulas of ggml's own dequantisation, products
-// and differences in f32 in its order.
+// and differences in its order, in f32 as there or in double.
 //
 // q is a code, d and dmin are the block's f16 scales, sc and mn the small scales of its parts.
 #pragma once
@@ -10,7 +10,7 @@
 MPIROUTER_BEGIN
 namespace packed::detail {
 
-/// A type's block: `decode` writes `elements` floats from `bytes` bytes.
+/// A type's block: `decode` writes `elements` numbers from `bytes` bytes.
 template <ggml_type Type>
 struct block_base {
   static constexpr ggml_type type = Type;
@@ -29,32 +29,42 @@ struct block;
 
 template <>
 struct block<ggml_type::f32> : block_base<ggml_type::f32> {
-  static void decode(const std::byte* in, float* out) noexcept { *out = read<float>(in); }
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    *out = read<float>(in);
+  }
 };
 template <>
 struct block<ggml_type::f16> : block_base<ggml_type::f16> {
-  static void decode(const std::byte* in, float* out) noexcept { *out = read_f16(in); }
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    *out = read_f16(in);
+  }
 };
 template <>
 struct block<ggml_type::bf16> : block_base<ggml_type::bf16> {
-  static void decode(const std::byte* in, float* out) noexcept { *out = read_bf16(in); }
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    *out = read_bf16(in);
+  }
 };
 
 /// d · q, q signed bytes.
 template <>
 struct block<ggml_type::q8_0> : block_base<ggml_type::q8_0> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in);
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in);
     for (index_t i = 0; i < elements; ++i) {
-      out[i] = static_cast<float>(signed_at(in, 2 + i)) * d;
+      out[i] = static_cast<S>(signed_at(in, 2 + i)) * d;
     }
   }
 };
 
 /// Sixteen bytes whose low halves are the first sixteen codes and whose high halves the others: value(i,
 /// code).
-template <class Value>
-MPIROUTER_ALWAYS_INLINE void decode_halves(const std::byte* __restrict in, float* __restrict out,
+template <Accumulator S, class Value>
+MPIROUTER_ALWAYS_INLINE void decode_halves(const std::byte* __restrict in, S* __restrict out,
                                            const Value& value, index_t bytes = 16) noexcept {
   for (index_t i = 0; i < bytes; ++i) {
     out[i] = value(i, byte_at(in, i) & 15);
@@ -67,40 +77,44 @@ MPIROUTER_ALWAYS_INLINE void decode_halves(const std::byte* __restrict in, float
 /// d · (q − 8).
 template <>
 struct block<ggml_type::q4_0> : block_base<ggml_type::q4_0> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in);
-    decode_halves(in + 2, out, [d](index_t, int q) { return static_cast<float>(q - 8) * d; });
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in);
+    decode_halves(in + 2, out, [d](index_t, int q) { return static_cast<S>(q - 8) * d; });
   }
 };
 /// d · q + m.
 template <>
 struct block<ggml_type::q4_1> : block_base<ggml_type::q4_1> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in);
-    const float m = read_f16(in, 1);
-    decode_halves(in + 4, out, [d, m](index_t, int q) { return static_cast<float>(q) * d + m; });
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in);
+    const S m = read_f16(in, 1);
+    decode_halves(in + 4, out, [d, m](index_t, int q) { return static_cast<S>(q) * d + m; });
   }
 };
 /// d · (q − 16), the fifth bit of element i in bit i of four bytes.
 template <>
 struct block<ggml_type::q5_0> : block_base<ggml_type::q5_0> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in);
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in);
     const auto high = read<std::uint32_t>(in + 2);
     decode_halves(in + 6, out, [d, high](index_t i, int q) {
-      return static_cast<float>((q | static_cast<int>(high >> i & 1U) << 4) - 16) * d;
+      return static_cast<S>((q | static_cast<int>(high >> i & 1U) << 4) - 16) * d;
     });
   }
 };
 /// d · q + m, the fifth bits as above.
 template <>
 struct block<ggml_type::q5_1> : block_base<ggml_type::q5_1> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in);
-    const float m = read_f16(in, 1);
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in);
+    const S m = read_f16(in, 1);
     const auto high = read<std::uint32_t>(in + 4);
     decode_halves(in + 8, out, [d, m, high](index_t i, int q) {
-      return static_cast<float>(q | static_cast<int>(high >> i & 1U) << 4) * d + m;
+      return static_cast<S>(q | static_cast<int>(high >> i & 1U) << 4) * d + m;
     });
   }
 };
@@ -115,21 +129,23 @@ inline constexpr std::array<std::int8_t, 16> iq4_levels{-127, -104, -83, -65, -4
 /// d · level[q].
 template <>
 struct block<ggml_type::iq4_nl> : block_base<ggml_type::iq4_nl> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in);
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in);
     decode_halves(in + 2, out, [d](index_t, int q) { return d * iq4_level(q); });
   }
 };
 /// d · (sc − 32) · level[q], sc of 6 bits for each 32 elements: four in scales_l, two in scales_h.
 template <>
 struct block<ggml_type::iq4_xs> : block_base<ggml_type::iq4_xs> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in);
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in);
     const int scales_h = read<std::uint16_t>(in, 1);
     for (index_t part = 0; part < 8; ++part) {
       const int low = byte_at(in, 4 + part / 2) >> (4 * (part % 2)) & 15;
       const int sc = (low | (scales_h >> (2 * part) & 3) << 4) - 32;
-      const float scale = d * static_cast<float>(sc);
+      const S scale = d * static_cast<S>(sc);
       decode_halves(in + 8 + 16 * part, out + 32 * part,
                     [scale](index_t, int q) { return scale * iq4_level(q); });
     }
@@ -139,10 +155,11 @@ struct block<ggml_type::iq4_xs> : block_base<ggml_type::iq4_xs> {
 /// E2M1(q) · 2^(e − 127).
 template <>
 struct block<ggml_type::mxfp4> : block_base<ggml_type::mxfp4> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float half = e8m0(static_cast<std::uint8_t>(in[0])) * 0.5F;
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S half = e8m0(static_cast<std::uint8_t>(in[0])) * S{0.5};
     decode_halves(in + 1, out, [half](index_t, int q) {
-      return static_cast<float>(twice_e2m1(static_cast<std::uint8_t>(q))) * half;
+      return static_cast<S>(twice_e2m1(static_cast<std::uint8_t>(q))) * half;
     });
   }
 };
@@ -154,14 +171,13 @@ struct block<ggml_type::mxfp4> : block_base<ggml_type::mxfp4> {
 /// E2M1(q) · sc, sc for each 16 elements.
 template <>
 struct block<ggml_type::nvfp4> : block_base<ggml_type::nvfp4> {
-  static void decode(const std::byte* in, float* out) noexcept {
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
     for (index_t part = 0; part < 4; ++part) {
-      const float half = ue4m3(static_cast<std::uint8_t>(in[part])) * 0.5F;
+      const S half = ue4m3(static_cast<std::uint8_t>(in[part])) * S{0.5};
       decode_halves(
           in + 4 + 8 * part, out + 16 * part,
-          [half](index_t, int q) {
-            return static_cast<float>(twice_e2m1(static_cast<std::uint8_t>(q))) * half;
-          },
+          [half](index_t, int q) { return static_cast<S>(twice_e2m1(static_cast<std::uint8_t>(q))) * half; },
           8);
     }
   }
@@ -182,32 +198,34 @@ struct k_scale {
 
 /// d · sc · q − dmin · mn of Q4_K and Q5_K: of each 32 bytes the low halves are one part, the high ones the
 /// next. code(part, i, q) adds what lies elsewhere.
-template <class Code>
-MPIROUTER_ALWAYS_INLINE void decode_k(const std::byte* in, const std::byte* qs, float* out,
+template <Accumulator S, class Code>
+MPIROUTER_ALWAYS_INLINE void decode_k(const std::byte* in, const std::byte* qs, S* out,
                                       const Code& code) noexcept {
-  const float d = read_f16(in);
-  const float dmin = read_f16(in, 1);
+  const S d = read_f16(in);
+  const S dmin = read_f16(in, 1);
   for (index_t part = 0; part < 8; ++part) {
     const k_scale s = k_scale_at(in + 4, part);
-    const float scale = d * static_cast<float>(s.scale);
-    const float minimum = dmin * static_cast<float>(s.minimum);
+    const S scale = d * static_cast<S>(s.scale);
+    const S minimum = dmin * static_cast<S>(s.minimum);
     const std::byte* const q = qs + 32 * (part / 2);
     const int shift = part % 2 == 0 ? 0 : 4;
     for (index_t i = 0; i < 32; ++i) {
-      out[32 * part + i] = scale * static_cast<float>(code(part, i, byte_at(q, i) >> shift & 15)) - minimum;
+      out[32 * part + i] = scale * static_cast<S>(code(part, i, byte_at(q, i) >> shift & 15)) - minimum;
     }
   }
 }
 template <>
 struct block<ggml_type::q4_k> : block_base<ggml_type::q4_k> {
-  static void decode(const std::byte* in, float* out) noexcept {
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
     decode_k(in, in + 16, out, [](index_t, index_t, int q) { return q; });
   }
 };
 /// The fifth bit of element i of a part is bit `part` of byte i.
 template <>
 struct block<ggml_type::q5_k> : block_base<ggml_type::q5_k> {
-  static void decode(const std::byte* in, float* out) noexcept {
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
     decode_k(in, in + 48, out, [high = in + 16](index_t part, index_t i, int q) {
       return q | (byte_at(high, i) >> part & 1) << 4;
     });
@@ -217,20 +235,21 @@ struct block<ggml_type::q5_k> : block_base<ggml_type::q5_k> {
 /// d · sc · (q − 32), sc for each 16 elements: four bits in ql, two in qh; parts of 32, four in each half.
 template <>
 struct block<ggml_type::q6_k> : block_base<ggml_type::q6_k> {
-  static void decode(const std::byte* in, float* out) noexcept {
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
     const std::byte* const qh = in + 128;
     const std::byte* const scales = in + 192;
-    const float d = read_f16(in + 208);
+    const S d = read_f16(in + 208);
     for (index_t part = 0; part < 16; ++part) {  // of 16 elements
       const index_t half = part / 8;
       const index_t quarter = part % 8 / 2;
       const std::byte* const low = in + 64 * half + 32 * (quarter % 2) + 16 * (part % 2);
       const std::byte* const high = qh + 32 * half + 16 * (part % 2);
-      const float scale = d * static_cast<float>(signed_at(scales, part));
+      const S scale = d * static_cast<S>(signed_at(scales, part));
       const int shift = quarter < 2 ? 0 : 4;
       for (index_t i = 0; i < 16; ++i) {
         const int q = (byte_at(low, i) >> shift & 15) | (byte_at(high, i) >> (2 * quarter) & 3) << 4;
-        out[16 * part + i] = scale * static_cast<float>(q - 32);
+        out[16 * part + i] = scale * static_cast<S>(q - 32);
       }
     }
   }
@@ -240,17 +259,18 @@ struct block<ggml_type::q6_k> : block_base<ggml_type::q6_k> {
 /// for 16.
 template <>
 struct block<ggml_type::q2_k> : block_base<ggml_type::q2_k> {
-  static void decode(const std::byte* in, float* out) noexcept {
-    const float d = read_f16(in + 80);
-    const float dmin = read_f16(in + 80, 1);
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
+    const S d = read_f16(in + 80);
+    const S dmin = read_f16(in + 80, 1);
     for (index_t part = 0; part < 16; ++part) {
       const int s = byte_at(in, part);
-      const float scale = d * static_cast<float>(s & 15);
-      const float minimum = dmin * static_cast<float>(s >> 4);
+      const S scale = d * static_cast<S>(s & 15);
+      const S minimum = dmin * static_cast<S>(s >> 4);
       const std::byte* const qs = in + 16 + 32 * (part / 8) + 16 * (part % 2);
       const index_t shift = 2 * (part % 8 / 2);
       for (index_t i = 0; i < 16; ++i) {
-        out[16 * part + i] = scale * static_cast<float>(byte_at(qs, i) >> shift & 3) - minimum;
+        out[16 * part + i] = scale * static_cast<S>(byte_at(qs, i) >> shift & 3) - minimum;
       }
     }
   }
@@ -260,20 +280,21 @@ struct block<ggml_type::q2_k> : block_base<ggml_type::q2_k> {
 /// first eight bytes of the scales and two in the last four.
 template <>
 struct block<ggml_type::q3_k> : block_base<ggml_type::q3_k> {
-  static void decode(const std::byte* in, float* out) noexcept {
+  template <Accumulator S>
+  static void decode(const std::byte* in, S* out) noexcept {
     const std::byte* const scales = in + 96;
-    const float d = read_f16(in + 108);
+    const S d = read_f16(in + 108);
     for (index_t part = 0; part < 16; ++part) {
       const int low = byte_at(scales, part % 8) >> (part < 8 ? 0 : 4) & 15;
       const int high = byte_at(scales, 8 + part % 4) >> (2 * (part / 4)) & 3;
-      const float scale = d * static_cast<float>((low | high << 4) - 32);
+      const S scale = d * static_cast<S>((low | high << 4) - 32);
       const std::byte* const qs = in + 32 + 32 * (part / 8) + 16 * (part % 2);
       const std::byte* const hmask = in + 16 * (part % 2);
       const index_t shift = 2 * (part % 8 / 2);
       for (index_t i = 0; i < 16; ++i) {
         const int third = byte_at(hmask, i) >> (part / 2) & 1;
         const int q = (byte_at(qs, i) >> shift & 3) - 4 * (1 - third);
-        out[16 * part + i] = scale * static_cast<float>(q);
+        out[16 * part + i] = scale * static_cast<S>(q);
       }
     }
   }

@@ -27,12 +27,13 @@ class int8_matrix {
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     const std::byte* const codes = codes_ + f * cols_;
     for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
-      const float scale = scales_.at(scales_.rows() == 1 ? 0 : f, g);
+      const S scale = scales_.at(scales_.rows() == 1 ? 0 : f, g);
       decode_each(codes + first, count, out + first, [scale](std::uint8_t code) {
-        return static_cast<float>(static_cast<std::int8_t>(code)) * scale;
+        return static_cast<S>(static_cast<std::int8_t>(code)) * scale;
       });
     });
   }
@@ -104,9 +105,10 @@ class pack_quantized_matrix {
   [[nodiscard]] index_t bits() const noexcept { return bits_; }
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     load_codes(words_ + f * row_bytes_, row_bytes_, cols_, bits_, out,
-               [](std::uint8_t code) { return static_cast<float>(code); });
+               [](std::uint8_t code) { return static_cast<S>(code); });
     if (g_idx_) {
       for (index_t d = 0; d < cols_; ++d) {
         scale_group(f, g_idx_[d], out + d, 1);
@@ -118,9 +120,11 @@ class pack_quantized_matrix {
   }
 
  private:
-  void scale_group(index_t f, index_t g, float* out, index_t count) const noexcept {
-    const auto zero = static_cast<float>(zero_point(f, g));
-    change_each(out, count, [zero, scale = scales_.at(f, g)](float code) { return (code - zero) * scale; });
+  template <Accumulator S>
+  void scale_group(index_t f, index_t g, S* out, index_t count) const noexcept {
+    const auto zero = static_cast<S>(zero_point(f, g));
+    const S scale = scales_.at(f, g);
+    change_each(out, count, [zero, scale](S code) { return (code - zero) * scale; });
   }
   [[nodiscard]] int zero_point(index_t f, index_t g) const noexcept {
     if (zero_points_ == nullptr) {

@@ -34,13 +34,14 @@ class mlx_matrix {
   [[nodiscard]] index_t bits() const noexcept { return bits_; }
   [[nodiscard]] index_t group() const noexcept { return group_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     load_codes(words_ + f * row_bytes_, row_bytes_, cols_, bits_, out,
-               [](std::uint8_t code) { return static_cast<float>(code); });
+               [](std::uint8_t code) { return static_cast<S>(code); });
     for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
-      change_each(out + first, count, [scale = scales_.at(f, g), bias = biases_.at(f, g)](float code) {
-        return scale * code + bias;
-      });
+      const S scale = scales_.at(f, g);
+      const S bias = biases_.at(f, g);
+      change_each(out + first, count, [scale, bias](S code) { return scale * code + bias; });
     });
   }
 

@@ -36,13 +36,13 @@ class block_maxima {
   }
 
   [[nodiscard]] index_t size() const noexcept { return size_; }
-  [[nodiscard]] float at(index_t block) const noexcept {
+  template <Accumulator S>
+  [[nodiscard]] S at(index_t block) const noexcept {
     if (!nested_) {
       return read<float>(values_, block);
     }
-    return read<float>(quant_map_, read<std::uint8_t>(codes_, block)) *
-               read<float>(values_, block / blocksize_) +
-           offset_;
+    const S code = read<float>(quant_map_, read<std::uint8_t>(codes_, block));
+    return code * read<float>(values_, block / blocksize_) + offset_;
   }
 
  private:
@@ -80,12 +80,13 @@ class nf4_matrix {
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
   [[nodiscard]] index_t blocksize() const noexcept { return blocksize_; }
 
-  void load_row(index_t f, float* out) const noexcept {
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const noexcept {
     const index_t begin = f * cols_;
     const index_t end = begin + cols_;
     for (index_t i = begin; i < end;) {
       const index_t block = i / blocksize_;
-      const float scale = absmax_.at(block);
+      const auto scale = absmax_.at<S>(block);
       const index_t last = std::min(end - block * blocksize_, blocksize_) + block * blocksize_;
       for (; i < last; ++i) {
         const auto byte = static_cast<std::uint8_t>(codes_[i / 2]);

@@ -98,8 +98,8 @@ template <class T>
 
 /// out[i] = value(codes[i]) for i < count, most of them in runs of a constant length, which compilers
 /// vectorise without knowing count.
-template <class Code, class Value>
-MPIROUTER_ALWAYS_INLINE void decode_each(const Code* __restrict codes, index_t count, float* __restrict out,
+template <class Code, Accumulator S, class Value>
+MPIROUTER_ALWAYS_INLINE void decode_each(const Code* __restrict codes, index_t count, S* __restrict out,
                                          const Value& value) noexcept {
   constexpr index_t run = 64;  // bytes: the widest register
   const index_t whole = count - count % run;
@@ -113,9 +113,9 @@ MPIROUTER_ALWAYS_INLINE void decode_each(const Code* __restrict codes, index_t c
   }
 }
 
-/// value(x) in the place of each of count floats, most of them in runs of a constant length, as above.
-template <class Value>
-MPIROUTER_ALWAYS_INLINE void change_each(float* values, index_t count, const Value& value) noexcept {
+/// value(x) in the place of each of count numbers, most of them in runs of a constant length, as above.
+template <Accumulator S, class Value>
+MPIROUTER_ALWAYS_INLINE void change_each(S* values, index_t count, const Value& value) noexcept {
   constexpr index_t run = 16;  // floats: the widest register
   const index_t whole = count - count % run;
   for (index_t first = 0; first < whole; first += run) {

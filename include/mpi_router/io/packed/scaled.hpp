@@ -103,8 +103,8 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
     return;
   }
   for (index_t i = 0; i < bytes.count; ++i) {
-    const float global =
-        globals == nullptr ? 1.0F : number_at<float>(*globals, each == 1 ? 0 : static_cast<std::size_t>(i));
+    const double global =
+        globals == nullptr ? 1 : number_at<float>(*globals, each == 1 ? 0 : static_cast<std::size_t>(i));
     out.matrices.emplace_back(packed::fp4_matrix(piece(codes, i, bytes.count), bytes.rows, cols,
                                                  grid(scale, type, i, bytes.count, bytes.rows, cols / group),
                                                  group, reciprocal ? 1 / global : global));
