@@ -152,13 +152,19 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
 
 expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
   const auto row = read_row(layer, expert);
+  const auto& gate = layer.gates[static_cast<std::size_t>(expert)];
+  const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
+  // Packed weights as doubles are the products of codes and scales as they are; as floats they take half
+  // the memory, which counts where an expert has so many.
+  constexpr index_t many = 6'000'000;
   expert_result result;
-  if (layer.latent == nullptr) {
-    result = mpi_router::visit_gate(layer.gates[static_cast<std::size_t>(expert)],
-                                    [&](const auto& a) { return analyse_row(a, row, options); });
-  } else {
+  if (layer.latent != nullptr) {
     const auto a = read_gate(layer, expert);
-    result = analyse_row(view(a), row, options);
+    result = look(view(a));
+  } else if (gate.ffn_dim * gate.hidden_dim <= many) {
+    result = mpi_router::visit_gate<double>(gate, look);
+  } else {
+    result = mpi_router::visit_gate(gate, look);
   }
   result.expert = expert;
   for (double* ratio :

@@ -87,7 +87,8 @@ A layout is never guessed: it is taken if the shapes leave no other (those of D 
   with each layer.
 
 Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all of GGUF but its codebook types) are
-  decoded to float, rounded once as the formats' own decoders do; what is certified is certified of those numbers.
+  decoded to the products of codes and scales; experts of more than six million weights to floats, rounded once, as
+  the formats' own decoders do. What is certified is certified of those numbers.
 
 Where experts see a latent P x, A P is measured; where they have no gate, the up projection takes its place ("part").
 
