@@ -26,7 +26,20 @@ struct counted_rows {
     for (index_t d = 0; d < d_count; ++d) out[d] = factor * (*a)[static_cast<std::size_t>(f * d_count + d)];
   }
 };
+/// a[f, d] = (f + d + 1) / 3, in whichever type is asked for.
+struct thirds {
+  index_t f_count;
+  index_t d_count;
+  [[nodiscard]] index_t rows() const { return f_count; }
+  [[nodiscard]] index_t cols() const { return d_count; }
+  template <Accumulator S>
+  void load_row(index_t f, S* out) const {
+    for (index_t d = 0; d < d_count; ++d) out[d] = static_cast<S>(f + d + 1) / S{3};
+  }
+};
 static_assert(MatrixRows<counted_rows>);
+static_assert(MatrixRowsIn<thirds, double> && !MatrixRowsIn<counted_rows, double>);
+static_assert(ScalableGramOperator<rows_operator<thirds, double, double>>);
 static_assert(FactoredGramOperator<rows_operator<counted_rows, float>>);
 static_assert(ScalableGramOperator<rows_operator<counted_rows, double>>);
 
@@ -66,6 +79,35 @@ bool near(vector_view<const S> got, const std::vector<double>& expected, double 
 }
 
 }  // namespace
+
+TEST_CASE("rows of doubles are not rounded to float") {
+  const thirds rows{3, 5};
+  const std::vector<double> x{1, -2, 0, 1, 3};
+  std::vector<double> scratch(5);
+  std::vector<float> rounded(5);
+  std::vector<double> y(3);
+  std::vector<double> of_rounded(3);
+  const vector_view<const double> in(x.data(), 5);
+  gram_of_rows<double>(rows, scratch).project(in, {y.data(), 3});
+  gram_of_rows<double>(rows, rounded).project(in, {of_rounded.data(), 3});
+  std::vector<double> u(5);
+  const double energy = gram_of_rows(rows, scratch).apply(in, {u.data(), 5});
+  const auto scaled = gram_of_rows(rows, scratch).apply_scaled(in, {u.data(), 5});
+  const auto x_of = [&](index_t f) {  // Σ_d (f + d + 1) x_d, whole numbers
+    double sum = 0;
+    for (index_t d = 0; d < 5; ++d) sum += static_cast<double>(f + d + 1) * x[static_cast<std::size_t>(d)];
+    return sum;
+  };
+  double expected = 0;
+  for (index_t f = 0; f < 3; ++f) {
+    const auto i = static_cast<std::size_t>(f);
+    CHECK(std::abs(y[i] - x_of(f) / 3) < 1e-14);
+    CHECK(std::abs(of_rounded[i] - x_of(f) / 3) > 1e-9);
+    expected += x_of(f) * x_of(f) / 9;
+  }
+  CHECK(std::abs(energy - expected) < 1e-13 * expected);
+  CHECK(std::abs(std::ldexp(scaled.energy, scaled.energy_exponent) - expected) < 1e-13 * expected);
+}
 
 TEST_CASE_TEMPLATE("apply, project and lift are those of the dense matrix", S, float, double) {
   const double tolerance = std::same_as<S, float> ? 2e-5 : 1e-13;

@@ -99,8 +99,9 @@ class checkpoint_builder {
     }
     sources_.push_back({name, mpi_router::dtype_of<T>::value, std::move(shape), bytes});
   }
-  void add_raw(const std::string& name, dtype type, std::vector<index_t> shape) {
-    auto& bytes = storage_.emplace_back(*mpi_router::detail::byte_size(type, shape));
+  /// Every byte the same.
+  void add_raw(const std::string& name, dtype type, std::vector<index_t> shape, std::byte byte = {}) {
+    auto& bytes = storage_.emplace_back(*mpi_router::detail::byte_size(type, shape), byte);
     sources_.push_back({name, type, std::move(shape), bytes});
   }
   void add_bytes(const std::string& name, dtype type, std::vector<index_t> shape,

@@ -417,6 +417,41 @@ TEST_CASE("experts that no one batch has are seen one by one") {
   CHECK(visit_gate(s.found[0].gates[1], [](const auto& a) { return a.cols(); }) == D);
 }
 
+TEST_CASE("what is packed is decoded to the type that is asked for, in which all is computed") {
+  constexpr index_t cols = 16;
+  checkpoint_builder builder;
+  builder.add_raw("mlp.gate.weight", dtype::f8_e4m3, {N, cols}, std::byte{0x39});  // 1.125
+  builder.add<float>("mlp.gate.weight_scale", {1}, {0.1F});
+  for (index_t e = 0; e < N; ++e) {
+    const auto name = "mlp.experts." + std::to_string(e) + ".gate_proj.weight";
+    builder.add_raw(name + "_packed", dtype::u8, {F, cols / 2}, std::byte{0x33});  // 1.5
+    builder.add_raw(name + "_scale", dtype::f8_e4m3, {F, 1}, std::byte{0x38});     // 1
+    builder.add<float>(name + "_global_scale", {1}, {3});  // the reciprocal of what multiplies
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  const auto is = []<class T>(T value) {
+    return [value](const auto& row) {
+      bool same = row.size() == cols && std::same_as<decltype(row), const vector_view<const T>&>;
+      for (index_t d = 0; same && d < cols; ++d) {
+        same = widen<double>(row[d]) == double{value};
+      }
+      return same;
+    };
+  };
+  const auto last = [](const auto& check) {
+    return [=](const auto& a) { return check(a.row(a.rows() - 1)); };
+  };
+  const auto& layer = s.found[0];
+  CHECK(visit_gate(layer.gates[1], last(is(1.5F * (1 / 3.0F)))));
+  CHECK(visit_gate<double>(layer.gates[1], last(is(1.5 * (1 / 3.0)))));
+  CHECK(load_experts<double>(layer).view()[N - 1](F - 1, cols - 1) == 1.5 * (1 / 3.0));
+  CHECK(visit_router(layer, last(is(1.125F * 0.1F))));
+  CHECK(visit_router<double>(layer, last(is(1.125 * double{0.1F}))));
+  CHECK(visit_router_row(layer, 2, is(1.125F * 0.1F)));
+  CHECK(visit_router_row<double>(layer, 2, is(1.125 * double{0.1F})));
+}
+
 TEST_CASE("the words of the options are the caller's") {
   checkpoint_builder builder;
   builder.add<float>("way", {N, D}, random_layer(51, N, F, D).router);

@@ -20,6 +20,11 @@ concept MatrixRows = requires(const std::remove_cvref_t<M>& m, index_t f, float*
   m.load_row(f, out);
 };
 
+/// Rows that can be decoded to T as well.
+template <class M, class T>
+concept MatrixRowsIn =
+    MatrixRows<M> && requires(const std::remove_cvref_t<M>& m, index_t f, T* out) { m.load_row(f, out); };
+
 MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
@@ -61,18 +66,20 @@ template <Accumulator S>
 
 /// M = AᵀA of a matrix A [F, D] that is seen row by row. A model of GramOperator, FactoredGramOperator and
 /// ScalableGramOperator. Build it with gram_of_rows(). It holds a copy of `Rows` (a few spans, for packed
-/// weights) and a view of the caller's row of D floats, in which each row is decoded: one operator a thread.
+/// weights) and a view of the caller's row of D floats or doubles, in which each row is decoded: one operator
+/// a thread.
 ///
 /// apply, project and lift: O(F·D), each row decoded once, so the packed bytes are read once; sums in S, in
 /// an order that depends on the shape alone. All throw usage_error where the vectors have not the size they
 /// need, or input, output and the row of scratch overlap.
-template <MatrixRows Rows, Accumulator S = float>
+template <MatrixRows Rows, Accumulator S = float, Accumulator Decoded = float>
+  requires MatrixRowsIn<Rows, Decoded> && (sizeof(Decoded) <= sizeof(S))
 class rows_operator {
  public:
   using scalar = S;
 
-  /// Throws usage_error where `scratch` has not D floats.
-  rows_operator(Rows rows, std::span<float> scratch) : rows_(std::move(rows)), row_(scratch.data()) {
+  /// Throws usage_error where `scratch` has not D elements.
+  rows_operator(Rows rows, std::span<Decoded> scratch) : rows_(std::move(rows)), row_(scratch.data()) {
     core::expect(static_cast<index_t>(scratch.size()) == dimension(), "gram_of_rows: the rows have ",
                  dimension(), " elements, the scratch ", scratch.size());
   }
@@ -110,7 +117,7 @@ class rows_operator {
     S largest_a{0};
     for (index_t f = 0; f < ffn_dim(); ++f) {
       rows_.load_row(f, row_);
-      largest_a = std::max(largest_a, largest(vector_view<const float>(row_, dimension())));
+      largest_a = std::max(largest_a, largest(vector_view<const Decoded>(row_, dimension())));
     }
     const int a_exponent = exponent_of(largest_a);
     const int x_exponent = exponent_of(largest(x));
@@ -125,7 +132,7 @@ class rows_operator {
     core::expect(in.size() == in_size && out.size() == out_size, what, ": the rows are [F = ", ffn_dim(),
                  ", D = ", dimension(), "], but the vectors have ", in.size(), " and ", out.size(),
                  " elements, not ", in_size, " and ", out_size);
-    const vector_view<float> scratch(row_, dimension());
+    const vector_view<Decoded> scratch(row_, dimension());
     core::expect(!core::overlap(in, out) && !core::overlap(in, scratch) && !core::overlap(out, scratch), what,
                  ": input, output and scratch overlap");
   }
@@ -198,16 +205,21 @@ class rows_operator {
   }
 
   Rows rows_;
-  float* row_;
+  Decoded* row_;
 };
 
 /// The operator of M = AᵀA, A [F, D] by its rows, with sums in S; `scratch` is the caller's and has D floats.
-/// Throws usage_error where it has not.
+/// Throws usage_error where it has not. Rows that decode to double too, as packed weights do, are seen
+/// unrounded where sums are double and the scratch is of doubles.
 ///
 ///   std::vector<float> scratch(weights.cols());
 ///   auto op = gram_of_rows<double>(weights, scratch);
 template <Accumulator S = float, MatrixRows Rows>
 [[nodiscard]] rows_operator<Rows, S> gram_of_rows(Rows rows, std::span<float> scratch) {
+  return {std::move(rows), scratch};
+}
+template <std::same_as<double> S = double, MatrixRowsIn<double> Rows>
+[[nodiscard]] rows_operator<Rows, S, double> gram_of_rows(Rows rows, std::span<double> scratch) {
   return {std::move(rows), scratch};
 }
 

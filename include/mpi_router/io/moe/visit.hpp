@@ -171,11 +171,11 @@ class loaded_experts {
       const index_t size = detail::moe::size_of_gate(gate);
       return detail::moe::elements_of<T>(*gate.tensor->plain(), gate.index * size, size);
     }
-    if constexpr (std::same_as<T, float>) {
+    if constexpr (Accumulator<T>) {
       return tensor_data<T>(detail::moe::decoded_gate<T>(gate));
     } else {
       gate.tensor->fail("is packed, as ", gate.tensor->stored_as(), ", and asked for as ",
-                        to_string(dtype_of<T>::value), "; it decodes to F32");
+                        to_string(dtype_of<T>::value), "; it decodes to F32 or F64");
     }
   }
 
@@ -185,8 +185,8 @@ class loaded_experts {
 };
 
 /// All gate matrices of a layer that is stored as T, in place but for those that the file does not align; or,
-/// decoded, of a packed layer as float. Throws file_error where T is not the stored type, or where the
-/// experts differ in type or in F.
+/// decoded, of a packed layer as float or double. Throws file_error where T is not the stored type, or where
+/// the experts differ in type or in F.
 template <Scalar T>
 [[nodiscard]] loaded_experts<T> load_experts(const moe_layer& layer) {
   return loaded_experts<T>(layer);
