@@ -125,6 +125,17 @@ TEST_CASE("with and without a decomposition") {
   CHECK(proven.sine_at(2) == 1);
 }
 
+TEST_CASE("a row on the principal direction still learns of the second, from beside it") {
+  const auto a = with_direction(small, 60, 1);
+  const singular_spectrum spectrum(a);
+  const Eigen::VectorXd principal = spectrum.principal_direction();
+  for (const auto& options : {certify_options{}, probes_only()}) {
+    const auto found = find_expert_direction(view(a), view(principal), direction_source::certificate,
+                                             reference{}, {}, options);
+    CHECK(found.sigma_2() == doctest::Approx(spectrum.sigma_2()).epsilon(1e-5));
+  }
+}
+
 TEST_CASE("a zero matrix has no direction") {
   const gate_matrix zero = gate_matrix::Zero(small, 60);
   const auto row = some_row(60);

@@ -1,5 +1,6 @@
 // Steps counted in the Krylov space are the steps that the iteration takes; σ₂ is that of the SVD, from
 // below.
+#include <mpi_router/core/operators.hpp>
 #include <mpi_router/verify/expert_direction.hpp>
 
 #include <doctest/doctest.h>
@@ -98,11 +99,12 @@ TEST_CASE("a row without a part along the principal direction has no forecast, o
   start[0] = 0;
   REQUIRE(krylov.start(start));
   krylov.step(op);
-  CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 1e-6, 1000).converged());
+  CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 1e9, 1e-6, 1000).converged());
   start[0] = 1;
   REQUIRE(krylov.start(start));
   krylov.step(op);
-  CHECK(forecast_steps(op, op, krylov, 1.0, 1e-6, 10).converged());  // more than ten
-  CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 1e-6, 10).steps.has_value());
-  CHECK(forecast_steps(op, op, krylov, 1.0, 1.0, 10).steps == 0);
+  CHECK(forecast_steps(op, op, krylov, 1.0, std::sqrt(19.0), 1e-6, 10).converged());  // more than ten
+  CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, std::sqrt(19.0), 1e-6, 10).steps.has_value());
+  CHECK(forecast_steps(op, op, krylov, 1.0, std::sqrt(19.0), 1.0, 10).steps == 0);
+  CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 6.0, 1e-6, 10).converged());  // another start's angle
 }

@@ -74,19 +74,45 @@ template <Scalar T>
   return out;
 }
 
+/// The largest Ritz value beside v̂, from a random start.
+template <GramOperator Op>
+[[nodiscard]] double largest_beside(Op& op, const principal_direction& found) {
+  using S = scalar_of<Op>;
+  constexpr index_t most_steps = 100;
+  const index_t dimension = found.direction.size();
+  lanczos<S> krylov(dimension, std::min(most_steps, dimension), found.at.rayleigh);
+  krylov.deflate(found.direction);
+  std::mt19937_64 random(1);
+  double largest = 0;
+  for (bool more = krylov.start(gaussian<S>(dimension, random)); more;) {
+    more = krylov.step(op) && krylov.can_grow();
+    const auto pair = krylov.top();
+    largest = is_finite(pair.value) ? std::max(largest, pair.value) : largest;
+    if (more && pair.residual <= 1e-3 * found.at.rayleigh) {
+      more = !has_settled(krylov.all(), 0, found.at.rayleigh);
+    }
+  }
+  return largest;
+}
+
 /// What the Krylov space of the start says of σ₂ and of the steps to what was found.
 template <GramOperator Op, GramOperator Fast>
-void follow(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov, const course_options& course,
-            expert_direction& result) {
+void follow(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov, vector_view<const double> start,
+            const course_options& course, expert_direction& result) {
   const auto& found = result.found;
-  if (found.direction.size() == 0 || krylov.steps() == 0) {
+  if (found.direction.size() == 0 || course.tolerance <= 0) {
     return;
   }
   if (std::sin(found.proof.angle_bound) <= course.tolerance) {
-    result.forecast = forecast_steps(op, fast, krylov, found.at.rayleigh, course.tolerance, course.max_steps);
+    const double tangent = std::tan(line_angle<double>(start, view(found.direction)));
+    result.forecast =
+        forecast_steps(op, fast, krylov, found.at.rayleigh, tangent, course.tolerance, course.max_steps);
   }
   const auto pairs = krylov.all();
   result.ritz_2 = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
+  if (!has_settled(pairs, 1, found.at.rayleigh)) {  // a row that is on a singular direction sees no other
+    result.ritz_2 = std::max(result.ritz_2, largest_beside(fast, found));
+  }
 }
 
 /// Finds by `fast` as far as it goes, then by `op`, and follows the start. False where the squares of the
@@ -110,7 +136,7 @@ template <GramOperator Op, GramOperator Fast>
       found.applications += before;
     }
   }
-  follow(op, fast, krylov, course, result);
+  follow(op, fast, krylov, start, course, result);
   return true;
 }
 
@@ -145,7 +171,7 @@ template <Scalar T, class Backend = reference>
                            std::max(result.found.at.rayleigh, 1e-300));
     if (!decomposed && krylov.start(map(start)) && krylov.can_grow()) {
       krylov.step(op);
-      detail::follow(op, op, krylov, course, result);
+      detail::follow(op, op, krylov, start, course, result);
     }
   } else {
     auto op = gram_in_double(a, backend);

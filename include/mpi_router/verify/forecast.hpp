@@ -101,33 +101,43 @@ class krylov_iteration {
 
 namespace detail {
 
-/// Whether the second Ritz value is an eigenvalue to some 2e-6 of the first: it is within its residual of
-/// one, and nearer, quadratically, where the third is away.
-[[nodiscard]] inline bool second_has_settled(const std::vector<ritz_pair>& pairs) {
-  if (pairs.size() < 2) {
+/// Whether Ritz value k is an eigenvalue to some 2e-6 of ρ: it is within its residual of one, and nearer,
+/// quadratically, where the next is away.
+[[nodiscard]] inline bool has_settled(const std::vector<ritz_pair>& pairs, std::size_t k, double rayleigh) {
+  if (pairs.size() <= k) {
     return false;
   }
-  const double third = pairs.size() > 2 ? pairs[2].value : 0;
-  const double residual = pairs[1].residual;
-  return std::min(residual, residual / (pairs[1].value - third) * residual) <= 2e-6 * pairs[0].value;
+  const double next = pairs.size() > k + 1 ? pairs[k + 1].value : 0;
+  const double residual = pairs[k].residual;
+  return std::min(residual, residual / (pairs[k].value - next) * residual) <= 2e-6 * rayleigh;
 }
 
 }  // namespace detail
 
 /// The power steps from `krylov`'s start to the tolerance. Goes on with the space, by `fast`, until that is
 /// right to one step and the second Ritz value has settled; takes the eigenvalues that matter from images by
-/// `op`, in double, where those of the space are not sharp enough. rayleigh: ρ of the principal direction;
-/// where the space has not found it, nothing converges.
+/// `op`, in double, where those of the space are not sharp enough. rayleigh, tangent: ρ of the principal
+/// direction and tan of the start's angle to it, in double; where the space has not found that direction, or
+/// sees the start at another angle, so that it is off by half a step, nothing converges.
 template <GramOperator Op, GramOperator Fast>
 [[nodiscard]] step_forecast forecast_steps(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov,
-                                           double rayleigh, double tolerance, index_t max_steps) {
+                                           double rayleigh, double tangent, double tolerance,
+                                           index_t max_steps) {
   constexpr index_t at_once = 8;
   constexpr std::size_t sharpened = 4;
-  while (krylov.steps() > 0) {
+  for (;;) {
     const auto pairs = krylov.all();
+    if (pairs.empty()) {
+      break;
+    }
     const double first = pairs.front().value;
     const double second = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
-    const bool is_principal = std::abs(first - rayleigh) <= 1e-3 * (first - second);
+    const auto& y = pairs.front().coordinates;
+    const double seen = y.tail(y.size() - 1).norm() / std::abs(y[0]);
+    const double half_a_step = 0.5 * (1 - second / first) * tangent;
+    const bool is_principal =
+        std::abs(first - rayleigh) <= 1e-3 * (first - second) &&
+        (std::abs(seen - tangent) <= half_a_step || std::max(seen, tangent) <= tolerance);
     const double kappa_squared = second / first;
     krylov_iteration iteration(krylov);
     auto forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
@@ -140,7 +150,8 @@ template <GramOperator Op, GramOperator Fast>
       }
       forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
     }
-    if (is_principal && forecast.is_spanned && (detail::second_has_settled(pairs) || !krylov.can_grow())) {
+    if (is_principal && forecast.is_spanned &&
+        (detail::has_settled(pairs, 1, rayleigh) || !krylov.can_grow())) {
       return forecast;
     }
     if (!krylov.can_grow()) {

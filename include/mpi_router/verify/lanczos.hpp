@@ -55,14 +55,17 @@ class lanczos {
   /// deflated. False where g is zero or not finite.
   bool start(const Eigen::VectorXd& x, const Eigen::VectorXd& g, double rayleigh) {
     const double norm = g.stableNorm();
+    const bool more = norm > 0 && is_finite(norm / rayleigh) && basis_.rows() > 1;
     first_ = 0;
     steps_ = 1;
     scale_ = rayleigh;
     basis_.col(0) = x.template cast<S>();
-    basis_.col(1) = (g / norm).template cast<S>();
     diagonal_[0] = 1;
-    off_diagonal_[0] = norm / rayleigh;
-    return norm > 0 && is_finite(off_diagonal_[0]) && basis_.rows() > 1;
+    off_diagonal_[0] = more ? norm / rayleigh : 0;
+    if (more) {
+      basis_.col(1) = (g / norm).template cast<S>();
+    }
+    return more;
   }
 
   /// One more application. False once the space is exhausted: then the Ritz values are eigenvalues.
@@ -112,8 +115,12 @@ class lanczos {
   [[nodiscard]] auto off_diagonal() const { return off_diagonal_.head(steps_); }
   [[nodiscard]] double scale() const noexcept { return scale_; }
 
-  /// All Ritz pairs, the largest first; as columns, their coordinates. O(k³).
+  /// All Ritz pairs, the largest first; none before the first step, or where the operator gave what is not
+  /// finite. O(k³).
   [[nodiscard]] std::vector<ritz_pair> all() const {
+    if (steps_ == 0 || !diagonal().allFinite() || !off_diagonal().allFinite()) {
+      return {};
+    }
     Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver;
     solver.computeFromTridiagonal(diagonal_.head(steps_), off_diagonal_.head(steps_ - 1));
     std::vector<ritz_pair> pairs;

@@ -126,7 +126,7 @@ template <Accumulator S>
 [[nodiscard]] Eigen::MatrixXd worthwhile(const lanczos<S>& krylov, const Eigen::VectorXd& direction) {
   constexpr std::size_t most = 8;
   const auto pairs = krylov.all();
-  const double first = pairs.front().value;
+  const double first = pairs.empty() ? 0 : pairs.front().value;
   const auto steps = [&](std::size_t k) {
     return 10 / std::sqrt(std::max(1e-12, 1 - pairs[k].value / first));
   };
