@@ -115,7 +115,7 @@ bool one_trial(random_source& random, index_t F, index_t D, double scale, bool q
     CAPTURE(rigorous_up_to);
     const auto found = find_expert_direction(a, view(start), direction_source::certificate, reference{},
                                              {.max_steps = 2000}, {.rigorous_up_to = rigorous_up_to});
-    certified = not_refuted(found, truth, start, rigorous_up_to > 0 ? 1e-13 : 1e-5) && certified;
+    certified = not_refuted(found, truth, start, rigorous_up_to > 0 ? 1e-10 : 1e-5) && certified;
   }
   return certified;
 }
