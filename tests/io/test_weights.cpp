@@ -403,12 +403,12 @@ TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; code
   visit_gate(found[0].gates[2], [](const auto& a) {
     for (index_t f = 0; f < F; ++f) {
       for (index_t d = 0; d < D; ++d) {
-        CHECK(static_cast<double>(a(f, d)) ==
-              0.5 * (static_cast<double>(4 + f) - 20 + 2 + static_cast<double>(d)));
+        CHECK(widen<double>(a(f, d)) == 0.5 * (static_cast<double>(4 + f) - 20 + 2 + static_cast<double>(d)));
       }
     }
   });
-  const auto refused = find_moe_layers(file(16, 66));  // IQ2_XXS
+  const auto codebook = file(16, 66);  // IQ2_XXS
+  const auto refused = find_moe_layers(codebook);
   CHECK(refused.empty());
   REQUIRE(refused.omissions.size() == 1);
   CHECK(contains(refused.omissions[0].reason, "IQ2_XXS: codebook types are not decoded"));

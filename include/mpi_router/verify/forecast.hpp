@@ -118,13 +118,15 @@ namespace detail {
 /// right to one step and the second Ritz value has settled; takes the eigenvalues that matter from images by
 /// `op`, in double, where those of the space are not sharp enough. rayleigh, tangent: ρ of the principal
 /// direction and tan of the start's angle to it, in double; where the space has not found that direction, or
-/// sees the start at another angle, so that it is off by half a step, nothing converges.
+/// sees the start at another angle, so that it is off by half a step, or where rounding hides the start's
+/// part along it, nothing converges.
 template <GramOperator Op, GramOperator Fast>
 [[nodiscard]] step_forecast forecast_steps(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov,
                                            double rayleigh, double tangent, double tolerance,
                                            index_t max_steps) {
   constexpr index_t at_once = 8;
   constexpr std::size_t sharpened = 4;
+  constexpr auto rounding = static_cast<double>(std::numeric_limits<scalar_of<Fast>>::epsilon());
   for (;;) {
     const auto pairs = krylov.all();
     if (pairs.empty()) {
@@ -135,8 +137,10 @@ template <GramOperator Op, GramOperator Fast>
     const auto& y = pairs.front().coordinates;
     const double seen = y.tail(y.size() - 1).norm() / std::abs(y[0]);
     const double half_a_step = 0.5 * (1 - second / first) * tangent;
+    // What rounding adds along the principal direction must be small beside the start's own part.
+    const bool is_above_rounding = rounding * tangent <= 0.25 * (1 - second / first);
     const bool is_principal =
-        std::abs(first - rayleigh) <= 1e-3 * (first - second) &&
+        std::abs(first - rayleigh) <= 1e-3 * (first - second) && is_above_rounding &&
         (std::abs(seen - tangent) <= half_a_step || std::max(seen, tangent) <= tolerance);
     const double kappa_squared = second / first;
     krylov_iteration iteration(krylov);
