@@ -139,7 +139,7 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
   result.sigma_1 = principal.sigma_1();
   result.sigma_2 = principal.sigma_2();
   result.sigma_2_from = principal.spectrum                   ? "svd"
-                        : std::isfinite(principal.sigma_2()) ? "ritz (lower bound)"
+                        : std::isfinite(principal.sigma_2()) ? "ritz (estimate)"
                                                              : "none";
   if (result.state == status::ok) {
     auto op = gram_in_double(a, kernels{});

@@ -154,10 +154,11 @@ void add_analysis_options(CLI::App& app, arguments& a) {
       app.add_flag("--svd", a.svd,
                    "Decompose every expert. Without it those with min(F, D) of at most 512 are: a larger "
                    "one takes long");
-  app.add_flag(
-         "--no-svd", a.no_svd,
-         "Decompose none. What is not decomposed is measured against a direction found by power "
-         "iteration, which is certified to be as near as angle_bound says; its steps are an upper bound")
+  app.add_flag("--no-svd", a.no_svd,
+               "Decompose none. What is not decomposed is measured against a direction found by power "
+               "iteration, which is certified to be as near as angle_bound says; its steps are counted in a "
+               "Krylov space, to "
+               "about a percent")
       ->excludes(svd);
   app.add_flag(
       "--list", a.list,

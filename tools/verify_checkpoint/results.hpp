@@ -38,7 +38,7 @@ struct expert_result {
   mpi_router::status state = mpi_router::status::ok;
   double sigma_1 = unknown;
   double sigma_2 = unknown;
-  std::string_view sigma_2_from = "none";  ///< what it is: "svd", exact, or "ritz (lower bound)"
+  std::string_view sigma_2_from = "none";  ///< what it is: "svd", exact, or "ritz (estimate)"
   double cosine_stored = unknown;  ///< |cos| of the stored row to the principal right singular direction
   double cosine_step = unknown;    ///< after one step
   double lambda_stored = unknown;

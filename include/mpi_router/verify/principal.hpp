@@ -151,14 +151,16 @@ template <Accumulator S>
   return w;
 }
 
-/// What M does to orthonormal directions beside v̂, with `slack` for the rounding error of each image.
+/// What M does to orthonormal directions beside v̂, with `slack` for the rounding error of each image. In
+/// units of ρ: squares of what M does may leave the range of double.
 template <GramOperator Op>
-[[nodiscard]] neighbours measure(Op& op, const Eigen::VectorXd& direction, Eigen::MatrixXd w, double slack) {
+[[nodiscard]] neighbours measure(Op& op, const Eigen::VectorXd& direction, Eigen::MatrixXd w, double rayleigh,
+                                 double slack) {
   neighbours beside;
   if (w.cols() == 0) {
     return beside;
   }
-  Eigen::MatrixXd image = images_of(op, w);
+  Eigen::MatrixXd image = images_of(op, w) / rayleigh;
   const Eigen::MatrixXd inside = w.transpose() * image;
   image -= direction * (direction.transpose() * image) + w * inside;
   const auto largest = [](const Eigen::MatrixXd& symmetric) {
@@ -166,8 +168,8 @@ template <GramOperator Op>
     return solver.eigenvalues()[symmetric.rows() - 1];
   };
   const double error = slack * std::sqrt(static_cast<double>(w.cols()));
-  beside.top = largest((inside + inside.transpose()) / 2) + error;
-  beside.coupling = std::sqrt(std::max(0.0, largest(image.transpose() * image))) + error;
+  beside.top = rayleigh * largest((inside + inside.transpose()) / 2) + error;
+  beside.coupling = rayleigh * std::sqrt(std::max(0.0, largest(image.transpose() * image))) + error;
   beside.directions = std::move(w);
   return beside;
 }
@@ -232,7 +234,8 @@ template <GramOperator Op, GramOperator Fast>
     }
     result.direction = row.normalized();
     const double slack = evaluation_slack(terms_of(op), result.at.rayleigh);
-    auto beside = measure(op, result.direction, worthwhile(space, result.direction), slack);
+    auto beside =
+        measure(op, result.direction, worthwhile(space, result.direction), result.at.rayleigh, slack);
     result.applications += beside.directions.cols();
     if (!(beside.top + 100 * slack < result.at.rayleigh)) {  // what is no gap does not help
       beside = {};

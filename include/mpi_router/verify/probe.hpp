@@ -164,7 +164,10 @@ template <GramOperator Op>
       4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
   detail::probed found{rayleigh, needed, rounding, beside};
   Eigen::MatrixXd known(dimension, 1 + beside.directions.cols());
-  known << map(direction).normalized(), beside.directions;
+  known.col(0) = map(direction).normalized();
+  if (beside.directions.cols() > 0) {
+    known.rightCols(beside.directions.cols()) = beside.directions;
+  }
   lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh, known.cols());
   krylov.deflate(known);
   std::mt19937_64 random(options.seed);
