@@ -87,8 +87,8 @@ double mean(const json& experts, const char* field) {
 }
 
 const std::vector<std::string> expert_fields{
-    "expert",   "sigma1",   "sigma2",      "cosine_stored", "cosine_step", "lambda_stored", "lambda_step",
-    "rayleigh", "residual", "angle_bound", "certificate",   "steps",       "status"};
+    "expert",      "sigma1",   "sigma2",   "sigma2_from", "cosine_stored", "cosine_step", "lambda_stored",
+    "lambda_step", "rayleigh", "residual", "angle_bound", "certificate",   "steps",       "status"};
 
 }  // namespace
 

@@ -410,7 +410,7 @@ TEST_CASE("a probe beside known neighbours takes fewer steps, and claims no more
     matrix w = matrix::Zero(D, 2);
     w(1, 0) = w(2, 1) = std::cos(tilt);
     w(5, 0) = w(6, 1) = std::sin(tilt);
-    const auto known = detail::measure(op, v1, w, 1e-15);
+    const auto known = detail::measure(op, v1, w, 1.0, 1e-15);
     CHECK(known.coupling == doctest::Approx(0.55 * std::sin(tilt) * std::cos(tilt)).epsilon(0.2));
     const auto alone = probe_second_eigenvalue(op, view(v1), 1.0);
     const auto beside = probe_second_eigenvalue(op, view(v1), 1.0, {}, known);

@@ -154,15 +154,13 @@ expert_result analyse_expert(const moe_layer& layer, index_t expert, const analy
   const auto row = read_row(layer, expert);
   const auto& gate = layer.gates[static_cast<std::size_t>(expert)];
   const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
-  // Packed weights as doubles are the products of codes and scales as they are; as floats they take half
-  // the memory, which counts where an expert has so many.
+  // In double and row after row: the same bits in every layout, and of packed weights the products of codes
+  // and scales as they are. The largest are read where they lie, for memory counts there.
   constexpr index_t many = 6'000'000;
   expert_result result;
-  if (layer.latent != nullptr) {
+  if (layer.latent != nullptr || gate.ffn_dim * gate.hidden_dim <= many) {
     const auto a = read_gate(layer, expert);
     result = look(view(a));
-  } else if (gate.ffn_dim * gate.hidden_dim <= many) {
-    result = mpi_router::visit_gate<double>(gate, look);
   } else {
     result = mpi_router::visit_gate(gate, look);
   }

@@ -151,7 +151,7 @@ int verdict(const arguments& a, const coverage& covered) {
                *a.require_angle);
   }
   fmt::print(stderr, "{}\n", printable(describe_certified(covered, *a.require_angle), longest_line));
-  return covered.is_complete() && covered.rows_certified == covered.rows ? 0 : 1;
+  return covered.is_complete() && covered.rows_certified + covered.rows_skipped == covered.rows ? 0 : 1;
 }
 
 /// What is there and how it would be read; no weight is touched.
@@ -165,9 +165,14 @@ int run_list(const arguments& a) {
       c.layers.push_back({layer, {}});
     }
   }
+  const auto files = open_outputs({a.json == "-" ? "" : a.json, "", ""}, inputs.models);
+  if (files.json) {
+    files.json->write(to_json(checkpoints, {}, coverage_of(checkpoints)));
+  }
   fmt::print("{}", a.json == "-" ? to_json(checkpoints, {}, coverage_of(checkpoints))
                                  : format_list(checkpoints, wants_colour(a.colour)));
   flush_output();
+  files.commit();
   return 0;
 }
 

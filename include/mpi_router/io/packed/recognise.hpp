@@ -61,7 +61,8 @@ namespace detail::packing {
   if (found.problem.empty()) {
     return {codes.file(), std::move(found.name), std::move(found.shape), std::move(found.matrices)};
   }
-  weight out(codes.file(), std::move(found.name), std::move(found.shape), to_string(codes.type()));
+  const auto shape = codes.shape();  // of the codes: what they decode to is not known
+  weight out(codes.file(), std::move(found.name), {shape.begin(), shape.end()}, to_string(codes.type()));
   out.set_problem(std::move(found.problem));
   return out;
 }
