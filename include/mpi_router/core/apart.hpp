@@ -61,7 +61,8 @@ template <class T>
 
 /// The by-products of n experts but the tape, each with its name.
 template <class S, class Space>
-[[nodiscard]] std::array<named_range, 7> ranges_of(const router_by_products<S, Space>& told, index_t n) {
+[[nodiscard]] std::array<named_range, 7> by_product_ranges(const router_by_products<S, Space>& told,
+                                                           index_t n) {
   std::array<named_range, 7> ranges{};
   std::size_t at = 0;
   for_each_by_product(told, [&](const char* name, const auto& elements) {

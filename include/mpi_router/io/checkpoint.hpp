@@ -196,6 +196,7 @@ class checkpoint {
   /// All files that are mapped.
   [[nodiscard]] std::vector<std::filesystem::path> files() const {
     std::vector<std::filesystem::path> all;
+    all.reserve(shards_.size() + gguf_.size());
     for (const auto& shard : shards_) {
       all.push_back(shard.path());
     }

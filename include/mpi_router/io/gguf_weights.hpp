@@ -43,9 +43,9 @@ namespace detail {
 
 [[nodiscard]] inline weight packed_weight(const gguf_file& file, const gguf_tensor& t) {
   const std::vector<index_t> shape(t.shape().begin(), t.shape().end());
-  const auto refuse = [&](std::string reason) {
+  const auto refuse = [&](const std::string& reason) {
     weight out(file.path(), t.name(), shape, packed::name_of(t.type()));
-    out.set_problem(core::concatenate("'", t.name(), "' is ", std::move(reason)));
+    out.set_problem(core::concatenate("'", t.name(), "' is ", reason));
     return out;
   };
   if (const auto reason = packed::refusal_of(t.type()); !reason.empty()) {
@@ -66,6 +66,7 @@ namespace detail {
         core::concatenate(packed::name_of(t.type()), ", and its .scale fits neither it nor its experts"));
   }
   std::vector<packed::any_matrix> matrices;
+  matrices.reserve(scales->size());
   const std::size_t each = t.bytes().size() / static_cast<std::size_t>(count);
   for (std::size_t i = 0; i < scales->size(); ++i) {
     matrices.emplace_back(

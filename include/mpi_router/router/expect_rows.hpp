@@ -80,7 +80,7 @@ template <Accumulator S>
     expect(size == 0 || size == n, what, ": by-products for ", size, " experts in ", name, ", not ", n);
   });
   const index_t tape = expect_tape(what, told.tape, shape, options);
-  return joined(ranges_of(told, n), named_range{"the tape", first_elements(told.tape, tape)});
+  return joined(by_product_ranges(told, n), named_range{"the tape", first_elements(told.tape, tape)});
 }
 
 }  // namespace detail

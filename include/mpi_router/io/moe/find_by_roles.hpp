@@ -85,6 +85,7 @@ enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
     entry.all.push_back(w);
   }
   std::vector<expert_weights> out;
+  out.reserve(by_pattern.size());
   for (auto& [pattern, entry] : by_pattern) {
     out.push_back(std::move(entry));
   }

@@ -157,7 +157,7 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
 /// X.weight U8 [n / 2, 1] of bitsandbytes, four bits a code: X.weight.absmax, .quant_map, .quant_state.….
 [[nodiscard]] inline std::optional<recognised> as_four_bit(const parts_list& parts,
                                                            const stored_tensor& codes) {
-  const std::string name = codes.name();
+  const std::string& name = codes.name();
   const auto* kept = parts.find_first(name + ".quant_state.bitsandbytes__");
   if (codes.type() != dtype::u8 || kept == nullptr) {
     return std::nullopt;

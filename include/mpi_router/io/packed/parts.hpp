@@ -156,6 +156,7 @@ template <class T>
     return std::nullopt;
   }
   std::vector<index_t> shape;
+  shape.reserve(2);
   for (std::size_t i = 0; i < 2; ++i) {
     shape.push_back(t.type() == dtype::i32 ? static_cast<index_t>(number_at<std::int32_t>(t, i))
                                            : static_cast<index_t>(number_at<std::int64_t>(t, i)));

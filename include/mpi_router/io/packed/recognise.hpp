@@ -98,6 +98,7 @@ inline void refuse_doubles(std::vector<weight>& weights) {
     }
   }
   std::vector<weight> weights;
+  weights.reserve(tensors.size());
   for (auto& [codes, found] : packed) {
     weights.push_back(to_weight(*codes, std::move(found)));
   }

@@ -47,7 +47,8 @@ struct block_shape {
   const auto shape = scale.shape();
   const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
   const bool one_col = shape.back() == 1 || shape.size() < 2 || shape.size() == w.lead.size() + 1;
-  if (n == w.rows && one_col && !(one_row && w.rows == w.cols)) {
+  const bool is_square_row = one_row && w.rows == w.cols;
+  if (n == w.rows && one_col && !is_square_row) {
     return {1, w.cols};
   }
   if (n == w.cols && one_row) {
@@ -118,7 +119,8 @@ inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, re
   const index_t n = shared ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const bool by_row = n == w.rows;
   const bool by_group = !by_row && n > w.rows && n % w.rows == 0 && w.cols % (n / w.rows) == 0;
-  if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !(n == 1 || by_row || by_group)) {
+  const bool fits = n == 1 || by_row || by_group;
+  if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !fits) {
     out.refuse(misfit(codes, scale));
     return;
   }

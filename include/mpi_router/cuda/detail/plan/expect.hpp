@@ -80,7 +80,7 @@ using mpi_router::detail::named_range;
 [[nodiscard]] inline std::array<named_range, 10> told_by_a_step(const step_by_products& told,
                                                                 const saved_step& saved, index_t n,
                                                                 index_t d) {
-  return mpi_router::detail::joined(mpi_router::detail::ranges_of(told, n),
+  return mpi_router::detail::joined(mpi_router::detail::by_product_ranges(told, n),
                                     named_range{"the saved direction", addresses_of(saved.direction, n * d)},
                                     named_range{"the saved norms", addresses_of(saved.image_norm, n)},
                                     named_range{"the saved statuses", addresses_of(saved.statuses, n)});
