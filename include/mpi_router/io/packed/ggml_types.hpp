@@ -60,6 +60,7 @@ namespace detail {
 /// Why a type is not decoded; empty for one that is.
 enum class decoding : unsigned char { known, codebook, number, internal, new_type };
 
+/// What ggml calls a type, its block, and whether it is decoded here.
 struct ggml_entry {
   ggml_type type;
   std::string_view name;
