@@ -96,13 +96,6 @@ class weight {
     }
   }
 
-  /// The packed matrix that row `row` belongs to, and where in it: the way to read rows one by one.
-  [[nodiscard]] std::pair<const packed::any_matrix*, index_t> matrix_of_row(index_t row) const {
-    core::expect(is_packed() && row >= 0 && row < rows(), "weight '", name_, "': row ", row, " of ", rows());
-    const index_t each = rows() / static_cast<index_t>(matrices_.size());
-    return {&matrices_[static_cast<std::size_t>(row / each)], row % each};
-  }
-
   /// Throws file_error with a message that names the file and this weight.
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {

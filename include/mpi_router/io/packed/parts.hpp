@@ -137,19 +137,6 @@ template <class T>
   return value;
 }
 
-/// A tensor of a single floating-point number; nothing for any other.
-[[nodiscard]] inline std::optional<float> single_number(const stored_tensor& t) {
-  if (size_of(t.shape()) != 1) {
-    return std::nullopt;
-  }
-  switch (t.type()) {
-    case dtype::f32: return number_at<float>(t, 0);
-    case dtype::bf16: return static_cast<float>(number_at<bf16>(t, 0));
-    case dtype::f16: return static_cast<float>(number_at<f16>(t, 0));
-    default: return std::nullopt;
-  }
-}
-
 /// The extents that a tensor of integers names, `weight_shape`: two, positive.
 [[nodiscard]] inline std::optional<std::vector<index_t>> named_shape(const stored_tensor& t) {
   if (size_of(t.shape()) != 2 || (t.type() != dtype::i32 && t.type() != dtype::i64)) {

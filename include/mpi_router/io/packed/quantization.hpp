@@ -30,7 +30,6 @@ struct quantization {
   module_packing all;
   std::map<std::string, module_packing, std::less<>> modules;  ///< MLX: modules of their own
   std::string checkpoint_format;                               ///< GPTQ: "gptq" or "gptq_v2"
-  bool symmetric = false;
   std::string unknown;  ///< a method or format that is not known here; empty if all are
 
   [[nodiscard]] bool has_format(std::string_view name) const {
@@ -144,8 +143,6 @@ inline void read_modules(const nlohmann::json& object, quantization& out) {
     out.method = "mlx";
   }
   out.checkpoint_format = text_of(*found, "checkpoint_format");
-  const auto symmetric = found->find("sym");
-  out.symmetric = symmetric != found->end() && *symmetric == true;
   read_block(*found, out);
   read_formats(*found, out);
   read_modules(*found, out);
