@@ -49,7 +49,7 @@ enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
     if (kind != matrix_kind::unclear || contains(c.back(), "expert")) {
       return kind;
     }
-    i += number_of(c.back()) || c.back() == expert_mark ? 0 : 1;
+    i += number_of(c.back()) || c.back() == expert_mark ? 0U : 1U;
   }
   return matrix_kind::unclear;
 }

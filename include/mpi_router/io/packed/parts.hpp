@@ -145,8 +145,7 @@ template <class T>
   std::vector<index_t> shape;
   shape.reserve(2);
   for (std::size_t i = 0; i < 2; ++i) {
-    shape.push_back(t.type() == dtype::i32 ? static_cast<index_t>(number_at<std::int32_t>(t, i))
-                                           : static_cast<index_t>(number_at<std::int64_t>(t, i)));
+    shape.push_back(t.type() == dtype::i32 ? number_at<std::int32_t>(t, i) : number_at<std::int64_t>(t, i));
   }
   constexpr index_t most = index_t{1} << 31;
   return shape[0] > 0 && shape[1] > 0 && shape[0] < most && shape[1] < most ? std::optional(shape)

@@ -1,6 +1,7 @@
 // What the config.json beside a checkpoint says of how its weights are packed.
 #pragma once
 
+#include <mpi_router/core/error.hpp>
 #include <mpi_router/io/config_file.hpp>
 
 #include <algorithm>
