@@ -68,4 +68,17 @@ inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != text.npos;
 }
 
+/// What opening a file of these bytes says, one line that begins with its path; empty if they are a valid
+/// one.
+template <class File>
+std::string refusal_of(const std::filesystem::path& path, const std::string& bytes) {
+  write_bytes(path, bytes);
+  const std::string message = message_of([&] { File file(path); });
+  if (!message.empty()) {
+    CHECK(message.starts_with(path.string() + ": "));
+    CHECK(message.find('\n') == message.npos);
+  }
+  return message;
+}
+
 }  // namespace io_test

@@ -15,17 +15,7 @@ const temporary_folder& scratch() {
   return folder;
 }
 
-/// What opening these bytes says; empty if they are a valid file.
-std::string refusal(const std::string& bytes) {
-  const auto path = scratch() / "bad.gguf";
-  write_bytes(path, bytes);
-  const std::string message = message_of([&] { gguf_file file(path); });
-  if (!message.empty()) {
-    CHECK(message.starts_with(path.string() + ": "));
-    CHECK(message.find('\n') == message.npos);
-  }
-  return message;
-}
+std::string refusal(const std::string& bytes) { return refusal_of<gguf_file>(scratch() / "bad.gguf", bytes); }
 void check_refused(const std::string& bytes, const std::string& reason) {
   const std::string message = refusal(bytes);
   CAPTURE(message);

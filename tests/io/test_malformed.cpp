@@ -13,16 +13,8 @@ const temporary_folder& scratch() {
   return folder;
 }
 
-/// What opening these bytes says; empty if they are a valid file.
 std::string refusal(const std::string& bytes) {
-  const auto path = scratch() / "bad.safetensors";
-  write_bytes(path, bytes);
-  const std::string message = message_of([&] { safetensors_file file(path); });
-  if (!message.empty()) {
-    CHECK(message.starts_with(path.string() + ": "));
-    CHECK(message.find('\n') == message.npos);
-  }
-  return message;
+  return refusal_of<safetensors_file>(scratch() / "bad.safetensors", bytes);
 }
 
 std::string header_refusal(const std::string& header, const std::string& data = "") {

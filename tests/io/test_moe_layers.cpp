@@ -398,6 +398,20 @@ TEST_CASE("what is set aside, what is missing, and rows that have no expert") {
   CHECK(rows == 2 * 6 + 2);
 }
 
+TEST_CASE("a config.json may nest its parts as deep as it likes") {
+  constexpr int levels = 1'000'000;
+  std::string text;
+  for (int i = 0; i < levels; ++i) {
+    text += R"({"text_config":)";
+  }
+  text += R"({"num_experts": 6, "hidden_size": 10})" + std::string(levels, '}');
+  const auto config = parse_model_config(text);
+  CHECK(config.problem == "");
+  CHECK(config.num_experts == 6);
+  CHECK(config.hidden_dim == 10);
+  CHECK(parse_quantization(json::parse(text)).method == "");
+}
+
 TEST_CASE("experts that no one batch has are seen one by one") {
   const auto l = random_layer(50, 2, F, D);
   checkpoint_builder builder;

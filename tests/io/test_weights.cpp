@@ -367,6 +367,42 @@ TEST_CASE("what is refused: formats nobody knows, parts that are missing or do n
   }
 }
 
+TEST_CASE("weights without numbers, and codes that are no matrix, say so whatever lies beside them") {
+  const json mlx{{"quantization", {{"bits", 4}, {"group_size", 32}}}};
+  for (const dtype type : {dtype::u8, dtype::i8, dtype::u32, dtype::i32, dtype::f8_e4m3}) {
+    for (const std::vector<index_t>& shape : {std::vector<index_t>{0},
+                                              {0, 0},
+                                              {4, 0},
+                                              {0, 4},
+                                              {0, 4, 4},
+                                              {2, 0, 4},
+                                              {0, index_t{1} << 61, 8},
+                                              {},
+                                              {8}}) {
+      for (const char* name : {"a.weight", "a.weight_packed", "a.qweight", "a_blocks"}) {
+        for (const char* other :
+             {"a.weight_scale", "a.weight_scale_inv", "a.scales", "a_scales", "a.weight.absmax"}) {
+          CAPTURE(name);
+          CAPTURE(other);
+          CAPTURE(to_string(shape));
+          const auto size = detail::byte_size(type, shape);
+          REQUIRE(size.has_value());
+          parts p;
+          p.add(name, type, shape, p.codes(static_cast<index_t>(*size)));
+          p.scales(other, {2}, 2);
+          const checkpoint model = p.open(mlx);
+          index_t told = 0;
+          for (const auto& w : model.weights()) {
+            CHECK(!w.is_packed());
+            told += w.problem().empty() ? 0 : 1;
+          }
+          CHECK(told == 1);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; codebook types by name") {
   constexpr index_t N = 3, F = 2, D = 32;
   const temporary_folder folder;

@@ -47,14 +47,19 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   }
 }
 
-/// The part of a composite config that speaks of the layers with experts.
+/// The part of a composite config that speaks of the layers with experts: the innermost.
 [[nodiscard]] inline const nlohmann::json& text_part(const nlohmann::json& whole) {
-  const nlohmann::json* part = &whole;
-  for (const char* key : {"text_config", "language_config", "llm_config", "thinker_config"}) {
-    if (const auto it = whole.find(key); it != whole.end() && it->is_object()) {
-      part = &text_part(*it);
-      break;
+  const auto inner = [](const nlohmann::json& part) -> const nlohmann::json* {
+    for (const char* key : {"text_config", "language_config", "llm_config", "thinker_config"}) {
+      if (const auto it = part.find(key); it != part.end() && it->is_object()) {
+        return &*it;
+      }
     }
+    return nullptr;
+  };
+  const nlohmann::json* part = &whole;
+  while (const auto* next = inner(*part)) {  // no recursion: a file may nest them as deep as it likes
+    part = next;
   }
   return *part;
 }

@@ -14,7 +14,7 @@ namespace detail::packing {
 /// A packed weight whose codes this tensor holds; nothing where it is no codes of a kind known here.
 [[nodiscard]] inline std::optional<recognised> recognise(const parts_list& parts,
                                                          const stored_tensor& codes) {
-  if (is_floating(codes.type())) {
+  if (is_floating(codes.type()) || codes.bytes().empty()) {
     return std::nullopt;
   }
   for (const auto& scheme : {as_compressed, as_blocks, as_quantised, as_four_bit, as_mlx, as_scaled}) {
@@ -43,6 +43,10 @@ namespace detail::packing {
 
 /// Why the numbers of a tensor that is no part of a packed weight are not to be read as they are.
 [[nodiscard]] inline std::string problem_of(const parts_list& parts, const stored_tensor& t) {
+  if (t.bytes().empty()) {
+    return core::concatenate("'", t.name(), "' is ", to_string(t.type()), " ", to_string(t.shape()),
+                             ": it holds no numbers");
+  }
   if (!is_floating(t.type())) {
     return core::concatenate(
         "'", t.name(), "' is stored as ", to_string(t.type()), look_of(t),
