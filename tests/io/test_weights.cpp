@@ -61,6 +61,11 @@ struct parts {
     builder.add<bf16>(name, shape, out);
     return out;
   }
+  void integers(const std::string& name, const std::vector<std::int32_t>& values) {
+    bytes out(values.size() * sizeof(std::int32_t));
+    std::memcpy(out.data(), values.data(), out.size());
+    add(name, dtype::i32, {static_cast<index_t>(values.size())}, out);
+  }
   [[nodiscard]] checkpoint open(const json& config = {}) const {
     builder.write(folder / "model.safetensors");
     if (!config.is_null()) {
@@ -226,12 +231,13 @@ TEST_CASE("integers: compressed-tensors of every width, int8, MLX") {
              num(s, f * 2 + d / 32);
     });
   }
-  {
+  for (const index_t groups : {1, 2}) {
     parts p;
     const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
-    const auto s = p.scales("a.weight_scale", {F, 1}, F);
+    const auto s = p.scales("a.weight_scale", {F, groups}, F * groups);
     check_is(p.open(), "a.weight", {F, D}, "int8", [&](index_t f, index_t d) {
-      return static_cast<double>(static_cast<std::int8_t>(at(code, f * D + d))) * num(s, f);
+      return static_cast<double>(static_cast<std::int8_t>(at(code, f * D + d))) *
+             num(s, f * groups + d * groups / D);
     });
   }
   for (const index_t bits : {4, 8}) {
@@ -365,6 +371,20 @@ TEST_CASE("what is refused: formats nobody knows, parts that are missing or do n
     p.builder.add<bf16>("a.weight", {1}, {1});
     CHECK(contains(problem_of(p.open(), "a.weight"), "is here twice"));
   }
+}
+
+TEST_CASE("what a format refuses is the problem of that weight alone") {
+  parts p;
+  p.add("a.weight_packed", dtype::i32, {4, 8}, p.codes(128));
+  p.scales("a.weight_scale", {4, 2}, 8);
+  p.integers("a.weight_shape", {4, 64});
+  std::vector<std::int32_t> order(64, 1);
+  order.back() = 7;
+  p.integers("a.weight_g_idx", order);
+  p.builder.add<bf16>("b.weight", {2, 2}, {1, 2, 3, 4});
+  const auto model = p.open();
+  CHECK(contains(problem_of(model, "a.weight_packed"), "g_idx[63] is 7, of 2 groups"));
+  CHECK(problem_of(model, "b.weight") == "");
 }
 
 TEST_CASE("weights without numbers, and codes that are no matrix, say so whatever lies beside them") {

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -19,6 +21,14 @@ MPIROUTER_BEGIN
     out += core::concatenate(i == 0 ? "" : ", ", shape[i]);
   }
   return out + (shape.size() > most ? ", ...]" : "]");
+}
+
+/// The numbers of a tensor of that shape. An extent of 0 makes it 0 whatever the others are: those of an
+/// empty tensor need not have a product that fits.
+[[nodiscard]] inline index_t element_count(std::span<const index_t> shape) {
+  return std::ranges::find(shape, 0) != shape.end()
+             ? 0
+             : std::accumulate(shape.begin(), shape.end(), index_t{1}, std::multiplies<>{});
 }
 
 namespace detail {

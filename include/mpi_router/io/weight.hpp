@@ -5,8 +5,6 @@
 #include <mpi_router/io/stored_tensor.hpp>
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -64,11 +62,10 @@ class weight {
 
   /// The extent of the last axis; 1 of a single number.
   [[nodiscard]] index_t cols() const noexcept { return shape_.empty() ? 1 : shape_.back(); }
-  /// The product of all other extents.
+  /// The product of all other extents; 0 where there are no numbers.
   [[nodiscard]] index_t rows() const noexcept {
-    return shape_.empty()
-               ? 1
-               : std::accumulate(shape_.begin(), shape_.end() - 1, index_t{1}, std::multiplies<>{});
+    const index_t size = element_count(shape_);
+    return size == 0 ? 0 : size / cols();
   }
 
   /// Decodes rows [first, first + count) of a packed weight, row-major, computed in S (see

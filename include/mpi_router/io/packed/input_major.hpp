@@ -69,7 +69,7 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   const index_t inputs = p.codes->shape()[0] * 32 / bits;
   const auto type = scale_type_of(p.scale->type());
   const bool order_fits =
-      p.order == nullptr || (p.order->type() == dtype::i32 && size_of(p.order->shape()) == inputs);
+      p.order == nullptr || (p.order->type() == dtype::i32 && element_count(p.order->shape()) == inputs);
   const bool fits = type && inputs % p.groups() == 0 && p.zeros->shape()[0] == p.groups() &&
                     p.zeros->shape()[1] * 32 == p.outputs() * bits && order_fits;
   if (!fits) {
@@ -145,7 +145,8 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   const auto offset = state.find("nested_offset");
   const bool whole = absmax != nullptr && absmax->type() == dtype::u8 && nested != nullptr &&
                      nested->type() == dtype::f32 && map != nullptr && map->type() == dtype::f32 &&
-                     size_of(map->shape()) == 256 && size && offset != state.end() && offset->is_number() &&
+                     element_count(map->shape()) == 256 && size && offset != state.end() &&
+                     offset->is_number() &&
                      static_cast<index_t>(nested->bytes().size() / 4) >=
                          (static_cast<index_t>(absmax->bytes().size()) + *size - 1) / *size;
   if (!whole) {
@@ -171,7 +172,7 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   const auto extents = state.is_object() ? state.find("shape") : state.end();
   const auto block = state.is_object() ? count_of(state, "blocksize") : std::nullopt;
   const bool whole = state.is_object() && block && map != nullptr && map->type() == dtype::f32 &&
-                     size_of(map->shape()) == 16 && extents != state.end() && extents->is_array() &&
+                     element_count(map->shape()) == 16 && extents != state.end() && extents->is_array() &&
                      extents->size() == 2 && (*extents)[0].is_number_unsigned() &&
                      (*extents)[1].is_number_unsigned();
   if (!whole) {

@@ -55,7 +55,7 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
       zeros == nullptr || (bits && zeros->type() == dtype::i32 && zeros->rank() == 2 &&
                            zeros->shape()[0] == (rows * *bits + 31) / 32 && zeros->shape()[1] == groups);
   const bool order_fits =
-      order == nullptr || (order->type() == dtype::i32 && size_of(order->shape()) == cols);
+      order == nullptr || (order->type() == dtype::i32 && element_count(order->shape()) == cols);
   if (!bits || groups == 0 || cols % groups != 0 || !zeros_fit || !order_fits) {
     out.refuse(!zeros_fit    ? misfit(codes, *zeros, "zero points")
                : !order_fits ? misfit(codes, *order, "order of groups")

@@ -68,14 +68,6 @@ struct recognised {
   }
 };
 
-[[nodiscard]] inline index_t size_of(std::span<const index_t> shape) {
-  index_t size = 1;
-  for (const index_t extent : shape) {
-    size *= extent;
-  }
-  return size;
-}
-
 /// A tensor beside `t`, and none of `known`, that says how numbers are to be read: scales, zero points.
 /// Those of activations do not count. Null if there is none.
 [[nodiscard]] inline const stored_tensor* decoding_beside(const parts_list& parts, const stored_tensor& t,
@@ -139,7 +131,7 @@ template <class T>
 
 /// The extents that a tensor of integers names, `weight_shape`: two, positive.
 [[nodiscard]] inline std::optional<std::vector<index_t>> named_shape(const stored_tensor& t) {
-  if (size_of(t.shape()) != 2 || (t.type() != dtype::i32 && t.type() != dtype::i64)) {
+  if (element_count(t.shape()) != 2 || (t.type() != dtype::i32 && t.type() != dtype::i64)) {
     return std::nullopt;
   }
   std::vector<index_t> shape;
@@ -175,7 +167,7 @@ struct stack_shape {
   explicit stack_shape(std::span<const index_t> shape) {
     if (shape.size() >= 2) {
       lead.assign(shape.begin(), shape.end() - 2);
-      count = size_of(lead);
+      count = element_count(lead);
       rows = shape[shape.size() - 2];
       cols = shape[shape.size() - 1];
     }
@@ -191,7 +183,7 @@ struct stack_shape {
 
 /// Elements of `t` for each of `count` matrices; 0 where they do not divide.
 [[nodiscard]] inline index_t each_of(const stored_tensor& t, index_t count) {
-  const index_t size = size_of(t.shape());
+  const index_t size = element_count(t.shape());
   return size % count == 0 ? size / count : 0;
 }
 

@@ -11,6 +11,19 @@ MPIROUTER_BEGIN
 
 namespace detail::packing {
 
+/// By one scheme; what its format refuses, such as a g_idx that leads out of the groups, is this weight's
+/// problem and no other's.
+template <class Scheme>
+[[nodiscard]] std::optional<recognised> read_by(const Scheme& scheme, const parts_list& parts,
+                                                const stored_tensor& codes) {
+  try {
+    return scheme(parts, codes);
+  } catch (const usage_error& error) {
+    return recognised{
+        codes.name(), {}, {}, {&codes}, core::concatenate("'", codes.name(), "': ", error.what())};
+  }
+}
+
 /// A packed weight whose codes this tensor holds; nothing where it is no codes of a kind known here.
 [[nodiscard]] inline std::optional<recognised> recognise(const parts_list& parts,
                                                          const stored_tensor& codes) {
@@ -18,7 +31,7 @@ namespace detail::packing {
     return std::nullopt;
   }
   for (const auto& scheme : {as_compressed, as_blocks, as_quantised, as_four_bit, as_mlx, as_scaled}) {
-    if (auto found = scheme(parts, codes)) {
+    if (auto found = read_by(scheme, parts, codes)) {
       if (const auto* other = decoding_beside(parts, codes, found->parts);
           other != nullptr && found->problem.empty()) {
         found->refuse(core::concatenate("'", codes.name(), "' has '", other->name(),

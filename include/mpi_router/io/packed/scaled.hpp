@@ -70,13 +70,13 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
                      recognised& out) {
   const stack_shape w(codes.shape());
   const auto type = scale_type_of(scale.type());
-  const index_t n = size_of(scale.shape()) == 1 ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
+  const index_t n = element_count(scale.shape()) == 1 ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const auto block = type && n > 0 ? blocks_of(w, scale, n, said) : block_shape{};
   if (!w.is_matrix() || block.rows == 0) {
     out.refuse(misfit(codes, scale));
     return;
   }
-  const bool shared = size_of(scale.shape()) == 1;  // one scale for all matrices
+  const bool shared = element_count(scale.shape()) == 1;  // one scale for all matrices
   out.shape.assign(codes.shape().begin(), codes.shape().end());
   for (index_t i = 0; i < w.count; ++i) {
     const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, blocks_in(w.rows, block.rows),
@@ -98,7 +98,7 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
   const stack_shape bytes(codes.shape());
   const index_t cols = 2 * bytes.cols;
   out.shape = bytes.with(bytes.rows, cols);
-  const index_t each = globals != nullptr ? size_of(globals->shape()) : 1;
+  const index_t each = globals != nullptr ? element_count(globals->shape()) : 1;
   if (globals != nullptr && (globals->type() != dtype::f32 || (each != 1 && each != bytes.count))) {
     out.refuse(misfit(codes, *globals, "global scales"));
     return;
@@ -115,7 +115,7 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
 inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, recognised& out) {
   const stack_shape w(codes.shape());
   const auto type = scale_type_of(scale.type());
-  const bool shared = size_of(scale.shape()) == 1;
+  const bool shared = element_count(scale.shape()) == 1;
   const index_t n = shared ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const bool by_row = n == w.rows;
   const bool by_group = w.is_matrix() && n > w.rows && n % w.rows == 0 && w.cols % (n / w.rows) == 0;
@@ -128,7 +128,8 @@ inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, re
   for (index_t i = 0; i < w.count; ++i) {
     const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, n == 1 ? 1 : w.rows,
                         by_group ? n / w.rows : 1);
-    out.matrices.emplace_back(packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s));
+    out.matrices.emplace_back(
+        packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, by_group ? w.cols / s.cols() : 0));
   }
 }
 
