@@ -19,6 +19,7 @@
 #include <mpi_router/router/dispatch.hpp>
 #include <mpi_router/router/gating.hpp>
 #include <mpi_router/router/gating_vjp.hpp>
+#include <mpi_router/router/latent_vjp.hpp>
 #include <mpi_router/router/router_rows.hpp>
 #include <mpi_router/router/router_rows_vjp.hpp>
 #include <mpi_router/router/row_images.hpp>
