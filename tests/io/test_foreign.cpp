@@ -43,6 +43,10 @@ const std::string gguf{"GGUF\3\0\0\0\0\0\0\0\0\0\0\0", 16};
 const std::string pytorch_zip{
     "PK\3\4\0\0\x08\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\0\0\0archive/data.pklFB", 48};
 const std::string only = "; only safetensors and GGUF are read";
+const std::string dcp = "is a distributed checkpoint of PyTorch (DCP)" + only +
+                        ", and examples/export_dcp writes the former from it";
+const std::string megatron =
+    "is a checkpoint of Megatron" + only + ", and examples/export_dcp writes the former from torch_dist";
 
 }  // namespace
 
@@ -166,27 +170,22 @@ TEST_CASE("a folder whose folders hold the checkpoint") {
 }
 
 TEST_CASE("checkpoints that other programs write as folders") {
-  CHECK(some_folder().file(".metadata", "x").file("__0_0.distcp", "PK\3\4").refusal() ==
-        "is a distributed checkpoint of PyTorch (DCP)" + only);
-  CHECK(some_folder().file("__0_0.distcp").refusal() ==
-        "is a distributed checkpoint of PyTorch (DCP)" + only);
+  CHECK(some_folder().file(".metadata", "x").file("__0_0.distcp", "PK\3\4").refusal() == dcp);
+  CHECK(some_folder().file("__0_0.distcp").refusal() == dcp);
   CHECK(some_folder()
             .file(".metadata")
             .file("common.pt")
             .file("metadata.json")
             .file("__0_0.distcp")
-            .refusal() == "is a checkpoint of Megatron" + only);
-  CHECK(some_folder().file("latest_checkpointed_iteration.txt").refusal() ==
-        "is a checkpoint of Megatron" + only);
-  CHECK(some_folder().file("mp_rank_00/model_optim_rng.pt").refusal() ==
-        "is a checkpoint of Megatron" + only);
-  CHECK(some_folder().file("iter_0000100/common.pt").refusal() == "is a checkpoint of Megatron" + only);
+            .refusal() == megatron);
+  CHECK(some_folder().file("latest_checkpointed_iteration.txt").refusal() == megatron);
+  CHECK(some_folder().file("mp_rank_00/model_optim_rng.pt").refusal() == megatron);
+  CHECK(some_folder().file("iter_0000100/common.pt").refusal() == megatron);
   CHECK(some_folder().file("global_step5/x.pt").refusal() == "is a checkpoint of DeepSpeed" + only);
   CHECK(some_folder().file("mp_rank_00_model_states.pt").refusal() == "is a checkpoint of DeepSpeed" + only);
   CHECK(some_folder().file("zero_pp_rank_0_optim_states.pt").refusal() ==
         "is a checkpoint of DeepSpeed" + only);
-  CHECK(some_folder().file(".metadata", "x").refusal() ==
-        "is a distributed checkpoint of PyTorch (DCP)" + only);
+  CHECK(some_folder().file(".metadata", "x").refusal() == dcp);
   for (const char* name : {"manifest.ocdbt", "_CHECKPOINT_METADATA"}) {
     CHECK(some_folder().file(name).refusal() == "is a checkpoint of Orbax" + only);
   }

@@ -92,10 +92,13 @@ namespace detail {
   }
   if (names.contains("latest_checkpointed_iteration.txt") || names.contains("common.pt") ||
       any([](std::string_view n) { return n.starts_with("mp_rank_") || n.starts_with("iter_0"); })) {
-    return "is a checkpoint of Megatron; only safetensors and GGUF are read";
+    return "is a checkpoint of Megatron; only safetensors and GGUF are read, and examples/export_dcp writes "
+           "the "
+           "former from torch_dist";
   }
   if (names.contains(".metadata") || any([](std::string_view n) { return n.ends_with(".distcp"); })) {
-    return "is a distributed checkpoint of PyTorch (DCP); only safetensors and GGUF are read";
+    return "is a distributed checkpoint of PyTorch (DCP); only safetensors and GGUF are read, and "
+           "examples/export_dcp writes the former from it";
   }
   if (names.contains("manifest.ocdbt") || names.contains("_CHECKPOINT_METADATA")) {
     return "is a checkpoint of Orbax; only safetensors and GGUF are read";
