@@ -1,5 +1,5 @@
-// Packed gate matrices as they lie in memory: codes in blocks that share a scale. Pointers and extents; nothing
-// is owned, and nothing need be aligned.
+// Packed gate matrices as they lie in memory: codes in blocks that share a scale. Pointers and extents;
+// nothing is owned, and nothing need be aligned.
 #pragma once
 
 #include <mpi_router/core/config.hpp>
@@ -24,8 +24,8 @@ struct fp8_view {
   index_t block_cols = 128;
 };
 
-/// MXFP4 as safetensors files hold it: W[f, d] = E2M1(code[f, d]) · 2^(scale[f, d / 32] − 127), an even column
-/// in the low half of its byte; a scale of 255 is NaN.
+/// MXFP4 as safetensors files hold it: W[f, d] = E2M1(code[f, d]) · 2^(scale[f, d / 32] − 127), an even
+/// column in the low half of its byte; a scale of 255 is NaN.
 struct mxfp4_view {
   const void* codes = nullptr;   ///< [rows, cols / 2] bytes
   index_t rows = 0;              ///< F
@@ -43,8 +43,8 @@ struct q8_0_view {
   index_t row_bytes = 0;  ///< from one row to the next
 };
 
-/// Q4_K of ggml: blocks of 256 columns in 144 bytes: f16 scales d and dmin, for each 32 columns a scale sc and a
-/// minimum mn of six bits, and codes q of four. W = d · sc · q − dmin · mn.
+/// Q4_K of ggml: blocks of 256 columns in 144 bytes: f16 scales d and dmin, for each 32 columns a scale sc
+/// and a minimum mn of six bits, and codes q of four. W = d · sc · q − dmin · mn.
 struct q4_k_view {
   const void* blocks = nullptr;
   index_t rows = 0;       ///< F

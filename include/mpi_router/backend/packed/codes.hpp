@@ -20,10 +20,12 @@ namespace detail::kernels {
 ///   block_cols       columns that share a scale, where the format fixes them: whole chunks
 ///   scales_sums      whether a block has a `scale` to multiply sums of its weights with; or they come scaled
 ///   shrinkage        what all weights are divided by
-///   block            of one row, columns that share a scale
+///   is_kept          whether weights, once decoded, are worth a store and a load
+///   row, block       one row; columns of it that share a scale
 ///   check(a)         throws usage_error where the view cannot be
 ///   at(a, f, d)      one element, exact
-///   open(a, f, b, d) block b of row f, seen from column d on, which is in it
+///   row_of(a, f)     row f
+///   open(r, b, d)    block b of a row, seen from column d on, which is in it
 ///   codes_of(o, k)   where chunk k of an open block begins
 ///   load(o, k)       that chunk, decoded
 template <class View, class Arch>
@@ -33,7 +35,8 @@ struct packed_codes;
   return static_cast<const std::byte*>(base) + offset;
 }
 
-/// Throws usage_error where there cannot be `rows` × `row_bytes` bytes at `data`, `stride` bytes from row to row.
+/// Throws usage_error where there cannot be `rows` × `row_bytes` bytes at `data`, `stride` bytes from row to
+/// row.
 inline void expect_rows(const char* what, const void* data, index_t rows, index_t row_bytes, index_t stride) {
   core::expect(data != nullptr || rows == 0 || row_bytes == 0, what, ": null data for ", rows, " rows of ",
                row_bytes, " bytes");
@@ -43,8 +46,8 @@ inline void expect_rows(const char* what, const void* data, index_t rows, index_
                rows, " rows, ", stride, " bytes apart, cannot be");
 }
 
-/// Throws usage_error where [rows, cols] are not whole blocks, or their bytes cannot be at `data`. Returns the
-/// bytes of a row.
+/// Throws usage_error where [rows, cols] are not whole blocks, or their bytes cannot be at `data`. Returns
+/// the bytes of a row.
 inline void expect_blocks(const char* what, const void* data, index_t rows, index_t cols, index_t stride,
                           index_t block_cols, index_t block_bytes) {
   core::expect(rows >= 0 && cols >= 0 && cols % block_cols == 0, what, ": [F = ", rows, ", D = ", cols,

@@ -16,9 +16,10 @@ namespace detail::kernels {
   }
   core::unknown_value("fp8_scale", type);
 }
-[[nodiscard]] inline float scale_at(const fp8_view& a, index_t r, index_t c) noexcept {
-  const std::byte* const row = bytes_at(a.scales, r * a.scale_row_bytes);
-  switch (a.scale_type) {
+/// Scale c of those at `row`.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE float scale_at(const std::byte* row, fp8_scale type,
+                                                     index_t c) noexcept {
+  switch (type) {
     case fp8_scale::f32: return read_at<float>(row + 4 * c);
     case fp8_scale::bf16:
       return std::bit_cast<float>(static_cast<std::uint32_t>(read_at<std::uint16_t>(row + 2 * c)) << 16);
@@ -33,9 +34,15 @@ struct packed_codes<fp8_view, Arch> {
   using batch = xsimd::batch<float, Arch>;
   using bytes = xsimd::batch<std::uint8_t, Arch>;
   using order = natural_order<batch, 4>;
-  static constexpr index_t chunk = bytes::size;
+  static constexpr auto chunk = static_cast<index_t>(bytes::size);
   static constexpr bool scales_sums = true;
   static constexpr float shrinkage = e4m3_shrinkage;
+  static constexpr bool is_kept = !is_avx512<batch>;
+  struct row {
+    const std::byte* codes;
+    const std::byte* scales;
+    fp8_scale type;
+  };
   struct block {
     const std::byte* codes;
     batch scale;
@@ -46,23 +53,26 @@ struct packed_codes<fp8_view, Arch> {
     core::expect(a.rows >= 0 && a.cols >= 0 && a.block_rows > 0 && a.block_cols > 0, what, ": [F = ", a.rows,
                  ", D = ", a.cols, "] in blocks of [", a.block_rows, ", ", a.block_cols, "]");
     expect_rows("gram(fp8_view), codes", a.codes, a.rows, a.cols, a.row_bytes);
-    const auto blocks = [](index_t extent, index_t block) { return extent / block + (extent % block != 0 ? 1 : 0); };
+    const auto blocks = [](index_t extent, index_t block) {
+      return extent / block + (extent % block != 0 ? 1 : 0);
+    };
     expect_rows("gram(fp8_view), scales", a.scales, a.cols == 0 ? 0 : blocks(a.rows, a.block_rows),
                 blocks(a.cols, a.block_cols) * size_of(a.scale_type), a.scale_row_bytes);
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* row(const fp8_view& a, index_t f) noexcept {
-    return bytes_at(a.codes, f * a.row_bytes);
-  }
   [[nodiscard]] static double at(const fp8_view& a, index_t f, index_t d) noexcept {
-    const double scale{scale_at(a, f / a.block_rows, d / a.block_cols)};
-    return double{e4m3_of(row(a, f)[d])} * scale;
+    const row r = row_of(a, f);
+    return double{e4m3_of(r.codes[d])} * double{scale_at(r.scales, r.type, d / a.block_cols)};
   }
 
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(const fp8_view& a, index_t f, index_t b,
-                                                          index_t d) noexcept {
-    return {row(a, f) + d, batch(scale_at(a, f / a.block_rows, b))};
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const fp8_view& a, index_t f) noexcept {
+    return {bytes_at(a.codes, f * a.row_bytes), bytes_at(a.scales, f / a.block_rows * a.scale_row_bytes),
+            a.scale_type};
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of, index_t k) noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(const row& r, index_t b, index_t d) noexcept {
+    return {r.codes + d, batch(scale_at(r.scales, r.type, b))};
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of,
+                                                                         index_t k) noexcept {
     return of.codes + k * chunk;
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<batch, 4> load(const block& of, index_t k) noexcept {
@@ -71,14 +81,14 @@ struct packed_codes<fp8_view, Arch> {
   /// Of the first `size` columns, the others zero.
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<batch, 4> load_part(const block& of, index_t k,
                                                                        index_t size) noexcept {
-    std::byte padded[chunk] = {};
+    std::byte padded[bytes::size] = {};
     std::memcpy(padded, codes_of(of, k), static_cast<std::size_t>(size));
     return decode(padded);
   }
 
   /// Whether a code of row f is NaN, which `load` does not tell.
   [[nodiscard]] static bool has_nan(const fp8_view& a, index_t f) noexcept {
-    const std::byte* const codes = row(a, f);
+    const std::byte* const codes = row_of(a, f).codes;
     bytes largest(std::uint8_t{0});
     index_t d = 0;
     for (; d + chunk <= a.cols; d += chunk) {
@@ -90,11 +100,18 @@ struct packed_codes<fp8_view, Arch> {
     }
     return found;
   }
+  /// Writes NaN to u where row f has it.
+  static void spread_nan(const fp8_view& a, index_t f, float* u) noexcept {
+    for (index_t d = 0; d < a.cols; ++d) {
+      if (is_nan(row_of(a, f).codes[d])) u[d] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+
+ private:
   [[nodiscard]] static bool is_nan(std::byte code) noexcept {
     return (code & std::byte{0x7f}) == std::byte{0x7f};
   }
 
- private:
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<batch, 4> decode(const std::byte* codes) noexcept {
     const auto a = e4m3_shrunk<batch>(codes);
     const auto b = e4m3_shrunk<batch>(codes + 2 * batch::size);

@@ -1,5 +1,5 @@
-// Q4_K of ggml in registers: in 32 bytes the low halves are 32 columns, the high halves the next 32, each with a
-// scale and a minimum of its own.
+// Q4_K of ggml in registers: in 32 bytes the low halves are 32 columns, the high halves the next 32, each
+// with a scale and a minimum of its own.
 #pragma once
 
 #include <mpi_router/backend/packed/codes.hpp>
@@ -13,8 +13,8 @@ struct q4_k_parts {
   std::byte number[16];
 
   MPIROUTER_ALWAYS_INLINE explicit q4_k_parts(const std::byte* in) noexcept {
-    // Of the last four of each kind the lower four bits are in the third word, the upper two in the first or the
-    // second, four numbers side by side.
+    // Of the last four of each kind the lower four bits are in the third word, the upper two in the first or
+    // the second, four numbers side by side.
     const auto scales = read_at<std::uint32_t>(in);
     const auto minima = read_at<std::uint32_t>(in + 4);
     const auto lower = read_at<std::uint32_t>(in + 8);
@@ -63,6 +63,8 @@ struct packed_codes<q4_k_view, Arch> {
   using order = natural_order<batch, count>;
   static constexpr bool scales_sums = false;
   static constexpr float shrinkage = 1;
+  static constexpr bool is_kept = !is_avx512<batch>;
+  using row = const std::byte*;
   struct block {
     const std::byte* codes;
     float factor[16];  // d · sc of each 32 columns, then dmin · mn
@@ -72,7 +74,7 @@ struct packed_codes<q4_k_view, Arch> {
     expect_blocks("gram(q4_k_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
   }
   [[nodiscard]] static double at(const q4_k_view& a, index_t f, index_t d) noexcept {
-    const std::byte* const in = bytes_at(a.blocks, f * a.row_bytes + d / block_cols * block_bytes);
+    const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
     const index_t part = d % block_cols / 32;
     const q4_k_parts parts(in + 4);
     const auto pair = static_cast<unsigned>(in[16 + part / 2 * 32 + d % 32]);
@@ -81,9 +83,11 @@ struct packed_codes<q4_k_view, Arch> {
            double{f16_at(in + 2)} * static_cast<int>(parts.number[8 + part]);
   }
 
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(const q4_k_view& a, index_t f, index_t b,
-                                                          index_t) noexcept {
-    const std::byte* const in = bytes_at(a.blocks, f * a.row_bytes + b * block_bytes);
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q4_k_view& a, index_t f) noexcept {
+    return bytes_at(a.blocks, f * a.row_bytes);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(row r, index_t b, index_t) noexcept {
+    const std::byte* const in = r + b * block_bytes;
     const q4_k_parts parts(in + 4);
     const auto d = broadcast_f16<batch>(in);
     const auto dmin = broadcast_f16<batch>(in + 2);
@@ -96,7 +100,8 @@ struct packed_codes<q4_k_view, Arch> {
     });
     return of;
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of, index_t k) noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of,
+                                                                         index_t k) noexcept {
     return of.codes + 32 * k;
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<batch, count> load(const block& of, index_t k) noexcept {

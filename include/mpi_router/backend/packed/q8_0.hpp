@@ -17,6 +17,8 @@ struct packed_codes<q8_0_view, Arch> {
   using order = natural_order<batch, count>;
   static constexpr bool scales_sums = true;
   static constexpr float shrinkage = 1;
+  static constexpr bool is_kept = false;
+  using row = const std::byte*;
   struct block {
     const std::byte* codes;
     batch scale;
@@ -26,13 +28,15 @@ struct packed_codes<q8_0_view, Arch> {
     expect_blocks("gram(q8_0_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
   }
   [[nodiscard]] static double at(const q8_0_view& a, index_t f, index_t d) noexcept {
-    const std::byte* const in = bytes_at(a.blocks, f * a.row_bytes + d / block_cols * block_bytes);
+    const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
     return double{f16_at(in)} * static_cast<std::int8_t>(in[2 + d % block_cols]);
   }
 
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(const q8_0_view& a, index_t f, index_t b,
-                                                          index_t) noexcept {
-    const std::byte* const in = bytes_at(a.blocks, f * a.row_bytes + b * block_bytes);
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q8_0_view& a, index_t f) noexcept {
+    return bytes_at(a.blocks, f * a.row_bytes);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(row r, index_t b, index_t) noexcept {
+    const std::byte* const in = r + b * block_bytes;
     return {in + 2, broadcast_f16<batch>(in)};
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of, index_t) noexcept {

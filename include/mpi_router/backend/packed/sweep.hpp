@@ -1,75 +1,83 @@
 // One read of packed rows: rM = Σ_f ⟨a_f, r⟩ a_f, a few rows at a time, decoded in registers.
-//
-// A row is needed twice, for a dot and for an axpy. Where registers are wide it is decoded twice, from bytes that
-// are in the L1 the second time; where they are narrower decoding costs more than loads do, and what was decoded
-// stays in a buffer on the stack, as far as that reaches.
 #pragma once
 
-#include <mpi_router/backend/packed/codes.hpp>
-#include <mpi_router/backend/simd/groups.hpp>
+#include <mpi_router/backend/packed/group.hpp>
+#include <mpi_router/backend/simd/rows.hpp>
 
 #include <limits>
-#include <type_traits>
 
 MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-/// Bytes that are prefetched ahead of those at work, into the L2.
-inline constexpr index_t packed_bytes_ahead = 8192;
-
-/// A few rows [first, first + count) of a packed matrix; missing ones repeat the first.
+/// Of a packed matrix [F, D]; x and u have D elements, y has F, all contiguous.
 template <class View, class Arch>
-class packed_group {
- public:
+struct packed_kernels {
   using codes = packed_codes<View, Arch>;
-  using batch = typename codes::batch;
-  using block = typename codes::block;
-  using values = typename codes::order::values;
-  static constexpr std::size_t rows = 4;
-  static constexpr std::size_t count = codes::order::count;
-  /// Chunks of all rows whose weights are kept: 32 KiB of floats.
-  static constexpr index_t kept_chunks = is_avx512<batch> ? 0 : 2048 / codes::chunk;
+  using group = packed_group<View, Arch>;
 
-  /// What is kept of one group.
-  struct scratch {
-    float weight[static_cast<std::size_t>(kept_chunks > 0 ? kept_chunks * codes::chunk : 1) * rows];
-  };
+  /// u = xM; returns xMxᵀ.
+  static float apply(const View& a, const float* x, float* u) noexcept {
+    float kept[group::kept_size];
+    fill_zero(u, a.cols);
+    float energy = 0;
+    for_each_group(a, kept, [&](const group& rows, index_t first, index_t here) {
+      float y[group::rows];
+      rows.template project<true>(x, y);
+      mark_nan(a, first, here, y);
+      energy += leave_group<group::rows, float>(first, here, y, nullptr);
+      rows.template lift<true>(y, u);
+    });
+    codes::order::restore(u, a.cols);
+    return energy;
+  }
 
-  MPIROUTER_ALWAYS_INLINE packed_group(const View& a, index_t first, index_t here, scratch& kept) noexcept
-      : a_(a), kept_(kept.weight) {
-    for (std::size_t g = 0; g < rows; ++g) {
-      row_[g] = first + (static_cast<index_t>(g) < here ? static_cast<index_t>(g) : 0);
+  /// y = A x.
+  static void project(const View& a, const float* x, float* y) noexcept {
+    for_each_group(a, nullptr, [&](const group& rows, index_t first, index_t here) {
+      float dots[group::rows];
+      rows.template project<false>(x, dots);
+      mark_nan(a, first, here, dots);
+      leave_group<group::rows>(first, here, dots, y);
+    });
+  }
+
+  /// u = y A.
+  static void lift(const View& a, const float* y, float* u) noexcept {
+    fill_zero(u, a.cols);
+    for_each_group(a, nullptr, [&](const group& rows, index_t first, index_t here) {
+      float scale[group::rows] = {};
+      for (index_t g = 0; g < here; ++g) {
+        scale[g] = y[first + g];
+      }
+      rows.template lift<false>(scale, u);
+    });
+    codes::order::restore(u, a.cols);
+    if constexpr (may_hide_nan) {
+      for (index_t f = 0; f < a.rows; ++f) {
+        if (codes::has_nan(a, f)) codes::spread_nan(a, f, u);
+      }
     }
   }
 
-  /// y[g] = ⟨row g, x⟩; keeps weights for lift<true>.
-  template <bool Keep>
-  MPIROUTER_ALWAYS_INLINE void project(const float* x, float (&y)[rows]) const noexcept {
-    batch sum[rows];
-    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = batch(0.0F); });
-    for_each_chunk([&](const auto& of, index_t d, index_t k, index_t n, auto size)
-                       MPIROUTER_DETAIL_INLINE_LAMBDA {
-      const values xs = load_vector(x + d, size);
-      const bool keeps = Keep && n < kept_chunks;
-      unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        prefetch(codes::codes_of(of[g], k), packed_bytes_ahead);
-        const values w = load_codes(of[g], k, size);
-        if (keeps) store_kept(n, g, w);
-        if constexpr (codes::scales_sums) {
-          batch part = w[0] * xs[0];
-          unroll<count - 1>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
-            part = xsimd::fma(w[i + 1], xs[i + 1], part);
-          });
-          sum[g] = xsimd::fma(part, of[g].scale, sum[g]);
-        } else {
-          unroll<count>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = xsimd::fma(w[i], xs[i], sum[g]); });
-        }
-      });
-    });
-    const auto totals = sum_lanes_of(sum);
-    for (std::size_t g = 0; g < rows; ++g) {
-      y[g] = totals[g] * codes::shrinkage;
+ private:
+  static constexpr bool may_hide_nan = requires(const View& a) { codes::has_nan(a, index_t{}); };
+
+  template <class Use>
+  MPIROUTER_ALWAYS_INLINE static void for_each_group(const View& a, float* kept, const Use& use) noexcept {
+    constexpr auto size = static_cast<index_t>(group::rows);
+    for (index_t first = 0; first < a.rows; first += size) {
+      const index_t here = std::min(size, a.rows - first);
+      use(group(a, first, here, kept), first, here);
+    }
+  }
+  /// A NaN among a row's codes makes its projection one.
+  MPIROUTER_ALWAYS_INLINE static void mark_nan(const View& a, index_t first, index_t here,
+                                               float (&y)[group::rows]) noexcept {
+    if constexpr (may_hide_nan) {
+      for (index_t g = 0; g < here; ++g) {
+        if (codes::has_nan(a, first + g)) y[g] = std::numeric_limits<float>::quiet_NaN();
+      }
     }
   }
 };

@@ -83,7 +83,8 @@ template <class Batch>
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes)));
 #endif
   } else {
-    return each_lane<Batch>([at](std::size_t i) { return static_cast<float>(static_cast<std::int8_t>(at[i])); });
+    return each_lane<Batch>(
+        [at](std::size_t i) { return static_cast<float>(static_cast<std::int8_t>(at[i])); });
   }
 }
 
@@ -152,7 +153,8 @@ template <class Batch>
 
 /// table[lowest four bits of each word]: sixteen lanes hold a table of sixteen.
 template <class Batch>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch look_up(const Batch& table, const words_of<Batch>& codes) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch look_up(const Batch& table,
+                                                    const words_of<Batch>& codes) noexcept {
   static_assert(is_avx512<Batch>);
 #if defined(__AVX512F__)
   return _mm512_permutexvar_ps(codes.data, table.data);
