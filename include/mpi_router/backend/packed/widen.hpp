@@ -153,8 +153,8 @@ template <class Batch>
 
 /// table[lowest four bits of each word]: sixteen lanes hold a table of sixteen.
 template <class Batch>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch look_up(const Batch& table,
-                                                    const words_of<Batch>& codes) noexcept {
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch look_up([[maybe_unused]] const Batch& table,
+                                                    [[maybe_unused]] const words_of<Batch>& codes) noexcept {
   static_assert(is_avx512<Batch>);
 #if defined(__AVX512F__)
   return _mm512_permutexvar_ps(codes.data, table.data);
