@@ -37,7 +37,7 @@ struct packed_codes<fp8_view, Arch> {
   static constexpr auto chunk = static_cast<index_t>(bytes::size);
   static constexpr bool scales_sums = true;
   static constexpr float shrinkage = e4m3_shrinkage;
-  static constexpr bool is_kept = !is_avx512<batch>;
+  static constexpr bool is_kept = is_avx2<batch>;
   struct row {
     const std::byte* codes;
     const std::byte* scales;
@@ -84,6 +84,31 @@ struct packed_codes<fp8_view, Arch> {
     std::byte padded[bytes::size] = {};
     std::memcpy(padded, codes_of(of, k), static_cast<std::size_t>(size));
     return decode(padded);
+  }
+  /// load, or load_part, by way of f16 in memory: that converts faster than registers, whose halves have to
+  /// be parted.
+  template <class Size>
+    requires is_avx2<batch>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<batch, 4> keep(const block& of, index_t k, Size size,
+                                                                  std::byte* to) noexcept {
+    std::byte padded[bytes::size] = {};
+    const std::byte* codes = codes_of(of, k);
+    if constexpr (std::is_same_v<Size, index_t>) {
+      std::memcpy(padded, codes, static_cast<std::size_t>(size));
+      codes = padded;
+    }
+    store_e4m3_halves<batch>(codes, to);
+    store_e4m3_halves<batch>(codes + 2 * batch::size, to + 4 * batch::size);
+    return load_kept(to);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<batch, 4> load_kept(const std::byte* from) noexcept
+    requires is_avx2<batch>
+  {
+    few<batch, 4> out;
+    unroll<4>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      out[i] = batch(widen_f16(from + 2 * i * batch::size, lane_count<batch::size>{}));
+    });
+    return out;
   }
 
   /// Whether a code of row f is NaN, which `load` does not tell.

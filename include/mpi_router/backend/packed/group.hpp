@@ -29,13 +29,12 @@ class packed_group {
   using values = typename order::values;
   static constexpr std::size_t count = order::count;
   static constexpr std::size_t rows = 4;
-  /// Chunks whose weights are kept: floats of 32 KiB in all rows, or none.
+  /// Chunks of a row whose weights are kept: 32 KiB of floats in all rows, or none.
   static constexpr index_t kept_chunks = codes::is_kept ? 2048 / codes::chunk : 0;
-  static constexpr index_t kept_size =
-      static_cast<index_t>(rows) * codes::chunk * std::max<index_t>(kept_chunks, 1);
+  static constexpr index_t kept_size = std::max<index_t>(2048 * sizeof(float) * rows * codes::is_kept, 1);
 
-  /// `kept`: scratch of kept_size floats.
-  MPIROUTER_ALWAYS_INLINE packed_group(const View& a, index_t first, index_t here, float* kept) noexcept
+  /// `kept`: scratch of kept_size bytes.
+  MPIROUTER_ALWAYS_INLINE packed_group(const View& a, index_t first, index_t here, std::byte* kept) noexcept
       : a_(a), kept_(kept) {
     for (std::size_t g = 0; g < rows; ++g) {
       row_[g] = codes::row_of(a, first + (static_cast<index_t>(g) < here ? static_cast<index_t>(g) : 0));
@@ -48,25 +47,11 @@ class packed_group {
     batch sum[rows];
     unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = batch(0.0F); });
     for_each_run([&](index_t b, index_t d, auto width, index_t n) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      const auto of = open(b, d);
-      const bool keeps = Keep && is_kept(n, width);
-      for_each_chunk(width, [&](index_t k, auto size) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        const values xs = load_vector<order>(x + d + k * codes::chunk, size);
-        unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-          prefetch(codes::codes_of(of[g], k), packed_bytes_ahead);
-          const values w = load_weights(of[g], k, size);
-          if (keeps) in_place::store(kept_at(n + k, g), w);
-          if constexpr (codes::scales_sums) {
-            batch part = w[0] * xs[0];
-            unroll<count - 1>(
-                [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { part = xsimd::fma(w[i + 1], xs[i + 1], part); });
-            sum[g] = xsimd::fma(part, of[g].scale, sum[g]);
-          } else {
-            unroll<count>([&](auto i)
-                              MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = xsimd::fma(w[i], xs[i], sum[g]); });
-          }
-        });
-      });
+      if (Keep && is_kept(n, width)) {
+        project_run<codes::is_kept>(x, sum, b, d, width, n);
+      } else {
+        project_run<false>(x, sum, b, d, width, n);
+      }
     });
     const auto totals = sum_lanes_of(sum);
     for (std::size_t g = 0; g < rows; ++g) {
@@ -81,7 +66,7 @@ class packed_group {
     unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { ys[g] = batch(y[g] * codes::shrinkage); });
     for_each_run([&](index_t b, index_t d, auto width, index_t n) MPIROUTER_DETAIL_INLINE_LAMBDA {
       if (Kept && is_kept(n, width)) {
-        lift_run<true>(ys, u, b, d, width, n);
+        lift_run<codes::is_kept>(ys, u, b, d, width, n);
       } else {
         lift_run<false>(ys, u, b, d, width, n);
       }
@@ -90,6 +75,8 @@ class packed_group {
 
  private:
   using in_place = natural_order<batch, count>;
+  static constexpr bool keeps_floats = !requires { codes::load_kept(nullptr); };
+  static constexpr index_t kept_bytes = codes::chunk * (keeps_floats ? 4 : 2);
   static constexpr bool has_parts = !requires { codes::block_cols; };
 
   /// at(b, d, width, n): the columns [d, d + width) lie in block b, behind n chunks.
@@ -135,8 +122,8 @@ class packed_group {
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr bool is_kept(index_t n, index_t width) noexcept {
     return kept_chunks > 0 && n + chunks_of(width) <= kept_chunks;
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE float* kept_at(index_t n, std::size_t g) const noexcept {
-    return kept_ + (n * static_cast<index_t>(rows) + static_cast<index_t>(g)) * codes::chunk;
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE std::byte* kept_at(index_t n, std::size_t g) const noexcept {
+    return kept_ + (n * static_cast<index_t>(rows) + static_cast<index_t>(g)) * kept_bytes;
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE few<block, rows> open(index_t b, index_t d) const noexcept {
@@ -153,6 +140,25 @@ class packed_group {
       return codes::load_part(of, k, size);
     }
   }
+  /// The same, and leaves them at `to`: as floats, or as the codes like it better.
+  template <class Size>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values keep_weights(const block& of, index_t k, Size size,
+                                                                   std::byte* to) noexcept {
+    if constexpr (!keeps_floats) {
+      return codes::keep(of, k, size, to);
+    } else {
+      const values w = load_weights(of, k, size);
+      in_place::store(reinterpret_cast<float*>(to), w);
+      return w;
+    }
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values load_kept(const std::byte* from) noexcept {
+    if constexpr (!keeps_floats) {
+      return codes::load_kept(from);
+    } else {
+      return in_place::load(reinterpret_cast<const float*>(from));
+    }
+  }
   template <class Order, class Size>
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values load_vector(const float* x, Size size) noexcept {
     if constexpr (std::is_same_v<Size, whole>) {
@@ -160,6 +166,33 @@ class packed_group {
     } else {
       return Order::load_part(x, size);
     }
+  }
+
+  template <bool Keep, class Width>
+  MPIROUTER_ALWAYS_INLINE void project_run(const float* x, batch (&sum)[rows], index_t b, index_t d,
+                                           Width width, index_t n) const noexcept {
+    const auto of = open(b, d);
+    for_each_chunk(width, [&](index_t k, auto size) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      const values xs = load_vector<order>(x + d + k * codes::chunk, size);
+      unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        prefetch(codes::codes_of(of[g], k), packed_bytes_ahead);
+        values w;
+        if constexpr (Keep) {
+          w = keep_weights(of[g], k, size, kept_at(n + k, g));
+        } else {
+          w = load_weights(of[g], k, size);
+        }
+        if constexpr (codes::scales_sums) {
+          batch part = w[0] * xs[0];
+          unroll<count - 1>(
+              [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { part = xsimd::fma(w[i + 1], xs[i + 1], part); });
+          sum[g] = xsimd::fma(part, of[g].scale, sum[g]);
+        } else {
+          unroll<count>([&](auto i)
+                            MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = xsimd::fma(w[i], xs[i], sum[g]); });
+        }
+      });
+    });
   }
 
   template <bool Kept, class Width>
@@ -175,7 +208,12 @@ class packed_group {
       float* const at = u + d + k * codes::chunk;
       values sum = load_vector<in_place>(at, size);
       unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        const values w = Kept ? in_place::load(kept_at(n + k, g)) : load_weights(of[g], k, size);
+        values w;
+        if constexpr (Kept) {
+          w = load_kept(kept_at(n + k, g));
+        } else {
+          w = load_weights(of[g], k, size);
+        }
         unroll<count>([&](auto i)
                           MPIROUTER_DETAIL_INLINE_LAMBDA { sum[i] = xsimd::fma(factor[g], w[i], sum[i]); });
       });
@@ -188,7 +226,7 @@ class packed_group {
   }
 
   const View& a_;
-  float* kept_;
+  std::byte* kept_;
   typename codes::row row_[rows];
 };
 

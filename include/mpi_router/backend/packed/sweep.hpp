@@ -15,10 +15,11 @@ template <class View, class Arch>
 struct packed_kernels {
   using codes = packed_codes<View, Arch>;
   using group = packed_group<View, Arch>;
+  static constexpr std::size_t line = 64;  // of the caches
 
   /// u = xM; returns xMxᵀ.
   static float apply(const View& a, const float* x, float* u) noexcept {
-    float kept[group::kept_size];
+    alignas(line) std::byte kept[static_cast<std::size_t>(group::kept_size)];
     fill_zero(u, a.cols);
     float energy = 0;
     for_each_group(a, kept, [&](const group& rows, index_t first, index_t here) {
@@ -64,7 +65,8 @@ struct packed_kernels {
   static constexpr bool may_hide_nan = requires(const View& a) { codes::has_nan(a, index_t{}); };
 
   template <class Use>
-  MPIROUTER_ALWAYS_INLINE static void for_each_group(const View& a, float* kept, const Use& use) noexcept {
+  MPIROUTER_ALWAYS_INLINE static void for_each_group(const View& a, std::byte* kept,
+                                                     const Use& use) noexcept {
     constexpr auto size = static_cast<index_t>(group::rows);
     for (index_t first = 0; first < a.rows; first += size) {
       const index_t here = std::min(size, a.rows - first);
