@@ -246,6 +246,20 @@ TEST_CASE("apply_scaled: weights whose squares no float holds") {
   }
 }
 
+TEST_CASE("apply_scaled: an infinity is no magnitude to divide by") {
+  random_source random(15);
+  problem p = ggml(random, packed::ggml_type::q8_0, 3, 64);
+  p.bytes[0][34 * 3] = std::byte{0};
+  p.bytes[0][34 * 3 + 1] = std::byte{0x7c};
+  p.with_operator([](const auto& op) {
+    floats u = filled(64);
+    const floats x = filled(64, 0.5F);
+    const auto got = op.apply_scaled(vector_view<const float>(x), vector_view<float>(u));
+    CHECK_FALSE(is_finite(got.energy));
+    CHECK(std::abs(got.image_exponent) < 100);
+  });
+}
+
 TEST_CASE("nothing outside codes, scales and vectors is touched") {
   using test_support::guarded;
   using side = guarded<std::byte>::side;
