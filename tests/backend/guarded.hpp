@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <stdexcept>
+#include <utility>
 
 namespace test_support {
 
@@ -28,9 +29,13 @@ class guarded {
     }
     data_ = reinterpret_cast<T*>(where == side::after ? base_ + page + whole - bytes : base_ + page);
   }
+  guarded(guarded&& other) noexcept
+      : base_(std::exchange(other.base_, nullptr)), length_(other.length_), data_(other.data_) {}
   guarded(const guarded&) = delete;
   guarded& operator=(const guarded&) = delete;
-  ~guarded() { munmap(base_, length_); }
+  ~guarded() {
+    if (base_ != nullptr) munmap(base_, length_);
+  }
 
   [[nodiscard]] T* data() const { return data_; }
 

@@ -26,7 +26,9 @@ class fp4_matrix {
   [[nodiscard]] index_t rows() const noexcept { return rows_; }
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
   [[nodiscard]] index_t group() const noexcept { return group_; }
+  [[nodiscard]] const std::byte* codes() const noexcept { return codes_; }
   [[nodiscard]] const packed::scales& scales() const noexcept { return scales_; }
+  [[nodiscard]] double global() const noexcept { return global_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {

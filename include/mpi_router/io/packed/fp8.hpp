@@ -34,6 +34,8 @@ class fp8_matrix {
   [[nodiscard]] bool is_e5m2() const noexcept { return e5m2_; }
   [[nodiscard]] index_t block_rows() const noexcept { return block_rows_; }
   [[nodiscard]] index_t block_cols() const noexcept { return block_cols_; }
+  [[nodiscard]] const std::byte* codes() const noexcept { return codes_; }
+  [[nodiscard]] const packed::scales& scales() const noexcept { return scales_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {

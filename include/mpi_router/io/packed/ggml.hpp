@@ -69,6 +69,8 @@ class ggml_matrix {
   [[nodiscard]] index_t rows() const noexcept { return rows_; }
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
   [[nodiscard]] float scale() const noexcept { return scale_; }
+  [[nodiscard]] const std::byte* bytes() const noexcept { return bytes_; }
+  [[nodiscard]] index_t row_bytes() const noexcept { return row_bytes_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {

@@ -178,6 +178,7 @@ class scales {
   }
 
   [[nodiscard]] scale_type type() const noexcept { return type_; }
+  [[nodiscard]] const std::byte* bytes() const noexcept { return bytes_; }
   [[nodiscard]] index_t rows() const noexcept { return rows_; }
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
 

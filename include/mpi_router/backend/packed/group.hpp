@@ -1,0 +1,235 @@
+// A few packed rows: projected, then lifted.
+//
+// A row is needed twice, for a dot and for an axpy. Where registers are wide it is decoded twice, from bytes
+// that are in the L1 the second time; where they are narrower decoding costs more than loads do, and what was
+// decoded stays in a buffer on the stack, as far as that reaches.
+#pragma once
+
+#include <mpi_router/backend/packed/codes.hpp>
+#include <mpi_router/backend/simd/groups.hpp>
+
+#include <algorithm>
+#include <type_traits>
+
+MPIROUTER_BEGIN
+
+namespace detail::kernels {
+
+/// Bytes that are prefetched ahead of those at work.
+inline constexpr index_t packed_bytes_ahead = 8192;
+
+/// The rows [first, first + here) of a packed matrix; missing ones repeat the first.
+template <class View, class Arch>
+class packed_group {
+ public:
+  using codes = packed_codes<View, Arch>;
+  using batch = typename codes::batch;
+  using block = typename codes::block;
+  using order = typename codes::order;
+  using values = typename order::values;
+  static constexpr std::size_t count = order::count;
+  static constexpr std::size_t rows = 4;
+  /// Chunks of a row whose weights are kept: 32 KiB of floats in all rows, or none.
+  static constexpr index_t kept_chunks = codes::is_kept ? 2048 / codes::chunk : 0;
+  static constexpr index_t kept_size = std::max<index_t>(2048 * sizeof(float) * rows * codes::is_kept, 1);
+
+  /// `kept`: scratch of kept_size bytes.
+  MPIROUTER_ALWAYS_INLINE packed_group(const View& a, index_t first, index_t here, std::byte* kept) noexcept
+      : a_(a), kept_(kept) {
+    for (std::size_t g = 0; g < rows; ++g) {
+      row_[g] = codes::row_of(a, first + (static_cast<index_t>(g) < here ? static_cast<index_t>(g) : 0));
+    }
+  }
+
+  /// y[g] = ⟨row g, x⟩. Keep: for lift<true>.
+  template <bool Keep>
+  MPIROUTER_ALWAYS_INLINE void project(const float* x, float (&y)[rows]) const noexcept {
+    batch sum[rows];
+    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = batch(0.0F); });
+    for_each_run([&](index_t b, index_t d, auto width, index_t n) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      if (Keep && is_kept(n, width)) {
+        project_run<codes::is_kept>(x, sum, b, d, width, n);
+      } else {
+        project_run<false>(x, sum, b, d, width, n);
+      }
+    });
+    const auto totals = sum_lanes_of(sum);
+    for (std::size_t g = 0; g < rows; ++g) {
+      y[g] = totals[g] * codes::shrinkage;
+    }
+  }
+
+  /// u += Σ_g y[g] row g, in the order of the codes. Kept: project<true> was called before.
+  template <bool Kept>
+  MPIROUTER_ALWAYS_INLINE void lift(const float (&y)[rows], float* u) const noexcept {
+    few<batch, rows> ys;
+    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { ys[g] = batch(y[g] * codes::shrinkage); });
+    for_each_run([&](index_t b, index_t d, auto width, index_t n) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      if (Kept && is_kept(n, width)) {
+        lift_run<codes::is_kept>(ys, u, b, d, width, n);
+      } else {
+        lift_run<false>(ys, u, b, d, width, n);
+      }
+    });
+  }
+
+ private:
+  using in_place = natural_order<batch, count>;
+  static constexpr bool keeps_floats = !requires { codes::load_kept(nullptr); };
+  static constexpr index_t kept_bytes = codes::chunk * (keeps_floats ? 4 : 2);
+  static constexpr bool has_parts = !requires { codes::block_cols; };
+
+  /// at(b, d, width, n): the columns [d, d + width) lie in block b, behind n chunks.
+  template <class At>
+  MPIROUTER_ALWAYS_INLINE void for_each_run(At&& at) const noexcept {
+    if constexpr (has_parts) {
+      constexpr index_t longest = 4 * codes::chunk;
+      const index_t across = std::min(a_.block_cols, a_.cols);
+      index_t n = 0;
+      for (index_t b = 0, first = 0; first < a_.cols; ++b, first += across) {
+        const index_t end = std::min(first + across, a_.cols);
+        for (index_t d = first; d < end; d += longest) {
+          const index_t width = std::min(longest, end - d);
+          at(b, d, width, n);
+          n += chunks_of(width);
+        }
+      }
+    } else {
+      constexpr std::integral_constant<index_t, codes::block_cols> width;
+      for (index_t b = 0; b * width < a_.cols; ++b) {
+        at(b, b * width, width, b * chunks_of(width));
+      }
+    }
+  }
+  /// at(k, size) of each chunk of a run; size: of a part, or a constant.
+  template <class Width, class At>
+  MPIROUTER_ALWAYS_INLINE static void for_each_chunk(Width width, At&& at) noexcept {
+    index_t k = 0;
+    for (; (k + 1) * codes::chunk <= width; ++k) {
+      at(k, whole{});
+    }
+    if constexpr (has_parts) {
+      if (k * codes::chunk < width) {
+        at(k, width - k * codes::chunk);
+      }
+    }
+  }
+  using whole = std::integral_constant<index_t, codes::chunk>;
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr index_t chunks_of(index_t width) noexcept {
+    return (width + codes::chunk - 1) / codes::chunk;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr bool is_kept(index_t n, index_t width) noexcept {
+    return kept_chunks > 0 && n + chunks_of(width) <= kept_chunks;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE std::byte* kept_at(index_t n, std::size_t g) const noexcept {
+    return kept_ + (n * static_cast<index_t>(rows) + static_cast<index_t>(g)) * kept_bytes;
+  }
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE few<block, rows> open(index_t b, index_t d) const noexcept {
+    few<block, rows> of;
+    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { of[g] = codes::open(row_[g], b, d); });
+    return of;
+  }
+  template <class Size>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values load_weights(const block& of, index_t k,
+                                                                   Size size) noexcept {
+    if constexpr (std::is_same_v<Size, whole>) {
+      return codes::load(of, k);
+    } else {
+      return codes::load_part(of, k, size);
+    }
+  }
+  /// The same, and leaves them at `to`: as floats, or as the codes like it better.
+  template <class Size>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values keep_weights(const block& of, index_t k, Size size,
+                                                                   std::byte* to) noexcept {
+    if constexpr (!keeps_floats) {
+      return codes::keep(of, k, size, to);
+    } else {
+      const values w = load_weights(of, k, size);
+      in_place::store(reinterpret_cast<float*>(to), w);
+      return w;
+    }
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values load_kept(const std::byte* from) noexcept {
+    if constexpr (!keeps_floats) {
+      return codes::load_kept(from);
+    } else {
+      return in_place::load(reinterpret_cast<const float*>(from));
+    }
+  }
+  template <class Order, class Size>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values load_vector(const float* x, Size size) noexcept {
+    if constexpr (std::is_same_v<Size, whole>) {
+      return Order::load(x);
+    } else {
+      return Order::load_part(x, size);
+    }
+  }
+
+  template <bool Keep, class Width>
+  MPIROUTER_ALWAYS_INLINE void project_run(const float* x, batch (&sum)[rows], index_t b, index_t d,
+                                           Width width, index_t n) const noexcept {
+    const auto of = open(b, d);
+    for_each_chunk(width, [&](index_t k, auto size) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      const values xs = load_vector<order>(x + d + k * codes::chunk, size);
+      unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        prefetch(codes::codes_of(of[g], k), packed_bytes_ahead);
+        values w;
+        if constexpr (Keep) {
+          w = keep_weights(of[g], k, size, kept_at(n + k, g));
+        } else {
+          w = load_weights(of[g], k, size);
+        }
+        if constexpr (codes::scales_sums) {
+          batch part = w[0] * xs[0];
+          unroll<count - 1>(
+              [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { part = xsimd::fma(w[i + 1], xs[i + 1], part); });
+          sum[g] = xsimd::fma(part, of[g].scale, sum[g]);
+        } else {
+          unroll<count>([&](auto i)
+                            MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = xsimd::fma(w[i], xs[i], sum[g]); });
+        }
+      });
+    });
+  }
+
+  template <bool Kept, class Width>
+  MPIROUTER_ALWAYS_INLINE void lift_run(const few<batch, rows>& y, float* u, index_t b, index_t d,
+                                        Width width, index_t n) const noexcept {
+    few<block, rows> of;
+    few<batch, rows> factor = y;
+    if constexpr (!Kept || codes::scales_sums) of = open(b, d);
+    if constexpr (codes::scales_sums) {
+      unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { factor[g] = y[g] * of[g].scale; });
+    }
+    for_each_chunk(width, [&](index_t k, auto size) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      float* const at = u + d + k * codes::chunk;
+      values sum = load_vector<in_place>(at, size);
+      unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        values w;
+        if constexpr (Kept) {
+          w = load_kept(kept_at(n + k, g));
+        } else {
+          w = load_weights(of[g], k, size);
+        }
+        unroll<count>([&](auto i)
+                          MPIROUTER_DETAIL_INLINE_LAMBDA { sum[i] = xsimd::fma(factor[g], w[i], sum[i]); });
+      });
+      if constexpr (std::is_same_v<decltype(size), whole>) {
+        in_place::store(at, sum);
+      } else {
+        in_place::store_part(at, size, sum);
+      }
+    });
+  }
+
+  const View& a_;
+  std::byte* kept_;
+  typename codes::row row_[rows];
+};
+
+}  // namespace detail::kernels
+
+MPIROUTER_END

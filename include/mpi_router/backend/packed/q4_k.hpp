@@ -1,0 +1,122 @@
+// Q4_K of ggml in registers: in 32 bytes the low halves are 32 columns, the high halves the next 32, each
+// with a scale and a minimum of its own.
+#pragma once
+
+#include <mpi_router/backend/packed/codes.hpp>
+
+MPIROUTER_BEGIN
+
+namespace detail::kernels {
+
+/// The six-bit numbers of a block of Q4_K: eight scales, then eight minima.
+struct q4_k_parts {
+  std::byte number[16];
+
+  MPIROUTER_ALWAYS_INLINE explicit q4_k_parts(const std::byte* in) noexcept {
+    // Of the last four of each kind the lower four bits are in the third word, the upper two in the first or
+    // the second, four numbers side by side.
+    const auto scales = read_at<std::uint32_t>(in);
+    const auto minima = read_at<std::uint32_t>(in + 4);
+    const auto lower = read_at<std::uint32_t>(in + 8);
+    const std::uint32_t words[4] = {
+        scales & 0x3f3f3f3fU, (lower & 0x0f0f0f0fU) | (scales >> 2 & 0x30303030U),  //
+        minima & 0x3f3f3f3fU, (lower >> 4 & 0x0f0f0f0fU) | (minima >> 2 & 0x30303030U)};
+    std::memcpy(number, words, sizeof number);
+  }
+};
+
+/// scale · q − minimum of the lowest four bits of each word; `Alone`: the others are zero.
+template <class Batch>
+class q4_line {
+ public:
+  MPIROUTER_ALWAYS_INLINE q4_line(const Batch& scale, const Batch& minimum) noexcept {
+    if constexpr (is_avx512<Batch>) {
+      scale_ = xsimd::fms(load_unaligned<Batch>(numbers), scale, minimum);  // sixteen lanes: all there are
+    } else {
+      scale_ = scale;
+      minimum_ = minimum;
+    }
+  }
+  template <bool Alone>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch at(const words_of<Batch>& codes) const noexcept {
+    if constexpr (is_avx512<Batch>) {
+      return look_up(scale_, codes);
+    } else {
+      const auto q = std::bit_cast<integers_of<Batch>>(Alone ? codes : codes & words_of<Batch>(15U));
+      return xsimd::fms(xsimd::to_float(q), scale_, minimum_);
+    }
+  }
+
+ private:
+  static constexpr float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  Batch scale_;
+  Batch minimum_;
+};
+
+template <class Arch>
+struct packed_codes<q4_k_view, Arch> {
+  using batch = xsimd::batch<float, Arch>;
+  static constexpr index_t chunk = 64;
+  static constexpr index_t block_cols = 256;
+  static constexpr index_t block_bytes = 144;
+  static constexpr std::size_t count = 64 / batch::size;
+  using order = natural_order<batch, count>;
+  static constexpr bool scales_sums = false;
+  static constexpr float shrinkage = 1;
+  static constexpr bool is_kept = !is_avx512<batch>;
+  using row = const std::byte*;
+  struct block {
+    const std::byte* codes;
+    float factor[16];  // d · sc of each 32 columns, then dmin · mn
+  };
+
+  static void check(const q4_k_view& a) {
+    expect_blocks("gram(q4_k_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
+  }
+  [[nodiscard]] static double at(const q4_k_view& a, index_t f, index_t d) noexcept {
+    const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
+    const index_t part = d % block_cols / 32;
+    const q4_k_parts parts(in + 4);
+    const auto pair = static_cast<unsigned>(in[16 + part / 2 * 32 + d % 32]);
+    const double q{static_cast<float>(part % 2 == 0 ? pair & 15U : pair >> 4)};
+    return double{f16_at(in)} * static_cast<int>(parts.number[part]) * q -
+           double{f16_at(in + 2)} * static_cast<int>(parts.number[8 + part]);
+  }
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q4_k_view& a, index_t f) noexcept {
+    return bytes_at(a.blocks, f * a.row_bytes);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(row r, index_t b, index_t) noexcept {
+    const std::byte* const in = r + b * block_bytes;
+    const q4_k_parts parts(in + 4);
+    const auto d = broadcast_f16<batch>(in);
+    const auto dmin = broadcast_f16<batch>(in + 2);
+    block of;
+    of.codes = in + 16;
+    unroll<16 / batch::size>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      constexpr std::size_t first = i * batch::size;
+      const batch unit = batch::size == 16 ? halves<0>(d, dmin) : first < 8 ? d : dmin;
+      store_unaligned(of.factor + first, float_of_int8<batch>(parts.number + first) * unit);
+    });
+    return of;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of,
+                                                                         index_t k) noexcept {
+    return of.codes + 32 * k;
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<batch, count> load(const block& of, index_t k) noexcept {
+    const q4_line<batch> low(batch(of.factor[2 * k]), batch(of.factor[8 + 2 * k]));
+    const q4_line<batch> high(batch(of.factor[2 * k + 1]), batch(of.factor[9 + 2 * k]));
+    few<batch, count> out;
+    unroll<count / 2>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      const auto pairs = words_of_bytes<batch>(codes_of(of, k) + i * batch::size);
+      out[i] = low.template at<false>(pairs);
+      out[count / 2 + i] = high.template at<true>(pairs >> 4);
+    });
+    return out;
+  }
+};
+
+}  // namespace detail::kernels
+
+MPIROUTER_END
