@@ -106,13 +106,14 @@ TEST_CASE("the same weights in any layout, type and container") {
 
 TEST_CASE("all gates times c: the same directions, σ times |c|") {
   const models m;
-  const auto l = random_layer(84, 3, 7, 5);
+  const auto l = random_layer(84, 3, 5, 7);
   auto scaled = l;
   for (auto& x : scaled.gates) x *= -0.5F;
   for (auto& x : scaled.router) x *= 4;
   m.write(m.a, l);
   m.write(m.b, scaled);
   const auto layer = m.compare({"--top-k", "1"})["layers"][0];
+  CHECK(layer["matched_by"] == "number");
   CHECK(layer["flips_stored"] == 0.0);
   CHECK(layer["flips_step"] == 0.0);
   for (const auto& e : layer["experts"]) {

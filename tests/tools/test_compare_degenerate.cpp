@@ -43,6 +43,21 @@ TEST_CASE("zeros, and what is not finite, are unknown and never the end") {
   CHECK(both["experts"].size() == 5);
 }
 
+TEST_CASE("a row that is not finite is chosen by no token") {
+  const models m;
+  const auto l = random_layer(100, 4, 3, 6);
+  auto broken = l;
+  broken.router[static_cast<std::size_t>(l.d)] = std::numeric_limits<float>::quiet_NaN();  // of expert 1
+  m.write(m.a, l);
+  m.write(m.b, broken);
+  const auto with = m.compare({"--top-k", "2"})["layers"][0];
+  m.write(m.b, picked(l, {0, 2, 3}));
+  const auto without = m.compare({"--top-k", "2"})["layers"][0];
+  CHECK(with["experts"].size() == 4);
+  CHECK(with["flips_stored"] == without["flips_stored"]);
+  CHECK(with["flips_lost"] == 0.0);
+}
+
 TEST_CASE("weights whose squares are no doubles") {
   const models m;
   auto l = random_layer(95, 2, 3, 4);

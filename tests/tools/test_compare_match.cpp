@@ -37,6 +37,28 @@ TEST_CASE("experts in another order are found, with their rows, and choose as be
   }
 }
 
+TEST_CASE("where directions, or rows, do not tell experts apart, the others do") {
+  const models m;
+  const auto l = random_layer(99, 4, 5, 7);
+  const std::vector<index_t> order{2, 0, 3, 1};
+  for (const bool rows : {false, true}) {
+    auto alike = l;
+    for (index_t e = 1; e < l.n; ++e) {  // all rows, or all gates, those of expert 0
+      auto& values = rows ? alike.router : alike.gates;
+      const index_t size = rows ? l.d : l.f * l.d;
+      std::copy_n(values.begin(), size, values.begin() + e * size);
+    }
+    m.write(m.a, alike);
+    m.write(m.b, picked(alike, order));
+    const auto layer = m.compare()["layers"][0];
+    CHECK(layer["matched_by"] == "likeness");
+    REQUIRE(layer["experts"].size() == 4);
+    for (const auto& e : layer["experts"]) {
+      CHECK(e["a"]["expert"] == order[e["b"]["expert"].get<std::size_t>()]);
+    }
+  }
+}
+
 TEST_CASE("a model that kept its order is matched by number, however far one expert went") {
   const models m;
   const auto l = random_layer(82, 5, 6, 9);
@@ -77,6 +99,7 @@ TEST_CASE("fewer experts: the pruned are named, their choices lost") {
   CHECK(contains(other_way.out, "experts 1, 4 of B have no counterpart in A"));
   const auto all_chosen = run_json({"compare", m.b, m.a, "--top-k", "9"})["layers"][0];
   CHECK(all_chosen["flips_stored"] == 0.0);
+  CHECK(m.compare({"--top-k", "9"})["layers"][0]["flips_lost"].get<double>() == doctest::Approx(2.0 / 6));
 }
 
 TEST_CASE("layers: by name, by number, and those in one alone") {

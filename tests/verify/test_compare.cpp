@@ -172,6 +172,40 @@ TEST_CASE("Wedin's bound is the norm to the gap of σ₁ of one and σ₂ of the
   }
 }
 
+TEST_CASE("what the certificates say is what is claimed: signs, sums, and the weaker label") {
+  principal_direction a;
+  principal_direction b;
+  CHECK(std::isnan(compare_directions(a, b).cosine));
+  a.direction = Eigen::Vector2d(1, 0);
+  CHECK(std::isnan(compare_directions(a, b).angle));
+  b.direction = Eigen::Vector2d(-1, 0);
+  a.proof.angle_bound = 0.1;
+  b.proof.angle_bound = 0.2;
+  const auto opposite = compare_directions(a, b);
+  CHECK(opposite.cosine == 1);
+  CHECK(opposite.angle == 0);
+  CHECK(opposite.uncertainty == doctest::Approx(0.3));
+  b.proof.angle_bound = right_angle;
+  CHECK(compare_directions(a, b).uncertainty == right_angle);
+
+  norm_bounds change{status::ok, 5, 5.5, certainty::heuristic, 0.25, 1};
+  a.proof = {certainty::rigorous, 4, 0, 10, 11, 0};  // σ₁ in [10, 11], σ₂ at most 2
+  b.proof = {certainty::probabilistic, 9, 0.5, 12, 13, 0};
+  const auto by_b = wedin_limit(a, b, change);  // gaps 10 − 3 and 12 − 2
+  CHECK(by_b.angle == doctest::Approx(std::asin(0.55)));
+  CHECK(by_b.label == certainty::heuristic);
+  CHECK(by_b.failure_probability == 0.25);
+  b.proof.sigma_low = 6;
+  const auto by_a = wedin_limit(a, b, change);  // 7 and 4
+  CHECK(by_a.angle == doctest::Approx(std::asin(5.5 / 7)));
+  CHECK(by_a.failure_probability == 0.75);
+  change.high = 7;  // between 5 and this the norm may be as large as the gap
+  CHECK(wedin_limit(a, b, change).label == certainty::none);
+  change.high = 1;
+  change.label = certainty::none;
+  CHECK(wedin_limit(a, b, change).angle == right_angle);
+}
+
 TEST_CASE("neurons in another order: σ and v₁ stay, the difference does not") {
   test_support::random_source random(73);
   const auto a = with_gap(random, 8, 11);
