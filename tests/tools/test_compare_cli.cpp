@@ -2,6 +2,7 @@
 #include "versions.hpp"
 
 #include <algorithm>
+#include <sstream>
 
 using namespace tool_test;
 
@@ -51,4 +52,22 @@ TEST_CASE("the table has colours where they are wanted, and a line a layer where
     return std::count(out.begin(), out.end(), '\n');
   };
   CHECK(lines("--summary") + 2 < lines("--experts"));
+}
+
+TEST_CASE("the example of the guide is what the program prints") {
+  const temporary_folder folder;
+  const auto before = data_file("tiny-vanilla.safetensors");
+  const auto after = folder / "stepped.safetensors";
+  REQUIRE(run({"recondition", before, after}).status == 0);
+  const auto printed = run({"compare", before, after, "--top-k", "2", "--summary"}).out;
+  std::istringstream guide(read_bytes(GUIDE));
+  int lines = 0;
+  for (std::string line; std::getline(guide, line);) {
+    if (line.starts_with("layer  ") || line.starts_with("model.layers.") || line.starts_with("flips: ") ||
+        line.ends_with(" experts compared")) {
+      CHECK_MESSAGE(contains(printed, line), line);
+      ++lines;
+    }
+  }
+  CHECK(lines == 5);
 }
