@@ -18,6 +18,14 @@ TEST_CASE("--require-cosine: 1 where one is below, or something was not compared
   CHECK(status("0.9999999") == 1);
   CHECK(contains(run({"compare", m.a, m.b, "--require-cosine", "0.9"}).err,
                  "4 of 4 experts have cosines of at least 0.9"));
+  auto rows = l;
+  rows.router = disturbed(l, 0.3F).router;
+  m.write(m.b, rows);
+  CHECK(status("0.9999") == 1);
+  auto gates = l;
+  gates.gates = disturbed(l, 0.3F).gates;
+  m.write(m.b, gates);
+  CHECK(status("0.9999") == 1);
   m.write(m.b, picked(l, {0, 1, 2}));
   CHECK(status("0.9") == 1);
   check_refused({"compare", m.a, m.b, "--require-cosine", "1.5"}, "between -1 and 1");
