@@ -33,32 +33,6 @@ std::string wrapped(const std::string& text) {
   return out;
 }
 
-void add_naming_options(CLI::App& app, arguments& a) {
-  app.add_option("--router", a.router,
-                 "Name of the router tensors, [N, D]. {layer} stands for any text, the same in --gate")
-      ->type_name("PATTERN");
-  app.add_option("--gate", a.gate,
-                 "Name of the gate tensors; {expert} is the expert's number where each has its own tensor")
-      ->type_name("PATTERN");
-  app.add_option("--layout", a.layout,
-                 "How the gate tensors are stored (see below). With --router the default is nfd")
-      ->type_name("LAYOUT");
-  app.add_option(
-         "--router-layout", a.layout_of_router,
-         "nd for routers stored as [N, D], dn for [D, N]; without it as the family has them, or as the "
-         "shapes force")
-      ->check(CLI::IsMember({"nd", "dn"}));
-}
-
-std::string describe_layouts() {
-  std::string all =
-      "\nLayouts (N experts, F neurons each, D hidden dimensions; the tensor of one expert lacks N):\n";
-  for (const auto& layout : mpi_router::gate_layout_table) {
-    all += fmt::format("  {:<18}  {}\n", layout.name, layout.meaning);
-  }
-  return all;
-}
-
 /// The families, a few lines each.
 std::string describe_families() {
   std::string out;
@@ -118,6 +92,7 @@ Examples:
   verify_checkpoint model.safetensors --no-svd --require-angle 0.01
   verify_checkpoint m.safetensors --router 'blk.{{layer}}.route' --gate 'blk.{{layer}}.ffn.{{expert}}.gate' --layout nfd
   verify_checkpoint recondition model-folder new-folder --steps 20
+  verify_checkpoint compare model-folder model-q4_k.gguf
 )",
                      describe_layouts(), describe_families());
 }
@@ -202,18 +177,47 @@ void require(bool condition, const std::string& message) {
   }
 }
 
+void add_naming_options(CLI::App& app, arguments& a) {
+  app.add_option("--router", a.router,
+                 "Name of the router tensors, [N, D]. {layer} stands for any text, the same in --gate")
+      ->type_name("PATTERN");
+  app.add_option("--gate", a.gate,
+                 "Name of the gate tensors; {expert} is the expert's number where each has its own tensor")
+      ->type_name("PATTERN");
+  app.add_option("--layout", a.layout,
+                 "How the gate tensors are stored (see below). With --router the default is nfd")
+      ->type_name("LAYOUT");
+  app.add_option(
+         "--router-layout", a.layout_of_router,
+         "nd for routers stored as [N, D], dn for [D, N]; without it as the family has them, or as the "
+         "shapes force")
+      ->check(CLI::IsMember({"nd", "dn"}));
+}
+
+std::string describe_layouts() {
+  std::string all =
+      "\nLayouts (N experts, F neurons each, D hidden dimensions; the tensor of one expert lacks N):\n";
+  for (const auto& layout : mpi_router::gate_layout_table) {
+    all += fmt::format("  {:<18}  {}\n", layout.name, layout.meaning);
+  }
+  return all;
+}
+
+void wrap_help(CLI::App& app) {
+  app.get_formatter()->column_width(30);
+  for (auto* option : app.get_options()) {
+    option->description(wrapped(option->get_description()));
+  }
+}
+
 void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   add_output_options(app, a);
   add_analysis_options(app, a);
   add_naming_options(app, a);
   add_rewrite_options(rewrite, a);
   add_naming_options(rewrite, a);
-  for (auto* some : {&app, &rewrite}) {
-    some->get_formatter()->column_width(30);
-    for (auto* option : some->get_options()) {
-      option->description(wrapped(option->get_description()));
-    }
-  }
+  wrap_help(app);
+  wrap_help(rewrite);
   app.footer(footer);
   rewrite.footer(describe_layouts);
 }

@@ -61,6 +61,15 @@ struct arguments {
 /// Adds all options, which write to `a`, to the program and to its subcommand `rewrite`.
 void define(CLI::App& app, CLI::App& rewrite, arguments& a);
 
+/// The options of whatever searches for layers: --router, --gate, --layout, --router-layout.
+void add_naming_options(CLI::App& app, arguments& a);
+
+/// Breaks the help texts of the options into lines that fit beside their names.
+void wrap_help(CLI::App& app);
+
+/// What --layout may be, for the end of a help text.
+[[nodiscard]] std::string describe_layouts();
+
 /// Throws input_error for what no option can mean.
 void check(const arguments& a);
 

@@ -1,7 +1,9 @@
 // verify_checkpoint: how far each router row of an MoE checkpoint is from its expert's principal singular
 // direction.
 #include "arguments.hpp"
+#include "compare_run.hpp"
 #include "coverage.hpp"
+#include "find_layers.hpp"
 #include "outputs.hpp"
 #include "parallel.hpp"
 #include "progress.hpp"
@@ -10,17 +12,14 @@
 #include "report.hpp"
 #include "signals.hpp"
 #include "table.hpp"
-
-#include <mpi_router/io/moe_layers.hpp>
+#include "terminal.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <iterator>
@@ -35,26 +34,6 @@ using mpi_router::io::printable;
 
 constexpr std::size_t longest_line = 1U << 16U;  // of an error; names in it come from files
 
-void flush_output() { require(std::fflush(stdout) == 0, "the standard output cannot be written"); }
-
-/// The layers of a checkpoint; throws where there are none, with all that nearly was one.
-moe_layers find_some(const mpi_router::checkpoint& model, const arguments& a) {
-  auto found = mpi_router::find_moe_layers(model, naming(a));
-  if (found.empty()) {
-    std::string reasons;
-    for (const auto& other : found.omissions) {
-      reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", other.name, other.reason);
-    }
-    throw input_error(
-        reasons.empty()
-            ? fmt::format(
-                  "{}: no MoE layer found among its {} tensors; --router, --gate and --layout name them",
-                  model.path().string(), model.weights().size())
-            : fmt::format("{}: no MoE layer can be used: {}", model.path().string(), reasons));
-  }
-  return found;
-}
-
 /// The folder of the two models that come with the project: installed beside the program, or in the tree that
 /// it was built from.
 std::filesystem::path own_models() {
@@ -67,14 +46,6 @@ std::filesystem::path own_models() {
   }
 #endif
   return VERIFY_CHECKPOINT_MODELS;
-}
-
-bool wants_colour(const std::string& choice) {
-  const char* no_colour = std::getenv("NO_COLOR");
-  const char* terminal = std::getenv("TERM");
-  const bool plain = (no_colour != nullptr && *no_colour != '\0') ||
-                     (terminal != nullptr && std::string_view(terminal) == "dumb");
-  return choice == "always" || (choice == "auto" && !plain && ::isatty(STDOUT_FILENO) != 0);
 }
 
 /// The checkpoints of a run and their layers.
@@ -255,6 +226,10 @@ int run(int argc, char** argv) {
       "recondition",
       "Write a checkpoint with its router rows some power steps on, all else byte for byte unchanged");
   define(app, *rewrite, a);
+  auto* versions = app.add_subcommand(
+      "compare", "How far the experts of one checkpoint have moved in another: quantised, pruned, trained");
+  compare_arguments c;
+  define_compare(*versions, a, c);
   a.command = quoted_command(argc, argv);
   app.set_version_flag("--version", fmt::format("mpi_router {}.{}.{}", MPIROUTER_VERSION_MAJOR,
                                                 MPIROUTER_VERSION_MINOR, MPIROUTER_VERSION_PATCH));
@@ -268,8 +243,9 @@ int run(int argc, char** argv) {
   }
   check(a);
   require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
+  require(!*versions || a.inputs.empty(), "compare comes first, before the checkpoints");
   use_threads(a.threads);
-  return *rewrite ? run_recondition(a) : a.list ? run_list(a) : run_verify(a);
+  return *rewrite ? run_recondition(a) : *versions ? run_compare(a, c) : a.list ? run_list(a) : run_verify(a);
 }
 
 }  // namespace

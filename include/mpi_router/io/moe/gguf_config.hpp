@@ -23,6 +23,8 @@ MPIROUTER_BEGIN
   out.hidden_dim = count("embedding_length");
   const auto experts = count("expert_count");
   out.num_experts = experts && *experts > 1 ? experts : std::nullopt;
+  const auto used = count("expert_used_count");
+  out.experts_per_token = used && *used >= 1 ? used : std::nullopt;
   const auto layers = count("block_count");
   const auto step = count("interleave_moe_layer_step").value_or(1);
   if (layers && out.num_experts && step == 1) {

@@ -13,6 +13,7 @@ struct model_config {
   std::vector<std::string> names;  ///< model types and architectures, in small letters and digits alone
   std::optional<index_t> hidden_dim;
   std::optional<index_t> num_experts;              ///< routed experts of a layer
+  std::optional<index_t> experts_per_token;        ///< K of top-K
   std::optional<std::vector<index_t>> moe_layers;  ///< numbers of the layers with experts, ascending
   std::string problem;                             ///< why it could not be read; empty if it could
 
@@ -73,6 +74,15 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   return experts && *experts > 1 ? experts : std::nullopt;  // 1: a dense model of a family that can be sparse
 }
 
+[[nodiscard]] inline std::optional<index_t> experts_per_token_of(const nlohmann::json& text) {
+  auto count = integer_of(text, {"num_experts_per_tok", "num_experts_per_token", "experts_per_token",
+                                 "moe_topk", "moe_top_k", "moe_k"});
+  if (const auto ffn = text.find("ffn_config"); !count && ffn != text.end() && ffn->is_object()) {
+    count = integer_of(*ffn, {"moe_top_k"});  // DBRX
+  }
+  return count && *count >= 1 ? count : std::nullopt;
+}
+
 [[nodiscard]] inline std::optional<index_t> layers_of(const nlohmann::json& text) {
   const auto layers = integer_of(text, {"num_hidden_layers", "num_layers", "n_layers", "n_layer"});
   const auto kinds = text.find("layers_block_type");
@@ -98,6 +108,7 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   }
   out.hidden_dim = integer_of(part, {"hidden_size", "d_model", "n_embd", "dim"});
   out.num_experts = experts_of(part);
+  out.experts_per_token = experts_per_token_of(part);
   const auto layers = layers_of(part);
   const auto two_stacks = part.find("is_encoder_decoder");
   const bool stacks = two_stacks != part.end() && *two_stacks == true;

@@ -1,0 +1,81 @@
+// compare: exit statuses, refusals and the look of the table.
+#include "versions.hpp"
+
+#include <algorithm>
+#include <sstream>
+
+using namespace tool_test;
+
+TEST_CASE("--require-cosine: 1 where one is below, or something was not compared") {
+  const models m;
+  const auto l = random_layer(96, 4, 5, 8);
+  m.write(m.a, l);
+  m.write(m.b, disturbed(l, 0.02F));
+  const auto status = [&](const char* least) {
+    return run({"compare", m.a, m.b, "--require-cosine", least}).status;
+  };
+  CHECK(status("0.9") == 0);
+  CHECK(status("0.9999999") == 1);
+  CHECK(contains(run({"compare", m.a, m.b, "--require-cosine", "0.9"}).err,
+                 "4 of 4 experts have cosines of at least 0.9"));
+  auto rows = l;
+  rows.router = disturbed(l, 0.3F).router;
+  m.write(m.b, rows);
+  CHECK(status("0.9999") == 1);
+  auto gates = l;
+  gates.gates = disturbed(l, 0.3F).gates;
+  m.write(m.b, gates);
+  CHECK(status("0.9999") == 1);
+  m.write(m.b, picked(l, {0, 1, 2}));
+  CHECK(status("0.9") == 1);
+  check_refused({"compare", m.a, m.b, "--require-cosine", "1.5"}, "between -1 and 1");
+}
+
+TEST_CASE("what cannot be compared is one line") {
+  const models m;
+  const auto l = random_layer(97, 2, 3, 4);
+  m.write(m.a, l);
+  check_refused({"compare", m.a, m.folder / "missing.safetensors"}, "missing.safetensors");
+  check_refused({"compare", m.a}, "B is required");
+  m.write(m.b, l, "layers.1.");
+  check_refused({"compare", m.a, m.b}, "no layer of A is one of B: A has layers.0.mlp, B has layers.1.mlp");
+  checkpoint_builder none;
+  none.add<float>("embed", {3, 4}, std::vector<float>(12));
+  none.write(m.b);
+  check_refused({"compare", m.a, m.b}, "b.safetensors: no MoE layer found");
+  check_refused({"compare", m.a, m.a, "--json", m.a}, "never overwritten");
+  check_refused({m.a, "compare", m.a, m.a}, "compare comes first");
+  CHECK(run({"compare", m.a, m.a, "--json", "-"}).out.starts_with("{"));
+  CHECK(contains(run({"compare", "--help"}).out, "matched by"));
+}
+
+TEST_CASE("the table has colours where they are wanted, and a line a layer where asked") {
+  const models m;
+  const auto l = random_layer(98, 2, 3, 4);
+  m.write(m.a, l);
+  CHECK_FALSE(contains(run({"compare", m.a, m.a}).out, "\033["));
+  CHECK(contains(run({"compare", m.a, m.a, "--color", "always"}).out, "\033["));
+  const auto lines = [&](const char* flag) {
+    const auto out = run({"compare", m.a, m.a, flag}).out;
+    return std::count(out.begin(), out.end(), '\n');
+  };
+  CHECK(lines("--summary") + 2 < lines("--experts"));
+}
+
+TEST_CASE("the example of the guide is what the program prints") {
+  const temporary_folder folder;
+  const auto before = data_file("tiny-vanilla.safetensors");
+  const auto after = folder / "stepped.safetensors";
+  REQUIRE(run({"recondition", before, after}).status == 0);
+  const auto printed = run({"compare", before, after, "--top-k", "2", "--summary"}).out;
+  std::istringstream guide(read_bytes(GUIDE));
+  int lines = 0;
+  for (std::string line; std::getline(guide, line);) {
+    if (line.starts_with("layer  ") || line.starts_with("model.layers.") || line.starts_with("flips: ") ||
+        line.ends_with(" experts compared")) {
+      CHECK_MESSAGE(contains(printed, line), line);
+      ++lines;
+    }
+  }
+  CHECK(lines == 5);
+}

@@ -1,0 +1,170 @@
+#include "compare_run.hpp"
+
+#include "compare.hpp"
+#include "compare_records.hpp"
+#include "compare_table.hpp"
+#include "find_layers.hpp"
+#include "outputs.hpp"
+#include "progress.hpp"
+#include "terminal.hpp"
+
+#include <mpi_router/io/moe/gguf_config.hpp>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace verify {
+
+namespace {
+
+constexpr const char* footer = R"(
+Layers are the same where their names are, or else their numbers: model.layers.3.mlp is blk.3. Experts are matched by
+  likeness, the |cosine| of their principal directions plus the cosine of their rows: i of A and j of B where neither is
+  liker to another. Where both have as many experts and no match changes a number, all are matched by number. The rest,
+  of pruned or merged experts, is named. Other D: not comparable. Other F: no ‖ΔA‖. A ‖ΔA‖ compares neuron by neuron:
+  neurons in another order change it, though not σ and v₁. Experts of a latent are A P, in ‖ΔA‖ too.
+
+Choices: the K largest x · r, of the rows that have an expert. Biases, groups and tables of the model are left out. K is
+  what the config.json (or GGUF metadata) of A says, else that of B. The tokens are isotropic Gaussian ones, the same each
+  time, or those of --tokens.
+
+JSON: {"version", "a", "b", "tokens", "top_k", "coverage": {…}, "layers": […], "only_a", "only_b", "unmatched_a",
+  "unmatched_b"}. A layer has the names "a" and "b", "problem" (empty if it could be compared), "matched_by" (number,
+  likeness), "only_a" and "only_b" (experts without a counterpart), "flips_stored", "flips_step" and "flips_lost" (shares
+  of A's choices; lost are those of experts without a counterpart) and "experts": "a" and "b" with "expert", "ffn_dim",
+  "cosine_stored" (of its own row to its own direction), "sigma1", "sigma2", "sigma2_from"; "row_cosine", "row_angle",
+  "direction_cosine", "direction_angle", "direction_uncertainty", "change_norm", "change_norm_bound" (also Weyl's, of
+  every σ; it fails with a probability of at most 1e-6), "wedin_angle", "wedin_certificate". Angles are in radians; what
+  is not known is null.
+
+Exit status: 0 done; 1 done, but with --require-cosine something has moved farther, or could not be compared; 2 bad input
+  or usage, or nothing in common.
+)";
+
+index_t known_top_k(const mpi_router::checkpoint& model) {
+  const auto config = mpi_router::config_of(model);
+  return config ? config->experts_per_token.value_or(0) : 0;
+}
+
+/// K, and who says so.
+void set_top_k(const compare_arguments& c, const std::deque<mpi_router::checkpoint>& models,
+               comparison_result& result) {
+  result.top_k = c.top_k;
+  result.top_k_from = "--top-k";
+  for (std::size_t i = 0; i < models.size() && !result.top_k; ++i) {
+    if (const index_t known = known_top_k(models[i]); known > 0) {
+      result.top_k = known;
+      result.top_k_from = i == 0 ? "the config of A" : "the config of B";
+    }
+  }
+}
+
+/// Throws input_error unless some layer could be compared.
+void check_common(const comparison_result& result) {
+  if (std::ranges::any_of(result.layers, [](const auto& pair) { return pair.problem.empty(); })) {
+    return;
+  }
+  const auto some = [](const std::vector<const moe_layer*>& layers) {
+    return layers.empty() ? std::string("none") : layers.front()->name;
+  };
+  throw input_error(result.layers.empty()
+                        ? fmt::format("no layer of A is one of B: A has {}, B has {}", some(result.only_a),
+                                      some(result.only_b))
+                        : fmt::format("no layer can be compared: {}: {}", result.layers.front().a->name,
+                                      result.layers.front().problem));
+}
+
+/// The exit status, and on the standard error what it rests on.
+int verdict(const comparison_result& result, std::optional<double> least) {
+  if (!least) {
+    return 0;
+  }
+  index_t near = 0;
+  for (const auto& pair : result.layers) {
+    near += std::ranges::count_if(
+        pair.pairs, [&](const auto& e) { return e.row.cosine >= *least && e.direction.cosine >= *least; });
+  }
+  const auto covered = coverage_of(result);
+  fmt::print(stderr, "{} of {} experts have cosines of at least {:g}\n", near, covered.experts, *least);
+  return covered.is_complete() && near == covered.experts ? 0 : 1;
+}
+
+}  // namespace
+
+void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
+  app.add_option("A", c.a, "Before: a .safetensors or .gguf file, a folder of shards, or an index file")
+      ->type_name("PATH")
+      ->required();
+  app.add_option("B", c.b, "After: in the same or any other format")->type_name("PATH")->required();
+  app.add_option("--json", a.json,
+                 "Write all numbers as JSON; - writes them to the standard output instead of the table")
+      ->type_name("FILE");
+  app.add_option("--top-k", c.top_k, "Experts that a token chooses; without it what the config says")
+      ->type_name("K");
+  app.add_option("--tokens", c.tokens,
+                 "Inputs of the router, [T, D]: FILE.safetensors, or FILE.safetensors:TENSOR; without it "
+                 "Gaussian ones")
+      ->type_name("FILE");
+  app.add_option("--require-cosine", c.require_cosine,
+                 "Exit with 1 unless every expert of both has a counterpart with cosines, of the rows and of "
+                 "the directions, of at least this");
+  app.add_option("--layers", a.layers, "Look at the layers of these numbers alone: 3,17-20")
+      ->type_name("LIST");
+  app.add_option("--threads", a.threads, "Threads to use; without it as many as the machine has")
+      ->type_name("N");
+  auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
+  app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
+      ->excludes(experts);
+  app.add_option("--color", a.colour, "auto, always or never; auto also heeds NO_COLOR")
+      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->capture_default_str();
+  add_naming_options(app, a);
+  wrap_help(app);
+  app.footer([] { return describe_layouts() + footer; });
+}
+
+int run_compare(const arguments& a, const compare_arguments& c) {
+  require(!c.top_k || *c.top_k >= 1, "--top-k must be at least 1");
+  require(!c.require_cosine || std::abs(*c.require_cosine) <= 1,
+          "--require-cosine must lie between -1 and 1");
+  std::deque<mpi_router::checkpoint> models;
+  std::deque<moe_layers> found;
+  std::vector<chosen_layers> chosen;
+  index_t num_experts = 0;
+  for (const auto& path : {c.a, c.b}) {
+    found.push_back(find_some(models.emplace_back(path), a));
+    chosen.push_back(choose(found.back(), selected(a)));
+    require(!chosen.back().asked.empty(),
+            fmt::format("{}: no layer has a number of --layers {}", path, a.layers));
+    for (const auto* layer : chosen.back().asked) {
+      num_experts += layer->num_experts;
+    }
+  }
+  const bool to_file = !a.json.empty() && a.json != "-";
+  require(!to_file || c.tokens.empty() || !mpi_router::same_file(a.json, file_of_tokens(c.tokens)),
+          a.json + ": is part of the input, which is never overwritten");
+  const auto files = open_outputs({to_file ? a.json : "", "", ""}, models);
+
+  comparison_result result{c.a, c.b, &found[0], &found[1], {}, {}, {}, {}, {}, {}};
+  set_top_k(c, models, result);
+  {
+    progress_bar bar("comparing");
+    compare(chosen[0].asked, chosen[1].asked, {c.tokens, result.top_k}, result,
+            [&bar](index_t done, index_t all) { bar(done, all); });
+  }
+  check_common(result);
+  if (files.json) {
+    files.json->write(to_json(result));
+  }
+  const bool lines = a.experts || (!a.summary && num_experts <= 256);
+  fmt::print("{}",
+             a.json == "-" ? to_json(result) : format_comparison(result, {lines, wants_colour(a.colour)}));
+  flush_output();
+  files.commit();
+  return verdict(result, c.require_cosine);
+}
+
+}  // namespace verify
