@@ -114,7 +114,8 @@ TEST_CASE("FP8: every code, with scales of every type") {
 
 TEST_CASE("MXFP4: every code with every scale") {
   random_source random(2);
-  for (index_t scale = 0; scale < 253; ++scale) {  // 6 · 2^126 is none of float's
+  for (index_t scale = 0; scale < 256; ++scale) {
+    if (scale == 253 || scale == 254) continue;  // 6 · 2^126 is none of float's
     problem p = mxfp4(random, 1, 32, scale, scale);
     for (index_t i = 0; i < 16; ++i) p.bytes[0][i] = static_cast<std::byte>(16 * i + (i + scale) % 16);
     CAPTURE(scale);
