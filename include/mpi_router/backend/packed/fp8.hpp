@@ -106,7 +106,7 @@ struct packed_codes<fp8_view, Arch> {
   {
     few<batch, 4> out;
     unroll<4>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      out[i] = batch(widen_f16(from + 2 * i * batch::size, lane_count<batch::size>{}));
+      out[i] = load_halves<batch>(from + 2 * i * batch::size);
     });
     return out;
   }

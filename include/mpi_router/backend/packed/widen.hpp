@@ -1,7 +1,7 @@
 // Codes to floats in the lanes of a register, where xsimd cannot: by instructions of x86, elsewhere by loops.
 #pragma once
 
-#include <mpi_router/backend/simd/f16.hpp>
+#include <mpi_router/backend/simd/lanes.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -130,12 +130,23 @@ inline constexpr float e4m3_shrinkage = 256;
   const __m256i sign_and_magnitude = _mm256_set1_epi16(static_cast<std::int16_t>(-0x4080));  // 0xbf80
   return _mm256_and_si256(_mm256_slli_epi16(spread, 7), sign_and_magnitude);
 }
-template <class Batch>
-MPIROUTER_ALWAYS_INLINE void store_e4m3_halves(const std::byte* at, std::byte* to) noexcept {
-  static_assert(is_avx2<Batch>);
-  _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(to), e4m3_halves(at));
-}
 #endif
+/// They are stored, of registers that hold half as many floats.
+template <class Batch>
+MPIROUTER_ALWAYS_INLINE void store_e4m3_halves([[maybe_unused]] const std::byte* at,
+                                               [[maybe_unused]] std::byte* to) noexcept {
+  static_assert(is_avx2<Batch>);
+#if defined(__AVX2__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(to), e4m3_halves(at));
+#endif
+}
+template <class Batch>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch load_halves([[maybe_unused]] const std::byte* from) noexcept {
+  static_assert(is_avx2<Batch>);
+#if defined(__AVX2__) && defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from)));
+#endif
+}
 
 /// Twice as many E4M3 codes as there are lanes, divided by 256. NaN need not come out as such. By way of f16,
 /// whose exponents are eight less than those of E4M3, so that no float on the way is subnormal.
