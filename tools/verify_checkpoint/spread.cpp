@@ -43,15 +43,7 @@ class listener {
 
 void analyse(task_list& tasks, const analysis_options& options, ranks& all,
              const std::function<void(const placed_result&)>& finished) {
-  // Each rank takes every size-th. Experts of one layer take about equally long, so none has to hand out
-  // work, and a run that is repeated is spread in the same way.
-  const auto open = tasks.open();
-  std::vector<expert_task> mine;
-  for (auto i = static_cast<std::size_t>(all.rank()); i < open.size();
-       i += static_cast<std::size_t>(all.size())) {
-    mine.push_back(open[i]);
-  }
-
+  const auto mine = tasks.open(all.rank(), all.size());
   std::mutex one_at_a_time;
   const auto keep = [&](const placed_result& one) {
     const std::scoped_lock lock(one_at_a_time);
@@ -66,7 +58,7 @@ void analyse(task_list& tasks, const analysis_options& options, ranks& all,
   };
   std::optional<listener> others;
   if (all.is_first() && all.size() > 1) {
-    others.emplace(all, open.size() - mine.size(),
+    others.emplace(all, tasks.open().size() - mine.size(),
                    [&keep](const std::string& line) { keep(from_line(line).value()); });
   }
   Eigen::setNbThreads(1);  // the experts are what is spread

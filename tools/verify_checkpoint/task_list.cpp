@@ -24,11 +24,15 @@ task_list::task_list(std::vector<checkpoint_result>& checkpoints, std::optional<
   marks_.assign(tasks_.size(), waits);
 }
 
-std::vector<expert_task> task_list::open() const {
+std::vector<expert_task> task_list::open(int rank, int size) const {
   std::vector<expert_task> out;
+  int next = 0;  // whose turn it is
   for (std::size_t i = 0; i < tasks_.size(); ++i) {
     if (marks_[i] == waits) {
-      out.push_back(tasks_[i]);
+      if (next == rank) {
+        out.push_back(tasks_[i]);
+      }
+      next = (next + 1) % size;
     }
   }
   return out;

@@ -26,8 +26,9 @@ class task_list {
   [[nodiscard]] index_t size() const noexcept { return static_cast<index_t>(tasks_.size()); }
   [[nodiscard]] index_t finished() const noexcept { return finished_; }
 
-  /// Those that have no result.
-  [[nodiscard]] std::vector<expert_task> open() const;
+  /// Those that have no result; or of these every `size`-th from `rank` on, the share of one of so many
+  /// ranks. Experts of one layer take about equally long, so none has to hand out work.
+  [[nodiscard]] std::vector<expert_task> open(int rank = 0, int size = 1) const;
 
   /// Takes a result; false, and nothing happens, where no expert waits for it.
   [[nodiscard]] bool put(const placed_result& one);
