@@ -172,33 +172,4 @@ expert_result analyse_expert(const moe_layer& layer, index_t expert, const analy
   return result;
 }
 
-std::vector<layer_result> analyse(const std::vector<const moe_layer*>& layers, std::optional<index_t> sample,
-                                  const analysis_options& options,
-                                  const std::function<void(index_t, index_t)>& progress) {
-  struct task {
-    std::size_t layer;
-    std::size_t slot;
-    index_t expert;
-  };
-  std::vector<layer_result> results;
-  std::vector<task> tasks;
-  for (const auto* layer : layers) {
-    const auto experts = experts_of(*layer, sample);
-    for (std::size_t slot = 0; slot < experts.size(); ++slot) {
-      tasks.push_back({results.size(), slot, experts[slot]});
-    }
-    results.push_back({layer, std::vector<expert_result>(experts.size())});
-  }
-
-  Eigen::setNbThreads(1);  // the experts are what is spread
-  for_each_parallel(
-      static_cast<index_t>(tasks.size()),
-      [&](index_t i) {
-        const auto [layer, slot, expert] = tasks[static_cast<std::size_t>(i)];
-        results[layer].experts[slot] = analyse_expert(*layers[layer], expert, options);
-      },
-      progress);
-  return results;
-}
-
 }  // namespace verify

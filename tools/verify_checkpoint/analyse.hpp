@@ -1,12 +1,12 @@
 // Looks at each router row and its expert.
 #pragma once
 
+#include "ranks.hpp"
 #include "results.hpp"
-#include "selection.hpp"
+#include "task_list.hpp"
 
 #include <algorithm>
 #include <functional>
-#include <vector>
 
 namespace verify {
 
@@ -35,11 +35,10 @@ struct analysis_options {
 [[nodiscard]] expert_result analyse_expert(const moe_layer& layer, index_t expert,
                                            const analysis_options& options);
 
-/// The experts of these layers, all or a sample of each, spread over threads; the results do not depend on
-/// their number. `progress(done, all)` is called from one thread.
-[[nodiscard]] std::vector<layer_result> analyse(const std::vector<const moe_layer*>& layers,
-                                                std::optional<index_t> sample,
-                                                const analysis_options& options,
-                                                const std::function<void(index_t, index_t)>& progress);
+/// The experts of the list that have no result yet, spread over ranks and threads; the results do not depend
+/// on the number of either. `finished(result)` is called for each on the first rank, from one thread at a
+/// time, before the list has it. The other ranks end up with none.
+void analyse(task_list& tasks, const analysis_options& options, ranks& all,
+             const std::function<void(const placed_result&)>& finished);
 
 }  // namespace verify

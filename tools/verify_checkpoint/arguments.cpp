@@ -82,6 +82,12 @@ JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "laye
   radians. What is not known is null: steps beyond --max-steps, sigma2 without an SVD ("sigma2_from" says what it is from), the numbers of degenerate rows.
   lambda is relative to sigma1.
 
+Lines: the first line of --lines is a header, what the numbers depend on; then an expert a line, in the order in which
+  they finish, with the members that "experts" has in the JSON, "layer", its place among the layers of the header,
+  "angle", and "trace", rows of step, rho, residual, angle. To resume, the header must be that of the new run.
+
+mpirun -n N --bind-to none verify_checkpoint ...  spreads the experts over N processes, where this was built with MPI.
+
 Exit status: 0 done; 1 done, but with --require-angle a row could not be certified, or something was not looked at or is
   missing; 2 bad input or usage, or no layer that can be read, in which case neither JSON nor trace nor page is written.
 
@@ -89,6 +95,7 @@ Examples:
   verify_checkpoint                                       the two small models that come with the project
   verify_checkpoint model-folder --summary --json out.json
   verify_checkpoint model-folder --report pages           then open pages/index.html
+  verify_checkpoint model-folder --json out.json --lines run.jsonl --resume    again after it was killed
   verify_checkpoint model.safetensors --no-svd --require-angle 0.01
   verify_checkpoint m.safetensors --router 'blk.{{layer}}.route' --gate 'blk.{{layer}}.ffn.{{expert}}.gate' --layout nfd
   verify_checkpoint recondition model-folder new-folder --steps 20
@@ -114,6 +121,15 @@ void add_output_options(CLI::App& app, arguments& a) {
                  "Write DIR/index.html, a page with figures and sortable tables, and its data; gnuplot draws "
                  "the figures")
       ->type_name("DIR");
+  auto* lines =
+      app.add_option("--lines", a.lines,
+                     "Write a line of JSON as each expert finishes, to a new file that --resume goes "
+                     "on from")
+          ->type_name("FILE");
+  app.add_flag("--resume", a.resume,
+               "Skip the experts that the file of --lines has from a run of the same options and files, and "
+               "write the others to it; where there is no such file, begin it")
+      ->needs(lines);
 }
 
 void add_analysis_options(CLI::App& app, arguments& a) {
@@ -136,8 +152,9 @@ void add_analysis_options(CLI::App& app, arguments& a) {
                "about a percent")
       ->excludes(svd);
   app.add_flag(
-      "--list", a.list,
-      "Say what the checkpoint holds and how it would be read, and compute nothing; with --json - as JSON");
+         "--list", a.list,
+         "Say what the checkpoint holds and how it would be read, and compute nothing; with --json - as JSON")
+      ->excludes(app.get_option("--lines"));
   app.add_option("--layers", a.layers, "Look at the layers of these numbers alone: 3,17-20")
       ->type_name("LIST");
   app.add_option("--sample", a.sample, "Look at this many experts of each layer alone, evenly spread")

@@ -35,6 +35,8 @@ struct arguments {
   std::string json;
   std::string trace;
   std::string report;
+  std::string lines;
+  bool resume = false;
   std::string command;  ///< all of it, for the report
   double tolerance = 1e-6;
   index_t max_steps = 10000;

@@ -13,6 +13,7 @@
 #include "signals.hpp"
 #include "table.hpp"
 #include "terminal.hpp"
+#include "verify_experts.hpp"
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -22,7 +23,6 @@
 #include <cstdio>
 #include <deque>
 #include <filesystem>
-#include <iterator>
 #include <numbers>
 #include <string>
 #include <vector>
@@ -82,18 +82,15 @@ opened open_inputs(const arguments& a) {
   return inputs;
 }
 
-/// Analyses all layers, and sorts the results by checkpoint.
-std::vector<checkpoint_result> analyse_all(const opened& inputs, std::optional<index_t> sample,
-                                           const analysis_options& options) {
-  progress_bar bar("verifying");
-  auto results =
-      analyse(inputs.layers(), sample, options, [&bar](index_t done, index_t all) { bar(done, all); });
+/// The checkpoints and the layers that were asked for, without results.
+std::vector<checkpoint_result> without_results(const opened& inputs) {
   std::vector<checkpoint_result> checkpoints;
-  auto next = std::make_move_iterator(results.begin());
   for (std::size_t i = 0; i < inputs.paths.size(); ++i) {
-    const auto end = next + static_cast<std::ptrdiff_t>(inputs.chosen[i].asked.size());
-    checkpoints.push_back({inputs.paths[i], &inputs.found[i], {next, end}, inputs.chosen[i].skipped});
-    next = end;
+    auto& c = checkpoints.emplace_back(
+        checkpoint_result{inputs.paths[i], &inputs.found[i], {}, inputs.chosen[i].skipped});
+    for (const auto* layer : inputs.chosen[i].asked) {
+      c.layers.push_back({layer, {}});
+    }
   }
   return checkpoints;
 }
@@ -128,15 +125,8 @@ int verdict(const arguments& a, const coverage& covered) {
 /// What is there and how it would be read; no weight is touched.
 int run_list(const arguments& a) {
   const auto inputs = open_inputs(a);
-  std::vector<checkpoint_result> checkpoints;
-  for (std::size_t i = 0; i < inputs.paths.size(); ++i) {
-    auto& c = checkpoints.emplace_back(
-        checkpoint_result{inputs.paths[i], &inputs.found[i], {}, inputs.chosen[i].skipped});
-    for (const auto* layer : inputs.chosen[i].asked) {
-      c.layers.push_back({layer, {}});
-    }
-  }
-  const auto files = open_outputs({a.json == "-" ? "" : a.json, "", ""}, inputs.models);
+  const auto checkpoints = without_results(inputs);
+  const auto files = open_outputs({a.json == "-" ? "" : a.json, "", "", ""}, inputs.models);
   if (files.json) {
     files.json->write(to_json(checkpoints, {}, coverage_of(checkpoints)));
   }
@@ -147,18 +137,20 @@ int run_list(const arguments& a) {
   return 0;
 }
 
-int run_verify(const arguments& a) {
+int run_verify(const arguments& a, ranks& all) {
   const auto inputs = open_inputs(a);
   require(a.trace != "-", "--trace needs a file");
-  const auto files = open_outputs({a.json == "-" ? "" : a.json, a.trace, a.report}, inputs.models);
-
   const analysis_options options{.tolerance = a.tolerance,
                                  .max_steps = a.max_steps,
                                  .spectrum = a.no_svd ? spectrum_choice::never
                                              : a.svd  ? spectrum_choice::always
                                                       : spectrum_choice::automatic,
                                  .trace = !a.trace.empty()};
-  const auto checkpoints = analyse_all(inputs, a.sample, options);
+  auto checkpoints = without_results(inputs);
+  const auto files = verify_experts(a, inputs.models, options, checkpoints, all);
+  if (!all.is_first()) {
+    return 0;
+  }
   const auto covered = coverage_of(checkpoints, a.require_angle);
   std::string problem;
   if (files.page) {
@@ -214,7 +206,8 @@ int run_recondition(arguments a) {
 }
 
 /// Parses the arguments and does what they say. Throws what main turns into one line.
-int run(int argc, char** argv) {
+int run(int argc, char** argv, ranks& all) {
+  all.join();
   CLI::App app(
       "How far is each router row of a Mixture-of-Experts checkpoint from the principal right singular "
       "direction of its\n"
@@ -237,27 +230,34 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
-      return app.exit(e);  // --help, --version
+      return all.is_first() ? app.exit(e) : 0;  // --help, --version
     }
     throw input_error(fmt::format("{} (--help explains)", e.what()));
   }
   check(a);
   require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
   require(!*versions || a.inputs.empty(), "compare comes first, before the checkpoints");
-  use_threads(a.threads);
-  return *rewrite ? run_recondition(a) : *versions ? run_compare(a, c) : a.list ? run_list(a) : run_verify(a);
+  require(all.size() == 1 || (app.get_subcommands().empty() && !a.list),
+          "only the verification itself is spread over processes: run this without mpirun");
+  use_threads(a.threads > 0 ? a.threads : all.threads());
+  return *rewrite    ? run_recondition(a)
+         : *versions ? run_compare(a, c)
+         : a.list    ? run_list(a)
+                     : run_verify(a, all);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   verify::install_signal_handlers();
+  verify::ranks all;
   try {
-    return run(argc, argv);
+    return run(argc, argv, all);
+  } catch (const verify::told_already&) {
+    return 2;
   } catch (const std::exception& e) {
     std::string line = e.what();
     std::replace(line.begin(), line.end(), '\n', ' ');
-    std::fputs(("verify_checkpoint: " + printable(line, longest_line) + "\n").c_str(), stderr);
-    return 2;
+    return all.fail(printable(line, longest_line));
   }
 }

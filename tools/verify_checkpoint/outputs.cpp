@@ -19,20 +19,6 @@ fs::path place_of(const fs::path& path) {
   return error ? whole.lexically_normal() : place;
 }
 
-std::vector<fs::path> files_of(const std::deque<mpi_router::checkpoint>& models) {
-  std::vector<fs::path> files;
-  for (const auto& model : models) {
-    for (const auto& path : {model.path(), model.index()}) {
-      if (!path.empty()) {
-        files.push_back(path);
-      }
-    }
-    const auto mapped = model.files();
-    files.insert(files.end(), mapped.begin(), mapped.end());
-  }
-  return files;
-}
-
 /// Whether the report may write a file of this name into its folder of data.
 bool is_report_data(const fs::path& path, const fs::path& report) {
   const auto type = path.extension();
@@ -46,9 +32,9 @@ struct output {
   fs::path path;
 };
 
-void check_apart(const std::vector<output>& wanted, const std::vector<fs::path>& inputs,
+void check_apart(const std::vector<output>& wanted, const mpi_router::checkpoint& model,
                  const fs::path& report) {
-  for (const auto& input : inputs) {
+  for (const auto& input : files_of(model)) {
     for (const auto& out : wanted) {
       if (mpi_router::same_file(out.path, input) || place_of(out.path) == place_of(input)) {
         file_failure(out.path, "is part of the input, which is never overwritten");
@@ -58,6 +44,9 @@ void check_apart(const std::vector<output>& wanted, const std::vector<fs::path>&
       file_failure(input, "is part of the input, and --report may overwrite it");
     }
   }
+}
+
+void check_apart(const std::vector<output>& wanted, const fs::path& report) {
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) {
       if (place_of(wanted[i].path) == place_of(wanted[j].path)) {
@@ -71,6 +60,16 @@ void check_apart(const std::vector<output>& wanted, const std::vector<fs::path>&
 }
 
 }  // namespace
+
+std::vector<fs::path> files_of(const mpi_router::checkpoint& model) {
+  std::vector<fs::path> files = model.files();
+  for (const auto& path : {model.path(), model.index()}) {
+    if (!path.empty()) {
+      files.push_back(path);
+    }
+  }
+  return files;
+}
 
 void outputs::commit() const {
   for (auto* file : {json.get(), trace.get(), page.get()}) {
@@ -86,12 +85,18 @@ outputs open_outputs(const output_paths& paths, const std::deque<mpi_router::che
   }
   const fs::path page = paths.report.empty() ? fs::path() : paths.report / "index.html";
   std::vector<output> wanted;
-  for (const auto& out : {output{"--json", paths.json}, {"--trace", paths.trace}, {"--report", page}}) {
+  for (const auto& out : {output{"--json", paths.json},
+                          {"--trace", paths.trace},
+                          {"--report", page},
+                          {"--lines", paths.lines}}) {
     if (!out.path.empty()) {
       wanted.push_back(out);
     }
   }
-  check_apart(wanted, files_of(models), paths.report);
+  for (const auto& model : models) {
+    check_apart(wanted, model, paths.report);
+  }
+  check_apart(wanted, paths.report);
 
   const auto open = [](const fs::path& path) {
     return path.empty() ? nullptr : std::make_unique<atomic_file>(path);

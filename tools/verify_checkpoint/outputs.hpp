@@ -8,6 +8,7 @@
 #include <deque>
 #include <filesystem>
 #include <memory>
+#include <vector>
 
 namespace verify {
 
@@ -16,7 +17,11 @@ struct output_paths {
   std::filesystem::path json;
   std::filesystem::path trace;
   std::filesystem::path report;  ///< a folder
+  std::filesystem::path lines;   ///< not opened here, but kept apart like the others
 };
+
+/// The paths of all files of a checkpoint, and what it was opened from.
+[[nodiscard]] std::vector<std::filesystem::path> files_of(const mpi_router::checkpoint& model);
 
 /// Null where it is not wanted. Without commit() none of these files appears.
 struct outputs {

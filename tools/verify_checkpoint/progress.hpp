@@ -20,7 +20,9 @@ namespace verify {
 
 class progress_bar {
  public:
-  explicit progress_bar(const char* what) : what_(what), on_terminal_(::isatty(STDERR_FILENO) != 0) {}
+  /// `before`: how many were done before this run.
+  explicit progress_bar(const char* what, index_t before = 0)
+      : what_(what), before_(before), on_terminal_(::isatty(STDERR_FILENO) != 0) {}
   progress_bar(const progress_bar&) = delete;
   progress_bar& operator=(const progress_bar&) = delete;
   ~progress_bar() {
@@ -40,7 +42,8 @@ class progress_bar {
     told_ = true;
     last_ = now;
     // The first experts measure what the others take; they are of one size, mostly.
-    const auto left = about(spent.count() / static_cast<double>(done) * static_cast<double>(all - done));
+    const auto left =
+        about(spent.count() / static_cast<double>(done - before_) * static_cast<double>(all - done));
     if (on_terminal_) {
       draw(done, all, left);
     } else {
@@ -62,6 +65,7 @@ class progress_bar {
   }
 
   const char* what_;
+  index_t before_;
   bool on_terminal_;
   bool drawn_ = false;
   bool told_ = false;

@@ -32,36 +32,6 @@ json expert_record(const expert_result& e) {
           {"status", to_string(e.state)}};
 }
 
-/// What was read, and what was assumed of it.
-json layer_record(const std::string& file, const layer_result& result) {
-  const auto& layer = *result.layer;
-  json experts = json::array();
-  for (const auto& e : result.experts) {
-    experts.push_back(expert_record(e));
-    if (!layer.is_uniform()) {
-      experts.back()["ffn_dim"] = layer.gates[static_cast<std::size_t>(e.expert)].ffn_dim;
-    }
-  }
-  return {{"file", file},
-          {"name", layer.name},
-          {"family", layer.family},
-          {"router", layer.router->name()},
-          {"router_layout", to_string(layer.layout_of_router)},
-          {"router_dtype", layer.router->stored_as()},
-          {"router_rows", layer.router_rows},
-          {"gate", layer.gate_name},
-          {"part", to_string(layer.part)},
-          {"latent", layer.latent == nullptr ? json(nullptr) : json(layer.latent->name())},
-          {"selects_by_table", layer.selects_by_table},
-          {"layout", to_string(layer.layout)},
-          {"layout_known_by", layer.layout_known_by},
-          {"dtype", layer.gates.front().tensor->stored_as()},
-          {"num_experts", layer.num_experts},
-          {"ffn_dim", layer.is_uniform() ? json(layer.ffn_dim) : json(nullptr)},
-          {"hidden_dim", layer.hidden_dim},
-          {"experts", std::move(experts)}};
-}
-
 std::string_view word_for(omission_kind what) {
   switch (what) {
     case omission_kind::set_aside: return "set aside";
@@ -97,6 +67,35 @@ std::string field(const std::string& text) {
 }
 
 }  // namespace
+
+json layer_record(const std::string& file, const layer_result& result) {
+  const auto& layer = *result.layer;
+  json experts = json::array();
+  for (const auto& e : result.experts) {
+    experts.push_back(expert_record(e));
+    if (!layer.is_uniform()) {
+      experts.back()["ffn_dim"] = layer.gates[static_cast<std::size_t>(e.expert)].ffn_dim;
+    }
+  }
+  return {{"file", file},
+          {"name", layer.name},
+          {"family", layer.family},
+          {"router", layer.router->name()},
+          {"router_layout", to_string(layer.layout_of_router)},
+          {"router_dtype", layer.router->stored_as()},
+          {"router_rows", layer.router_rows},
+          {"gate", layer.gate_name},
+          {"part", to_string(layer.part)},
+          {"latent", layer.latent == nullptr ? json(nullptr) : json(layer.latent->name())},
+          {"selects_by_table", layer.selects_by_table},
+          {"layout", to_string(layer.layout)},
+          {"layout_known_by", layer.layout_known_by},
+          {"dtype", layer.gates.front().tensor->stored_as()},
+          {"num_experts", layer.num_experts},
+          {"ffn_dim", layer.is_uniform() ? json(layer.ffn_dim) : json(nullptr)},
+          {"hidden_dim", layer.hidden_dim},
+          {"experts", std::move(experts)}};
+}
 
 std::string to_json(const std::vector<checkpoint_result>& checkpoints, const analysis_options& options,
                     const coverage& covered) {

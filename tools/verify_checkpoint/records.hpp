@@ -4,10 +4,15 @@
 #include "analyse.hpp"
 #include "coverage.hpp"
 
+#include <nlohmann/json_fwd.hpp>
+
 #include <string>
 #include <vector>
 
 namespace verify {
+
+/// What was read of a layer, what was assumed of it, and its experts.
+[[nodiscard]] nlohmann::ordered_json layer_record(const std::string& file, const layer_result& result);
 
 /// The JSON document that --help describes. Numbers that are unknown or not finite are null; angles are
 /// radians.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arguments.hpp"
+#include "ranks.hpp"
 
 #include <unistd.h>
 
@@ -18,7 +19,8 @@ namespace verify {
   const char* terminal = std::getenv("TERM");
   const bool plain = (no_colour != nullptr && *no_colour != '\0') ||
                      (terminal != nullptr && std::string_view(terminal) == "dumb");
-  return choice == "always" || (choice == "auto" && !plain && ::isatty(STDOUT_FILENO) != 0);
+  return choice == "always" ||
+         (choice == "auto" && !plain && !ranks::started_by_mpirun() && ::isatty(STDOUT_FILENO) != 0);
 }
 
 /// Throws input_error where what was printed does not arrive.

@@ -1,0 +1,142 @@
+#include "run_header.hpp"
+
+#include "outputs.hpp"
+#include "records.hpp"
+#include "weights.hpp"
+
+#include <mpi_router/core/version.hpp>
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <ctime>
+#include <set>
+
+namespace verify {
+
+namespace {
+
+namespace fs = std::filesystem;
+using json = nlohmann::ordered_json;
+
+/// Processors of several instruction sets may differ in the last bits.
+std::string kernels_name() {
+#if defined(VERIFY_CHECKPOINT_DISPATCH)
+  return std::string(to_string(mpi_router::best_instruction_set()));
+#else
+  return "as compiled";
+#endif
+}
+
+std::string_view spectrum_name(spectrum_choice choice) {
+  switch (choice) {
+    case spectrum_choice::automatic: return "automatic";
+    case spectrum_choice::always: return "always";
+    case spectrum_choice::never: return "never";
+  }
+  return "";
+}
+
+/// "2026-11-28T23:05:31.123456789Z".
+std::string time_of(const timespec& at) {
+  std::tm parts{};
+  ::gmtime_r(&at.tv_sec, &parts);
+  std::array<char, 32> text{};
+  const auto length = std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &parts);
+  return fmt::format("{}.{:09}Z", std::string_view(text.data(), length), at.tv_nsec);
+}
+
+/// All files that are read for a checkpoint.
+json files_record(const mpi_router::checkpoint& model) {
+  const auto read = files_of(model);
+  std::set<fs::path> files(read.begin(), read.end());
+  files.insert((fs::is_directory(model.path()) ? model.path() : model.path().parent_path()) / "config.json");
+  json out = json::array();
+  for (const auto& file : files) {
+    struct stat info{};
+    if (::stat(file.c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
+      out.push_back({{"file", file.string()}, {"bytes", info.st_size}, {"modified", time_of(info.st_mtim)}});
+    }
+  }
+  return out;
+}
+
+/// What an entry of a list calls itself, or its place.
+std::string name_of(const json& entry, std::size_t place) {
+  for (const char* key : {"name", "file"}) {
+    if (entry.is_object() && entry.contains(key)) {
+      return entry[key].get<std::string>();
+    }
+  }
+  return std::to_string(place);
+}
+
+std::string find_difference(const json& was, const json& is, const std::string& where) {
+  const auto inside = [&where](const std::string& name) {
+    return where.empty() ? name : where + ", " + name;
+  };
+  if (was.is_array() && is.is_array() && was.size() == is.size()) {
+    for (std::size_t i = 0; i < is.size(); ++i) {
+      if (was[i] != is[i]) {
+        return find_difference(was[i], is[i], inside(name_of(is[i], i)));
+      }
+    }
+  } else if (was.is_object() && is.is_object()) {
+    for (const auto& [key, value] : is.items()) {
+      if (!was.contains(key) || was[key] != value) {
+        return find_difference(was.value(key, json()), value, inside(key));
+      }
+    }
+  }
+  const auto brief = [](const json& value) {
+    return value.is_array() ? fmt::format("a list of {}", value.size())
+                            : value.dump(-1, ' ', false, json::error_handler_t::replace);
+  };
+  return fmt::format("{} was {} and is {}", where, brief(was), brief(is));
+}
+
+}  // namespace
+
+json header_of(const std::vector<checkpoint_result>& checkpoints,
+               const std::deque<mpi_router::checkpoint>& models, const analysis_options& options,
+               std::optional<index_t> sample) {
+  json files = json::array();
+  for (const auto& model : models) {
+    files.push_back(files_record(model));
+  }
+  json layers = json::array();
+  for (const auto& c : checkpoints) {
+    for (const auto& result : c.layers) {
+      layers.push_back(layer_record(c.path, {result.layer, {}}));
+      layers.back().erase("experts");
+    }
+  }
+  const json header{{"verify_checkpoint", fmt::format("{}.{}.{}", MPIROUTER_VERSION_MAJOR,
+                                                      MPIROUTER_VERSION_MINOR, MPIROUTER_VERSION_PATCH)},
+                    {"kernels", kernels_name()},
+                    {"tolerance", options.tolerance},
+                    {"max_steps", options.max_steps},
+                    {"svd", spectrum_name(options.spectrum)},
+                    {"trace", options.trace},
+                    {"sample", sample ? json(*sample) : json("all")},
+                    {"files", std::move(files)},
+                    {"layers", std::move(layers)}};
+  // As it is in a file: names that are no UTF-8 are mended, so that a header read back is equal to this.
+  return json::parse(header.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+json without_times(json header) {
+  for (auto& model : header["files"]) {
+    for (auto& file : model) {
+      file.erase("modified");
+    }
+  }
+  return header;
+}
+
+std::string difference(const json& was, const json& is) {
+  return was == is ? "" : find_difference(was, is, "");
+}
+
+}  // namespace verify
