@@ -2,6 +2,7 @@
 // direction.
 #include "arguments.hpp"
 #include "coverage.hpp"
+#include "hints.hpp"
 #include "outputs.hpp"
 #include "parallel.hpp"
 #include "progress.hpp"
@@ -44,6 +45,9 @@ moe_layers find_some(const mpi_router::checkpoint& model, const arguments& a) {
     std::string reasons;
     for (const auto& other : found.omissions) {
       reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", other.name, other.reason);
+      for (const auto& command : commands_for(model.path().string(), other)) {
+        reasons += "; if it is so: " + command;
+      }
     }
     throw input_error(
         reasons.empty()
