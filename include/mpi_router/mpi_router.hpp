@@ -9,6 +9,7 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/operators.hpp>
 #include <mpi_router/core/options.hpp>
+#include <mpi_router/core/stacked.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/manifold/power_step_vjp.hpp>

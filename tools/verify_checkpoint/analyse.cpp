@@ -152,17 +152,17 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
 
 expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
   const auto row = read_row(layer, expert);
-  const auto& gate = layer.gates[static_cast<std::size_t>(expert)];
+  const auto* gate = only_block(layer, expert);
   const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
   // In double and row after row: the same bits in every layout, and of packed weights the products of codes
-  // and scales as they are. The largest are read where they lie, for memory counts there.
+  // and scales as they are. The largest are read where they lie, for memory counts there; sums lie nowhere.
   constexpr index_t many = 6'000'000;
   expert_result result;
-  if (layer.latent != nullptr || gate.ffn_dim * gate.hidden_dim <= many) {
+  if (gate == nullptr || layer.latent != nullptr || gate->ffn_dim * gate->hidden_dim <= many) {
     const auto a = read_gate(layer, expert);
     result = look(view(a));
   } else {
-    result = mpi_router::visit_gate(gate, look);
+    result = mpi_router::visit_gate(*gate, look);
   }
   result.expert = expert;
   for (double* ratio :

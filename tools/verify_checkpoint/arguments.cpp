@@ -66,6 +66,10 @@ Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all
 
 Where experts see a latent P x, A P is measured; where they have no gate, the up projection takes its place ("part").
 
+With --of the numbers are of M = a AᵀA + b UᵀU + c WWᵀ, of gate A, up U and down projection W, [D, F]: those of the matrix
+  of their rows one below the other, [√a A; √b U; √c Wᵀ]. A layer that lacks one of them, or whose W may lie both ways, is
+  not looked at, and said so. Sums are read in double, all of an expert at a time.
+
 Coverage: "n of m layers, r of s rows" counts all routers and experts that the files hold, and those that the names of
   shards (…-00002-of-00003), the index or the config.json beside promise. What is not looked at, or not there, is named,
   and so is what --layers and --sample leave out, which --require-angle then does not ask for.
@@ -75,7 +79,7 @@ JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "laye
   means to the angle of --require-angle or, without it, to any. A layer has "file", "name" (the prefix that its router
   and experts share), "family", "router", "gate" (names of tensors), "router_dtype", "dtype", "router_layout",
   "layout", "layout_known_by", "router_rows", "num_experts", "ffn_dim" (null where experts differ, who then have one
-  each), "hidden_dim" and "experts". What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
+  each), "hidden_dim" and "experts"; with --of also "of" and "matrices", what is summed. What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
   set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2", "sigma2_from",
   "cosine_stored", "cosine_step", "lambda_stored", "lambda_step", "rayleigh", "residual", "angle_bound", "certificate"
   (rigorous, probabilistic, heuristic, none), "steps" and "status" (ok, zero_row, zero_image, non_finite). Angles are in
@@ -132,6 +136,19 @@ void add_output_options(CLI::App& app, arguments& a) {
       ->needs(lines);
 }
 
+/// What of each expert its row is measured against, or turned to.
+void add_part_options(CLI::App& app, arguments& a) {
+  app.add_option("--of", a.of,
+                 "The matrices of an expert that count: gate, up, down, or a sum such as gate+up+down or "
+                 "gate+0.5*up, whose terms are AᵀA, UᵀU and WWᵀ")
+      ->type_name("PARTS")
+      ->capture_default_str();
+  app.add_option("--down-layout", a.layout_of_down,
+                 "With down in --of: ndf for down projections stored as [D, F], nfd for [F, D], where F = D "
+                 "and nothing else tells")
+      ->check(CLI::IsMember({"nfd", "ndf"}));
+}
+
 void add_analysis_options(CLI::App& app, arguments& a) {
   app.add_option("--tolerance", a.tolerance, "Sine of the angle at which a row counts as arrived, for steps")
       ->capture_default_str();
@@ -168,9 +185,11 @@ void add_analysis_options(CLI::App& app, arguments& a) {
   app.add_option("--color", a.colour, "auto, always or never; auto also heeds NO_COLOR")
       ->check(CLI::IsMember({"auto", "always", "never"}))
       ->capture_default_str();
+  add_part_options(app, a);
 }
 
 void add_rewrite_options(CLI::App& rewrite, arguments& a) {
+  add_part_options(rewrite, a);
   rewrite.add_option("source", a.source, "A .safetensors file, a folder of shards, or an index file")
       ->type_name("PATH")
       ->required();
@@ -259,6 +278,8 @@ void check(const arguments& a) {
   require(a.router.empty() == a.gate.empty(), "--router and --gate go together");
   require(a.layout.empty() || mpi_router::gate_layout_from_string(a.layout).has_value(),
           fmt::format("there is no layout '{}'; --help lists them", a.layout));
+  require(mpi_router::part_weights_from_string(a.of).has_value(),
+          fmt::format("--of takes gate, up and down, each once, with + between them, not '{}'", a.of));
   require((a.router.find("{layer}") == std::string::npos) == (a.gate.find("{layer}") == std::string::npos),
           "{layer} must stand in both --router and --gate, or in neither");
   require(a.router.find("{expert}") == std::string::npos,
@@ -279,8 +300,12 @@ mpi_router::moe_search naming(const arguments& a) {
   if (!a.layout_of_router.empty()) {
     wanted.layout_of_router = a.layout_of_router == "dn" ? router_layout::dn : router_layout::nd;
   }
+  wanted.of = *mpi_router::part_weights_from_string(a.of);
+  wanted.layout_of_down = mpi_router::gate_layout_from_string(a.layout_of_down);
   wanted.words = {.layout = "--layout",
                   .layout_of_router = "--router-layout",
+                  .layout_of_down = "--down-layout",
+                  .of = "--of",
                   .patterns = "--router and --gate",
                   .patterns_and_layout = "--router, --gate and --layout"};
   return wanted;

@@ -32,6 +32,8 @@ struct arguments {
   std::string gate;
   std::string layout;
   std::string layout_of_router;
+  std::string of = "gate";     ///< "gate+up+down"
+  std::string layout_of_down;  ///< nfd or ndf
   std::string json;
   std::string trace;
   std::string report;

@@ -1,5 +1,7 @@
 #include "find_layers.hpp"
 
+#include "hints.hpp"
+
 #include <mpi_router/io/moe_layers.hpp>
 
 #include <fmt/format.h>
@@ -12,6 +14,9 @@ moe_layers find_some(const mpi_router::checkpoint& model, const arguments& a) {
     std::string reasons;
     for (const auto& other : found.omissions) {
       reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", other.name, other.reason);
+      for (const auto& command : commands_for(model.path().string(), other)) {
+        reasons += "; if it is so: " + command;
+      }
     }
     throw input_error(
         reasons.empty()

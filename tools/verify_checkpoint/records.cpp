@@ -32,6 +32,20 @@ json expert_record(const expert_result& e) {
           {"status", to_string(e.state)}};
 }
 
+/// What is measured where that is not the gates alone.
+json matrices_record(const moe_layer& layer) {
+  json out = json::array();
+  for (const auto& part : layer.measured) {
+    out.push_back({{"part", to_string(part.part)},
+                   {"weight", part.weight},
+                   {"tensor", part.name},
+                   {"dtype", part.blocks.front().tensor->stored_as()},
+                   {"layout", to_string(part.layout)},
+                   {"layout_known_by", part.layout_known_by}});
+  }
+  return out;
+}
+
 std::string_view word_for(omission_kind what) {
   switch (what) {
     case omission_kind::set_aside: return "set aside";
@@ -77,24 +91,32 @@ json layer_record(const std::string& file, const layer_result& result) {
       experts.back()["ffn_dim"] = layer.gates[static_cast<std::size_t>(e.expert)].ffn_dim;
     }
   }
-  return {{"file", file},
-          {"name", layer.name},
-          {"family", layer.family},
-          {"router", layer.router->name()},
-          {"router_layout", to_string(layer.layout_of_router)},
-          {"router_dtype", layer.router->stored_as()},
-          {"router_rows", layer.router_rows},
-          {"gate", layer.gate_name},
-          {"part", to_string(layer.part)},
-          {"latent", layer.latent == nullptr ? json(nullptr) : json(layer.latent->name())},
-          {"selects_by_table", layer.selects_by_table},
-          {"layout", to_string(layer.layout)},
-          {"layout_known_by", layer.layout_known_by},
-          {"dtype", layer.gates.front().tensor->stored_as()},
-          {"num_experts", layer.num_experts},
-          {"ffn_dim", layer.is_uniform() ? json(layer.ffn_dim) : json(nullptr)},
-          {"hidden_dim", layer.hidden_dim},
-          {"experts", std::move(experts)}};
+  json record{{"file", file},
+              {"name", layer.name},
+              {"family", layer.family},
+              {"router", layer.router->name()},
+              {"router_layout", to_string(layer.layout_of_router)},
+              {"router_dtype", layer.router->stored_as()},
+              {"router_rows", layer.router_rows},
+              {"gate", layer.gate_name},
+              {"part", to_string(layer.part)},
+              {"latent", layer.latent == nullptr ? json(nullptr) : json(layer.latent->name())},
+              {"selects_by_table", layer.selects_by_table},
+              {"layout", to_string(layer.layout)},
+              {"layout_known_by", layer.layout_known_by},
+              {"dtype", layer.gates.front().tensor->stored_as()},
+              {"num_experts", layer.num_experts},
+              {"ffn_dim", layer.is_uniform() ? json(layer.ffn_dim) : json(nullptr)},
+              {"hidden_dim", layer.hidden_dim},
+              {"experts", std::move(experts)}};
+  if (layer.first_expert > 0) {
+    record["first_expert"] = layer.first_expert;
+  }
+  if (!layer.measured.empty()) {
+    record["of"] = to_string(weights_of(layer));
+    record["matrices"] = matrices_record(layer);
+  }
+  return record;
 }
 
 std::string to_json(const std::vector<checkpoint_result>& checkpoints, const analysis_options& options,

@@ -98,15 +98,18 @@ std::string layers_table(const checkpoint_result& checkpoint) {
     const auto& result = checkpoint.layers[l];
     const auto& layer = *result.layer;
     const auto mean = [&](auto value) { return number(summarise(result, value).mean, 3); };
+    const auto rows = layer.ffn_dim * std::max<index_t>(1, static_cast<index_t>(layer.measured.size()));
+    const auto name = layer.measured.empty()
+                          ? layer.name
+                          : fmt::format("{} (of {})", layer.name, to_string(weights_of(layer)));
     const auto certified = std::count_if(result.experts.begin(), result.experts.end(),
                                          [](const auto& e) { return is_certified(e, std::numbers::pi / 2); });
-    out +=
-        fmt::format("<tr><td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}\n",
-                    numbers[l], escaped(layer.name), layer.num_experts, layer.ffn_dim, layer.hidden_dim,
-                    mean([](const auto& e) { return has_direction(e) ? e.cosine_stored : unknown; }),
-                    mean([](const auto& e) { return has_direction(e) ? e.cosine_step : unknown; }),
-                    mean([](const auto& e) { return e.lambda_step; }),
-                    number(mpi_router::null_model(layer.ffn_dim, layer.hidden_dim).one_step, 3), certified);
+    out += fmt::format("<tr><td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}\n",
+                       numbers[l], escaped(name), layer.num_experts, layer.ffn_dim, layer.hidden_dim,
+                       mean([](const auto& e) { return has_direction(e) ? e.cosine_stored : unknown; }),
+                       mean([](const auto& e) { return has_direction(e) ? e.cosine_step : unknown; }),
+                       mean([](const auto& e) { return e.lambda_step; }),
+                       number(mpi_router::null_model(rows, layer.hidden_dim).one_step, 3), certified);
   }
   return out + std::string(table_tail);
 }

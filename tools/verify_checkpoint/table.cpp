@@ -2,6 +2,7 @@
 
 #include "coverage.hpp"
 #include "glance.hpp"
+#include "hints.hpp"
 #include "table_style.hpp"
 
 #include <mpi_router/io/file_error.hpp>
@@ -39,7 +40,7 @@ std::string_view within(const moe_layer& layer, std::string_view tensor) {
 /// What is not as in the paper.
 std::string notes_of(const moe_layer& layer) {
   std::string out;
-  if (layer.part == mpi_router::expert_part::up) {
+  if (layer.part == mpi_router::expert_part::up && layer.measured.empty()) {
     out += "; no gates: the up projections take their place";
   }
   if (layer.latent != nullptr) {
@@ -48,6 +49,19 @@ std::string notes_of(const moe_layer& layer) {
   }
   if (layer.selects_by_table) {
     out += "; selection not by rows: a table of token ids chooses the experts";
+  }
+  if (layer.first_expert > 0) {
+    out += fmt::format("; a group of its own: expert 0 is what names call {}", layer.first_expert);
+  }
+  if (!layer.measured.empty()) {
+    out += fmt::format("; of {}:", to_string(weights_of(layer)));
+    for (const auto& part : layer.measured) {
+      const auto& block = part.blocks.front();
+      out += fmt::format("{} {} {} {} {}{} by {}", &part == &layer.measured.front() ? "" : ",",
+                         to_string(part.part), printable(within(layer, part.name)), block.tensor->stored_as(),
+                         meaning_of(part.layout), block.is_second_half ? ", the second of them" : "",
+                         part.layout_known_by);
+    }
   }
   return out;
 }
@@ -136,15 +150,35 @@ std::string legend(const table_options& options, const painter& paint) {
   return out;
 }
 
+/// The command lines that name layers which were found without a family's names.
+std::string format_names(const checkpoint_result& c) {
+  std::vector<std::string> commands;
+  for (const auto& result : c.layers) {
+    const auto command = command_for(c.path, *result.layer);
+    if (!command.empty() && std::ranges::find(commands, command) == commands.end()) {
+      commands.push_back(command);
+    }
+  }
+  std::string out;
+  for (const auto& command : commands) {
+    out += fmt::format("found by what names look like and by shapes; to name it: {}\n",
+                       printable(command, 8192));
+  }
+  return out;
+}
+
 }  // namespace
 
-std::string format_unmatched(const std::vector<omission>& omissions, bool colour) {
+std::string format_unmatched(const std::vector<omission>& omissions, bool colour, const std::string& path) {
   const painter paint{colour};
   std::string out;
   for (const auto& other : omissions) {
     const char* label = other.kind == omission_kind::missing ? "missing: " : "not used: ";
     out += fmt::format("{}{}: {}\n", paint(fg(fmt::terminal_color::yellow), label), printable(other.name),
                        printable(other.reason, 1000));
+    for (const auto& command : path.empty() ? std::vector<std::string>{} : commands_for(path, other)) {
+      out += fmt::format("  if it is so: {}\n", printable(command, 8192));
+    }
   }
   return out;
 }
@@ -158,7 +192,7 @@ std::string format_table(const std::vector<checkpoint_result>& checkpoints, cons
       out += options.experts ? fmt::format("\n{}", format_layer(layer, options, paint))
                              : fmt::format("{}\n", describe_layer(*layer.layer, paint));
     }
-    out += format_unmatched(c.found->omissions, options.colour);
+    out += format_unmatched(c.found->omissions, options.colour, c.path) + format_names(c);
   }
   return fmt::format("{}\n{}{}\n", out, glance(checkpoints, options, paint),
                      printable(describe_seen(coverage_of(checkpoints)), 4096));
@@ -176,7 +210,7 @@ std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool 
       ++layers;
       rows += result.layer->num_experts;
     }
-    out += format_unmatched(c.found->omissions, colour);
+    out += format_unmatched(c.found->omissions, colour, c.path) + format_names(c);
   }
   return out + fmt::format("{} layer{}, {} rows would be looked at\n", layers, layers == 1 ? "" : "s", rows);
 }

@@ -21,8 +21,10 @@ struct table_options {
 [[nodiscard]] std::string format_table(const std::vector<checkpoint_result>& checkpoints,
                                        const table_options& options);
 
-/// One line: "name: reason", for each thing that could not be used.
-[[nodiscard]] std::string format_unmatched(const std::vector<omission>& omissions, bool colour);
+/// One line: "name: reason", for each thing that could not be used. With the path of the checkpoint, the
+/// command lines too that would use it.
+[[nodiscard]] std::string format_unmatched(const std::vector<omission>& omissions, bool colour,
+                                           const std::string& path = "");
 
 /// What a checkpoint holds and how it would be read.
 [[nodiscard]] std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool colour);

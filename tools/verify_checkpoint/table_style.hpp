@@ -49,11 +49,17 @@ struct painter {
                                            : fmt::format("{:>{}}", fmt::format("{:.0e} rad", radians), width);
 }
 
-/// λ after one step, and before, for random rows and matrices of these shapes: the mean over the experts.
+/// Rows of what is measured of an expert whose gate is this.
+[[nodiscard]] inline index_t rows_measured(const moe_layer& layer, const mpi_router::gate_block& gate) {
+  return gate.ffn_dim * std::max<index_t>(1, static_cast<index_t>(layer.measured.size()));
+}
+
+/// λ after one step, and before, for random rows and matrices of these shapes: the mean over the experts. Of
+/// a sum, for the stacked matrix with elements that are alike.
 [[nodiscard]] inline mpi_router::null_alignment null_of(const moe_layer& layer) {
   mpi_router::null_alignment sum{};
   for (const auto& gate : layer.gates) {
-    const auto null = mpi_router::null_model(gate.ffn_dim, gate.hidden_dim);
+    const auto null = mpi_router::null_model(rows_measured(layer, gate), gate.hidden_dim);
     sum.stored += null.stored;
     sum.one_step += null.one_step;
   }

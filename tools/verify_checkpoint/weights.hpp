@@ -9,6 +9,8 @@
 #include <mpi_router/backend/simd.hpp>
 #endif
 
+#include <cmath>
+
 namespace verify {
 
 using mpi_router::index_t;
@@ -39,10 +41,42 @@ template <class Stored>
   return a;
 }
 
-/// The gate matrix A of one expert, [F, D]; A P where the experts see a latent.
+/// What is measured of one expert, where it is one matrix as it is stored; null where it is a sum.
+[[nodiscard]] inline const mpi_router::gate_block* only_block(const moe_layer& layer, index_t expert) {
+  const auto e = static_cast<std::size_t>(expert);
+  if (layer.measured.empty()) {
+    return &layer.gates[e];
+  }
+  const auto& first = layer.measured.front();
+  return layer.measured.size() == 1 && first.weight == 1 ? &first.blocks[e] : nullptr;
+}
+
+/// The rows of the parts that are measured, one below the other: [√α A; √β U; √γ Wᵀ].
+[[nodiscard]] inline gate_matrix read_stacked(const moe_layer& layer, index_t expert) {
+  const auto e = static_cast<std::size_t>(expert);
+  index_t rows = 0;
+  for (const auto& part : layer.measured) {
+    rows += part.blocks[e].ffn_dim;
+  }
+  gate_matrix a(rows, layer.measured.front().blocks[e].hidden_dim);
+  rows = 0;
+  for (const auto& part : layer.measured) {
+    const auto& block = part.blocks[e];
+    mpi_router::visit_gate<double>(block, [&](const auto& stored) {
+      a.middleRows(rows, block.ffn_dim) = std::sqrt(part.weight) * widened(stored);
+    });
+    rows += block.ffn_dim;
+  }
+  return a;
+}
+
+/// The gate matrix A of one expert, [F, D], or what is measured in its place; A P where the experts see a
+/// latent.
 [[nodiscard]] inline gate_matrix read_gate(const moe_layer& layer, index_t expert) {
-  const auto& block = layer.gates[static_cast<std::size_t>(expert)];
-  gate_matrix a = mpi_router::visit_gate<double>(block, [](const auto& stored) { return widened(stored); });
+  const auto* block = only_block(layer, expert);
+  gate_matrix a = block == nullptr ? read_stacked(layer, expert)
+                                   : mpi_router::visit_gate<double>(
+                                         *block, [](const auto& stored) { return widened(stored); });
   if (layer.latent == nullptr) {
     return a;
   }

@@ -10,6 +10,7 @@
 #include <mpi_router/io/moe/assemble.hpp>
 #include <mpi_router/io/moe/families.hpp>
 #include <mpi_router/io/moe/find_by_shapes.hpp>
+#include <mpi_router/io/moe/find_parts.hpp>
 #include <mpi_router/io/moe/gguf_config.hpp>
 #include <mpi_router/io/moe/promises.hpp>
 #include <mpi_router/io/moe/visit.hpp>
@@ -35,7 +36,7 @@ namespace detail::moe {
 [[nodiscard]] inline attempt try_family(const checkpoint& model, const weight& router,
                                         const model_family& family, const moe_search& wanted,
                                         const std::optional<model_config>& config) {
-  const auto bound = match_layer(family.router, router.name());
+  const auto bound = match_layer(family.router, group_of(model, router).stem);
   if (!bound || !(bound->empty() || bound->ends_with('.')) || is_of_attention(*bound)) {
     return {};
   }
@@ -53,6 +54,7 @@ namespace detail::moe {
                    .router_asked = wanted.layout_of_router.has_value(),
                    .part = family.part,
                    .num_experts = config ? config->num_experts : std::nullopt,
+                   .groups_in_order = config && config->is_called("ernie45"),
                    .words = wanted.words});
 }
 
@@ -95,6 +97,7 @@ inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
                           .router_asked = wanted.layout_of_router.has_value(),
                           .part = expert_part::gate,
                           .num_experts = config ? config->num_experts : std::nullopt,
+                          .groups_in_order = config && config->is_called("ernie45"),
                           .words = wanted.words});
     if (made.layer) {
       if (made.layer->name.empty()) {
@@ -165,6 +168,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
     detail::moe::find_by_roles(model, wanted, config, found);
     detail::moe::find_by_shapes(model, wanted, config, found);
   }
+  detail::moe::find_parts(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);
   detail::moe::sort_by_name(found.result.omissions);

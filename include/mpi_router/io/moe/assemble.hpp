@@ -1,7 +1,8 @@
 // Puts an MoE layer together from its router and the gates of its experts, or says why it cannot be.
 #pragma once
 
-#include <mpi_router/io/moe/choose_layout.hpp>
+#include <mpi_router/io/moe/groups.hpp>
+#include <mpi_router/io/moe/hints.hpp>
 
 MPIROUTER_BEGIN
 
@@ -12,6 +13,7 @@ struct attempt {
   std::optional<moe_layer> layer;
   std::string reason;
   index_t rows = 0;  ///< of a layer that cannot be used
+  std::vector<naming_hint> hints = {};
 };
 
 /// N and D of a router.
@@ -151,12 +153,13 @@ struct router_choice {
 [[nodiscard]] inline moe_layer layer_of(const checkpoint& model, const weight& router,
                                         const gate_search& wanted, const gate_tensors& gates,
                                         const router_choice& how, const layout_choice& chosen,
-                                        const weight* latent) {
+                                        const weight* latent, const expert_range& range) {
   const index_t experts = count_experts(gates, how.shape.rows);
   const index_t gate_dim = latent == nullptr ? how.shape.dim : latent->shape()[0];
   auto blocks = blocks_of_gates(gates, *chosen.layout, experts, gate_dim);
   const index_t ffn_dim = std::ranges::max(blocks, {}, &gate_block::ffn_dim).ffn_dim;
-  return {.name = shared_prefix(router.name(), gates.first().name()),
+  const bool is_whole = range.count == 0;
+  return {.name = is_whole ? shared_prefix(router.name(), gates.first().name()) : router.name(),
           .family = wanted.family,
           .router = &router,
           .layout_of_router = how.layout,
@@ -164,6 +167,7 @@ struct router_choice {
           .gate_name = wanted.pattern,
           .layout = *chosen.layout,
           .layout_known_by = chosen.known_by,
+          .first_expert = range.first,
           .num_experts = experts,
           .router_rows = how.shape.rows,
           .ffn_dim = ffn_dim,
@@ -176,9 +180,17 @@ struct router_choice {
 /// A layer from a router and gates; a reason where these cannot be used; neither where there are no gates.
 [[nodiscard]] inline attempt assemble(const checkpoint& model, const weight& router,
                                       const gate_search& wanted) {
-  const auto gates = find_gates(model, wanted.pattern);
+  auto gates = find_gates(model, wanted.pattern);
   if (gates.tensors.empty() || gates.first().rank() == 0) {
     return {};
+  }
+  expert_range range;
+  if (const auto group = group_of(model, router); group.routers.size() > 1) {
+    range = experts_of(group, gates, wanted);
+    if (!range.reason.empty()) {
+      return {{}, range.reason, std::min(router.shape()[0], router.shape()[1])};
+    }
+    gates = gates_within(gates, range);
   }
   const auto how = choose_router(router, wanted, gates);
   const auto [rows, dim] = how.shape;
@@ -199,9 +211,13 @@ struct router_choice {
   const auto chosen =
       choose_layout(wanted, gates, count_experts(gates, rows), latent == nullptr ? dim : latent->shape()[0]);
   if (!chosen.layout) {
-    return refuse(chosen.reason);
+    auto made = refuse(chosen.reason);
+    for (const auto layout : chosen.possible) {
+      made.hints.push_back({patterns_of(router.name(), wanted.pattern), layout, how.layout});
+    }
+    return made;
   }
-  return {layer_of(model, router, wanted, gates, how, chosen, latent), "", rows};
+  return {layer_of(model, router, wanted, gates, how, chosen, latent, range), "", rows};
 }
 
 }  // namespace detail::moe

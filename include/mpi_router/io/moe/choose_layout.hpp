@@ -23,6 +23,7 @@ struct gate_search {
   bool router_asked = false;  ///< the caller names the router's layout
   expert_part part = expert_part::gate;
   std::optional<index_t> num_experts;  ///< config.json names it
+  bool groups_in_order = false;        ///< config.json names an architecture that numbers experts through
   search_words words{};
 };
 
@@ -80,6 +81,7 @@ struct layout_choice {
   std::optional<gate_layout> layout;
   std::string known_by;
   std::string reason;
+  std::vector<gate_layout> possible = {};  ///< where it is a question
 };
 
 [[nodiscard]] inline std::string list_of(const std::vector<gate_layout>& layouts, const search_words& words) {
@@ -144,7 +146,8 @@ struct layout_choice {
   return {{},
           "",
           core::concatenate("'", gates.first().name(), "' of shape ", to_string(gates.first().shape()),
-                            " may be ", list_of(possible, wanted.words), ": say which")};
+                            " may be ", list_of(possible, wanted.words), ": say which"),
+          possible};
 }
 
 }  // namespace detail::moe

@@ -204,6 +204,26 @@ struct gate_guess {
   return found;
 }
 
+/// Each of these matrices as the gates, in the layouts that its shape lets it have.
+[[nodiscard]] inline std::vector<naming_hint> hints_for(const weight& router,
+                                                        const std::vector<expert_weights>& matrices,
+                                                        index_t dim) {
+  std::vector<naming_hint> out;
+  const auto shape = router.shape();
+  const bool turned = shape.size() == 2 && shape[1] != dim;
+  for (const auto& each : matrices) {
+    const auto of = each.first().shape();
+    const index_t experts = of.size() == 3 ? of[0] : 1;
+    for (const auto layout : {gate_layout::nfd, gate_layout::ndf}) {
+      if (ffn_dim_of(layout, of, experts, dim)) {
+        out.push_back({patterns_of(router.name(), each.pattern), layout,
+                       turned ? router_layout::dn : router_layout::nd});
+      }
+    }
+  }
+  return out;
+}
+
 /// A layer of a router and matrices of experts that no family names so.
 [[nodiscard]] inline attempt try_parts(const checkpoint& model, const weight& router,
                                        const std::vector<expert_weights>& matrices, const moe_search& wanted,
@@ -219,7 +239,10 @@ struct gate_guess {
   const index_t dim = shape.size() < 2 || has_dim(last) ? last : shape[shape.size() - 2];
   const auto guess = guess_gates(matrices, dim);
   if (guess.gates == nullptr) {
-    return {{}, guess.reason, shape.size() == 2 ? std::min(shape[0], shape[1]) : 0};
+    return {{},
+            guess.reason,
+            shape.size() == 2 ? std::min(shape[0], shape[1]) : 0,
+            hints_for(router, matrices, dim)};
   }
   return assemble(model, router,
                   {.family = "no known family: taken by what names look like and by shapes",
@@ -231,6 +254,7 @@ struct gate_guess {
                    .router_asked = wanted.layout_of_router.has_value(),
                    .part = guess.part,
                    .num_experts = config ? config->num_experts : std::nullopt,
+                   .groups_in_order = config && config->is_called("ernie45"),
                    .words = wanted.words});
 }
 

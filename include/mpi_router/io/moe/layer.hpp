@@ -1,7 +1,7 @@
 // What an MoE layer of a checkpoint is, and what is told of the parts that are none.
 #pragma once
 
-#include <mpi_router/io/moe/gate_layout.hpp>
+#include <mpi_router/io/moe/search.hpp>
 #include <mpi_router/io/weight.hpp>
 
 #include <algorithm>
@@ -17,32 +17,29 @@ enum class omission_kind : unsigned char {
   missing     ///< promised by file names, the index or config.json, and not there
 };
 
-/// Which matrix of an expert stands for it: the first that sees the token.
-enum class expert_part : unsigned char {
-  gate,  ///< the gate projection, as in the paper
-  up     ///< the up projection, of experts that have no gate (Nemotron, Switch)
-};
-
 MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
-/// "gate" or "up".
-[[nodiscard]] constexpr std::string_view to_string(expert_part part) {
-  switch (part) {
-    case expert_part::gate: return "gate";
-    case expert_part::up: return "up";
-  }
-  core::unknown_value("expert_part", part);
-}
-
-/// The gate matrix of one expert: consecutive rows of a weight. visit_gate() makes a view of it.
+/// The gate matrix of one expert: consecutive rows of a weight. visit_gate() makes a view of it. Other parts
+/// of an expert are such blocks too, all of them seen as [F, D].
 struct gate_block {
   const weight* tensor = nullptr;
   index_t index = 0;  ///< of the expert within the tensor
   gate_layout layout = gate_layout::nfd;
   index_t ffn_dim = 0;
-  index_t hidden_dim = 0;  ///< of what the expert sees: of the latent, where the layer has one
+  index_t hidden_dim = 0;       ///< of what the expert sees: of the latent, where the layer has one
+  bool is_second_half = false;  ///< of a fused layout: the up projection, not the gate
+};
+
+/// The matrices of one part of all experts of a layer.
+struct expert_matrices {
+  expert_part part = expert_part::gate;
+  double weight = 1;               ///< in the sum that is asked for
+  std::vector<gate_block> blocks;  ///< one for each expert; Wᵀ of a down projection W
+  std::string name;                ///< of their tensors, {expert} in place of a number
+  gate_layout layout = gate_layout::nfd;
+  std::string layout_known_by;
 };
 
 /// One MoE layer of a checkpoint, which it must not outlive: a router and a gate matrix for each of its first
@@ -56,11 +53,14 @@ struct moe_layer {
   std::string gate_name;          ///< of the gates' tensors, {expert} in place of a number
   gate_layout layout = gate_layout::nfd;
   std::string layout_known_by;  ///< what says that it is this layout: "its shape", "config.json", …
+  index_t first_expert = 0;     ///< the number that names give the first: those before it are another layer's
   index_t num_experts = 0;      ///< that have a gate
   index_t router_rows = 0;      ///< at least as many
   index_t ffn_dim = 0;          ///< of the largest expert
   index_t hidden_dim = 0;       ///< D, of a router row
-  expert_part part = expert_part::gate;
+  expert_part part = expert_part::gate;  ///< what `gates` hold: the first matrix that sees the token
+  /// What moe_search::of asks for, each with its weight, gates included; empty where that is the gates alone.
+  std::vector<expert_matrices> measured = {};
   /// P, [L, D]: the experts see P x, their gates are [F, L], and M = Pᵀ AᵀA P. Null where they see x.
   const weight* latent = nullptr;
   /// Tokens are given to experts by a table of their ids (DeepSeek-V4's first layers): the rows weigh what
@@ -79,13 +79,35 @@ struct moe_layer {
   [[nodiscard]] expert_shape shape() const { return {num_experts, ffn_dim, gate_dim()}; }
 };
 
+/// The sum that is measured of a layer's experts.
+[[nodiscard]] inline part_weights weights_of(const moe_layer& layer) {
+  if (layer.measured.empty()) {
+    return {};
+  }
+  part_weights out{0, 0, 0};
+  for (const auto& each : layer.measured) {
+    (each.part == expert_part::gate ? out.gate
+     : each.part == expert_part::up ? out.up
+                                    : out.down) = each.weight;
+  }
+  return out;
+}
+
+/// Names and a layout with which a search finds what it does not find, or not for certain, without them.
+struct naming_hint {
+  name_patterns patterns;
+  gate_layout layout = gate_layout::nfd;
+  std::optional<router_layout> layout_of_router = {};
+};
+
 /// Something that looks like part of an MoE layer and is in none, or that is not there.
 struct omission {
   std::string name;
   std::string reason;  ///< with a hint
   omission_kind kind = omission_kind::unseen;
-  index_t layers = 0;  ///< whole layers that the answer lacks for it
-  index_t rows = 0;    ///< rows that it lacks, those of the layers included
+  index_t layers = 0;                   ///< whole layers that the answer lacks for it
+  index_t rows = 0;                     ///< rows that it lacks, those of the layers included
+  std::vector<naming_hint> hints = {};  ///< each makes a layer of it; which is right the caller must know
 };
 
 /// The MoE layers of a checkpoint and, so that nothing is passed over in silence, all that is left out.

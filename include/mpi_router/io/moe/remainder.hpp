@@ -21,7 +21,7 @@ struct found_parts {
 inline void note_failure(const weight& router, attempt& made, found_parts& found) {
   found.said.insert(&router);
   found.result.omissions.push_back(
-      {router.name(), std::move(made.reason), omission_kind::unseen, 1, made.rows});
+      {router.name(), std::move(made.reason), omission_kind::unseen, 1, made.rows, std::move(made.hints)});
 }
 
 inline void note_layer(moe_layer layer, found_parts& found) {

@@ -79,7 +79,9 @@ template <std::size_t N>
   if (is_one_of(c.back(), bare)) {
     return 1;
   }
-  if (c.size() < 2 || !is_one_of(c.back(), leaves)) {
+  constexpr std::string_view weight = "weight_";  // and a number, of a second group's router
+  const bool of_group = c.back().starts_with(weight) && number_of(c.back().substr(weight.size()));
+  if (c.size() < 2 || !(is_one_of(c.back(), leaves) || of_group)) {
     return 0;
   }
   const auto last = c[c.size() - 2];

@@ -43,6 +43,23 @@ inline void check_alike(const moe_layer& layer) {
   return block.ffn_dim * block.hidden_dim * (is_fused(block.layout) ? 2 : 1);
 }
 
+/// The matrix of a block, [F, D], whose tensor's elements for the expert begin at `data`.
+template <class T>
+[[nodiscard]] matrix_view<const T> matrix_stored(const gate_block& block, const T* data) {
+  index_t skip = 0;
+  if (block.is_second_half) {
+    switch (block.layout) {
+      case gate_layout::n2fd_concatenated: skip = block.ffn_dim * block.hidden_dim; break;
+      case gate_layout::n2fd_interleaved: skip = block.hidden_dim; break;
+      case gate_layout::nd2f_concatenated: skip = block.ffn_dim; break;
+      case gate_layout::nd2f_interleaved: skip = 1; break;
+      case gate_layout::nfd:
+      case gate_layout::ndf: break;
+    }
+  }
+  return experts_stored(block.layout, data + skip, {1, block.ffn_dim, block.hidden_dim})[0];
+}
+
 /// A packed gate, decoded.
 template <Accumulator S>
 [[nodiscard]] std::vector<S> decoded_gate(const gate_block& block) {
@@ -76,16 +93,15 @@ decltype(auto) visit_type(const stored_tensor& tensor, const Use& use) {
 ///   visit_gate<double>(block, use);  // as double: the products of codes and scales as they are
 template <Accumulator Decoded = float, class Use>
 decltype(auto) visit_gate(const gate_block& block, const Use& use) {
-  const expert_shape one{1, block.ffn_dim, block.hidden_dim};
   if (block.tensor->is_packed()) {
     const auto data = detail::moe::decoded_gate<Decoded>(block);
-    return use(detail::moe::experts_stored(block.layout, data.data(), one)[0]);
+    return use(detail::moe::matrix_stored(block, data.data()));
   }
   const index_t size = detail::moe::size_of_gate(block);
   const auto& stored = *block.tensor->plain();
   return visit_type(stored, [&]<class T>(T) -> decltype(auto) {
     const auto data = detail::moe::elements_of<T>(stored, block.index * size, size);
-    return use(detail::moe::experts_stored(block.layout, data.data(), one)[0]);
+    return use(detail::moe::matrix_stored(block, data.data()));
   });
 }
 

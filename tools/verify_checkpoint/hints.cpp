@@ -1,0 +1,44 @@
+#include "hints.hpp"
+
+#include "report.hpp"
+
+#include <mpi_router/io/moe/hints.hpp>
+
+namespace verify {
+
+namespace {
+
+std::string command_of(const std::string& path, const mpi_router::naming_hint& hint) {
+  std::vector<std::string> words{"verify_checkpoint",
+                                 path,
+                                 "--router",
+                                 hint.patterns.router,
+                                 "--gate",
+                                 hint.patterns.gate,
+                                 "--layout",
+                                 std::string(to_string(hint.layout))};
+  if (hint.layout_of_router == mpi_router::router_layout::dn) {
+    words.insert(words.end(), {"--router-layout", "dn"});
+  }
+  std::vector<const char*> argv;
+  for (const auto& word : words) {
+    argv.push_back(word.c_str());
+  }
+  return quoted_command(static_cast<int>(argv.size()), argv.data());
+}
+
+}  // namespace
+
+std::vector<std::string> commands_for(const std::string& path, const omission& other) {
+  std::vector<std::string> out;
+  for (const auto& hint : other.hints) {
+    out.push_back(command_of(path, hint));
+  }
+  return out;
+}
+
+std::string command_for(const std::string& path, const moe_layer& layer) {
+  return layer.family.starts_with("no known family") ? command_of(path, mpi_router::hint_of(layer)) : "";
+}
+
+}  // namespace verify
