@@ -171,6 +171,39 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
   }
 }
 
+TEST_CASE("where a name has gate and up or up alone, the down projection tells") {
+  const auto original = random_layer(50, N, F, D);
+  const std::string block = "decoder.layers.3.mlp.";
+  for (const char* fc1 : {"experts.local_experts.{expert}.linear_fc1.weight",
+                          "experts.linear_fc1.weight{expert}", "experts.experts.linear_fc1.weight"}) {
+    for (const bool gated : {true, false}) {
+      CAPTURE(fc1);
+      CAPTURE(gated);
+      using detail::moe::substituted;
+      checkpoint_builder builder;
+      builder.add<float>(block + "router.weight", {N, D}, original.router);
+      const std::string name = block + fc1;
+      const auto layout = gated ? gate_layout::n2fd_concatenated : gate_layout::nfd;
+      const auto fc2 = std::string(name).replace(name.find("fc1"), 3, "fc2");
+      if (name.find("{expert}") == name.npos) {
+        builder.add<bf16>(name, shape_in(layout), arranged(original, layout));
+        builder.add<bf16>(fc2, {N, D, F}, original.gates);
+      }
+      for (index_t e = 0; e < N && name.find("{expert}") != name.npos; ++e) {
+        const auto number = std::to_string(e);
+        builder.add<bf16>(substituted(name, "{expert}", number), shape_of_one(layout),
+                          arranged(one_layer(original, e), layout));
+        builder.add<bf16>(substituted(fc2, "{expert}", number), {D, F}, one_expert(original, e));
+      }
+      const searched s(builder);
+      REQUIRE(s.found.size() == 1);
+      CHECK(s.found.omissions.empty());
+      CHECK(s.found[0].part == (gated ? expert_part::gate : expert_part::up));
+      check_shows(s.found[0], original);
+    }
+  }
+}
+
 TEST_CASE("docs/families.md lists every family, as it is") {
   const auto page = read_bytes(MPIROUTER_TEST_DATA "/../../docs/families.md");
   CHECK(contains(page, families_table()));

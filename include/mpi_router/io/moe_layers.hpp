@@ -44,18 +44,26 @@ namespace detail::moe {
   if (family.part == expert_part::up && has_gates(model, pattern)) {
     return {};
   }
-  return assemble(model, router,
-                  {.family = std::string(family.name),
-                   .pattern = pattern,
-                   .layouts = wanted.layout ? std::vector{*wanted.layout} : family.layouts,
-                   .asked = wanted.layout.has_value(),
-                   .of_architecture = config ? layout_of_architecture(family, *config) : std::nullopt,
-                   .layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router),
-                   .router_asked = wanted.layout_of_router.has_value(),
-                   .part = family.part,
-                   .num_experts = config ? config->num_experts : std::nullopt,
-                   .groups_in_order = config && config->is_called("ernie45"),
-                   .words = wanted.words});
+  gate_search search{.family = std::string(family.name),
+                     .pattern = pattern,
+                     .layouts = wanted.layout ? std::vector{*wanted.layout} : family.layouts,
+                     .asked = wanted.layout.has_value(),
+                     .of_architecture = config ? layout_of_architecture(family, *config) : std::nullopt,
+                     .layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router),
+                     .router_asked = wanted.layout_of_router.has_value(),
+                     .part = family.part,
+                     .num_experts = config ? config->num_experts : std::nullopt,
+                     .groups_in_order = config && config->is_called("ernie45"),
+                     .words = wanted.words};
+  auto made = assemble(model, router, search);
+  if (made.layer && !search.asked && is_ungated(model, *made.layer)) {
+    search.family += ", without gates";
+    search.layouts = {gate_layout::nfd, gate_layout::ndf};
+    search.of_architecture = std::nullopt;
+    search.part = expert_part::up;
+    made = assemble(model, router, search);
+  }
+  return made;
 }
 
 inline void find_by_families(const checkpoint& model, const moe_search& wanted,
