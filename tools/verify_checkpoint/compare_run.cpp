@@ -146,7 +146,7 @@ int run_compare(const arguments& a, const compare_arguments& c) {
   const bool to_file = !a.json.empty() && a.json != "-";
   require(!to_file || c.tokens.empty() || !mpi_router::same_file(a.json, file_of_tokens(c.tokens)),
           a.json + ": is part of the input, which is never overwritten");
-  const auto files = open_outputs({to_file ? a.json : "", "", ""}, models);
+  const auto files = open_outputs({to_file ? a.json : "", "", "", ""}, models);
 
   comparison_result result{c.a, c.b, &found[0], &found[1], {}, {}, {}, {}, {}, {}};
   set_top_k(c, models, result);
