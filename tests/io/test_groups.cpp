@@ -143,15 +143,18 @@ TEST_CASE("groups that do not add up are named") {
   more.add<bf16>(block + "experts.7.gate_proj.weight", {5, D}, one_expert(groups[1], 0));
   CHECK(contains(reason(more), "there are more or fewer of them than rows"));
   CHECK(contains(reason(groups_of(groups, false, 1)), "they are not numbered from 0 on"));
-  checkpoint_builder wrong;  // the shapes change one expert before the rows of the first router end
-  wrong.add<float>(block + "gate.weight", {4, D}, groups[0].router);
-  wrong.add<float>(block + "gate.weight_1", {3, D}, groups[1].router);
-  for (index_t e = 0; e < 7; ++e) {
-    const index_t f = e < 3 ? 6 : 5;
-    wrong.add<bf16>(block + "experts." + std::to_string(e) + ".gate_proj.weight", {f, D},
-                    std::vector<float>(static_cast<std::size_t>(f * D)));
+  // The shapes change one expert before the rows of the first router end; or there, and where they end too.
+  for (const index_t fourth : {5, 7}) {
+    checkpoint_builder wrong;
+    wrong.add<float>(block + "gate.weight", {4, D}, groups[0].router);
+    wrong.add<float>(block + "gate.weight_1", {3, D}, groups[1].router);
+    for (index_t e = 0; e < 7; ++e) {
+      const index_t f = e < 3 ? 6 : e == 3 ? fourth : 5;
+      wrong.add<bf16>(block + "experts." + std::to_string(e) + ".gate_proj.weight", {f, D},
+                      std::vector<float>(static_cast<std::size_t>(f * D)));
+    }
+    CHECK(contains(reason(wrong), "their shapes do not show which belong to which"));
   }
-  CHECK(contains(reason(wrong), "their shapes do not show which belong to which"));
 }
 
 TEST_CASE("a second router that stands for no group is named") {

@@ -184,13 +184,9 @@ struct router_choice {
   if (gates.tensors.empty() || gates.first().rank() == 0) {
     return {};
   }
-  expert_range range;
-  if (const auto group = group_of(model, router); group.routers.size() > 1) {
-    range = experts_of(group, gates, wanted);
-    if (!range.reason.empty()) {
-      return {{}, range.reason, std::min(router.shape()[0], router.shape()[1])};
-    }
-    gates = gates_within(gates, range);
+  const auto range = keep_group(model, router, wanted, gates);
+  if (!range.reason.empty()) {
+    return {{}, range.reason, std::min(router.shape()[0], router.shape()[1])};
   }
   const auto how = choose_router(router, wanted, gates);
   const auto [rows, dim] = how.shape;

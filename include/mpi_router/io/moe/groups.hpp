@@ -127,6 +127,21 @@ struct expert_range {
   return out;
 }
 
+/// Leaves of the gates those of the router's group, where it is one of several; its range, which is empty
+/// where it is alone.
+[[nodiscard]] inline expert_range keep_group(const checkpoint& model, const weight& router,
+                                             const gate_search& wanted, gate_tensors& gates) {
+  const auto group = group_of(model, router);
+  if (group.routers.size() == 1) {
+    return {};
+  }
+  auto range = experts_of(group, gates, wanted);
+  if (range.reason.empty()) {
+    gates = gates_within(gates, range);
+  }
+  return range;
+}
+
 }  // namespace detail::moe
 
 MPIROUTER_END
