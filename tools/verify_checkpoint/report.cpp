@@ -203,7 +203,7 @@ std::string write_report(mpi_router::atomic_file& page, const std::filesystem::p
 <main>
 <h1>Router rows and the principal directions of their experts</h1>
 <p>Each row of a Mixture-of-Experts router should point where its expert responds most: along the principal right
-singular direction of the expert’s gate matrix. One step of Manifold Power Iteration turns the row towards it. This
+singular direction of the expert’s {10}. One step of Manifold Power Iteration turns the row towards it. This
 page says how near the stored rows are, how near one step brings them, and how much of that is proven.</p>
 <p>Made by verify_checkpoint {1}.{2}.{3} with this command:</p>
 <pre>{4}</pre>
@@ -226,7 +226,8 @@ cosines enter no mean.
       escaped(options.command),
       options.analysis.spectrum != spectrum_choice::never ? "that direction, by an SVD"
                                                           : "the direction that was found by power iteration",
-      options.analysis.tolerance, sections, report_script, escaped(describe_seen(coverage_of(checkpoints)))));
+      options.analysis.tolerance, sections, report_script, escaped(describe_seen(coverage_of(checkpoints))),
+      checkpoints.empty() ? "gate matrix" : escaped(measured_of(checkpoints.front()))));
   return problem;
 }
 

@@ -37,9 +37,10 @@ void draw_heat_maps(artist& draw, const checkpoint_result& checkpoint) {
   for (const auto& [name, column, when] :
        {std::tuple{"before", 3, "as stored"}, {"after", 4, "after one step"}}) {
     draw.draw(name, 340, fmt::format("Cosine to the principal direction, {}", when),
-              "Each cell is one expert: 1 where its router row points along the principal right singular "
-              "direction of its "
-              "gate matrix, 0 where it is orthogonal to it. Empty cells have no direction.",
+              fmt::format("Each cell is one expert: 1 where its router row points along the principal right "
+                          "singular direction of its {}, 0 where it is orthogonal to it. Empty cells have no "
+                          "direction.",
+                          measured_of(checkpoint)),
               fmt::format(R"gp(set xlabel "expert"
 set ylabel "layer"
 set cblabel "|cos| (dimensionless)"

@@ -66,6 +66,16 @@ struct checkpoint_result {
   std::vector<const moe_layer*> skipped;  ///< those that --layers leaves out
 };
 
+/// What of an expert its row is measured against: its "gate matrix", or "matrices gate+up" of a sum.
+[[nodiscard]] inline std::string measured_of(const checkpoint_result& c) {
+  for (const auto& result : c.layers) {
+    if (const auto& parts = result.layer->measured; !parts.empty()) {
+      return std::string(parts.size() == 1 ? "matrix " : "matrices ") + to_string(weights_of(*result.layer));
+    }
+  }
+  return "gate matrix";
+}
+
 /// Whether the cosines of an expert mean something: without a certificate there may be no one direction to
 /// measure against. Those that do not are marked, and enter no mean.
 [[nodiscard]] inline bool has_direction(const expert_result& e) {

@@ -126,11 +126,12 @@ std::string format_layer(const layer_result& result, const table_options& option
   return out + "\n";
 }
 
-std::string legend(const table_options& options, const painter& paint) {
-  std::string out =
+std::string legend(const std::string& measured, const table_options& options, const painter& paint) {
+  std::string out = fmt::format(
       "Each row of a Mixture-of-Experts router should point where its expert responds most: along the\n"
-      "principal right singular direction of the expert's gate matrix. A step of Manifold Power\n"
-      "Iteration turns the row towards it. For every expert:\n";
+      "principal right singular direction of the expert's {}. A step of Manifold Power\n"
+      "Iteration turns the row towards it. For every expert:\n",
+      measured);
   const auto line = [&](const char* word, const std::string& meaning) {
     out += fmt::format("  {}{}\n", paint.bold(fmt::format("{:<15}", word)), meaning);
   };
@@ -185,7 +186,8 @@ std::string format_unmatched(const std::vector<omission>& omissions, bool colour
 
 std::string format_table(const std::vector<checkpoint_result>& checkpoints, const table_options& options) {
   const painter paint{options.colour};
-  std::string out = options.experts ? legend(options, paint) : "";
+  std::string out =
+      options.experts && !checkpoints.empty() ? legend(measured_of(checkpoints.front()), options, paint) : "";
   for (const auto& c : checkpoints) {
     out += fmt::format("{}{}\n", out.empty() ? "" : "\n", paint.bold(printable(c.path, 4096)));
     for (const auto& layer : c.layers) {
