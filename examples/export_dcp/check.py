@@ -1,4 +1,4 @@
-#!/ usr / bin / env python3
+#!/usr/bin/env python3
 """Saves a small MoE model with torch.distributed.checkpoint, and exports it: every weight must come out with its
 name and its bits. Exit status 77 (skipped) without torch and safetensors."""
 
@@ -42,8 +42,7 @@ def read(folder):
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            found.update({
-  k: file.get_tensor(k) for k in file.keys()})
+            found.update({k: file.get_tensor(k) for k in file.keys()})
     return found
 
 

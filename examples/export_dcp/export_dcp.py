@@ -1,4 +1,4 @@
-#!/ usr / bin / env python3
+#!/usr/bin/env python3
 """Writes safetensors from a distributed checkpoint of PyTorch (DCP), Megatron's torch_dist included, or from a file
 of torch.save, so that verify_checkpoint can read it.
 
@@ -11,7 +11,8 @@ TARGET  a folder that does not exist yet: model-00001-of-0000N.safetensors and t
 
 Optimizer state is left out and counted. Megatron stacks all layers in one tensor, "decoder.layers.mlp.router.weight"
 [L, N, D]: each layer gets a tensor of its own, "decoder.layers.3.mlp.router.weight" [N, D]. All else keeps its name,
-type and bytes. Memory: about two shards. Needs torch 2.1 or newer and safetensors. No process group is made.
+type and bytes. Memory: two shards, or twice the largest tensor, which a stack of layers may be. Needs torch 2.3 or newer
+and safetensors. No process group is made.
 """
 
 import argparse
@@ -42,8 +43,7 @@ class DcpSource:
 
         self.folder = folder
         described = FileSystemReader(folder).read_metadata().state_dict_metadata
-        self.tensors = {
-k: v for k, v in described.items() if isinstance(v, TensorStorageMetadata)}
+        self.tensors = {k: v for k, v in described.items() if isinstance(v, TensorStorageMetadata)}
 
     def names(self):
         return self.tensors.keys()
@@ -56,8 +56,7 @@ k: v for k, v in described.items() if isinstance(v, TensorStorageMetadata)}
         import torch
         import torch.distributed.checkpoint as dcp
 
-        state = {
-n: torch.empty(self.tensors[n].size, dtype=self.tensors[n].properties.dtype) for n in names}
+        state = {n: torch.empty(self.tensors[n].size, dtype=self.tensors[n].properties.dtype) for n in names}
         dcp.load(state, checkpoint_id=self.folder)
         return state
 
@@ -74,8 +73,7 @@ class FileSource:
                 state = state[key]
         if not isinstance(state, dict):
             fail(f"{path}: holds no dictionary of tensors")
-        self.state = {
-k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        self.state = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
 
     def names(self):
         return self.state.keys()
@@ -84,8 +82,7 @@ k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
         return self.state[name].numel() * self.state[name].element_size()
 
     def load(self, names):
-        return {
-n: self.state[n] for n in names}
+        return {n: self.state[n] for n in names}
 
 
 def open_source(path):

@@ -95,6 +95,13 @@ TEST_CASE("two groups of experts are two layers, whichever way their routers lie
   }
 }
 
+TEST_CASE("the experts that config.json counts are those of all groups") {
+  const std::vector groups{random_layer(1, 4, 6, D), random_layer(2, 3, 5, D)};
+  const searched s(groups_of(groups, false), R"({"num_experts": 7, "hidden_size": 10})");
+  CHECK(s.found.size() == 2);
+  CHECK(s.found.omissions.empty());
+}
+
 TEST_CASE("the other parts of a second group are its own") {
   const std::vector groups{random_layer(1, 4, 6, D), random_layer(2, 3, 5, D)};
   moe_search wanted;

@@ -373,6 +373,13 @@ TEST_CASE("what is refused: formats nobody knows, parts that are missing or do n
   }
 }
 
+TEST_CASE("as many scales as groups in another order are not taken for groups") {
+  parts p;
+  p.add("a.weight", dtype::i8, {8, 64}, p.codes(8 * 64));
+  p.scales("a.weight_scale", {4, 8}, 32);  // groups along the rows
+  CHECK(contains(problem_of(p.open(), "a.weight"), "its scales 'a.weight_scale' are BF16 [4, 8]"));
+}
+
 TEST_CASE("what a format refuses is the problem of that weight alone") {
   parts p;
   p.add("a.weight_packed", dtype::i32, {4, 8}, p.codes(128));

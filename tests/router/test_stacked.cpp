@@ -193,5 +193,9 @@ TEST_CASE("what cannot be added is refused") {
   auto sum = m.sum(scratch);
   const std::vector<double> x(D);
   CHECK(refused([&] { sum.project(x, vector_view<double>(y)); }, "stacked: project of 11 neurons, not 12"));
+  const std::vector<double> neurons(12);
+  std::vector<double> long_image(D + 1);
+  CHECK(refused([&] { sum.lift(neurons, vector_view<double>(long_image)); },
+                "stacked: lift to 8 elements, not 7"));
 }
 #endif

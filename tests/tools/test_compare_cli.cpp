@@ -45,6 +45,8 @@ TEST_CASE("what cannot be compared is one line") {
   check_refused({"compare", m.a, m.b}, "b.safetensors: no MoE layer found");
   check_refused({"compare", m.a, m.a, "--json", m.a}, "never overwritten");
   check_refused({m.a, "compare", m.a, m.a}, "compare comes first");
+  check_refused({"--of", "down", "compare", m.a, m.a}, "--of before compare is not heeded");
+  check_refused({"--require-angle", "0.01", "compare", m.a, m.a}, "--require-angle before compare");
   CHECK(run({"compare", m.a, m.a, "--json", "-"}).out.starts_with("{"));
   CHECK(contains(run({"compare", "--help"}).out, "matched by"));
 }

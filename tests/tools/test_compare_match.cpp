@@ -130,7 +130,9 @@ TEST_CASE("layers: by name, by number, and those in one alone") {
   CHECK(contains(table.out, "not compared: layers.11.mlp: a layer of B alone"));
   CHECK(contains(table.out, "model.layers.2.mlp and layers.2.mlp"));
   const auto asked = m.compare({"--layers", "2"});
-  CHECK(asked["coverage"]["summary"] == "1 of 1 layers, 3 of 3 experts compared");
+  CHECK(asked["coverage"]["summary"] ==
+        "1 of 1 layers, 3 of 3 experts compared; 2 layers with 6 experts not asked for");
+  CHECK(asked["coverage"]["layers_not_asked_for"] == 2);
   check_refused({"compare", m.a, m.b, "--layers", "4"}, "no layer has a number of --layers 4");
   check_refused({"compare", m.a, m.b, "--layers", "1"}, "b.safetensors: no layer has a number");
 

@@ -161,8 +161,11 @@ TEST_CASE("a failure of all is said once, a failure of one ends all") {
     std::filesystem::create_directory(folder / ("rank" + std::to_string(rank)));
     std::filesystem::create_symlink("../m.safetensors", folder / ("rank" + std::to_string(rank) + "/m"));
   }
+  std::filesystem::create_directory(folder / "rank3");
+  std::filesystem::create_symlink("../m.safetensors", folder / "rank3/m");
+  int processes = 3;
   const auto apart = [&](const std::vector<std::string>& arguments) {
-    return run(arguments, started_in(3) + " " + own);
+    return run(arguments, started_in(processes) + " " + own);
   };
   CHECK(apart({"m", "--json", folder / "json"}).status == 0);
   std::filesystem::remove(folder / "json");
@@ -171,6 +174,10 @@ TEST_CASE("a failure of all is said once, a failure of one ends all") {
   checkpoint_builder other;
   add_layer(other, "model.layers.0.", random_layer(80, 5, 12, 16));
   other.write(folder / "rank2/m");
+  check_ends(
+      apart({"m", "--json", folder / "json"}),
+      "verify_checkpoint: rank 2: reads or does other things than the first rank: files, 0, m, bytes was");
+  processes = 4;  // the others wait for messages that pass through the second and third
   check_ends(
       apart({"m", "--json", folder / "json"}),
       "verify_checkpoint: rank 2: reads or does other things than the first rank: files, 0, m, bytes was");

@@ -104,6 +104,13 @@ TEST_CASE("one expert, and a model without any direction, have a page too") {
   CHECK(contains(page, "No row of this checkpoint has a direction"));
 }
 
+TEST_CASE("figures are drawn in every locale, without complaint") {
+  const temporary_folder folder;
+  const auto result = run({"--report", folder / "page"}, "LC_ALL=C LANG=C");
+  CHECK(result.status == 0);
+  CHECK_FALSE(contains(result.err, "warning"));
+}
+
 TEST_CASE("without gnuplot the numbers are there and the page says what is missing") {
   const temporary_folder folder;
   const auto page = page_of(folder, {}, "PATH=/nonexistent");

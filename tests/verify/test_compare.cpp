@@ -181,6 +181,10 @@ TEST_CASE("what the certificates say is what is claimed: signs, sums, and the we
   b.direction = Eigen::Vector2d(-1, 0);
   a.proof.angle_bound = 0.1;
   b.proof.angle_bound = 0.2;
+  a.proof.label = certainty::rigorous;
+  b.proof.label = certainty::heuristic;
+  CHECK(compare_directions(a, b).uncertainty == right_angle);
+  b.proof.label = certainty::probabilistic;
   const auto opposite = compare_directions(a, b);
   CHECK(opposite.cosine == 1);
   CHECK(opposite.angle == 0);
@@ -350,6 +354,16 @@ TEST_CASE("the norm: never below the truth from above, whatever the spectrum and
   CHECK_THROWS_AS(static_cast<void>(spectral_norm(gram(one), {.max_steps = 0})), usage_error);
   CHECK_THROWS_AS(static_cast<void>(spectral_norm(gram(one), {.failure_probability = 0})), usage_error);
   CHECK_THROWS_AS(static_cast<void>(spectral_norm(gram(one), {.failure_probability = 1})), usage_error);
+}
+
+TEST_CASE("what a single step cannot bound with so much certainty is not bounded") {
+  test_support::random_source random(31);
+  const auto values = test_support::random_vector<double>(random, 48);
+  const auto a = row_major(values.data(), 6, 8);
+  const auto norm = spectral_norm(gram(a), {.failure_probability = 1e-60, .max_steps = 1});
+  CHECK(norm.label == certainty::none);
+  CHECK(norm.high == std::numeric_limits<double>::infinity());
+  CHECK(norm.value > 0);
 }
 
 TEST_CASE("the norm asks for as much as it is told to, of as much certainty") {

@@ -60,7 +60,8 @@ inline drawn run_gnuplot(const std::filesystem::path& folder, const std::string&
   const pid_t child = ::fork();
   if (child == 0) {
     if (::chdir(folder.c_str()) == 0) {
-      ::execlp("gnuplot", "gnuplot", script.c_str(), static_cast<char*>(nullptr));
+      // Whatever the locale: without UTF-8 it complains of letters, and some write numbers with commas.
+      ::execlp("env", "env", "LC_ALL=C.UTF-8", "gnuplot", script.c_str(), static_cast<char*>(nullptr));
       ::_exit(127);
     }
     ::_exit(126);

@@ -95,6 +95,8 @@ std::string to_json(const comparison_result& result) {
                         {"layers_compared", covered.layers_compared},
                         {"experts", covered.experts},
                         {"experts_compared", covered.experts_compared},
+                        {"layers_not_asked_for", covered.layers_skipped},
+                        {"experts_not_asked_for", covered.experts_skipped},
                         {"complete", covered.is_complete()},
                         {"summary", describe(covered)}}},
                       {"layers", std::move(layers)},

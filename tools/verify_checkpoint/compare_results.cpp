@@ -6,6 +6,8 @@ namespace verify {
 
 comparison_coverage coverage_of(const comparison_result& result) {
   comparison_coverage out;
+  out.layers_skipped = result.layers_skipped;
+  out.experts_skipped = result.experts_skipped;
   const auto add = [&](index_t layers, index_t experts) {
     out.layers += layers;
     out.experts += experts;
@@ -36,8 +38,12 @@ comparison_coverage coverage_of(const comparison_result& result) {
 }
 
 std::string describe(const comparison_coverage& covered) {
-  return fmt::format("{} of {} layers, {} of {} experts compared", covered.layers_compared, covered.layers,
-                     covered.experts_compared, covered.experts);
+  const auto asked = fmt::format("{} of {} layers, {} of {} experts compared", covered.layers_compared,
+                                 covered.layers, covered.experts_compared, covered.experts);
+  return covered.layers_skipped == 0
+             ? asked
+             : fmt::format("{}; {} layer{} with {} experts not asked for", asked, covered.layers_skipped,
+                           covered.layers_skipped == 1 ? "" : "s", covered.experts_skipped);
 }
 
 }  // namespace verify

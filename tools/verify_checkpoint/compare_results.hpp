@@ -59,14 +59,19 @@ struct comparison_result {
   std::string tokens;            ///< what they are: "4096 Gaussian tokens"
   std::optional<index_t> top_k;  ///< K
   std::string top_k_from;        ///< who says so
+  index_t layers_skipped = 0;    ///< that --layers leaves out, of the checkpoint that has more of them
+  index_t experts_skipped = 0;   ///< of those
 };
 
-/// What the answer covers, over both checkpoints: a pair of layers or of experts counts once.
+/// What the answer covers, over both checkpoints: a pair of layers or of experts counts once, what neither
+/// could read once for each.
 struct comparison_coverage {
   index_t layers = 0;
   index_t layers_compared = 0;
   index_t experts = 0;
   index_t experts_compared = 0;
+  index_t layers_skipped = 0;  ///< not asked for; not among the others
+  index_t experts_skipped = 0;
   [[nodiscard]] bool is_complete() const { return layers == layers_compared && experts == experts_compared; }
 };
 [[nodiscard]] comparison_coverage coverage_of(const comparison_result& result);

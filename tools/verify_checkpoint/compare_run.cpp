@@ -148,7 +148,15 @@ int run_compare(const arguments& a, const compare_arguments& c) {
           a.json + ": is part of the input, which is never overwritten");
   const auto files = open_outputs({to_file ? a.json : "", "", "", ""}, models);
 
-  comparison_result result{c.a, c.b, &found[0], &found[1], {}, {}, {}, {}, {}, {}};
+  comparison_result result{c.a, c.b, &found[0], &found[1], {}, {}, {}, {}, {}, {}, 0, 0};
+  for (const auto& some : chosen) {
+    index_t experts = 0;
+    for (const auto* layer : some.skipped) {
+      experts += layer->num_experts;
+    }
+    result.layers_skipped = std::max(result.layers_skipped, static_cast<index_t>(some.skipped.size()));
+    result.experts_skipped = std::max(result.experts_skipped, experts);
+  }
   set_top_k(c, models, result);
   {
     progress_bar bar("comparing");

@@ -58,8 +58,9 @@ std::string describe_pair(const layer_comparison& pair, const painter& paint) {
 std::string expert_line(const pair_result& e, const painter& paint) {
   const std::string who = e.a.expert == e.b.expert ? fmt::format("{}", e.a.expert)
                                                    : fmt::format("{} → {}", e.a.expert, e.b.expert);
-  const std::string limit =
-      e.wedin.label == mpi_router::certainty::none ? "-" : fmt::format("≤{}", angle_cell(e.wedin.angle, 0));
+  using mpi_router::certainty;
+  const bool is_proven = e.wedin.label == certainty::rigorous || e.wedin.label == certainty::probabilistic;
+  const std::string limit = is_proven ? fmt::format("≤{}", angle_cell(e.wedin.angle, 0)) : "-";
   return fmt::format("  {:>9}  {} {}  {} {:>9}  {} {}  {} {}  {} {}\n", who,
                      paint.cosine(e.row.cosine, cell(e.row.cosine, 8, 5)),
                      paint.cosine(e.direction.cosine, cell(e.direction.cosine, 8, 5)),

@@ -237,6 +237,11 @@ int run(int argc, char** argv, ranks& all) {
   check(a);
   require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
   require(!*versions || a.inputs.empty(), "compare comes first, before the checkpoints");
+  for (const auto* option : app.get_options()) {
+    require(app.get_subcommands().empty() || option->count() == 0,
+            fmt::format("{} before {} is not heeded: options come after it", option->get_name(),
+                        app.get_subcommands().empty() ? "" : app.get_subcommands().front()->get_name()));
+  }
   require(all.size() == 1 || (app.get_subcommands().empty() && !a.list),
           "only the verification itself is spread over processes: run this without mpirun");
   use_threads(a.threads > 0 ? a.threads : all.threads());

@@ -32,8 +32,9 @@ void agree(const ranks& all, const json& header, task_list& tasks) {
   all.settle();
   const auto mine = without_times(header);
   const auto other = difference(json::parse(all.from_first(mine.dump())), mine);
+  const auto marks = all.from_first(tasks.marks());  // before one can fail: all take part in all messages
   require(other.empty(), "reads or does other things than the first rank: " + other);
-  tasks.set_marks(all.from_first(tasks.marks()));
+  tasks.set_marks(marks);
   all.settle();
 }
 

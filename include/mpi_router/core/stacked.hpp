@@ -122,6 +122,7 @@ class stacked_operator {
     requires is_factored
   {
     expect_neurons("lift", y.size());
+    core::expect(u.size() == dimension(), "stacked: lift to ", u.size(), " elements, not ", dimension());
     for (index_t i = 0; i < u.size(); ++i) {
       u[i] = scalar{0};
     }

@@ -61,7 +61,9 @@ MPIROUTER_BEGIN
   auto change = compare_rows(view(a.direction), view(b.direction));
   change.cosine = std::abs(change.cosine);
   change.angle = std::min(change.angle, std::numbers::pi - change.angle);
-  change.uncertainty = std::min(a.proof.angle_bound + b.proof.angle_bound, std::numbers::pi / 2);
+  const bool are_proven = std::min(a.proof.label, b.proof.label) >= certainty::probabilistic;
+  change.uncertainty = are_proven ? std::min(a.proof.angle_bound + b.proof.angle_bound, std::numbers::pi / 2)
+                                  : std::numbers::pi / 2;
   return change;
 }
 

@@ -43,13 +43,16 @@ namespace detail {
 
 /// A number above the largest Ritz value ξ that exceeds the largest eigenvalue unless the random start is one
 /// of the few that miss it: the smallest α with p(α) ≥ β₁⋯β_k √(2D/π)/τ (see probe_second_eigenvalue), to an
-/// eighth of its distance from ξ.
+/// eighth of its distance from ξ. Infinity where 1e30 ξ does not.
 template <Accumulator S>
 [[nodiscard]] double level_above(const lanczos<S>& krylov, double xi, double needed) {
   const auto exceeds = [&](double alpha) { return krylov.log_level(alpha) >= needed; };
   double above = 1e-15;  // relative to ξ, less one
   while (!exceeds(xi * (1 + above)) && above < 1e30) {
     above *= 2;
+  }
+  if (!exceeds(xi * (1 + above))) {
+    return std::numeric_limits<double>::infinity();
   }
   double below = above / 2;
   for (int halving = 0; halving < 3; ++halving) {
@@ -117,8 +120,10 @@ template <GramOperator Op>
       }
     }
   }
-  result.label = certainty::probabilistic;
-  result.failure_probability = options.failure_probability;
+  if (is_finite(result.high)) {
+    result.label = certainty::probabilistic;
+    result.failure_probability = options.failure_probability;
+  }
   return result;
 }
 

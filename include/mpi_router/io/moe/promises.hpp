@@ -120,12 +120,21 @@ inline void note_config(const model_config& config, found_parts& found) {
   return reason;
 }
 
+/// Whether its experts are some of those that several routers share by number.
+[[nodiscard]] inline bool is_group(const moe_layer& layer, const moe_layers& all) {
+  return layer.first_expert > 0 || std::ranges::any_of(all, [&](const moe_layer& other) {
+           return other.first_expert > 0 && other.gate_name == layer.gate_name;
+         });
+}
+
 /// Rows of routers that have no expert. Layers mostly agree: one entry for all that do.
 inline void note_idle_rows(const std::optional<model_config>& config, found_parts& found) {
-  const auto promised =
+  const auto said =
       config && !is_of_another_model(*config, found.result) ? config->num_experts : std::nullopt;
   std::map<std::string, omission> entries;  // by reason
   for (const auto& layer : found.result) {
+    // Of one group of several, config.json says nothing on its own.
+    const auto promised = is_group(layer, found.result) ? std::nullopt : said;
     const std::string reason = idle_reason(layer, promised);
     if (reason.empty()) {
       continue;

@@ -118,7 +118,8 @@ inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, re
   const bool shared = element_count(scale.shape()) == 1;
   const index_t n = shared ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const bool by_row = n == w.rows;
-  const bool by_group = w.is_matrix() && n > w.rows && n % w.rows == 0 && w.cols % (n / w.rows) == 0;
+  const bool by_group = w.is_matrix() && n > w.rows && n % w.rows == 0 && w.cols % (n / w.rows) == 0 &&
+                        scale.rank() >= 2 && scale.shape().back() == n / w.rows;
   const bool fits = n == 1 || by_row || by_group;
   if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !fits) {
     out.refuse(misfit(codes, scale));
