@@ -68,7 +68,7 @@ concept FactoredGramOperators = requires(const F& operators, index_t i) {
   { operators(i) } -> FactoredGramOperator;
 };
 
-namespace detail {
+namespace core {
 
 /// Of what is no operators any type will do: their overloads are out of question by their constraint, and a
 /// failure here would be one error more for one mistake.
@@ -81,11 +81,11 @@ struct operators_scalar<F> {
   using type = scalar_of<std::invoke_result_t<const F&, index_t>>;
 };
 
-}  // namespace detail
+}  // namespace core
 
 /// The type that they compute in.
 template <class F>
-using scalar_of_operators = typename detail::operators_scalar<F>::type;
+using scalar_of_operators = typename core::operators_scalar<F>::type;
 
 /// A backend, which multiplies: the one-expert kernels over a dense view of any storage type T with sums in
 /// S. x, y and u are contiguous or strided vectors of S; `apply` writes u = xAᵀA and returns the energy.

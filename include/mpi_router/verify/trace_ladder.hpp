@@ -71,16 +71,16 @@ class ladder_rung {
     p *= 2;
   }
 
- private:
-  static constexpr double unit = std::numeric_limits<double>::epsilon();
-  [[nodiscard]] double m() const { return static_cast<double>(h.rows()); }
-  [[nodiscard]] double norm_error() const { return m() * m() * unit; }  // of a sum of m² squares
-
   Eigen::MatrixXd h, squared;
   double p = 1;
   double scale = 0;        // ‖Γ^p‖_F^{1/p}
   double delta = 0;        // ‖fl(H_p) − H_p‖_F is at most this
   double scale_error = 0;  // relative, of `scale`
+
+ private:
+  static constexpr double unit = std::numeric_limits<double>::epsilon();
+  [[nodiscard]] double m() const { return static_cast<double>(h.rows()); }
+  [[nodiscard]] double norm_error() const { return m() * m() * unit; }  // of a sum of m² squares
 };
 
 }  // namespace detail

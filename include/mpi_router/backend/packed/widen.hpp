@@ -69,6 +69,8 @@ template <class Batch, class Value>
   return load_unaligned<Batch>(out);
 }
 
+// NOLINTBEGIN(bugprone-branch-clone): the branches of other instruction sets are empty
+
 /// As many signed bytes as there are lanes.
 template <class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch float_of_int8(const std::byte* at) noexcept {
@@ -216,6 +218,8 @@ class e2m1_table {
   Batch scaled_;
   float scale_ = 0;
 };
+
+// NOLINTEND(bugprone-branch-clone)
 
 }  // namespace detail::kernels
 

@@ -71,9 +71,9 @@ namespace detail::moe {
   double weight = 1;
   if (const auto star = term.find('*'); star != term.npos) {
     const auto number = term.substr(0, star);
-    const auto* end = number.data() + number.size();
-    const auto read = std::from_chars(number.data(), end, weight);
-    if (read.ec != std::errc{} || read.ptr != end || !std::isfinite(weight) || !(weight > 0)) {
+    const auto read = std::from_chars(number.data(), number.data() + number.size(), weight);
+    if (read.ec != std::errc{} || read.ptr != number.data() + number.size() || !std::isfinite(weight) ||
+        !(weight > 0)) {
       return false;
     }
     term.remove_prefix(star + 1);

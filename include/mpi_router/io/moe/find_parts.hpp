@@ -174,7 +174,7 @@ inline constexpr std::array<part_words, 16> part_words_table{{
   auto straight = blocks_in(layer, tensors, nfd, layer.hidden_dim);
   layout_choice how;
   if (wanted.layout_of_down) {
-    how = {*wanted.layout_of_down, std::string(wanted.words.layout_of_down), ""};
+    how = {wanted.layout_of_down, std::string(wanted.words.layout_of_down), ""};
   } else if (!turned.empty() && !straight.empty()) {
     how = square_down(layer, tensors, name, wanted, config);
   } else {

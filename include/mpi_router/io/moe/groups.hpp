@@ -20,7 +20,7 @@ struct router_group {
 };
 
 [[nodiscard]] inline router_group group_of(const checkpoint& model, const weight& router) {
-  const router_group alone{router.name(), {&router}, 0};
+  router_group alone{router.name(), {&router}, 0};
   router_group out = alone;
   const auto last = router.name().rfind('_');
   if (const auto own = last == std::string::npos
@@ -52,6 +52,7 @@ struct expert_range {
 /// Rows of each router, if all are stored so.
 [[nodiscard]] inline std::vector<index_t> rows_of(const router_group& group, router_layout layout) {
   std::vector<index_t> out;
+  out.reserve(group.routers.size());
   for (const auto* router : group.routers) {
     out.push_back(router->shape()[layout == router_layout::nd ? 0 : 1]);
   }
@@ -103,7 +104,7 @@ struct expert_range {
         wanted.layout_of_router == router_layout::nd ? router_layout::dn : router_layout::nd}) {
     const auto rows = rows_of(group, layout);
     if (std::accumulate(rows.begin(), rows.end(), index_t{0}) == held &&
-        !(wanted.router_asked && layout != wanted.layout_of_router)) {
+        (!wanted.router_asked || layout == wanted.layout_of_router)) {
       fitting.push_back(rows);
     }
   }
