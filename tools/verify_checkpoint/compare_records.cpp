@@ -1,5 +1,7 @@
 #include "compare_records.hpp"
 
+#include "records.hpp"
+
 #include <mpi_router/core/version.hpp>
 
 #include <fmt/format.h>
@@ -12,8 +14,6 @@ namespace verify {
 namespace {
 
 using json = nlohmann::ordered_json;
-
-json number(double value) { return std::isfinite(value) ? json(value) : json(nullptr); }
 
 json version_record(const version_result& v) {
   return {{"expert", v.expert},

@@ -100,29 +100,6 @@ std::string legend(const comparison_result& result, const painter& paint) {
   return out;
 }
 
-struct extent {
-  double mean = unknown;
-  double low = unknown;
-  double high = unknown;
-};
-template <class Value>
-extent over(const layer_comparison& pair, const Value& value) {
-  extent out;
-  double sum = 0;
-  double count = 0;
-  for (const auto& e : pair.pairs) {
-    const double x = value(e);
-    if (std::isfinite(x)) {
-      sum += x;
-      ++count;
-      out.low = count == 1 ? x : std::min(out.low, x);
-      out.high = count == 1 ? x : std::max(out.high, x);
-    }
-  }
-  out.mean = sum / count;
-  return out;
-}
-
 std::string glance(const comparison_result& result, const painter& paint) {
   std::size_t width = 5;
   for (const auto& pair : result.layers) {
@@ -136,10 +113,11 @@ std::string glance(const comparison_result& result, const painter& paint) {
     if (!pair.problem.empty()) {
       continue;
     }
-    const auto row = over(pair, [](const auto& e) { return e.row.cosine; });
-    const auto v = over(pair, [](const auto& e) { return e.direction.cosine; });
-    const auto sigma = over(pair, [](const auto& e) { return moved_by(e.a.sigma_1, e.b.sigma_1); });
-    const auto change = over(pair, relative_change);
+    const auto row = summarise(pair.pairs, [](const auto& e) { return e.row.cosine; });
+    const auto v = summarise(pair.pairs, [](const auto& e) { return e.direction.cosine; });
+    const auto sigma =
+        summarise(pair.pairs, [](const auto& e) { return moved_by(e.a.sigma_1, e.b.sigma_1); });
+    const auto change = summarise(pair.pairs, relative_change);
     const std::string lost =
         pair.stored.lost > 0 ? fmt::format("  {:.2f} % lost", 100 * pair.stored.lost) : "";
     out +=

@@ -43,8 +43,8 @@ std::string label_of(const checkpoint_result& c, const layer_result& layer) {
 
 /// The fewest and the most steps, and how many rows have not arrived.
 std::string range_of_steps(const layer_result& layer, index_t max_steps) {
-  const auto steps =
-      summarise(layer, [](const auto& e) { return e.steps ? static_cast<double>(*e.steps) : unknown; });
+  const auto steps = summarise(
+      layer.experts, [](const auto& e) { return e.steps ? static_cast<double>(*e.steps) : unknown; });
   const auto unfinished =
       std::ranges::count_if(layer.experts, [](const auto& e) { return e.state == status::ok && !e.steps; });
   const std::string range = std::isfinite(steps.low) ? fmt::format("{}–{}", steps.low, steps.high) : "-";
@@ -54,10 +54,10 @@ std::string range_of_steps(const layer_result& layer, index_t max_steps) {
 std::string glance_line(const layer_result& layer, const std::string& label, std::size_t width,
                         index_t max_steps, const painter& paint) {
   const auto before =
-      summarise(layer, [](const auto& e) { return has_direction(e) ? e.cosine_stored : unknown; });
+      summarise(layer.experts, [](const auto& e) { return has_direction(e) ? e.cosine_stored : unknown; });
   const auto after =
-      summarise(layer, [](const auto& e) { return has_direction(e) ? e.cosine_step : unknown; });
-  const auto lambda = summarise(layer, [](const auto& e) { return e.lambda_step; });
+      summarise(layer.experts, [](const auto& e) { return has_direction(e) ? e.cosine_step : unknown; });
+  const auto lambda = summarise(layer.experts, [](const auto& e) { return e.lambda_step; });
   const auto rigorous =
       std::ranges::count(layer.experts, std::string_view("rigorous"), &expert_result::certificate);
   const auto probable =

@@ -9,11 +9,13 @@
 
 namespace verify {
 
+nlohmann::ordered_json number(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+}
+
 namespace {
 
 using json = nlohmann::ordered_json;
-
-json number(double value) { return std::isfinite(value) ? json(value) : json(nullptr); }
 
 json expert_record(const expert_result& e) {
   return {{"expert", e.expert},

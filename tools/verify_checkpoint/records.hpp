@@ -11,6 +11,9 @@
 
 namespace verify {
 
+/// A number, or null where it is unknown or not finite.
+[[nodiscard]] nlohmann::ordered_json number(double value);
+
 /// What was read of a layer, what was assumed of it, and its experts.
 [[nodiscard]] nlohmann::ordered_json layer_record(const std::string& file, const layer_result& result);
 

@@ -97,7 +97,7 @@ std::string layers_table(const checkpoint_result& checkpoint) {
   for (std::size_t l = 0; l < checkpoint.layers.size(); ++l) {
     const auto& result = checkpoint.layers[l];
     const auto& layer = *result.layer;
-    const auto mean = [&](auto value) { return number(summarise(result, value).mean, 3); };
+    const auto mean = [&](auto value) { return number(summarise(result.experts, value).mean, 3); };
     const auto rows = layer.ffn_dim * std::max<index_t>(1, static_cast<index_t>(layer.measured.size()));
     const auto name = layer.measured.empty()
                           ? layer.name

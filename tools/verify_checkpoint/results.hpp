@@ -88,19 +88,19 @@ struct checkpoint_result {
   return (e.certificate == "rigorous" || e.certificate == "probabilistic") && e.angle_bound <= angle;
 }
 
-/// What the values of one column are over the experts of a layer, without the unknown ones.
+/// What the values of one column are over the experts of a layer, or over pairs, without the unknown ones.
 struct column {
   double mean = unknown;
   double low = unknown;
   double high = unknown;
 };
 
-template <class Value>
-column summarise(const layer_result& layer, Value value) {
+template <class Entry, class Value>
+column summarise(const std::vector<Entry>& all, Value value) {
   column result;
   double sum = 0;
   double count = 0;
-  for (const auto& e : layer.experts) {
+  for (const auto& e : all) {
     const double x = value(e);
     if (std::isfinite(x)) {
       sum += x;
