@@ -69,6 +69,7 @@ endfunction()
 
 # mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_SVD]): an executable linked to the core.
 # OWN_SVD: Eigen's SVD is compiled with its own flags, such as -march, which must not be mixed.
+# With MPIROUTER_UNITY_BUILD its sources are one translation unit: most of the time goes into what all of them include.
 # Where a library is not to be had there is no executable, and a line says so.
 function(mpirouter_add_executable name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_SVD" "" "SOURCES;LIBRARIES")
@@ -78,6 +79,7 @@ function(mpirouter_add_executable name)
     return()
   endif()
   add_executable(${name} ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ${MPIROUTER_UNITY_BUILD} UNITY_BUILD_BATCH_SIZE 0)
   target_link_libraries(${name} PRIVATE mpi_router::mpi_router ${arg_LIBRARIES})
   if(mpi_router::verify IN_LIST arg_LIBRARIES AND NOT arg_OWN_SVD)
     mpirouter_link_svd(${name})
@@ -88,7 +90,7 @@ endfunction()
 # Adds the folders beside this CMakeLists.txt, each one program with its own.
 function(mpirouter_add_programs)
   if(MPIROUTER_SANITIZE)
-    add_compile_options(-O1) # they decompose matrices: unoptimised, the tests would wait for minutes
+    add_compile_options(-O0) # they decompose matrices: unoptimised, the tests would wait for minutes
   endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang") # finds what std::stable_sort of libstdc++ 12 uses deprecated
     add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-deprecated-declarations>)
@@ -117,7 +119,7 @@ function(mpirouter_add_test name)
     return()
   endif()
   target_link_libraries(${name} PRIVATE mpirouter_test_support)
-  if(arg_LIGHT AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS)
+  if(arg_LIGHT AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS AND NOT MPIROUTER_SANITIZE)
     target_compile_options(${name} PRIVATE -O1)
   endif()
   add_test(

@@ -204,11 +204,11 @@ namespace {
 
 [[nodiscard]] laws check_numbers(const forward_path& p, const expert_shape& s) {
   laws l;
-  constexpr std::int64_t int_max = 0x7fffffff;
+  constexpr std::int64_t largest_int = 0x7fffffff;
   const partition& part = p.rows.vectors > 0 ? p.rows.part : p.panels.part;
-  l.hold(std::int64_t{part.experts} * part.tiles_per_expert + 255 <= int_max,
+  l.hold(std::int64_t{part.experts} * part.tiles_per_expert + 255 <= largest_int,
          "an int counts the tiles and some");
-  l.hold(part.slots() <= int_max, "an int numbers the slots");
+  l.hold(part.slots() <= largest_int, "an int numbers the slots");
   l.hold(part.blocks <= 65535, "16 bits number the blocks");
   double bytes = 0;
   if (part.blocks > 0) {

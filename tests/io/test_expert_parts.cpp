@@ -1,5 +1,5 @@
 // The up and down projections of a layer: found beside the gates in every form, and never guessed.
-#include "checkpoints.hpp"
+#include "searched.hpp"
 
 #include <mpi_router/io/moe_layers.hpp>
 
@@ -10,31 +10,6 @@ using namespace io_test;
 namespace {
 
 using namespace mpi_router;
-
-constexpr index_t N = 3;
-
-/// A checkpoint that is written, opened and searched for a sum.
-struct searched {
-  temporary_folder folder;
-  checkpoint model;
-  moe_layers found;
-
-  searched(const checkpoint_builder& builder, const std::string& of, moe_search wanted = {},
-           const std::string& config = "")
-      : model((write(builder, config), folder.path())), found(search(of, std::move(wanted))) {}
-
- private:
-  void write(const checkpoint_builder& builder, const std::string& config) const {
-    builder.write(folder / "model.safetensors");
-    if (!config.empty()) {
-      write_bytes(folder / "config.json", config);
-    }
-  }
-  [[nodiscard]] moe_layers search(const std::string& of, moe_search wanted) const {
-    wanted.of = part_weights_from_string(of).value();
-    return find_moe_layers(model, wanted);
-  }
-};
 
 /// N experts with three matrices of their own numbers, each [F, D]: a down projection is stored turned.
 struct experts {
@@ -111,15 +86,6 @@ void check_shows(const moe_layer& layer, const experts& original, const std::vec
       }));
     }
   }
-}
-
-std::string reason_of(const searched& s) {
-  CHECK(s.found.empty());
-  REQUIRE(s.found.omissions.size() == 1);
-  CHECK(s.found.omissions[0].kind == omission_kind::unseen);
-  CHECK(s.found.omissions[0].layers == 1);
-  CHECK(s.found.omissions[0].rows == N);
-  return s.found.omissions[0].reason;
 }
 
 const std::vector all{expert_part::gate, expert_part::up, expert_part::down};
@@ -321,7 +287,7 @@ TEST_CASE("what is missing, of another shape, or unnamed is refused") {
   CHECK(contains(reason_of(searched(build(N - 1, {e.d, e.f}, ".gate_proj.weight"), "down")),
                  "there is no 'mlp.experts.2.down_proj.weight'"));
   CHECK(contains(reason_of(searched(build(N, {e.d, e.f + 1}, ".gate_proj.weight"), "down")),
-                 "has shape [10, 7], which is not [N, D, F] or [N, F, D] with N = 3, F = 6, D = 10"));
+                 "has shape [10, 7], which is not [N, D, F] or [N, F, D] with N = 4, F = 6, D = 10"));
   moe_search named;
   named.patterns = name_patterns{"mlp.gate.weight", "mlp.experts.{expert}.first.weight"};
   CHECK(contains(reason_of(searched(build(N, {e.d, e.f}, ".first.weight"), "down", named)),

@@ -9,7 +9,7 @@ using namespace io_test;
 namespace {
 
 /// What opening a file of these bytes says, after its name.
-std::string refusal(const std::string& bytes, const std::string& name = "model.safetensors") {
+std::string refusal_named(const std::string& bytes, const std::string& name = "model.safetensors") {
   const temporary_folder folder;
   write_bytes(folder / name, bytes);
   const auto said = message_of([&] { const checkpoint model(folder / name); });
@@ -51,77 +51,77 @@ const std::string megatron =
 }  // namespace
 
 TEST_CASE("pointers that stand in the place of a file") {
-  CHECK(refusal("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n") ==
+  CHECK(refusal_named("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n") ==
         "is a Git LFS pointer, not the file: git lfs pull");
-  CHECK(refusal("# xet version 0\nfilesize = 1\n") == "is a Git Xet pointer, not the file: git xet checkout");
-  CHECK(refusal("version https://hawser.github.com/spec/v1\n") ==
+  CHECK(refusal_named("# xet version 0\nfilesize = 1\n") == "is a Git Xet pointer, not the file: git xet checkout");
+  CHECK(refusal_named("version https://hawser.github.com/spec/v1\n") ==
         "is a Git LFS pointer, not the file: git lfs pull");
-  CHECK(refusal("/annex/objects/SHA256E-s1--0\n") == "is a git-annex pointer, not the file: git annex get");
+  CHECK(refusal_named("/annex/objects/SHA256E-s1--0\n") == "is a git-annex pointer, not the file: git annex get");
 }
 
 TEST_CASE("other formats of weights") {
-  CHECK(contains(refusal(gguf, "m.gguf"), "is cut short"));  // it is read as what it is
-  CHECK(contains(refusal("FUGG" + gguf), "is a big-endian GGUF file; only little-endian ones are read"));
+  CHECK(contains(refusal_named(gguf, "m.gguf"), "is cut short"));  // it is read as what it is
+  CHECK(contains(refusal_named("FUGG" + gguf), "is a big-endian GGUF file; only little-endian ones are read"));
   for (const char* start : {"tjgg", "lmgg", "fmgg"}) {
-    CHECK(refusal(start + std::string("\1\0\0\0", 4)) == "is a GGML file" + only);
+    CHECK(refusal_named(start + std::string("\1\0\0\0", 4)) == "is a GGML file" + only);
   }
-  CHECK(refusal(pytorch_zip, "pytorch_model.bin") ==
+  CHECK(refusal_named(pytorch_zip, "pytorch_model.bin") ==
         "is a PyTorch file, a zip archive with a pickle in it" + only);
-  CHECK(refusal("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46", "m.pth") ==
+  CHECK(refusal_named("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46", "m.pth") ==
         "is a Python pickle, as PyTorch's old .pt, .pth and .bin files are" + only);
   for (const char* start : {"\x80\x03", "\x80\x04", "\x80\x05"}) {
-    CHECK(refusal(start + std::string("\x95\0\0\0\0\0\0\0\0", 9)) == "is a Python pickle" + only);
+    CHECK(refusal_named(start + std::string("\x95\0\0\0\0\0\0\0\0", 9)) == "is a Python pickle" + only);
   }
-  CHECK(refusal(std::string("ARROW1\0\0", 8)) == "is an Arrow file" + only);
-  CHECK(refusal("PAR1\x15") == "is a Parquet file" + only);
-  CHECK(refusal("\x89HDF\r\n\x1a\n") == "is an HDF5 file, as Keras' .h5 files are" + only);
-  CHECK(refusal("\x93NUMPY\x01") == "is a NumPy array" + only);
-  CHECK(refusal(std::string("PK\3\4\0\0\0\0\0\0\0\0\0\0w.npy", 19)) == "is a NumPy archive" + only);
+  CHECK(refusal_named(std::string("ARROW1\0\0", 8)) == "is an Arrow file" + only);
+  CHECK(refusal_named("PAR1\x15") == "is a Parquet file" + only);
+  CHECK(refusal_named("\x89HDF\r\n\x1a\n") == "is an HDF5 file, as Keras' .h5 files are" + only);
+  CHECK(refusal_named("\x93NUMPY\x01") == "is a NumPy array" + only);
+  CHECK(refusal_named(std::string("PK\3\4\0\0\0\0\0\0\0\0\0\0w.npy", 19)) == "is a NumPy archive" + only);
 }
 
 TEST_CASE("what must be unpacked first") {
-  CHECK(refusal("PK\3\4model.safetensors") == "is a zip archive; unpack it first");
-  CHECK(refusal("\x1f\x8b\x08\x01") == "is compressed by gzip; unpack it first");
-  CHECK(refusal("\x28\xb5\x2f\xfd\x04") == "is compressed by zstd; unpack it first");
-  CHECK(refusal("\xfd"
+  CHECK(refusal_named("PK\3\4model.safetensors") == "is a zip archive; unpack it first");
+  CHECK(refusal_named("\x1f\x8b\x08\x01") == "is compressed by gzip; unpack it first");
+  CHECK(refusal_named("\x28\xb5\x2f\xfd\x04") == "is compressed by zstd; unpack it first");
+  CHECK(refusal_named("\xfd"
                 "7zXZ") == "is compressed by xz; unpack it first");
-  CHECK(refusal("BZh91AY") == "is compressed by bzip2; unpack it first");
-  CHECK(refusal("\x04\x22\x4d\x18") == "is compressed by lz4; unpack it first");
-  CHECK(refusal("7z\xbc\xaf\x27\x1c") == "is a 7z archive; unpack it first");
-  CHECK(refusal("Rar!\x1a\x07") == "is a RAR archive; unpack it first");
-  CHECK(refusal("model.safetensors" + std::string(240, '\0') + "ustar") ==
+  CHECK(refusal_named("BZh91AY") == "is compressed by bzip2; unpack it first");
+  CHECK(refusal_named("\x04\x22\x4d\x18") == "is compressed by lz4; unpack it first");
+  CHECK(refusal_named("7z\xbc\xaf\x27\x1c") == "is a 7z archive; unpack it first");
+  CHECK(refusal_named("Rar!\x1a\x07") == "is a RAR archive; unpack it first");
+  CHECK(refusal_named("model.safetensors" + std::string(240, '\0') + "ustar") ==
         "is a tar archive; unpack it first");
   // Their bytes make a small length: the file after it decides.
-  CHECK(refusal(std::string("\x1f\x8b\x08\0\0\0\0\0", 8) + std::string(600000, 'x')) ==
+  CHECK(refusal_named(std::string("\x1f\x8b\x08\0\0\0\0\0", 8) + std::string(600000, 'x')) ==
         "is compressed by gzip; unpack it first");
 }
 
 TEST_CASE("what was saved in the place of a file") {
   const std::string page = "is an HTML page, not the file: an error or login page was saved in its place";
-  CHECK(refusal("<!DOCTYPE html>\n<title>404</title>") == page);
-  CHECK(refusal("\n  <HTML lang=en>") == page);
-  CHECK(refusal("<?xml version='1.0'?>\n<!-- x --><html>") == page);
-  CHECK(refusal("Entry not found") == "is text, not a checkpoint; it begins 'Entry not found'");
-  CHECK(refusal("Not\tfound") == "is text, not a checkpoint; it begins 'Not\\x09found'");
-  CHECK(refusal("404") == "is text, not a checkpoint; it begins '404'");
-  CHECK(refusal("\r\n{\"error\":\"Access denied\"}\nmore") ==
+  CHECK(refusal_named("<!DOCTYPE html>\n<title>404</title>") == page);
+  CHECK(refusal_named("\n  <HTML lang=en>") == page);
+  CHECK(refusal_named("<?xml version='1.0'?>\n<!-- x --><html>") == page);
+  CHECK(refusal_named("Entry not found") == "is text, not a checkpoint; it begins 'Entry not found'");
+  CHECK(refusal_named("Not\tfound") == "is text, not a checkpoint; it begins 'Not\\x09found'");
+  CHECK(refusal_named("404") == "is text, not a checkpoint; it begins '404'");
+  CHECK(refusal_named("\r\n{\"error\":\"Access denied\"}\nmore") ==
         "is text, not a checkpoint; it begins '{\"error\":\"Access denied\"}'");
-  CHECK(refusal(std::string(500, 'x')) ==
+  CHECK(refusal_named(std::string(500, 'x')) ==
         "is text, not a checkpoint; it begins '" + std::string(80, 'x') + "...'");
-  CHECK(refusal("\xc2\x9b"
+  CHECK(refusal_named("\xc2\x9b"
                 "2J is no text for a terminal") ==
         "is text, not a checkpoint; it begins '\\xc2\\x9b"
         "2J is no text for a terminal'");
 }
 
 TEST_CASE("downloads that are not there yet") {
-  CHECK(refusal("") == "is empty");
-  CHECK(refusal(std::string(3, '\0')) == "begins with zeros, as a download that was not finished does");
-  CHECK(refusal(std::string(100000, '\0')) == "begins with zeros, as a download that was not finished does");
+  CHECK(refusal_named("") == "is empty");
+  CHECK(refusal_named(std::string(3, '\0')) == "begins with zeros, as a download that was not finished does");
+  CHECK(refusal_named(std::string(100000, '\0')) == "begins with zeros, as a download that was not finished does");
   const std::string whole = raw_file(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "12345678");
-  CHECK(contains(refusal(whole.substr(0, 30)), "is cut short: its header has 54 bytes, the file 30"));
+  CHECK(contains(refusal_named(whole.substr(0, 30)), "is cut short: its header has 54 bytes, the file 30"));
   CHECK(contains(
-      refusal(whole.substr(0, whole.size() - 1)),
+      refusal_named(whole.substr(0, whole.size() - 1)),
       "reach past the file, which holds 7 bytes of data: it is cut short, or its download was not finished"));
 }
 
@@ -132,7 +132,7 @@ TEST_CASE("a length that looks like another format is a length, where JSON follo
     const temporary_folder folder;
     write_bytes(folder / "a", raw_file(header));
     CHECK(message_of([&] { const safetensors_file file(folder / "a"); }) == "");
-    CHECK(contains(refusal(raw_file(header).substr(0, 100)), "is cut short: its header has"));
+    CHECK(contains(refusal_named(raw_file(header).substr(0, 100)), "is cut short: its header has"));
   }
 }
 

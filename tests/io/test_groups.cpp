@@ -1,6 +1,6 @@
 // Layers that hold several groups of experts, each with a router of its own, and the names that would settle
 // a doubt.
-#include "checkpoints.hpp"
+#include "searched.hpp"
 
 #include <mpi_router/io/moe_layers.hpp>
 
@@ -9,26 +9,6 @@ using namespace io_test;
 namespace {
 
 using namespace mpi_router;
-
-constexpr index_t D = 10;
-
-struct searched {
-  temporary_folder folder;
-  checkpoint model;
-  moe_layers found;
-
-  explicit searched(const checkpoint_builder& builder, const std::string& config = "",
-                    const moe_search& wanted = {})
-      : model((write(builder, config), folder.path())), found(find_moe_layers(model, wanted)) {}
-
- private:
-  void write(const checkpoint_builder& builder, const std::string& config) const {
-    builder.write(folder / "model.safetensors");
-    if (!config.empty()) {
-      write_bytes(folder / "config.json", config);
-    }
-  }
-};
 
 std::vector<float> turned(const std::vector<float>& m, index_t rows) {
   std::vector<float> out;
@@ -97,7 +77,7 @@ TEST_CASE("two groups of experts are two layers, whichever way their routers lie
 
 TEST_CASE("the experts that config.json counts are those of all groups") {
   const std::vector groups{random_layer(1, 4, 6, D), random_layer(2, 3, 5, D)};
-  const searched s(groups_of(groups, false), R"({"num_experts": 7, "hidden_size": 10})");
+  const searched s(groups_of(groups, false), moe_search{}, R"({"num_experts": 7, "hidden_size": 10})");
   CHECK(s.found.size() == 2);
   CHECK(s.found.omissions.empty());
 }
@@ -106,7 +86,7 @@ TEST_CASE("the other parts of a second group are its own") {
   const std::vector groups{random_layer(1, 4, 6, D), random_layer(2, 3, 5, D)};
   moe_search wanted;
   wanted.of = part_weights{0, 1, 0};
-  const searched s(groups_of(groups, true), "", wanted);
+  const searched s(groups_of(groups, true), wanted);
   REQUIRE(s.found.size() == 2);
   for (const std::size_t g : {0U, 1U}) {
     for (index_t e = 0; e < groups[g].n; ++e) {
@@ -132,7 +112,7 @@ TEST_CASE("groups of one shape are not told apart, but by an architecture that i
   }
   CHECK(layers == 3);
   CHECK(rows == 12);
-  const searched told(groups_of(alike, true),
+  const searched told(groups_of(alike, true), moe_search{},
                       R"({"model_type": "ernie4_5_moe_vl", "moe_num_experts": [4, 4]})");
   REQUIRE(told.found.size() == 3);
   check_is(told.found[2], alike[2], 8);

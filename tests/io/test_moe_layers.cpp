@@ -1,7 +1,7 @@
 // The layers of a checkpoint as a library gives them: every family, type and layout, and why something is in
 // no layer.
-#include "checkpoints.hpp"
 #include "families_page.hpp"
+#include "searched.hpp"
 
 #include <mpi_router/io/moe_layers.hpp>
 
@@ -10,38 +10,6 @@ using namespace io_test;
 namespace {
 
 using namespace mpi_router;
-
-constexpr index_t N = 4;
-constexpr index_t F = 6;
-constexpr index_t D = 10;
-
-/// A checkpoint that is written, opened and searched.
-struct searched {
-  temporary_folder folder;
-  checkpoint model;
-  moe_layers found;
-
-  explicit searched(const checkpoint_builder& builder, const moe_search& wanted = {},
-                    const std::string& config = "", const std::string& name = "model.safetensors")
-      : model((write(builder, config, name), folder.path())), found(find_moe_layers(model, wanted)) {}
-
- private:
-  void write(const checkpoint_builder& builder, const std::string& config, const std::string& name) const {
-    builder.write(folder / name);
-    if (!config.empty()) {
-      write_bytes(folder / "config.json", config);
-    }
-  }
-};
-
-/// The one reason why there is no layer.
-std::string reason_of(const searched& s) {
-  CHECK(s.found.empty());
-  REQUIRE(s.found.omissions.size() == 1);
-  CHECK(s.found.omissions[0].kind == omission_kind::unseen);
-  CHECK(s.found.omissions[0].layers == 1);
-  return s.found.omissions[0].reason;
-}
 
 /// The views show the numbers of the original, by all three ways.
 void check_shows(const moe_layer& layer, const layer_data& original) {

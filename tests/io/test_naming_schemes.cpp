@@ -1,7 +1,7 @@
 // Checkpoints of random numbers under the names of published models, without a config.json: the layers are
 // found, and their numbers are where they should be.
-#include "checkpoints.hpp"
 #include "naming_schemes.hpp"
+#include "searched.hpp"
 
 #include <mpi_router/io/moe_layers.hpp>
 
@@ -9,10 +9,6 @@ using namespace io_test;
 using namespace mpi_router;
 
 namespace {
-
-constexpr index_t N = 4;
-constexpr index_t F = 6;
-constexpr index_t D = 10;
 
 /// The numbers of gate e at [f, d], as `layout` stores them in a tensor of `held` experts from `first` on;
 /// those of an up projection are negative.

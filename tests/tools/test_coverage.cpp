@@ -1,15 +1,16 @@
 // An answer covers all of the checkpoint, or says what it leaves out.
 #include "program.hpp"
 
+#include <io/searched.hpp>
+
 using namespace tool_test;
 
 namespace {
 
+using io_test::D;
+using io_test::F;
+using io_test::N;
 using mpi_router::bf16;
-
-constexpr index_t N = 4;
-constexpr index_t F = 6;
-constexpr index_t D = 10;
 
 /// A layer as torch's Linear modules store it, a tensor an expert.
 void add_linears(checkpoint_builder& builder, const std::string& prefix, const layer_data& l) {

@@ -2,20 +2,21 @@
 // guessed.
 #include "program.hpp"
 
+#include <io/searched.hpp>
+
 using namespace tool_test;
 
 namespace {
 
+using io_test::D;
+using io_test::F;
+using io_test::N;
 using io_test::n2fd_concatenated;
 using io_test::n2fd_interleaved;
 using io_test::nd2f_concatenated;
 using io_test::nd2f_interleaved;
 using io_test::ndf;
 using io_test::one_expert;
-
-constexpr index_t N = 4;
-constexpr index_t F = 6;
-constexpr index_t D = 10;
 
 struct models {
   temporary_folder folder;

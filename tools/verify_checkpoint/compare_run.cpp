@@ -20,7 +20,7 @@ namespace verify {
 
 namespace {
 
-constexpr const char* footer = R"(
+constexpr const char* compare_footer = R"(
 Layers are the same where their names are, or else their numbers: model.layers.3.mlp is blk.3. Experts are matched by
   likeness, the |cosine| of their principal directions plus the cosine of their rows: i of A and j of B where neither is
   liker to another. Where both have as many experts and no match changes a number, all are matched by number. The rest,
@@ -123,7 +123,7 @@ void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
       ->capture_default_str();
   add_naming_options(app, a);
   wrap_help(app);
-  app.footer([] { return describe_layouts() + footer; });
+  app.footer([] { return describe_layouts() + compare_footer; });
 }
 
 int run_compare(const arguments& a, const compare_arguments& c) {

@@ -22,7 +22,7 @@ void end_by(int number) {
   ::raise(number);
 }
 
-void say(std::string_view words) { static_cast<void>(!::write(STDERR_FILENO, words.data(), words.size())); }
+void write_raw(std::string_view words) { static_cast<void>(!::write(STDERR_FILENO, words.data(), words.size())); }
 
 void lost_page(int number, siginfo_t* info, void*) {
   mpi_router::remove_unfinished();
@@ -32,10 +32,10 @@ void lost_page(int number, siginfo_t* info, void*) {
     ::raise(number);
     return;
   }
-  say(::isatty(STDERR_FILENO) != 0 ? "\r\033[K" : "");  // over the bar of progress
-  say("verify_checkpoint: ");
-  say({name.data(), length});
-  say(": became shorter while it was read, or cannot be read from its disk\n");
+  write_raw(::isatty(STDERR_FILENO) != 0 ? "\r\033[K" : "");  // over the bar of progress
+  write_raw("verify_checkpoint: ");
+  write_raw({name.data(), length});
+  write_raw(": became shorter while it was read, or cannot be read from its disk\n");
   ::_exit(2);
 }
 

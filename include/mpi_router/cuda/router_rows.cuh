@@ -90,7 +90,8 @@ template <class T>
 /// to know besides; saved is of the last step.
 ///
 /// Reads the weights once a step where one axis of theirs has stride 1 (twice on the generic path: f64
-/// storage, other strides, more than 16384 columns; with stride 1 along F 32768, below sm_90 8192).
+/// storage, other strides, more than 16384 columns; with stride 1 along F more than 32768, on sm_80 and sm_87
+/// more than 8192, and any number on sm_86, sm_89 and sm_120, whose blocks have too little shared memory).
 /// Stream-ordered, no synchronisation, no allocation, may be captured in a graph. Bitwise the same from run
 /// to run on one kind of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights
 /// over- or underflow; f64 on the generic path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150

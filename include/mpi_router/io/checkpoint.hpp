@@ -17,9 +17,8 @@ MPIROUTER_BEGIN
 
 /// A checkpoint, opened from
 ///   - a safetensors file;
-///   - an index file (its name ends in ".json"), whose "weight_map" names the shard of each tensor; shards
-///   lie
-///     in the folder of the index;
+///   - an index file (its name ends in ".json"), whose "weight_map" names the shard of each tensor;
+///     shards lie in the folder of the index;
 ///   - a folder: by the one "*.safetensors.index.json" in it, else all its "*.safetensors", else the one
 ///     model in GGUF;
 ///   - a GGUF file, with all others of its series where it is one of several.

@@ -43,7 +43,7 @@ class weight {
   /// Extents of the numbers, slowest axis first: of the decoded ones, if it is packed.
   [[nodiscard]] std::span<const index_t> shape() const noexcept { return shape_; }
   [[nodiscard]] index_t rank() const noexcept { return static_cast<index_t>(shape_.size()); }
-  /// "BF16", or how it is packed: "FP8 E4M3, blocks of 128 × 128".
+  /// "BF16", or how it is packed: "FP8 E4M3, 128×128 blocks".
   [[nodiscard]] const std::string& stored_as() const noexcept { return stored_as_; }
   [[nodiscard]] bool is_packed() const noexcept { return !matrices_.empty(); }
   /// The tensor that it is, or whose type it has; null where it is packed.

@@ -146,9 +146,8 @@ template <GramOperator Op, GramOperator Fast>
 /// row, and certified; decomposed too, and then not followed, where `source` says so. By the first of these
 /// that proves something:
 ///   - min(F, D) ≤ options.rigorous_up_to: the trace ladder, rigorous, of A in double;
-///   - a search and a probe that read A where it lies with sums in float, of which a few images in double
-///   make a proof,
-///     where the squares of its elements are floats;
+///   - a search and a probe that read A where it lies with sums in float, of which a few images in
+///     double make a proof, where the squares of its elements are floats;
 ///   - the same in double.
 /// `backend` multiplies. Allocates O(options.basis · D); A in float where it is stored in double, and in
 /// double where it is decomposed or small.

@@ -174,10 +174,6 @@ template <GramOperator Op>
   return beside;
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// The probes of one search, whose failures add up to options.failure_probability at most.
 inline constexpr int most_probes = 4;
 

@@ -20,8 +20,7 @@ namespace detail::kernels {
 ///   block_cols       columns that share a scale, where the format fixes them: whole chunks
 ///   scales_sums      whether a block has a `scale` to multiply sums of its weights with; or they come scaled
 ///   shrinkage        what all weights are divided by
-///   is_kept          whether weights, once decoded, are worth a store and a load: as floats, or in 16 bits
-///   as
+///   is_kept          whether weights, once decoded, are worth a store and a load: as floats, or in 16 bits as
 ///                    keep(o, k, size, to) and load_kept(from) have it
 ///   row, block       one row; columns of it that share a scale
 ///   check(a)         throws usage_error where the view cannot be

@@ -20,13 +20,12 @@ namespace detail::kernels {
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE float scale_at(const std::byte* row, fp8_scale type,
                                                      index_t c) noexcept {
   switch (type) {
-    case fp8_scale::f32: return read_at<float>(row + 4 * c);
-    case fp8_scale::bf16:
-      return std::bit_cast<float>(static_cast<std::uint32_t>(read_at<std::uint16_t>(row + 2 * c)) << 16);
-    case fp8_scale::f16: return f16_at(row + 2 * c);
+    case fp8_scale::f32: return packed::read<float>(row, c);
+    case fp8_scale::bf16: return packed::read_bf16(row, c);
+    case fp8_scale::f16: return packed::read_f16(row, c);
     case fp8_scale::e8m0: break;
   }
-  return e8m0_of(row[c]);
+  return packed::e8m0(packed::read<std::uint8_t>(row, c));
 }
 
 template <class Arch>
@@ -53,15 +52,12 @@ struct packed_codes<fp8_view, Arch> {
     core::expect(a.rows >= 0 && a.cols >= 0 && a.block_rows > 0 && a.block_cols > 0, what, ": [F = ", a.rows,
                  ", D = ", a.cols, "] in blocks of [", a.block_rows, ", ", a.block_cols, "]");
     expect_rows("gram(fp8_view), codes", a.codes, a.rows, a.cols, a.row_bytes);
-    const auto blocks = [](index_t extent, index_t block) {
-      return extent / block + (extent % block != 0 ? 1 : 0);
-    };
-    expect_rows("gram(fp8_view), scales", a.scales, a.cols == 0 ? 0 : blocks(a.rows, a.block_rows),
-                blocks(a.cols, a.block_cols) * size_of(a.scale_type), a.scale_row_bytes);
+    expect_rows("gram(fp8_view), scales", a.scales, a.cols == 0 ? 0 : packed::parts_of(a.rows, a.block_rows),
+                packed::parts_of(a.cols, a.block_cols) * size_of(a.scale_type), a.scale_row_bytes);
   }
   [[nodiscard]] static double at(const fp8_view& a, index_t f, index_t d) noexcept {
     const row r = row_of(a, f);
-    return double{e4m3_of(r.codes[d])} * double{scale_at(r.scales, r.type, d / a.block_cols)};
+    return double{packed::e4m3fn(static_cast<std::uint8_t>(r.codes[d]))} * double{scale_at(r.scales, r.type, d / a.block_cols)};
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const fp8_view& a, index_t f) noexcept {

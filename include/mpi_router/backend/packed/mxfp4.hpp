@@ -35,14 +35,14 @@ struct packed_codes<mxfp4_view, Arch> {
     const row r = row_of(a, f);
     const auto pair = static_cast<unsigned>(r.codes[d / 2]);
     return double{e2m1_levels[d % 2 == 0 ? pair & 15U : pair >> 4]} *
-           double{e8m0_of(r.scales[d / block_cols])};
+           double{packed::e8m0(packed::read<std::uint8_t>(r.scales, d / block_cols))};
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const mxfp4_view& a, index_t f) noexcept {
     return {bytes_at(a.codes, f * a.row_bytes), bytes_at(a.scales, f * a.scale_row_bytes)};
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(const row& r, index_t b, index_t) noexcept {
-    return {r.codes + 16 * b, e2m1_table<batch>(e8m0_of(r.scales[b]))};
+    return {r.codes + 16 * b, e2m1_table<batch>(packed::e8m0(packed::read<std::uint8_t>(r.scales, b)))};
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of, index_t) noexcept {
     return of.codes;

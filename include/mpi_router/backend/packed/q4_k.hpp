@@ -15,9 +15,9 @@ struct q4_k_parts {
   MPIROUTER_ALWAYS_INLINE explicit q4_k_parts(const std::byte* in) noexcept {
     // Of the last four of each kind the lower four bits are in the third word, the upper two in the first or
     // the second, four numbers side by side.
-    const auto scales = read_at<std::uint32_t>(in);
-    const auto minima = read_at<std::uint32_t>(in + 4);
-    const auto lower = read_at<std::uint32_t>(in + 8);
+    const auto scales = packed::read<std::uint32_t>(in);
+    const auto minima = packed::read<std::uint32_t>(in + 4);
+    const auto lower = packed::read<std::uint32_t>(in + 8);
     const std::uint32_t words[4] = {
         scales & 0x3f3f3f3fU, (lower & 0x0f0f0f0fU) | (scales >> 2 & 0x30303030U),  //
         minima & 0x3f3f3f3fU, (lower >> 4 & 0x0f0f0f0fU) | (minima >> 2 & 0x30303030U)};
@@ -79,8 +79,8 @@ struct packed_codes<q4_k_view, Arch> {
     const q4_k_parts parts(in + 4);
     const auto pair = static_cast<unsigned>(in[16 + part / 2 * 32 + d % 32]);
     const double q{static_cast<float>(part % 2 == 0 ? pair & 15U : pair >> 4)};
-    return double{f16_at(in)} * static_cast<int>(parts.number[part]) * q -
-           double{f16_at(in + 2)} * static_cast<int>(parts.number[8 + part]);
+    return double{packed::read_f16(in)} * static_cast<int>(parts.number[part]) * q -
+           double{packed::read_f16(in + 2)} * static_cast<int>(parts.number[8 + part]);
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q4_k_view& a, index_t f) noexcept {

@@ -29,7 +29,7 @@ struct packed_codes<q8_0_view, Arch> {
   }
   [[nodiscard]] static double at(const q8_0_view& a, index_t f, index_t d) noexcept {
     const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
-    return double{f16_at(in)} * static_cast<std::int8_t>(in[2 + d % block_cols]);
+    return double{packed::read_f16(in)} * static_cast<std::int8_t>(in[2 + d % block_cols]);
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q8_0_view& a, index_t f) noexcept {

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <mpi_router/backend/simd/lanes.hpp>
+#include <mpi_router/core/small_numbers.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -36,28 +37,14 @@ template <class Batch>
 inline constexpr bool is_avx2 = false;
 #endif
 
-template <class T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE T read_at(const std::byte* at) noexcept {
-  T value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
-}
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE float f16_at(const std::byte* at) noexcept {
-  return core::widen_bits(read_at<std::uint16_t>(at), core::bit_layout(storage_format::f16));
-}
-/// 2^(code − 127), NaN for 255.
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE float e8m0_of(std::byte code) noexcept {
-  const auto e = static_cast<std::uint32_t>(code);
-  return std::bit_cast<float>(e == 0 ? 0x00400000U : e == 255 ? 0x7fc00000U : e << 23);
-}
-/// E4M3 without infinities.
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE float e4m3_of(std::byte code) noexcept {
-  return core::widen_bits(static_cast<std::uint32_t>(code),
-                          core::bit_layout(make_storage_format(4, 3, false)));
-}
-/// E2M1.
-inline constexpr float e2m1_levels[16] = {0.0F,  0.5F,  1.0F,  1.5F,  2.0F,  3.0F,  4.0F,  6.0F,
-                                          -0.0F, -0.5F, -1.0F, -1.5F, -2.0F, -3.0F, -4.0F, -6.0F};
+/// E2M1 of all its codes.
+inline constexpr auto e2m1_levels = [] {
+  std::array<float, 16> levels{};
+  for (std::size_t code = 0; code < levels.size(); ++code) {
+    levels[code] = packed::e2m1(static_cast<std::uint8_t>(code));
+  }
+  return levels;
+}();
 
 /// value(i) in lane i.
 template <class Batch, class Value>
@@ -111,14 +98,14 @@ template <class Batch>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch broadcast_f16(const std::byte* at) noexcept {
   if constexpr (is_avx512<Batch>) {
 #if defined(__AVX512F__)
-    return _mm512_cvtph_ps(_mm256_set1_epi16(read_at<std::int16_t>(at)));
+    return _mm512_cvtph_ps(_mm256_set1_epi16(packed::read<std::int16_t>(at)));
 #endif
   } else if constexpr (is_avx2<Batch>) {
 #if defined(__AVX2__) && defined(__F16C__)
-    return _mm256_cvtph_ps(_mm_set1_epi16(read_at<std::int16_t>(at)));
+    return _mm256_cvtph_ps(_mm_set1_epi16(packed::read<std::int16_t>(at)));
 #endif
   } else {
-    return Batch(f16_at(at));
+    return Batch(packed::read_f16(at));
   }
 }
 
@@ -170,7 +157,7 @@ template <class Batch>
 #endif
   } else {
     const auto part = [](const std::byte* from) {
-      return each_lane<Batch>([from](std::size_t i) { return e4m3_of(from[i]) / e4m3_shrinkage; });
+      return each_lane<Batch>([from](std::size_t i) { return packed::e4m3fn(static_cast<std::uint8_t>(from[i])) / e4m3_shrinkage; });
     };
     return {{part(at), part(at + Batch::size)}};
   }
@@ -192,7 +179,7 @@ class e2m1_table {
  public:
   e2m1_table() = default;
   MPIROUTER_ALWAYS_INLINE explicit e2m1_table(float scale) noexcept
-      : scaled_(load_unaligned<Batch>(e2m1_levels) * Batch(scale)), scale_(scale) {
+      : scaled_(load_unaligned<Batch>(e2m1_levels.data()) * Batch(scale)), scale_(scale) {
     if constexpr (is_avx2<Batch>) {
       scaled_ = scaled_ ^ std::bit_cast<Batch>(load_unaligned<words_of<Batch>>(upper));
     }

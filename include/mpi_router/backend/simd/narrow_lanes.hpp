@@ -90,7 +90,7 @@ struct codec<storage_format::bf16> {
   }
 
  private:
-  // Nearest, ties to even, in the upper half; a NaN is made quiet, as in float_to_bf16.
+  // Nearest, ties to even, in the upper half; a NaN is made quiet, as by narrow<bf16>.
   template <class Words, class Batch>
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static Words rounded(const Batch& x) noexcept {
     const auto bits = std::bit_cast<Words>(x);

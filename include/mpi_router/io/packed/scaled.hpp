@@ -26,17 +26,13 @@ struct block_shape {
   index_t cols = 0;
 };
 
-[[nodiscard]] constexpr index_t blocks_in(index_t extent, index_t block) {
-  return (extent + block - 1) / block;
-}
-
 /// The blocks that `n` scales of a matrix [rows, cols] stand for; none of size 0 × 0 where there is no
 /// telling. The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block
 /// is partial.
 [[nodiscard]] inline block_shape blocks_of(const stack_shape& w, const stored_tensor& scale, index_t n,
                                            const quantization& said) {
   const auto is_grid = [&](block_shape b) {
-    return blocks_in(w.rows, b.rows) * blocks_in(w.cols, b.cols) == n;
+    return packed::parts_of(w.rows, b.rows) * packed::parts_of(w.cols, b.cols) == n;
   };
   if (n == 1) {
     return {w.rows, w.cols};
@@ -55,8 +51,8 @@ struct block_shape {
     return {w.rows, 1};
   }
   constexpr index_t usual = 128;
-  if (!said.block_rows && shape.size() >= 2 && shape[shape.size() - 2] == blocks_in(w.rows, usual) &&
-      shape.back() == blocks_in(w.cols, usual)) {
+  if (!said.block_rows && shape.size() >= 2 && shape[shape.size() - 2] == packed::parts_of(w.rows, usual) &&
+      shape.back() == packed::parts_of(w.cols, usual)) {
     return {usual, usual};
   }
   const index_t groups = shape.back();  // of each row, as MXFP8 has them
@@ -79,8 +75,8 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
   const bool shared = element_count(scale.shape()) == 1;  // one scale for all matrices
   out.shape.assign(codes.shape().begin(), codes.shape().end());
   for (index_t i = 0; i < w.count; ++i) {
-    const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, blocks_in(w.rows, block.rows),
-                        blocks_in(w.cols, block.cols));
+    const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, packed::parts_of(w.rows, block.rows),
+                        packed::parts_of(w.cols, block.cols));
     out.matrices.emplace_back(packed::fp8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, block.rows,
                                                  block.cols, codes.type() == dtype::f8_e5m2));
   }

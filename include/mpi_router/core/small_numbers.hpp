@@ -1,0 +1,102 @@
+// The small numbers that packed weights are made of: E2M1, E4M3, E5M2, E8M0, binary16, and numbers at any address.
+#pragma once
+
+#include <mpi_router/core/scalar.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+static_assert(std::endian::native == std::endian::little,
+              "packed weights are little-endian, and so must the host be");
+
+MPIROUTER_BEGIN
+namespace packed {
+
+// No branches, no tables and no choices, so that compilers vectorise loops over them; no float that is
+// subnormal on the way, so that they hold where those are flushed to zero.
+
+/// All bits where x, taken as signed, is negative; else none.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint32_t if_negative(std::uint32_t x) noexcept {
+  return static_cast<std::uint32_t>(static_cast<std::int32_t>(x) >> 31);
+}
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint32_t choose(std::uint32_t mask, std::uint32_t then,
+                                                                     std::uint32_t otherwise) noexcept {
+  return (then & mask) | (otherwise & ~mask);
+}
+/// The bits of n · unit, n of a few bits.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint32_t bits_of_multiple(std::uint32_t n,
+                                                                               float unit) noexcept {
+  return std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(n)) * unit);
+}
+
+/// E2M1 (OCP MX): 0, ½, 1, 1½, 2, 3, 4, 6 and their negatives. The lower four bits count.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float e2m1(std::uint8_t code) noexcept {
+  const std::uint32_t magnitude = code & 7U;
+  const std::uint32_t below_one = if_negative(0U - magnitude) & 0x3f000000U;  // 0 or ½
+  const std::uint32_t bits = choose(if_negative(magnitude - 2U), below_one, (magnitude << 22) + 0x3f000000U);
+  return std::bit_cast<float>(bits | (code & 8U) << 28);
+}
+
+/// 2 · E2M1, a small integer, in eight bits alone; 0 for both zeros.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::int8_t twice_e2m1(std::uint8_t code) noexcept {
+  const auto m = static_cast<std::uint8_t>(code & 7U);  // 5, 6 and 7 are 1, 2 and 5 more than themselves
+  const auto more = static_cast<std::uint8_t>(((m + 3U) >> 3) + ((m + 2U) >> 3) + 3U * ((m + 1U) >> 3));
+  const auto sign = static_cast<std::uint8_t>(0U - (code >> 3 & 1U));
+  return static_cast<std::int8_t>(((m + more) ^ sign) - sign);
+}
+
+/// E4M3 without infinities ("fn"): bias 7, largest 448, NaN where all seven bits of the magnitude are set.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float e4m3fn(std::uint8_t code) noexcept {
+  const std::uint32_t magnitude = code & 0x7fU;
+  const std::uint32_t bits = choose(if_negative(magnitude - 8U), bits_of_multiple(magnitude & 7U, 0x1p-9F),
+                                    (magnitude << 20) + 0x3c000000U);
+  const std::uint32_t nan = if_negative(0x7eU - magnitude) & 0x7fc00000U;
+  return std::bit_cast<float>(bits | nan | (code & 0x80U) << 24);
+}
+
+/// IEEE binary16, infinities and NaN included.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float binary16(std::uint16_t code) noexcept {
+  const std::uint32_t magnitude = code & 0x7fffU;
+  const std::uint32_t not_finite = if_negative(0x7bffU - magnitude) & 0x38000000U;
+  const std::uint32_t bits =
+      choose(if_negative(magnitude - 0x400U), bits_of_multiple(magnitude & 0x3ffU, 0x1p-24F),
+             (magnitude << 13) + 0x38000000U + not_finite);
+  return std::bit_cast<float>(bits | (code & 0x8000U) << 16);
+}
+
+/// E5M2: the upper half of an IEEE binary16.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float e5m2(std::uint8_t code) noexcept {
+  return binary16(static_cast<std::uint16_t>(code << 8));
+}
+
+/// E8M0, a power of two: 2^(code − 127), NaN for 255.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float e8m0(std::uint8_t code) noexcept {
+  const std::uint32_t smallest = 0x00400000U;  // 2^-127
+  return std::bit_cast<float>(code == 255U ? 0x7fc00000U
+                              : code == 0U ? smallest
+                                           : static_cast<std::uint32_t>(code) << 23);
+}
+
+/// The i-th T of little-endian bytes that may lie at any address.
+template <class T>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE T read(const std::byte* bytes, index_t i = 0) noexcept {
+  T value;
+  std::memcpy(&value, bytes + i * static_cast<index_t>(sizeof(T)), sizeof(T));
+  return value;
+}
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE float read_f16(const std::byte* bytes, index_t i = 0) noexcept {
+  return binary16(read<std::uint16_t>(bytes, i));
+}
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE float read_bf16(const std::byte* bytes, index_t i = 0) noexcept {
+  return widen<float>(read<bf16>(bytes, i));
+}
+
+/// How many parts of `size` hold `count`, the last one perhaps not full. size > 0.
+[[nodiscard]] constexpr index_t parts_of(index_t count, index_t size) noexcept {
+  return count / size + (count % size != 0 ? 1 : 0);
+}
+
+}  // namespace packed
+MPIROUTER_END

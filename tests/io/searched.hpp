@@ -1,0 +1,50 @@
+// A checkpoint that is written, opened and searched for its layers.
+#pragma once
+
+#include "checkpoints.hpp"
+
+#include <mpi_router/io/moe_layers.hpp>
+
+#include <string>
+#include <utility>
+
+namespace io_test {
+
+/// The shape of layers where any will do: no two of N, F, 2F and D are alike.
+inline constexpr mpi_router::index_t N = 4;
+inline constexpr mpi_router::index_t F = 6;
+inline constexpr mpi_router::index_t D = 10;
+
+struct searched {
+  temporary_folder folder;
+  mpi_router::checkpoint model;
+  mpi_router::moe_layers found;
+
+  explicit searched(const checkpoint_builder& builder, const mpi_router::moe_search& wanted = {},
+                    const std::string& config = "", const std::string& name = "model.safetensors")
+      : model((write(builder, config, name), folder.path())), found(find_moe_layers(model, wanted)) {}
+
+  /// For a part of an expert, or a sum of them, such as "gate+up".
+  searched(const checkpoint_builder& builder, const std::string& of, mpi_router::moe_search wanted = {},
+           const std::string& config = "")
+      : searched(builder, (wanted.of = mpi_router::part_weights_from_string(of).value(), std::move(wanted)), config) {}
+
+ private:
+  void write(const checkpoint_builder& builder, const std::string& config, const std::string& name) const {
+    builder.write(folder / name);
+    if (!config.empty()) {
+      write_bytes(folder / "config.json", config);
+    }
+  }
+};
+
+/// The one reason why there is no layer.
+inline std::string reason_of(const searched& s) {
+  CHECK(s.found.empty());
+  REQUIRE(s.found.omissions.size() == 1);
+  CHECK(s.found.omissions[0].kind == mpi_router::omission_kind::unseen);
+  CHECK(s.found.omissions[0].layers == 1);
+  return s.found.omissions[0].reason;
+}
+
+}  // namespace io_test
