@@ -90,7 +90,7 @@ endfunction()
 # Adds the folders beside this CMakeLists.txt, each one program with its own.
 function(mpirouter_add_programs)
   if(MPIROUTER_SANITIZE)
-    add_compile_options(-O0) # they decompose matrices: unoptimised, the tests would wait for minutes
+    add_compile_options(-O1) # they decompose matrices: unoptimised, the tests would wait for minutes
   endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang") # finds what std::stable_sort of libstdc++ 12 uses deprecated
     add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-deprecated-declarations>)

@@ -44,9 +44,11 @@ endfunction()
 
 # The tests of the packaging look at installed files and flags of their own: once is enough.
 set(laws -DMPIROUTER_PACKAGING_TESTS=OFF)
-# Sanitized, the programs take as long to compile as the tests; the examples are run without.
-mpirouter_other_build(clang_sanitized COMPILER clang++-19 PRESET asan-ubsan OPTIONS ${laws}
-                      -DMPIROUTER_UNITY_BUILD=${MPIROUTER_UNITY_BUILD} -DMPIROUTER_BUILD_EXAMPLES=${MPIROUTER_FULL_TESTS})
+# Sanitized, the programs take longer to compile, or unoptimised to run, than all the rest: that is for full tests.
+mpirouter_other_build(
+  clang_sanitized COMPILER clang++-19 PRESET asan-ubsan
+  OPTIONS ${laws} -DMPIROUTER_UNITY_BUILD=${MPIROUTER_UNITY_BUILD} -DMPIROUTER_BUILD_TOOLS=${MPIROUTER_FULL_TESTS}
+          -DMPIROUTER_BUILD_EXAMPLES=${MPIROUTER_FULL_TESTS})
 if(MPIROUTER_FULL_TESTS)
   mpirouter_other_build(gcc_sanitized PRESET asan-ubsan OPTIONS ${laws})
   mpirouter_other_build(clang_release COMPILER clang++-19 PRESET release OPTIONS -DMPIROUTER_BUILD_DOCS=OFF)
