@@ -242,7 +242,7 @@ TEST_CASE("a down projection as wide as it is high: torch's Linear, config.json 
         e.fused([](index_t x, index_t i, index_t j, index_t up) { return ((x * 8 + j) * 8 + i) * 2 + up; }));
     builder.add<bf16>("mlp.experts.down_proj", {N, 8, 8}, e.down.gates);
     CHECK(contains(reason_of(searched(builder, "gate+up+down")),
-                   "'mlp.experts.down_proj' of shape [3, 8, 8] may be [N, F, D] (layout_of_down nfd) or "
+                   "'mlp.experts.down_proj' of shape [4, 8, 8] may be [N, F, D] (layout_of_down nfd) or "
                    "[N, D, F] (layout_of_down ndf): say which"));
     check_shows(searched(builder, "gate+up").found[0], e, {expert_part::gate, expert_part::up});
     moe_search told;
@@ -285,7 +285,7 @@ TEST_CASE("what is missing, of another shape, or unnamed is refused") {
     return builder;
   };
   CHECK(contains(reason_of(searched(build(N - 1, {e.d, e.f}, ".gate_proj.weight"), "down")),
-                 "there is no 'mlp.experts.2.down_proj.weight'"));
+                 "there is no 'mlp.experts.3.down_proj.weight'"));
   CHECK(contains(reason_of(searched(build(N, {e.d, e.f + 1}, ".gate_proj.weight"), "down")),
                  "has shape [10, 7], which is not [N, D, F] or [N, F, D] with N = 4, F = 6, D = 10"));
   moe_search named;

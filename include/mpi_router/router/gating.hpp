@@ -176,8 +176,7 @@ void gate(std::type_identity_t<matrix_view<const S>> logits, const gating_option
 /// experts: T · K ids, K different ones in [0, N) for each token that counts, in any order; weights: [T, K];
 /// workspace: gating_workspace(T, N) elements; mask: which tokens count, or empty; statuses: T, or empty:
 /// what became of each token, as gate tells it; they may be the mask. selection_bias: N elements, or empty:
-/// only tells which experts are closed. Throws usage_error on shapes, ids and overlap, before anything is
-/// written.
+/// which experts are closed. Throws usage_error on shapes, ids and overlap, before anything is written.
 template <Accumulator S, class Run = serial_executor>
 void gate_weights(std::type_identity_t<matrix_view<const S>> logits, const gating_options& options,
                   std::span<const expert_id> experts, const matrix_view<S>& weights,

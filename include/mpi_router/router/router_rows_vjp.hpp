@@ -105,9 +105,8 @@ void expect_factors(const char* what, const router_factors<S>& factors, const ex
 /// without a step passes its gradient on as options.degenerate says, and gives none to A.
 ///
 /// One read of the experts and one update of the gradient a step where the backend has the fused read, else
-/// three reads. Nothing is allocated; tasks as in the forward; bitwise the same for every executor. Throws
-/// usage_error on shapes and overlap: of each pair of experts and gradients where both are tables of
-/// pointers.
+/// three. Nothing is allocated; tasks as in the forward; bitwise the same for every executor. Throws
+/// usage_error on shapes and overlap: of each expert and gradient where both are tables of pointers.
 template <Scalar T, Scalar R, Scalar GR, WritableScalar RG, WritableScalar G, class Backend = reference,
           class Run = serial_executor, Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
