@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include "all_scores.hpp"
 #include "batch.hpp"
 
 using namespace mpi_router;
@@ -53,9 +54,6 @@ struct layer {
     return loss;
   }
 };
-
-constexpr std::array all_scores{score_function::softmax, score_function::sigmoid,
-                                score_function::sqrtsoftplus};
 
 /// Some elements of the gradient of f, by central differences.
 template <class F>

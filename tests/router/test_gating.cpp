@@ -4,8 +4,8 @@
 #include <doctest/doctest.h>
 #include <support/layouts.hpp>
 
+#include "all_scores.hpp"
 #include "batch.hpp"
-
 #include "gated.hpp"
 
 using namespace mpi_router;
@@ -16,7 +16,7 @@ namespace {
 /// Every setting that fits 12 experts and K experts a token.
 template <class F>
 void for_all_options(index_t top_k, F f) {
-  for (const auto score : {score_function::softmax, score_function::sigmoid, score_function::sqrtsoftplus}) {
+  for (const auto score : all_scores) {
     for (const auto order : {selection_order::score_then_select, selection_order::select_then_score}) {
       for (const bool renormalize : {true, false}) {
         for (const double factor : {1.0, 2.5}) {
@@ -101,7 +101,7 @@ TEST_CASE("the gradient to the logits equals central differences, for every opti
 TEST_CASE_TEMPLATE("score functions, their logarithms and the slopes of those hold far out", S, float,
                    double) {
   const double near = 4 * static_cast<double>(std::numeric_limits<S>::epsilon());
-  for (const auto f : {score_function::softmax, score_function::sigmoid, score_function::sqrtsoftplus}) {
+  for (const auto f : all_scores) {
     for (const float at : {-1e30F, -3000.0F, -700.0F, -105.0F, -90.0F, -50.0F, -31.0F, -5.0F, -1.0F, -1e-3F,
                            0.0F, 1e-3F, 0.5F, 5.0F, 50.0F, 700.0F}) {
       const long double x = at;

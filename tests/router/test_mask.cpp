@@ -14,6 +14,8 @@
 #include <limits>
 #include <vector>
 
+#include "all_scores.hpp"
+
 using namespace mpi_router;
 using namespace test_support;
 
@@ -21,9 +23,6 @@ namespace {
 
 constexpr index_t N = 6, K = 2, L = 770, sequences = 4,
                   T = L * sequences;  // a sequence is three blocks and two tokens
-
-constexpr std::array all_scores{score_function::softmax, score_function::sigmoid,
-                                score_function::sqrtsoftplus};
 
 /// Tokens of which some do not count, in another pattern in each sequence, and in the third none does.
 template <class S>

@@ -11,17 +11,13 @@
 #include <numeric>
 #include <vector>
 
+#include "all_scores.hpp"
 #include "gated.hpp"
 
 using namespace mpi_router;
 using namespace test_support;
 
-namespace {
-
-constexpr std::array all_scores{score_function::softmax, score_function::sigmoid,
-                                score_function::sqrtsoftplus};
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE_TEMPLATE("given experts get the weights that the gate gives them, bit for bit", S, float, double) {
   for (const auto f : all_scores) {

@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "all_scores.hpp"
 #include "log_score.hpp"
 
 using namespace mpi_router;
@@ -19,9 +20,6 @@ using namespace test_support;
 namespace {
 
 using wide = std::vector<long double>;
-
-constexpr std::array all_scores{score_function::softmax, score_function::sigmoid,
-                                score_function::sqrtsoftplus};
 
 /// e^x over the sum of e^v.
 long double share_of_sum(long double x, const wide& all) {

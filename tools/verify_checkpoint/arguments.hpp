@@ -4,7 +4,7 @@
 #include "recondition.hpp"
 #include "selection.hpp"
 
-#include <mpi_router/io/moe/search.hpp>
+#include <mpi_router/io/moe/search_options.hpp>
 
 #include <optional>
 #include <stdexcept>

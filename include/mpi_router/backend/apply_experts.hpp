@@ -108,8 +108,7 @@ void expect_apply_experts(const expert_shape& shape, const matrix_view<const S>&
 ///
 /// experts: [N, F, D] in any layout; rows and images: [N, D]; energies: N elements; workspace:
 /// apply_experts_workspace(shape) elements, contiguous. Tasks run on `executor`; nothing is allocated.
-/// Bitwise the same for every executor and number of threads. Throws usage_error on shapes that do not fit
-/// and on overlap.
+/// Bitwise the same for every executor and number of threads. Throws usage_error on shapes and overlap.
 template <Scalar T, Accumulator S, class Backend, class Run = serial_executor>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>
 void apply_experts(const Backend& backend, const expert_batch_view<T>& experts,

@@ -3,6 +3,7 @@
 
 #include <mpi_router/backend/reference.hpp>
 #include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/operands.hpp>
 
 MPIROUTER_BEGIN
 
@@ -25,34 +26,26 @@ class dense_operator {
   /// u = xM, returns xMxᵀ. O(F·D), one read of A. Throws usage_error where x or u has not D elements, or
   /// they overlap.
   S apply(vector_view<const S> x, vector_view<S> u) const {
-    check("apply", x, dimension(), u, dimension());
+    detail::expect_operands("apply", *this, x, dimension(), u, dimension());
     return backend_.apply(a_, x, u);
   }
   /// y = A x.
   void project(vector_view<const S> x, vector_view<S> y) const {
-    check("project", x, dimension(), y, ffn_dim());
+    detail::expect_operands("project", *this, x, dimension(), y, ffn_dim());
     backend_.project(a_, x, y);
   }
   /// u = y A.
   void lift(vector_view<const S> y, vector_view<S> u) const {
-    check("lift", y, ffn_dim(), u, dimension());
+    detail::expect_operands("lift", *this, y, ffn_dim(), u, dimension());
     backend_.lift(a_, y, u);
   }
   /// apply for elements whose squares leave the range of S: two reads of A by the reference loops.
   scaled_energy<S> apply_scaled(vector_view<const S> x, vector_view<S> u) const {
-    check("apply_scaled", x, dimension(), u, dimension());
+    detail::expect_operands("apply_scaled", *this, x, dimension(), u, dimension());
     return reference{}.apply_scaled(a_, x, u);
   }
 
  private:
-  void check(const char* what, const vector_view<const S>& in, index_t in_size, const vector_view<S>& out,
-             index_t out_size) const {
-    detail::expect(in.size() == in_size && out.size() == out_size, what, ": A is [F = ", a_.rows(),
-                   ", D = ", a_.cols(), "], but the vectors have ", in.size(), " and ", out.size(),
-                   " elements, not ", in_size, " and ", out_size);
-    detail::expect(!detail::overlap(in, out), what, ": input and output overlap");
-  }
-
   matrix_view<const T> a_;
   [[no_unique_address]] Backend backend_;
 };

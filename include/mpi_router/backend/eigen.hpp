@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/backend/dense.hpp>
+#include <mpi_router/core/operands.hpp>
 
 #include <Eigen/Core>
 #include <Eigen/SparseCore>
@@ -124,31 +125,23 @@ class eigen_operator {
 
   /// u = xM, returns xMxᵀ. Throws usage_error where x or u has not D elements, or they overlap.
   scalar apply(vector_view<const scalar> x, vector_view<scalar> u) {
-    check("apply", x, dimension(), u, dimension());
+    detail::expect_operands("apply", *this, x, dimension(), u, dimension());
     y_.noalias() = *a_ * map(x);
     map(u).noalias() = a_->transpose() * y_;
     return y_.squaredNorm();
   }
   /// y = A x.
   void project(vector_view<const scalar> x, vector_view<scalar> y) const {
-    check("project", x, dimension(), y, ffn_dim());
+    detail::expect_operands("project", *this, x, dimension(), y, ffn_dim());
     map(y).noalias() = *a_ * map(x);
   }
   /// u = y A.
   void lift(vector_view<const scalar> y, vector_view<scalar> u) const {
-    check("lift", y, ffn_dim(), u, dimension());
+    detail::expect_operands("lift", *this, y, ffn_dim(), u, dimension());
     map(u).noalias() = a_->transpose() * map(y);
   }
 
  private:
-  void check(const char* what, const vector_view<const scalar>& in, index_t in_size,
-             const vector_view<scalar>& out, index_t out_size) const {
-    detail::expect(in.size() == in_size && out.size() == out_size, what, ": A is [F = ", ffn_dim(),
-                   ", D = ", dimension(), "], but the vectors have ", in.size(), " and ", out.size(),
-                   " elements, not ", in_size, " and ", out_size);
-    detail::expect(!detail::overlap(in, out), what, ": input and output overlap");
-  }
-
   const Matrix* a_;
   Eigen::Matrix<scalar, Eigen::Dynamic, 1> y_;
 };

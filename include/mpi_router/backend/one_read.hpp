@@ -16,10 +16,10 @@ MPIROUTER_BEGIN
 /// `has`.
 ///
 /// Hidden-contiguous matrices ([N, F, D] and its fused and strided variants: unit column stride) go by stored
-/// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns. What is narrower than float
-/// is converted in registers. Any extents and addresses; nothing outside the matrix is read. What has no
-/// kernel (no unit stride, or fewer contiguous elements than fill a register or two; strided vectors; sums in
-/// double of narrower weights) goes to `reference`: the same function, slower.
+/// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns; what is narrower than float
+/// is converted in registers. Any extents and addresses; no read outside. What has no kernel (no unit stride,
+/// fewer contiguous elements than fill a register or two, strided vectors, sums in double of narrower
+/// weights) goes to `reference`: the same function, slower.
 ///
 /// One thread, no allocation, at most 36 KiB of stack. O(F·D). Deterministic: the order of the sums depends
 /// on shape, layout and instruction set alone. Products are not guarded against overflow, as in `reference`.

@@ -15,6 +15,7 @@
 #include <mpi_router/backend/packed/q4_k.hpp>
 #include <mpi_router/backend/packed/q8_0.hpp>
 #include <mpi_router/backend/packed/sweep.hpp>
+#include <mpi_router/core/operands.hpp>
 
 MPIROUTER_BEGIN
 
@@ -23,15 +24,14 @@ template <class View>
 concept PackedView = requires { detail::kernels::packed_codes<View, xsimd::default_arch>::chunk; };
 
 /// M = AᵀA of a packed gate matrix A [F, D], never unpacked. A model of GramOperator, FactoredGramOperator
-/// and ScalableGramOperator. Build it with gram(). It holds the view, not the data, and no scratch: any
-/// number of threads may use one at once.
+/// and ScalableGramOperator. Build it with gram(). It holds the view, neither data nor scratch: any number of
+/// threads may use one at once.
 ///
 /// apply, project and lift: O(F·D), one read of the packed bytes, no allocation, at most 36 KiB of stack. Any
-/// F and D that the format allows, any addresses; nothing outside codes and scales is read. Sums in float, in
-/// an order that depends on shape, format and instruction set alone. Codes and scales are taken exactly; a
-/// NaN or an infinity among them is not lost: the energy is not finite. Products are not guarded against
-/// overflow. Vectors with gaps take the way of apply_scaled: element by element, tens of times slower. All
-/// throw usage_error where the vectors have not the size they need, or input and output overlap.
+/// F and D that the format allows, any addresses; no read outside. Sums in float, in an order that depends on
+/// shape, format and instruction set alone; codes and scales exact; a NaN or an infinity among them makes the
+/// energy not finite; products are not guarded against overflow. Vectors with gaps go element by element,
+/// tens of times slower. All throw usage_error on sizes, and where input and output overlap.
 template <PackedView View, class Arch = xsimd::default_arch>
 class packed_operator {
  public:
@@ -47,25 +47,25 @@ class packed_operator {
 
   /// u = xM = Σ_f ⟨a_f, x⟩ a_f, returns xMxᵀ.
   float apply(vector_view<const float> x, vector_view<float> u) const {
-    check("apply", x, dimension(), u, dimension());
+    detail::expect_operands("apply", *this, x, dimension(), u, dimension());
     return x.is_contiguous() && u.is_contiguous() ? kernels::apply(a_, x.data(), u.data())
                                                   : elements(a_).apply(x, u);
   }
   /// y = A x.
   void project(vector_view<const float> x, vector_view<float> y) const {
-    check("project", x, dimension(), y, ffn_dim());
+    detail::expect_operands("project", *this, x, dimension(), y, ffn_dim());
     x.is_contiguous() && y.is_contiguous() ? kernels::project(a_, x.data(), y.data())
                                            : elements(a_).project(x, y);
   }
   /// u = y A.
   void lift(vector_view<const float> y, vector_view<float> u) const {
-    check("lift", y, ffn_dim(), u, dimension());
+    detail::expect_operands("lift", *this, y, ffn_dim(), u, dimension());
     y.is_contiguous() && u.is_contiguous() ? kernels::lift(a_, y.data(), u.data()) : elements(a_).lift(y, u);
   }
   /// apply for elements whose squares leave the range of float: A and x are divided by powers of two near
   /// their largest magnitudes.
   scaled_energy<float> apply_scaled(vector_view<const float> x, vector_view<float> u) const {
-    check("apply_scaled", x, dimension(), u, dimension());
+    detail::expect_operands("apply_scaled", *this, x, dimension(), u, dimension());
     const int a_exponent = elements(a_).exponent();
     const int x_exponent = elements::exponent_of(x);
     const float energy = elements(a_, -a_exponent).apply(x, u, -x_exponent);
@@ -75,14 +75,6 @@ class packed_operator {
  private:
   using kernels = detail::kernels::packed_kernels<View, Arch>;
   using elements = detail::kernels::packed_elements<View, Arch>;
-
-  void check(const char* what, const vector_view<const float>& in, index_t in_size,
-             const vector_view<float>& out, index_t out_size) const {
-    detail::expect(in.size() == in_size && out.size() == out_size, what, ": A is [F = ", ffn_dim(),
-                   ", D = ", dimension(), "], but the vectors have ", in.size(), " and ", out.size(),
-                   " elements, not ", in_size, " and ", out_size);
-    detail::expect(!detail::overlap(in, out), what, ": input and output overlap");
-  }
 
   View a_;
 };

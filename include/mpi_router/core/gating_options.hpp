@@ -1,34 +1,22 @@
 // What a gate is asked to do: which scores, which experts, which weights. Plain data, shared by host and GPU.
 //
-// Every family of models is one setting. K, the groups and the factor are examples, those of the released
-// models; `selection_bias` is an argument of the calls, and so is gpt-oss's bias, which belongs to the
-// logits.
+// Every family of models is one setting; K, groups and factors (else 1) are those of released models. Biases,
+// of the selection (last column) or of the logits (gpt-oss), are arguments of the calls.
 //
-//   model family               score_function  order              renormalize  scaling  groups selection_bias
-//   Switch (K = 1)             softmax         score_then_select  false        1
-//   OLMoE, Qwen1.5/2-MoE       softmax         score_then_select  false        1
-//   Mixtral, Qwen3-MoE         softmax         score_then_select  true         1
-//   the MPI paper              softmax         score_then_select  true         1
-//   gpt-oss                    softmax         select_then_score  –            1
-//   DeepSeek-V2 (K = 6)        softmax         score_then_select  false        16       3 of 8, max
-//   DeepSeek-V3                sigmoid         score_then_select  true         2.5      4 of 8, top2_sum  yes
-//   Kimi-K2                    sigmoid         score_then_select  true         2.827                     yes
-//   DeepSeek-V4                sqrtsoftplus    score_then_select  true         1.5                       yes
-//   Llama-4 (K = 1)            sigmoid         select_then_score  false        1
+//   model family          score_function  order              renormalize  scaling  groups            bias
+//   Switch, K = 1         softmax         score_then_select  false
+//   OLMoE, Qwen1.5/2-MoE  softmax         score_then_select  false
+//   Mixtral, Qwen3, MPI   softmax         score_then_select  true
+//   gpt-oss               softmax         select_then_score  –
+//   DeepSeek-V2, K = 6    softmax         score_then_select  false        16       3 of 8, max
+//   DeepSeek-V3           sigmoid         score_then_select  true         2.5      4 of 8, top2_sum  yes
+//   Kimi-K2               sigmoid         score_then_select  true         2.827                      yes
+//   DeepSeek-V4           sqrtsoftplus    score_then_select  true         1.5                        yes
+//   Llama-4, K = 1        sigmoid         select_then_score  false
 //
-// One expert whose weight is divided by itself has weight 1, whatever its logit: the router would get no
-// gradient. Weights are therefore renormalised by default only where top_k > 1.
-//
-//   here                 Megatron-Core (moe_router_…)           FlashInfer
-//   top_k                topk                                   top_k
-//   score_function       score_function                         RoutingMethodType: Default, RenormalizeNaive,
-//                                                               Renormalize, Llama4, DeepSeekV3
-//   order                pre_softmax = score_then_select        the same enumeration
-//   renormalize          fixed: sigmoid yes, pre_softmax no     the same enumeration
-//   scaling_factor       topk_scaling_factor                    routed_scaling_factor
-//   n_group, topk_group  num_groups, group_topk                 n_group, topk_group
-//   top_k_share_sum      the group score of Megatron-Core
-//   top2_sum             (moe_utils.group_limited_topk)         the group score of FlashInfer
+// Megatron-Core (moe_router_…): topk; score_function; pre_softmax is score_then_select; renormalize is fixed,
+// sigmoid yes, pre_softmax no; topk_scaling_factor; num_groups, group_topk, by top_k_share_sum. FlashInfer:
+// RoutingMethodType for function, order and renormalize; routed_scaling_factor; groups by top2_sum.
 #pragma once
 
 #include <mpi_router/core/scores.hpp>
@@ -120,8 +108,8 @@ MPIROUTER_ALWAYS_INLINE constexpr void check_gating(const char* what, const gati
          " experts cannot come from ", o.topk_group, " groups of ", num_experts / o.n_group);
   expect(o.scaling_factor > 0 && o.scaling_factor <= 1e30, what, ": scaling_factor is ", o.scaling_factor,
          ", not above 0 and at most 1e30");
-  expect(to_string(o.score_function) != "unknown" && to_string(o.order) != "unknown" &&
-             to_string(o.group_score) != "unknown",
+  expect(exists(o.score_function) && o.order <= selection_order::select_then_score &&
+             o.group_score <= group_score::max,
          what, ": a score function, an order or a group score that does not exist");
 }
 

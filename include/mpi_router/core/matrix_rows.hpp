@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/operands.hpp>
 
 #include <algorithm>
 #include <array>
@@ -66,12 +67,10 @@ template <Accumulator S>
 
 /// M = AᵀA of a matrix A [F, D] that is seen row by row. A model of GramOperator, FactoredGramOperator and
 /// ScalableGramOperator. Build it with gram_of_rows(). It holds a copy of `Rows` (a few spans, for packed
-/// weights) and a view of the caller's row of D floats or doubles, in which each row is decoded: one operator
-/// a thread.
-///
-/// apply, project and lift: O(F·D), each row decoded once, so the packed bytes are read once; sums in S, in
-/// an order that depends on the shape alone. All throw usage_error where the vectors have not the size they
-/// need, or input, output and the row of scratch overlap.
+/// weights) and a view of the caller's row of D floats or doubles, into which rows are decoded: one operator
+/// a thread. apply, project and lift: O(F·D), each row decoded once, so the packed bytes are read once; sums
+/// in S, in an order that depends on the shape alone. All throw usage_error on sizes, and where input, output
+/// and the row of scratch overlap.
 template <MatrixRows Rows, Accumulator S = float, Accumulator Decoded = float>
   requires MatrixRowsIn<Rows, Decoded> && (sizeof(Decoded) <= sizeof(S))
 class rows_operator {
@@ -129,9 +128,7 @@ class rows_operator {
  private:
   void check(const char* what, const vector_view<const S>& in, index_t in_size, const vector_view<S>& out,
              index_t out_size) const {
-    core::expect(in.size() == in_size && out.size() == out_size, what, ": the rows are [F = ", ffn_dim(),
-                 ", D = ", dimension(), "], but the vectors have ", in.size(), " and ", out.size(),
-                 " elements, not ", in_size, " and ", out_size);
+    core::expect_sizes(what, "the rows are", *this, in, in_size, out, out_size);
     const vector_view<Decoded> scratch(row_, dimension());
     core::expect(!core::overlap(in, out) && !core::overlap(in, scratch) && !core::overlap(out, scratch), what,
                  ": input, output and scratch overlap");

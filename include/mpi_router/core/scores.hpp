@@ -9,10 +9,10 @@
 //   radicand        where there is a root
 //   log_derivative  the derivative of the logarithm
 //
-// A score is monotone and not negative, and the derivative of its logarithm is finite where the logit is.
-// Weights are scores over a sum of scores, so with the last two neither they nor their gradients ever divide
-// by what may vanish. `Math` has the elementary functions of host or device: exp(x ≤ 0), log1p(0 ≤ e ≤ 1),
-// log, abs, by_sign(x, negative, otherwise), and `deep`, an |x| from which log(1 + e⁻ˣ) rounds to e⁻ˣ.
+// A score is monotone and not negative, and the derivative of its logarithm is finite where the logit is: so
+// weights, scores over a sum of scores, and their gradients never divide by what may vanish. `Math`: exp(x ≤
+// 0), log1p(0 ≤ e ≤ 1), log, abs, by_sign(x, negative, otherwise) of host or device, and `deep`, an |x| from
+// which log(1 + e⁻ˣ) rounds to e⁻ˣ.
 #pragma once
 
 #include <mpi_router/core/error.hpp>
@@ -37,6 +37,11 @@ enum class score_function : unsigned char {
   return "unknown";
 }
 namespace core {
+
+/// False for what was cast from another integer.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr bool exists(score_function s) noexcept {
+  return s <= score_function::sqrtsoftplus;
+}
 
 /// eˣ: over their sum, the softmax.
 struct exponential_score {

@@ -170,9 +170,8 @@ using compiled_formats =
 ///   name          what files (safetensors) and messages call it
 ///
 /// Derive from bits_storage where the type is a struct of its `bits`, from converted_storage where it
-/// converts to and from its accumulator by itself (backend/eigen.hpp: Eigen::bfloat16 and Eigen::half). Where
-/// elements share a scale, block by block, no reference to one has a value: such matrices are decoded row by
-/// row (MatrixRows, core/matrix_rows.hpp), and go through the library as operators.
+/// converts to and from its accumulator (Eigen::bfloat16 and Eigen::half). Elements that share a scale have
+/// no value of their own: such matrices go row by row (MatrixRows, core/matrix_rows.hpp), as operators.
 template <class T>
 struct storage_traits;
 

@@ -85,21 +85,19 @@ template <class T>
 /// times.
 ///
 /// experts [N, F, D] in any layout; router [N, D], the parameter, whose rows are r_i; rows [N, D], the
-/// result; both of any storage type, in device memory. rows may be the router itself (the stateful form), not
-/// overlap it otherwise, nor the weights, nor the workspace. `told` and `saved` are what the caller wants
-/// to know besides; saved is of the last step.
+/// result; of any storage types. rows may be the router itself (the stateful form); else nothing overlaps.
+/// `told` and `saved`: what the caller wants to know besides; saved is of the last step.
 ///
-/// Reads the weights once a step where one axis of theirs has stride 1 (twice on the generic path: f64
-/// storage, other strides, more than 16384 columns; with stride 1 along F more than 32768, on sm_80 and sm_87
-/// more than 8192, and any number on sm_86, sm_89 and sm_120, whose blocks have too little shared memory).
-/// Stream-ordered, no synchronisation, no allocation, may be captured in a graph. Bitwise the same from run
-/// to run on one kind of device. Sums in f32 with a scale of their own, so that neither tiny nor huge weights
-/// over- or underflow; f64 on the generic path. ‖r‖² and ‖rM‖² are f64: rows of f64 outside about 1e±150
-/// count as zero or not finite, unlike on the host.
+/// Reads the weights once a step where one axis of theirs has stride 1, twice on the generic path: f64, other
+/// strides, more than 16384 columns (with stride 1 along F more than 32768, on sm_80 and sm_87 8192, and any
+/// number on sm_86, sm_89 and sm_120, for want of shared memory). Stream-ordered, no synchronisation, no
+/// allocation, may be captured in a graph. Bitwise the same from run to run on one kind of device. Sums in
+/// f32 with a scale of their own, for weights of any magnitude; f64 on the generic path. ‖r‖² and ‖rM‖² are
+/// f64: rows of f64 outside about 1e±150 count as zero or not finite, unlike on the host.
 ///
-/// Throws usage_error for shapes that do not fit, a workspace too small, or another current device than the
-/// context's, cuda_error if a launch fails. A row without a step becomes what `options.degenerate` says; its
-/// by-products are zero. With no experts, does nothing; with F = 0 every image is zero, with D = 0 every row.
+/// Throws usage_error for shapes, workspace, or another current device than the context's, cuda_error if a
+/// launch fails. A row without a step becomes what `options.degenerate` says; its by-products are zero. With
+/// no experts, does nothing; with F = 0 every image is zero, with D = 0 every row.
 template <class T, class R, class O>
 void router_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
                  const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,

@@ -15,22 +15,18 @@
 
 MPIROUTER_BEGIN
 
-/// A checkpoint, opened from
-///   - a safetensors file;
-///   - an index file (its name ends in ".json"), whose "weight_map" names the shard of each tensor;
-///     shards lie in the folder of the index;
-///   - a folder: by the one "*.safetensors.index.json" in it, else all its "*.safetensors", else the one
-///     model in GGUF;
-///   - a GGUF file, with all others of its series where it is one of several.
-/// Throws file_error for each damage that safetensors_file refuses, and for a missing shard, a tensor that
-/// the index promises and its shard lacks, a tensor that two shards hold, an index that leads out of its
-/// folder, and a folder with two indices or nothing in it. A tensor that only the shard knows is not part of
-/// the checkpoint, and unindexed() names it. Shards are mapped, and read where they are touched.
+/// A checkpoint, opened from a safetensors file; an index (".json"), whose "weight_map" names each tensor's
+/// shard in the same folder; a GGUF file, with all others of its series; or a folder: by its one
+/// "*.safetensors.index.json", else all its "*.safetensors", else its one model in GGUF. Shards are mapped,
+/// and read where they are touched.
 ///
-/// tensors() are what safetensors files store, weights() what that means to a model: codes and scales of a
-/// packed weight, as the config.json beside describes them, are one weight.
+/// Throws file_error for each damage that safetensors_file refuses, a missing shard, a tensor that the index
+/// promises and its shard lacks, a tensor that two shards hold, an index that leads out of its folder, and a
+/// folder with two indices or nothing in it. What a shard holds and the index does not name is left out, see
+/// unindexed(); whether these files are all of the model only names tell: missing_shards(), unlisted_files().
 ///
-/// Whether these files are all of the model only their names tell: see missing_shards() and unlisted_files().
+/// tensors() are what files store, weights() what that means to a model: codes and scales, as the config.json
+/// beside describes them, are one weight.
 class checkpoint {
  public:
   explicit checkpoint(std::filesystem::path path) : path_(std::move(path)) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <mpi_router/core/error.hpp>
-#include <mpi_router/core/scalar.hpp>
+#include <mpi_router/core/storage_traits.hpp>
 
 #include <array>
 #include <bit>
@@ -64,13 +64,13 @@ inline constexpr std::array dtype_table{dtype_entry{dtype::boolean, "BOOL", 8},
                                         dtype_entry{dtype::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
                                         dtype_entry{dtype::i16, "I16", 16},
                                         dtype_entry{dtype::u16, "U16", 16},
-                                        dtype_entry{dtype::f16, "F16", 16},
-                                        dtype_entry{dtype::bf16, "BF16", 16},
+                                        dtype_entry{dtype::f16, storage_traits<f16>::name, 16},
+                                        dtype_entry{dtype::bf16, storage_traits<bf16>::name, 16},
                                         dtype_entry{dtype::i32, "I32", 32},
                                         dtype_entry{dtype::u32, "U32", 32},
-                                        dtype_entry{dtype::f32, "F32", 32},
+                                        dtype_entry{dtype::f32, storage_traits<float>::name, 32},
                                         dtype_entry{dtype::c64, "C64", 64},
-                                        dtype_entry{dtype::f64, "F64", 64},
+                                        dtype_entry{dtype::f64, storage_traits<double>::name, 64},
                                         dtype_entry{dtype::i64, "I64", 64},
                                         dtype_entry{dtype::u64, "U64", 64}};
 static_assert([] {

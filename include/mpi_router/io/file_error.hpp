@@ -83,6 +83,13 @@ template <class... Parts>
 #endif
 }
 
+/// Of one tensor of the file.
+template <class... Parts>
+[[noreturn]] void tensor_failure(const std::filesystem::path& file, std::string_view name,
+                                 const Parts&... reason) {
+  file_failure(file, "tensor '", printable(name), "': ", reason...);
+}
+
 }  // namespace io
 
 MPIROUTER_END_TYPES

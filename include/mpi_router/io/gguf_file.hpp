@@ -40,7 +40,7 @@ class gguf_tensor {
   /// Throws file_error with a message that names the file and this tensor.
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {
-    io::file_failure(*file_, "tensor '", io::printable(name_), "': ", reason...);
+    io::tensor_failure(*file_, name_, reason...);
   }
 
  private:
@@ -138,7 +138,7 @@ class gguf_file {
   }
   template <class... Parts>
   [[noreturn]] void refuse(const std::string& name, const Parts&... reason) const {
-    fail("tensor '", io::printable(name), "': ", reason...);
+    io::tensor_failure(path(), name, reason...);
   }
 
   /// Magic and version.

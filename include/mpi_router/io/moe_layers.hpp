@@ -10,9 +10,9 @@
 #include <mpi_router/io/moe/assemble.hpp>
 #include <mpi_router/io/moe/families.hpp>
 #include <mpi_router/io/moe/find_by_shapes.hpp>
-#include <mpi_router/io/moe/find_parts.hpp>
 #include <mpi_router/io/moe/gguf_config.hpp>
 #include <mpi_router/io/moe/promises.hpp>
+#include <mpi_router/io/moe/up_and_down.hpp>
 #include <mpi_router/io/moe/visit.hpp>
 
 #include <numeric>
@@ -26,9 +26,7 @@ namespace detail::moe {
   const auto prefix = std::string_view(up_pattern).substr(0, up_pattern.find(expert_mark));
   const auto stem = prefix.substr(0, prefix.rfind('.') + 1);
   return std::ranges::any_of(model.weights_with(stem), [&](const weight& w) {
-    const auto rest = std::string_view(w.name()).substr(stem.size());
-    return contains(rest, "gate_proj") || contains(rest, "gate_up") || contains(rest, "w1") ||
-           contains(rest, "gate_exps") || contains(rest, "wi_0");
+    return holds_gates(std::string_view(w.name()).substr(stem.size()));
   });
 }
 
@@ -44,17 +42,10 @@ namespace detail::moe {
   if (family.part == expert_part::up && has_gates(model, pattern)) {
     return {};
   }
-  gate_search search{.family = std::string(family.name),
-                     .pattern = pattern,
-                     .layouts = wanted.layout ? std::vector{*wanted.layout} : family.layouts,
-                     .asked = wanted.layout.has_value(),
-                     .of_architecture = config ? layout_of_architecture(family, *config) : std::nullopt,
-                     .layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router),
-                     .router_asked = wanted.layout_of_router.has_value(),
-                     .part = family.part,
-                     .num_experts = config ? config->num_experts : std::nullopt,
-                     .groups_in_order = config && config->is_called("ernie45"),
-                     .words = wanted.words};
+  auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
+  search.of_architecture = config ? layout_of_architecture(family, *config) : std::nullopt;
+  search.layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router);
+  search.part = family.part;
   auto made = assemble(model, router, search);
   if (made.layer && !search.asked && is_ungated(model, *made.layer)) {
     search.family += ", without gates";
@@ -75,12 +66,8 @@ inline void find_by_families(const checkpoint& model, const moe_search& wanted,
     }
     for (const auto& family : model_families()) {
       auto made = try_family(model, router, family, wanted, config);
-      if (made.layer) {
-        note_layer(std::move(*made.layer), found);
-        break;
-      }
-      if (!made.reason.empty()) {
-        note_failure(router, made, found);
+      if (made.layer || !made.reason.empty()) {
+        note_attempt(router, std::move(made), found);
         break;
       }
     }
@@ -96,29 +83,16 @@ inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
     }
     const std::string gate = substituted(wanted.patterns->gate, layer_mark, *bound);
     auto made = assemble(model, router,
-                         {.family = core::concatenate("named by ", wanted.words.patterns),
-                          .pattern = gate,
-                          .layouts = {wanted.layout.value_or(gate_layout::nfd)},
-                          .asked = wanted.layout.has_value(),
-                          .of_architecture = {},
-                          .layout_of_router = wanted.layout_of_router.value_or(router_layout::nd),
-                          .router_asked = wanted.layout_of_router.has_value(),
-                          .part = expert_part::gate,
-                          .num_experts = config ? config->num_experts : std::nullopt,
-                          .groups_in_order = config && config->is_called("ernie45"),
-                          .words = wanted.words});
-    if (made.layer) {
-      if (made.layer->name.empty()) {
-        made.layer->name = bound->empty() ? router.name() : *bound;
-      }
-      note_layer(std::move(*made.layer), found);
-      continue;
+                         search_for(core::concatenate("named by ", wanted.words.patterns), gate,
+                                    {gate_layout::nfd}, wanted, config));
+    if (made.layer && made.layer->name.empty()) {
+      made.layer->name = bound->empty() ? router.name() : *bound;
     }
-    if (made.reason.empty()) {
+    if (!made.layer && made.reason.empty()) {
       made.reason = core::concatenate("there is no '", substituted(gate, expert_mark, "0"), "'");
       made.rows = router.rank() == 2 ? router.shape()[0] : 0;
     }
-    note_failure(router, made, found);
+    note_attempt(router, std::move(made), found);
   }
 }
 
@@ -162,10 +136,10 @@ inline void merge_alike(std::vector<omission>& omissions) {
 
 /// The MoE layers of a checkpoint, by the caller's patterns, or else by the names of known families, by what
 /// names look like, and by shapes, in this order; `family` says which. A layout is never guessed: a layer is
-/// taken where the shapes, the groups of packed weights, the architecture that the config.json beside names,
-/// torch's Linear or the caller leave but one. `omissions` names all else that looks like a router or an
-/// expert and says why it is in no layer, and what is missing by the names of the shards, by the index and by
-/// the config.json. Reads headers and names, no weights. O(tensors · families).
+/// taken where the shapes, the groups of packed weights, the architecture in config.json, torch's Linear or
+/// the caller leave but one. `omissions` names all else that looks like a router or an expert and says why it
+/// is in no layer, and what shards, index and config.json promise and is not here. Reads headers and names,
+/// no weights. O(tensors · families).
 [[nodiscard]] inline moe_layers find_moe_layers(const checkpoint& model, const moe_search& wanted = {}) {
   detail::moe::found_parts found;
   const auto config = config_of(model);
@@ -176,7 +150,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
     detail::moe::find_by_roles(model, wanted, config, found);
     detail::moe::find_by_shapes(model, wanted, config, found);
   }
-  detail::moe::find_parts(model, wanted, config, found);
+  detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);
   detail::moe::sort_by_name(found.result.omissions);

@@ -197,10 +197,10 @@ class safetensors_file {
     std::uint64_t end = 0;
     for (auto& e : entries) {
       if (e.offsets[0] != end) {
-        fail("tensor '", io::printable(e.name), "': its bytes start at ", e.offsets[0],
-             e.offsets[0] < end ? ", inside the tensor before it, which ends at "
-                                : " and leave a gap after the tensor before it, which ends at ",
-             end);
+        io::tensor_failure(path(), e.name, "its bytes start at ", e.offsets[0],
+                           e.offsets[0] < end ? ", inside the tensor before it, which ends at "
+                                              : " and leave a gap after the tensor before it, which ends at ",
+                           end);
       }
       end = e.offsets[1];
       tensors_.emplace_back(path(), std::move(e.name), *e.type, std::move(e.shape),
@@ -216,9 +216,7 @@ class safetensors_file {
   }
 
   void check(const detail::tensor_entry& e, std::uint64_t data_size) const {
-    const auto refuse = [&](const auto&... reason) {
-      fail("tensor '", io::printable(e.name), "': ", reason...);
-    };
+    const auto refuse = [&](const auto&... reason) { io::tensor_failure(path(), e.name, reason...); };
     if (!e.type || !e.has_shape || e.offsets.size() != 2) {
       refuse(!e.type        ? "its entry has no dtype"
              : !e.has_shape ? "its entry has no shape"

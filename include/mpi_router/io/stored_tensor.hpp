@@ -130,7 +130,7 @@ class stored_tensor {
   /// Throws file_error with a message that names the file and this tensor.
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {
-    io::file_failure(*file_, "tensor '", io::printable(name_), "': ", reason...);
+    io::tensor_failure(*file_, name_, reason...);
   }
 
  private:

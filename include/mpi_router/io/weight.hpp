@@ -96,7 +96,7 @@ class weight {
   /// Throws file_error with a message that names the file and this weight.
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {
-    io::file_failure(*file_, "tensor '", io::printable(name_), "': ", reason...);
+    io::tensor_failure(*file_, name_, reason...);
   }
 
  private:

@@ -124,14 +124,13 @@ template <Accumulator S, class X>
 }  // namespace detail
 
 /// Repeats the step of Eq. 4, 5 on `row` until a rule of `options` says stop, then leaves the row on the
-/// sphere of options.radius. Stateful by nature: the row is overwritten. The result describes the row
-/// returned.
+/// sphere of options.radius: it is overwritten. The result describes the row returned.
 ///
-/// row: D elements; workspace: power_iteration_workspace(D, options) elements, which do not overlap it. O(D)
-/// a step beyond the applications of M; nothing is allocated. `callback(record, row)` is called for every
-/// iterate; where it returns bool, false ends the iteration. A degenerate iterate is left as it is. ρ never
-/// decreases without momentum, and tan θ_k ≤ (σ₂/σ₁)^{2k} tan θ_0 (Golub & Van Loan, 8.2.1). Throws
-/// usage_error on sizes, overlap, radius ≤ 0.
+/// row: D elements; workspace: power_iteration_workspace(D, options) elements apart from it. O(D) a step
+/// beyond the applications of M; nothing is allocated. `callback(record, row)` is called for every iterate;
+/// where it returns bool, false ends the iteration. A degenerate iterate is left as it is. ρ never decreases
+/// without momentum, and tan θ_k ≤ (σ₂/σ₁)^{2k} tan θ_0 (Golub & Van Loan, 8.2.1). Throws usage_error on
+/// sizes, overlap, radius ≤ 0.
 template <GramOperator Op, class Callback>
 iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> workspace,
@@ -156,11 +155,8 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
     const auto x = detail::direction_of(row, image);
     const auto h = detail::scale_free(next, image);  // xM/ρ
     const S tan = detail::tangent(h, x, n);
-    S angle_of_step = std::atan(tan);
-    if (momentum.exists()) {
-      momentum.add(step, image, tan, h, next);  // h − β x_{k−1}
-      angle_of_step = step == 0 ? angle_of_step : angle<S>(row, next);
-    }
+    if (momentum.exists()) momentum.add(step, image, tan, h, next);  // h − β x_{k−1}
+    const S angle_of_step = step > 0 && momentum.exists() ? angle<S>(row, next) : std::atan(tan);
     result.last = {step, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan, angle_of_step};
     const bool go_on = detail::call_back(callback, std::as_const(result.last), vector_view<const S>(row));
     if (const auto reason = detail::why_stop(options, result.last, go_on)) {

@@ -1,25 +1,18 @@
-// The losses that keep the load even, each with its gradient to the logits.
-//
-// With p the scores of a token over all experts, divided by their sum, each loss is N Σ_i f_i P_i: f_i is how
-// often expert i was chosen over the number of choices, P_i the mean of p_i. They differ in what both are of.
+// The losses that keep the load even, each with its gradient to the logits: N Σ_i f_i P_i, with f_i the share
+// of expert i in the choices and P_i the mean over tokens of its score over the sum of scores.
 //
 // clang-format off
 //   variant   f and P of                                   Megatron-Core    also
 //   sequence  each sequence by itself; the mean of those   seq_aux_loss     Switch, the paper, DeepSeek
-//   batch     all T tokens as one sequence, L = T          aux_loss         1/K of transformers' Mixtral loss
+//   batch     all T tokens as one sequence, L = T          aux_loss         1/K of that of transformers
 //   global    f of all micro-batches and ranks             global_aux_loss
 // clang-format on
 //
-// Even loads give 1. transformers' load_balancing_loss_func (Mixtral, Qwen-MoE) divides the counts by T where
-// f is divided by K T: it is K times the batch loss of all its layers' tokens, and even loads give K.
+// Even loads give 1. In the gradient the counts are constants. The loss that keeps logits small: z_loss.hpp.
 //
-// The counts are constants of the gradient. Coefficients are the caller's. The loss that keeps the logits
-// small is in z_loss.hpp.
-//
-// Which tokens count: those that the statuses leave in (router/mask.hpp) and that have probabilities, which a
-// token with a NaN logit, or with no sum of scores that is finite and above zero, has not. f, P and the mean
-// over sequences are of what counts: the loss is that of the other tokens, had they come without these, and a
-// sequence without any is none. So statuses are not needed to leave tokens of NaN out, only for padding.
+// Tokens count that the statuses leave in (router/mask.hpp) and that have probabilities: a NaN logit, or no
+// sum of scores that is finite and above zero, leaves one out without a status. The loss is what the others
+// alone would give; a sequence without any is none.
 #pragma once
 
 #include <mpi_router/router/load.hpp>

@@ -139,21 +139,18 @@ inline void check_distinct(const char* what, std::span<const expert_id> experts,
 
 }  // namespace detail
 
-/// Selects K experts for each token and weighs them, as `options` says (core/gating_options.hpp has the
-/// table of model families).
+/// Selects K experts for each token and weighs them, as `options` says (table: core/gating_options.hpp).
 ///
-/// logits: [T, N], any strides; selection_bias: N elements added to what experts are selected by, never to
-/// their weights, or empty: a shift that all experts share changes no selection; a NaN that it makes counts
-/// as −∞. out: see gate_output; workspace: gating_workspace(T, N) elements; mask: T statuses, or empty
-/// (router/mask.hpp); it may be out.statuses. Experts of a token come best first, ties to the lower index,
-/// also under -ffast-math. Where there is a bias, or the scores of a group are added up, they are selected by
-/// scores as rounded to S; otherwise by the logits, in their exact order.
+/// logits: [T, N], any strides; selection_bias: N elements, or empty: added to what experts are selected by,
+/// never to their weights; a NaN that it makes counts as −∞. out: see gate_output; workspace:
+/// gating_workspace(T, N) elements; mask: T statuses, or empty (router/mask.hpp); it may be out.statuses. A
+/// token's experts come best first, ties to the lower index, also under -ffast-math: by logits in their exact
+/// order, or, where there is a bias or a group's scores are added up, by scores as rounded to S.
 ///
-/// What becomes of a token: `ok`. `non_finite`, with the experts 0 … K − 1 and weights zero: a NaN among its
-/// logits, or weights that would not be finite (softmax of +∞ or of nothing but −∞). `masked`, with ids −1
-/// and weights zero: the mask leaves it out. `closed_expert`: fewer than K experts are open to it, for a
-/// selection bias of −∞ (or NaN) closes them; those that fill its places keep their ids and have weight zero,
-/// the open ones share the weights.
+/// Statuses: `ok`; `non_finite`, experts 0 … K − 1 with weights zero: a NaN logit, or weights that would not
+/// be finite (softmax of +∞ or of nothing but −∞); `masked`, ids −1 with weights zero; `closed_expert`: the
+/// selection bias (−∞ or NaN) leaves fewer than K experts open; closed ones fill up with weight zero, and the
+/// open ones share the weights.
 ///
 /// O(T·N) plus the insertions into K places. Nothing is allocated; bitwise the same for every executor.
 /// Throws usage_error on shapes, options and overlap, before anything is written.
@@ -179,8 +176,7 @@ void gate(std::type_identity_t<matrix_view<const S>> logits, const gating_option
 /// experts: T · K ids, K different ones in [0, N) for each token that counts, in any order; weights: [T, K];
 /// workspace: gating_workspace(T, N) elements; mask: which tokens count, or empty; statuses: T, or empty:
 /// what became of each token, as gate tells it; they may be the mask. selection_bias: N elements, or empty:
-/// only tells which experts are closed. Throws usage_error on shapes, ids and overlap, before anything is
-/// written.
+/// which experts are closed. Throws usage_error on shapes, ids and overlap, before anything is written.
 template <Accumulator S, class Run = serial_executor>
 void gate_weights(std::type_identity_t<matrix_view<const S>> logits, const gating_options& options,
                   std::span<const expert_id> experts, const matrix_view<S>& weights,

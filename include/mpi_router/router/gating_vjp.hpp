@@ -25,12 +25,11 @@ void check_closed(const char* what, std::span<const status> statuses,
 /// finite gradients, however far from zero or from the best ones they are.
 ///
 /// logits, options, experts: as in the forward; grad_weights: [T, K]; grad_logits: [T, N]; workspace:
-/// gating_workspace(T, N) elements; statuses: T, what the gate told of each token, or empty. Tokens that
-/// these leave out, and those without weights (non_finite) whether they are there or not, give nothing: rows
-/// of zeros where gradients are written. selection_bias: as in the forward, or empty; it closes experts,
-/// whose weights are constants, and is asked for where the statuses have closed_expert. O(T·N). Bitwise the
-/// same for every executor. Throws usage_error on shapes, overlap, and on ids out of range, before anything
-/// is written.
+/// gating_workspace(T, N) elements; statuses: T, what the gate told of each token, or empty. Tokens that they
+/// leave out or that have no weights (non_finite) give nothing: rows of zeros where gradients are written.
+/// selection_bias: as in the forward, or empty; it closes experts, whose weights are constants: needed where
+/// statuses have closed_expert. O(T·N). Bitwise the same for every executor. Throws usage_error on shapes,
+/// overlap, and ids out of range, before anything is written.
 template <Accumulator S, class Run = serial_executor>
 void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_options& options,
               std::span<const expert_id> experts, std::type_identity_t<matrix_view<const S>> grad_weights,

@@ -94,14 +94,14 @@ struct latent_call {
 /// p, P w̄, q and P r, and P̄ = Σ_i A_iᵀĀ′_i, over all experts, in S.
 ///
 /// gates(i), projections(i): operators that show A_i, [F, L], and P, [L, D], by project and lift, as gram()
-/// does; P is asked of for each expert, so that tasks can run at once. of_products: for {N, F, D}, from
+/// does; P is asked of for each expert: tasks run at once. of_products: for {N, F, D}, from
 /// router_rows_vjp_factored; of_gates: for {N, F, L}, as many terms, written (add_factors makes matrices of
 /// them); grad_projection: [L, D], written or added to as `mode` says; workspace: latent_vjp_workspace
 /// elements. What is written lies apart from all else.
 ///
-/// A projection by P and a lift by A for each of the 2 N terms() vectors, and 2 N L D terms() multiplications
-/// for P̄. Nothing is allocated; one task an expert, then one a row of P̄; bitwise the same for every
-/// executor. An expert without a step gives no gradient. Throws usage_error on shapes and overlap.
+/// A projection by P and a lift by A for each of the 2 N terms() vectors, and 2 N L D terms() products for P̄.
+/// Nothing is allocated; one task an expert, then one a row of P̄; bitwise the same for every executor. An
+/// expert without a step gives no gradient. Throws usage_error on shapes and overlap.
 template <FactoredGramOperators Gates, FactoredGramOperators Projections, class Run = serial_executor,
           Accumulator S = scalar_of_operators<Gates>>
 void latent_vjp(const Gates& gates, const Projections& projections,

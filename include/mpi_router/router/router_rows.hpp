@@ -121,10 +121,9 @@ void stateful_router_rows(const expert_batch_view<T>& experts, const matrix_view
 ///
 /// operators: called for each of the router.rows() experts, see GramOperators; a scale-free radius takes N
 /// from the router; workspace: router_rows_workspace(N, D) elements. One application of each operator a step,
-/// one more where squares left the range of S and it is a ScalableGramOperator. Tasks are experts: an
-/// operator that talks to other ranks (reduced_operator) needs the serial executor, so that all ranks go the
-/// same way. Operators must not throw in a task. Throws usage_error as above, and on an operator of another
-/// dimension than D.
+/// one more where squares left the range of S and it is a ScalableGramOperator. Tasks are experts and must
+/// not throw; an operator that talks to other ranks (reduced_operator) needs the serial executor, so that all
+/// go the same way. Throws usage_error as above, and on an operator of another dimension than D.
 template <GramOperators Operators, Scalar R, WritableScalar O, class Run = serial_executor,
           Accumulator S = scalar_of_operators<Operators>>
 void router_rows(const Operators& operators, const matrix_view<R>& router, const matrix_view<O>& rows,

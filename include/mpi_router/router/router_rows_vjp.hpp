@@ -100,15 +100,13 @@ void expect_factors(const char* what, const router_factors<S>& factors, const ex
 /// experts, router, options: as in the forward; tape: what it saved; grad_rows: the gradient of its output,
 /// [N, D]; grad_router: [N, D]; grad_experts: like the experts, in any layout and storage type; workspace:
 /// router_rows_vjp_workspace(shape) elements of scratch. What is written lies apart from all else, except
-/// that grad_router may be grad_rows. The gradient of a gate matrix lies in its row space and that of the
-/// row's image: two outer products a step, added in storage of the gradient (one rounding a step).
-/// options.through says through which steps A is differentiated: `none` is router_rows_vjp_detached.
+/// that grad_router may be grad_rows. Ā is two outer products a step, each added in the gradient's storage
+/// (one rounding a step). options.through: the steps that A is differentiated through; not `none`. A row
+/// without a step passes its gradient on as options.degenerate says, and gives none to A.
 ///
-/// With a backend that has the fused read: one read of the experts and one update of the gradient a step;
-/// others read three times. Nothing is allocated; tasks as in the forward; bitwise the same for every
-/// executor. A row without a step passes its gradient on as options.degenerate says, and gives none to A.
-/// Throws usage_error on shapes and overlap; each pair of experts and gradients is compared where both are
-/// tables of pointers, whole batches where not.
+/// One read of the experts and one update of the gradient a step where the backend has the fused read, else
+/// three. Nothing is allocated; tasks as in the forward; bitwise the same for every executor. Throws
+/// usage_error on shapes and overlap: of each expert and gradient where both are tables of pointers.
 template <Scalar T, Scalar R, Scalar GR, WritableScalar RG, WritableScalar G, class Backend = reference,
           class Run = serial_executor, Accumulator S = router_scalar_t<T, R>>
   requires DenseBackend<Backend, std::remove_const_t<T>, S>

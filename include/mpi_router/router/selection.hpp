@@ -48,7 +48,7 @@ template <Accumulator S>
 
 /// The key of a group by the sum of its `count` largest keys, largest first.
 template <Accumulator S>
-[[nodiscard]] S group_worth(const S* keys, index_t size, index_t count, S* best) noexcept {
+[[nodiscard]] S score_of_group(const S* keys, index_t size, index_t count, S* best) noexcept {
   if (count <= 2) {  // the usual ones, without a branch
     S first = -infinite<S>;
     S second = first;
@@ -87,17 +87,17 @@ void select(const gating_options& options, const S* keys, index_t n, S* scratch,
   }
   const index_t groups = options.n_group;
   const index_t size = n / groups;
-  S* const worth = scratch + n;
-  S* const taken = worth + groups;
+  S* const group_scores = scratch + n;
+  S* const taken = group_scores + groups;
   for (index_t g = 0; g < groups; ++g) {
-    worth[g] =
-        group_worth(keys + g * size, size, core::experts_in_group_score(options, size), taken + groups);
+    group_scores[g] =
+        score_of_group(keys + g * size, size, core::experts_in_group_score(options, size), taken + groups);
     taken[g] = S{0};
   }
   for (index_t round = 0; round < options.topk_group; ++round) {
     index_t chosen = -1;
     for (index_t g = 0; g < groups; ++g) {
-      if (taken[g] == S{0} && (chosen < 0 || worth[g] > worth[chosen])) {
+      if (taken[g] == S{0} && (chosen < 0 || group_scores[g] > group_scores[chosen])) {
         chosen = g;
       }
     }

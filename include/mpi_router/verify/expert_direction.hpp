@@ -140,17 +140,49 @@ template <GramOperator Op, GramOperator Fast>
   return true;
 }
 
+/// Of a small A: the trace ladder, and one step of Lanczos to follow the start from.
+template <class Backend>
+void find_small(const gate_matrix& a, vector_view<const double> start, Backend backend,
+                const course_options& course, const certify_options& options, expert_direction& result) {
+  result.found = find_principal(a, start, options);
+  auto op = gram(a, backend);
+  const index_t dimension = a.cols();
+  lanczos<double> krylov(dimension, std::min(options.basis, dimension),
+                         std::max(result.found.at.rayleigh, 1e-300));
+  if (course.tolerance > 0 && krylov.start(map(start)) && krylov.can_grow()) {
+    krylov.step(op);
+    follow(op, op, krylov, start, course, result);
+  }
+}
+
+/// Of any A: with sums in float, or else in double.
+template <Scalar T, class Backend>
+void find_large(const matrix_view<T>& a, vector_view<const double> start, Backend backend,
+                const course_options& course, const certify_options& options, expert_direction& result) {
+  auto op = gram_in_double(a, backend);
+  const auto done_by = [&](auto fast) { return find_and_follow(op, fast, start, options, course, result); };
+  bool done = false;
+  if constexpr (std::same_as<std::remove_const_t<T>, double>) {
+    const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rounded =
+        map(a).template cast<float>();
+    done = done_by(gram(rounded, backend));
+  } else {
+    done = done_by(gram(a, backend));
+  }
+  if (!done) {
+    result = {};
+    static_cast<void>(find_and_follow(op, op, start, options, course, result));
+  }
+}
+
 }  // namespace detail
 
 /// The direction of the expert with the gate matrix A, [F, D], as it is stored: found from `start`, a router
 /// row, and certified; decomposed too, and then not followed, where `source` says so. By the first of these
-/// that proves something:
-///   - min(F, D) ≤ options.rigorous_up_to: the trace ladder, rigorous, of A in double;
-///   - a search and a probe that read A where it lies with sums in float, of which a few images in
-///     double make a proof, where the squares of its elements are floats;
-///   - the same in double.
-/// `backend` multiplies. Allocates O(options.basis · D); A in float where it is stored in double, and in
-/// double where it is decomposed or small.
+/// that proves something: for min(F, D) ≤ options.rigorous_up_to the trace ladder, rigorous, in double; else
+/// a search and a probe with sums in float that read A where it lies, proven by a few images in double, where
+/// the squares of its elements are floats; else the same in double. `backend` multiplies. Allocates
+/// O(options.basis · D); A in float where it is stored in double, in double where it is decomposed or small.
 template <Scalar T, class Backend = reference>
 [[nodiscard]] expert_direction find_expert_direction(const matrix_view<T>& a, vector_view<const double> start,
                                                      direction_source source, Backend backend = {},
@@ -159,36 +191,15 @@ template <Scalar T, class Backend = reference>
   expert_direction result;
   const bool is_small = std::min(a.rows(), a.cols()) <= options.rigorous_up_to;
   const bool decomposed = source == direction_source::svd;
+  const auto wanted = decomposed ? course_options{.tolerance = -1} : course;
   gate_matrix dense;
   if (is_small || decomposed) {
     dense = detail::in_double(a);
   }
   if (is_small) {
-    result.found = find_principal(dense, start, options);
-    auto op = gram(dense, backend);
-    lanczos<double> krylov(a.cols(), std::min(options.basis, a.cols()),
-                           std::max(result.found.at.rayleigh, 1e-300));
-    if (!decomposed && krylov.start(map(start)) && krylov.can_grow()) {
-      krylov.step(op);
-      detail::follow(op, op, krylov, start, course, result);
-    }
+    detail::find_small(dense, start, backend, wanted, options, result);
   } else {
-    auto op = gram_in_double(a, backend);
-    const auto wanted = decomposed ? course_options{.tolerance = -1} : course;
-    bool done = false;
-    if constexpr (std::same_as<std::remove_const_t<T>, double>) {
-      const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rounded =
-          map(a).template cast<float>();
-      auto fast = gram(rounded, backend);
-      done = detail::find_and_follow(op, fast, start, options, wanted, result);
-    } else {
-      auto fast = gram(a, backend);
-      done = detail::find_and_follow(op, fast, start, options, wanted, result);
-    }
-    if (!done) {
-      result = {};
-      done = detail::find_and_follow(op, op, start, options, wanted, result);
-    }
+    detail::find_large(a, start, backend, wanted, options, result);
   }
   if (decomposed && result.found.at.state != status::non_finite) {
     result.spectrum.emplace(dense);

@@ -43,15 +43,14 @@ class krylov_iteration {
     rho_ = is_first ? lambda / scale_ : rho_;
   }
 
-  /// The smallest k for which the sine of the angle between M^k r and the principal direction is at most
+  /// The smallest k for which the sine of the angle of M^k r to the principal direction is at most
   /// `tolerance`.
   ///
   /// Exact while k is below the dimension of the space. Beyond, each step leaves β s_last outside of it,
   /// s_last the last coordinate of the iterate. What is left outside shrinks by κ² a step, as the angle
   /// itself does, so that it adds up to d ← κ² d + (β/ρ) |s_last| at most, whatever the spectrum.
-  /// `is_spanned`: d stays below a quarter of a step of `tolerance`; `is_sharp`: so does what k times the
-  /// rounding error of an eigenvalue, taken to be ε/4, comes to. kappa_squared: σ₂²/σ₁², or the best that is
-  /// known of it.
+  /// `is_spanned`: d stays below a quarter of a step of `tolerance`; `is_sharp`: so does k times the rounding
+  /// error of an eigenvalue, taken to be ε/4. kappa_squared: σ₂²/σ₁², or the best that is known of it.
   [[nodiscard]] step_forecast steps_to(double tolerance, index_t max_steps, double kappa_squared) const {
     const double quarter = 0.25 * (1 - kappa_squared);
     const index_t last = diagonal_.size() - 1;
@@ -112,46 +111,58 @@ namespace detail {
   return std::min(residual, residual / (pairs[k].value - next) * residual) <= 2e-6 * rayleigh;
 }
 
+/// Whether the space has found the direction of this ρ, and sees the start at this tan of its angle to it, to
+/// half a step. What rounding, relative, adds along the direction must be small beside the start's own part.
+[[nodiscard]] inline bool sees_principal(const std::vector<ritz_pair>& pairs, double rayleigh, double tangent,
+                                         double tolerance, double rounding) {
+  const double first = pairs.front().value;
+  const double second = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
+  const auto& y = pairs.front().coordinates;
+  const double seen = y.tail(y.size() - 1).norm() / std::abs(y[0]);
+  const double half_a_step = 0.5 * (1 - second / first) * tangent;
+  const bool is_above_rounding = rounding * tangent <= 0.25 * (1 - second / first);
+  return std::abs(first - rayleigh) <= 1e-3 * (first - second) && is_above_rounding &&
+         (std::abs(seen - tangent) <= half_a_step || std::max(seen, tangent) <= tolerance);
+}
+
+/// Gives the largest eigenvalues from images by `op`, in double; the first is known.
+template <GramOperator Op, Accumulator S>
+void sharpen(krylov_iteration& iteration, Op& op, const lanczos<S>& krylov,
+             const std::vector<ritz_pair>& pairs, double rayleigh) {
+  constexpr std::size_t sharpened = 4;
+  for (std::size_t k = 0; k < std::min(sharpened, pairs.size()); ++k) {
+    const Eigen::VectorXd x = krylov.vector(pairs[k]);
+    Eigen::VectorXd image(x.size());
+    const double lambda = k == 0 ? rayleigh : static_cast<double>(op.apply(view(x), view(image)));
+    iteration.sharpen(pairs[k].coordinates, pairs[k].value, lambda, k == 0);
+  }
+}
+
 }  // namespace detail
 
 /// The power steps from `krylov`'s start to the tolerance. Goes on with the space, by `fast`, until that is
 /// right to one step and the second Ritz value has settled; takes the eigenvalues that matter from images by
 /// `op`, in double, where those of the space are not sharp enough. rayleigh, tangent: ρ of the principal
-/// direction and tan of the start's angle to it, in double; where the space has not found that direction, or
-/// sees the start at another angle, so that it is off by half a step, or where rounding hides the start's
-/// part along it, nothing converges.
+/// direction and tan of the start's angle to it, in double; where sees_principal denies these, nothing
+/// converges.
 template <GramOperator Op, GramOperator Fast>
 [[nodiscard]] step_forecast forecast_steps(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov,
                                            double rayleigh, double tangent, double tolerance,
                                            index_t max_steps) {
   constexpr index_t at_once = 8;
-  constexpr std::size_t sharpened = 4;
   constexpr auto rounding = static_cast<double>(std::numeric_limits<scalar_of<Fast>>::epsilon());
   for (;;) {
     const auto pairs = krylov.all();
     if (pairs.empty()) {
       break;
     }
-    const double first = pairs.front().value;
     const double second = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
-    const auto& y = pairs.front().coordinates;
-    const double seen = y.tail(y.size() - 1).norm() / std::abs(y[0]);
-    const double half_a_step = 0.5 * (1 - second / first) * tangent;
-    // What rounding adds along the principal direction must be small beside the start's own part.
-    const bool is_above_rounding = rounding * tangent <= 0.25 * (1 - second / first);
-    const bool is_principal =
-        std::abs(first - rayleigh) <= 1e-3 * (first - second) && is_above_rounding &&
-        (std::abs(seen - tangent) <= half_a_step || std::max(seen, tangent) <= tolerance);
-    const double kappa_squared = second / first;
+    const double kappa_squared = second / pairs.front().value;
+    const bool is_principal = detail::sees_principal(pairs, rayleigh, tangent, tolerance, rounding);
     krylov_iteration iteration(krylov);
     auto forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
     if (is_principal && forecast.is_spanned && !forecast.is_sharp) {
-      for (std::size_t k = 0; k < std::min(sharpened, pairs.size()); ++k) {
-        const Eigen::VectorXd x = krylov.vector(pairs[k]);
-        Eigen::VectorXd image(x.size());
-        const double lambda = k == 0 ? rayleigh : static_cast<double>(op.apply(view(x), view(image)));
-        iteration.sharpen(pairs[k].coordinates, pairs[k].value, lambda, k == 0);
-      }
+      detail::sharpen(iteration, op, krylov, pairs, rayleigh);
       forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
     }
     if (is_principal && forecast.is_spanned &&

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/verify/neighbours.hpp>
 #include <mpi_router/verify/probe.hpp>
 #include <mpi_router/verify/trace_ladder.hpp>
 #include <mpi_router/verify/widened.hpp>
@@ -13,7 +14,6 @@
 #include <numbers>
 #include <optional>
 #include <utility>
-#include <vector>
 
 MPIROUTER_BEGIN_TYPES
 
@@ -120,60 +120,6 @@ index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>
   return applications;
 }
 
-/// The Ritz vectors of a Krylov space below its first that are worth the application of M, in double, that
-/// each costs: those near an eigenvector, compared with the gap, whose removal saves a probe more than that.
-template <Accumulator S>
-[[nodiscard]] Eigen::MatrixXd worthwhile(const lanczos<S>& krylov, const Eigen::VectorXd& direction) {
-  constexpr std::size_t most = 8;
-  const auto pairs = krylov.all();
-  const double first = pairs.empty() ? 0 : pairs.front().value;
-  const auto steps = [&](std::size_t k) {
-    return 10 / std::sqrt(std::max(1e-12, 1 - pairs[k].value / first));
-  };
-  std::vector<Eigen::VectorXd> found;
-  for (std::size_t k = 1; k + 1 < pairs.size() && k <= most; ++k) {
-    const bool is_near = pairs[k].residual <= 0.1 * (first - pairs[1].value);
-    if (!is_near || (k > 1 && steps(k) - steps(k + 1) < 2)) {
-      break;
-    }
-    found.push_back(krylov.vector(pairs[k]));
-  }
-  Eigen::MatrixXd w(direction.size(), 0);
-  for (auto& x : found) {
-    for (int twice = 0; twice < 2; ++twice) {
-      x -= direction * direction.dot(x);
-      x -= w * (w.transpose() * x);
-      x.normalize();
-    }
-    w.conservativeResize(Eigen::NoChange, w.cols() + 1);
-    w.rightCols(1) = x;
-  }
-  return w;
-}
-
-/// What M does to orthonormal directions beside v̂, with `slack` for the rounding error of each image. In
-/// units of ρ: squares of what M does may leave the range of double.
-template <GramOperator Op>
-[[nodiscard]] neighbours measure(Op& op, const Eigen::VectorXd& direction, Eigen::MatrixXd w, double rayleigh,
-                                 double slack) {
-  neighbours beside;
-  if (w.cols() == 0) {
-    return beside;
-  }
-  Eigen::MatrixXd image = images_of(op, w) / rayleigh;
-  const Eigen::MatrixXd inside = w.transpose() * image;
-  image -= direction * (direction.transpose() * image) + w * inside;
-  const auto largest = [](const Eigen::MatrixXd& symmetric) {
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(symmetric, Eigen::EigenvaluesOnly);
-    return solver.eigenvalues()[symmetric.rows() - 1];
-  };
-  const double error = slack * std::sqrt(static_cast<double>(w.cols()));
-  beside.top = rayleigh * largest((inside + inside.transpose()) / 2) + error;
-  beside.coupling = rayleigh * std::sqrt(std::max(0.0, largest(image.transpose() * image))) + error;
-  beside.directions = std::move(w);
-  return beside;
-}
-
 /// The probes of one search, whose failures add up to options.failure_probability at most.
 inline constexpr int most_probes = 4;
 
@@ -250,9 +196,9 @@ template <GramOperator Op, GramOperator Fast>
 /// Finds v̂ by Lanczos from `start` and bounds σ₂ by a random probe beside it. A start without a component
 /// along v₁ ends on a lower singular direction; the probe sees that, and the search goes on from what it saw.
 /// `fast` is the same M, perhaps in float, for most of the search and for the probe: what it lacks in
-/// accuracy costs steps, and nothing of the proof, in which only images by `op` and what rounding may do to
-/// the probe enter. An operator says nothing of ‖A‖_F: its rounding error is taken to be 3 (F + D) ε ρ at
-/// most. O(applications · F·D) time. Allocates O(options.basis · D).
+/// accuracy costs steps, and nothing of the proof, which takes images by `op` and what rounding may do to the
+/// probe. Without ‖A‖_F the rounding error of `op` is taken to be 3 (F + D) ε ρ at most. O(applications ·
+/// F·D). Allocates O(options.basis · D).
 template <GramOperator Op, GramOperator Fast>
   requires std::same_as<scalar_of<Op>, double>
 [[nodiscard]] principal_direction find_principal(Op&& op, Fast&& fast, vector_view<const double> start,

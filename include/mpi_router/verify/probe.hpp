@@ -3,6 +3,7 @@
 
 #include <mpi_router/verify/certificate.hpp>
 #include <mpi_router/verify/lanczos.hpp>
+#include <mpi_router/verify/neighbours.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -31,29 +32,6 @@ struct probe_result {
   double ritz_value = 0;   ///< the largest Ritz value of the deflated operator, plus rounding error
   Eigen::VectorXd vector;  ///< its Ritz vector where ritz_value ≥ ρ: a better direction than v̂
   index_t applications = 0;
-};
-
-/// Directions near which M is known already: W, orthonormal and orthogonal to v̂. With B' = PMP, P = I − v̂v̂ᵀ,
-/// split into W and the rest, λ_max(B') is at most the larger eigenvalue of [top, coupling; coupling, b], b
-/// that of the rest: what is left to a probe is a matrix whose largest eigenvalues are known and gone.
-struct neighbours {
-  Eigen::MatrixXd directions;  ///< W, [D, m]
-  double top = 0;              ///< at least λ_max(WᵀMW)
-  double coupling = 0;         ///< at least ‖(I − v̂v̂ᵀ − WWᵀ)MW‖
-
-  [[nodiscard]] bool exist() const { return directions.cols() > 0; }
-  /// The bound for all beside v̂ from a bound b for the rest.
-  [[nodiscard]] double bound(double b) const {
-    return exist() ? (top + b) / 2 + std::hypot((top - b) / 2, coupling) : b;
-  }
-  /// The b for which that is `alpha`: −∞ where there is none.
-  [[nodiscard]] double rest(double alpha) const {
-    if (!exist()) {
-      return alpha;
-    }
-    return alpha > top ? alpha - coupling / (alpha - top) * coupling
-                       : -std::numeric_limits<double>::infinity();
-  }
 };
 
 namespace detail {
@@ -130,22 +108,18 @@ struct probed {
 }  // namespace detail
 
 /// Bounds σ₂² from above by probing B = PMP, P = I − v̂v̂ᵀ, whose largest eigenvalue μ is at least σ₂² for
-/// *any* unit v̂ (Cauchy). Lanczos from a random unit x builds T with p(t) = det(tI − T) and ‖p(B)x‖ =
-/// β₁⋯β_k, so that the component x₁ of x along the top eigenvector has |p(μ)| |x₁| ≤ β₁⋯β_k. Since |x₁| < δ
-/// has probability at most √(2D/π) δ, and p grows beyond the largest Ritz value ξ, every α > ξ with p(α) ≥
-/// β₁⋯β_k √(2D/π)/τ exceeds μ with probability at least 1 − τ (in exact arithmetic; rounding error of size D
-/// ε ρ is added). The number of steps that it takes is that of Kuczyński & Woźniakowski (1992), about
-/// log(√D/τ) / (2 √(1 − ξ/α)), but nothing is assumed of the spectrum.
+/// *any* unit v̂ (Cauchy). With T and p(t) = det(tI − T) of Lanczos from a random unit x, ‖p(B)x‖ = β₁⋯β_k, so
+/// that the component x₁ of x along the top eigenvector has |p(μ)| |x₁| ≤ β₁⋯β_k. |x₁| < δ has probability at
+/// most √(2D/π) δ, and p grows beyond the largest Ritz value ξ: every α > ξ with p(α) ≥ β₁⋯β_k √(2D/π)/τ
+/// exceeds μ except with probability τ (rounding error of size D ε ρ is added). That takes about log(√D/τ) /
+/// (2 √(1 − ξ/α)) steps (Kuczyński & Woźniakowski 1992); nothing is assumed of the spectrum.
 ///
-/// Each start goes on until α is no more than two thirds of the way from ξ to ρ, or ξ shows that v̂ is not
-/// principal. If max_steps do not reach any α < ρ, α is ξ plus its Ritz residual and the label says
-/// heuristic.
+/// A start ends when α is at most two thirds of the way from ξ to ρ, or ξ shows that v̂ is not principal. If
+/// max_steps reach no α < ρ, α is ξ plus its Ritz residual, labelled heuristic. `beside` is taken out of B as
+/// v̂ is: fewer steps.
 ///
-/// With `beside`, B is M without those directions too: fewer steps, for its largest eigenvalues are gone.
-///
-/// direction: v̂, D elements; rayleigh: its ρ. The operator may compute in float: α needs few digits, and the
-/// bound holds for whatever unit vector v̂ rounds to. One application of M and O(D · steps) a step; O(D ·
-/// max_steps) memory, allocated here.
+/// direction: v̂, D elements; rayleigh: its ρ. The operator may compute in float: the bound holds for the unit
+/// vector that v̂ rounds to. An application of M and O(D · steps) a step. Allocates O(D · max_steps).
 template <GramOperator Op>
 [[nodiscard]] probe_result probe_second_eigenvalue(Op&& op, vector_view<const double> direction,
                                                    double rayleigh, const probe_options& options = {},

@@ -62,6 +62,35 @@ template <Accumulator S>
   return xi * (1 + above);
 }
 
+/// Goes on until a Ritz pair is as near an eigenpair, and the level above it as near, as the options ask, or
+/// until the space is full. `more`: whether it can grow.
+template <class Op>
+void climb(Op& op, lanczos<double>& krylov, bool more, const norm_options& options, norm_bounds& result) {
+  const auto dimension = static_cast<double>(op.dimension());
+  const double needed = std::log(std::sqrt(2 * dimension / std::numbers::pi) / options.failure_probability);
+  const double rounding = 4 * dimension * std::numeric_limits<double>::epsilon();
+  for (;; more = krylov.can_grow()) {
+    if (more) {
+      more = krylov.step(op);
+      ++result.applications;
+    }
+    const auto ritz = krylov.top();
+    if (!is_finite(ritz.value)) {
+      result = {.state = status::non_finite, .applications = result.applications};
+      return;
+    }
+    const bool last = !more || !krylov.can_grow();
+    if (last || ritz.residual <= options.residual_tolerance * ritz.value) {
+      const double alpha = level_above(krylov, ritz.value, needed) + rounding * ritz.value;
+      result.value = std::sqrt(ritz.value);
+      result.high = std::sqrt(alpha);
+      if (last || alpha <= (1 + options.slack) * ritz.value) {
+        return;
+      }
+    }
+  }
+}
+
 }  // namespace detail
 
 /// ‖A‖₂ = σ₁ of the A whose M is `op`, by Lanczos from a random start; no gap below σ₁ is needed. The bound
@@ -71,8 +100,8 @@ template <Accumulator S>
 /// is as near an eigenpair, and α as near ξ, as the options ask.
 ///
 /// At most max_steps applications of M and O(D · steps) a step; O(D · max_steps) memory. The same numbers
-/// from the same seed. Elements whose squares leave the range of S are for the caller to scale: then nothing
-/// finite is claimed. Throws usage_error on max_steps < 1 and a probability outside (0, 1).
+/// from the same seed. Where squares of elements leave the range of S nothing finite is claimed: scale them.
+/// Throws usage_error on max_steps < 1 and a probability outside (0, 1).
 template <GramOperator Op>
   requires std::same_as<scalar_of<Op>, double>
 [[nodiscard]] norm_bounds spectral_norm(Op&& op, const norm_options& options = {}) {
@@ -95,31 +124,9 @@ template <GramOperator Op>
   if (result.state != status::ok || !(at.rayleigh > 0) || !is_finite(at.rayleigh)) {
     return result;
   }
-  const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) /
-                                 options.failure_probability);
-  const double rounding = 4 * static_cast<double>(dimension) * std::numeric_limits<double>::epsilon();
   lanczos<double> krylov(dimension, std::min(options.max_steps, dimension));
-  bool more = krylov.start(start, residual, at.rayleigh) && krylov.can_grow();
-  for (;; more = krylov.can_grow()) {
-    if (more) {
-      more = krylov.step(op);
-      ++result.applications;
-    }
-    const auto ritz = krylov.top();
-    if (!is_finite(ritz.value)) {
-      return {status::non_finite, 0, std::numeric_limits<double>::infinity(),
-              certainty::none,    0, result.applications};
-    }
-    const bool last = !more || !krylov.can_grow();
-    if (last || ritz.residual <= options.residual_tolerance * ritz.value) {
-      const double alpha = detail::level_above(krylov, ritz.value, needed) + rounding * ritz.value;
-      result.value = std::sqrt(ritz.value);
-      result.high = std::sqrt(alpha);
-      if (last || alpha <= (1 + options.slack) * ritz.value) {
-        break;
-      }
-    }
-  }
+  const bool more = krylov.start(start, residual, at.rayleigh) && krylov.can_grow();
+  detail::climb(op, krylov, more, options, result);
   if (is_finite(result.high)) {
     result.label = certainty::probabilistic;
     result.failure_probability = options.failure_probability;

@@ -56,7 +56,7 @@ class ladder_rung {
     return scale * (1 + scale_error) * std::pow(rest, 1 / (2 * p));
   }
   [[nodiscard]] double first(double quotient) const { return scale * std::pow(quotient, 1 / p); }
-  [[nodiscard]] bool is_worn() const { return delta > 0.1; }
+  [[nodiscard]] bool is_lost_to_rounding() const { return delta > 0.1; }
 
   /// The next, p ← 2p.
   void square() {
@@ -87,10 +87,9 @@ class ladder_rung {
 
 /// Squares Γ = AAᵀ (or AᵀA, whichever is smaller, m × m) again and again. H_p = Γ^p / ‖Γ^p‖_F has eigenvalues
 /// h_i whose squares sum to one, so for any unit z: h₂² ≤ 1 − h₁² ≤ 1 − (zᵀH_p z)², and σ₂² ≤ ‖Γ^p‖_F^{1/p}
-/// (1 − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p shuts out more of the
-/// small eigenvalues, until rounding error, which δ below accounts for, or the gap itself stops it. The
-/// column of H_p with the largest diagonal element is also a start from which a few multiplications give the
-/// principal direction: no stored row can be orthogonal to it by ill luck.
+/// (1 − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p shuts out more small
+/// eigenvalues, until rounding error (δ below) or the gap stops it. From the column of H_p with the largest
+/// diagonal element, unlike a stored row by ill luck, a few multiplications give the principal direction.
 ///
 /// A is [F, D] in double, of any magnitude. O(m² max(F, D)) once and O(m³) a squaring. Allocates a copy of A
 /// and 3 m × m matrices.
@@ -116,7 +115,7 @@ template <class Matrix>
     alpha = std::min(alpha, rung.second(quotient));
     const double sigma_1_squared = rung.first(quotient);
     const bool settled = alpha < sigma_1_squared && before - alpha < 0.1 * (sigma_1_squared - alpha);
-    if (settled || result.squarings == max_squarings || rung.is_worn()) {
+    if (settled || result.squarings == max_squarings || rung.is_lost_to_rounding()) {
       break;
     }
   }

@@ -19,16 +19,14 @@ namespace detail::kernels {
 ///   chunk            columns that are decoded at a time
 ///   block_cols       columns that share a scale, where the format fixes them: whole chunks
 ///   scales_sums      whether a block has a `scale` to multiply sums of its weights with; or they come scaled
-///   shrinkage        what all weights are divided by
-///   is_kept          whether weights, once decoded, are worth a store and a load: as floats, or in 16 bits as
+///   divisor          what all weights are divided by
+///   is_kept          whether decoded weights are worth a store and a load, as floats or in 16 bits, as
 ///                    keep(o, k, size, to) and load_kept(from) have it
-///   row, block       one row; columns of it that share a scale
+///   row, block       one row, row_of(a, f); columns of it that share a scale
 ///   check(a)         throws usage_error where the view cannot be
 ///   at(a, f, d)      one element, exact
-///   row_of(a, f)     row f
 ///   open(r, b, d)    block b of a row, seen from column d on, which is in it
-///   codes_of(o, k)   where chunk k of an open block begins
-///   load(o, k)       that chunk, decoded
+///   load(o, k)       chunk k of an open block, decoded; codes_of(o, k) is where it begins
 template <class View, class Arch>
 struct packed_codes;
 

@@ -35,7 +35,7 @@ struct packed_codes<fp8_view, Arch> {
   using order = natural_order<batch, 4>;
   static constexpr auto chunk = static_cast<index_t>(bytes::size);
   static constexpr bool scales_sums = true;
-  static constexpr float shrinkage = e4m3_shrinkage;
+  static constexpr float divisor = e4m3_divisor;
   static constexpr bool is_kept = is_avx2<batch>;
   struct row {
     const std::byte* codes;
@@ -57,7 +57,8 @@ struct packed_codes<fp8_view, Arch> {
   }
   [[nodiscard]] static double at(const fp8_view& a, index_t f, index_t d) noexcept {
     const row r = row_of(a, f);
-    return double{packed::e4m3fn(static_cast<std::uint8_t>(r.codes[d]))} * double{scale_at(r.scales, r.type, d / a.block_cols)};
+    return double{packed::e4m3fn(static_cast<std::uint8_t>(r.codes[d]))} *
+           double{scale_at(r.scales, r.type, d / a.block_cols)};
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const fp8_view& a, index_t f) noexcept {

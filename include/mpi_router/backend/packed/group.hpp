@@ -55,7 +55,7 @@ class packed_group {
     });
     const auto totals = sum_lanes_of(sum);
     for (std::size_t g = 0; g < rows; ++g) {
-      y[g] = totals[g] * codes::shrinkage;
+      y[g] = totals[g] * codes::divisor;
     }
   }
 
@@ -63,7 +63,7 @@ class packed_group {
   template <bool Kept>
   MPIROUTER_ALWAYS_INLINE void lift(const float (&y)[rows], float* u) const noexcept {
     few<batch, rows> ys;
-    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { ys[g] = batch(y[g] * codes::shrinkage); });
+    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { ys[g] = batch(y[g] * codes::divisor); });
     for_each_run([&](index_t b, index_t d, auto width, index_t n) MPIROUTER_DETAIL_INLINE_LAMBDA {
       if (Kept && is_kept(n, width)) {
         lift_run<codes::is_kept>(ys, u, b, d, width, n);

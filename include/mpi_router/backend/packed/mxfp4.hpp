@@ -16,7 +16,7 @@ struct packed_codes<mxfp4_view, Arch> {
   static constexpr std::size_t count = 32 / batch::size;
   using order = paired_order<batch, count>;
   static constexpr bool scales_sums = false;
-  static constexpr float shrinkage = 1;
+  static constexpr float divisor = 1;
   static constexpr bool is_kept = !is_avx512<batch>;
   struct row {
     const std::byte* codes;

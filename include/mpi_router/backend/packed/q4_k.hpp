@@ -62,7 +62,7 @@ struct packed_codes<q4_k_view, Arch> {
   static constexpr std::size_t count = 64 / batch::size;
   using order = natural_order<batch, count>;
   static constexpr bool scales_sums = false;
-  static constexpr float shrinkage = 1;
+  static constexpr float divisor = 1;
   static constexpr bool is_kept = !is_avx512<batch>;
   using row = const std::byte*;
   struct block {

@@ -16,7 +16,7 @@ struct packed_codes<q8_0_view, Arch> {
   static constexpr std::size_t count = 32 / batch::size;
   using order = natural_order<batch, count>;
   static constexpr bool scales_sums = true;
-  static constexpr float shrinkage = 1;
+  static constexpr float divisor = 1;
   static constexpr bool is_kept = false;
   using row = const std::byte*;
   struct block {

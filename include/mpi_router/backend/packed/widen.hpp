@@ -110,7 +110,7 @@ template <class Batch>
 }
 
 /// What e4m3_shrunk divides by.
-inline constexpr float e4m3_shrinkage = 256;
+inline constexpr float e4m3_divisor = 256;
 
 #if defined(__AVX2__)
 /// Sixteen E4M3 codes as f16, divided by 256.
@@ -157,7 +157,9 @@ template <class Batch>
 #endif
   } else {
     const auto part = [](const std::byte* from) {
-      return each_lane<Batch>([from](std::size_t i) { return packed::e4m3fn(static_cast<std::uint8_t>(from[i])) / e4m3_shrinkage; });
+      return each_lane<Batch>([from](std::size_t i) {
+        return packed::e4m3fn(static_cast<std::uint8_t>(from[i])) / e4m3_divisor;
+      });
     };
     return {{part(at), part(at + Batch::size)}};
   }

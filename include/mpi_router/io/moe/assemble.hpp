@@ -3,10 +3,27 @@
 
 #include <mpi_router/io/moe/groups.hpp>
 #include <mpi_router/io/moe/hints.hpp>
+#include <mpi_router/io/moe/model_config.hpp>
 
 MPIROUTER_BEGIN
 
 namespace detail::moe {
+
+/// Gates of this name, or pattern, in the caller's layout or else in one of these.
+[[nodiscard]] inline gate_search search_for(std::string family, std::string pattern,
+                                            const std::vector<gate_layout>& layouts, const moe_search& wanted,
+                                            const std::optional<model_config>& config) {
+  return {.family = std::move(family),
+          .pattern = std::move(pattern),
+          .layouts = wanted.layout ? std::vector{*wanted.layout} : layouts,
+          .asked = wanted.layout.has_value(),
+          .of_architecture = {},
+          .layout_of_router = wanted.layout_of_router.value_or(router_layout::nd),
+          .router_asked = wanted.layout_of_router.has_value(),
+          .num_experts = config ? config->num_experts : std::nullopt,
+          .groups_in_order = config && config->is_called("ernie45"),
+          .words = wanted.words};
+}
 
 /// A layer, or why there is none; neither where there are no such gates.
 struct attempt {

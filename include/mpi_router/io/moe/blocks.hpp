@@ -1,7 +1,7 @@
 // The routers and experts of a checkpoint by the look of their names, a block for each layer.
 #pragma once
 
-#include <mpi_router/io/moe/roles.hpp>
+#include <mpi_router/io/moe/expert_words.hpp>
 #include <mpi_router/io/weight.hpp>
 
 #include <iterator>

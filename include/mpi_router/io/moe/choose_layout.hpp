@@ -4,7 +4,7 @@
 #include <mpi_router/io/checkpoint.hpp>
 #include <mpi_router/io/moe/layer.hpp>
 #include <mpi_router/io/moe/names.hpp>
-#include <mpi_router/io/moe/search.hpp>
+#include <mpi_router/io/moe/search_options.hpp>
 
 #include <map>
 
@@ -110,7 +110,6 @@ struct layout_choice {
 /// one; if torch's Linear leaves no choice; or if the caller says so.
 [[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
                                                  index_t experts, index_t hidden_dim) {
-  std::vector<gate_layout> fitting;
   std::vector<gate_layout> possible;
   for (const gate_layout layout : wanted.layouts) {
     for (const gate_layout other : {layout, transposed(layout)}) {
@@ -118,10 +117,9 @@ struct layout_choice {
         possible.push_back(other);
       }
     }
-    if (fits(layout, gates, experts, hidden_dim)) {
-      fitting.push_back(layout);
-    }
   }
+  auto fitting = wanted.layouts;
+  std::erase_if(fitting, [&](gate_layout how) { return !fits(how, gates, experts, hidden_dim); });
   if (fitting.empty()) {
     return {{}, "", wrong_shape(wanted, gates, experts, hidden_dim)};
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/moe/assemble.hpp>
+#include <mpi_router/io/moe/expert_words.hpp>
 #include <mpi_router/io/moe/model_config.hpp>
 #include <mpi_router/io/moe/remainder.hpp>
 
@@ -15,44 +16,21 @@ struct expert_weights {
   std::vector<const weight*> all;
 
   [[nodiscard]] const weight& first() const { return *all.front(); }
+  /// How many experts: one a tensor, or a stack.
+  [[nodiscard]] index_t count() const {
+    const bool numbered = pattern.find(expert_mark) != pattern.npos;
+    return numbered ? static_cast<index_t>(all.size()) : first().shape()[0];
+  }
+  [[nodiscard]] bool has_axis(index_t extent) const {
+    const auto shape = first().shape();
+    return extent == shape.back() || extent == shape[shape.size() - 2];
+  }
+  /// Whether a matrix has a row, or a column, for each of them, of an extent that they have too.
+  [[nodiscard]] bool fit_router(const weight& w) const {
+    const auto fits = [&](index_t rows, index_t dim) { return rows == count() && has_axis(dim); };
+    return w.rank() == 2 && (fits(w.shape()[0], w.shape()[1]) || fits(w.shape()[1], w.shape()[0]));
+  }
 };
-
-/// What a name says of an expert's matrix.
-enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
-
-/// What one component of a name says.
-[[nodiscard]] inline matrix_kind kind_of_component(std::string_view c) {
-  const auto has = [&](auto... parts) { return (contains(c, parts) || ...); };
-  const auto is = [&](auto... words) { return ((c == words) || ...); };
-  if (has("gate_up", "up_gate", "gate_and_up", "w13", "w1w3", "fused", "input_linear", "mlp1")) {
-    return matrix_kind::gate_and_up;
-  }
-  if (has("down", "fc2", "output", "mlp2", "out_proj") ||
-      is("w2", "wo", "w_out", "c_proj", "dense_4h_to_h")) {
-    return matrix_kind::down;
-  }
-  if (has("gate", "wi_0", "w1") || is("wg")) {
-    return matrix_kind::gate;
-  }
-  if (has("up_proj", "fc1", "input", "w3", "wi_1", "up_exps") ||
-      is("up", "v1", "w_in", "wi", "c_fc", "dense_h_to_4h")) {
-    return matrix_kind::up;
-  }
-  return matrix_kind::unclear;
-}
-
-/// What the end of a name says, "…experts.{expert}.gate_proj.weight": the last component that says anything.
-[[nodiscard]] inline matrix_kind kind_of(std::string_view name) {
-  auto c = components_of(name);
-  for (std::size_t i = 0; i < 3 && !c.empty(); c.pop_back()) {
-    const auto kind = kind_of_component(c.back());
-    if (kind != matrix_kind::unclear || contains(c.back(), "expert")) {
-      return kind;
-    }
-    i += number_of(c.back()) || c.back() == expert_mark ? 0U : 1U;
-  }
-  return matrix_kind::unclear;
-}
 
 /// The name with {expert} in the place of the expert's number; the name itself where it has none.
 [[nodiscard]] inline std::string pattern_of(std::string_view name, std::string_view block, index_t number) {
@@ -179,18 +157,9 @@ struct gate_guess {
   if (!block.routers.empty() || experts.empty()) {
     return nullptr;
   }
-  const auto& first = experts.front();
-  const bool numbered = first.pattern.find(expert_mark) != first.pattern.npos;
-  const auto count = numbered ? static_cast<index_t>(first.all.size()) : first.first().shape()[0];
-  const auto shape = first.first().shape();
   const auto is_router = [&](const weight& w) {
-    if (w.rank() != 2 || part_of(w.name()).role == tensor_role::expert || contains(w.name(), "shared")) {
-      return false;
-    }
-    const auto fits = [&](index_t rows, index_t dim) {
-      return rows == count && (dim == shape.back() || dim == shape[shape.size() - 2]);
-    };
-    return fits(w.shape()[0], w.shape()[1]) || fits(w.shape()[1], w.shape()[0]);
+    return part_of(w.name()).role != tensor_role::expert && !contains(w.name(), "shared") &&
+           experts.front().fit_router(w);
   };
   const weight* found = nullptr;
   for (const auto& w : model.weights_with(name)) {
@@ -230,10 +199,7 @@ struct gate_guess {
                                        const std::optional<model_config>& config) {
   const auto shape = router.shape();
   const auto has_dim = [&](index_t dim) {
-    return std::ranges::any_of(matrices, [&](const auto& each) {
-      const auto of = each.first().shape();
-      return of.back() == dim || of[of.size() - 2] == dim;
-    });
+    return std::ranges::any_of(matrices, [&](const auto& each) { return each.has_axis(dim); });
   };
   const index_t last = shape.empty() ? 0 : shape.back();
   const index_t dim = shape.size() < 2 || has_dim(last) ? last : shape[shape.size() - 2];
@@ -244,18 +210,10 @@ struct gate_guess {
             shape.size() == 2 ? std::min(shape[0], shape[1]) : 0,
             hints_for(router, matrices, dim)};
   }
-  return assemble(model, router,
-                  {.family = "no known family: taken by what names look like and by shapes",
-                   .pattern = guess.gates->pattern,
-                   .layouts = wanted.layout ? std::vector{*wanted.layout} : guess.layouts,
-                   .asked = wanted.layout.has_value(),
-                   .of_architecture = {},
-                   .layout_of_router = wanted.layout_of_router.value_or(router_layout::nd),
-                   .router_asked = wanted.layout_of_router.has_value(),
-                   .part = guess.part,
-                   .num_experts = config ? config->num_experts : std::nullopt,
-                   .groups_in_order = config && config->is_called("ernie45"),
-                   .words = wanted.words});
+  auto search = search_for("no known family: taken by what names look like and by shapes",
+                           guess.gates->pattern, guess.layouts, wanted, config);
+  search.part = guess.part;
+  return assemble(model, router, search);
 }
 
 inline void note_attempt(const weight& router, attempt made, found_parts& found) {

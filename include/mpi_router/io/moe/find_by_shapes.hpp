@@ -67,23 +67,12 @@ struct layer_by_shape {
   return out;
 }
 
-/// Experts that such matrices hold.
-[[nodiscard]] inline index_t count_of(const expert_weights& experts) {
-  return experts.all.size() > 1 ? static_cast<index_t>(experts.all.size()) : experts.first().shape()[0];
-}
-
 /// The one matrix with a row, or a column, for each expert and their D; null if there is none or several.
 [[nodiscard]] inline const weight* only_router(const layer_by_shape& layer) {
   weight_list found;
   for (const auto* w : layer.matrices) {
-    const bool fits = std::ranges::any_of(layer.experts, [&](const auto& experts) {
-      const auto shape = experts.first().shape();
-      const auto is = [&](index_t rows, index_t dim) {
-        return rows == count_of(experts) && (dim == shape.back() || dim == shape[shape.size() - 2]);
-      };
-      return is(w->shape()[0], w->shape()[1]) || is(w->shape()[1], w->shape()[0]);
-    });
-    if (fits) {
+    const auto fits = [w](const auto& experts) { return experts.fit_router(*w); };
+    if (std::ranges::any_of(layer.experts, fits)) {
       found.push_back(w);
     }
   }
@@ -114,7 +103,7 @@ inline void find_by_shapes(const checkpoint& model, const moe_search& wanted,
     auto experts = parts.experts;
     std::erase_if(experts, [&](const auto& each) {
       const auto shape = router->shape();
-      return count_of(each) != shape[0] && count_of(each) != shape[1];
+      return each.count() != shape[0] && each.count() != shape[1];
     });
     note_attempt(*router, try_parts(model, *router, experts, wanted, config), found);
   }

@@ -1,7 +1,7 @@
 // What an MoE layer of a checkpoint is, and what is told of the parts that are none.
 #pragma once
 
-#include <mpi_router/io/moe/search.hpp>
+#include <mpi_router/io/moe/search_options.hpp>
 #include <mpi_router/io/weight.hpp>
 
 #include <algorithm>

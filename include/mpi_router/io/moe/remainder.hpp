@@ -5,7 +5,7 @@
 #include <mpi_router/io/moe/assemble.hpp>
 #include <mpi_router/io/moe/blocks.hpp>
 #include <mpi_router/io/moe/layer.hpp>
-#include <mpi_router/io/moe/search.hpp>
+#include <mpi_router/io/moe/search_options.hpp>
 
 MPIROUTER_BEGIN
 

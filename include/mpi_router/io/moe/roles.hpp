@@ -147,13 +147,6 @@ template <std::size_t N>
   return {tensor_role::expert, joined(all.first(expert)), expert_number(all.subspan(expert))};
 }
 
-/// Whether an expert's tensor looks like its gate, not like its up or down projection.
-[[nodiscard]] inline bool looks_like_gate(std::string_view name) {
-  constexpr std::array<std::string_view, 7> parts{"gate",         "w1",   "fc1",    "wi",
-                                                  "input_linear", "mlp1", "up_gate"};
-  return std::ranges::any_of(parts, [&](auto part) { return contains(name, part); });
-}
-
 }  // namespace detail::moe
 
 MPIROUTER_END

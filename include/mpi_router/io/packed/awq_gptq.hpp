@@ -10,18 +10,15 @@ namespace packed {
 /// [cols, rows / 8], qzeros I32 [groups, rows / 8], scales [groups, rows]. In a word the eight outputs 8c, 8c
 /// + 1, … lie at the bits 0, 16, 4, 20, 8, 24, 12, 28. The file is input-major: single rows are slow, so use
 /// load_all() where there is room. A model of MatrixRows.
-class awq_matrix {
+class awq_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where one of the three is not as large as it must be, for rows that are no multiple
   /// of 8, and for other widths than 4 bits.
   awq_matrix(std::span<const std::byte> qweight, std::span<const std::byte> qzeros,
              const packed::scales& scales, index_t rows, index_t cols, index_t group, index_t bits = 4)
-      : qweight_(qweight.data()),
-        qzeros_(qzeros.data()),
-        scales_(scales),
-        rows_(rows),
-        cols_(cols),
-        group_(group) {
+      : detail::grouped_matrix(rows, cols, bits, group, scales),
+        qweight_(qweight.data()),
+        qzeros_(qzeros.data()) {
     core::expect(bits == 4, "awq_matrix: codes of ", bits, " bits, not 4");
     core::expect(group > 0, "awq_matrix: groups of ", group, " columns");
     core::expect(rows % 8 == 0, "awq_matrix: ", rows, " rows, eight in each word");
@@ -29,11 +26,6 @@ class awq_matrix {
     expect_bytes("awq_matrix: qzeros", qzeros, parts_of(cols, group), rows, rows / 2);
     scales_.expect_grid("awq_matrix", parts_of(cols, group), rows);
   }
-
-  [[nodiscard]] index_t rows() const noexcept { return rows_; }
-  [[nodiscard]] index_t cols() const noexcept { return cols_; }
-  [[nodiscard]] index_t bits() const noexcept { return 4; }
-  [[nodiscard]] index_t group() const noexcept { return group_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
@@ -73,30 +65,22 @@ class awq_matrix {
 
   const std::byte* qweight_;
   const std::byte* qzeros_;
-  packed::scales scales_;
-  index_t rows_;
-  index_t cols_;
-  index_t group_;
 };
 
 /// W[f, d] = (code[d, f] − zero[g, f]) · scale[g, f] of GPTQ files: qweight I32 [cols · bits / 32, rows]
 /// holds 32 / bits inputs in a word, qzeros I32 [groups, rows · bits / 32] as many outputs, scales [groups,
 /// rows]; g is d / group or g_idx[d]. Files of version 1 ("gptq") store zero − 1, which `zero_plus_one` takes
 /// back. Input-major, as AWQ. A model of MatrixRows.
-class gptq_matrix {
+class gptq_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where one of them is not as large as it must be, for widths other than 2, 4 and 8
   /// bits, for rows or cols that do not fill whole words, and where an entry of g_idx is no group.
   gptq_matrix(std::span<const std::byte> qweight, std::span<const std::byte> qzeros,
               const packed::scales& scales, std::span<const std::byte> g_idx, index_t rows, index_t cols,
               index_t bits, index_t group, bool zero_plus_one)
-      : qweight_(qweight.data()),
+      : detail::grouped_matrix(rows, cols, bits, group, scales),
+        qweight_(qweight.data()),
         qzeros_(qzeros.data()),
-        scales_(scales),
-        rows_(rows),
-        cols_(cols),
-        bits_(bits),
-        group_(group),
         zero_plus_one_(zero_plus_one) {
     core::expect(bits == 2 || bits == 4 || bits == 8, "gptq_matrix: codes of ", bits, " bits, not 2, 4 or 8");
     core::expect(group > 0, "gptq_matrix: groups of ", group, " columns");
@@ -109,11 +93,6 @@ class gptq_matrix {
     scales_.expect_grid("gptq_matrix", groups, rows);
     g_idx_ = group_index("gptq_matrix", g_idx, cols, groups);
   }
-
-  [[nodiscard]] index_t rows() const noexcept { return rows_; }
-  [[nodiscard]] index_t cols() const noexcept { return cols_; }
-  [[nodiscard]] index_t bits() const noexcept { return bits_; }
-  [[nodiscard]] index_t group() const noexcept { return group_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
@@ -161,12 +140,7 @@ class gptq_matrix {
 
   const std::byte* qweight_;
   const std::byte* qzeros_;
-  packed::scales scales_;
   group_index g_idx_;
-  index_t rows_;
-  index_t cols_;
-  index_t bits_;
-  index_t group_;
   bool zero_plus_one_;
 };
 

@@ -81,5 +81,29 @@ void for_each_group(index_t cols, index_t group, const Use& use) noexcept {
   }
 }
 
+namespace detail {
+
+/// What formats have in common that have a scale for each group of a row's columns.
+class grouped_matrix {
+ public:
+  [[nodiscard]] index_t rows() const noexcept { return rows_; }
+  [[nodiscard]] index_t cols() const noexcept { return cols_; }
+  [[nodiscard]] index_t bits() const noexcept { return bits_; }  ///< of a code
+  [[nodiscard]] index_t group() const noexcept { return group_; }
+  [[nodiscard]] const packed::scales& scales() const noexcept { return scales_; }
+
+ protected:
+  grouped_matrix(index_t rows, index_t cols, index_t bits, index_t group, const packed::scales& scales)
+      : rows_(rows), cols_(cols), bits_(bits), group_(group), scales_(scales) {}
+
+  index_t rows_;
+  index_t cols_;
+  index_t bits_;
+  index_t group_;
+  packed::scales scales_;
+};
+
+}  // namespace detail
+
 }  // namespace packed
 MPIROUTER_END

@@ -10,24 +10,20 @@ namespace packed {
 /// does. An even column is the low half of its byte. Groups have 16 or 32 columns, the last one perhaps
 /// fewer. `global` is a double for the sake of compressed-tensors, which stores its reciprocal; rows of
 /// floats take it rounded. A model of MatrixRows.
-class fp4_matrix {
+class fp4_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where codes [rows, cols / 2] or scales [rows, cols / group] are not as many as they
   /// must be, where cols is odd, or for another group.
   fp4_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
              index_t group, double global = 1)
-      : codes_(codes.data()), rows_(rows), cols_(cols), scales_(scales), group_(group), global_(global) {
+      : detail::grouped_matrix(rows, cols, 4, group, scales), codes_(codes.data()), global_(global) {
     core::expect(cols % 2 == 0, "fp4_matrix: ", cols, " columns, two in each byte");
     expect_bytes("fp4_matrix", codes, rows, cols, cols / 2);
     core::expect(group == 16 || group == 32, "fp4_matrix: groups of ", group, " columns, not 16 or 32");
     scales_.expect_grid("fp4_matrix", rows, parts_of(cols, group));
   }
 
-  [[nodiscard]] index_t rows() const noexcept { return rows_; }
-  [[nodiscard]] index_t cols() const noexcept { return cols_; }
-  [[nodiscard]] index_t group() const noexcept { return group_; }
   [[nodiscard]] const std::byte* codes() const noexcept { return codes_; }
-  [[nodiscard]] const packed::scales& scales() const noexcept { return scales_; }
   [[nodiscard]] double global() const noexcept { return global_; }
 
   template <Accumulator S>
@@ -42,10 +38,6 @@ class fp4_matrix {
 
  private:
   const std::byte* codes_;
-  index_t rows_;
-  index_t cols_;
-  packed::scales scales_;
-  index_t group_;
   double global_;
 };
 

@@ -1,7 +1,7 @@
 // ggml's block types, as GGUF files hold them.
 #pragma once
 
-#include <mpi_router/io/packed/ggml_blocks.hpp>
+#include <mpi_router/io/packed/ggml_k_blocks.hpp>
 
 MPIROUTER_BEGIN
 namespace packed {

@@ -8,24 +8,17 @@ namespace packed {
 
 /// W[f, d] = code[f, d] · scale of signed bytes [rows, cols]. Scales are [rows, cols / group], or [1, …] for
 /// all rows alike; without a group, one serves the row. A model of MatrixRows.
-class int8_matrix {
+class int8_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where codes or scales are not as many as they must be. `group` 0 is the whole row.
   int8_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
               index_t group = 0)
-      : codes_(codes.data()),
-        rows_(rows),
-        cols_(cols),
-        scales_(scales),
-        group_(group == 0 ? std::max<index_t>(cols, 1) : group) {
+      : detail::grouped_matrix(rows, cols, 8, group == 0 ? std::max<index_t>(cols, 1) : group, scales),
+        codes_(codes.data()) {
     expect_bytes("int8_matrix", codes, rows, cols, cols);
     core::expect(group >= 0, "int8_matrix: groups of ", group, " columns");
     scales_.expect_grid("int8_matrix", scales.rows() == 1 ? 1 : rows, parts_of(cols, group_));
   }
-
-  [[nodiscard]] index_t rows() const noexcept { return rows_; }
-  [[nodiscard]] index_t cols() const noexcept { return cols_; }
-  [[nodiscard]] index_t group() const noexcept { return group_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
@@ -40,10 +33,6 @@ class int8_matrix {
 
  private:
   const std::byte* codes_;
-  index_t rows_;
-  index_t cols_;
-  packed::scales scales_;
-  index_t group_;
 };
 
 /// The group of each input column, I32 [count], as activation order ("g_idx") stores it.
@@ -71,20 +60,16 @@ class group_index {
 /// codes of 2 to 8 bits in I32 words, zero is 2^(bits − 1) or, where there are zero points, that of [f, g]; g
 /// is d / group or g_idx[d]. Zero points are packed likewise, but down the rows: words [⌈rows · bits / 32⌉,
 /// groups]. A model of MatrixRows.
-class pack_quantized_matrix {
+class pack_quantized_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where words, scales, zero points or g_idx are not as many as they must be, for other
   /// widths, and where an entry of g_idx is no group. An index with −1 in it is not in use, and none.
   pack_quantized_matrix(std::span<const std::byte> words, index_t rows, index_t cols, index_t bits,
                         const packed::scales& scales, index_t group,
                         std::span<const std::byte> zero_points = {}, std::span<const std::byte> g_idx = {})
-      : words_(words.data()),
-        zero_points_(zero_points.empty() ? nullptr : zero_points.data()),
-        rows_(rows),
-        cols_(cols),
-        bits_(bits),
-        scales_(scales),
-        group_(group) {
+      : detail::grouped_matrix(rows, cols, bits, group, scales),
+        words_(words.data()),
+        zero_points_(zero_points.empty() ? nullptr : zero_points.data()) {
     core::expect(bits >= 2 && bits <= 8, "pack_quantized_matrix: codes of ", bits, " bits, not 2 to 8");
     core::expect(group > 0, "pack_quantized_matrix: groups of ", group, " columns");
     row_bytes_ = bytes_of_row("pack_quantized_matrix", cols, bits, 32);
@@ -99,11 +84,6 @@ class pack_quantized_matrix {
       g_idx_ = group_index("pack_quantized_matrix", g_idx, cols, groups);
     }
   }
-
-  [[nodiscard]] index_t rows() const noexcept { return rows_; }
-  [[nodiscard]] index_t cols() const noexcept { return cols_; }
-  [[nodiscard]] index_t bits() const noexcept { return bits_; }
-  [[nodiscard]] index_t group() const noexcept { return group_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
@@ -150,11 +130,6 @@ class pack_quantized_matrix {
 
   const std::byte* words_;
   const std::byte* zero_points_;
-  index_t rows_;
-  index_t cols_;
-  index_t bits_;
-  packed::scales scales_;
-  index_t group_;
   group_index g_idx_;
   index_t row_bytes_ = 0;
 };

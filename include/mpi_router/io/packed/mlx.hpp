@@ -8,18 +8,12 @@ namespace packed {
 
 /// W[f, d] = scale[f, g] · code[f, d] + bias[f, g], g = d / group: a row is a dense stream of codes of 2, 3,
 /// 4, 5, 6 or 8 bits in U32 words. Scales may be negative. A model of MatrixRows.
-class mlx_matrix {
+class mlx_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where words, scales or biases are not as many as they must be, or for other widths.
   mlx_matrix(std::span<const std::byte> words, index_t rows, index_t cols, index_t bits,
              const packed::scales& scales, const packed::scales& biases, index_t group)
-      : words_(words.data()),
-        rows_(rows),
-        cols_(cols),
-        bits_(bits),
-        scales_(scales),
-        biases_(biases),
-        group_(group) {
+      : detail::grouped_matrix(rows, cols, bits, group, scales), words_(words.data()), biases_(biases) {
     core::expect((bits >= 2 && bits <= 6) || bits == 8, "mlx_matrix: codes of ", bits,
                  " bits, not 2, 3, 4, 5, 6 or 8");
     core::expect(group > 0, "mlx_matrix: groups of ", group, " columns");
@@ -28,11 +22,6 @@ class mlx_matrix {
     scales_.expect_grid("mlx_matrix", rows, parts_of(cols, group));
     biases_.expect_grid("mlx_matrix: biases", rows, parts_of(cols, group));
   }
-
-  [[nodiscard]] index_t rows() const noexcept { return rows_; }
-  [[nodiscard]] index_t cols() const noexcept { return cols_; }
-  [[nodiscard]] index_t bits() const noexcept { return bits_; }
-  [[nodiscard]] index_t group() const noexcept { return group_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
@@ -47,12 +36,7 @@ class mlx_matrix {
 
  private:
   const std::byte* words_;
-  index_t rows_;
-  index_t cols_;
-  index_t bits_;
-  packed::scales scales_;
   packed::scales biases_;
-  index_t group_;
   index_t row_bytes_ = 0;
 };
 

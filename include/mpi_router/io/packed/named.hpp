@@ -22,6 +22,17 @@ namespace detail::packing {
   return found;
 }
 
+/// Zero points of pack-quantized codes, if there are any: packed down the rows.
+[[nodiscard]] inline bool zeros_fit(const stored_tensor* zeros, index_t rows, index_t groups,
+                                    std::optional<index_t> bits) {
+  return zeros == nullptr || (bits && zeros->type() == dtype::i32 && zeros->rank() == 2 &&
+                              zeros->shape()[0] == (rows * *bits + 31) / 32 && zeros->shape()[1] == groups);
+}
+
+[[nodiscard]] inline std::span<const std::byte> bytes_of(const stored_tensor* t) {
+  return t == nullptr ? std::span<const std::byte>() : t->bytes();
+}
+
 /// int2 to int8 of compressed-tensors, a dense stream of bits.
 inline void read_pack_quantized(const parts_list& parts, const stored_tensor& codes,
                                 const stored_tensor& scale, const std::string& weight_name, recognised& out) {
@@ -33,38 +44,34 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
       out.parts.push_back(part);
     }
   }
+  const auto refuse = [&](const stored_tensor& other, std::string_view what) {
+    out.refuse(misfit(codes, other, what));
+  };
   if (extents == nullptr) {
     out.refuse(lacks(codes, "weight_shape"));
     return;
   }
   const auto shape = named_shape(*extents);
   if (!shape || codes.rank() != 2 || codes.shape()[0] != (*shape)[0]) {
-    out.refuse(misfit(codes, *extents, "extents"));
-    return;
-  }
-  const auto type = scale_type_of(scale.type());
-  if (scale.rank() != 2 || scale.shape()[0] != (*shape)[0] || !type) {
-    out.refuse(misfit(codes, scale));
-    return;
+    return refuse(*extents, "extents");
   }
   const index_t rows = (*shape)[0];
   const index_t cols = (*shape)[1];
+  const auto type = scale_type_of(scale.type());
+  if (scale.rank() != 2 || scale.shape()[0] != rows || !type) {
+    return refuse(scale, "scales");
+  }
   const index_t groups = scale.shape()[1];
   const auto bits = bits_of_codes(cols, codes.shape()[1]);
-  const bool zeros_fit =
-      zeros == nullptr || (bits && zeros->type() == dtype::i32 && zeros->rank() == 2 &&
-                           zeros->shape()[0] == (rows * *bits + 31) / 32 && zeros->shape()[1] == groups);
-  const bool order_fits =
-      order == nullptr || (order->type() == dtype::i32 && element_count(order->shape()) == cols);
-  if (!bits || groups == 0 || cols % groups != 0 || !zeros_fit || !order_fits) {
-    out.refuse(!zeros_fit    ? misfit(codes, *zeros, "zero points")
-               : !order_fits ? misfit(codes, *order, "order of groups")
-                             : misfit(codes, scale));
-    return;
+  if (!zeros_fit(zeros, rows, groups, bits)) {
+    return refuse(*zeros, "zero points");
   }
-  const auto bytes_of = [](const stored_tensor* t) {
-    return t == nullptr ? std::span<const std::byte>() : t->bytes();
-  };
+  if (order != nullptr && (order->type() != dtype::i32 || element_count(order->shape()) != cols)) {
+    return refuse(*order, "order of groups");
+  }
+  if (!bits || groups == 0 || cols % groups != 0) {
+    return refuse(scale, "scales");
+  }
   out.shape = *shape;
   out.matrices.emplace_back(packed::pack_quantized_matrix(codes.bytes(), rows, cols, *bits,
                                                           grid(scale, *type, 0, 1, rows, groups),
@@ -132,6 +139,51 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   return out;
 }
 
+/// Affine is the mode that configs of old do not name.
+[[nodiscard]] inline bool is_affine(const module_packing& own) {
+  return own.mode.empty() || own.mode == "affine";
+}
+
+/// Whether MLX has such a mode, and codes, scales and biases (null for none) are as it has them.
+[[nodiscard]] inline bool is_mlx(const stored_tensor& codes, const stored_tensor& scale,
+                                 const stored_tensor* bias, const module_packing& own) {
+  const stack_shape w(codes.shape());
+  const index_t bits = *own.bits;
+  const index_t cols = w.cols * 32 / bits;
+  const bool affine = is_affine(own);
+  const bool fits = w.is_matrix() && w.cols * 32 % bits == 0 && cols % *own.group == 0 &&
+                    scale_type_of(scale.type()) && each_of(scale, w.count) == w.rows * (cols / *own.group) &&
+                    (affine ? bias != nullptr && bias->type() == scale.type() &&
+                                  std::ranges::equal(bias->shape(), scale.shape())
+                            : bias == nullptr);
+  return fits && (affine                ? bits >= 2 && bits <= 8 && bits != 7
+                  : own.mode == "mxfp8" ? bits == 8 && *own.group == 32
+                  : own.mode == "mxfp4" ? bits == 4 && *own.group == 32
+                                        : own.mode == "nvfp4" && bits == 4 && *own.group == 16);
+}
+
+inline void read_mlx(const stored_tensor& codes, const stored_tensor& scale, const stored_tensor* bias,
+                     const module_packing& own, recognised& out) {
+  const stack_shape w(codes.shape());
+  const index_t cols = w.cols * 32 / *own.bits;
+  const index_t groups = cols / *own.group;
+  const auto stored = *scale_type_of(scale.type());
+  const auto type = own.mode == "nvfp4" ? packed::scale_type::e4m3 : stored;
+  out.shape = w.with(w.rows, cols);
+  for (index_t i = 0; i < w.count; ++i) {
+    const auto words = piece(codes, i, w.count);
+    const auto s = grid(scale, type, i, w.count, w.rows, groups);
+    if (is_affine(own)) {
+      const auto b = grid(*bias, stored, i, w.count, w.rows, groups);
+      out.matrices.emplace_back(packed::mlx_matrix(words, w.rows, cols, *own.bits, s, b, *own.group));
+    } else if (own.mode == "mxfp8") {
+      out.matrices.emplace_back(packed::fp8_matrix(words, w.rows, cols, s, 1, 32));
+    } else {
+      out.matrices.emplace_back(packed::fp4_matrix(words, w.rows, cols, s, *own.group));
+    }
+  }
+}
+
 /// MLX: X.weight U32 [..., rows, cols · bits / 32], X.scales and X.biases [..., rows, cols / group]. Bits and
 /// group are in config.json alone: no shape tells 4 bits in groups of 64 from 8 bits in groups of 32.
 [[nodiscard]] inline std::optional<recognised> as_mlx(const parts_list& parts, const stored_tensor& codes) {
@@ -148,44 +200,16 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
     out.parts.push_back(bias);
   }
   const auto own = parts.said.of_weight(codes.name());
-  const bool affine = own.mode.empty() || own.mode == "affine";
   if (!own.bits || !own.group) {
     return out.refuse(core::concatenate("'", codes.name(),
                                         "' is packed by MLX, whose bits and group_size are in a config.json "
                                         "that is not here or does not say them"));
   }
-  const stack_shape w(codes.shape());
-  const index_t bits = *own.bits;
-  const index_t cols = w.cols * 32 / bits;
-  const index_t groups = cols / *own.group;
-  const auto type = scale_type_of(scale->type());
-  const bool fits = w.is_matrix() && w.cols * 32 % bits == 0 && cols % *own.group == 0 && type &&
-                    each_of(*scale, w.count) == w.rows * groups &&
-                    (affine ? bias != nullptr && bias->type() == scale->type() &&
-                                  std::ranges::equal(bias->shape(), scale->shape())
-                            : bias == nullptr);
-  const bool known = affine                ? bits >= 2 && bits <= 8 && bits != 7
-                     : own.mode == "mxfp8" ? bits == 8 && *own.group == 32
-                     : own.mode == "mxfp4" ? bits == 4 && *own.group == 32
-                                           : own.mode == "nvfp4" && bits == 4 && *own.group == 16;
-  if (!fits || !known) {
+  if (!is_mlx(codes, *scale, bias, own)) {
     return out.refuse(
-        core::concatenate(misfit(codes, *scale), " with ", bits, " bits in groups of ", *own.group));
+        core::concatenate(misfit(codes, *scale), " with ", *own.bits, " bits in groups of ", *own.group));
   }
-  out.shape = w.with(w.rows, cols);
-  for (index_t i = 0; i < w.count; ++i) {
-    const auto words = piece(codes, i, w.count);
-    const auto type_here = own.mode == "nvfp4" ? packed::scale_type::e4m3 : *type;
-    const auto s = grid(*scale, type_here, i, w.count, w.rows, groups);
-    if (affine) {
-      const auto b = grid(*bias, *type, i, w.count, w.rows, groups);
-      out.matrices.emplace_back(packed::mlx_matrix(words, w.rows, cols, bits, s, b, *own.group));
-    } else if (own.mode == "mxfp8") {
-      out.matrices.emplace_back(packed::fp8_matrix(words, w.rows, cols, s, 1, 32));
-    } else {
-      out.matrices.emplace_back(packed::fp4_matrix(words, w.rows, cols, s, *own.group));
-    }
-  }
+  read_mlx(codes, *scale, bias, own, out);
   return out;
 }
 

@@ -75,8 +75,8 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
   const bool shared = element_count(scale.shape()) == 1;  // one scale for all matrices
   out.shape.assign(codes.shape().begin(), codes.shape().end());
   for (index_t i = 0; i < w.count; ++i) {
-    const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, packed::parts_of(w.rows, block.rows),
-                        packed::parts_of(w.cols, block.cols));
+    const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count,
+                        packed::parts_of(w.rows, block.rows), packed::parts_of(w.cols, block.cols));
     out.matrices.emplace_back(packed::fp8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, block.rows,
                                                  block.cols, codes.type() == dtype::f8_e5m2));
   }

@@ -11,9 +11,10 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Takes the keys of experts outside of the best groups out of the running. `worth` has `groups` elements.
+/// Takes the keys of experts outside of the best groups out of the running. `group_scores` has `groups`
+/// elements.
 template <class Array>
-__device__ __forceinline__ void keep_best_groups(Array& keys, const gate_args& a, unsigned* worth) {
+__device__ __forceinline__ void keep_best_groups(Array& keys, const gate_args& a, unsigned* group_scores) {
   for (int g = 0; g < a.groups; ++g) {
     candidate last;
     unsigned best = 0;
@@ -24,16 +25,16 @@ __device__ __forceinline__ void keep_best_groups(Array& keys, const gate_args& a
       sum += from_sortable(last.key);
     }
     // Closed experts make a sum −∞: a group with an open one comes before those without.
-    worth[g] = max(sortable(sum), min(best, sortable(-FLT_MAX)));
+    group_scores[g] = max(sortable(sum), min(best, sortable(-FLT_MAX)));
   }
   __syncwarp();
-  lane_array<0> all(worth, a.groups);
+  lane_array<0> all(group_scores, a.groups);
   candidate last;
   for (int g = 0; g < a.top_groups; ++g) {
     last = next_best(all, a.groups, last, [](int) { return true; });
   }
   keys.visit(a.num_experts, [&](int i, unsigned& key) {
-    const candidate group{worth[i / a.group_size], i / a.group_size};
+    const candidate group{group_scores[i / a.group_size], i / a.group_size};
     if (last.before(group)) {
       key = 0;
     }

@@ -3,10 +3,9 @@
 #pragma once
 
 #include <mpi_router/io/moe/choose_layout.hpp>
+#include <mpi_router/io/moe/expert_words.hpp>
 #include <mpi_router/io/moe/families.hpp>
 #include <mpi_router/io/moe/remainder.hpp>
-
-#include <cctype>
 
 MPIROUTER_BEGIN
 
@@ -18,68 +17,9 @@ struct matrices_choice {
   std::string reason;
 };
 
-/// How names tell the matrices of an expert apart.
-struct part_words {
-  std::string_view own;                  ///< of what the layer's `gates` hold
-  std::array<std::string_view, 2> up{};  ///< empty where `own` holds it too
-  std::string_view down;
-};
-
-/// The longer words first, for they hold the others.
-inline constexpr std::array<part_words, 16> part_words_table{{
-    {"gate_and_up", {}, "down"},
-    {"gate_up", {}, "down"},
-    {"up_gate", {}, "down"},
-    {"gate", {"up"}, "down"},
-    {"up", {}, "down"},
-    {"w1w3", {}, "w2"},
-    {"w13", {}, "w2"},
-    {"w1", {"w3", "v1"}, "w2"},
-    {"wi_0", {"wi_1"}, "wo"},
-    {"wi", {}, "wo"},
-    {"fc1", {}, "fc2"},
-    {"mlp1", {}, "mlp2"},
-    {"input", {}, "output"},
-    {"w_in", {}, "w_out"},
-    {"c_fc", {}, "c_proj"},
-    {"dense_h_to_4h", {}, "dense_4h_to_h"},
-}};
-
-/// Where a word stands alone, "_" being no letter; the last such place from `first` on.
-[[nodiscard]] inline std::size_t place_of_word(std::string_view name, std::size_t first,
-                                               std::string_view word) {
-  const auto is_letter = [&](std::size_t at) {
-    return at < name.size() && std::isalnum(static_cast<unsigned char>(name[at])) != 0;
-  };
-  for (auto at = name.rfind(word); at != name.npos && at >= first; at = name.rfind(word, at - 1)) {
-    if ((at == 0 || !is_letter(at - 1)) && !is_letter(at + word.size())) {
-      return at;
-    }
-    if (at == 0) {
-      break;
-    }
-  }
-  return name.npos;
-}
-
-/// The names that the matrices of a part would have, from that of the gates.
 [[nodiscard]] inline std::vector<std::string> names_of_part(const moe_layer& layer, expert_part part) {
-  const std::string_view name = layer.gate_name;
   const auto first = shared_prefix(layer.router->name(), layer.gates.front().tensor->name()).size();
-  for (const auto& words : part_words_table) {
-    const auto at = place_of_word(name, first, words.own);
-    if (at == name.npos) {
-      continue;
-    }
-    std::vector<std::string> out;
-    for (const auto other : part == expert_part::up ? words.up : std::array{words.down, std::string_view()}) {
-      if (!other.empty()) {
-        out.push_back(core::concatenate(name.substr(0, at), other, name.substr(at + words.own.size())));
-      }
-    }
-    return out;
-  }
-  return {};
+  return names_of_part(layer.gate_name, first, part);
 }
 
 [[nodiscard]] inline std::string list_of_names(const std::vector<std::string>& names) {
@@ -136,12 +76,6 @@ inline constexpr std::array<part_words, 16> part_words_table{{
   return out;
 }
 
-/// Whether the layer's gates are stored as [F, D], the way of torch's Linear.
-[[nodiscard]] inline bool is_linear(const moe_layer& layer, const gate_tensors& tensors,
-                                    const std::string& name) {
-  return ffn_comes_first(layer.layout) && is_linear(tensors, name);
-}
-
 /// The layout of down projections that may lie both ways, [D, F] or [F, D].
 [[nodiscard]] inline layout_choice square_down(const moe_layer& layer, const gate_tensors& tensors,
                                                const std::string& name, const moe_search& wanted,
@@ -155,7 +89,7 @@ inline constexpr std::array<part_words, 16> part_words_table{{
       layout_of_architecture(*family, *config) == layer.layout) {
     return {ffn_comes_first(layer.layout) ? ndf : nfd, "config.json", ""};  // as it has the gates: [out, in]
   }
-  if (is_linear(layer, tensors, name)) {
+  if (ffn_comes_first(layer.layout) && is_linear(tensors, name)) {  // beside gates that are one's too
     return {ndf, "torch's Linear", ""};
   }
   return {{},
@@ -287,8 +221,8 @@ inline constexpr std::array<part_words, 16> part_words_table{{
 }
 
 /// Takes out the layers that have not all that is asked for, and says why.
-inline void find_parts(const checkpoint& model, const moe_search& wanted,
-                       const std::optional<model_config>& config, found_parts& found) {
+inline void find_up_and_down(const checkpoint& model, const moe_search& wanted,
+                             const std::optional<model_config>& config, found_parts& found) {
   if (wanted.of.is_gate_alone()) {
     return;
   }
