@@ -109,44 +109,45 @@ plot {4}x with lines dt 2 lw 2 lc rgb "{5}" title "the bound"
                         axes, x.low / 1.5, x.high * 1.5, floor / 1.5, plots, figures::palette::grey));
 }
 
-void draw_flips(artist& draw, const layer_list& layers, const comparison_result& result) {
-  const std::string title = "Choices that flip";
+/// Shares of choices, in percent.
+number_rows flips_of(const layer_list& layers) {
   const auto numbers = numbers_of(layers);
   number_rows shares;
-  std::string tics;
-  std::string why = describe_flips(result);
-  bool any = false;
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto& layer = *layers[l];
     shares.push_back({static_cast<double>(l), static_cast<double>(numbers[l]), 100 * layer.stored.flipped,
                       100 * layer.step.flipped, 100 * layer.stored.lost});
-    any = any || std::isfinite(layer.stored.flipped);
-    why = result.top_k && !layer.no_share.empty() ? layer.no_share : why;
-    if (l % std::max<std::size_t>(1, layers.size() / 8) == 0) {
-      tics += fmt::format("{}\"{}\" {}", l > 0 ? ", " : "", numbers[l], l);
-    }
   }
+  return shares;
+}
+
+void draw_flips(artist& draw, const layer_list& layers, const comparison_result& result) {
+  const std::string title = "Choices that flip";
+  const auto shares = flips_of(layers);
   draw.csv("layers", "place,layer,flips_stored_percent,flips_step_percent,lost_percent", shares);
-  if (!any) {
-    draw.leave_out(title, "Left out: " + why + ".");
+  const double most = std::max(range_of(shares, 3).high, range_of(shares, 4).high);
+  if (!std::isfinite(most)) {
+    const bool of_layers = result.top_k && !layers.empty();
+    draw.leave_out(title,
+                   "Left out: " + (of_layers ? layers.front()->no_share : describe_flips(result)) + ".");
     return;
   }
-  draw.draw(
-      "flips", 340, title,
-      fmt::format("Of the choices of A those that B does not make: {}. By x · r alone, without biases and "
-                  "groups.",
-                  describe_flips(result)),
-      fmt::format(R"gp(set xlabel "layer"
+  draw.draw("flips", 340, title,
+            fmt::format("Of the choices of A those that B does not make: {}. By x · r alone, without biases "
+                        "and groups.",
+                        describe_flips(result)),
+            fmt::format(R"gp(set xlabel "layer"
 set ylabel "choices of A that flip (%)"
 set xrange [-0.6:{0}]
-set yrange [0:0.1<*<100]
+set yrange [0:{5:.6g}]
 set xtics ({1})
 set boxwidth 0.35
 plot "{2}" using ($1-0.2):3 with boxes fs solid 0.9 noborder lc rgb "{3}" title "stored rows", \
   "" using ($1+0.2):4 with boxes fs solid 0.9 noborder lc rgb "{4}" title "after one step"
 )gp",
-                  static_cast<double>(layers.size()) - 0.4, tics, draw.data("layers"),
-                  figures::palette::orange, figures::palette::blue));
+                        static_cast<double>(layers.size()) - 0.4, layer_tics(numbers_of(layers)),
+                        draw.data("layers"), figures::palette::orange, figures::palette::blue,
+                        std::max(0.1, 1.05 * most)));
 }
 
 }  // namespace

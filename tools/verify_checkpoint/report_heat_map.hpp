@@ -21,6 +21,9 @@ struct heat_map {
   double low = 0;  ///< the value of the darkest colour, below 1, which is that of the brightest
 };
 
+/// Where an axis has the numbers of the layers, as gnuplot takes it: eight at most.
+[[nodiscard]] std::string layer_tics(const std::vector<index_t>& layers);
+
 /// `layers` are the numbers of the layers, in order; `experts` how many a layer has at most.
 void draw_heat_map(artist& draw, const heat_map& map, const std::vector<index_t>& layers,
                    std::size_t experts);
