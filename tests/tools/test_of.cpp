@@ -116,6 +116,43 @@ TEST_CASE("a part, a sum and a weighted sum have the numbers of the stacked matr
                             {"layout_known_by", "its shape"}});
 }
 
+TEST_CASE("a large latent expert has the numbers of A P") {
+  const temporary_folder folder;
+  constexpr index_t many = 750;   // neurons, too many to decompose
+  constexpr index_t wide = 8193;  // no multiple of a panel; A P has more than six million elements
+  constexpr index_t latent = 3;
+  test_support::random_source random(11);
+  const auto whole = [&](index_t count) {  // A P is exact in floats
+    std::vector<float> out(static_cast<std::size_t>(count));
+    for (auto& x : out) x = std::round(4 * static_cast<float>(random.normal()));
+    return out;
+  };
+  const auto router = whole(wide);
+  const auto a = whole(many * latent);
+  const auto p = whole(latent * wide);
+  std::vector<float> product(static_cast<std::size_t>(many * wide));
+  for (index_t f = 0; f < many; ++f) {
+    for (index_t l = 0; l < latent; ++l) {
+      for (index_t d = 0; d < wide; ++d) {
+        product[static_cast<std::size_t>(f * wide + d)] +=
+            a[static_cast<std::size_t>(f * latent + l)] * p[static_cast<std::size_t>(l * wide + d)];
+      }
+    }
+  }
+  checkpoint_builder composed;
+  composed.add<float>("h.1.mlp.gate.weight", {1, wide}, router);
+  composed.add<float>("h.1.mlp.experts.0.gate_proj.weight", {many, latent}, a);
+  composed.add<float>("h.1.mlp.fc1_latent_proj.weight", {latent, wide}, p);
+  composed.write(folder / "latent.safetensors");
+  checkpoint_builder formed;
+  formed.add<float>("h.1.mlp.gate.weight", {1, wide}, router);
+  formed.add<float>("h.1.mlp.experts.0.gate_proj.weight", {many, wide}, product);
+  formed.write(folder / "formed.safetensors");
+  const auto numbers = numbers_of(run_json({folder / "latent.safetensors"}));
+  CHECK(numbers[0][0]["certificate"] == "probabilistic");
+  CHECK(numbers == numbers_of(run_json({folder / "formed.safetensors"})));
+}
+
 TEST_CASE("gate is the default, and says nothing of sums") {
   const temporary_folder folder;
   three().write(folder / "model.safetensors");

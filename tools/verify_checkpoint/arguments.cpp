@@ -66,7 +66,8 @@ Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all
   decoded to the products of codes and scales; experts of more than six million weights to floats, rounded once, as
   the formats' own decoders do. What is certified is certified of those numbers.
 
-Where experts see a latent P x, A P is measured; where they have no gate, the up projection takes its place ("part").
+Where experts see a latent P x, A P is measured, rounded to floats where it has more than six million elements; where
+  they have no gate, the up projection takes its place ("part").
 
 With --of the numbers are of M = a AᵀA + b UᵀU + c WWᵀ, of gate A, up U and down projection W, [D, F]: those of the matrix
   of their rows one below the other, [√a A; √b U; √c Wᵀ]. A layer that lacks one of them, or whose W may lie both ways, is
