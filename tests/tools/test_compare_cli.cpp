@@ -114,3 +114,42 @@ TEST_CASE("the example of the guide is what the program prints") {
   }
   CHECK(lines == 5);
 }
+
+TEST_CASE("what else the guide shows of the models that come with the project") {
+  const temporary_folder folder;
+  const auto model = data_file("tiny-mpi.safetensors");
+  const auto lines = (folder / "run.jsonl").string();
+  const auto after = (folder / "stepped.safetensors").string();
+  const auto before = data_file("tiny-vanilla.safetensors");
+  REQUIRE(run({"recondition", before, after}).status == 0);
+  std::string printed = run({model, "--list"}).out;
+  printed += run({model, "--layers", "1", "--sample", "2", "--summary", "--lines", lines}).out;
+  const auto quote = [&](const outcome& refused) {
+    std::string text = refused.err;
+    const auto shorten = [&](const std::string& from, const std::string& to) {
+      for (auto at = text.find(from); at != text.npos; at = text.find(from, at + to.size())) {
+        text.replace(at, from.size(), to);
+      }
+    };
+    shorten(folder.path().string() + "/", "");
+    shorten(EXAMPLE_DATA, "examples/data");
+    printed += text;
+  };
+  quote(run({model, "--layers", "1", "--sample", "2", "--lines", lines, "--resume", "--tolerance", "1e-5"}));
+  quote(run({model, "--lines", lines}));
+  quote(run({model, "--of", "gate+up"}));
+  quote(run({"compare", before, after, "--require-cosine", "0.99"}));
+  std::istringstream guide(read_bytes(GUIDE));
+  bool is_output = false;  // of a command that stands before it after a $
+  int checked = 0;
+  for (std::string line; std::getline(guide, line);) {
+    line.erase(0, line.find_first_not_of(' '));
+    if (line.starts_with("$ ") || line.starts_with("```")) {
+      is_output = line.starts_with("$ ");
+    } else if (is_output && !line.empty() && !line.starts_with("examples/data/")) {
+      CHECK_MESSAGE(contains(printed, line), line);
+      ++checked;
+    }
+  }
+  CHECK(checked == 11);
+}
