@@ -48,7 +48,39 @@ TEST_CASE("what cannot be compared is one line") {
   check_refused({"--of", "down", "compare", m.a, m.a}, "--of before compare is not heeded");
   check_refused({"--require-angle", "0.01", "compare", m.a, m.a}, "--require-angle before compare");
   CHECK(run({"compare", m.a, m.a, "--json", "-"}).out.starts_with("{"));
-  CHECK(contains(run({"compare", "--help"}).out, "matched by"));
+  for (const char* word : {"matched by", "\"hidden_dim\"", "\"num_experts\"", "--report DIR|FILE.html"}) {
+    CHECK(contains(run({"compare", "--help"}).out, word));
+  }
+  CHECK(contains(run({"--help"}).out, "\"first_expert\""));
+}
+
+TEST_CASE("what neither checkpoint can be read of counts once, and so does what one alone can be") {
+  const models m;
+  const auto plain = random_layer(101, 4, 5, 9);
+  const auto square = random_layer(102, 3, 9, 9);
+  const auto write = [&](const std::string& path, const char* more) {
+    checkpoint_builder builder;
+    add_layer<float>(builder, "layers.0.", plain);
+    builder.add<float>("layers.1.mlp.gate.weight", {3, 9}, square.router);
+    builder.add<float>(std::string("layers.1.mlp.") + more, {3, 9, 9}, square.gates);
+    builder.write(path);
+  };
+  const auto summary = [&] { return m.compare()["coverage"]["summary"].get<std::string>(); };
+  write(m.a, "of_mine.gate");
+  write(m.b, "of_mine.gate");
+  CHECK(summary() == "1 of 2 layers, 4 of 7 experts compared");
+  const auto out = run({"compare", m.a, m.b}).out;
+  CHECK(contains(out, "not used in A and B: layers.1.mlp.gate.weight: "));
+  CHECK(out.find("not used") == out.rfind("not used"));
+  CHECK(contains(out, "  if it is so: verify_checkpoint compare " + m.a + " " + m.b + " --router "));
+  CHECK(run({"compare", m.a, m.b, "--require-cosine", "0.5"}).status == 1);
+  write(m.b, "of_his.gate");
+  CHECK(summary() == "1 of 2 layers, 4 of 7 experts compared");
+  CHECK(contains(run({"compare", m.a, m.b}).out, "not used in B: layers.1.mlp.gate.weight: "));
+  write(m.b, "experts.gate_proj");
+  CHECK(summary() == "1 of 2 layers, 4 of 7 experts compared");
+  const auto document = m.compare();
+  CHECK(document["unmatched_a"].size() == 1);
 }
 
 TEST_CASE("the table has colours where they are wanted, and a line a layer where asked") {
@@ -73,11 +105,51 @@ TEST_CASE("the example of the guide is what the program prints") {
   std::istringstream guide(read_bytes(GUIDE));
   int lines = 0;
   for (std::string line; std::getline(guide, line);) {
-    if (line.starts_with("layer  ") || line.starts_with("model.layers.") || line.starts_with("flips: ") ||
+    const bool is_layer = line.starts_with("model.layers.") && line.ends_with("%");
+    if (is_layer || line.starts_with("layer  ") || line.starts_with("flips: ") ||
         line.ends_with(" experts compared")) {
       CHECK_MESSAGE(contains(printed, line), line);
       ++lines;
     }
   }
   CHECK(lines == 5);
+}
+
+TEST_CASE("what else the guide shows of the models that come with the project") {
+  const temporary_folder folder;
+  const auto model = data_file("tiny-mpi.safetensors");
+  const auto lines = (folder / "run.jsonl").string();
+  const auto after = (folder / "stepped.safetensors").string();
+  const auto before = data_file("tiny-vanilla.safetensors");
+  REQUIRE(run({"recondition", before, after}).status == 0);
+  std::string printed = run({model, "--list"}).out;
+  printed += run({model, "--layers", "1", "--sample", "2", "--summary", "--lines", lines}).out;
+  const auto quote = [&](const outcome& refused) {
+    std::string text = refused.err;
+    const auto shorten = [&](const std::string& from, const std::string& to) {
+      for (auto at = text.find(from); at != text.npos; at = text.find(from, at + to.size())) {
+        text.replace(at, from.size(), to);
+      }
+    };
+    shorten(folder.path().string() + "/", "");
+    shorten(EXAMPLE_DATA, "examples/data");
+    printed += text;
+  };
+  quote(run({model, "--layers", "1", "--sample", "2", "--lines", lines, "--resume", "--tolerance", "1e-5"}));
+  quote(run({model, "--lines", lines}));
+  quote(run({model, "--of", "gate+up"}));
+  quote(run({"compare", before, after, "--require-cosine", "0.99"}));
+  std::istringstream guide(read_bytes(GUIDE));
+  bool is_output = false;  // of a command that stands before it after a $
+  int checked = 0;
+  for (std::string line; std::getline(guide, line);) {
+    line.erase(0, line.find_first_not_of(' '));
+    if (line.starts_with("$ ") || line.starts_with("```")) {
+      is_output = line.starts_with("$ ");
+    } else if (is_output && !line.empty() && !line.starts_with("examples/data/")) {
+      CHECK_MESSAGE(contains(printed, line), line);
+      ++checked;
+    }
+  }
+  CHECK(checked == 11);
 }

@@ -4,6 +4,8 @@
 
 #include <mpi_router/io/moe_layers.hpp>
 
+#include <cmath>
+
 using namespace tool_test;
 
 namespace {
@@ -112,6 +114,43 @@ TEST_CASE("a part, a sum and a weighted sum have the numbers of the stacked matr
                             {"dtype", "BF16"},
                             {"layout", "ndf"},
                             {"layout_known_by", "its shape"}});
+}
+
+TEST_CASE("a large latent expert has the numbers of A P") {
+  const temporary_folder folder;
+  constexpr index_t many = 750;   // neurons, too many to decompose
+  constexpr index_t wide = 8193;  // no multiple of a panel; A P has more than six million elements
+  constexpr index_t latent = 3;
+  test_support::random_source random(11);
+  const auto whole = [&](index_t count) {  // A P is exact in floats
+    std::vector<float> out(static_cast<std::size_t>(count));
+    for (auto& x : out) x = std::round(4 * static_cast<float>(random.normal()));
+    return out;
+  };
+  const auto router = whole(wide);
+  const auto a = whole(many * latent);
+  const auto p = whole(latent * wide);
+  std::vector<float> product(static_cast<std::size_t>(many * wide));
+  for (index_t f = 0; f < many; ++f) {
+    for (index_t l = 0; l < latent; ++l) {
+      for (index_t d = 0; d < wide; ++d) {
+        product[static_cast<std::size_t>(f * wide + d)] +=
+            a[static_cast<std::size_t>(f * latent + l)] * p[static_cast<std::size_t>(l * wide + d)];
+      }
+    }
+  }
+  checkpoint_builder composed;
+  composed.add<float>("h.1.mlp.gate.weight", {1, wide}, router);
+  composed.add<float>("h.1.mlp.experts.0.gate_proj.weight", {many, latent}, a);
+  composed.add<float>("h.1.mlp.fc1_latent_proj.weight", {latent, wide}, p);
+  composed.write(folder / "latent.safetensors");
+  checkpoint_builder formed;
+  formed.add<float>("h.1.mlp.gate.weight", {1, wide}, router);
+  formed.add<float>("h.1.mlp.experts.0.gate_proj.weight", {many, wide}, product);
+  formed.write(folder / "formed.safetensors");
+  const auto numbers = numbers_of(run_json({folder / "latent.safetensors"}));
+  CHECK(numbers[0][0]["certificate"] == "probabilistic");
+  CHECK(numbers == numbers_of(run_json({folder / "formed.safetensors"})));
 }
 
 TEST_CASE("gate is the default, and says nothing of sums") {
@@ -244,4 +283,65 @@ TEST_CASE("layers found by shapes alone come with the command line that names th
   const auto again = run_printed(commands[0], "--json -");
   REQUIRE(again.status == 0);
   CHECK(numbers_of(json::parse(again.out)) == expected);
+}
+
+TEST_CASE("the command line that settles a doubt asks for all that was asked for") {
+  const temporary_folder folder;
+  const auto path = (folder / "a model.safetensors");
+  const auto square = random_layer(9, N, D, D);
+  checkpoint_builder builder;
+  builder.add<float>("model.layers.1.mlp.gate.weight", {N, D}, square.router);
+  builder.add<bf16>("model.layers.1.mlp.of_mine.gate_proj", {N, D, D}, square.gates);
+  builder.add<bf16>("model.layers.1.mlp.of_mine.up_proj", {N, D, D}, random_layer(10, N, D, D).gates);
+  builder.write(path);
+  const auto offered = [](const std::vector<std::string>& arguments) {
+    const auto refused = run(arguments);
+    CAPTURE(refused.err);
+    REQUIRE(refused.status == 2);
+    const auto commands = commands_in(refused.err, "if it is so: ");
+    REQUIRE(commands.size() == 2);
+    for (const auto& command : commands) {
+      CHECK_FALSE(contains(command, "--json"));
+      CHECK_FALSE(contains(command, "--list"));
+    }
+    return commands;
+  };
+  const auto printed = [](const std::string& command, const std::string& more) {
+    const auto again = run_printed(command, more);
+    CAPTURE(command);
+    CAPTURE(again.err);
+    REQUIRE(again.status == 0);
+    return again.out;
+  };
+  for (const auto& command :
+       offered({path, "--of", "gate+0.5*up", "--max-steps=7", "--no-svd", "--json", folder / "x.json"})) {
+    const auto document = json::parse(printed(command, "--json -"));
+    CHECK(document["layers"][0]["of"] == "gate+0.5*up");
+    CHECK(document["max_steps"] == 7);
+    CHECK(document["exact"] == false);
+  }
+  CHECK_FALSE(std::filesystem::exists(folder / "x.json"));
+
+  const auto target = (folder / "new.safetensors").string();
+  for (const auto& command : offered({"recondition", path, target, "--steps", "3", "--of", "up"})) {
+    CHECK(contains(command, " --of up "));
+    CHECK(contains(printed(command, ""), "3 steps on"));
+    std::filesystem::remove(target);
+  }
+
+  std::filesystem::copy(path, folder / "b.safetensors");
+  for (const auto& command :
+       offered({"compare", path, folder / "b.safetensors", "--top-k", "2", "--json", "-"})) {
+    const auto document = json::parse(printed(command, "--json -"));
+    CHECK(document["b"] == (folder / "b.safetensors").string());
+    CHECK(document["top_k"] == 2);
+    CHECK(document["coverage"]["complete"] == true);
+  }
+  // None for two models that have no names in common.
+  checkpoint_builder plain;
+  io_test::add_layer(plain, "model.layers.1.", square);
+  plain.write(folder / "b.safetensors");
+  const auto refused = run({"compare", path, folder / "b.safetensors"});
+  CHECK(refused.status == 2);
+  CHECK_FALSE(contains(refused.err, "if it is so"));
 }

@@ -138,3 +138,12 @@ TEST_CASE("a file is no folder") {
   write_bytes(folder / "file", "x");
   check_refused({"--report", folder / "file"}, "--report needs a folder");
 }
+
+TEST_CASE("FILE.html is the page, and its data lies beside it") {
+  const temporary_folder folder;
+  const auto result = run({"--report", folder / "sub/page.html"}, "PATH=/nonexistent");
+  REQUIRE(result.status == 0);
+  CHECK(contains(result.err, "report: " + (folder / "sub/page.html").string() + "\n"));
+  CHECK(count(read_bytes(folder / "sub/page.html"), "<tr><td>") == 4 + 32);
+  CHECK(read_bytes(folder / "sub/page-data/checkpoint-0-spectra.csv").size() > 1000);
+}

@@ -155,14 +155,19 @@ expert_result analyse_expert(const moe_layer& layer, index_t expert, const analy
   const auto* gate = only_block(layer, expert);
   const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
   // In double and row after row: the same bits in every layout, and of packed weights the products of codes
-  // and scales as they are. The largest are read where they lie, for memory counts there; sums lie nowhere.
+  // and scales as they are. The largest are read where they lie, for memory counts there, and A P, which lies
+  // nowhere, is rounded to floats. Sums lie nowhere either.
   constexpr index_t many = 6'000'000;
+  const bool is_large = gate != nullptr && gate->ffn_dim * layer.hidden_dim > many;
   expert_result result;
-  if (gate == nullptr || layer.latent != nullptr || gate->ffn_dim * gate->hidden_dim <= many) {
+  if (is_large && layer.latent != nullptr) {
+    const auto a = times_latent<float>(layer, read_matrix(layer, expert));
+    result = look(view(a));
+  } else if (is_large) {
+    result = mpi_router::visit_gate(*gate, look);
+  } else {
     const auto a = read_gate(layer, expert);
     result = look(view(a));
-  } else {
-    result = mpi_router::visit_gate(*gate, look);
   }
   result.expert = expert;
   for (double* ratio :

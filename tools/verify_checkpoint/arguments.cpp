@@ -8,7 +8,9 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <string_view>
 
 namespace verify {
 
@@ -64,7 +66,8 @@ Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all
   decoded to the products of codes and scales; experts of more than six million weights to floats, rounded once, as
   the formats' own decoders do. What is certified is certified of those numbers.
 
-Where experts see a latent P x, A P is measured; where they have no gate, the up projection takes its place ("part").
+Where experts see a latent P x, A P is measured, rounded to floats where it has more than six million elements; where
+  they have no gate, the up projection takes its place ("part").
 
 With --of the numbers are of M = a AᵀA + b UᵀU + c WWᵀ, of gate A, up U and down projection W, [D, F]: those of the matrix
   of their rows one below the other, [√a A; √b U; √c Wᵀ]. A layer that lacks one of them, or whose W may lie both ways, is
@@ -79,7 +82,8 @@ JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "laye
   means to the angle of --require-angle or, without it, to any. A layer has "file", "name" (the prefix that its router
   and experts share), "family", "router", "gate" (names of tensors), "router_dtype", "dtype", "router_layout",
   "layout", "layout_known_by", "router_rows", "num_experts", "ffn_dim" (null where experts differ, who then have one
-  each), "hidden_dim" and "experts"; with --of also "of" and "matrices", what is summed. What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
+  each), "hidden_dim" and "experts"; "first_expert" where names number the first not 0, and with --of "of" and "matrices",
+  what is summed. What is "unmatched" has "file", "name", "reason", "what" (not looked at, missing,
   set aside), and the "layers" and "rows" that the answer lacks for it. An expert has "expert", "sigma1", "sigma2", "sigma2_from",
   "cosine_stored", "cosine_step", "lambda_stored", "lambda_step", "rayleigh", "residual", "angle_bound", "certificate"
   (rigorous, probabilistic, heuristic, none), "steps" and "status" (ok, zero_row, zero_image, non_finite). Angles are in
@@ -114,17 +118,11 @@ void add_output_options(CLI::App& app, arguments& a) {
          "A .safetensors or .gguf file, a folder of shards, or an index file; without one, the models in "
          "examples/data")
       ->type_name("PATH");
-  app.add_option("--json", a.json,
-                 "Write all numbers as JSON; - writes them to the standard output instead of the table")
-      ->type_name("FILE");
+  add_common_options(app, a);
   app.add_option(
          "--trace", a.trace,
          "Write file,layer,expert,step,rho,residual,angle (radians) for each step from the stored row as CSV")
       ->type_name("FILE");
-  app.add_option("--report", a.report,
-                 "Write DIR/index.html, a page with figures and sortable tables, and its data; gnuplot draws "
-                 "the figures")
-      ->type_name("DIR");
   auto* lines =
       app.add_option("--lines", a.lines,
                      "Write a line of JSON as each expert finishes, to a new file that --resume goes "
@@ -172,19 +170,9 @@ void add_analysis_options(CLI::App& app, arguments& a) {
          "--list", a.list,
          "Say what the checkpoint holds and how it would be read, and compute nothing; with --json - as JSON")
       ->excludes(app.get_option("--lines"));
-  app.add_option("--layers", a.layers, "Look at the layers of these numbers alone: 3,17-20")
-      ->type_name("LIST");
   app.add_option("--sample", a.sample, "Look at this many experts of each layer alone, evenly spread")
       ->type_name("N");
-  app.add_option("--threads", a.threads, "Threads to use; without it as many as the machine has")
-      ->type_name("N");
   app.add_flag("--worst-first", a.worst_first, "Sort the experts of a layer by their cosine after one step");
-  auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
-  app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
-      ->excludes(experts);
-  app.add_option("--color", a.colour, "auto, always or never; auto also heeds NO_COLOR")
-      ->check(CLI::IsMember({"auto", "always", "never"}))
-      ->capture_default_str();
   add_part_options(app, a);
 }
 
@@ -211,6 +199,26 @@ void require(bool condition, const std::string& message) {
   if (!condition) {
     throw input_error(message);
   }
+}
+
+void add_common_options(CLI::App& app, arguments& a) {
+  app.add_option("--json", a.json,
+                 "Write all numbers as JSON; - writes them to the standard output instead of the table")
+      ->type_name("FILE");
+  app.add_option("--report", a.report,
+                 "Write a page with figures and sortable tables, DIR/index.html or FILE.html, and its data; "
+                 "gnuplot draws the figures")
+      ->type_name("DIR|FILE.html");
+  app.add_option("--layers", a.layers, "Look at the layers of these numbers alone: 3,17-20")
+      ->type_name("LIST");
+  app.add_option("--threads", a.threads, "Threads to use; without it as many as the machine has")
+      ->type_name("N");
+  auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
+  app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
+      ->excludes(experts);
+  app.add_option("--color", a.colour, "auto, always or never; auto also heeds NO_COLOR")
+      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->capture_default_str();
 }
 
 void add_naming_options(CLI::App& app, arguments& a) {
@@ -256,6 +264,32 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   wrap_help(rewrite);
   app.footer(footer);
   rewrite.footer(describe_layouts);
+}
+
+std::vector<std::string> words_again(const CLI::App& app) {
+  constexpr std::array<std::string_view, 11> others{"--help",   "--list",   "--json",         "--trace",
+                                                    "--report", "--lines",  "--resume",       "--router",
+                                                    "--gate",   "--layout", "--router-layout"};
+  std::vector<std::string> words;
+  if (app.get_parent() != nullptr) {
+    words.push_back(app.get_name());
+  } else {
+    words.emplace_back();
+  }
+  for (const auto* option : app.get_options()) {
+    const auto name = option->get_name();
+    const bool is_ours = app.get_parent() != nullptr || !option->get_positional();
+    if (option->count() == 0 || !is_ours || std::ranges::find(others, name) != others.end()) {
+      continue;
+    }
+    if (!option->get_positional()) {
+      words.push_back(name);
+    }
+    if (option->get_items_expected_max() > 0) {
+      words.insert(words.end(), option->results().begin(), option->results().end());
+    }
+  }
+  return words;
 }
 
 void check(const arguments& a) {

@@ -39,7 +39,8 @@ struct arguments {
   std::string report;
   std::string lines;
   bool resume = false;
-  std::string command;  ///< all of it, for the report
+  std::string command;             ///< all of it, for the report
+  std::vector<std::string> again;  ///< words_again() of it
   double tolerance = 1e-6;
   index_t max_steps = 10000;
   std::optional<double> require_angle;
@@ -65,6 +66,9 @@ struct arguments {
 /// Adds all options, which write to `a`, to the program and to its subcommand `rewrite`.
 void define(CLI::App& app, CLI::App& rewrite, arguments& a);
 
+/// The options of whatever looks at experts: where numbers go, and which.
+void add_common_options(CLI::App& app, arguments& a);
+
 /// The options of whatever searches for layers: --router, --gate, --layout, --router-layout.
 void add_naming_options(CLI::App& app, arguments& a);
 
@@ -73,6 +77,10 @@ void wrap_help(CLI::App& app);
 
 /// What --layout may be, for the end of a help text.
 [[nodiscard]] std::string describe_layouts();
+
+/// The words, after the name of the program, of a command line that asks for the same, but for --list, the
+/// files to write, and the names and layouts of tensors. An empty word stands for the checkpoint.
+[[nodiscard]] std::vector<std::string> words_again(const CLI::App& app);
 
 /// Throws input_error for what no option can mean.
 void check(const arguments& a);

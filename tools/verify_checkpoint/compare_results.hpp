@@ -5,6 +5,8 @@
 
 #include <mpi_router/verify/compare.hpp>
 
+#include <cmath>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -61,10 +63,26 @@ struct comparison_result {
   std::string top_k_from;        ///< who says so
   index_t layers_skipped = 0;    ///< that --layers leaves out, of the checkpoint that has more of them
   index_t experts_skipped = 0;   ///< of those
+  std::vector<left_out> others;  ///< left_out_of() it
 };
 
-/// What the answer covers, over both checkpoints: a pair of layers or of experts counts once, what neither
-/// could read once for each.
+/// What a search left out of A, of B, or under one name of both.
+struct common_omission {
+  const omission* a = nullptr;
+  const omission* b = nullptr;
+  index_t layers = 0;  ///< that the comparison lacks for it, beside those of the lists above
+  index_t rows = 0;
+};
+[[nodiscard]] std::vector<common_omission> omissions_of(const comparison_result& result);
+
+/// Layers and experts that have no counterpart, or cannot be compared, and what was not read. `commands`
+/// makes the command lines for that.
+[[nodiscard]] std::vector<left_out> left_out_of(
+    const comparison_result& result,
+    const std::function<std::vector<std::string>(const omission&)>& commands);
+
+/// What the answer covers, over both checkpoints: a pair of layers or of experts counts once, and so does
+/// what could be read in one or in neither, where both have one name for it.
 struct comparison_coverage {
   index_t layers = 0;
   index_t layers_compared = 0;
@@ -78,5 +96,25 @@ struct comparison_coverage {
 
 /// "2 of 3 layers, 14 of 24 experts compared".
 [[nodiscard]] std::string describe(const comparison_coverage& covered);
+
+/// "blk.0", or "blk.0 and model.layers.0.mlp" where the two are called differently.
+[[nodiscard]] std::string name_of(const layer_comparison& pair);
+
+/// "K = 2 of --top-k, 4096 Gaussian tokens".
+[[nodiscard]] std::string describe_flips(const comparison_result& result);
+
+/// ‖ΔA‖ / σ₁(A).
+[[nodiscard]] double relative_change(const pair_result& e);
+
+/// How far a singular value moved, relative to `scale`.
+[[nodiscard]] inline double moved_by(double before, double after, double scale) {
+  return scale > 0 ? std::abs(after - before) / scale : unknown;
+}
+
+/// Whether Wedin's bound on the angle is more than a guess.
+[[nodiscard]] inline bool is_proven(const mpi_router::angle_limit& limit) {
+  using mpi_router::certainty;
+  return limit.label == certainty::rigorous || limit.label == certainty::probabilistic;
+}
 
 }  // namespace verify

@@ -2,19 +2,23 @@
 
 #include "compare.hpp"
 #include "compare_records.hpp"
+#include "compare_report.hpp"
 #include "compare_table.hpp"
 #include "find_layers.hpp"
+#include "hints.hpp"
 #include "outputs.hpp"
 #include "progress.hpp"
 #include "terminal.hpp"
 
 #include <mpi_router/io/moe/gguf_config.hpp>
+#include <mpi_router/io/moe_layers.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace verify {
 
@@ -32,8 +36,8 @@ Choices: the K largest x · r, of the rows that have an expert. Biases, groups a
   time, or those of --tokens.
 
 JSON: {"version", "a", "b", "tokens", "top_k", "coverage": {…}, "layers": […], "only_a", "only_b", "unmatched_a",
-  "unmatched_b"}. A layer has the names "a" and "b", "problem" (empty if it could be compared), "matched_by" (number,
-  likeness), "only_a" and "only_b" (experts without a counterpart), "flips_stored", "flips_step" and "flips_lost" (shares
+  "unmatched_b"}. A layer has the names "a" and "b", "problem" (empty if it could be compared), "hidden_dim" and
+  "num_experts" (of both), "matched_by" (number, likeness), "only_a" and "only_b" (experts without a counterpart), "flips_stored", "flips_step" and "flips_lost" (shares
   of A's choices; lost are those of experts without a counterpart) and "experts": "a" and "b" with "expert", "ffn_dim",
   "cosine_stored" (of its own row to its own direction), "sigma1", "sigma2", "sigma2_from"; "row_cosine", "row_angle",
   "direction_cosine", "direction_angle", "direction_uncertainty", "change_norm", "change_norm_bound" (also Weyl's, of
@@ -92,6 +96,83 @@ int verdict(const comparison_result& result, std::optional<double> least) {
   return covered.is_complete() && near == covered.experts ? 0 : 1;
 }
 
+/// The layers of both checkpoints.
+struct both_found {
+  std::vector<moe_layers> found;
+  std::vector<chosen_layers> chosen;
+
+  both_found(const arguments& a, const std::deque<mpi_router::checkpoint>& models,
+             const command_maker& commands) {
+    found.reserve(models.size());  // the layers stay where they are
+    for (const auto& model : models) {
+      found.push_back(find_some(model, a, commands));
+      chosen.push_back(choose(found.back(), selected(a)));
+      require(!chosen.back().asked.empty(),
+              fmt::format("{}: no layer has a number of --layers {}", model.path().string(), a.layers));
+    }
+  }
+
+  [[nodiscard]] static index_t experts_in(const std::vector<const moe_layer*>& layers) {
+    index_t experts = 0;
+    for (const auto* layer : layers) {
+      experts += layer->num_experts;
+    }
+    return experts;
+  }
+  [[nodiscard]] index_t num_experts() const {
+    return experts_in(chosen[0].asked) + experts_in(chosen[1].asked);
+  }
+
+  [[nodiscard]] comparison_result without_numbers(const compare_arguments& c) const {
+    comparison_result result;
+    result.path_a = c.a;
+    result.path_b = c.b;
+    result.found_a = &found[0];
+    result.found_b = &found[1];
+    for (const auto& some : chosen) {
+      result.layers_skipped = std::max(result.layers_skipped, static_cast<index_t>(some.skipped.size()));
+      result.experts_skipped = std::max(result.experts_skipped, experts_in(some.skipped));
+    }
+    return result;
+  }
+};
+
+/// Makes the command lines that settle what is in doubt: those whose names are in both models, with the other
+/// options as in `a`.
+class command_lines {
+ public:
+  command_lines(const arguments& a, const std::deque<mpi_router::checkpoint>& models)
+      : a_(&a), models_(&models) {}
+
+  std::vector<std::string> operator()(const omission& other) {
+    std::vector<std::string> out;
+    for (const auto& hint : other.hints) {
+      auto command = command_of(a_->again, "", hint);
+      const auto [it, is_new] = works_.try_emplace(command, false);
+      if (is_new) {
+        it->second = finds_layers(hint);
+      }
+      if (it->second) {
+        out.push_back(std::move(command));
+      }
+    }
+    return out;
+  }
+
+ private:
+  [[nodiscard]] bool finds_layers(const mpi_router::naming_hint& hint) const {
+    auto wanted = naming(*a_);
+    wanted.patterns = hint.patterns;
+    wanted.layout = hint.layout;
+    wanted.layout_of_router = hint.layout_of_router;
+    return std::ranges::none_of(*models_, [&](const auto& m) { return find_moe_layers(m, wanted).empty(); });
+  }
+
+  const arguments* a_;
+  const std::deque<mpi_router::checkpoint>* models_;
+  std::map<std::string, bool> works_;  // layers in doubt share their command lines
+};
+
 }  // namespace
 
 void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
@@ -99,9 +180,7 @@ void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
       ->type_name("PATH")
       ->required();
   app.add_option("B", c.b, "After: in the same or any other format")->type_name("PATH")->required();
-  app.add_option("--json", a.json,
-                 "Write all numbers as JSON; - writes them to the standard output instead of the table")
-      ->type_name("FILE");
+  add_common_options(app, a);
   app.add_option("--top-k", c.top_k, "Experts that a token chooses; without it what the config says")
       ->type_name("K");
   app.add_option("--tokens", c.tokens,
@@ -111,16 +190,6 @@ void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
   app.add_option("--require-cosine", c.require_cosine,
                  "Exit with 1 unless every expert of both has a counterpart with cosines, of the rows and of "
                  "the directions, of at least this");
-  app.add_option("--layers", a.layers, "Look at the layers of these numbers alone: 3,17-20")
-      ->type_name("LIST");
-  app.add_option("--threads", a.threads, "Threads to use; without it as many as the machine has")
-      ->type_name("N");
-  auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
-  app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
-      ->excludes(experts);
-  app.add_option("--color", a.colour, "auto, always or never; auto also heeds NO_COLOR")
-      ->check(CLI::IsMember({"auto", "always", "never"}))
-      ->capture_default_str();
   add_naming_options(app, a);
   wrap_help(app);
   app.footer([] { return describe_layouts() + compare_footer; });
@@ -131,47 +200,37 @@ int run_compare(const arguments& a, const compare_arguments& c) {
   require(!c.require_cosine || std::abs(*c.require_cosine) <= 1,
           "--require-cosine must lie between -1 and 1");
   std::deque<mpi_router::checkpoint> models;
-  std::deque<moe_layers> found;
-  std::vector<chosen_layers> chosen;
-  index_t num_experts = 0;
   for (const auto& path : {c.a, c.b}) {
-    found.push_back(find_some(models.emplace_back(path), a));
-    chosen.push_back(choose(found.back(), selected(a)));
-    require(!chosen.back().asked.empty(),
-            fmt::format("{}: no layer has a number of --layers {}", path, a.layers));
-    for (const auto* layer : chosen.back().asked) {
-      num_experts += layer->num_experts;
-    }
+    models.emplace_back(path);
   }
-  const bool to_file = !a.json.empty() && a.json != "-";
-  require(!to_file || c.tokens.empty() || !mpi_router::same_file(a.json, file_of_tokens(c.tokens)),
-          a.json + ": is part of the input, which is never overwritten");
-  const auto files = open_outputs({to_file ? a.json : "", "", "", ""}, models);
-
-  comparison_result result{c.a, c.b, &found[0], &found[1], {}, {}, {}, {}, {}, {}, 0, 0};
-  for (const auto& some : chosen) {
-    index_t experts = 0;
-    for (const auto* layer : some.skipped) {
-      experts += layer->num_experts;
-    }
-    result.layers_skipped = std::max(result.layers_skipped, static_cast<index_t>(some.skipped.size()));
-    result.experts_skipped = std::max(result.experts_skipped, experts);
-  }
+  const command_maker commands = command_lines(a, models);
+  const both_found found(a, models, commands);
+  const std::string json = a.json == "-" ? "" : a.json;
+  const auto files = open_outputs(
+      {json, "", a.report, ""}, models,
+      c.tokens.empty() ? std::vector<std::filesystem::path>{} : std::vector{file_of_tokens(c.tokens)});
+  auto result = found.without_numbers(c);
   set_top_k(c, models, result);
   {
     progress_bar bar("comparing");
-    compare(chosen[0].asked, chosen[1].asked, {c.tokens, result.top_k}, result,
+    compare(found.chosen[0].asked, found.chosen[1].asked, {c.tokens, result.top_k}, result,
             [&bar](index_t done, index_t all) { bar(done, all); });
   }
   check_common(result);
+  result.others = left_out_of(result, commands);
+  std::string problem;
+  if (files.page) {
+    problem = write_comparison(*files.page, places_of(a.report).data, result, a.command);
+  }
   if (files.json) {
     files.json->write(to_json(result));
   }
-  const bool lines = a.experts || (!a.summary && num_experts <= 256);
+  const bool lines = a.experts || (!a.summary && found.num_experts() <= 256);
   fmt::print("{}",
              a.json == "-" ? to_json(result) : format_comparison(result, {lines, wants_colour(a.colour)}));
   flush_output();
   files.commit();
+  tell_report(files, a.report, problem);
   return verdict(result, c.require_cosine);
 }
 

@@ -20,23 +20,12 @@ std::string moved(double before, double after, int width) {
   return std::isfinite(by) ? fmt::format("{:>+{}.3f} %", by + 0.0, width - 2)
                            : fmt::format("{:>{}}", "-", width);
 }
-double relative_change(const pair_result& e) {
-  return e.change && e.a.sigma_1 > 0 ? e.change->value / e.a.sigma_1 : unknown;
-}
-double moved_by(double before, double after) { return before > 0 ? std::abs(after / before - 1) : unknown; }
-
 std::string percent(double share, int width) {
   return std::isfinite(share) ? fmt::format("{:>{}.2f} %", 100 * share, width - 2)
                               : fmt::format("{:>{}}", "-", width);
 }
 
-/// "blk.0", or "blk.0 and model.layers.0.mlp" where the two are called differently.
-std::string name_of(const layer_comparison& pair) {
-  const auto shown = [](const moe_layer& layer) {
-    return layer.name.empty() ? std::string("(no prefix)") : printable(layer.name);
-  };
-  return pair.a->name == pair.b->name ? shown(*pair.a) : shown(*pair.a) + " and " + shown(*pair.b);
-}
+std::string printable_name(const layer_comparison& pair) { return printable(name_of(pair), 410); }
 
 template <class Value>
 std::string both(const Value& a, const Value& b) {
@@ -46,7 +35,7 @@ std::string both(const Value& a, const Value& b) {
 std::string describe_pair(const layer_comparison& pair, const painter& paint) {
   const auto& a = *pair.a;
   const auto& b = *pair.b;
-  return paint.bold(name_of(pair)) +
+  return paint.bold(printable_name(pair)) +
          fmt::format(": {} experts, F = {}, D = {}", both(a.num_experts, b.num_experts),
                      both(a.ffn_dim, b.ffn_dim), both(a.hidden_dim, b.hidden_dim)) +
          paint.faint(fmt::format(
@@ -58,9 +47,7 @@ std::string describe_pair(const layer_comparison& pair, const painter& paint) {
 std::string expert_line(const pair_result& e, const painter& paint) {
   const std::string who = e.a.expert == e.b.expert ? fmt::format("{}", e.a.expert)
                                                    : fmt::format("{} → {}", e.a.expert, e.b.expert);
-  using mpi_router::certainty;
-  const bool is_proven = e.wedin.label == certainty::rigorous || e.wedin.label == certainty::probabilistic;
-  const std::string limit = is_proven ? fmt::format("≤{}", angle_cell(e.wedin.angle, 0)) : "-";
+  const std::string limit = is_proven(e.wedin) ? fmt::format("≤{}", angle_cell(e.wedin.angle, 0)) : "-";
   return fmt::format("  {:>9}  {} {}  {} {:>9}  {} {}  {} {}  {} {}\n", who,
                      paint.cosine(e.row.cosine, cell(e.row.cosine, 8, 5)),
                      paint.cosine(e.direction.cosine, cell(e.direction.cosine, 8, 5)),
@@ -103,7 +90,7 @@ std::string legend(const comparison_result& result, const painter& paint) {
 std::string glance(const comparison_result& result, const painter& paint) {
   std::size_t width = 5;
   for (const auto& pair : result.layers) {
-    width = std::max(width, name_of(pair).size());
+    width = std::max(width, printable_name(pair).size());
   }
   std::string out =
       paint.faint(fmt::format("{:<{}}  {:>8} {:>8}  {:>8} {:>8}  {:>9} {:>9}  {:>8} {:>8}", "layer", width,
@@ -116,12 +103,12 @@ std::string glance(const comparison_result& result, const painter& paint) {
     const auto row = summarise(pair.pairs, [](const auto& e) { return e.row.cosine; });
     const auto v = summarise(pair.pairs, [](const auto& e) { return e.direction.cosine; });
     const auto sigma =
-        summarise(pair.pairs, [](const auto& e) { return moved_by(e.a.sigma_1, e.b.sigma_1); });
+        summarise(pair.pairs, [](const auto& e) { return moved_by(e.a.sigma_1, e.b.sigma_1, e.a.sigma_1); });
     const auto change = summarise(pair.pairs, relative_change);
     const std::string lost =
         pair.stored.lost > 0 ? fmt::format("  {:.2f} % lost", 100 * pair.stored.lost) : "";
     out +=
-        fmt::format("{:<{}}  {} {}  {} {}  {} {}  {} {}{}{}\n", name_of(pair), width,
+        fmt::format("{:<{}}  {} {}  {} {}  {} {}  {} {}{}{}\n", printable_name(pair), width,
                     paint.cosine(row.mean, cell(row.mean, 8, 5)), paint.cosine(row.low, cell(row.low, 8, 5)),
                     paint.cosine(v.mean, cell(v.mean, 8, 5)), paint.cosine(v.low, cell(v.low, 8, 5)),
                     cell(sigma.high, 9, 5), cell(change.high, 9, 4), percent(pair.stored.flipped, 8),
@@ -132,37 +119,6 @@ std::string glance(const comparison_result& result, const painter& paint) {
 }
 
 }  // namespace
-
-std::string format_not_compared(const comparison_result& result, bool colour) {
-  const painter paint{colour};
-  std::string out;
-  const auto line = [&](const std::string& name, const std::string& reason) {
-    out += fmt::format("{}{}: {}\n", paint(fg(fmt::terminal_color::yellow), "not compared: "), name, reason);
-  };
-  const auto experts = [&](const layer_comparison& pair, const std::vector<index_t>& some, char in,
-                           char missing_in) {
-    if (!some.empty()) {
-      line(name_of(pair),
-           fmt::format("expert{} {} of {} {} no counterpart in {}", some.size() == 1 ? "" : "s",
-                       mpi_router::ranges_of(some), in, some.size() == 1 ? "has" : "have", missing_in));
-    }
-  };
-  for (const auto& pair : result.layers) {
-    if (!pair.problem.empty()) {
-      line(name_of(pair), pair.problem);
-    }
-    experts(pair, pair.only_a, 'A', 'B');
-    experts(pair, pair.only_b, 'B', 'A');
-  }
-  for (const auto* layer : result.only_a) {
-    line(printable(layer->name), "a layer of A alone");
-  }
-  for (const auto* layer : result.only_b) {
-    line(printable(layer->name), "a layer of B alone");
-  }
-  return out + format_unmatched(result.found_a->omissions, colour) +
-         format_unmatched(result.found_b->omissions, colour);
-}
 
 std::string format_comparison(const comparison_result& result, const compare_table_options& options) {
   const painter paint{options.colour};
@@ -176,11 +132,8 @@ std::string format_comparison(const comparison_result& result, const compare_tab
     }
   }
   out += fmt::format("\n{}", glance(result, paint));
-  out += result.top_k
-             ? fmt::format("flips: K = {} of {}, {}\n", *result.top_k, result.top_k_from, result.tokens)
-             : "flips: none without K, which no config says; --top-k does\n";
-  return fmt::format("{}{}{}\n", out, format_not_compared(result, options.colour),
-                     describe(coverage_of(result)));
+  return fmt::format("{}flips: {}\n{}{}\n", out, describe_flips(result),
+                     format_left_out(result.others, options.colour), describe(coverage_of(result)));
 }
 
 }  // namespace verify

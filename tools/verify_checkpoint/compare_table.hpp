@@ -16,7 +16,4 @@ struct compare_table_options {
 [[nodiscard]] std::string format_comparison(const comparison_result& result,
                                             const compare_table_options& options);
 
-/// "layer: reason", a line for each layer and expert that has no counterpart or cannot be compared.
-[[nodiscard]] std::string format_not_compared(const comparison_result& result, bool colour);
-
 }  // namespace verify

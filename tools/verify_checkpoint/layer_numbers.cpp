@@ -1,5 +1,6 @@
 #include "layer_numbers.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <numeric>
 #include <set>
@@ -27,11 +28,11 @@ std::vector<index_t> numbers_in(std::string_view name) {
 
 }  // namespace
 
-std::vector<index_t> layer_numbers(const checkpoint_result& checkpoint) {
+std::vector<index_t> layer_numbers(const std::vector<const moe_layer*>& layers) {
   std::vector<std::vector<index_t>> all;
-  std::size_t fewest = checkpoint.layers.empty() ? 0 : static_cast<std::size_t>(-1);
-  for (const auto& result : checkpoint.layers) {
-    all.push_back(numbers_in(result.layer->name));
+  std::size_t fewest = layers.empty() ? 0 : static_cast<std::size_t>(-1);
+  for (const auto* layer : layers) {
+    all.push_back(numbers_in(layer->name));
     fewest = std::min(fewest, all.back().size());
   }
   std::vector<index_t> numbers(all.size());
@@ -45,6 +46,14 @@ std::vector<index_t> layer_numbers(const checkpoint_result& checkpoint) {
   }
   std::iota(numbers.begin(), numbers.end(), index_t{0});
   return numbers;
+}
+
+std::vector<index_t> layer_numbers(const checkpoint_result& checkpoint) {
+  std::vector<const moe_layer*> layers;
+  for (const auto& result : checkpoint.layers) {
+    layers.push_back(result.layer);
+  }
+  return layer_numbers(layers);
 }
 
 }  // namespace verify

@@ -131,7 +131,7 @@ int run_list(const arguments& a) {
     files.json->write(to_json(checkpoints, {}, coverage_of(checkpoints)));
   }
   fmt::print("{}", a.json == "-" ? to_json(checkpoints, {}, coverage_of(checkpoints))
-                                 : format_list(checkpoints, wants_colour(a.colour)));
+                                 : format_list(checkpoints, wants_colour(a.colour), a.again));
   flush_output();
   files.commit();
   return 0;
@@ -154,7 +154,7 @@ int run_verify(const arguments& a, ranks& all) {
   const auto covered = coverage_of(checkpoints, a.require_angle);
   std::string problem;
   if (files.page) {
-    problem = write_report(*files.page, a.report, checkpoints, {options, a.command});
+    problem = write_report(*files.page, places_of(a.report).data, checkpoints, {options, a.command});
   }
   if (files.json) {
     files.json->write(to_json(checkpoints, options, covered));
@@ -171,14 +171,12 @@ int run_verify(const arguments& a, ranks& all) {
                                           .colour = wants_colour(a.colour),
                                           .tolerance = a.tolerance,
                                           .max_steps = a.max_steps,
-                                          .exact = all_decomposed(checkpoints)}));
+                                          .exact = all_decomposed(checkpoints),
+                                          .again = a.again}));
   }
   flush_output();
   files.commit();
-  if (files.page) {
-    fmt::print(stderr, "{}{}report: {}/index.html\n", problem, problem.empty() ? "" : "\n",
-               printable(a.report, 4096));
-  }
+  tell_report(files, a.report, problem);
   return verdict(a, covered);
 }
 
@@ -234,6 +232,7 @@ int run(int argc, char** argv, ranks& all) {
     }
     throw input_error(fmt::format("{} (--help explains)", e.what()));
   }
+  a.again = words_again(app.get_subcommands().empty() ? app : *app.get_subcommands().front());
   check(a);
   require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
   require(!*versions || a.inputs.empty(), "compare comes first, before the checkpoints");

@@ -1,5 +1,8 @@
 #include "outputs.hpp"
 
+#include <fmt/format.h>
+
+#include <cstdio>
 #include <string_view>
 #include <vector>
 
@@ -22,9 +25,10 @@ fs::path place_of(const fs::path& path) {
 /// Whether the report may write a file of this name into its folder of data.
 bool is_report_data(const fs::path& path, const fs::path& report) {
   const auto type = path.extension();
+  const auto name = path.filename().string();
   return !report.empty() && (type == ".csv" || type == ".gp" || type == ".svg") &&
-         path.filename().string().starts_with("checkpoint-") &&
-         place_of(path).parent_path() == place_of(report / "data");
+         (name.starts_with("checkpoint-") || name.starts_with("comparison-")) &&
+         place_of(path).parent_path() == place_of(places_of(report).data);
 }
 
 struct output {
@@ -32,9 +36,9 @@ struct output {
   fs::path path;
 };
 
-void check_apart(const std::vector<output>& wanted, const mpi_router::checkpoint& model,
+void check_apart(const std::vector<output>& wanted, const std::vector<fs::path>& inputs,
                  const fs::path& report) {
-  for (const auto& input : files_of(model)) {
+  for (const auto& input : inputs) {
     for (const auto& out : wanted) {
       if (mpi_router::same_file(out.path, input) || place_of(out.path) == place_of(input)) {
         file_failure(out.path, "is part of the input, which is never overwritten");
@@ -61,6 +65,16 @@ void check_apart(const std::vector<output>& wanted, const fs::path& report) {
 
 }  // namespace
 
+report_places places_of(const fs::path& report) {
+  if (report.empty() || report.extension() != ".html" || fs::is_directory(report)) {
+    return {report.empty() ? fs::path() : report / "index.html", report / "data"};
+  }
+  auto data = report;
+  data.replace_extension();
+  data += "-data";
+  return {report, data};
+}
+
 std::vector<fs::path> files_of(const mpi_router::checkpoint& model) {
   std::vector<fs::path> files = model.files();
   for (const auto& path : {model.path(), model.index()}) {
@@ -79,11 +93,12 @@ void outputs::commit() const {
   }
 }
 
-outputs open_outputs(const output_paths& paths, const std::deque<mpi_router::checkpoint>& models) {
-  if (fs::exists(paths.report) && !fs::is_directory(paths.report)) {
-    file_failure(paths.report, "--report needs a folder");
+outputs open_outputs(const output_paths& paths, const std::deque<mpi_router::checkpoint>& models,
+                     const std::vector<fs::path>& others) {
+  const auto [page, data] = places_of(paths.report);
+  if (page != paths.report && fs::exists(paths.report) && !fs::is_directory(paths.report)) {
+    file_failure(paths.report, "--report needs a folder, or FILE.html");
   }
-  const fs::path page = paths.report.empty() ? fs::path() : paths.report / "index.html";
   std::vector<output> wanted;
   for (const auto& out : {output{"--json", paths.json},
                           {"--trace", paths.trace},
@@ -94,8 +109,9 @@ outputs open_outputs(const output_paths& paths, const std::deque<mpi_router::che
     }
   }
   for (const auto& model : models) {
-    check_apart(wanted, model, paths.report);
+    check_apart(wanted, files_of(model), paths.report);
   }
+  check_apart(wanted, others, paths.report);
   check_apart(wanted, paths.report);
 
   const auto open = [](const fs::path& path) {
@@ -104,13 +120,20 @@ outputs open_outputs(const output_paths& paths, const std::deque<mpi_router::che
   outputs files{open(paths.json), open(paths.trace), nullptr};
   if (!page.empty()) {
     std::error_code error;
-    fs::create_directories(paths.report / "data", error);
+    fs::create_directories(data, error);
     if (error) {
       file_failure(paths.report, "the folder cannot be made: ", error.message());
     }
     files.page = open(page);
   }
   return files;
+}
+
+void tell_report(const outputs& files, const std::string& report, const std::string& problem) {
+  if (files.page) {
+    fmt::print(stderr, "{}{}report: {}\n", problem, problem.empty() ? "" : "\n",
+               mpi_router::io::printable(places_of(report).page.string(), 4096));
+  }
 }
 
 }  // namespace verify

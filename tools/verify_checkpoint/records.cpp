@@ -48,7 +48,7 @@ json matrices_record(const moe_layer& layer) {
   return out;
 }
 
-std::string_view word_for(omission_kind what) {
+std::string_view kind_of(omission_kind what) {
   switch (what) {
     case omission_kind::set_aside: return "set aside";
     case omission_kind::unseen: return "not looked at";
@@ -133,7 +133,7 @@ std::string to_json(const std::vector<checkpoint_result>& checkpoints, const ana
       others.push_back({{"file", c.path},
                         {"name", other.name},
                         {"reason", other.reason},
-                        {"what", word_for(other.kind)},
+                        {"what", kind_of(other.kind)},
                         {"layers", other.layers},
                         {"rows", other.rows}});
     }

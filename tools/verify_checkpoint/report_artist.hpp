@@ -2,8 +2,9 @@
 #pragma once
 
 #include "../figures/gnuplot.hpp"
-#include "report_figures.hpp"
+#include "report_page.hpp"
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>

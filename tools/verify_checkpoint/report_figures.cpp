@@ -3,6 +3,7 @@
 #include "layer_numbers.hpp"
 #include "report_artist.hpp"
 #include "report_close_looks.hpp"
+#include "report_heat_map.hpp"
 
 #include <mpi_router/verify/null_model.hpp>
 
@@ -28,33 +29,19 @@ void draw_heat_maps(artist& draw, const checkpoint_result& checkpoint) {
     most = std::max(most, checkpoint.layers[l].experts.size());
   }
   draw.csv("cosine", "layer,expert,cosine_stored,cosine_step,place", cells);
-  const auto layers = checkpoint.layers.size();
-  const auto step = [](std::size_t count) { return std::max<std::size_t>(1, (count + 7) / 8); };
-  std::string tics;
-  for (std::size_t l = 0; l < layers; l += step(layers)) {
-    tics += fmt::format("{}\"{}\" {}", l > 0 ? ", " : "", numbers[l], l);
-  }
   for (const auto& [name, column, when] :
        {std::tuple{"before", 3, "as stored"}, {"after", 4, "after one step"}}) {
-    draw.draw(name, 340, fmt::format("Cosine to the principal direction, {}", when),
-              fmt::format("Each cell is one expert: 1 where its router row points along the principal right "
-                          "singular direction of its {}, 0 where it is orthogonal to it. Empty cells have no "
-                          "direction.",
-                          measured_of(checkpoint)),
-              fmt::format(R"gp(set xlabel "expert"
-set ylabel "layer"
-set cblabel "|cos| (dimensionless)"
-set xrange [-0.5:{0}]
-set yrange [{1}:-0.5]
-set xtics {2}
-set ytics ({3})
-unset grid
-set cbrange [0:1]
-set palette defined (0 "#440154", 0.25 "#3b528b", 0.5 "#21918c", 0.75 "#5ec962", 1 "#fde725")
-plot "{4}" using 2:5:(0.5):(0.5):{5} with boxxyerror fs solid noborder lc palette notitle
-)gp",
-                          static_cast<double>(most) - 0.5, static_cast<double>(layers) - 0.5, step(most),
-                          tics, draw.data("cosine"), column));
+    draw_heat_map(
+        draw,
+        {.name = name,
+         .title = fmt::format("Cosine to the principal direction, {}", when),
+         .caption = fmt::format("Each cell is one expert: 1 where its router row points along the principal "
+                                "right singular direction of its {}, 0 where it is orthogonal to it. Empty "
+                                "cells have no direction.",
+                                measured_of(checkpoint)),
+         .data = "cosine",
+         .column = column},
+        numbers, most);
   }
 }
 

@@ -66,6 +66,18 @@ struct checkpoint_result {
   std::vector<const moe_layer*> skipped;  ///< those that --layers leaves out
 };
 
+/// Something that the answer lacks.
+struct left_out {
+  std::string what;  ///< "not used", "missing"
+  std::string name;
+  std::string reason;
+  std::vector<std::string> commands = {};  ///< each would use it; which is right the user must know
+};
+
+[[nodiscard]] constexpr std::string_view word_for(omission_kind kind) {
+  return kind == omission_kind::missing ? "missing" : "not used";
+}
+
 /// What of an expert its row is measured against: its "gate matrix", or "matrices gate+up" of a sum.
 [[nodiscard]] inline std::string measured_of(const checkpoint_result& c) {
   for (const auto& result : c.layers) {

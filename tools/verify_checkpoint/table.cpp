@@ -152,10 +152,10 @@ std::string legend(const std::string& measured, const table_options& options, co
 }
 
 /// The command lines that name layers which were found without a family's names.
-std::string format_names(const checkpoint_result& c) {
+std::string format_names(const checkpoint_result& c, const std::vector<std::string>& again) {
   std::vector<std::string> commands;
   for (const auto& result : c.layers) {
-    const auto command = command_for(c.path, *result.layer);
+    const auto command = command_for(again, c.path, *result.layer);
     if (!command.empty() && std::ranges::find(commands, command) == commands.end()) {
       commands.push_back(command);
     }
@@ -170,18 +170,27 @@ std::string format_names(const checkpoint_result& c) {
 
 }  // namespace
 
-std::string format_unmatched(const std::vector<omission>& omissions, bool colour, const std::string& path) {
+std::string format_left_out(const std::vector<left_out>& all, bool colour) {
   const painter paint{colour};
   std::string out;
-  for (const auto& other : omissions) {
-    const char* label = other.kind == omission_kind::missing ? "missing: " : "not used: ";
-    out += fmt::format("{}{}: {}\n", paint(fg(fmt::terminal_color::yellow), label), printable(other.name),
-                       printable(other.reason, 1000));
-    for (const auto& command : path.empty() ? std::vector<std::string>{} : commands_for(path, other)) {
+  for (const auto& one : all) {
+    out += fmt::format("{} {}: {}\n", paint(fg(fmt::terminal_color::yellow), one.what + ":"),
+                       printable(one.name), printable(one.reason, 1000));
+    for (const auto& command : one.commands) {
       out += fmt::format("  if it is so: {}\n", printable(command, 8192));
     }
   }
   return out;
+}
+
+std::string format_unmatched(const std::vector<omission>& omissions, bool colour,
+                             const std::vector<std::string>& again, const std::string& path) {
+  std::vector<left_out> all;
+  for (const auto& other : omissions) {
+    all.push_back({std::string(word_for(other.kind)), other.name, other.reason,
+                   again.empty() ? std::vector<std::string>() : commands_for(again, path, other)});
+  }
+  return format_left_out(all, colour);
 }
 
 std::string format_table(const std::vector<checkpoint_result>& checkpoints, const table_options& options) {
@@ -194,13 +203,15 @@ std::string format_table(const std::vector<checkpoint_result>& checkpoints, cons
       out += options.experts ? fmt::format("\n{}", format_layer(layer, options, paint))
                              : fmt::format("{}\n", describe_layer(*layer.layer, paint));
     }
-    out += format_unmatched(c.found->omissions, options.colour, c.path) + format_names(c);
+    out += format_unmatched(c.found->omissions, options.colour, options.again, c.path) +
+           format_names(c, options.again);
   }
   return fmt::format("{}\n{}{}\n", out, glance(checkpoints, options, paint),
                      printable(describe_seen(coverage_of(checkpoints)), 4096));
 }
 
-std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool colour) {
+std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool colour,
+                        const std::vector<std::string>& again) {
   const painter paint{colour};
   std::string out;
   index_t layers = 0;
@@ -212,7 +223,7 @@ std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool 
       ++layers;
       rows += result.layer->num_experts;
     }
-    out += format_unmatched(c.found->omissions, colour, c.path) + format_names(c);
+    out += format_unmatched(c.found->omissions, colour, again, c.path) + format_names(c, again);
   }
   return out + fmt::format("{} layer{}, {} rows would be looked at\n", layers, layers == 1 ? "" : "s", rows);
 }

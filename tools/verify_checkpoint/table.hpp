@@ -15,18 +15,23 @@ struct table_options {
   double tolerance = 1e-6;
   index_t max_steps = 10000;
   bool exact = true;
+  std::vector<std::string> again = {};  ///< for the command lines that settle doubts
 };
 
 /// All of it, as it goes to the standard output.
 [[nodiscard]] std::string format_table(const std::vector<checkpoint_result>& checkpoints,
                                        const table_options& options);
 
-/// One line: "name: reason", for each thing that could not be used. With the path of the checkpoint, the
-/// command lines too that would use it.
+/// A line for each, and the command lines that settle it.
+[[nodiscard]] std::string format_left_out(const std::vector<left_out>& all, bool colour);
+
+/// The same of what a search left out. Without `again` no command lines.
 [[nodiscard]] std::string format_unmatched(const std::vector<omission>& omissions, bool colour,
+                                           const std::vector<std::string>& again = {},
                                            const std::string& path = "");
 
 /// What a checkpoint holds and how it would be read.
-[[nodiscard]] std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool colour);
+[[nodiscard]] std::string format_list(const std::vector<checkpoint_result>& checkpoints, bool colour,
+                                      const std::vector<std::string>& again);
 
 }  // namespace verify

@@ -9,6 +9,7 @@
 #include <mpi_router/backend/simd.hpp>
 #endif
 
+#include <algorithm>
 #include <cmath>
 
 namespace verify {
@@ -70,17 +71,40 @@ template <class Stored>
   return a;
 }
 
+/// A P, in S, of what an expert does to the latent, A [F, L]. Columns of P, [L, D], are widened some at a
+/// time: beside A P there is never more than A and such a panel.
+template <class S>
+[[nodiscard]] Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> times_latent(
+    const moe_layer& layer, const gate_matrix& a) {
+  constexpr index_t panel = 256;
+  Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> out(a.rows(), layer.hidden_dim);
+  mpi_router::visit_latent<S>(layer, [&](const auto& p) {
+    for (index_t begin = 0; begin < p.cols(); begin += panel) {
+      gate_matrix part(p.rows(), std::min(panel, p.cols() - begin));
+      for (index_t l = 0; l < part.rows(); ++l) {
+        for (index_t d = 0; d < part.cols(); ++d) {
+          part(l, d) = mpi_router::widen<double>(p(l, begin + d));
+        }
+      }
+      out.middleCols(begin, part.cols()) = (a * part).template cast<S>();
+    }
+  });
+  return out;
+}
+
+/// What is measured of one expert, [F, D], or [F, L] where the experts see a latent.
+[[nodiscard]] inline gate_matrix read_matrix(const moe_layer& layer, index_t expert) {
+  const auto* block = only_block(layer, expert);
+  return block == nullptr
+             ? read_stacked(layer, expert)
+             : mpi_router::visit_gate<double>(*block, [](const auto& stored) { return widened(stored); });
+}
+
 /// The gate matrix A of one expert, [F, D], or what is measured in its place; A P where the experts see a
 /// latent.
 [[nodiscard]] inline gate_matrix read_gate(const moe_layer& layer, index_t expert) {
-  const auto* block = only_block(layer, expert);
-  gate_matrix a = block == nullptr ? read_stacked(layer, expert)
-                                   : mpi_router::visit_gate<double>(
-                                         *block, [](const auto& stored) { return widened(stored); });
-  if (layer.latent == nullptr) {
-    return a;
-  }
-  return a * mpi_router::visit_latent<double>(layer, [](const auto& stored) { return widened(stored); });
+  gate_matrix a = read_matrix(layer, expert);
+  return layer.latent == nullptr ? a : times_latent<double>(layer, a);
 }
 
 /// The router's row for one expert.
