@@ -12,7 +12,7 @@ namespace verify {
 
 namespace {
 
-using layer_list = std::vector<const layer_comparison*>;
+using compared_layers = std::vector<const layer_comparison*>;
 
 /// Columns of the numbers of the figures, from 1 as gnuplot counts.
 enum expert_column : int {
@@ -29,7 +29,7 @@ enum expert_column : int {
 
 double in_degrees(double radians) { return radians * degrees_per_radian; }
 
-number_rows rows_of(const layer_list& layers) {
+number_rows rows_of(const compared_layers& layers) {
   const auto numbers = numbers_of(layers);
   number_rows rows;
   for (std::size_t l = 0; l < layers.size(); ++l) {
@@ -52,7 +52,7 @@ column range_of(const number_rows& rows, int which, bool positive = false) {
   });
 }
 
-void draw_cosines(artist& draw, const layer_list& layers, const number_rows& rows) {
+void draw_cosines(artist& draw, const compared_layers& layers, const number_rows& rows) {
   std::size_t most = 0;
   for (const auto* layer : layers) {
     most = std::max(most, static_cast<std::size_t>(layer->a->num_experts));
@@ -110,7 +110,7 @@ plot {4}x with lines dt 2 lw 2 lc rgb "{5}" title "the bound"
 }
 
 /// Shares of choices, in percent.
-number_rows flips_of(const layer_list& layers) {
+number_rows flips_of(const compared_layers& layers) {
   const auto numbers = numbers_of(layers);
   number_rows shares;
   for (std::size_t l = 0; l < layers.size(); ++l) {
@@ -121,7 +121,7 @@ number_rows flips_of(const layer_list& layers) {
   return shares;
 }
 
-void draw_flips(artist& draw, const layer_list& layers, const comparison_result& result) {
+void draw_flips(artist& draw, const compared_layers& layers, const comparison_result& result) {
   const std::string title = "Choices that flip";
   const auto shares = flips_of(layers);
   draw.csv("layers", "place,layer,flips_stored_percent,flips_step_percent,lost_percent", shares);
@@ -152,7 +152,7 @@ plot "{2}" using ($1-0.2):3 with boxes fs solid 0.9 noborder lc rgb "{3}" title 
 
 }  // namespace
 
-std::vector<index_t> numbers_of(const layer_list& layers) {
+std::vector<index_t> numbers_of(const compared_layers& layers) {
   std::vector<const moe_layer*> of_a;
   for (const auto* layer : layers) {
     of_a.push_back(layer->a);
@@ -160,7 +160,7 @@ std::vector<index_t> numbers_of(const layer_list& layers) {
   return layer_numbers(of_a);
 }
 
-report_figures draw_comparison(const std::filesystem::path& folder, const layer_list& layers,
+report_figures draw_comparison(const std::filesystem::path& folder, const compared_layers& layers,
                                const comparison_result& result) {
   artist draw(folder, "comparison-");
   const auto rows = rows_of(layers);

@@ -68,7 +68,7 @@ json names_of(const std::vector<const moe_layer*>& layers) {
   return names;
 }
 
-json omissions_of(const moe_layers& found) {
+json omission_records(const moe_layers& found) {
   json out = json::array();
   for (const auto& other : found.omissions) {
     out.push_back({{"name", other.name}, {"reason", other.reason}});
@@ -102,8 +102,8 @@ std::string to_json(const comparison_result& result) {
                       {"layers", std::move(layers)},
                       {"only_a", names_of(result.only_a)},
                       {"only_b", names_of(result.only_b)},
-                      {"unmatched_a", omissions_of(*result.found_a)},
-                      {"unmatched_b", omissions_of(*result.found_b)}};
+                      {"unmatched_a", omission_records(*result.found_a)},
+                      {"unmatched_b", omission_records(*result.found_b)}};
   return document.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

@@ -13,7 +13,7 @@ std::string percent(double share) { return number(100 * share, 2); }
 
 /// "12", or "12 → 8" where the two differ.
 template <class Value>
-std::string both(const Value& a, const Value& b) {
+std::string before_and_after(const Value& a, const Value& b) {
   return a == b ? fmt::format("{}", a) : fmt::format("{} → {}", a, b);
 }
 
@@ -43,11 +43,11 @@ std::string layers_table(const std::vector<const layer_comparison*>& layers) {
     out += fmt::format(
         "<tr><td>{}<td class=word>{}<td>{}<td>{}<td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}"
         "<td>{}<td>{}<td>{}\n",
-        numbers[l], escaped(name_of(pair)), both(pair.a->num_experts, pair.b->num_experts),
-        both(pair.a->ffn_dim, pair.b->ffn_dim), pair.a->hidden_dim, pair.by_number ? "number" : "likeness",
-        number(row.mean, 5), number(row.low, 5), number(v.mean, 5), number(v.low, 5), number(sigma.high, 5),
-        number(summarise(pair.pairs, relative_change).high, 4), percent(pair.stored.flipped),
-        percent(pair.step.flipped), percent(pair.stored.lost));
+        numbers[l], escaped(name_of(pair)), before_and_after(pair.a->num_experts, pair.b->num_experts),
+        before_and_after(pair.a->ffn_dim, pair.b->ffn_dim), pair.a->hidden_dim,
+        pair.by_number ? "number" : "likeness", number(row.mean, 5), number(row.low, 5), number(v.mean, 5),
+        number(v.low, 5), number(sigma.high, 5), number(summarise(pair.pairs, relative_change).high, 4),
+        percent(pair.stored.flipped), percent(pair.step.flipped), percent(pair.stored.lost));
   }
   return out + std::string(table_tail);
 }
@@ -69,7 +69,7 @@ std::string experts_table(const layer_comparison& pair) {
   for (const auto& e : pair.pairs) {
     out += fmt::format(
         "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td class=word>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}\n",
-        both(e.a.expert, e.b.expert), number(e.row.cosine, 5), number(e.direction.cosine, 5),
+        before_and_after(e.a.expert, e.b.expert), number(e.row.cosine, 5), number(e.direction.cosine, 5),
         small_number(e.direction.angle * degrees_per_radian),
         is_proven(e.wedin) ? small_number(e.wedin.angle * degrees_per_radian) : "–", to_string(e.wedin.label),
         small_number(e.a.sigma_1), number(100 * (e.b.sigma_1 / e.a.sigma_1 - 1), 3),
