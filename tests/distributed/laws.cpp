@@ -2,6 +2,7 @@
 
 #include "run.hpp"
 
+#include <support/executors.hpp>
 #include <support/messages.hpp>
 
 #include <memory>
@@ -203,6 +204,28 @@ std::string layers_in_one_message_are_each_alone(const any_communicator& comm) {
   return said + (same_bits(rayleigh, told.rayleigh) ? "" : "by-products; ");
 }
 
+/// Tasks in any order and on several threads: the same bits.
+std::string executors_give_the_same_bits(const any_communicator& comm) {
+  const expert_shape shape{5, 20, 7};
+  const whole_layer<float, float> layer(shape, 16);
+  const owned_part<float> weights(part_kind::flat_rows, cut_kind::uneven, shape, comm.rank(), comm.size());
+  weights.fill_from(layer.weights);
+  std::vector<std::vector<float>> gradients;
+  std::vector<results<float, float>> all;
+  for (const any_executor& executor : {any_executor(serial_executor{}), any_executor(reverse_executor{}),
+                                       any_executor(thread_executor{3})}) {
+    const owned_part<float> gradient(part_kind::flat_rows, cut_kind::uneven, shape, comm.rank(), comm.size());
+    all.emplace_back(shape, plain);
+    run_sharded(comm, layer, weights.shard(), gradient.shard(), plain, all.back(), 0, executor);
+    gradients.emplace_back();
+    gradient.for_each([&](float element, index_t) { gradients.back().push_back(element); });
+    if (!same_bits(all.back(), all.front()) || !same_bits(gradients.back(), gradients.front())) {
+      return "executor " + std::to_string(all.size()) + " gives other bits";
+    }
+  }
+  return "";
+}
+
 /// Weights whose squares leave the range of float, both ways, in one layer with a dead row, no image and no
 /// number.
 std::string extreme_weights_and_degenerate_rows(const any_communicator& comm) {
@@ -375,6 +398,7 @@ std::vector<law> distributed_laws() {
        }},
       {"operators are the whole", operators_are_the_whole},
       {"layers in one message are each alone", layers_in_one_message_are_each_alone},
+      {"executors give the same bits", executors_give_the_same_bits},
       {"extreme weights and degenerate rows", extreme_weights_and_degenerate_rows},
       {"other ways to sum", other_ways_to_sum},
       {"mistakes are errors of all", mistakes_are_errors_of_all},

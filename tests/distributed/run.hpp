@@ -101,18 +101,19 @@ void run_whole(const whole_layer<T, R>& layer, const router_options& options, re
 }
 
 /// The same by parts, whose gradient is added to `gradient`.
-template <class Comm, class T, class R, class Shard, class Gradient, class S = router_scalar_t<T, R>>
+template <class Comm, class T, class R, class Shard, class Gradient, class S = router_scalar_t<T, R>,
+          class Run = serial_executor>
 void run_sharded(const Comm& comm, const whole_layer<T, R>& layer, const Shard& shard,
                  const Gradient& gradient, const router_options& options, results<R, S>& out,
-                 index_t most = 0) {
+                 index_t most = 0, const Run& executor = {}) {
   const sharded_layer forward{shard, layer.matrix(layer.router), layer.matrix(out.rows)};
   std::vector<S> workspace(size_of(sharded_router_rows_workspace(forward, comm.size(), most)));
-  sharded_router_rows(comm, forward, options, workspace, out.told());
+  sharded_router_rows(comm, forward, options, workspace, out.told(), reference{}, executor);
   const sharded_layer_vjp backward{shard, layer.matrix(layer.router), layer.matrix(layer.grad_rows),
                                    layer.matrix(out.grad_router), gradient};
   workspace.assign(size_of(sharded_router_rows_vjp_workspace(backward, comm.size(), most)), S{0});
   sharded_router_rows_vjp(comm, backward, out.tape, options, tokens_of_rows::same_on_all_ranks,
-                          gradient_mode::accumulate, workspace);
+                          gradient_mode::accumulate, workspace, reference{}, executor);
 }
 
 /// What differs between the whole and its parts.

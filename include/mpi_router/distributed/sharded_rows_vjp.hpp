@@ -32,6 +32,42 @@ sharded_layer_vjp(Shard, matrix_view<R>, matrix_view<GR>, matrix_view<RG>, Gradi
 
 namespace detail {
 
+/// f(range) for the memory of a layer's gradient to the experts that are here.
+template <Accumulator S, class Layer, class F>
+void for_each_gradient_range(const Layer& layer, const F& f) {
+  if constexpr (std::same_as<gradient_of<Layer>, router_factors<S>>) {
+    f(addresses(layer.grad_experts.elements()));
+  } else if constexpr (!std::same_as<gradient_of<Layer>, no_gradient>) {
+    for_each_shard_range(layer.grad_experts, f);
+  }
+}
+
+/// What a layer's backward writes meets nothing of another layer, or of its own, but its grad_rows.
+template <Accumulator S, class Layer>
+void expect_layers_apart(const char* what, const Layer& layer, const Layer& other, bool is_later) {
+  const named_range to_router{"the gradient to the router", addresses(layer.grad_router)};
+  const named_range router{"the router", addresses(other.router)};
+  expect_apart(what, to_router, {router});
+  if (is_later) expect_apart(what, to_router, {{"that of another layer", addresses(other.grad_router)}});
+  for_each_shard_range(other.experts, [&](const address_range& range) {
+    expect_apart(what, named_range{"a gate matrix", range}, {to_router});
+  });
+  for_each_gradient_range<S>(layer, [&](const address_range& range) {
+    const named_range to_experts{"the gradient to the experts", range};
+    expect_apart(what, to_experts,
+                 {router,
+                  {"the gradient to the router", addresses(other.grad_router)},
+                  {"the gradient of the rows", addresses(other.grad_rows)}});
+    for_each_shard_range(other.experts, [&](const address_range& weights) {
+      expect_apart(what, to_experts, {{"a gate matrix", weights}});
+    });
+    if (!is_later) return;
+    for_each_gradient_range<S>(other, [&](const address_range& theirs) {
+      expect_apart(what, to_experts, {{"that of another layer", theirs}});
+    });
+  });
+}
+
 template <class Layer>
 void expect_sharded_backward(const char* what, const layer_batch<Layer>& layers,
                              const router_options& options,
@@ -51,32 +87,25 @@ void expect_sharded_backward(const char* what, const layer_batch<Layer>& layers,
     expect_rows(what, "the gradient of the rows", layers.shape(l), layer.grad_rows);
     expect_rows(what, "the gradient to the router", layers.shape(l), layer.grad_router);
     expect_gradient<S>(what, layer, options);
-    const named_range to_router{"the gradient to the router", addresses(layer.grad_router)};
-    const named_range of_rows{"the gradient of the rows", addresses(layer.grad_rows)};
-    expect_apart(what, to_router, {work, saved});  // it may be the gradient of the rows
-    expect_apart(what, work, {of_rows, {"the router", addresses(layer.router)}});
+    expect_apart(what, named_range{"the gradient to the router", addresses(layer.grad_router)},
+                 {work, saved});
+    expect_apart(
+        what, work,
+        {{"the gradient of the rows", addresses(layer.grad_rows)}, {"the router", addresses(layer.router)}});
     for_each_shard_range(layer.experts, [&](const address_range& range) {
-      expect_apart(what, named_range{"a gate matrix", range}, {work, to_router});
+      expect_apart(what, named_range{"a gate matrix", range}, {work});
     });
-    const auto written = [&](const address_range& range) {
-      const named_range to_experts{"the gradient to the experts", range};
-      expect_apart(what, to_experts,
-                   {work, saved, to_router, of_rows, {"the router", addresses(layer.router)}});
-      for (index_t other = 0; other < layers.count(); ++other) {
-        for_each_shard_range(layers[other].experts, [&](const address_range& weights) {
-          expect_apart(what, to_experts, {{"a gate matrix", weights}});
-        });
-      }
-    };
-    if constexpr (std::same_as<gradient_of<Layer>, router_factors<S>>) {
-      written(addresses(layer.grad_experts.elements()));
-    } else if constexpr (!std::same_as<gradient_of<Layer>, no_gradient>) {
-      for_each_shard_range(layer.grad_experts, written);
+    for_each_gradient_range<S>(layer, [&](const address_range& range) {
+      expect_apart(what, named_range{"the gradient to the experts", range}, {work, saved});
+    });
+    for (index_t other = 0; other < layers.count(); ++other) {
+      expect_layers_apart<S>(what, layer, layers[other], other > l);
     }
   }
 }
 
-/// sums += those of the other ranks, as many rows in one message as there is room for.
+/// sums, of this rank, becomes the sum over all, in rank order; as many rows in a message as there is room
+/// for.
 template <Accumulator S, class Comm, class Run>
 void sum_over_ranks(const char* what, const Comm& comm, const matrix_view<S>& sums,
                     const gathered_placements<S>& placements, S* all, const Run& executor) {
