@@ -5,7 +5,9 @@
 
 #include <support/random.hpp>
 
+#include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace test_support {
