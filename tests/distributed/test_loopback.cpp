@@ -6,8 +6,10 @@
 
 #include "laws.hpp"
 
-#include <atomic>
+#include <chrono>
 #include <mutex>
+#include <stdexcept>
+#include <thread>
 
 using namespace mpi_router;
 using namespace test_support;
@@ -92,7 +94,7 @@ TEST_CASE("a member that throws, or returns too early, is missed and not waited 
       gather(comm);  // for good
     }
   });
-  for (const std::size_t rank : {0, 2, 3}) CHECK(contains(said[rank], "but rank 1 has gone"));
+  for (const std::size_t rank : {0U, 2U, 3U}) CHECK(contains(said[rank], "but rank 1 has gone"));
   CHECK(said[1] == "");
 }
 
