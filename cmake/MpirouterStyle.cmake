@@ -16,7 +16,7 @@ endif()
 # One translation unit with every public header; all others only on request, for they take minutes.
 set(mpirouter_tidy_lines "")
 file(GLOB_RECURSE mpirouter_headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include include/mpi_router/*.hpp)
-list(FILTER mpirouter_headers EXCLUDE REGEX "^mpi_router/(torch|distributed)/")
+list(FILTER mpirouter_headers EXCLUDE REGEX "^mpi_router/(torch/|distributed/mpi\\.hpp)")
 foreach(header IN LISTS mpirouter_headers)
   string(APPEND mpirouter_tidy_lines "#include <${header}>\n")
 endforeach()

@@ -1,4 +1,4 @@
-# Checks that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- the rest. cuda/ stands on
+# Checks that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- distributed <- the rest. cuda/ stands on
 # core/ alone.
 cmake_minimum_required(VERSION 3.22)
 set(below_core core)

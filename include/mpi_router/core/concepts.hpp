@@ -1,4 +1,4 @@
-// The seams: what an algorithm asks of an operator, of a backend, and of an executor.
+// The seams: what an algorithm asks of an operator, of a backend, of an executor, and of a communicator.
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
@@ -102,6 +102,32 @@ concept DenseBackend =
 /// results are bitwise the same for every executor.
 template <class E>
 concept Executor = requires(const E& execute, void (&task)(index_t)) { execute(index_t{}, task); };
+
+/// A communicator, which the caller owns and the library borrows: `rank()` of `size()` members, each of which
+/// makes the same calls in the same order. `all_gather(mine, all)` gives every member the elements of all,
+/// those of rank r from r · mine.size() on; mine has equally many on every rank, and `all` lies apart from
+/// it. Both are contiguous, of float and of double: numbers stored in fewer bits are never sent.
+/// distributed/mpi.hpp adapts MPI_Comm, distributed/loopback.hpp threads, distributed/communicator.hpp
+/// lambdas.
+template <class C>
+concept Communicator =
+    requires(const std::remove_cvref_t<C>& comm, vector_view<const float> mine, vector_view<float> all,
+             vector_view<const double> my_doubles, vector_view<double> all_doubles) {
+      { comm.rank() } -> std::convertible_to<index_t>;
+      { comm.size() } -> std::convertible_to<index_t>;
+      comm.all_gather(mine, all);
+      comm.all_gather(my_doubles, all_doubles);
+    };
+
+/// A communicator with a sum of its own: `all_reduce_sum(sums)` replaces the elements by their sums over all
+/// ranks, in whatever order it likes.
+template <class C>
+concept SummingCommunicator =
+    Communicator<C> &&
+    requires(const std::remove_cvref_t<C>& comm, vector_view<float> sums, vector_view<double> double_sums) {
+      comm.all_reduce_sum(sums);
+      comm.all_reduce_sum(double_sums);
+    };
 
 /// Runs the tasks in order on the calling thread.
 struct serial_executor {

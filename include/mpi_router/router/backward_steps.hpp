@@ -9,18 +9,18 @@
 MPIROUTER_BEGIN
 namespace detail {
 
-/// Of each step z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), r̄ = z̄M, Ā = (Ar) z̄ᵀ + (Az̄) rᵀ.
-template <Accumulator S, class Experts, class Target, class Run>
+/// Of each step z̄ = (C/‖z‖)(ḡ − ẑ(ẑ·ḡ)), r̄ = z̄M, Ā = (Ar) z̄ᵀ + (Az̄) rᵀ; C is radius_of(i).
+template <Accumulator S, class Experts, class Target, class Run, class Radius>
 class backward_steps {
  public:
   backward_steps(const Experts& experts, const Target& target, const Run& executor,
-                 const router_options& options, S radius, const vector_view<const S>& tape,
+                 const router_options& options, const Radius& radius_of, const vector_view<const S>& tape,
                  const vector_view<S>& workspace)
       : experts_(experts),
         target_(target),
         executor_(executor),
         options_(options),
-        radius_(radius),
+        radius_of_(radius_of),
         saved_(tape, experts.shape(), options.steps) {
     const auto [n, f, d] = experts.shape();
     workspace_pieces<S> pieces(workspace);
@@ -36,8 +36,8 @@ class backward_steps {
   }
 
   /// The gradient to the rows of `router` from that of the rows after the last step.
-  template <class R, class GR>
-  [[nodiscard]] matrix_view<S> run(const matrix_view<R>& router, const matrix_view<GR>& grad_rows) {
+  template <class Router, class Gradient>
+  [[nodiscard]] matrix_view<S> run(const Router& router, const Gradient& grad_rows) {
     executor_(router.rows(), [&](index_t i) {
       copy_into<S>(router.row(i), first_rows_.row(i));
       copy_into<S>(grad_rows.row(i), incoming_.row(i));
@@ -71,7 +71,7 @@ class backward_steps {
       const auto f = factors(step, i);
       if (has_step(step, i)) {
         static_cast<void>(prepare_pullback<S>(rows.row(i), saved_.rows(step).row(i), saved_.norm(step, i),
-                                              incoming_.row(i), radius_, f));
+                                              incoming_.row(i), radius_of_(i), f));
       } else {
         set_zero(f);
         if (term(step) >= 0) target_.degenerate(i, is_last(step), f);
@@ -93,7 +93,7 @@ class backward_steps {
     executor_(outgoing_.rows(), [&](index_t i) {
       const auto out = outgoing_.row(i);
       if (has_step(step, i)) {
-        const pullback_scale<S> scale(saved_.norm(step, i), radius_);
+        const pullback_scale<S> scale(saved_.norm(step, i), radius_of_(i));
         scale_into<S>(vector_view<const S>(out), out, scaled<S>{S{1}, scale.row});
       } else {
         degenerate_gradient<S>(incoming_.row(i), out, options_.degenerate);
@@ -105,7 +105,7 @@ class backward_steps {
   const Target& target_;
   const Run& executor_;
   const router_options& options_;
-  S radius_;
+  const Radius& radius_of_;
   step_tape<const S> saved_;
   matrix_view<S> first_rows_, incoming_, outgoing_, dual_rows_, scaled_rows_, projections_, dual_projections_;
   vector_view<S> energies_, partial_;

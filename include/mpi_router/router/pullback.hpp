@@ -39,10 +39,11 @@ void pull_back(const Backend& backend, const matrix_view<const T>& a, const rank
   }
 }
 
-/// The gradient goes into matrices; the factors live in scratch.
-template <Accumulator S, class G>
+/// The gradient goes into matrices, a batch or whatever gives one for each expert; the factors live in
+/// scratch.
+template <Accumulator S, class G, class Gradient = expert_batch_view<G>>
 struct into_matrices {
-  const expert_batch_view<G>& gradient;
+  const Gradient& gradient;
   gradient_mode mode;
 
   [[nodiscard]] rank2_factors<S> factors(index_t, index_t, const rank2_factors<S>& scratch) const {

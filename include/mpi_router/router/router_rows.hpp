@@ -40,12 +40,11 @@ template <Accumulator S, class Experts, class R, class O>
   return radius;
 }
 
-/// r′_i = C · r_i M_i / ‖r_i M_i‖ (Eq. 4, 5) for all i, options.steps times.
-template <Accumulator S, class Experts, class R, class O, class Run>
-void take_steps(const char* what, const Experts& experts, const matrix_view<R>& router,
-                const matrix_view<O>& rows, const router_options& options, const vector_view<S>& workspace,
-                const router_by_products<S>& told, const Run& executor) {
-  const S radius = expect_router_rows(what, experts, router, rows, options, workspace, told);
+/// r′_i = C · r_i M_i / ‖r_i M_i‖ (Eq. 4, 5) for all i, options.steps times; C is radius_of(i).
+template <Accumulator S, class Experts, class Router, class Rows, class Radius, class Run>
+void step_rows(const Experts& experts, const Router& router, const Rows& rows, const router_options& options,
+               const Radius& radius_of, const vector_view<S>& workspace, const router_by_products<S>& told,
+               const Run& executor) {
   const expert_shape shape = experts.shape();
   const index_t n = shape.num_experts;
   workspace_pieces<S> pieces(workspace);
@@ -66,12 +65,21 @@ void take_steps(const char* what, const Experts& experts, const matrix_view<R>& 
       const row_image<S> image = experts.measure(i, r, u, energies[i]);
       if (saves) tape.save(step, i, image.image_norm);
       tell_step<S>(told, i, step == 0, image, r, u);
-      retract_image(image, r, u, u, radius, options.degenerate);  // r′ = C u/‖u‖
+      retract_image(image, r, u, u, radius_of(i), options.degenerate);  // r′ = C u/‖u‖
     });
     spare = from;
     from = to;
   }
   executor(n, [&](index_t i) { copy_into<S>(from.row(i), rows.row(i)); });
+}
+
+template <Accumulator S, class Experts, class R, class O, class Run>
+void take_steps(const char* what, const Experts& experts, const matrix_view<R>& router,
+                const matrix_view<O>& rows, const router_options& options, const vector_view<S>& workspace,
+                const router_by_products<S>& told, const Run& executor) {
+  const S radius = expect_router_rows(what, experts, router, rows, options, workspace, told);
+  const auto radius_of = [radius](index_t) { return radius; };
+  step_rows<S>(experts, router, rows, options, radius_of, workspace, told, executor);
 }
 
 }  // namespace detail

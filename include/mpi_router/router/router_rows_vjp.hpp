@@ -72,8 +72,9 @@ template <Accumulator S, class R, class GR, class RG, class Experts, class Targe
 void pull_back_steps(const backward_call<S, R, GR, RG>& call, const Experts& experts, const Target& target,
                      const Run& executor) {
   const S radius = expect_backward(call, experts, target);
-  backward_steps<S, Experts, Target, Run> steps(experts, target, executor, call.options, radius, call.tape,
-                                                call.workspace);
+  const auto radius_of = [radius](index_t) { return radius; };
+  backward_steps<S, Experts, Target, Run, decltype(radius_of)> steps(experts, target, executor, call.options,
+                                                                     radius_of, call.tape, call.workspace);
   const matrix_view<S> gradient = steps.run(call.router, call.grad_rows);
   const bool accumulate = accumulates(call.mode);
   executor(gradient.rows(), [&](index_t i) {

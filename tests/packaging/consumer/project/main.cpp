@@ -25,6 +25,15 @@ static_assert(EIGEN_MAJOR_VERSION == EXPECT_EIGEN);
 #ifdef WITH_simd
 #include <xsimd/xsimd.hpp>
 #endif
+#ifdef WITH_distributed
+#include <mpi_router/distributed/loopback.hpp>
+#include <mpi_router/distributed/sharded_rows.hpp>
+
+#include <vector>
+#endif
+#ifdef WITH_mpi
+#include <mpi_router/distributed/mpi.hpp>
+#endif
 #ifdef WITH_tbb
 #include <tbb/parallel_for.h>
 #endif
@@ -62,6 +71,25 @@ int main() {
   std::vector<float> image(size);
   const auto fast = mpi_router::gram(mpi_router::gate_fd(wide.data(), size, size), mpi_router::dispatch{});
   good = good && fast.apply(ones, image) == 4.0F * size && image[0] == 4 && image[size - 1] == 4;
+#endif
+#ifdef WITH_distributed
+  // The two neurons on two threads.
+  mpi_router::run_ranks(2, [&](const mpi_router::loopback_communicator& comm) {
+    const auto mine = mpi_router::experts_nfd(a.data() + 2 * comm.rank(), {1, 1, 2});
+    std::array<double, 2> rows{};
+    const mpi_router::sharded_layer layer{mpi_router::shard_of_neurons(mine, comm.rank(), 2),
+                                          mpi_router::row_major(row.data(), 1, 2),
+                                          mpi_router::row_major(rows.data(), 1, 2)};
+    std::vector<double> workspace(
+        static_cast<std::size_t>(mpi_router::sharded_router_rows_workspace(layer, 2)));
+    mpi_router::sharded_router_rows(comm, layer, {.radius = 1}, workspace);
+    if (comm.rank() == 0) good = good && std::abs(rows[0] - 4 / norm) < 1e-15;
+  });
+#endif
+#ifdef WITH_mpi
+  int initialised = 1;
+  MPI_Initialized(&initialised);
+  good = good && initialised == 0;
 #endif
 #ifdef WITH_io
   good = good && nlohmann::json::parse("[17]")[0] == 17;

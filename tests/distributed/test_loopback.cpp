@@ -1,0 +1,111 @@
+// The laws on groups of threads, and the group itself: members that throw or leave let nobody wait.
+#include <mpi_router/distributed/loopback.hpp>
+
+#include <doctest/doctest.h>
+#include <support/messages.hpp>
+
+#include "laws.hpp"
+
+#include <chrono>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+
+using namespace mpi_router;
+using namespace test_support;
+
+TEST_CASE("the laws, on one thread and on several") {
+  for (const index_t size : {1, 2, 3, 4, 7, 8, 16}) {
+    for (const law& law : distributed_laws()) {
+      std::mutex mutex;
+      std::string broken;
+      run_ranks(size, [&](const loopback_communicator& comm) {
+        const std::string said = law.broken(any_communicator(comm));
+        const std::scoped_lock lock(mutex);
+        if (!said.empty()) broken += "rank " + std::to_string(comm.rank()) + ": " + said + "\n";
+      });
+      CAPTURE(size);
+      CAPTURE(law.name);
+      CHECK(broken == "");
+    }
+  }
+}
+
+namespace {
+
+/// What each of `size` threads is told when it fails.
+std::vector<std::string> messages(index_t size,
+                                  const std::function<void(const loopback_communicator&)>& work) {
+  std::vector<std::string> said(static_cast<std::size_t>(size));
+  run_ranks(size, [&](const loopback_communicator& comm) {
+    try {
+      work(comm);
+    } catch (const std::exception& error) {
+      said[static_cast<std::size_t>(comm.rank())] = error.what();
+    }
+  });
+  return said;
+}
+
+}  // namespace
+
+TEST_CASE("a gather and a sum, and again") {
+  run_ranks(5, [](const loopback_communicator& comm) {
+    for (int round = 0; round < 20; ++round) {
+      std::vector<double> mine(600, static_cast<double>(comm.rank() + round)), all(3000);
+      comm.all_gather(vector_view<const double>(mine), vector_view<double>(all));
+      for (std::size_t k = 0; k < all.size(); ++k) {
+        if (all[k] != static_cast<double>(k / 600 + static_cast<std::size_t>(round)))
+          throw std::runtime_error("gather");
+      }
+      comm.all_reduce_sum(vector_view<double>(mine));
+      if (mine.front() != 10.0 + 5 * round || mine.back() != mine.front()) throw std::runtime_error("sum");
+    }
+  });
+}
+
+TEST_CASE("sizes that differ are an error on every rank") {
+  for (const auto& said : messages(3, [](const loopback_communicator& comm) {
+         std::vector<float> mine(static_cast<std::size_t>(comm.rank() == 1 ? 4 : 5)), all(mine.size() * 3);
+         comm.all_gather(vector_view<const float>(mine), vector_view<float>(all));
+       })) {
+    CHECK(contains(said, "rank 0 has 5 elements of 4 bytes, rank 1 has 4 of 4"));
+  }
+}
+
+TEST_CASE("a member that throws, or returns too early, is missed and not waited for") {
+  const auto gather = [](const loopback_communicator& comm) {
+    std::vector<float> mine(2), all(2 * static_cast<std::size_t>(comm.size()));
+    comm.all_gather(vector_view<const float>(mine), vector_view<float>(all));
+  };
+  CHECK(message_of([&] {
+          run_ranks(3, [&](const loopback_communicator& comm) {
+            if (comm.rank() == 2) core::usage_failure("has had enough");
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));  // so that it is the first to throw
+            gather(comm);
+          });
+        }) == "mpi_router: has had enough");
+  const auto said = messages(4, [&](const loopback_communicator& comm) {
+    gather(comm);
+    if (comm.rank() == 1) return;
+    try {
+      gather(comm);
+    } catch (const communication_error&) {
+      gather(comm);  // for good
+    }
+  });
+  for (const std::size_t rank : {0U, 2U, 3U}) CHECK(contains(said[rank], "but rank 1 has gone"));
+  CHECK(said[1] == "");
+}
+
+TEST_CASE("what communicators refuse") {
+  std::vector<float> mine(3), all(6);
+  const auto lambda = make_communicator(0, 2, [](auto, auto) {});
+  CHECK(refused([&] { lambda.all_gather(vector_view<const float>(mine), vector_view<float>(all.data(), 5)); },
+                "all_gather of 3 elements from each of 2 ranks into 5"));
+  CHECK(refused([&] { lambda.all_gather(vector_view<const float>(all.data(), 3), vector_view<float>(all)); },
+                "into memory that it reads"));
+  CHECK(refused([&] { static_cast<void>(make_communicator(2, 2, [](auto, auto) {})); }, "rank 2 of 2"));
+  static_assert(Communicator<decltype(lambda)> && !SummingCommunicator<decltype(lambda)>);
+  static_assert(SummingCommunicator<loopback_communicator> && SummingCommunicator<any_communicator>);
+}
