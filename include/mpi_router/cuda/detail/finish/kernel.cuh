@@ -49,14 +49,10 @@ struct matrix_images {
   }
 };
 
-/// One block for each expert.
-template <class Images, int kept>
-__global__ void __launch_bounds__(finish_most_threads, 1)
-    finish_kernel(const __grid_constant__ Images images, const __grid_constant__ finish_args a) {
-  __shared__ leader_scratch scratch;
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int e = static_cast<int>(blockIdx.x);
+/// Finishes expert e, with all threads of the block.
+template <int kept, class Images>
+__device__ __forceinline__ void finish_by_block(const Images& images, const finish_args& a, int e,
+                                                leader_scratch& scratch) {
   const int threads = static_cast<int>(blockDim.x);
   double square = 0.0;
   for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += threads * 4) {
@@ -68,6 +64,16 @@ __global__ void __launch_bounds__(finish_most_threads, 1)
     }
   }
   finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
+}
+
+/// One block for each expert.
+template <class Images, int kept>
+__global__ void __launch_bounds__(finish_most_threads, 1)
+    finish_kernel(const __grid_constant__ Images images, const __grid_constant__ finish_args a) {
+  __shared__ leader_scratch scratch;
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  finish_by_block<kept>(images, a, static_cast<int>(blockIdx.x), scratch);
 }
 
 /// Sums the segments into a matrix, without normalising: the image of one shard, or the gradient to the rows.

@@ -1,0 +1,70 @@
+// A communicator of NCCL, for the calls on GPUs. Needs nccl.h and the library.
+#pragma once
+
+#include <mpi_router/distributed/communicator.hpp>
+#include <mpi_router/distributed/sharded_router_rows.cuh>
+
+#include <nccl.h>
+
+#include <string>
+
+MPIROUTER_CUDA_BEGIN
+
+/// A borrowed ncclComm_t as a DeviceCommunicator: one ncclAllGather of floats a message, on the stream of the
+/// call. Nothing of NCCL is made, waited for or destroyed here.
+///
+/// NCCL connects the ranks at their first message: make one before a graph is captured.
+///
+/// Throws usage_error on a null handle and on one that is not ready (a non-blocking initialisation under way,
+/// a communicator that was aborted or has failed), communication_error where a call fails, each with the
+/// call, the rank and the sizes. NCCL reports a rank that has gone by its own asynchronous error
+/// (`expect_healthy`).
+class nccl_communicator {
+ public:
+  explicit nccl_communicator(ncclComm_t comm) : comm_(comm) {
+    core::expect(comm != nullptr, "nccl_communicator: a null ncclComm_t");
+    expect_healthy();
+    check("ncclCommUserRank", ncclCommUserRank(comm, &rank_), 0);
+    check("ncclCommCount", ncclCommCount(comm, &size_), 0);
+  }
+
+  [[nodiscard]] index_t rank() const noexcept { return rank_; }
+  [[nodiscard]] index_t size() const noexcept { return size_; }
+  [[nodiscard]] ncclComm_t handle() const noexcept { return comm_; }
+
+  /// Enqueued on `stream`, a stream of the communicator's device.
+  void all_gather(vector_view<const float, device_space> mine, vector_view<float, device_space> all,
+                  stream_t stream) const {
+    core::expect(mine.is_contiguous() && all.is_contiguous() && all.size() == size_ * mine.size(),
+                 "nccl_communicator: all_gather of ", mine.size(), " elements from each of ", size_,
+                 " ranks into ", all.size());
+    check("ncclAllGather",
+          ncclAllGather(mine.data(), all.data(), static_cast<std::size_t>(mine.size()), ncclFloat, comm_,
+                        stream),
+          mine.size());
+  }
+
+  /// Throws usage_error while the handle is not ready, communication_error once it has failed.
+  void expect_healthy() const {
+    ncclResult_t state = ncclSuccess;
+    check("ncclCommGetAsyncError", ncclCommGetAsyncError(comm_, &state), 0);
+    core::expect(state != ncclInProgress,
+                 "nccl_communicator: the communicator is not ready: wait until ncclCommGetAsyncError says "
+                 "ncclSuccess");
+    check("ncclCommGetAsyncError", state, 0);
+  }
+
+ private:
+  void check(const char* call, ncclResult_t code, index_t elements) const {
+    if (code != ncclSuccess && code != ncclInProgress) {
+      core::communication_failure(core::concatenate(call, " of ", elements, " floats a rank failed on rank ",
+                                                    rank_, " of ", size_, ": ", ncclGetErrorString(code)));
+    }
+  }
+
+  ncclComm_t comm_;
+  int rank_ = -1;
+  int size_ = 0;
+};
+
+MPIROUTER_CUDA_END

@@ -1,0 +1,422 @@
+// Experts whose neurons are spread over ranks, against one GPU with all of them: ranks that are threads on
+// one GPU, and, compiled with MPIROUTER_TEST_NCCL, one rank a GPU over NCCL. Built and run by scripts/gpu.
+#include <mpi_router/distributed/sharded_router_rows.cuh>
+#ifdef MPIROUTER_TEST_NCCL
+#include <mpi_router/distributed/nccl.cuh>
+#endif
+
+#include <algorithm>
+#include <barrier>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+using namespace mpi_router;
+
+namespace {
+
+std::mutex mutex;
+int failures = 0;
+long checks = 0;
+
+void check(bool good, const std::string& what) {
+  const std::lock_guard lock(mutex);
+  ++checks;
+  if (!good && ++failures <= 40) std::printf("FAILED: %s\n", what.c_str());
+}
+void must(cudaError_t code) {
+  if (code != cudaSuccess) {
+    std::printf("CUDA: %s\n", cudaGetErrorString(code));
+    std::exit(1);
+  }
+}
+
+template <class T>
+class buffer {
+ public:
+  explicit buffer(std::size_t size) : size_(size) { must(cudaMalloc(&data_, size * sizeof(T) + 1)); }
+  explicit buffer(const std::vector<T>& values) : buffer(values.size()) {
+    must(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  buffer(const buffer&) = delete;
+  buffer& operator=(const buffer&) = delete;
+  ~buffer() { cudaFree(data_); }
+  [[nodiscard]] T* data() const { return data_; }
+  [[nodiscard]] std::vector<T> host() const {
+    std::vector<T> out(size_);
+    must(cudaMemcpy(out.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return out;
+  }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_;
+};
+
+/// Ranks that are threads of this program, all on one GPU.
+struct thread_ranks {
+  explicit thread_ranks(int size) : size(size), sent(static_cast<std::size_t>(size)), meeting(size) {}
+  int size;
+  std::vector<const float*> sent;
+  std::barrier<> meeting;
+};
+struct thread_communicator {
+  thread_ranks* ranks;
+  int mine;
+  [[nodiscard]] index_t rank() const { return mine; }
+  [[nodiscard]] index_t size() const { return ranks->size; }
+  void all_gather(vector_view<const float, device_space> part, vector_view<float, device_space> all,
+                  cuda::stream_t stream) const {
+    must(cudaStreamSynchronize(stream));
+    ranks->sent[static_cast<std::size_t>(mine)] = part.data();
+    ranks->meeting.arrive_and_wait();
+    for (index_t r = 0; r < size(); ++r) {
+      must(cudaMemcpyAsync(all.data() + r * part.size(), ranks->sent[static_cast<std::size_t>(r)],
+                           static_cast<std::size_t>(part.size()) * sizeof(float), cudaMemcpyDeviceToDevice,
+                           stream));
+    }
+    must(cudaStreamSynchronize(stream));
+    ranks->meeting.arrive_and_wait();
+  }
+};
+static_assert(DeviceCommunicator<thread_communicator>);
+
+struct layer_numbers {
+  index_t n, f, d;
+  std::vector<bf16> weights;  // [N, F, D]
+  std::vector<float> router, upstream;
+};
+
+layer_numbers random_layer(index_t n, index_t f, index_t d, unsigned seed, float scale = 0.125F) {
+  std::mt19937 g(seed);
+  std::normal_distribution<float> normal;
+  layer_numbers l{n, f, d, {}, {}, {}};
+  for (index_t i = 0; i < n * f * d; ++i) l.weights.push_back(narrow<bf16>(normal(g) * scale));
+  for (index_t i = 0; i < n * d; ++i) l.router.push_back(normal(g)), l.upstream.push_back(normal(g));
+  if (n > 1) std::fill_n(l.router.begin() + d, d, 0.0F);  // a row without a step
+  return l;
+}
+
+/// What a rank has of a layer on its device: neurons [first, first + count).
+struct layer_on_device {
+  buffer<bf16> weights, to_weights;
+  buffer<float> router, rows, upstream, to_router, direction;
+  buffer<double> norms, rayleigh;
+  buffer<status> statuses;
+  index_t n, f, d;
+
+  layer_on_device(const layer_numbers& l, index_t first, index_t count)
+      : weights(slice(l, first, count)),
+        to_weights(static_cast<std::size_t>(l.n * count * l.d)),
+        router(l.router),
+        rows(l.router.size()),
+        upstream(l.upstream),
+        to_router(l.router.size()),
+        direction(l.router.size()),
+        norms(static_cast<std::size_t>(l.n)),
+        rayleigh(static_cast<std::size_t>(l.n)),
+        statuses(static_cast<std::size_t>(l.n)),
+        n(l.n),
+        f(count),
+        d(l.d) {}
+  static std::vector<bf16> slice(const layer_numbers& l, index_t first, index_t count) {
+    std::vector<bf16> out;
+    for (index_t e = 0; e < l.n; ++e) {
+      const auto* const from = l.weights.data() + (e * l.f + first) * l.d;
+      out.insert(out.end(), from, from + count * l.d);
+    }
+    return out;
+  }
+  [[nodiscard]] auto experts() const {
+    return expert_batch_view<const bf16, device_space>(weights.data(), {n, f, d}, {f * d, d, 1});
+  }
+  [[nodiscard]] auto to_experts() const {
+    return expert_batch_view<bf16, device_space>(to_weights.data(), {n, f, d}, {f * d, d, 1});
+  }
+  [[nodiscard]] auto matrix(const buffer<float>& b) const {
+    return matrix_view<float, device_space>(b.data(), n, d, d, 1);
+  }
+  [[nodiscard]] cuda::saved_step saved() const { return {direction.data(), norms.data(), statuses.data()}; }
+  [[nodiscard]] cuda::step_by_products told() const {
+    cuda::step_by_products t;
+    t.rayleigh = rayleigh.data();
+    return t;
+  }
+};
+
+using forward_layer = cuda::sharded_layer<const bf16, float, float>;
+using backward_layer = cuda::sharded_layer_vjp<const bf16, bf16, float, float, float>;
+
+struct outcome {
+  std::vector<std::vector<float>> rows, to_router;
+  std::vector<std::vector<bf16>> to_weights;
+  std::vector<std::vector<double>> rayleigh;
+  std::vector<std::vector<status>> statuses;
+};
+
+template <class Comm>
+outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, const std::vector<index_t>& cuts,
+                 bool captured, const cuda::step_options& options) {
+  cudaStream_t stream;
+  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  const auto ctx = cuda::make_context(stream);
+  std::vector<std::unique_ptr<layer_on_device>> held;
+  std::vector<forward_layer> forward;
+  std::vector<backward_layer> backward;
+  const auto at = static_cast<std::size_t>(comm.rank());
+  for (const auto& l : model) {
+    const index_t first = l.f * cuts[at] / cuts.back(), end = l.f * cuts[at + 1] / cuts.back();
+    held.push_back(std::make_unique<layer_on_device>(l, first, end - first));
+    const auto& h = *held.back();
+    forward.push_back({h.experts(), h.matrix(h.router), h.matrix(h.rows), h.told(), h.saved()});
+    backward.push_back({h.experts(), h.matrix(h.router), h.saved(), h.matrix(h.upstream),
+                        h.matrix(h.to_router), h.to_experts()});
+  }
+  const std::span<const forward_layer> f(forward);
+  const std::span<const backward_layer> b(backward);
+  const std::size_t forward_bytes = cuda::sharded_router_rows_workspace(ctx, f, comm.size());
+  const std::size_t backward_bytes =
+      cuda::sharded_router_rows_vjp_workspace(ctx, b, comm.size(), gradient_mode::write);
+  const buffer<unsigned char> scratch(std::max(forward_bytes, backward_bytes));
+  const auto both = [&] {
+    cuda::sharded_router_rows(ctx, comm, f, {scratch.data(), forward_bytes}, options);
+    cuda::sharded_router_rows_vjp(ctx, comm, b, gradient_mode::write, {scratch.data(), backward_bytes},
+                                  options);
+  };
+  if (captured) {
+    cudaGraph_t graph;
+    cudaGraphExec_t replay;
+    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    both();
+    must(cudaStreamEndCapture(stream, &graph));
+    must(cudaGraphInstantiate(&replay, graph, 0));
+    for (int i = 0; i < 3; ++i) must(cudaGraphLaunch(replay, stream));
+    must(cudaStreamSynchronize(stream));
+    must(cudaGraphExecDestroy(replay));
+    must(cudaGraphDestroy(graph));
+  } else {
+    both();
+    must(cudaStreamSynchronize(stream));
+  }
+  outcome out;
+  for (const auto& h : held) {
+    out.rows.push_back(h->rows.host());
+    out.to_router.push_back(h->to_router.host());
+    out.to_weights.push_back(h->to_weights.host());
+    out.rayleigh.push_back(h->rayleigh.host());
+    out.statuses.push_back(h->statuses.host());
+  }
+  must(cudaStreamDestroy(stream));
+  return out;
+}
+
+template <class T>
+double difference(const std::vector<T>& a, const std::vector<T>& b) {
+  double worst = a.size() == b.size() ? 0 : 1e9, scale = 1e-30;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    scale = std::max(scale, std::abs(static_cast<double>(widen<double>(b[i]))));
+    const double off = std::abs(widen<double>(a[i]) - widen<double>(b[i]));
+    worst = std::isfinite(off) ? std::max(worst, off) : 1e9;
+  }
+  return worst / scale;
+}
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+bool same(const outcome& a, const outcome& b) {
+  bool good = true;
+  for (std::size_t l = 0; l < a.rows.size(); ++l) {
+    good = good && same_bits(a.rows[l], b.rows[l]) && same_bits(a.to_router[l], b.to_router[l]) &&
+           same_bits(a.rayleigh[l], b.rayleigh[l]) && same_bits(a.statuses[l], b.statuses[l]);
+  }
+  return good;
+}
+
+/// One GPU with all neurons.
+outcome whole(const std::vector<layer_numbers>& model, const cuda::step_options& options) {
+  outcome out;
+  const auto ctx = cuda::make_context();
+  for (const auto& l : model) {
+    const layer_on_device h(l, 0, l.f);
+    const std::size_t forward = cuda::router_rows_workspace(ctx, h.experts());
+    const std::size_t backward =
+        cuda::router_rows_vjp_workspace(ctx, h.experts(), h.to_experts(), gradient_mode::write);
+    const buffer<unsigned char> scratch(std::max(forward, backward));
+    cuda::router_rows(ctx, h.experts(), h.matrix(h.router), h.matrix(h.rows), h.told(), h.saved(),
+                      {scratch.data(), forward}, options);
+    cuda::router_rows_vjp(ctx, h.experts(), h.matrix(h.router), h.saved(), h.matrix(h.upstream),
+                          h.matrix(h.to_router), h.to_experts(), gradient_mode::write,
+                          {scratch.data(), backward}, options);
+    must(cudaDeviceSynchronize());
+    out.rows.push_back(h.rows.host());
+    out.to_router.push_back(h.to_router.host());
+    out.to_weights.push_back(h.to_weights.host());
+    out.rayleigh.push_back(h.rayleigh.host());
+    out.statuses.push_back(h.statuses.host());
+  }
+  return out;
+}
+
+/// The neurons [first, end) of each expert.
+std::vector<bf16> slice(const std::vector<bf16>& all, const layer_numbers& l, index_t first, index_t end) {
+  std::vector<bf16> out;
+  for (index_t e = 0; e < l.n; ++e) {
+    out.insert(out.end(), all.begin() + (e * l.f + first) * l.d, all.begin() + (e * l.f + end) * l.d);
+  }
+  return out;
+}
+
+void compare(const std::string& what, const std::vector<outcome>& ranks, const outcome& expected,
+             const std::vector<layer_numbers>& model, const std::vector<index_t>& cuts) {
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    check(r == 0 || same(ranks[0], ranks[r]), what + ": other bits on rank " + std::to_string(r));
+    for (std::size_t l = 0; l < model.size(); ++l) {
+      const std::string where = what + ", layer " + std::to_string(l) + ", rank " + std::to_string(r);
+      check(difference(ranks[r].rows[l], expected.rows[l]) < 2e-6, where + ": rows");
+      check(difference(ranks[r].rayleigh[l], expected.rayleigh[l]) < 1e-6, where + ": rayleigh");
+      check(same_bits(ranks[r].statuses[l], expected.statuses[l]), where + ": statuses");
+      check(difference(ranks[r].to_router[l], expected.to_router[l]) < 1e-5,
+            where + ": gradient to the router");
+      const index_t f = model[l].f;
+      const auto mine =
+          slice(expected.to_weights[l], model[l], f * cuts[r] / cuts.back(), f * cuts[r + 1] / cuts.back());
+      check(difference(ranks[r].to_weights[l], mine) < 1e-2, where + ": gradient to the weights");  // bf16
+    }
+  }
+}
+
+void threads_on_one_gpu() {
+  std::vector<layer_numbers> model{random_layer(3, 40, 256, 1), random_layer(5, 33, 130, 2),
+                                   random_layer(1, 64, 1024, 3),
+                                   // squares out of the range of f32, and a NaN among the neurons of one rank
+                                   random_layer(3, 24, 128, 7, 0x1p80F),
+                                   random_layer(3, 24, 128, 8, 0x1p-80F), random_layer(4, 24, 128, 9)};
+  model.back().weights[static_cast<std::size_t>(2 * 24 * 128 + 5)] =
+      narrow<bf16>(std::numeric_limits<float>::quiet_NaN());
+  for (const auto degenerate : {degenerate_row::keep, degenerate_row::zero}) {
+    cuda::step_options options;
+    options.radius = router_radius::scale_free(4);
+    options.degenerate = degenerate;
+    const outcome expected = whole(model, options);
+    // Even and uneven cuts, and a rank without neurons.
+    for (const auto& cuts : std::vector<std::vector<index_t>>{
+             {0, 1}, {0, 1, 2}, {0, 1, 3}, {0, 0, 1, 4}, {0, 1, 2, 3, 4, 5, 6, 7}}) {
+      const int size = static_cast<int>(cuts.size()) - 1;
+      std::vector<outcome> first(static_cast<std::size_t>(size)), second(first);
+      for (auto* const results : {&first, &second}) {
+        thread_ranks ranks(size);
+        std::vector<std::thread> threads;
+        for (int r = 0; r < size; ++r) {
+          threads.emplace_back([&, r] {
+            (*results)[static_cast<std::size_t>(r)] =
+                run_rank(thread_communicator{&ranks, r}, model, cuts, false, options);
+          });
+        }
+        for (auto& t : threads) t.join();
+      }
+      compare(std::to_string(size) + " threads", first, expected, model, cuts);
+      check(same(first[0], second[0]), std::to_string(size) + " threads: other bits in a second run");
+    }
+  }
+}
+
+void refusals() {
+  thread_ranks ranks(1);
+  const thread_communicator comm{&ranks, 0};
+  const auto ctx = cuda::make_context();
+  const auto numbers = random_layer(2, 8, 64, 4);
+  const layer_on_device h(numbers, 0, 8);
+  const auto says = [](const std::function<void()>& call, const std::string& part) {
+    try {
+      call();
+      check(false, "not refused: " + part);
+    } catch (const usage_error& e) {
+      check(std::string(e.what()).find(part) != std::string::npos, std::string("refused as: ") + e.what());
+    }
+  };
+  const auto run = [&](const matrix_view<float, device_space>& rows, std::size_t bytes, int steps) {
+    const std::vector<forward_layer> layers{{h.experts(), h.matrix(h.router), rows}};
+    const std::span<const forward_layer> f(layers);
+    const buffer<unsigned char> scratch(cuda::sharded_router_rows_workspace(ctx, f, 1));
+    cuda::step_options options;
+    options.radius = router_radius::fixed(1);
+    options.steps = steps;
+    cuda::sharded_router_rows(ctx, comm, f, {scratch.data(), bytes}, options);
+  };
+  says([&] { run(h.matrix(h.rows), 16, 1); }, "a workspace of 16 bytes");
+  says([&] { run(h.matrix(h.rows), 1 << 20, 2); }, "2 steps");
+  says([&] { run(matrix_view<float, device_space>(h.rows.data(), 1, 64, 64, 1), 1 << 20, 1); },
+       "the output of shape [1, 64] for experts [2, 8, 64]");
+  says([&] { run(matrix_view<float, device_space>(h.router.data() + 1, 2, 63, 63, 1), 1 << 20, 1); },
+       "the output");
+}
+
+#ifdef MPIROUTER_TEST_NCCL
+void nccl(int devices) {
+  std::vector<ncclComm_t> comms(static_cast<std::size_t>(devices));
+  if (ncclCommInitAll(comms.data(), devices, nullptr) != ncclSuccess) {
+    check(false, "ncclCommInitAll");
+    return;
+  }
+  const std::vector<layer_numbers> model{random_layer(8, 96, 512, 5), random_layer(5, 33, 130, 6)};
+  cuda::step_options options;
+  options.radius = router_radius::scale_free(4);
+  must(cudaSetDevice(0));
+  const outcome expected = whole(model, options);
+  std::vector<index_t> cuts;
+  for (index_t r = 0; r <= devices; ++r) cuts.push_back(r);
+  std::vector<outcome> eager(static_cast<std::size_t>(devices)), again(eager), captured(eager);
+  for (auto* const results : {&eager, &again, &captured}) {
+    std::vector<std::thread> threads;
+    for (int r = 0; r < devices; ++r) {
+      threads.emplace_back([&, r] {
+        must(cudaSetDevice(r));
+        const cuda::nccl_communicator comm(comms[static_cast<std::size_t>(r)]);
+        check(comm.rank() == r && comm.size() == devices, "nccl: rank and size");
+        (*results)[static_cast<std::size_t>(r)] = run_rank(comm, model, cuts, results == &captured, options);
+      });
+    }
+    for (auto& t : threads) t.join();
+  }
+  const std::string what = "nccl on " + std::to_string(devices);
+  compare(what, eager, expected, model, cuts);
+  check(same(eager[0], again[0]), what + ": other bits in a second run");
+  check(same(eager[0], captured[0]), what + ": other bits from a graph");
+  std::uint64_t sum = 0;
+  for (const float x : eager[0].rows[0]) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    sum = sum * 1099511628211ULL + bits;
+  }
+  std::printf("%s: bits %016llx\n", what.c_str(), static_cast<unsigned long long>(sum));
+  for (const auto c : comms) ncclCommDestroy(c);
+  try {
+    const cuda::nccl_communicator none(nullptr);
+    check(false, "a null ncclComm_t is not refused");
+  } catch (const usage_error&) {
+  }
+}
+#endif
+
+}  // namespace
+
+int main() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return 77;
+  threads_on_one_gpu();
+  refusals();
+#ifdef MPIROUTER_TEST_NCCL
+  for (int count = 1; count <= devices; count *= 2) nccl(count);
+#endif
+  std::printf("%ld checks, %d failures\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}
