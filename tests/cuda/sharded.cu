@@ -42,7 +42,10 @@ void must(cudaError_t code) {
 template <class T>
 class buffer {
  public:
-  explicit buffer(std::size_t size) : size_(size) { must(cudaMalloc(&data_, size * sizeof(T) + 1)); }
+  explicit buffer(std::size_t size) : size_(size) {
+    must(cudaMalloc(&data_, size * sizeof(T) + 1));
+    must(cudaMemset(data_, 0xff, size * sizeof(T) + 1));  // memory may come back with the right answers in it
+  }
   explicit buffer(const std::vector<T>& values) : buffer(values.size()) {
     must(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
   }
@@ -191,6 +194,7 @@ outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, cons
     cuda::sharded_router_rows_vjp(ctx, comm, b, gradient_mode::write, {scratch.data(), backward_bytes},
                                   options);
   };
+  must(cudaDeviceSynchronize());
   if (captured) {
     cudaGraph_t graph;
     cudaGraphExec_t replay;
@@ -238,6 +242,12 @@ bool same(const outcome& a, const outcome& b) {
     good = good && same_bits(a.rows[l], b.rows[l]) && same_bits(a.to_router[l], b.to_router[l]) &&
            same_bits(a.rayleigh[l], b.rayleigh[l]) && same_bits(a.statuses[l], b.statuses[l]);
   }
+  return good;
+}
+
+bool same_gradients(const outcome& a, const outcome& b) {
+  bool good = true;
+  for (std::size_t l = 0; l < a.rows.size(); ++l) good = good && same_bits(a.to_weights[l], b.to_weights[l]);
   return good;
 }
 
@@ -295,10 +305,12 @@ void compare(const std::string& what, const std::vector<outcome>& ranks, const o
 }
 
 void threads_on_one_gpu() {
-  std::vector<layer_numbers> model{random_layer(3, 40, 256, 1), random_layer(5, 33, 130, 2),
-                                   random_layer(1, 64, 1024, 3),
-                                   // squares out of the range of f32, and a NaN among the neurons of one rank
-                                   random_layer(3, 24, 128, 7, 0x1p80F),
+  std::vector<layer_numbers> model{random_layer(0, 40, 256, 10), random_layer(3, 40, 256, 1),
+                                   random_layer(5, 33, 130, 2), random_layer(1, 64, 1024, 3),
+                                   random_layer(0, 8, 64, 11), random_layer(2, 19, 2048, 12),
+                                   // longer than what stays in registers; squares out of the range of f32; a
+                                   // NaN among the neurons of one rank
+                                   random_layer(2, 9, 9000, 13), random_layer(3, 24, 128, 7, 0x1p80F),
                                    random_layer(3, 24, 128, 8, 0x1p-80F), random_layer(4, 24, 128, 9)};
   model.back().weights[static_cast<std::size_t>(2 * 24 * 128 + 5)] =
       narrow<bf16>(std::numeric_limits<float>::quiet_NaN());
@@ -324,9 +336,51 @@ void threads_on_one_gpu() {
         for (auto& t : threads) t.join();
       }
       compare(std::to_string(size) + " threads", first, expected, model, cuts);
-      check(same(first[0], second[0]), std::to_string(size) + " threads: other bits in a second run");
+      for (std::size_t r = 0; r < first.size(); ++r) {
+        check(same(first[r], second[r]) && same_gradients(first[r], second[r]),
+              std::to_string(size) + " threads: other bits in a second run");
+      }
     }
   }
+}
+
+/// The stateful form, with a promise that must have no effect there: two calls, one after the other.
+void in_place() {
+  const auto numbers = random_layer(4, 32, 512, 14);
+  cuda::step_options options;
+  options.radius = router_radius::fixed(2);
+  const layer_on_device whole(numbers, 0, 32);
+  const auto ctx = cuda::make_context();
+  const std::size_t bytes = cuda::router_rows_workspace(ctx, whole.experts());
+  const buffer<unsigned char> scratch(bytes);
+  for (int i = 0; i < 2; ++i) {
+    cuda::router_rows(ctx, whole.experts(), whole.matrix(whole.router), whole.matrix(whole.router), {}, {},
+                      {scratch.data(), bytes}, options);
+  }
+  must(cudaDeviceSynchronize());
+  thread_ranks ranks(2);
+  std::vector<std::vector<float>> rows(2);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r) {
+    threads.emplace_back([&, r] {
+      const layer_on_device h(numbers, 16 * r, 16);
+      auto at_rest = cuda::make_context();
+      at_rest.inputs_at_rest = true;
+      const std::vector<forward_layer> layers{{h.experts(), h.matrix(h.router), h.matrix(h.router)}};
+      const std::span<const forward_layer> f(layers);
+      const std::size_t need = cuda::sharded_router_rows_workspace(at_rest, f, 2);
+      const buffer<unsigned char> work(need);
+      must(cudaDeviceSynchronize());
+      for (int i = 0; i < 2; ++i) {
+        cuda::sharded_router_rows(at_rest, thread_communicator{&ranks, r}, f, {work.data(), need}, options);
+      }
+      must(cudaDeviceSynchronize());
+      rows[static_cast<std::size_t>(r)] = h.router.host();
+    });
+  }
+  for (auto& t : threads) t.join();
+  check(same_bits(rows[0], rows[1]), "in place: other bits on rank 1");
+  check(difference(rows[0], whole.router.host()) < 1e-5, "in place: rows");
 }
 
 void refusals() {
@@ -356,8 +410,24 @@ void refusals() {
   says([&] { run(h.matrix(h.rows), 1 << 20, 2); }, "2 steps");
   says([&] { run(matrix_view<float, device_space>(h.rows.data(), 1, 64, 64, 1), 1 << 20, 1); },
        "the output of shape [1, 64] for experts [2, 8, 64]");
-  says([&] { run(matrix_view<float, device_space>(h.router.data() + 1, 2, 63, 63, 1), 1 << 20, 1); },
-       "the output");
+  says([&] { run(matrix_view<float, device_space>(h.router.data() + 1, 2, 64, 64, 1), 1 << 20, 1); },
+       "the router and the output overlap");
+  const auto back = [&](const matrix_view<float, device_space>& to_router, const cuda::saved_step& saved,
+                        int steps) {
+    const std::vector<backward_layer> layers{
+        {h.experts(), h.matrix(h.router), saved, h.matrix(h.upstream), to_router, h.to_experts()}};
+    const std::span<const backward_layer> b(layers);
+    const std::size_t bytes = cuda::sharded_router_rows_vjp_workspace(ctx, b, 1, gradient_mode::write);
+    const buffer<unsigned char> scratch(bytes);
+    cuda::step_options options;
+    options.radius = router_radius::fixed(1);
+    options.steps = steps;
+    cuda::sharded_router_rows_vjp(ctx, comm, b, gradient_mode::write, {scratch.data(), bytes}, options);
+  };
+  says([&] { back(h.matrix(h.to_router), h.saved(), 2); }, "the gradient of 2 steps");
+  says([&] { back(h.matrix(h.to_router), {}, 1); }, "of the forward are needed");
+  says([&] { back(h.matrix(h.upstream), h.saved(), 1); }, "overlap");
+  says([&] { back(h.matrix(h.router), h.saved(), 1); }, "overlap");
 }
 
 #ifdef MPIROUTER_TEST_NCCL
@@ -389,8 +459,12 @@ void nccl(int devices) {
   }
   const std::string what = "nccl on " + std::to_string(devices);
   compare(what, eager, expected, model, cuts);
-  check(same(eager[0], again[0]), what + ": other bits in a second run");
-  check(same(eager[0], captured[0]), what + ": other bits from a graph");
+  for (std::size_t r = 0; r < eager.size(); ++r) {
+    check(same(eager[r], again[r]) && same_gradients(eager[r], again[r]),
+          what + ": other bits in a second run");
+    check(same(eager[r], captured[r]) && same_gradients(eager[r], captured[r]),
+          what + ": other bits from a graph");
+  }
   std::uint64_t sum = 0;
   for (const float x : eager[0].rows[0]) {
     std::uint32_t bits;
@@ -413,6 +487,7 @@ int main() {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return 77;
   threads_on_one_gpu();
+  in_place();
   refusals();
 #ifdef MPIROUTER_TEST_NCCL
   for (int count = 1; count <= devices; count *= 2) nccl(count);

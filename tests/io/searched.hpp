@@ -27,7 +27,8 @@ struct searched {
   /// For a part of an expert, or a sum of them, such as "gate+up".
   searched(const checkpoint_builder& builder, const std::string& of, mpi_router::moe_search wanted = {},
            const std::string& config = "")
-      : searched(builder, (wanted.of = mpi_router::part_weights_from_string(of).value(), std::move(wanted)), config) {}
+      : searched(builder, (wanted.of = mpi_router::part_weights_from_string(of).value(), std::move(wanted)),
+                 config) {}
 
  private:
   void write(const checkpoint_builder& builder, const std::string& config, const std::string& name) const {

@@ -53,15 +53,18 @@ const std::string megatron =
 TEST_CASE("pointers that stand in the place of a file") {
   CHECK(refusal_named("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n") ==
         "is a Git LFS pointer, not the file: git lfs pull");
-  CHECK(refusal_named("# xet version 0\nfilesize = 1\n") == "is a Git Xet pointer, not the file: git xet checkout");
+  CHECK(refusal_named("# xet version 0\nfilesize = 1\n") ==
+        "is a Git Xet pointer, not the file: git xet checkout");
   CHECK(refusal_named("version https://hawser.github.com/spec/v1\n") ==
         "is a Git LFS pointer, not the file: git lfs pull");
-  CHECK(refusal_named("/annex/objects/SHA256E-s1--0\n") == "is a git-annex pointer, not the file: git annex get");
+  CHECK(refusal_named("/annex/objects/SHA256E-s1--0\n") ==
+        "is a git-annex pointer, not the file: git annex get");
 }
 
 TEST_CASE("other formats of weights") {
   CHECK(contains(refusal_named(gguf, "m.gguf"), "is cut short"));  // it is read as what it is
-  CHECK(contains(refusal_named("FUGG" + gguf), "is a big-endian GGUF file; only little-endian ones are read"));
+  CHECK(
+      contains(refusal_named("FUGG" + gguf), "is a big-endian GGUF file; only little-endian ones are read"));
   for (const char* start : {"tjgg", "lmgg", "fmgg"}) {
     CHECK(refusal_named(start + std::string("\1\0\0\0", 4)) == "is a GGML file" + only);
   }
@@ -84,7 +87,7 @@ TEST_CASE("what must be unpacked first") {
   CHECK(refusal_named("\x1f\x8b\x08\x01") == "is compressed by gzip; unpack it first");
   CHECK(refusal_named("\x28\xb5\x2f\xfd\x04") == "is compressed by zstd; unpack it first");
   CHECK(refusal_named("\xfd"
-                "7zXZ") == "is compressed by xz; unpack it first");
+                      "7zXZ") == "is compressed by xz; unpack it first");
   CHECK(refusal_named("BZh91AY") == "is compressed by bzip2; unpack it first");
   CHECK(refusal_named("\x04\x22\x4d\x18") == "is compressed by lz4; unpack it first");
   CHECK(refusal_named("7z\xbc\xaf\x27\x1c") == "is a 7z archive; unpack it first");
@@ -109,7 +112,7 @@ TEST_CASE("what was saved in the place of a file") {
   CHECK(refusal_named(std::string(500, 'x')) ==
         "is text, not a checkpoint; it begins '" + std::string(80, 'x') + "...'");
   CHECK(refusal_named("\xc2\x9b"
-                "2J is no text for a terminal") ==
+                      "2J is no text for a terminal") ==
         "is text, not a checkpoint; it begins '\\xc2\\x9b"
         "2J is no text for a terminal'");
 }
@@ -117,7 +120,8 @@ TEST_CASE("what was saved in the place of a file") {
 TEST_CASE("downloads that are not there yet") {
   CHECK(refusal_named("") == "is empty");
   CHECK(refusal_named(std::string(3, '\0')) == "begins with zeros, as a download that was not finished does");
-  CHECK(refusal_named(std::string(100000, '\0')) == "begins with zeros, as a download that was not finished does");
+  CHECK(refusal_named(std::string(100000, '\0')) ==
+        "begins with zeros, as a download that was not finished does");
   const std::string whole = raw_file(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "12345678");
   CHECK(contains(refusal_named(whole.substr(0, 30)), "is cut short: its header has 54 bytes, the file 30"));
   CHECK(contains(

@@ -22,7 +22,9 @@ void end_by(int number) {
   ::raise(number);
 }
 
-void write_raw(std::string_view words) { static_cast<void>(!::write(STDERR_FILENO, words.data(), words.size())); }
+void write_raw(std::string_view words) {
+  static_cast<void>(!::write(STDERR_FILENO, words.data(), words.size()));
+}
 
 void lost_page(int number, siginfo_t* info, void*) {
   mpi_router::remove_unfinished();

@@ -1,4 +1,5 @@
-// The small numbers that packed weights are made of: E2M1, E4M3, E5M2, E8M0, binary16, and numbers at any address.
+// The small numbers that packed weights are made of: E2M1, E4M3, E5M2, E8M0, binary16, and numbers at any
+// address.
 #pragma once
 
 #include <mpi_router/core/scalar.hpp>

@@ -47,15 +47,15 @@ struct context {
   /// How many clusters of 1, 2, 4 and 8 blocks run at once, each block with a multiprocessor of its own. The
   /// multiprocessors of a chip come in parts of uneven size that no cluster spans, so that some stay idle.
   int clusters[4] = {};
-  /// A promise to router_rows and images_of_rows: since the weights (and their table of pointers) and the
-  /// rows were written, the stream has waited for that and has then run an ordinary kernel, or one of this
-  /// library without this promise (a kernel that lets its dependents start before it has waited itself does
-  /// not count); or the host has waited for it. The call then reads while what is ahead of it in the stream
-  /// still runs, and waits for that before it writes. So: the first forward of a sequence without it, the
-  /// others with it. In a graph it must hold at every replay. Since such a call lets the kernel after it
-  /// start before it has waited, a kernel launched with programmatic serialisation after it must wait
-  /// (griddepcontrol.wait) for what came before, too. No effect on other calls, on steps after the first,
-  /// where out is rows, on f64, and where no axis of the weights has stride 1.
+  /// A promise to router_rows, images_of_rows and sharded_router_rows: since the weights (and their table of
+  /// pointers) and the rows were written, the stream has waited for that and has then run an ordinary kernel,
+  /// or one of this library without this promise (a kernel that lets its dependents start before it has
+  /// waited itself does not count); or the host has waited for it. The call then reads while what is ahead of
+  /// it in the stream still runs, and waits for that before it writes. So: the first forward of a sequence
+  /// without it, the others with it. In a graph it must hold at every replay. Since such a call lets the
+  /// kernel after it start before it has waited, a kernel launched with programmatic serialisation after it
+  /// must wait (griddepcontrol.wait) for what came before, too. No effect on other calls, on steps after the
+  /// first, where out is rows, on f64, and where no axis of the weights has stride 1.
   bool inputs_at_rest = false;
   /// That was current when the context was made. A call where another is current throws usage_error.
   int device = 0;

@@ -13,7 +13,9 @@ MPIROUTER_CUDA_BEGIN
 /// A borrowed ncclComm_t as a DeviceCommunicator: one ncclAllGather of floats a message, on the stream of the
 /// call. Nothing of NCCL is made, waited for or destroyed here.
 ///
-/// NCCL connects the ranks at their first message: make one before a graph is captured.
+/// Not within ncclGroupStart and ncclGroupEnd: what follows the message would be enqueued first. On a
+/// non-blocking communicator the host waits until NCCL has enqueued it. NCCL connects the ranks at their
+/// first message: make one before a graph is captured.
 ///
 /// Throws usage_error on a null handle and on one that is not ready (a non-blocking initialisation under way,
 /// a communicator that was aborted or has failed), communication_error where a call fails, each with the
@@ -38,10 +40,13 @@ class nccl_communicator {
     core::expect(mine.is_contiguous() && all.is_contiguous() && all.size() == size_ * mine.size(),
                  "nccl_communicator: all_gather of ", mine.size(), " elements from each of ", size_,
                  " ranks into ", all.size());
-    check("ncclAllGather",
-          ncclAllGather(mine.data(), all.data(), static_cast<std::size_t>(mine.size()), ncclFloat, comm_,
-                        stream),
-          mine.size());
+    ncclResult_t state = ncclAllGather(mine.data(), all.data(), static_cast<std::size_t>(mine.size()),
+                                       ncclFloat, comm_, stream);
+    while (state ==
+           ncclInProgress) {  // of a non-blocking communicator: what follows must not be enqueued first
+      check("ncclCommGetAsyncError", ncclCommGetAsyncError(comm_, &state), mine.size());
+    }
+    check("ncclAllGather", state, mine.size());
   }
 
   /// Throws usage_error while the handle is not ready, communication_error once it has failed.

@@ -11,8 +11,9 @@
 MPIROUTER_BEGIN_TYPES
 
 /// A communicator of GPUs, which the caller owns and the library borrows: as Communicator, on a stream.
-/// `all_gather(mine, all, stream)` is enqueued, waits for nothing on the host, allocates nothing, and may be
-/// captured in a graph. distributed/nccl.cuh adapts ncclComm_t.
+/// `all_gather(mine, all, stream)` moves the numbers bit for bit (some are no floats), is enqueued when it
+/// returns, waits for nothing on the host, allocates nothing, and may be captured in a graph.
+/// distributed/nccl.cuh adapts ncclComm_t.
 template <class C>
 concept DeviceCommunicator =
     requires(const std::remove_cvref_t<C>& comm, vector_view<const float, device_space> mine,
@@ -213,10 +214,11 @@ void expect_like_experts(const char* name, const char* which,
 
 /// What is written lies apart from all that any layer reads later.
 template <class Layers>
-void expect_sharded_forward(const char* name, const Layers& layers, const workspace& scratch,
-                            std::size_t bytes) {
+void expect_sharded_forward(const char* name, const Layers& layers, const step_options& options,
+                            const workspace& scratch, std::size_t bytes) {
   const named_range work{"the workspace", addresses_of(scratch, bytes)};
   for (const auto& layer : layers) {
+    static_cast<void>(expect_radius(name, options, layer.experts.total_experts()));
     const named_range router{"the router", core::addresses(layer.router)};
     const named_range rows{"the output", core::addresses(layer.rows)};
     expect_like_experts(name, "the router", layer.experts, layer.router);
@@ -227,11 +229,17 @@ void expect_sharded_forward(const char* name, const Layers& layers, const worksp
                       {router, rows, work});
     expect_weights_apart(name, layer.experts, {work, rows},
                          told_by_a_step(layer.told, layer.saved, layer.rows.rows(), layer.rows.cols()));
+    const auto told = told_by_a_step(layer.told, layer.saved, layer.rows.rows(), layer.rows.cols());
     for (const auto& other : layers) {
-      if (&other != &layer) {
-        expect_apart(name, rows,
-                     {{"the router of another layer", core::addresses(other.router)},
-                      {"the output of another layer", core::addresses(other.rows)}});
+      if (&other == &layer) continue;
+      const auto others = told_by_a_step(other.told, other.saved, other.rows.rows(), other.rows.cols());
+      const named_range other_router{"the router of another layer", core::addresses(other.router)};
+      const named_range other_rows{"the output of another layer", core::addresses(other.rows)};
+      expect_apart(name, rows, {other_router, other_rows});
+      expect_weights_apart(name, other.experts, {rows}, told);
+      for (const named_range& number : told) {
+        expect_apart(name, number, {other_router, other_rows});
+        expect_apart(name, number, others);
       }
     }
   }
@@ -262,25 +270,45 @@ template <class Layers>
   return {rank_message(layers), ranks, most_scratch(layers, bytes), data};
 }
 
-/// router_rows_vjp refuses the rest; what is written after the message lies apart from what is read then.
+/// What one call of router_rows_vjp refuses, for every layer before any has begun and on ranks without
+/// neurons too; and what is written lies apart from all that the other layers read.
 template <class Layers>
 void expect_sharded_backward(const char* name, const Layers& layers, const workspace& scratch,
-                             std::size_t bytes) {
-  const named_range work{"the workspace", addresses_of(scratch, bytes)};
+                             std::size_t bytes, const step_options& options) {
+  expect(options.steps == 1, name, ": the gradient of ", options.steps,
+         " steps; take it of one step at a time");
+  expect(options.through != differentiate::none, name,
+         ": nothing is differentiated, as options.through says");
   for (const auto& layer : layers) {
-    const index_t n = layer.experts.num_experts(), d = layer.experts.hidden_dim();
-    expect(layer.grad_router.rows() == n && layer.grad_router.cols() == d, name,
-           ": the gradient to the router is [", layer.grad_router.rows(), ", ", layer.grad_router.cols(),
-           "] for experts [", n, ", ", layer.experts.ffn_dim(), ", ", d, "]");
+    using weight = std::remove_const_t<std::remove_pointer_t<decltype(layer.experts.data())>>;
+    const expert_batch_view<const weight, device_space> experts = layer.experts;
+    const expert_shape a = experts.shape(), b = layer.grad_experts.shape();
+    expect(a == b, name, ": gradient of shape [", b.num_experts, ", ", b.ffn_dim, ", ", b.hidden_dim,
+           "] for experts [", a.num_experts, ", ", a.ffn_dim, ", ", a.hidden_dim, "]");
+    expect_experts(name, experts);
+    static_cast<void>(expect_radius(name, options, experts.total_experts()));
+    expect_rows(name, "the gradient to the router", experts, layer.grad_router);
+    expect_backward(name, experts, layer.router, layer.saved, layer.grad_rows, layer.grad_router,
+                    layer.grad_experts, {}, scratch, bytes);
     const named_range to_router{"the gradient to the router", core::addresses(layer.grad_router)};
-    expect_apart(name, work, {to_router});
     for (const auto& other : layers) {
-      expect_apart(name, to_router,
-                   {{"the gradient of the rows", core::addresses(other.grad_rows)},
-                    {"the saved statuses", addresses_of(other.saved.statuses, n)}});
-      if (&other != &layer) {
-        expect_apart(name, to_router,
-                     {{"the gradient to another router", core::addresses(other.grad_router)}});
+      const index_t n = other.experts.num_experts(), size = n * other.experts.hidden_dim();
+      const std::initializer_list<named_range> read{
+          {"the router of another layer", core::addresses(other.router)},
+          {"the gradient of the rows of another layer", core::addresses(other.grad_rows)},
+          {"the saved direction of another layer", addresses_of(other.saved.direction, size)},
+          {"the saved norms of another layer", addresses_of(other.saved.image_norm, n)},
+          {"the saved statuses of another layer", addresses_of(other.saved.statuses, n)}};
+      expect_apart(name, to_router, read);
+      expect_weights_apart(name, layer.grad_experts, read);
+      if (&other == &layer) continue;
+      expect_apart(name, to_router, {{"the gradient to another router", core::addresses(other.grad_router)}});
+      expect_weights_apart(name, other.experts, {to_router});
+      expect_weights_apart(name, other.grad_experts, {to_router});
+      if (layer.grad_experts.table() == nullptr) {
+        const named_range mine{"the gradient to the experts", core::addresses(layer.grad_experts)};
+        expect_weights_apart(name, other.experts, {mine});
+        expect_weights_apart(name, other.grad_experts, {mine});
       }
     }
   }
@@ -335,18 +363,24 @@ template <class T, class R, class O>
 template <DeviceCommunicator Comm, class T, class R, class O>
 void sharded_router_rows(const context& ctx, const Comm& comm, std::span<const sharded_layer<T, R, O>> layers,
                          const workspace& scratch, const step_options& options) {
+  static_assert(!std::is_const_v<O>, "sharded_router_rows: the output is const");
   constexpr const char* name = "cuda::sharded_router_rows";
   detail::expect(options.steps == 1, name, ": ", options.steps, " steps; take them one call at a time");
+  detail::expect(detail::rank_message(layers).experts <= detail::most_extent, name,
+                 ": more than 2^30 - 1 experts");
   const index_t ranks = comm.size();
   const detail::rank_message message(layers);
   const auto memory = detail::sharded_forward_memory(ctx, layers, ranks, scratch.data);
   detail::expect_workspace(name, scratch, memory.bytes);
-  detail::expect_sharded_forward(name, layers, scratch, memory.bytes);
+  detail::expect_sharded_forward(name, layers, options, scratch, memory.bytes);
   if (message.experts == 0) return;
   step_options alone = options;
   alone.radius = router_radius::fixed(1);
   alone.degenerate = degenerate_row::zero;
   context at = ctx;
+  at.inputs_at_rest = ctx.inputs_at_rest && std::none_of(layers.begin(), layers.end(), [](const auto& layer) {
+                        return detail::is_in_place(layer.router, layer.rows);
+                      });
   detail::for_each_part(layers, message, memory, [&](const auto& layer, const auto& mine, const auto&) {
     step_by_products told;
     told.image_norm = mine.norms;
@@ -354,7 +388,7 @@ void sharded_router_rows(const context& ctx, const Comm& comm, std::span<const s
     told.statuses = mine.statuses;
     router_rows(at, layer.experts, layer.router, detail::directions_of(layer, mine), told, {}, memory.scratch,
                 alone);
-    at.inputs_at_rest = true;  // the first layer has waited for what all of them read
+    if (layer.experts.num_experts() > 0) at.inputs_at_rest = true;  // it has waited for what all of them read
   });
   detail::gather_parts(ctx, comm, message, memory, ranks);
   detail::finished_layers together;
@@ -401,12 +435,13 @@ template <DeviceCommunicator Comm, class T, class G, class R, class U, class V>
 void sharded_router_rows_vjp(const context& ctx, const Comm& comm,
                              std::span<const sharded_layer_vjp<T, G, R, U, V>> layers, gradient_mode mode,
                              const workspace& scratch, const step_options& options) {
+  static_assert(!std::is_const_v<V>, "sharded_router_rows_vjp: an output is const");
   constexpr const char* name = "cuda::sharded_router_rows_vjp";
   const index_t ranks = comm.size();
   const detail::rank_message message(layers);
   const auto memory = detail::sharded_backward_memory(ctx, layers, ranks, mode, scratch.data);
   detail::expect_workspace(name, scratch, memory.bytes);
-  detail::expect_sharded_backward(name, layers, scratch, memory.bytes);
+  detail::expect_sharded_backward(name, layers, scratch, memory.bytes, options);
   if (message.experts == 0) return;
   detail::for_each_part(layers, message, memory, [&](const auto& layer, const auto& mine, const auto&) {
     const auto part = detail::directions_of(layer, mine);
@@ -418,6 +453,7 @@ void sharded_router_rows_vjp(const context& ctx, const Comm& comm,
   });
   detail::gather_parts(ctx, comm, message, memory, ranks);
   detail::for_each_part(layers, message, memory, [&](const auto& layer, const auto&, detail::rank_parts all) {
+    if (layer.experts.num_experts() == 0) return;
     const bool keeps = options.degenerate == degenerate_row::keep;
     all.norms = nullptr;  // gradients come as they are
     detail::collect(

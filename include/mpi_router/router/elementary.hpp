@@ -56,8 +56,8 @@ template <Accumulator S>
 /// eˣ for x ≤ 0, −∞ included; within 2 units in the last place where the result is normal.
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE float exp_of_nonpositive(float x) noexcept {
   // x = n log 2 + t with |t| ≤ log 2 / 2; eᵗ by its series, 2ⁿ by its bits, in two halves for
-  // results that are subnormal. Below e⁻¹⁰⁴ everything rounds to zero; the bits of magnitudes are in the order of
-  // their values.
+  // results that are subnormal. Below e⁻¹⁰⁴ everything rounds to zero; the bits of magnitudes are in the
+  // order of their values.
   const auto magnitude_bits =
       std::min(std::bit_cast<std::int32_t>(x) & 0x7fffffff, std::bit_cast<std::int32_t>(104.0F));
   const float at = -std::bit_cast<float>(magnitude_bits);

@@ -23,7 +23,7 @@ struct partition {
   int experts = 0;
   int tiles_per_expert = 0;
   int blocks = 0;
-  int whole = 0;  ///< not 0: `blocks` divides the tiles of all experts evenly, so that each block has one segment
+  int whole = 0;  ///< not 0: `blocks` divides the tiles of all experts evenly, each block has one segment
   int team = 1;
 
   [[nodiscard]] MPIROUTER_HOST_DEVICE int tiles() const { return experts * tiles_per_expert; }
