@@ -270,9 +270,9 @@ TEST_CASE_TEMPLATE("random and adversarial tokens agree with the oracle", S, flo
     closed += oracle<S>(t).state == status::closed_expert ? 1 : 0;
   }
   CHECK(wrong == 0);
-  CHECK(undefined > 1000);  // the hard cases were there
+  CHECK(undefined > tokens / 60);  // the hard cases were there
   CHECK(undefined < 30000);
-  CHECK(closed > 30);
+  CHECK(closed >= tokens / 2000);
 }
 
 TEST_CASE("every K of every N, all values equal or all different") {
