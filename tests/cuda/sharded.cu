@@ -1,6 +1,7 @@
 // Experts whose neurons are spread over ranks, against one GPU with all of them: ranks that are threads on
 // one GPU, and, compiled with MPIROUTER_TEST_NCCL, one rank a GPU over NCCL. Built and run by scripts/gpu.
 #include <mpi_router/distributed/sharded_router_rows.cuh>
+#include <mpi_router/distributed/sharded_router_rows_vjp.cuh>
 #ifdef MPIROUTER_TEST_NCCL
 #include <mpi_router/distributed/nccl.cuh>
 #endif

@@ -7,35 +7,14 @@
 #include <support/messages.hpp>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <vector>
+
+#ifndef MPIROUTER_TEST_SANITIZED
+#include <support/counted_allocations.hpp>
+#endif
 
 using namespace mpi_router;
 using namespace test_support;
-
-#ifndef MPIROUTER_TEST_SANITIZED  // sanitizers replace operator new too
-namespace {
-std::atomic<long> allocations{0};
-void* counted(std::size_t size) {
-  ++allocations;
-  if (void* p = std::malloc(size != 0 ? size : 1)) return p;
-  std::abort();
-}
-}  // namespace
-
-void* operator new(std::size_t size) { return counted(size); }
-void* operator new[](std::size_t size) { return counted(size); }
-void* operator new(std::size_t size, std::align_val_t) { return counted(size); }
-void* operator new[](std::size_t size, std::align_val_t) { return counted(size); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-#endif
 
 namespace {
 

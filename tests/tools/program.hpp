@@ -88,4 +88,15 @@ inline json numbers_of(const json& document) {
   return out;
 }
 
+/// How often a text holds another.
+inline std::size_t count(const std::string& text, const std::string& what) {
+  std::size_t found = 0;
+  for (auto at = text.find(what); at != text.npos; at = text.find(what, at + what.size())) {
+    ++found;
+  }
+  return found;
+}
+
+inline bool has_gnuplot() { return std::system("gnuplot --version >/dev/null 2>&1") == 0; }
+
 }  // namespace tool_test

@@ -8,16 +8,6 @@ using namespace tool_test;
 
 namespace {
 
-std::size_t count(const std::string& text, const std::string& what) {
-  std::size_t found = 0;
-  for (auto at = text.find(what); at != text.npos; at = text.find(what, at + what.size())) {
-    ++found;
-  }
-  return found;
-}
-
-bool has_gnuplot() { return std::system("gnuplot --version >/dev/null 2>&1") == 0; }
-
 /// The fields of the lines of a table, the head left out; -1 where one is empty.
 std::vector<std::vector<double>> table_of(const std::string& csv) {
   std::vector<std::vector<double>> rows;

@@ -7,16 +7,6 @@ using namespace tool_test;
 
 namespace {
 
-std::size_t count(const std::string& text, const std::string& what) {
-  std::size_t found = 0;
-  for (auto at = text.find(what); at != text.npos; at = text.find(what, at + what.size())) {
-    ++found;
-  }
-  return found;
-}
-
-bool has_gnuplot() { return std::system("gnuplot --version >/dev/null 2>&1") == 0; }
-
 std::string page_of(const temporary_folder& folder, std::vector<std::string> arguments,
                     const std::string& environment = "") {
   arguments.push_back("--report");

@@ -3,6 +3,7 @@
 
 #include <mpi_router/distributed/communicator.hpp>
 #include <mpi_router/distributed/sharded_router_rows.cuh>
+#include <mpi_router/distributed/sharded_router_rows_vjp.cuh>
 
 #include <nccl.h>
 
