@@ -74,7 +74,7 @@ TEST_CASE("a space that does not span the iteration yet says so") {
   lanczos<double> krylov(130, 130);
   REQUIRE(krylov.start(map(vector_view<const double>(start))));
   while (krylov.can_grow() && krylov.step(op)) {
-    const auto forecast = krylov_iteration(krylov).steps_to(1e-6, 10000, std::pow(truth.kappa(), 2));
+    const auto forecast = krylov_iteration(krylov).steps_to(1e-6, 10000, {std::pow(truth.kappa(), 2)});
     // Before that the space does not know the direction: forecast_steps looks.
     const double first = truth.sigma_1() * truth.sigma_1(), second = truth.sigma_2() * truth.sigma_2();
     const bool is_principal = std::abs(krylov.top().value - first) <= 1e-3 * (first - second);

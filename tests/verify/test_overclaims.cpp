@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <support/messages.hpp>
+#include <support/random.hpp>
 #include <support/tolerance.hpp>
 
 #include <cmath>
@@ -132,7 +133,7 @@ TEST_CASE("the probe: rounding is added, a Ritz residual too, and what it cannot
   CHECK(alone.bound.alpha <= 0.01);
   // A flat rest: one step sees all of it, exactly, and rounding is what is above.
   for (std::size_t k = 1; k < values.size(); ++k) values[k] = 0.5;
-  const auto flat = probe_second_eigenvalue(with(values), view(v1), 1.0);
+  const auto flat = probe_second_eigenvalue(with(values), view(v1), 1.0, {.starts = 2});
   CHECK(flat.applications == 2);  // one a start: what is left then is rounding, and no direction
   CHECK(flat.ritz_value >= 0.5 + 0.99 * rounding);
   CHECK(flat.ritz_value <= 0.5 + 1.5 * rounding);
@@ -257,6 +258,92 @@ TEST_CASE(
     const double det = (x - d_0) * (x - d_1) - b_1 * b_1;
     CHECK(krylov.log_level(x) == doctest::Approx(std::log(det / (b_1 * b_2))).epsilon(1e-10));
   }
+}
+
+TEST_CASE("the largest eigenvalues of a tridiagonal matrix, and their vectors to the last element") {
+  random_source random(17);
+  for (const index_t n : {1, 2, 3, 17, 60}) {
+    column diagonal(n), beside(n - 1);
+    for (auto& d : diagonal) d = 1 + random.normal() * random.normal();
+    for (auto& b : beside) b = 0.05 + 0.1 * std::abs(random.normal());
+    matrix t = diagonal.asDiagonal();
+    if (n > 1) {
+      t.diagonal(1) = beside;
+      t.diagonal(-1) = beside;
+    }
+    const Eigen::SelfAdjointEigenSolver<matrix> truth(t);
+    const auto values = detail::largest_eigenvalues({diagonal, beside}, 5);
+    REQUIRE(values.size() == static_cast<std::size_t>(std::min<index_t>(n, 5)));
+    for (std::size_t k = 0; k < values.size(); ++k) {
+      CAPTURE(n);
+      CAPTURE(k);
+      CHECK(std::abs(values[k] - truth.eigenvalues()[n - 1 - static_cast<index_t>(k)]) < 1e-14 * t.norm());
+      const column y = detail::eigenvector({diagonal, beside}, values[k]);
+      CHECK(y.norm() == doctest::Approx(1).epsilon(1e-14));
+      CHECK((t * y - values[k] * y).norm() < 1e-13 * t.norm());
+    }
+  }
+  // Small elements too: the eigenvector of T = 1 + βE at its end, where it falls by about β an element.
+  column diagonal = column::Zero(12), beside = column::Constant(11, 1e-3);
+  diagonal[0] = 1;
+  const double value = detail::largest_eigenvalue({diagonal, beside});
+  const column y = detail::eigenvector({diagonal, beside}, value);
+  for (index_t k = 1; k < 12; ++k) {
+    CHECK(y[k] / y[k - 1] == doctest::Approx(1e-3).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("directions whose images are known: another first one, and the rest follow") {
+  random_source random(18);
+  const auto op = with({1, 0.9, 0.8, 0.3, 0.2, 0.1});
+  const matrix w = matrix::Identity(6, 6).middleCols(1, 2);
+  for (const double scale : {1.0, 1e200}) {
+    const diagonal scaled{scale * op.lambda};
+    auto known = detail::images_beside(scaled, w, scale);
+    CHECK(known.neighbours() == 2);
+    column v = column::Unit(6, 0);
+    for (int turn = 0; turn < 3; ++turn) {
+      for (auto& x : v) x += 0.1 * random.normal();
+      v.normalize();
+      known.put_first(v, scaled.lambda.cwiseProduct(v));
+      CHECK((known.directions.transpose() * known.directions - matrix::Identity(3, 3)).norm() < 1e-14);
+      CHECK((known.images - op.lambda.asDiagonal() * known.directions).norm() < 1e-14);
+      CHECK(known.directions.col(0) == v);
+    }
+  }
+  CHECK(detail::images_beside(op, matrix(6, 0), 1.0).neighbours() == 0);
+}
+
+TEST_CASE("a restart finds what a direction lacks beside its neighbours, in as many steps as the rest asks") {
+  // The two neighbours are nearly as large: without them it takes many more.
+  const index_t D = 80;
+  std::vector<double> values(static_cast<std::size_t>(D));
+  for (std::size_t k = 0; k < values.size(); ++k) values[k] = 0.5 * std::pow(0.98, static_cast<double>(k));
+  values[0] = 1;
+  values[1] = 0.999;
+  values[2] = 0.998;
+  const auto op = with(values);
+  random_source random(19);
+  column row = column::Unit(D, 0);
+  for (auto& x : row) x += 1e-4 * random.normal();
+  row.normalize();
+  index_t steps[2] = {};
+  for (const index_t m : {2, 0}) {
+    auto known = detail::images_beside(op, matrix(matrix::Identity(D, D).middleCols(1, m)), 1.0);
+    known.put_first(row, op.lambda.cwiseProduct(row));
+    column turned = row;
+    steps[m / 2] = detail::restart(op, known, turned, 1e-10, D);
+    const double rho = turned.dot(op.lambda.cwiseProduct(turned));
+    CHECK((op.lambda.cwiseProduct(turned) - rho * turned).norm() < 1.5e-10);
+    CHECK(std::abs(turned[0]) == doctest::Approx(1).epsilon(1e-12));
+  }
+  CHECK(2 * steps[1] < steps[0]);
+  // Nothing to find: the row is left alone.
+  auto known = detail::images_beside(op, matrix(D, 0), 1.0);
+  column exact = column::Unit(D, 0);
+  known.put_first(exact, exact);
+  CHECK(detail::restart(op, known, exact, 1e-10, D) == 0);
+  CHECK(exact == column::Unit(D, 0));
 }
 
 TEST_CASE("an image that overflows beside a finite energy: no space that is exhausted, and no bound") {
@@ -410,10 +497,12 @@ TEST_CASE("a probe beside known neighbours takes fewer steps, and claims no more
     matrix w = matrix::Zero(D, 2);
     w(1, 0) = w(2, 1) = std::cos(tilt);
     w(5, 0) = w(6, 1) = std::sin(tilt);
-    const auto known = detail::measure(op, v1, w, 1.0, 1e-15);
+    auto images = detail::images_beside(op, w, 1.0);
+    images.put_first(v1, v1);
+    const auto known = detail::measure(images, 1e-15);
     CHECK(known.coupling == doctest::Approx(0.55 * std::sin(tilt) * std::cos(tilt)).epsilon(0.2));
-    const auto alone = probe_second_eigenvalue(op, view(v1), 1.0);
-    const auto beside = probe_second_eigenvalue(op, view(v1), 1.0, {}, known);
+    const auto alone = probe_second_eigenvalue(op, view(v1), 1.0, {.starts = 2});
+    const auto beside = probe_second_eigenvalue(op, view(v1), 1.0, {.starts = 2}, known);
     CAPTURE(tilt);
     for (const auto& probe : {alone, beside}) {
       if (probe.bound.label == certainty::probabilistic) CHECK(probe.bound.alpha >= 0.99 * (1 - 1e-13));

@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 namespace verify {
 
@@ -148,23 +150,40 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
   return result;
 }
 
+/// look(a) where the rows of A lie contiguous, else of a copy in which they do.
+template <class T, class Look>
+expert_result look_by_rows(const matrix_view<const T>& a, const Look& look) {
+  if (a.col_stride() == 1) {
+    return look(a);
+  }
+  std::vector<T> rows(static_cast<std::size_t>(a.rows() * a.cols()));
+  for (index_t f = 0; f < a.rows(); ++f) {
+    for (index_t d = 0; d < a.cols(); ++d) {
+      rows[static_cast<std::size_t>(f * a.cols() + d)] = a(f, d);
+    }
+  }
+  return look(row_major(std::as_const(rows).data(), a.rows(), a.cols()));
+}
+
 }  // namespace
 
 expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
   const auto row = read_row(layer, expert);
   const auto* gate = only_block(layer, expert);
   const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
-  // In double and row after row: the same bits in every layout, and of packed weights the products of codes
-  // and scales as they are. The largest are read where they lie, for memory counts there, and A P, which lies
-  // nowhere, is rounded to floats. Sums lie nowhere either.
+  // Small ones in double. Larger ones as they are stored, for memory and time count there: where they lie, or
+  // row after row, so that every layout gives the same bits. Packed weights have products of codes and scales
+  // that floats do not hold, and A P and sums lie nowhere: in double, the largest in float.
   constexpr index_t many = 6'000'000;
   const bool is_large = gate != nullptr && gate->ffn_dim * layer.hidden_dim > many;
+  const bool is_small =
+      gate == nullptr || std::min(gate->ffn_dim, layer.hidden_dim) <= certify_options{}.rigorous_up_to;
   expert_result result;
   if (is_large && layer.latent != nullptr) {
     const auto a = times_latent<float>(layer, read_matrix(layer, expert));
     result = look(view(a));
-  } else if (is_large) {
-    result = mpi_router::visit_gate(*gate, look);
+  } else if (is_large || (!is_small && layer.latent == nullptr && !gate->tensor->is_packed())) {
+    result = mpi_router::visit_gate(*gate, [&](const auto& a) { return look_by_rows(a, look); });
   } else {
     const auto a = read_gate(layer, expert);
     result = look(view(a));

@@ -89,7 +89,7 @@ template <GramOperator Op>
     const auto pair = krylov.top();
     largest = is_finite(pair.value) ? std::max(largest, pair.value) : largest;
     if (more && pair.residual <= 1e-3 * found.at.rayleigh) {
-      more = !has_settled(krylov.all(), 0, found.at.rayleigh);
+      more = !has_settled(krylov.largest(2), 0, found.at.rayleigh);
     }
   }
   return largest;
@@ -108,7 +108,7 @@ void follow(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov, vector_view<co
     result.forecast =
         forecast_steps(op, fast, krylov, found.at.rayleigh, tangent, course.tolerance, course.max_steps);
   }
-  const auto pairs = krylov.all();
+  const auto pairs = krylov.largest(3);
   result.ritz_2 = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
   if (!has_settled(pairs, 1, found.at.rayleigh)) {  // a row that is on a singular direction sees no other
     result.ritz_2 = std::max(result.ritz_2, largest_beside(fast, found));

@@ -23,6 +23,14 @@ MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
+/// How what a Krylov space leaves outside of it shrinks in a step: by σ₂²/σ₁², or the best that is known of
+/// it; but for a share of it by the next eigenvalue that the space has not found.
+struct shrinking_outside {
+  double kappa_squared;
+  double rest_squared = kappa_squared;
+  double share = 0;  ///< along the directions between
+};
+
 /// The power iteration from the start r of a Krylov space, in the basis Q that Lanczos has built from r: M^k
 /// r is Q Tᵏ e₁, and the principal direction Q y, y the top eigenvector of T. O(dimension of the space) a
 /// step instead of O(F·D).
@@ -46,28 +54,37 @@ class krylov_iteration {
   /// The smallest k for which the sine of the angle of M^k r to the principal direction is at most
   /// `tolerance`.
   ///
-  /// Exact while k is below the dimension of the space. Beyond, each step leaves β s_last outside of it,
-  /// s_last the last coordinate of the iterate. What is left outside shrinks by κ² a step, as the angle
-  /// itself does, so that it adds up to d ← κ² d + (β/ρ) |s_last| at most, whatever the spectrum.
-  /// `is_spanned`: d stays below a quarter of a step of `tolerance`; `is_sharp`: so does k times the rounding
-  /// error of an eigenvalue, taken to be ε/4. kappa_squared: σ₂²/σ₁², or the best that is known of it.
-  [[nodiscard]] step_forecast steps_to(double tolerance, index_t max_steps, double kappa_squared) const {
-    const double quarter = 0.25 * (1 - kappa_squared);
+  /// Exact while k is below the dimension of the space. Beyond, each step leaves β |s_last| outside of it, s
+  /// the coordinates of the iterate without its part along y, and Q y itself is off by its residual over the
+  /// gap. What is outside shrinks by κ² a step, as the angle itself does; faster but for the small share of
+  /// it along directions that the space has found. So it adds up to d ← κ² d + (β/ρ) |s_last|, for that share
+  /// and for the rest, at most. `is_spanned`: d stays below a quarter of a step of `tolerance`; `is_sharp`:
+  /// so does k times the rounding error of an eigenvalue, taken to be ε/4.
+  [[nodiscard]] step_forecast steps_to(double tolerance, index_t max_steps,
+                                       const shrinking_outside& shrinking) const {
+    const double quarter = 0.25 * (1 - shrinking.kappa_squared);
     const index_t last = diagonal_.size() - 1;
-    Eigen::VectorXd s = Eigen::VectorXd::Unit(diagonal_.size(), 0);
-    double outside = 0;
+    const Eigen::VectorXd& y = pair_.coordinates;
+    Eigen::VectorXd s = Eigen::VectorXd::Unit(diagonal_.size(), 0), next(diagonal_.size());
+    double rest = std::abs(y[0]) * pair_.residual / (pair_.value * (1 - shrinking.rest_squared));
+    double near = shrinking.share * rest;
     for (index_t k = 0;; ++k) {
-      const double along = pair_.coordinates.dot(s);
-      const double away = (s - along * pair_.coordinates).norm();
+      const double along = y.dot(s);
+      next = s - along * y;
+      const double leaves = beside_[last] / rho_ * std::abs(next[last]);
+      const double away = next.norm();
       const double length = std::hypot(along, away);
+      const double outside = near + rest;
       const bool arrived = away <= tolerance * length;
       if (arrived || k >= max_steps) {
         const bool far = !arrived && outside <= 0.1 * away && tolerance * length < 0.5 * away;
         return {arrived ? std::optional(k) : std::nullopt, outside <= quarter * tolerance * length || far,
                 0.25 * unit_ * static_cast<double>(k) <= quarter || far};
       }
-      outside = kappa_squared * outside + beside_[last] / rho_ * std::abs(s[last]);
-      s = step(s);
+      near = shrinking.kappa_squared * near + shrinking.share * leaves;
+      rest = shrinking.rest_squared * rest + leaves;
+      step(s, next);
+      s.swap(next);
     }
   }
 
@@ -77,16 +94,16 @@ class krylov_iteration {
     double by;
   };
 
-  /// T s / ρ.
-  [[nodiscard]] Eigen::VectorXd step(const Eigen::VectorXd& s) const {
+  /// next = T s / ρ.
+  void step(const Eigen::VectorXd& s, Eigen::VectorXd& next) const {
     const Eigen::Index n = s.size();
-    Eigen::VectorXd next = diagonal_.cwiseProduct(s);
-    next.head(n - 1) += beside_.head(n - 1).cwiseProduct(s.tail(n - 1));
-    next.tail(n - 1) += beside_.head(n - 1).cwiseProduct(s.head(n - 1));
+    const double scale = 1 / rho_;
+    next = scale * diagonal_.cwiseProduct(s);
+    next.head(n - 1) += scale * beside_.head(n - 1).cwiseProduct(s.tail(n - 1));
+    next.tail(n - 1) += scale * beside_.head(n - 1).cwiseProduct(s.head(n - 1));
     for (const auto& [along, by] : shifts_) {
-      next += along * (by * along.dot(s));
+      next += along * (scale * by * along.dot(s));
     }
-    return next / rho_;
   }
 
   double unit_;
@@ -99,17 +116,6 @@ class krylov_iteration {
 };
 
 namespace detail {
-
-/// Whether Ritz value k is an eigenvalue to some 2e-6 of ρ: it is within its residual of one, and nearer,
-/// quadratically, where the next is away.
-[[nodiscard]] inline bool has_settled(const std::vector<ritz_pair>& pairs, std::size_t k, double rayleigh) {
-  if (pairs.size() <= k) {
-    return false;
-  }
-  const double next = pairs.size() > k + 1 ? pairs[k + 1].value : 0;
-  const double residual = pairs[k].residual;
-  return std::min(residual, residual / (pairs[k].value - next) * residual) <= 2e-6 * rayleigh;
-}
 
 /// Whether the space has found the direction of this ρ, and sees the start at this tan of its angle to it, to
 /// half a step. What rounding, relative, adds along the direction must be small beside the start's own part.
@@ -125,12 +131,34 @@ namespace detail {
          (std::abs(seen - tangent) <= half_a_step || std::max(seen, tangent) <= tolerance);
 }
 
-/// Gives the largest eigenvalues from images by `op`, in double; the first is known.
+/// From Ritz pairs of which each that is near an eigenpair, compared with the gaps beside it, is found.
+[[nodiscard]] inline shrinking_outside shrinking_of(const std::vector<ritz_pair>& pairs) {
+  const double rho = pairs.front().value;
+  shrinking_outside result{pairs.size() > 1 ? std::max(0.0, pairs[1].value) / rho : 0};
+  double share = 0;
+  for (std::size_t k = 1; k + 1 < pairs.size(); ++k) {
+    const double gap = std::min(pairs[k - 1].value - pairs[k].value, pairs[k].value - pairs[k + 1].value);
+    share += pairs[k].residual / gap;
+    if (!(share <= 0.01)) {
+      break;
+    }
+    const double next = (pairs[k + 1].value + pairs[k + 1].residual) / rho;
+    if (next < result.rest_squared) {
+      result.rest_squared = next;
+      result.share = share;
+    }
+  }
+  return result;
+}
+
+/// The largest eigenvalues matter most.
+inline constexpr index_t sharpened = 4;
+
+/// Gives these eigenvalues from images by `op`, in double; the first is known.
 template <GramOperator Op, Accumulator S>
 void sharpen(krylov_iteration& iteration, Op& op, const lanczos<S>& krylov,
              const std::vector<ritz_pair>& pairs, double rayleigh) {
-  constexpr std::size_t sharpened = 4;
-  for (std::size_t k = 0; k < std::min(sharpened, pairs.size()); ++k) {
+  for (std::size_t k = 0; k < std::min<std::size_t>(sharpened, pairs.size()); ++k) {
     const Eigen::VectorXd x = krylov.vector(pairs[k]);
     Eigen::VectorXd image(x.size());
     const double lambda = k == 0 ? rayleigh : static_cast<double>(op.apply(view(x), view(image)));
@@ -152,22 +180,22 @@ template <GramOperator Op, GramOperator Fast>
   constexpr index_t at_once = 8;
   constexpr auto rounding = static_cast<double>(std::numeric_limits<scalar_of<Fast>>::epsilon());
   for (;;) {
-    const auto pairs = krylov.all();
+    const auto pairs = krylov.largest(2 * detail::sharpened);
     if (pairs.empty()) {
       break;
     }
-    const double second = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
-    const double kappa_squared = second / pairs.front().value;
-    const bool is_principal = detail::sees_principal(pairs, rayleigh, tangent, tolerance, rounding);
-    krylov_iteration iteration(krylov);
-    auto forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
-    if (is_principal && forecast.is_spanned && !forecast.is_sharp) {
-      detail::sharpen(iteration, op, krylov, pairs, rayleigh);
-      forecast = iteration.steps_to(tolerance, max_steps, kappa_squared);
-    }
-    if (is_principal && forecast.is_spanned &&
-        (detail::has_settled(pairs, 1, rayleigh) || !krylov.can_grow())) {
-      return forecast;
+    const bool is_known = !krylov.can_grow() || detail::has_settled(pairs, 1, rayleigh);
+    if (is_known && detail::sees_principal(pairs, rayleigh, tangent, tolerance, rounding)) {
+      const auto shrinking = detail::shrinking_of(pairs);
+      krylov_iteration iteration(krylov);
+      auto forecast = iteration.steps_to(tolerance, max_steps, shrinking);
+      if (forecast.is_spanned && !forecast.is_sharp) {
+        detail::sharpen(iteration, op, krylov, pairs, rayleigh);
+        forecast = iteration.steps_to(tolerance, max_steps, shrinking);
+      }
+      if (forecast.is_spanned) {
+        return forecast;
+      }
     }
     if (!krylov.can_grow()) {
       break;

@@ -2,8 +2,9 @@
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/verify/tridiagonal.hpp>
 
-#include <Eigen/Eigenvalues>
+#include <Eigen/Core>
 
 #include <algorithm>
 #include <cmath>
@@ -94,43 +95,30 @@ class lanczos {
 
   /// The largest. O(k).
   [[nodiscard]] ritz_pair top() const {
-    const double theta = largest_eigenvalue();
-    // The coordinates fall off toward the last one; upward from there the recurrence is stable.
-    Eigen::VectorXd y = Eigen::VectorXd::Zero(steps_);
-    y[steps_ - 1] = 1;
-    for (index_t k = steps_ - 1; k > 0; --k) {
-      const double after = k + 1 < steps_ ? off_diagonal_[k] * y[k + 1] : 0;
-      y[k - 1] = ((theta - diagonal_[k]) * y[k] - after) / off_diagonal_[k - 1];
-      if (std::abs(y[k - 1]) > 1e100) {
-        y *= 1e-100;
+    const auto t = matrix();
+    return pair_at(t.is_finite() && is_finite(off_diagonal_[steps_ - 1])
+                       ? detail::largest_eigenvalue(t)
+                       : std::numeric_limits<double>::quiet_NaN());
+  }
+  /// The `count` largest, or all if there are fewer, the largest first; none before the first step, or where
+  /// the operator gave what is not finite. O(k²).
+  [[nodiscard]] std::vector<ritz_pair> largest(index_t count) const {
+    std::vector<ritz_pair> pairs;
+    if (steps_ > 0 && diagonal().allFinite() && off_diagonal().allFinite()) {
+      for (const double theta : detail::largest_eigenvalues(matrix(), count)) {
+        pairs.push_back(pair_at(theta));
       }
     }
-    y.normalize();
-    return {scale_ * theta, scale_ * off_diagonal_[steps_ - 1] * std::abs(y[steps_ - 1]), y};
+    return pairs;
   }
 
+  /// The basis, [D, steps].
+  [[nodiscard]] auto vectors() const { return basis_.middleCols(first_, steps_); }
   /// The diagonal of T/scale, and what each step left: T beside its diagonal and, last, what couples the
   /// space to the rest.
   [[nodiscard]] auto diagonal() const { return diagonal_.head(steps_); }
   [[nodiscard]] auto off_diagonal() const { return off_diagonal_.head(steps_); }
   [[nodiscard]] double scale() const noexcept { return scale_; }
-
-  /// All Ritz pairs, the largest first; none before the first step, or where the operator gave what is not
-  /// finite. O(k³).
-  [[nodiscard]] std::vector<ritz_pair> all() const {
-    if (steps_ == 0 || !diagonal().allFinite() || !off_diagonal().allFinite()) {
-      return {};
-    }
-    Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver;
-    solver.computeFromTridiagonal(diagonal_.head(steps_), off_diagonal_.head(steps_ - 1));
-    std::vector<ritz_pair> pairs;
-    for (index_t k = steps_ - 1; k >= 0; --k) {
-      const auto y = solver.eigenvectors().col(k);
-      pairs.push_back({scale_ * solver.eigenvalues()[k],
-                       scale_ * off_diagonal_[steps_ - 1] * std::abs(y[steps_ - 1]), y});
-    }
-    return pairs;
-  }
 
   /// log(|det(xI − T)| / Πβ_k) for an x above all Ritz values, β_k the norms that the steps left (see
   /// probe.hpp). O(k).
@@ -150,7 +138,7 @@ class lanczos {
 
   /// The Ritz vector, in double, unit norm.
   [[nodiscard]] Eigen::VectorXd vector(const ritz_pair& pair) const {
-    return (basis_.middleCols(first_, steps_).template cast<double>() * pair.coordinates).normalized();
+    return (vectors().template cast<double>() * pair.coordinates).normalized();
   }
   /// The same where the space began at `first`, of which the basis holds what S can.
   [[nodiscard]] Eigen::VectorXd vector(const ritz_pair& pair, const Eigen::VectorXd& first) const {
@@ -161,44 +149,14 @@ class lanczos {
   }
 
  private:
-  // Laguerre's method on det(xI − T) from Gershgorin's bound: from the right of all roots, which are real, it
-  // falls monotonically to the largest, and cubically at the end. A tenth of the time of all eigenvalues by
-  // QR.
-  [[nodiscard]] double largest_eigenvalue() const {
-    double x = 0;
-    for (index_t k = 0; k < steps_; ++k) {
-      const double right =
-          diagonal_[k] + (k > 0 ? off_diagonal_[k - 1] : 0) + (k + 1 < steps_ ? off_diagonal_[k] : 0);
-      if (!is_finite(right) || !is_finite(off_diagonal_[k])) {
-        return std::numeric_limits<double>::quiet_NaN();
-      }
-      x = std::max(x, right);
-    }
-    const auto n = static_cast<double>(steps_);
-    for (int iteration = 0; iteration < 60; ++iteration) {
-      // Pivots of xI − T, their first and second derivatives; g = Σ 1/(x − λ), h = Σ 1/(x − λ)².
-      double pivot = x - diagonal_[0], first = 1, second = 0;
-      bool positive = pivot > 0;
-      double g = 1 / pivot;
-      double h = g * g;
-      for (index_t k = 1; k < steps_; ++k) {
-        const double b = off_diagonal_[k - 1] / pivot;
-        const double slope = first / pivot;
-        second = b * b * (second - 2 * first * slope);
-        first = 1 + b * b * first;
-        pivot = x - diagonal_[k] - b * off_diagonal_[k - 1];
-        positive = positive && pivot > 0;
-        g += first / pivot;
-        h += (first / pivot) * (first / pivot) - second / pivot;
-      }
-      const double step = n / (g + std::sqrt(std::max(0.0, (n - 1) * (n * h - g * g))));
-      // A pivot that is not positive says that x has reached the eigenvalue, to rounding.
-      if (!positive || !(step > 2 * std::numeric_limits<double>::epsilon() * x)) {
-        break;
-      }
-      x -= step;
-    }
-    return x;
+  /// T/scale.
+  [[nodiscard]] detail::tridiagonal matrix() const {
+    return {diagonal_.head(steps_), off_diagonal_.head(steps_ - 1)};
+  }
+  [[nodiscard]] ritz_pair pair_at(double theta) const {
+    Eigen::VectorXd y = detail::eigenvector(matrix(), theta);
+    const double outside = scale_ * off_diagonal_[steps_ - 1] * std::abs(y[steps_ - 1]);
+    return {scale_ * theta, outside, std::move(y)};
   }
 
   static double norm_of(const column& x) {
@@ -247,5 +205,20 @@ class lanczos {
   index_t first_ = 0;
   index_t steps_ = 0;
 };
+
+namespace detail {
+
+/// Whether Ritz value k is an eigenvalue to some 2e-6 of ρ: it is within its residual of one, and nearer,
+/// quadratically, where the next is away.
+[[nodiscard]] inline bool has_settled(const std::vector<ritz_pair>& pairs, std::size_t k, double rayleigh) {
+  if (pairs.size() <= k) {
+    return false;
+  }
+  const double next = pairs.size() > k + 1 ? pairs[k + 1].value : 0;
+  const double residual = pairs[k].residual;
+  return std::min(residual, residual / (pairs[k].value - next) * residual) <= 2e-6 * rayleigh;
+}
+
+}  // namespace detail
 
 MPIROUTER_END

@@ -44,14 +44,14 @@ namespace detail {
 /// each costs: those near an eigenvector, compared with the gap, whose removal saves a probe more than that.
 template <Accumulator S>
 [[nodiscard]] Eigen::MatrixXd worthwhile(const lanczos<S>& krylov, const Eigen::VectorXd& direction) {
-  constexpr std::size_t most = 8;
-  const auto pairs = krylov.all();
+  constexpr index_t most = 8;
+  const auto pairs = krylov.largest(most + 2);
   const double first = pairs.empty() ? 0 : pairs.front().value;
   const auto steps = [&](std::size_t k) {
     return 10 / std::sqrt(std::max(1e-12, 1 - pairs[k].value / first));
   };
   std::vector<Eigen::VectorXd> found;
-  for (std::size_t k = 1; k + 1 < pairs.size() && k <= most; ++k) {
+  for (std::size_t k = 1; k + 1 < pairs.size(); ++k) {
     const bool is_near = pairs[k].residual <= 0.1 * (first - pairs[1].value);
     if (!is_near || (k > 1 && steps(k) - steps(k + 1) < 2)) {
       break;
@@ -71,26 +71,63 @@ template <Accumulator S>
   return w;
 }
 
-/// What M does to orthonormal directions beside v̂, with `slack` for the rounding error of each image. In
-/// units of ρ: squares of what M does may leave the range of double.
+/// Orthonormal directions and what M makes of them, in double: v̂ first, then its neighbours W. In units of ρ:
+/// squares of what M does may leave the range of double.
+struct known_images {
+  Eigen::MatrixXd directions;  ///< [v̂ W], [D, 1 + m]
+  Eigen::MatrixXd images;      ///< M of them / scale
+  double scale = 1;            ///< ρ when they were taken
+
+  /// Another v̂, of unit norm, with its image; W stays orthogonal to it, and the images follow.
+  void put_first(const Eigen::VectorXd& v, const Eigen::VectorXd& image) {
+    directions.col(0) = v;
+    images.col(0) = image / scale;
+    for (Eigen::Index k = 1; k < directions.cols(); ++k) {
+      for (Eigen::Index before = 0; before < k; ++before) {
+        const double along = directions.col(before).dot(directions.col(k));
+        directions.col(k) -= along * directions.col(before);
+        images.col(k) -= along * images.col(before);
+      }
+      const double norm = directions.col(k).norm();
+      directions.col(k) /= norm;
+      images.col(k) /= norm;
+    }
+  }
+  [[nodiscard]] Eigen::Index neighbours() const { return directions.cols() - 1; }
+};
+
+/// W with its images, and room for v̂. An application of M for each of W.
 template <GramOperator Op>
-[[nodiscard]] neighbours measure(Op& op, const Eigen::VectorXd& direction, Eigen::MatrixXd w, double rayleigh,
-                                 double slack) {
+[[nodiscard]] known_images images_beside(Op& op, const Eigen::MatrixXd& w, double rayleigh) {
+  known_images known{Eigen::MatrixXd(w.rows(), 1 + w.cols()), Eigen::MatrixXd(w.rows(), 1 + w.cols()),
+                     rayleigh};
+  if (w.cols() > 0) {
+    known.directions.rightCols(w.cols()) = w;
+    known.images.rightCols(w.cols()) = images_of(op, w) / rayleigh;
+  }
+  return known;
+}
+
+/// The neighbours as a probe needs them, with `slack` for the rounding error of each image.
+[[nodiscard]] inline neighbours measure(const known_images& known, double slack) {
   neighbours beside;
-  if (w.cols() == 0) {
+  const Eigen::Index m = known.neighbours();
+  if (m <= 0) {
     return beside;
   }
-  Eigen::MatrixXd image = images_of(op, w) / rayleigh;
-  const Eigen::MatrixXd inside = w.transpose() * image;
-  image -= direction * (direction.transpose() * image) + w * inside;
+  const auto w = known.directions.rightCols(m);
+  const Eigen::MatrixXd inside = w.transpose() * known.images.rightCols(m);
+  const Eigen::MatrixXd outside =
+      known.images.rightCols(m) -
+      known.directions * (known.directions.transpose() * known.images.rightCols(m));
   const auto largest = [](const Eigen::MatrixXd& symmetric) {
     const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(symmetric, Eigen::EigenvaluesOnly);
     return solver.eigenvalues()[symmetric.rows() - 1];
   };
-  const double error = slack * std::sqrt(static_cast<double>(w.cols()));
-  beside.top = rayleigh * largest((inside + inside.transpose()) / 2) + error;
-  beside.coupling = rayleigh * std::sqrt(std::max(0.0, largest(image.transpose() * image))) + error;
-  beside.directions = std::move(w);
+  const double error = slack * std::sqrt(static_cast<double>(m));
+  beside.top = known.scale * largest((inside + inside.transpose()) / 2) + error;
+  beside.coupling = known.scale * std::sqrt(std::max(0.0, largest(outside.transpose() * outside))) + error;
+  beside.directions = w;
   return beside;
 }
 

@@ -9,6 +9,7 @@
 #include <mpi_router/verify/widened.hpp>
 
 #include <Eigen/Core>
+#include <Eigen/Eigenvalues>
 
 #include <algorithm>
 #include <numbers>
@@ -72,52 +73,107 @@ template <GramOperator Op>
 }
 
 /// One Krylov space, from `row` with Mx = ρx + g: goes on until the largest Ritz pair is as near an eigenpair
-/// as is wanted, or as S can tell, and turns the row to it. Returns the applications of M.
+/// as is wanted, or as S can tell, and turns the row to it; then until the second Ritz value has settled, for
+/// all that follows needs what lies beside. Returns the applications of M.
 template <GramOperator Op>
 index_t turn(Op& op, lanczos<scalar_of<Op>>& krylov, Eigen::VectorXd& row, const Eigen::VectorXd& residual,
              double rayleigh, double tolerance) {
   constexpr double unit = std::numeric_limits<scalar_of<Op>>::epsilon();
-  index_t applications = 0;
-  bool more = krylov.start(row, residual, rayleigh);
-  for (; more; ++applications) {
-    more = krylov.can_grow() && krylov.step(op);
+  index_t applications = 0, arrived = 0;
+  for (bool more = krylov.start(row, residual, rayleigh);; ++applications) {
+    more = more && krylov.can_grow() && krylov.step(op);
     const auto ritz = krylov.top();
     if (!is_finite(ritz.value)) {
       return applications;
     }
     const double noise = 4 * unit * ritz.coordinates.tail(krylov.steps() - 1).norm();
-    if (!more || ritz.residual <= std::max(0.5 * tolerance, noise) * ritz.value) {
+    if (arrived == 0 && ritz.residual <= std::max(0.5 * tolerance, noise) * ritz.value) {
+      arrived = krylov.steps();
+    }
+    const index_t beyond = krylov.steps() - arrived;
+    const index_t at_once = std::max<index_t>(2, arrived / 8);  // the second Ritz value costs O(steps²)
+    const bool is_enough = arrived > 0 && beyond % at_once == 0 &&
+                           (beyond > arrived + 32 || has_settled(krylov.largest(3), 1, rayleigh));
+    if (!more || is_enough) {
       row = krylov.vector(ritz, row);
-      break;
+      return applications;
     }
   }
-  return applications;
 }
 
-/// Turns `row` to the principal direction of its Krylov space, again and again, until its residual is small.
-/// Each time begins with an application of `op`, in double; of the others, by `fast`, which may compute in
-/// float, only the digits count that the row is still off by. Returns the applications of M; `at` describes
-/// the row, `krylov` is the first of the spaces.
+/// The Ritz problem in the span of directions that are known and of the Krylov space of all beside them, from
+/// what v̂ lacks, the part of g outside their span: thick restart (Wu & Simon 2000). After k steps the
+/// residual of v̂ is down to ‖g‖ β₁⋯β_k / det(ρI − T). Turns the row; returns the applications of M.
+template <GramOperator Op>
+index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double tolerance, index_t capacity) {
+  const auto& v = known.directions;
+  const Eigen::Index m = v.cols();
+  const Eigen::MatrixXd inside = v.transpose() * known.images;
+  const Eigen::MatrixXd outside = known.images - v * inside;
+  const double rho = inside(0, 0);
+  double left = outside.col(0).norm();
+  lanczos<scalar_of<Op>> krylov(v.rows(), std::min<index_t>(capacity, v.rows() - m), known.scale, m);
+  krylov.deflate(v);
+  if (!(left > 0) || krylov.capacity() < 1 ||
+      !krylov.start((outside.col(0) / left).template cast<scalar_of<Op>>())) {
+    return 0;
+  }
+  const double enough = std::max(0.5 * tolerance, 4 * std::numeric_limits<scalar_of<Op>>::epsilon() * left);
+  double pivot = 1, before = 0;
+  while (left > enough * rho && pivot > 0 && krylov.can_grow()) {
+    krylov.step(op);
+    const index_t k = krylov.steps() - 1;
+    pivot = rho - krylov.diagonal()[k] - before / pivot * before;
+    before = krylov.off_diagonal()[k];
+    left *= before / pivot;
+  }
+  const index_t k = krylov.steps();
+  if (k == 0 || !krylov.diagonal().allFinite() || !krylov.off_diagonal().allFinite()) {
+    return k;
+  }
+  const Eigen::MatrixXd q = krylov.vectors().template cast<double>();
+  Eigen::MatrixXd ritz = Eigen::MatrixXd::Zero(m + k, m + k);  // of which the lower half is read
+  ritz.topLeftCorner(m, m) = inside;
+  ritz.bottomLeftCorner(k, m) = q.transpose() * outside;
+  ritz.bottomRightCorner(k, k).diagonal() = krylov.diagonal();
+  ritz.bottomRightCorner(k, k).diagonal(-1) = krylov.off_diagonal().head(k - 1);
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(ritz);
+  const auto y = solver.eigenvectors().col(m + k - 1);
+  row = (v * y.head(m) + q * y.tail(k)).normalized();
+  return k;
+}
+
+/// Turns `row` to the principal direction of its Krylov space, and restarts from there until its residual is
+/// small. Between them are images by `op`, in double; of the others, by `fast`, which may compute in float,
+/// only the digits count that the row is still off by. Returns the applications of M; `at` describes the row,
+/// `krylov` is the space of the start, and `known` what was learned beside.
 template <GramOperator Op, GramOperator Fast>
 index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>& at,
-               const certify_options& options, lanczos<scalar_of<Fast>>& krylov) {
-  const index_t dimension = row.size();
+               const certify_options& options, lanczos<scalar_of<Fast>>& krylov, known_images& known) {
   index_t applications = 1;
-  Eigen::VectorXd residual(dimension);
+  Eigen::VectorXd residual(row.size());
   at = rayleigh(op, view(std::as_const(row)), view(residual));
-  std::optional<lanczos<scalar_of<Fast>>> again;
-  while (at.state == status::ok && at.relative_residual > options.residual_tolerance &&
-         applications < options.max_steps) {
-    row.stableNormalize();
-    auto& space = applications == 1 ? krylov : again ? *again : again.emplace(dimension, krylov.capacity());
-    applications += turn(fast, space, row, residual, at.rayleigh, options.residual_tolerance) + 1;
+  const auto is_wanted = [&] {
+    return at.state == status::ok && at.relative_residual > options.residual_tolerance &&
+           applications < options.max_steps;
+  };
+  if (!is_wanted()) {
+    return applications;
+  }
+  row.stableNormalize();
+  applications += turn(fast, krylov, row, residual, at.rayleigh, options.residual_tolerance);
+  known = images_beside(op, worthwhile(krylov, row), at.rayleigh);
+  applications += known.neighbours();
+  for (;;) {
     const double before = at.relative_residual;
     at = rayleigh(op, view(std::as_const(row)), view(residual));
-    if (!(at.relative_residual < 0.9 * before)) {  // as far as rounding or a tiny gap allows
-      break;
+    ++applications;
+    known.put_first(row, at.rayleigh * row + residual);
+    if (!is_wanted() || !(at.relative_residual < 0.9 * before)) {  // as far as rounding or a tiny gap allows
+      return applications;
     }
+    applications += restart(fast, known, row, options.residual_tolerance, krylov.capacity());
   }
-  return applications;
 }
 
 /// The probes of one search, whose failures add up to options.failure_probability at most.
@@ -169,16 +225,15 @@ template <GramOperator Op, GramOperator Fast>
   int probes = 0;
   for (int attempt = 0; attempt < 3 && probes < most_probes; ++attempt) {
     auto& space = attempt == 0 ? krylov : other.emplace(dimension, krylov.capacity());
-    result.applications += search(op, fast, row, result.at, options, space);
+    known_images known;
+    result.applications += search(op, fast, row, result.at, options, space, known);
     if (result.at.state != status::ok) {  // no direction in this start: try a random one
       row = gaussian<double>(dimension, random);
       continue;
     }
     result.direction = row.normalized();
     const double slack = evaluation_slack(terms_of(op), result.at.rayleigh);
-    auto beside =
-        measure(op, result.direction, worthwhile(space, result.direction), result.at.rayleigh, slack);
-    result.applications += beside.directions.cols();
+    auto beside = measure(known, slack);
     if (!(beside.top + 100 * slack < result.at.rayleigh)) {  // what is no gap does not help
       beside = {};
     }
@@ -233,7 +288,8 @@ template <class Matrix>
   }
   result.direction = std::move(ladder.direction);
   lanczos<double> krylov(a.cols(), std::min<index_t>(options.basis, a.cols()));
-  result.applications = detail::search(op, op, result.direction, result.at, options, krylov);
+  detail::known_images known;
+  result.applications = detail::search(op, op, result.direction, result.at, options, krylov, known);
   result.proof =
       certify(result.at, ladder.bound, detail::evaluation_slack(detail::terms_of(op), a.squaredNorm()));
   return result;

@@ -17,7 +17,7 @@ MPIROUTER_BEGIN_TYPES
 /// How sure a probe has to be, and what it may cost.
 struct probe_options {
   double failure_probability = 1e-6;  ///< wanted, over all starts together
-  index_t starts = 2;                 ///< independent random starts; all must miss for the bound to fail
+  index_t starts = 1;                 ///< independent random starts; all must miss for the bound to fail
   index_t max_steps = 300;            ///< of Lanczos, for each start
   std::uint64_t seed = 20260612;
 };
