@@ -115,10 +115,12 @@ bool one_trial(random_source& random, index_t F, index_t D, double scale, bool q
   }
   const Eigen::VectorXd start = some_start(random, truth);
   bool certified = true;
+  const index_t starts = random.integer(1, 2);
   for (const index_t rigorous_up_to : {index_t{512}, index_t{0}}) {
     CAPTURE(rigorous_up_to);
-    const auto found = find_expert_direction(a, view(start), direction_source::certificate, reference{},
-                                             {.max_steps = 2000}, {.rigorous_up_to = rigorous_up_to});
+    const auto found =
+        find_expert_direction(a, view(start), direction_source::certificate, reference{}, {.max_steps = 2000},
+                              {.rigorous_up_to = rigorous_up_to, .probe = {.starts = starts}});
     certified = not_refuted(found, truth, start, rigorous_up_to > 0 ? 1e-10 : 1e-5) && certified;
   }
   return certified;

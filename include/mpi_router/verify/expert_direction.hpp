@@ -122,8 +122,10 @@ template <GramOperator Op, GramOperator Fast>
                                    const certify_options& options, const course_options& course,
                                    expert_direction& result) {
   const auto dimension = static_cast<index_t>(op.dimension());
+  auto half = options;  // of what may fail, for there are two searches
+  half.probe.failure_probability /= 2;
   lanczos<scalar_of<Fast>> krylov(dimension, std::min(options.basis, dimension));
-  auto& found = result.found = find_principal_in(op, fast, start, options, krylov);
+  auto& found = result.found = find_principal_in(op, fast, start, half, krylov);
   constexpr bool is_float = std::same_as<scalar_of<Fast>, float>;
   if (is_float && found.direction.size() > 0) {
     if (found.at.rayleigh < 0x1p-80 || found.at.rayleigh > 0x1p+80) {
@@ -132,9 +134,13 @@ template <GramOperator Op, GramOperator Fast>
     if (found.proof.label < certainty::probabilistic) {  // a gap that the rounding of float hides
       const Eigen::VectorXd from = found.direction;
       const index_t before = found.applications;
-      found = find_principal(op, view(from), options);
+      half.probe.seed += 2 * most_probes;  // what was found so far may depend on the starts of its probes
+      found = find_principal(op, view(from), half);
       found.applications += before;
     }
+  }
+  if (found.proof.label == certainty::probabilistic) {
+    found.proof.failure_probability = options.probe.failure_probability;
   }
   follow(op, fast, krylov, start, course, result);
   return true;

@@ -78,11 +78,19 @@ struct known_images {
   Eigen::MatrixXd images;      ///< M of them / scale
   double scale = 1;            ///< ρ when they were taken
 
-  /// Another v̂, of unit norm, with its image; W stays orthogonal to it, and the images follow.
-  void put_first(const Eigen::VectorXd& v, const Eigen::VectorXd& image) {
+  /// Another v̂, of unit norm, with its image. What is left of the old span beside the part of v̂ in it are the
+  /// neighbours, and their images follow.
+  void turn_to(const Eigen::VectorXd& v, const Eigen::VectorXd& image) {
+    // The reflection of e₁ to the coordinates of v̂: the other columns are orthogonal to them.
+    Eigen::VectorXd reflection = (directions.transpose() * v).stableNormalized();
+    const double sign = reflection[0] < 0 ? -1 : 1;
+    reflection[0] += sign;
+    const double half = reflection.squaredNorm() / 2;
+    directions -= (directions * reflection / half) * reflection.transpose();
+    images -= (images * reflection / half) * reflection.transpose();
     directions.col(0) = v;
     images.col(0) = image / scale;
-    for (Eigen::Index k = 1; k < directions.cols(); ++k) {
+    for (Eigen::Index k = 1; k < directions.cols(); ++k) {  // rounding
       for (Eigen::Index before = 0; before < k; ++before) {
         const double along = directions.col(before).dot(directions.col(k));
         directions.col(k) -= along * directions.col(before);
@@ -96,13 +104,15 @@ struct known_images {
   [[nodiscard]] Eigen::Index neighbours() const { return directions.cols() - 1; }
 };
 
-/// W with its images, and room for v̂. An application of M for each of W.
+/// v̂ with its image, and W, orthogonal to it, with those it gets here: an application of M each.
 template <GramOperator Op>
-[[nodiscard]] known_images images_beside(Op& op, const Eigen::MatrixXd& w, double rayleigh) {
-  known_images known{Eigen::MatrixXd(w.rows(), 1 + w.cols()), Eigen::MatrixXd(w.rows(), 1 + w.cols()),
+[[nodiscard]] known_images images_beside(Op& op, const Eigen::VectorXd& v, const Eigen::VectorXd& image,
+                                         const Eigen::MatrixXd& w, double rayleigh) {
+  known_images known{Eigen::MatrixXd(v.size(), 1 + w.cols()), Eigen::MatrixXd(v.size(), 1 + w.cols()),
                      rayleigh};
+  known.directions << v, w;
+  known.images.col(0) = image / rayleigh;
   if (w.cols() > 0) {
-    known.directions.rightCols(w.cols()) = w;
     known.images.rightCols(w.cols()) = images_of(op, w) / rayleigh;
   }
   return known;

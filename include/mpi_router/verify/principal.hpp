@@ -162,13 +162,17 @@ index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>
   }
   row.stableNormalize();
   applications += turn(fast, krylov, row, residual, at.rayleigh, options.residual_tolerance);
-  known = images_beside(op, worthwhile(krylov, row), at.rayleigh);
-  applications += known.neighbours();
-  for (;;) {
+  for (bool is_first = true;; is_first = false) {
     const double before = at.relative_residual;
     at = rayleigh(op, view(std::as_const(row)), view(residual));
     ++applications;
-    known.put_first(row, at.rayleigh * row + residual);
+    const Eigen::VectorXd image = at.rayleigh * row + residual;
+    if (is_first) {
+      known = images_beside(op, row, image, worthwhile(krylov, row), at.rayleigh);
+      applications += known.neighbours();
+    } else {
+      known.turn_to(row, image);
+    }
     if (!is_wanted() || !(at.relative_residual < 0.9 * before)) {  // as far as rounding or a tiny gap allows
       return applications;
     }
@@ -220,7 +224,7 @@ template <GramOperator Op, GramOperator Fast>
          start.size(), " elements");
   principal_direction result;
   Eigen::VectorXd row = map(start);
-  std::mt19937_64 random(options.probe.seed + 1);
+  std::mt19937_64 random(options.probe.seed + most_probes);  // after those of the probes
   std::optional<lanczos<scalar_of<Fast>>> other;
   int probes = 0;
   for (int attempt = 0; attempt < 3 && probes < most_probes; ++attempt) {

@@ -17,8 +17,8 @@ MPIROUTER_BEGIN_TYPES
 /// How sure a probe has to be, and what it may cost.
 struct probe_options {
   double failure_probability = 1e-6;  ///< wanted, over all starts together
-  index_t starts = 1;                 ///< independent random starts; all must miss for the bound to fail
-  index_t max_steps = 300;            ///< of Lanczos, for each start
+  index_t starts = 2;       ///< independent random starts at least; all must miss for the bound to fail
+  index_t max_steps = 300;  ///< of Lanczos, for each start
   std::uint64_t seed = 20260612;
 };
 
@@ -44,6 +44,20 @@ template <Accumulator S>
     value = static_cast<S>(normal(random));
   }
   return x;
+}
+
+/// As many starts that one may miss a component of more than the rounding error of S, √D ε: what is smaller
+/// a Krylov space in S may lose, so that a start alone in float could not be as sure as one in double.
+template <Accumulator S>
+[[nodiscard]] index_t starts_that_see(const probe_options& options, index_t dimension) {
+  const auto size = static_cast<double>(dimension);
+  const double lost =
+      std::sqrt(2 / std::numbers::pi) * size * static_cast<double>(std::numeric_limits<S>::epsilon());
+  index_t starts = options.starts;
+  while (starts < 64 && std::pow(options.failure_probability, 1.0 / static_cast<double>(starts)) < lost) {
+    ++starts;
+  }
+  return starts;
 }
 
 /// What the starts of one probe share, and what they have found.
@@ -132,7 +146,8 @@ template <GramOperator Op>
   detail::expect(options.failure_probability > 0 && options.failure_probability < 1,
                  "probe: a failure probability of ", options.failure_probability, ", not between 0 and 1");
   probe_result result;
-  const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(options.starts));
+  const index_t starts = detail::starts_that_see<S>(options, dimension);
+  const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(starts));
   const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) / each);
   const double rounding =
       4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
@@ -145,8 +160,7 @@ template <GramOperator Op>
   lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh, known.cols());
   krylov.deflate(known);
   std::mt19937_64 random(options.seed);
-  for (index_t start = 0; start < options.starts && dimension > known.cols();
-       ++start) {  // else nothing is left
+  for (index_t start = 0; start < starts && dimension > known.cols(); ++start) {  // else nothing is left
     if (!krylov.start(detail::gaussian<S>(dimension, random)) || !found.go_on(op, krylov, result)) {
       return result;  // no bound
     }
