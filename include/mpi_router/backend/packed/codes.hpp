@@ -20,15 +20,25 @@ namespace detail::kernels {
 ///   block_cols       columns that share a scale, where the format fixes them: whole chunks
 ///   scales_sums      whether a block has a `scale` to multiply sums of its weights with; or they come scaled
 ///   divisor          what all weights are divided by
-///   is_kept          whether decoded weights are worth a store and a load, as floats or in 16 bits, as
-///                    keep(o, k, size, to) and load_kept(from) have it
+///   is_kept          whether decoded weights are worth a store and a load, in kept_bytes each: as floats, or
+///                    in 16 bits as keep(o, k, to) and load_kept(from) have it
+///   watch            sees the codes of chunks and finds NaN that `load` does not give: see(o, k, size),
+///                    is_found()
 ///   row, block       one row, row_of(a, f); columns of it that share a scale
 ///   check(a)         throws usage_error where the view cannot be
 ///   at(a, f, d)      one element, exact
 ///   open(r, b, d)    block b of a row, seen from column d on, which is in it
+///   open_beside(o, r, d)  the same as open of row r, whose scales are those of the open block o
 ///   load(o, k)       chunk k of an open block, decoded; codes_of(o, k) is where it begins
 template <class View, class Arch>
 struct packed_codes;
+
+/// The watch of a format whose NaN come out as such.
+struct no_watch {
+  template <class Block, class Size>
+  MPIROUTER_ALWAYS_INLINE void see(const Block&, index_t, Size) noexcept {}
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr bool is_found() noexcept { return false; }
+};
 
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE const std::byte* bytes_at(const void* base, index_t offset) noexcept {
   return static_cast<const std::byte*>(base) + offset;

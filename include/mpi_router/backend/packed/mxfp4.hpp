@@ -18,6 +18,8 @@ struct packed_codes<mxfp4_view, Arch> {
   static constexpr bool scales_sums = false;
   static constexpr float divisor = 1;
   static constexpr bool is_kept = !is_avx512<batch>;
+  static constexpr index_t kept_bytes = 4;
+  using watch = no_watch;
   struct row {
     const std::byte* codes;
     const std::byte* scales;

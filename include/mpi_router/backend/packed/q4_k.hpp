@@ -64,6 +64,8 @@ struct packed_codes<q4_k_view, Arch> {
   static constexpr bool scales_sums = false;
   static constexpr float divisor = 1;
   static constexpr bool is_kept = !is_avx512<batch>;
+  static constexpr index_t kept_bytes = 4;
+  using watch = no_watch;
   using row = const std::byte*;
   struct block {
     const std::byte* codes;

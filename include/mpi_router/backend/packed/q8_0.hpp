@@ -18,6 +18,8 @@ struct packed_codes<q8_0_view, Arch> {
   static constexpr bool scales_sums = true;
   static constexpr float divisor = 1;
   static constexpr bool is_kept = false;
+  static constexpr index_t kept_bytes = 4;
+  using watch = no_watch;
   using row = const std::byte*;
   struct block {
     const std::byte* codes;
