@@ -1,6 +1,8 @@
 // Packed matrices of every format that has kernels, at odd addresses, and what they are in double.
 #pragma once
 
+#include "packed_backend.hpp"
+
 #include <mpi_router/io/packed/views.hpp>
 
 #include <doctest/doctest.h>
@@ -29,7 +31,7 @@ struct problem {
   /// use(operator).
   template <class Use>
   void with_operator(const Use& use) const {
-    std::visit([&](const auto& v) { use(gram(v)); }, view());
+    std::visit([&](const auto& v) { use(operator_of(v)); }, view());
   }
 };
 

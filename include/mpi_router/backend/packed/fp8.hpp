@@ -7,29 +7,8 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-[[nodiscard]] inline index_t size_of(fp8_scale type) {
-  switch (type) {
-    case fp8_scale::f32: return 4;
-    case fp8_scale::bf16:
-    case fp8_scale::f16: return 2;
-    case fp8_scale::e8m0: return 1;
-  }
-  core::unknown_value("fp8_scale", type);
-}
-/// Scale c of those at `row`.
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE float scale_at(const std::byte* row, fp8_scale type,
-                                                     index_t c) noexcept {
-  switch (type) {
-    case fp8_scale::f32: return packed::read<float>(row, c);
-    case fp8_scale::bf16: return packed::read_bf16(row, c);
-    case fp8_scale::f16: return packed::read_f16(row, c);
-    case fp8_scale::e8m0: break;
-  }
-  return packed::e8m0(packed::read<std::uint8_t>(row, c));
-}
-
 template <class Arch>
-struct packed_codes<fp8_view, Arch> {
+struct packed_codes<fp8_view, Arch> : packed_format<fp8_view> {
   using batch = xsimd::batch<float, Arch>;
   using bytes = xsimd::batch<std::uint8_t, Arch>;
   using words = words_of<batch>;
@@ -39,34 +18,11 @@ struct packed_codes<fp8_view, Arch> {
   static constexpr float divisor = e4m3_divisor;
   static constexpr bool is_kept = is_avx2<batch> || is_avx512<batch>;
   static constexpr index_t kept_bytes = is_kept ? 2 : 4;
-  struct row {
-    const std::byte* codes;
-    const std::byte* scales;
-    fp8_scale type;
-  };
   struct block {
     const std::byte* codes;
     batch scale;
   };
 
-  static void check(const fp8_view& a) {
-    const char* const what = "gram(fp8_view)";
-    core::expect(a.rows >= 0 && a.cols >= 0 && a.block_rows > 0 && a.block_cols > 0, what, ": [F = ", a.rows,
-                 ", D = ", a.cols, "] in blocks of [", a.block_rows, ", ", a.block_cols, "]");
-    expect_rows("gram(fp8_view), codes", a.codes, a.rows, a.cols, a.row_bytes);
-    expect_rows("gram(fp8_view), scales", a.scales, a.cols == 0 ? 0 : packed::parts_of(a.rows, a.block_rows),
-                packed::parts_of(a.cols, a.block_cols) * size_of(a.scale_type), a.scale_row_bytes);
-  }
-  [[nodiscard]] static double at(const fp8_view& a, index_t f, index_t d) noexcept {
-    const row r = row_of(a, f);
-    return double{packed::e4m3fn(static_cast<std::uint8_t>(r.codes[d]))} *
-           double{scale_at(r.scales, r.type, d / a.block_cols)};
-  }
-
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const fp8_view& a, index_t f) noexcept {
-    return {bytes_at(a.codes, f * a.row_bytes), bytes_at(a.scales, f / a.block_rows * a.scale_row_bytes),
-            a.scale_type};
-  }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(const row& r, index_t b, index_t d) noexcept {
     return {r.codes + d, batch(scale_at(r.scales, r.type, b))};
   }
@@ -145,7 +101,7 @@ struct packed_codes<fp8_view, Arch> {
     }
 
    private:
-    bytes largest_{std::uint8_t{0}};
+    bytes largest_ = bytes(std::uint8_t{0});
   };
   /// Whether row f has a NaN.
   [[nodiscard]] static bool has_nan(const fp8_view& a, index_t f) noexcept {

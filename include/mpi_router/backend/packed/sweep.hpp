@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/backend/packed/group.hpp>
+#include <mpi_router/backend/packed_table.hpp>
 #include <mpi_router/backend/simd/rows.hpp>
 
 #include <limits>
@@ -58,6 +59,8 @@ struct packed_kernels {
       }
     }
   }
+
+  static constexpr core::packed_kernel_table<View> table{.apply = apply, .project = project, .lift = lift};
 
  private:
   static constexpr bool may_hide_nan = requires(const View& a) { codes::has_nan(a, index_t{}); };
