@@ -1,12 +1,11 @@
 #include "analyse.hpp"
 
+#include "gates.hpp"
 #include "parallel.hpp"
-#include "weights.hpp"
 
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
-#include <mpi_router/verify/expert_direction.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -121,17 +120,16 @@ void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& p
   }
 }
 
-template <class T>
-expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& stored,
-                          const analysis_options& options) {
+/// a: a matrix_view or a packed_gate.
+template <class Gate>
+expert_result analyse_row(const Gate& a, const Eigen::VectorXd& stored, const analysis_options& options) {
   expert_result result;
   Eigen::VectorXd row(stored.size());
   result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
   const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
                                                                        : direction_source::certificate;
-  const auto principal =
-      find_expert_direction(a, view(std::as_const(row)), source, kernels{},
-                            {.tolerance = options.tolerance, .max_steps = options.max_steps});
+  const auto principal = direction_of(a, view(std::as_const(row)), source,
+                                      {.tolerance = options.tolerance, .max_steps = options.max_steps});
   if (principal.found.at.state == status::non_finite) {
     result.state = status::non_finite;
     return result;
@@ -142,7 +140,7 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
                         : std::isfinite(principal.sigma_2()) ? "ritz (estimate)"
                                                              : "none";
   if (result.state == status::ok) {
-    auto op = gram_in_double(a, kernels{});
+    auto op = operator_in_double(a);
     measure(op, row, principal, options, result);
   }
   return result;
@@ -155,15 +153,16 @@ expert_result analyse_expert(const moe_layer& layer, index_t expert, const analy
   const auto* gate = only_block(layer, expert);
   const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
   // In double and row after row: the same bits in every layout, and of packed weights the products of codes
-  // and scales as they are. The largest are read where they lie, for memory counts there, and A P, which lies
-  // nowhere, is rounded to floats. Sums lie nowhere either.
-  constexpr index_t many = 6'000'000;
-  const bool is_large = gate != nullptr && gate->ffn_dim * layer.hidden_dim > many;
+  // and scales as they are. The largest are read where they lie, for memory counts there, those packed too
+  // where they can be, and A P, which lies nowhere, is rounded to floats. Sums lie nowhere either.
+  const bool large = gate != nullptr && is_large(gate->ffn_dim, layer.hidden_dim);
   expert_result result;
-  if (is_large && layer.latent != nullptr) {
+  if (const auto packed = kept_packed(layer, expert, options.spectrum)) {
+    result = look(*packed);
+  } else if (large && layer.latent != nullptr) {
     const auto a = times_latent<float>(layer, read_matrix(layer, expert));
     result = look(view(a));
-  } else if (is_large) {
+  } else if (large) {
     result = mpi_router::visit_gate(*gate, look);
   } else {
     const auto a = read_gate(layer, expert);
