@@ -138,6 +138,59 @@ TEST_CASE("gate and up in one tensor of all experts: the gates' rows of it, with
   }
 }
 
+TEST_CASE("some rows of a packed matrix: each view has those rows, or there is none") {
+  using packed::scale_type;
+  std::vector<std::byte> memory = codes(4096, true);
+  for (std::size_t i = 0; i < memory.size(); i += 34) memory[i + 1] = std::byte{0x3c};  // scales of Q8_0
+  const std::vector<std::byte> exponents(64, std::byte{126});
+  std::vector<float> numbers;
+  for (int i = 0; i < 12; ++i) numbers.push_back(0.5F + 0.25F * static_cast<float>(i));
+  const auto first_of = [](const auto& bytes, index_t n) {
+    return std::span(bytes).first(static_cast<std::size_t>(n));
+  };
+  const auto fp8 = [&](index_t block_rows) {
+    const index_t down = packed::parts_of(12, block_rows);
+    return packed::any_matrix(packed::fp8_matrix(
+        first_of(memory, 12 * 32), 12, 32,
+        packed::scales(scale_type::f32, std::as_bytes(first_of(numbers, down)), down, 1), block_rows, 32));
+  };
+  const auto check = [](const packed::any_matrix& m, index_t first, index_t count, index_t step, bool there) {
+    CAPTURE(m.description());
+    CAPTURE(first);
+    CAPTURE(step);
+    const auto view = packed::view_of(m, first, count, step);
+    REQUIRE(view.has_value() == there);
+    if (!there) return;
+    const std::vector<float> x(static_cast<std::size_t>(m.cols()), 0.5F);
+    std::vector<float> y(static_cast<std::size_t>(count));
+    std::vector<double> row(x.size());
+    std::visit(
+        [&](const auto& v) { gram(v, simd{}).project(vector_view<const float>(x), vector_view<float>(y)); },
+        *view);
+    for (index_t f = 0; f < count; ++f) {
+      m.load_row(first + f * step, row.data());
+      double want = 0;
+      double size = 0;
+      for (const double a : row) want += a / 2, size += std::abs(a);
+      CHECK(std::abs(double{y[static_cast<std::size_t>(f)]} - want) <= 1e-6 * size);
+    }
+  };
+  for (const index_t step : {index_t{1}, index_t{2}}) {
+    for (const index_t first : {index_t{0}, index_t{1}, index_t{4}, index_t{5}}) {
+      check(fp8(1), first, 3, step, true);
+      check(fp8(12), first, 3, step, true);
+      check(fp8(4), first, 4, step, first % 4 < step);
+      check(packed::ggml_matrix(packed::ggml_type::q8_0, first_of(memory, 12 * 34), 12, 32), first, 3, step,
+            true);
+      check(packed::fp4_matrix(first_of(memory, 12 * 16), 12, 32,
+                               packed::scales(scale_type::e8m0, first_of(exponents, 12), 12, 1), 32),
+            first, 3, step, true);
+    }
+  }
+  CHECK(test_support::refused([&] { static_cast<void>(packed::view_of(fp8(1), 8, 3, 2)); },
+                              "rows 8, 10, …, 3 of them, of 12"));
+}
+
 TEST_CASE("what is no packed rows along D is refused, by its name") {
   packed_model m;
   for (index_t i = 0; i < N; ++i) m.builder.add<bf16>(expert(i), {F, D}, random_layer(8, 1, F, D).gates);
