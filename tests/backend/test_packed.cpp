@@ -1,9 +1,6 @@
 // Kernels over packed weights, of the instruction set that this file is compiled for, against the decoders of
 // io/ in double and plain loops.
 #include "guarded.hpp"
-// First, so that problems find gram().
-#include <mpi_router/backend/packed.hpp>
-
 #include "packed_problems.hpp"
 
 #include <mpi_router/router/router_rows.hpp>
@@ -14,9 +11,10 @@
 
 using namespace packed_problems;
 
-static_assert(ScalableGramOperator<packed_operator<fp8_view>> &&
-              FactoredGramOperator<packed_operator<fp8_view>>);
-static_assert(ScalableGramOperator<packed_operator<mxfp4_view>> && !PackedView<matrix_view<float>>);
+template <class View>
+using operator_for = decltype(operator_of(View{}));
+static_assert(ScalableGramOperator<operator_for<fp8_view>> && FactoredGramOperator<operator_for<fp8_view>>);
+static_assert(ScalableGramOperator<operator_for<mxfp4_view>> && !PackedView<matrix_view<float>>);
 
 namespace {
 
@@ -62,8 +60,9 @@ void equals_plain_loops(const Op& op, const packed::any_matrix& m) {
 floats shown_by_lift(const packed::any_view& view, index_t cols) {
   floats u = filled(cols);
   const float one[] = {1};
-  std::visit([&](const auto& v) { gram(v).lift(vector_view<const float>(one, 1), vector_view<float>(u)); },
-             view);
+  std::visit(
+      [&](const auto& v) { operator_of(v).lift(vector_view<const float>(one, 1), vector_view<float>(u)); },
+      view);
   return u;
 }
 floats shown_by_project(const packed::any_view& view, index_t cols) {
@@ -72,7 +71,9 @@ floats shown_by_project(const packed::any_view& view, index_t cols) {
   for (std::size_t d = 0; d < x.size(); ++d) {
     x[d] = 1;
     std::visit(
-        [&](const auto& v) { gram(v).project(vector_view<const float>(x), vector_view<float>(&all[d], 1)); },
+        [&](const auto& v) {
+          operator_of(v).project(vector_view<const float>(x), vector_view<float>(&all[d], 1));
+        },
         view);
     x[d] = 0;
   }
@@ -288,7 +289,7 @@ TEST_CASE("nothing outside codes, scales and vectors is touched") {
             } else {
               v.blocks = memory[0].data();
             }
-            const auto op = gram(v);
+            const auto op = operator_of(v);
             const auto at = after ? guarded<float>::side::after : guarded<float>::side::before;
             const guarded<float> x(v.cols, at);
             const guarded<float> u(v.cols, at);
@@ -358,12 +359,12 @@ TEST_CASE("rows may lie apart, as those of gate and up in turn do; the bits do n
   const oracle a(p.matrix());
   auto y = a.project(x);
   for (const std::size_t f : {1U, 3U, 5U, 7U}) y[f] = 0;
-  const float energy = gram(every_other).apply(in, vector_view<float>(u));
+  const float energy = operator_of(every_other).apply(in, vector_view<float>(u));
   CHECK(distance(u, a.lift(y)) <= bound * std::pow(a.size(), 2) * norm(x));
   CHECK(double{energy} == doctest::Approx(std::pow(norm(y), 2)).epsilon(bound));
 
-  CHECK(gram(elsewhere).apply(in, vector_view<float>(u)) ==
-        gram(std::get<q8_0_view>(q.view())).apply(in, vector_view<float>(v)));
+  CHECK(operator_of(elsewhere).apply(in, vector_view<float>(u)) ==
+        operator_of(std::get<q8_0_view>(q.view())).apply(in, vector_view<float>(v)));
   CHECK(u == v);
 }
 
@@ -375,7 +376,7 @@ TEST_CASE("a view that cannot be, and vectors that do not fit, are refused") {
   const problem q4 = ggml(random, packed::ggml_type::q4_k, 4, 256);
   const auto refuses = [](auto view, auto change, std::string_view part) {
     change(view);
-    return refused([&] { static_cast<void>(gram(view)); }, part);
+    return refused([&] { static_cast<void>(operator_of(view)); }, part);
   };
   const auto a = std::get<fp8_view>(f8.view());
   CHECK(refuses(a, [](auto& v) { v.rows = -1; }, "[F = -1, D = 40] in blocks of [2, 16]"));
@@ -404,7 +405,7 @@ TEST_CASE("a view that cannot be, and vectors that do not fit, are refused") {
   CHECK(
       refuses(std::get<q4_k_view>(q4.view()), [](auto& v) { v.row_bytes = 143; }, "rows of 144 bytes, 143"));
 
-  const auto op = gram(a);
+  const auto op = operator_of(a);
   floats x = filled(41);
   floats u = filled(41);
   const vector_view<const float> in(x.data(), 40);
@@ -442,8 +443,8 @@ TEST_CASE("router_rows over packed experts are those over rows decoded to double
     std::vector<status> expected_statuses(experts.size());
     std::vector<double> scratch(64);
     const auto at = [&](index_t i) -> const problem& { return experts[static_cast<std::size_t>(i)]; };
-    const floats rows = rows_by([&](index_t i) { return gram(std::get<mxfp4_view>(at(i).view())); }, 0.0F, n,
-                                64, router, statuses);
+    const floats rows = rows_by([&](index_t i) { return operator_of(std::get<mxfp4_view>(at(i).view())); },
+                                0.0F, n, 64, router, statuses);
     const floats expected =
         rows_by([&](index_t i) { return gram_of_rows(at(i).matrix(), std::span(scratch)); }, 0.0, n, 64,
                 router, expected_statuses);

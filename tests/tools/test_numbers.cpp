@@ -404,3 +404,54 @@ TEST_CASE("experts too large for the rigorous certificate: the probe agrees with
     CHECK(e["angle_bound"].get<double>() <= std::acos(cosine) + 1e-6);
   }
 }
+
+TEST_CASE("large experts that stay packed have the numbers of the same weights in F32") {
+  // FP8 with scales of powers of two, which floats hold exactly; no SVD of 600×10500.
+  constexpr index_t F = 600;
+  constexpr index_t D = 10500;
+  test_support::random_source random(72);
+  layer_data layer{1, F, D, {}, {}};
+  std::vector<std::byte> codes;
+  for (index_t i = 0; i < D; ++i) layer.router.push_back(static_cast<float>(random.normal()));
+  for (index_t i = 0; i < F * D; ++i) {
+    const auto code = static_cast<std::uint8_t>(
+        i % D < 300 ? 0x38 : random.integer(0x20, 0x38) + 128 * random.integer(0, 1));
+    codes.push_back(static_cast<std::byte>(code));
+    layer.gates.push_back(mpi_router::packed::e4m3fn(code) * 0.5F);
+  }
+  const temporary_folder folder;
+  const std::string expert = "model.layers.0.mlp.experts.0.gate_proj.weight";
+  checkpoint_builder packed;
+  packed.add<float>("model.layers.0.mlp.gate.weight", {1, D}, layer.router);
+  packed.add_bytes(expert, dtype::f8_e4m3, {F, D}, codes);
+  packed.add<float>(expert + "_scale_inv", {1}, {0.5F});
+  packed.write(folder / "packed.safetensors");
+  checkpoint_builder plain;
+  plain.add<float>("model.layers.0.mlp.gate.weight", {1, D}, layer.router);
+  plain.add<float>(expert, {F, D}, layer.gates);
+  plain.write(folder / "plain.safetensors");
+  const auto of = [&](const char* file) {
+    return run_json({folder / file, "--layout", "nfd"})["layers"][0]["experts"][0];
+  };
+  const auto a = of("packed.safetensors");
+  const auto b = of("plain.safetensors");
+  CAPTURE(a.dump());
+  CAPTURE(b.dump());
+  CHECK(a["certificate"] == "probabilistic");
+  CHECK(a["certificate"] == b["certificate"]);
+  CHECK(a["steps"] == b["steps"]);
+  for (const char* number : {"cosine_stored", "cosine_step", "lambda_stored", "lambda_step"}) {
+    CHECK(std::abs(a[number].get<double>() - b[number].get<double>()) < 1e-9);
+  }
+  CHECK(a["sigma1"].get<double>() == doctest::Approx(b["sigma1"].get<double>()).epsilon(1e-12));
+  CHECK(a["sigma2"].get<double>() == doctest::Approx(b["sigma2"].get<double>()).epsilon(1e-5));
+
+  const auto both =
+      run_json({"compare", folder / "packed.safetensors", folder / "plain.safetensors", "--layout", "nfd"});
+  const auto pair = both["layers"][0]["experts"][0];
+  CAPTURE(pair.dump());
+  CHECK(pair["direction_cosine"].get<double>() > 1 - 1e-12);
+  CHECK(pair["change_norm"] == 0);
+  CHECK(pair["a"]["sigma1"].get<double>() ==
+        doctest::Approx(pair["b"]["sigma1"].get<double>()).epsilon(1e-12));
+}

@@ -1,12 +1,11 @@
 #include "analyse.hpp"
 
+#include "gates.hpp"
 #include "parallel.hpp"
-#include "weights.hpp"
 
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
-#include <mpi_router/verify/expert_direction.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -123,17 +122,16 @@ void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& p
   }
 }
 
-template <class T>
-expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& stored,
-                          const analysis_options& options) {
+/// a: a matrix_view or a packed_gate.
+template <class Gate>
+expert_result analyse_row(const Gate& a, const Eigen::VectorXd& stored, const analysis_options& options) {
   expert_result result;
   Eigen::VectorXd row(stored.size());
   result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
   const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
                                                                        : direction_source::certificate;
-  const auto principal =
-      find_expert_direction(a, view(std::as_const(row)), source, kernels{},
-                            {.tolerance = options.tolerance, .max_steps = options.max_steps});
+  const auto principal = direction_of(a, view(std::as_const(row)), source,
+                                      {.tolerance = options.tolerance, .max_steps = options.max_steps});
   if (principal.found.at.state == status::non_finite) {
     result.state = status::non_finite;
     return result;
@@ -144,7 +142,7 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
                         : std::isfinite(principal.sigma_2()) ? "ritz (estimate)"
                                                              : "none";
   if (result.state == status::ok) {
-    auto op = gram_in_double(a, kernels{});
+    auto op = operator_in_double(a);
     measure(op, row, principal, options, result);
   }
   return result;
@@ -172,17 +170,19 @@ expert_result analyse_expert(const moe_layer& layer, index_t expert, const analy
   const auto* gate = only_block(layer, expert);
   const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
   // Small ones in double. Larger ones as they are stored, for memory and time count there: where they lie, or
-  // row after row, so that every layout gives the same bits. Packed weights have products of codes and scales
-  // that floats do not hold, and A P and sums lie nowhere: in double, the largest in float.
-  constexpr index_t many = 6'000'000;
-  const bool is_large = gate != nullptr && gate->ffn_dim * layer.hidden_dim > many;
-  const bool is_small =
+  // row after row, so that every layout gives the same bits. Packed ones stay packed where they can; else
+  // they have products of codes and scales that floats do not hold, and A P and sums lie nowhere: in double,
+  // the largest in float.
+  const bool large = gate != nullptr && is_large(gate->ffn_dim, layer.hidden_dim);
+  const bool small =
       gate == nullptr || std::min(gate->ffn_dim, layer.hidden_dim) <= certify_options{}.rigorous_up_to;
   expert_result result;
-  if (is_large && layer.latent != nullptr) {
+  if (const auto packed = kept_packed(layer, expert, options.spectrum)) {
+    result = look(*packed);
+  } else if (large && layer.latent != nullptr) {
     const auto a = times_latent<float>(layer, read_matrix(layer, expert));
     result = look(view(a));
-  } else if (is_large || (!is_small && layer.latent == nullptr && !gate->tensor->is_packed())) {
+  } else if (large || (!small && layer.latent == nullptr && !gate->tensor->is_packed())) {
     result = mpi_router::visit_gate(*gate, [&](const auto& a) { return look_by_rows(a, look); });
   } else {
     const auto a = read_gate(layer, expert);

@@ -24,6 +24,11 @@ inline constexpr index_t svd_up_to = 512;
          (choice == spectrum_choice::automatic && std::min(ffn_dim, hidden_dim) <= svd_up_to);
 }
 
+/// Whether a gate matrix is read where it lies, and not in double.
+[[nodiscard]] constexpr bool is_large(index_t ffn_dim, index_t hidden_dim) {
+  return ffn_dim * hidden_dim > 6'000'000;
+}
+
 struct analysis_options {
   double tolerance = 1e-6;  ///< on the sine of the angle, for `steps`
   index_t max_steps = 10000;

@@ -1,9 +1,8 @@
 #include "compare.hpp"
 
-#include "analyse.hpp"
 #include "compare_match.hpp"
+#include "gates.hpp"
 #include "parallel.hpp"
-#include "weights.hpp"
 
 #include <mpi_router/manifold/power_step.hpp>
 
@@ -28,9 +27,10 @@ struct seen_expert {
   Eigen::VectorXd next;  ///< after one step, unit norm
 };
 
-seen_expert look_at(const moe_layer& layer, index_t expert) {
+/// a: a matrix_view or a packed_gate.
+template <class Gate>
+seen_expert look_at_gate(const Gate& a, const moe_layer& layer, index_t expert) {
   seen_expert seen;
-  const auto a = read_gate(layer, expert);
   seen.row = read_row(layer, expert);
   Eigen::VectorXd start(seen.row.size());
   seen.numbers.expert = expert;
@@ -40,8 +40,8 @@ seen_expert look_at(const moe_layer& layer, index_t expert) {
                           ? direction_source::svd
                           : direction_source::certificate;
   // Steps are not counted: no row arrives within 1e-300.
-  const auto principal = find_expert_direction(view(a), view(std::as_const(start)), source, kernels{},
-                                               {.tolerance = 1e-300, .max_steps = 0});
+  const auto principal =
+      direction_of(a, view(std::as_const(start)), source, {.tolerance = 1e-300, .max_steps = 0});
   seen.v = Eigen::VectorXd::Zero(seen.row.size());
   seen.next = start;
   seen.found = principal.found;
@@ -57,9 +57,18 @@ seen_expert look_at(const moe_layer& layer, index_t expert) {
   }
   seen.numbers.cosine_stored = std::abs(compare_rows(view(start), view(seen.v)).cosine);
   if (seen.numbers.has_row) {
-    power_step(gate_operator(a), view(std::as_const(start)), view(seen.next), 1.0);
+    auto op = operator_in_double(a);
+    power_step(op, view(std::as_const(start)), view(seen.next), 1.0);
   }
   return seen;
+}
+
+seen_expert look_at(const moe_layer& layer, index_t expert) {
+  if (const auto packed = kept_packed(layer, expert, spectrum_choice::automatic)) {
+    return look_at_gate(*packed, layer, expert);
+  }
+  const auto a = read_gate(layer, expert);
+  return look_at_gate(view(a), layer, expert);
 }
 
 /// |⟨v, v'⟩| + ⟨r̂, r̂'⟩ of all pairs; what is not known adds nothing.

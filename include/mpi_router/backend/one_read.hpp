@@ -29,6 +29,8 @@ class one_read_backend {
   constexpr one_read_backend() = default;
   explicit constexpr one_read_backend(Kernels kernels) : kernels_(kernels) {}
 
+  [[nodiscard]] constexpr const Kernels& kernels() const noexcept { return kernels_; }
+
   /// u = xM with M = AᵀA; returns the energy ‖Ax‖². A is [F, D], x and u have D elements.
   template <Scalar T, Accumulator S>
   S apply(matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) const {

@@ -1,6 +1,6 @@
 // The fast backend for people who ship one binary: the instruction set is chosen when the program runs. Needs
 // the compiled target mpi_router::dispatch (CMake option MPIROUTER_DISPATCH); its sources are in
-// cmake/dispatch/.
+// cmake/dispatch/. Packed weights: packed_dispatch.hpp.
 #pragma once
 
 #include <mpi_router/backend/one_read.hpp>
@@ -39,9 +39,11 @@ class dispatched_kernels {
  public:
   dispatched_kernels() : dispatched_kernels(best_instruction_set()) {}
   /// Throws usage_error where this processor lacks the instruction set.
-  explicit dispatched_kernels(instruction_set s) : tables_(core::tables_of(s)) {
+  explicit dispatched_kernels(instruction_set s) : set_(s), tables_(core::tables_of(s)) {
     detail::expect(tables_ != nullptr, "dispatch: this processor or build has no ", to_string(s));
   }
+
+  [[nodiscard]] instruction_set instructions() const noexcept { return set_; }
 
   template <storage_format Format>
   static constexpr bool has = core::kernel_tables::has<Format>;
@@ -51,6 +53,7 @@ class dispatched_kernels {
   }
 
  private:
+  instruction_set set_;
   const core::kernel_tables* tables_;
 };
 

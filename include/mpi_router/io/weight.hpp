@@ -93,6 +93,17 @@ class weight {
     }
   }
 
+  /// The packed matrix that has rows [first, first + count), and where in it they begin; null where nothing
+  /// is packed, or no one matrix has them all.
+  [[nodiscard]] std::pair<const packed::any_matrix*, index_t> matrix_with(index_t first,
+                                                                          index_t count) const noexcept {
+    const index_t each = is_packed() ? rows() / static_cast<index_t>(matrices_.size()) : 0;
+    if (each == 0 || first < 0 || count < 0 || first >= rows() || first % each + count > each) {
+      return {nullptr, 0};
+    }
+    return {&matrices_[static_cast<std::size_t>(first / each)], first % each};
+  }
+
   /// Throws file_error with a message that names the file and this weight.
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... reason) const {

@@ -161,23 +161,27 @@ void find_small(const gate_matrix& a, vector_view<const double> start, Backend b
   }
 }
 
-/// Of any A: with sums in float, or else in double.
+/// Of any A: by `fast`, or else by `op` alone.
+template <GramOperator Op, GramOperator Fast>
+void find_by(Op& op, Fast& fast, vector_view<const double> start, const course_options& course,
+             const certify_options& options, expert_direction& result) {
+  if (!find_and_follow(op, fast, start, options, course, result)) {
+    result = {};
+    static_cast<void>(find_and_follow(op, op, start, options, course, result));
+  }
+}
 template <Scalar T, class Backend>
 void find_large(const matrix_view<T>& a, vector_view<const double> start, Backend backend,
                 const course_options& course, const certify_options& options, expert_direction& result) {
   auto op = gram_in_double(a, backend);
-  const auto done_by = [&](auto fast) { return find_and_follow(op, fast, start, options, course, result); };
-  bool done = false;
   if constexpr (std::same_as<std::remove_const_t<T>, double>) {
     const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rounded =
         map(a).template cast<float>();
-    done = done_by(gram(rounded, backend));
+    auto fast = gram(rounded, backend);
+    find_by(op, fast, start, course, options, result);
   } else {
-    done = done_by(gram(a, backend));
-  }
-  if (!done) {
-    result = {};
-    static_cast<void>(find_and_follow(op, op, start, options, course, result));
+    auto fast = gram(a, backend);
+    find_by(op, fast, start, course, options, result);
   }
 }
 
@@ -214,6 +218,21 @@ template <Scalar T, class Backend = reference>
     result.v = result.found.direction;
     result.uncertainty = result.found.proof.angle_bound;
   }
+  return result;
+}
+
+/// The same of an A that is seen through two operators, packed weights say: `fast`, with sums in float,
+/// searches and probes, and `op`, in double, proves. No trace ladder and no decomposition: both need A
+/// itself.
+template <GramOperator Op, GramOperator Fast>
+  requires std::same_as<scalar_of<Op>, double>
+[[nodiscard]] expert_direction find_expert_direction(Op& op, Fast& fast, vector_view<const double> start,
+                                                     const course_options& course = {},
+                                                     const certify_options& options = {}) {
+  expert_direction result;
+  detail::find_by(op, fast, start, course, options, result);
+  result.v = result.found.direction;
+  result.uncertainty = result.found.proof.angle_bound;
   return result;
 }
 

@@ -2,7 +2,7 @@
 // gaps.
 #pragma once
 
-#include <mpi_router/backend/packed/codes.hpp>
+#include <mpi_router/backend/packed/format.hpp>
 #include <mpi_router/core/concepts.hpp>
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace detail::kernels {
 
 /// Of elements code · 2^exponent, the products in double, u summed in float. Tens of times slower than the
 /// kernels. O(F·D), nothing is allocated.
-template <class View, class Arch>
+template <class View>
 class packed_elements {
  public:
   explicit packed_elements(const View& a, int exponent = 0) noexcept
@@ -65,7 +65,7 @@ class packed_elements {
 
  private:
   [[nodiscard]] double at(index_t f, index_t d) const noexcept {
-    return packed_codes<View, Arch>::at(a_, f, d) * factor_;
+    return packed_format<View>::at(a_, f, d) * factor_;
   }
   [[nodiscard]] static double larger(double most, double x) noexcept {
     return is_finite(x) ? std::max(most, std::abs(x)) : most;

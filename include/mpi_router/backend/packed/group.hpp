@@ -1,8 +1,8 @@
 // A few packed rows: projected, then lifted.
 //
-// A row is needed twice, for a dot and for an axpy. Where registers are wide it is decoded twice, from bytes
-// that are in the L1 the second time; where they are narrower decoding costs more than loads do, and what was
-// decoded stays in a buffer on the stack, as far as that reaches.
+// A row is needed twice, for a dot and for an axpy. Where decoding costs less than a store and a load it is
+// decoded twice, from bytes that are in the L1 the second time; elsewhere what was decoded stays in a buffer
+// on the stack, as far as that reaches.
 #pragma once
 
 #include <mpi_router/backend/packed/codes.hpp>
@@ -29,9 +29,9 @@ class packed_group {
   using values = typename order::values;
   static constexpr std::size_t count = order::count;
   static constexpr std::size_t rows = 4;
-  /// Chunks of a row whose weights are kept: 32 KiB of floats in all rows, or none.
-  static constexpr index_t kept_chunks = codes::is_kept ? 2048 / codes::chunk : 0;
-  static constexpr index_t kept_size = std::max<index_t>(2048 * sizeof(float) * rows * codes::is_kept, 1);
+  /// Columns whose weights are kept, and bytes of them in all rows.
+  static constexpr index_t kept_cols = codes::is_kept ? 2048 : 0;
+  static constexpr index_t kept_size = std::max<index_t>(kept_cols * rows * codes::kept_bytes, 1);
 
   /// `kept`: scratch of kept_size bytes.
   MPIROUTER_ALWAYS_INLINE packed_group(const View& a, index_t first, index_t here, std::byte* kept) noexcept
@@ -41,22 +41,23 @@ class packed_group {
     }
   }
 
-  /// y[g] = ⟨row g, x⟩. Keep: for lift<true>.
+  /// y[g] = ⟨row g, x⟩. Keep: for lift<true>. Returns whether there are NaN that the sums do not tell of.
   template <bool Keep>
-  MPIROUTER_ALWAYS_INLINE void project(const float* x, float (&y)[rows]) const noexcept {
-    batch sum[rows];
-    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = batch(0.0F); });
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE bool project(const float* x, float (&y)[rows]) const noexcept {
+    sums all;
+    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { all.of_row[g] = batch(0.0F); });
     for_each_run([&](index_t b, index_t d, auto width, index_t n) MPIROUTER_DETAIL_INLINE_LAMBDA {
       if (Keep && is_kept(n, width)) {
-        project_run<codes::is_kept>(x, sum, b, d, width, n);
+        project_run<codes::is_kept>(x, all, b, d, width, n);
       } else {
-        project_run<false>(x, sum, b, d, width, n);
+        project_run<false>(x, all, b, d, width, n);
       }
     });
-    const auto totals = sum_lanes_of(sum);
+    const auto totals = sum_lanes_of(all.of_row);
     for (std::size_t g = 0; g < rows; ++g) {
       y[g] = totals[g] * codes::divisor;
     }
+    return all.nan.is_found();
   }
 
   /// u += Σ_g y[g] row g, in the order of the codes. Kept: project<true> was called before.
@@ -73,21 +74,39 @@ class packed_group {
     });
   }
 
+  /// Brings what was lifted into the order of memory.
+  static void restore(const View& a, float* u) noexcept {
+    if constexpr (requires { order::restore(u); }) {
+      for_each_run_of(a, [&](index_t, index_t d, auto width, index_t) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        for_each_chunk(width, [&](index_t k, auto size) MPIROUTER_DETAIL_INLINE_LAMBDA {
+          if constexpr (std::is_same_v<decltype(size), whole>) order::restore(u + d + k * codes::chunk);
+        });
+      });
+    }
+  }
+
  private:
   using in_place = natural_order<batch, count>;
-  static constexpr bool keeps_floats = !requires { codes::load_kept(nullptr); };
-  static constexpr index_t kept_bytes = codes::chunk * (keeps_floats ? 4 : 2);
+  static constexpr bool keeps_floats = codes::kept_bytes == sizeof(float);
   static constexpr bool has_parts = !requires { codes::block_cols; };
+  struct sums {
+    batch of_row[rows];
+    typename codes::watch nan;
+  };
 
   /// at(b, d, width, n): the columns [d, d + width) lie in block b, behind n chunks.
   template <class At>
   MPIROUTER_ALWAYS_INLINE void for_each_run(At&& at) const noexcept {
+    for_each_run_of(a_, at);
+  }
+  template <class At>
+  MPIROUTER_ALWAYS_INLINE static void for_each_run_of(const View& a, At&& at) noexcept {
     if constexpr (has_parts) {
-      constexpr index_t longest = 4 * codes::chunk;
-      const index_t across = std::min(a_.block_cols, a_.cols);
+      constexpr index_t longest = 16 * codes::chunk;
+      const index_t across = std::min(a.block_cols, a.cols);
       index_t n = 0;
-      for (index_t b = 0, first = 0; first < a_.cols; ++b, first += across) {
-        const index_t end = std::min(first + across, a_.cols);
+      for (index_t b = 0, first = 0; first < a.cols; ++b, first += across) {
+        const index_t end = std::min(first + across, a.cols);
         for (index_t d = first; d < end; d += longest) {
           const index_t width = std::min(longest, end - d);
           at(b, d, width, n);
@@ -96,7 +115,7 @@ class packed_group {
       }
     } else {
       constexpr std::integral_constant<index_t, codes::block_cols> width;
-      for (index_t b = 0; b * width < a_.cols; ++b) {
+      for (index_t b = 0; b * width < a.cols; ++b) {
         at(b, b * width, width, b * chunks_of(width));
       }
     }
@@ -120,15 +139,25 @@ class packed_group {
     return (width + codes::chunk - 1) / codes::chunk;
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr bool is_kept(index_t n, index_t width) noexcept {
-    return kept_chunks > 0 && n + chunks_of(width) <= kept_chunks;
+    return kept_cols > 0 && n + chunks_of(width) <= kept_cols / codes::chunk;
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE std::byte* kept_at(index_t n, std::size_t g) const noexcept {
-    return kept_ + (n * static_cast<index_t>(rows) + static_cast<index_t>(g)) * kept_bytes;
+    return kept_ +
+           (n * static_cast<index_t>(rows) + static_cast<index_t>(g)) * codes::chunk * codes::kept_bytes;
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE few<block, rows> open(index_t b, index_t d) const noexcept {
     few<block, rows> of;
-    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { of[g] = codes::open(row_[g], b, d); });
+    of[0] = codes::open(row_[0], b, d);
+    unroll<rows - 1>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      if constexpr (requires { codes::open_beside(of[0], row_[0], d); }) {
+        if (row_[g + 1].scales == row_[0].scales) {
+          of[g + 1] = codes::open_beside(of[0], row_[g + 1], d);
+          return;
+        }
+      }
+      of[g + 1] = codes::open(row_[g + 1], b, d);
+    });
     return of;
   }
   template <class Size>
@@ -140,20 +169,26 @@ class packed_group {
       return codes::load_part(of, k, size);
     }
   }
-  /// The same, and leaves them at `to`: as floats, or as the codes like it better.
-  template <class Size>
+  /// The same, and leaves a whole chunk at `to`: as floats, or as the codes like it better.
+  template <bool Keep, class Size>
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values keep_weights(const block& of, index_t k, Size size,
-                                                                   std::byte* to) noexcept {
-    if constexpr (!keeps_floats) {
-      return codes::keep(of, k, size, to);
+                                                                   [[maybe_unused]] std::byte* to) noexcept {
+    if constexpr (!Keep || !std::is_same_v<Size, whole>) {
+      return load_weights(of, k, size);
+    } else if constexpr (!keeps_floats) {
+      return codes::keep(of, k, to);
     } else {
-      const values w = load_weights(of, k, size);
+      const values w = codes::load(of, k);
       in_place::store(reinterpret_cast<float*>(to), w);
       return w;
     }
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values load_kept(const std::byte* from) noexcept {
-    if constexpr (!keeps_floats) {
+  template <bool Kept, class Size>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static values load_kept(
+      const block& of, index_t k, Size size, [[maybe_unused]] const std::byte* from) noexcept {
+    if constexpr (!Kept || !std::is_same_v<Size, whole>) {
+      return load_weights(of, k, size);
+    } else if constexpr (!keeps_floats) {
       return codes::load_kept(from);
     } else {
       return in_place::load(reinterpret_cast<const float*>(from));
@@ -164,35 +199,43 @@ class packed_group {
     if constexpr (std::is_same_v<Size, whole>) {
       return Order::load(x);
     } else {
-      return Order::load_part(x, size);
+      return in_place::load_part(x, size);
     }
   }
 
   template <bool Keep, class Width>
-  MPIROUTER_ALWAYS_INLINE void project_run(const float* x, batch (&sum)[rows], index_t b, index_t d,
-                                           Width width, index_t n) const noexcept {
+  MPIROUTER_ALWAYS_INLINE void project_run(const float* x, sums& all, index_t b, index_t d, Width width,
+                                           index_t n) const noexcept {
     const auto of = open(b, d);
+    few<batch, rows> part;
+    unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { part[g] = batch(0.0F); });
     for_each_chunk(width, [&](index_t k, auto size) MPIROUTER_DETAIL_INLINE_LAMBDA {
       const values xs = load_vector<order>(x + d + k * codes::chunk, size);
       unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
         prefetch(codes::codes_of(of[g], k), packed_bytes_ahead);
-        values w;
-        if constexpr (Keep) {
-          w = keep_weights(of[g], k, size, kept_at(n + k, g));
-        } else {
-          w = load_weights(of[g], k, size);
-        }
-        if constexpr (codes::scales_sums) {
-          batch part = w[0] * xs[0];
-          unroll<count - 1>(
-              [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { part = xsimd::fma(w[i + 1], xs[i + 1], part); });
-          sum[g] = xsimd::fma(part, of[g].scale, sum[g]);
-        } else {
-          unroll<count>([&](auto i)
-                            MPIROUTER_DETAIL_INLINE_LAMBDA { sum[g] = xsimd::fma(w[i], xs[i], sum[g]); });
+        all.nan.see(of[g], k, size);
+        const values w = keep_weights<Keep>(of[g], k, size, kept_at(n + k, g));
+        if constexpr (!codes::scales_sums) {
+          add_products<0>(w, xs, all.of_row[g]);
+        } else if constexpr (has_parts) {
+          add_products<0>(w, xs, part[g]);
+        } else {  // a block is a chunk
+          part[g] = w[0] * xs[0];
+          add_products<1>(w, xs, part[g]);
+          all.of_row[g] = xsimd::fma(part[g], of[g].scale, all.of_row[g]);
         }
       });
     });
+    if constexpr (codes::scales_sums && has_parts) {
+      unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        all.of_row[g] = xsimd::fma(part[g], of[g].scale, all.of_row[g]);
+      });
+    }
+  }
+  template <std::size_t First>
+  MPIROUTER_ALWAYS_INLINE static void add_products(const values& w, const values& x, batch& sum) noexcept {
+    unroll<count - First>(
+        [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { sum = xsimd::fma(w[First + i], x[First + i], sum); });
   }
 
   template <bool Kept, class Width>
@@ -200,7 +243,7 @@ class packed_group {
                                         Width width, index_t n) const noexcept {
     few<block, rows> of;
     few<batch, rows> factor = y;
-    if constexpr (!Kept || codes::scales_sums) of = open(b, d);
+    if constexpr (!Kept || codes::scales_sums || has_parts) of = open(b, d);
     if constexpr (codes::scales_sums) {
       unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { factor[g] = y[g] * of[g].scale; });
     }
@@ -208,12 +251,7 @@ class packed_group {
       float* const at = u + d + k * codes::chunk;
       values sum = load_vector<in_place>(at, size);
       unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        values w;
-        if constexpr (Kept) {
-          w = load_kept(kept_at(n + k, g));
-        } else {
-          w = load_weights(of[g], k, size);
-        }
+        const values w = load_kept<Kept>(of[g], k, size, kept_at(n + k, g));
         unroll<count>([&](auto i)
                           MPIROUTER_DETAIL_INLINE_LAMBDA { sum[i] = xsimd::fma(factor[g], w[i], sum[i]); });
       });

@@ -9,38 +9,21 @@ MPIROUTER_BEGIN
 namespace detail::kernels {
 
 template <class Arch>
-struct packed_codes<mxfp4_view, Arch> {
+struct packed_codes<mxfp4_view, Arch> : packed_format<mxfp4_view> {
   using batch = xsimd::batch<float, Arch>;
   static constexpr index_t chunk = 32;
-  static constexpr index_t block_cols = 32;
   static constexpr std::size_t count = 32 / batch::size;
   using order = paired_order<batch, count>;
   static constexpr bool scales_sums = false;
   static constexpr float divisor = 1;
   static constexpr bool is_kept = !is_avx512<batch>;
-  struct row {
-    const std::byte* codes;
-    const std::byte* scales;
-  };
+  static constexpr index_t kept_bytes = 4;
+  using watch = no_watch;
   struct block {
     const std::byte* codes;
     e2m1_table<batch> value;
   };
 
-  static void check(const mxfp4_view& a) {
-    expect_blocks("gram(mxfp4_view), codes", a.codes, a.rows, a.cols, a.row_bytes, block_cols, 16);
-    expect_blocks("gram(mxfp4_view), scales", a.scales, a.rows, a.cols, a.scale_row_bytes, block_cols, 1);
-  }
-  [[nodiscard]] static double at(const mxfp4_view& a, index_t f, index_t d) noexcept {
-    const row r = row_of(a, f);
-    const auto pair = static_cast<unsigned>(r.codes[d / 2]);
-    return double{e2m1_levels[d % 2 == 0 ? pair & 15U : pair >> 4]} *
-           double{packed::e8m0(packed::read<std::uint8_t>(r.scales, d / block_cols))};
-  }
-
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const mxfp4_view& a, index_t f) noexcept {
-    return {bytes_at(a.codes, f * a.row_bytes), bytes_at(a.scales, f * a.scale_row_bytes)};
-  }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(const row& r, index_t b, index_t) noexcept {
     return {r.codes + 16 * b, e2m1_table<batch>(packed::e8m0(packed::read<std::uint8_t>(r.scales, b)))};
   }

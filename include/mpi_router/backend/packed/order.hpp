@@ -37,11 +37,9 @@ struct natural_order {
     store(padded, v);
     std::memcpy(x, padded, static_cast<std::size_t>(size) * sizeof *x);
   }
-  /// Brings a vector that was summed in this order into that of memory.
-  MPIROUTER_ALWAYS_INLINE static void restore(float*, index_t) noexcept {}
 };
 
-/// Of each two registers the first holds the even columns, the second the odd ones. Whole chunks only.
+/// Of each two registers the first holds the even columns, the second the odd ones.
 template <class Batch, std::size_t Count>
 struct paired_order {
   using values = few<Batch, Count>;
@@ -57,10 +55,12 @@ struct paired_order {
     });
     return out;
   }
-  MPIROUTER_ALWAYS_INLINE static void restore(float* u, index_t cols) noexcept {
-    for (index_t c = 0; c < cols; c += pair::width) {
-      pair::store_sums(u + c, load_line<typename pair::line>(u + c));
-    }
+  /// Brings a chunk that was summed in this order into that of memory.
+  MPIROUTER_ALWAYS_INLINE static void restore(float* u) noexcept {
+    unroll<Count / 2>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      float* const at = u + index_t{i} * pair::width;
+      pair::store_sums(at, load_line<typename pair::line>(at));
+    });
   }
 };
 

@@ -8,23 +8,6 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-/// The six-bit numbers of a block of Q4_K: eight scales, then eight minima.
-struct q4_k_parts {
-  std::byte number[16];
-
-  MPIROUTER_ALWAYS_INLINE explicit q4_k_parts(const std::byte* in) noexcept {
-    // Of the last four of each kind the lower four bits are in the third word, the upper two in the first or
-    // the second, four numbers side by side.
-    const auto scales = packed::read<std::uint32_t>(in);
-    const auto minima = packed::read<std::uint32_t>(in + 4);
-    const auto lower = packed::read<std::uint32_t>(in + 8);
-    const std::uint32_t words[4] = {
-        scales & 0x3f3f3f3fU, (lower & 0x0f0f0f0fU) | (scales >> 2 & 0x30303030U),  //
-        minima & 0x3f3f3f3fU, (lower >> 4 & 0x0f0f0f0fU) | (minima >> 2 & 0x30303030U)};
-    std::memcpy(number, words, sizeof number);
-  }
-};
-
 /// scale · q − minimum of the lowest four bits of each word; `Alone`: the others are zero.
 template <class Batch>
 class q4_line {
@@ -54,38 +37,21 @@ class q4_line {
 };
 
 template <class Arch>
-struct packed_codes<q4_k_view, Arch> {
+struct packed_codes<q4_k_view, Arch> : packed_format<q4_k_view> {
   using batch = xsimd::batch<float, Arch>;
   static constexpr index_t chunk = 64;
-  static constexpr index_t block_cols = 256;
-  static constexpr index_t block_bytes = 144;
   static constexpr std::size_t count = 64 / batch::size;
   using order = natural_order<batch, count>;
   static constexpr bool scales_sums = false;
   static constexpr float divisor = 1;
   static constexpr bool is_kept = !is_avx512<batch>;
-  using row = const std::byte*;
+  static constexpr index_t kept_bytes = 4;
+  using watch = no_watch;
   struct block {
     const std::byte* codes;
     float factor[16];  // d · sc of each 32 columns, then dmin · mn
   };
 
-  static void check(const q4_k_view& a) {
-    expect_blocks("gram(q4_k_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
-  }
-  [[nodiscard]] static double at(const q4_k_view& a, index_t f, index_t d) noexcept {
-    const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
-    const index_t part = d % block_cols / 32;
-    const q4_k_parts parts(in + 4);
-    const auto pair = static_cast<unsigned>(in[16 + part / 2 * 32 + d % 32]);
-    const double q{static_cast<float>(part % 2 == 0 ? pair & 15U : pair >> 4)};
-    return double{packed::read_f16(in)} * static_cast<int>(parts.number[part]) * q -
-           double{packed::read_f16(in + 2)} * static_cast<int>(parts.number[8 + part]);
-  }
-
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q4_k_view& a, index_t f) noexcept {
-    return bytes_at(a.blocks, f * a.row_bytes);
-  }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(row r, index_t b, index_t) noexcept {
     const std::byte* const in = r + b * block_bytes;
     const q4_k_parts parts(in + 4);

@@ -8,33 +8,21 @@ MPIROUTER_BEGIN
 namespace detail::kernels {
 
 template <class Arch>
-struct packed_codes<q8_0_view, Arch> {
+struct packed_codes<q8_0_view, Arch> : packed_format<q8_0_view> {
   using batch = xsimd::batch<float, Arch>;
   static constexpr index_t chunk = 32;
-  static constexpr index_t block_cols = 32;
-  static constexpr index_t block_bytes = 34;
   static constexpr std::size_t count = 32 / batch::size;
   using order = natural_order<batch, count>;
   static constexpr bool scales_sums = true;
   static constexpr float divisor = 1;
   static constexpr bool is_kept = false;
-  using row = const std::byte*;
+  static constexpr index_t kept_bytes = 4;
+  using watch = no_watch;
   struct block {
     const std::byte* codes;
     batch scale;
   };
 
-  static void check(const q8_0_view& a) {
-    expect_blocks("gram(q8_0_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
-  }
-  [[nodiscard]] static double at(const q8_0_view& a, index_t f, index_t d) noexcept {
-    const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
-    return double{packed::read_f16(in)} * static_cast<std::int8_t>(in[2 + d % block_cols]);
-  }
-
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q8_0_view& a, index_t f) noexcept {
-    return bytes_at(a.blocks, f * a.row_bytes);
-  }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(row r, index_t b, index_t) noexcept {
     const std::byte* const in = r + b * block_bytes;
     return {in + 2, broadcast_f16<batch>(in)};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/backend/packed/group.hpp>
+#include <mpi_router/backend/packed_table.hpp>
 #include <mpi_router/backend/simd/rows.hpp>
 
 #include <limits>
@@ -24,12 +25,11 @@ struct packed_kernels {
     float energy = 0;
     for_each_group(a, kept, [&](const group& rows, index_t first, index_t here) {
       float y[group::rows];
-      rows.template project<true>(x, y);
-      mark_nan(a, first, here, y);
+      if (rows.template project<true>(x, y)) mark_nan(a, first, here, y);
       energy += leave_group<group::rows, float>(first, here, y, nullptr);
       rows.template lift<true>(y, u);
     });
-    codes::order::restore(u, a.cols);
+    group::restore(a, u);
     return energy;
   }
 
@@ -37,8 +37,7 @@ struct packed_kernels {
   static void project(const View& a, const float* x, float* y) noexcept {
     for_each_group(a, nullptr, [&](const group& rows, index_t first, index_t here) {
       float dots[group::rows];
-      rows.template project<false>(x, dots);
-      mark_nan(a, first, here, dots);
+      if (rows.template project<false>(x, dots)) mark_nan(a, first, here, dots);
       leave_group<group::rows>(first, here, dots, y);
     });
   }
@@ -53,13 +52,15 @@ struct packed_kernels {
       }
       rows.template lift<false>(scale, u);
     });
-    codes::order::restore(u, a.cols);
+    group::restore(a, u);
     if constexpr (may_hide_nan) {
       for (index_t f = 0; f < a.rows; ++f) {
         if (codes::has_nan(a, f)) codes::spread_nan(a, f, u);
       }
     }
   }
+
+  static constexpr core::packed_kernel_table<View> table{.apply = apply, .project = project, .lift = lift};
 
  private:
   static constexpr bool may_hide_nan = requires(const View& a) { codes::has_nan(a, index_t{}); };

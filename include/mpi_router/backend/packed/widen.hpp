@@ -1,7 +1,7 @@
 // Codes to floats in the lanes of a register, where xsimd cannot: by instructions of x86, elsewhere by loops.
 #pragma once
 
-#include <mpi_router/backend/simd/lanes.hpp>
+#include <mpi_router/backend/simd/narrow_lanes.hpp>
 #include <mpi_router/core/small_numbers.hpp>
 
 #include <array>
@@ -163,6 +163,38 @@ template <class Batch>
     };
     return {{part(at), part(at + Batch::size)}};
   }
+}
+
+/// What is not in the bits of an E4M3 code, moved to where bf16 has them: of one that is subnormal, by its
+/// last bits, and, of all others, the difference of the exponents. Divided by 256.
+template <class Batch>
+struct e4m3_words_parts {
+  static constexpr std::uint16_t normal = 0x3800;
+  static constexpr auto subnormal = [] {
+    few<std::uint16_t, 32> bits{};
+    for (unsigned code = 0; code < 8; ++code) {
+      const float value = packed::e4m3fn(static_cast<std::uint8_t>(code)) / e4m3_divisor;
+      bits.value[code] =
+          static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(value) >> 16) ^ (code << 4));
+    }
+    return bits;
+  }();
+};
+/// Four times as many E4M3 codes as there are bytes in a word, for each word: two bf16, in order.
+template <class Batch>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE words_of<Batch> e4m3_words(
+    [[maybe_unused]] const std::byte* at) noexcept {
+  static_assert(is_avx512<Batch>);
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+  using parts = e4m3_words_parts<Batch>;
+  const __m512i spread = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(at)));
+  const __mmask32 is_subnormal = _mm512_testn_epi16_mask(spread, _mm512_set1_epi16(0x78));
+  const __m512i rest = _mm512_mask_permutexvar_epi16(_mm512_set1_epi16(parts::normal), is_subnormal, spread,
+                                                     _mm512_loadu_si512(parts::subnormal.value));
+  const __m512i sign_and_magnitude = _mm512_set1_epi16(static_cast<std::int16_t>(-0x7810));  // 0x87f0
+  return words_of<Batch>(_mm512_ternarylogic_epi32(_mm512_slli_epi16(spread, 4), sign_and_magnitude, rest,
+                                                   0x6a));  // (a & b) ^ c
+#endif
 }
 
 /// table[lowest four bits of each word]: sixteen lanes hold a table of sixteen.

@@ -1,0 +1,32 @@
+// What packed_operator asks of its kernels: plain functions over plain pointers, so that a table of them may
+// cross translation units that were compiled for other instruction sets.
+#pragma once
+
+#include <mpi_router/core/packed_views.hpp>
+
+MPIROUTER_BEGIN_TYPES
+
+namespace core {
+
+/// The kernels of one packed format. Vectors are contiguous.
+template <class View>
+struct packed_kernel_table {
+  float (*apply)(const View& a, const float* x, float* u) = nullptr;   ///< u = xM; returns xMxᵀ
+  void (*project)(const View& a, const float* x, float* y) = nullptr;  ///< y = A x
+  void (*lift)(const View& a, const float* y, float* u) = nullptr;     ///< u = y A
+};
+
+/// The kernels of several formats.
+template <class... Views>
+struct packed_tables_for : packed_kernel_table<Views>... {
+  template <class View>
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE const packed_kernel_table<View>& of() const noexcept {
+    return *this;
+  }
+};
+/// Kernels of every packed format that there are kernels for.
+using packed_tables = packed_tables_for<fp8_view, mxfp4_view, q8_0_view, q4_k_view>;
+
+}  // namespace core
+
+MPIROUTER_END_TYPES
