@@ -143,27 +143,26 @@ class loopback_communicator {
   index_t rank_;
 };
 
-/// Runs work(communicator) on `size` threads, one a rank, and waits for all of them. Where members throw, the
-/// others do not wait for them in vain, and the exception of the first that threw is thrown on. Throws
-/// usage_error on size < 1. (It starts threads and allocates, unlike the rest of the library.)
+namespace detail {
+
+/// work(rank) on a thread for each member of a meeting; the exception of the first that threw is thrown on.
 template <class Work>
-void run_ranks(index_t size, const Work& work) {
-  detail::loopback_meeting meeting(size);
+void run_members(loopback_meeting& meeting, const Work& work) {
   std::exception_ptr first;
   std::mutex keep;
   std::vector<std::thread> threads;
-  threads.reserve(static_cast<std::size_t>(size));
-  for (index_t rank = 0; rank < size; ++rank) {
+  threads.reserve(static_cast<std::size_t>(meeting.size()));
+  for (index_t rank = 0; rank < meeting.size(); ++rank) {
     threads.emplace_back([&, rank] {
 #if MPIROUTER_HAS_EXCEPTIONS
       try {
-        work(loopback_communicator(meeting, rank));
+        work(rank);
       } catch (...) {
         const std::scoped_lock lock(keep);
         first = first ? first : std::current_exception();
       }
 #else
-      work(loopback_communicator(meeting, rank));
+      work(rank);
 #endif
       meeting.leave(rank);
     });
@@ -172,6 +171,17 @@ void run_ranks(index_t size, const Work& work) {
 #if MPIROUTER_HAS_EXCEPTIONS
   if (first) std::rethrow_exception(first);
 #endif
+}
+
+}  // namespace detail
+
+/// Runs work(communicator) on `size` threads, one a rank, and waits for all of them. Where members throw, the
+/// others do not wait for them in vain, and the exception of the first that threw is thrown on. Throws
+/// usage_error on size < 1. (It starts threads and allocates, unlike the rest of the library.)
+template <class Work>
+void run_ranks(index_t size, const Work& work) {
+  detail::loopback_meeting meeting(size);
+  detail::run_members(meeting, [&](index_t rank) { work(loopback_communicator(meeting, rank)); });
 }
 
 MPIROUTER_END
