@@ -74,7 +74,11 @@ class loopback_meeting {
 
 }  // namespace detail
 
-/// One member of a group of threads. A Communicator and a SummingCommunicator, which adds in rank order.
+template <Accumulator S, class Comm>
+class loopback_request;
+
+/// One member of a group of threads. A Communicator, a StartingCommunicator, whose messages go when they are
+/// waited for, and a SummingCommunicator, which adds in rank order.
 /// Calls that do not fit on all ranks throw communication_error on all, with the sizes; so do calls for which
 /// a member is missing that has returned or thrown. run_ranks() makes them.
 class loopback_communicator {
@@ -93,6 +97,13 @@ class loopback_communicator {
       std::copy_n(data_of<S>(other), mine.size(), all.data() + other * mine.size());
     }
     meeting_->wait(call, rank_);  // none goes on and writes while another reads
+  }
+
+  template <Accumulator S>
+  [[nodiscard]] loopback_request<S, loopback_communicator> start_all_gather(vector_view<const S> mine,
+                                                                            vector_view<S> all) const {
+    core::expect_all_gather("loopback", mine, all, size());
+    return {*this, mine, all};
   }
 
   template <Accumulator S>
@@ -141,6 +152,21 @@ class loopback_communicator {
 
   detail::loopback_meeting* meeting_;
   index_t rank_;
+};
+
+/// A message that has begun. It must be waited for: a thread that drops it has thrown, and is about to leave
+/// its group.
+template <Accumulator S, class Comm>
+class loopback_request {
+ public:
+  loopback_request(const Comm& comm, vector_view<const S> mine, vector_view<S> all)
+      : comm_(comm), mine_(mine), all_(all) {}
+  void wait() { comm_.all_gather(mine_, all_); }
+
+ private:
+  Comm comm_;
+  vector_view<const S> mine_;
+  vector_view<S> all_;
 };
 
 namespace detail {
