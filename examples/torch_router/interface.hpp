@@ -5,6 +5,7 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/options.hpp>
 #include <mpi_router/core/storage_traits.hpp>
+#include <mpi_router/cuda/types.hpp>
 #include <mpi_router/distributed/communicator.hpp>
 #include <mpi_router/distributed/shards.hpp>
 #include <mpi_router/distributed/tokens_of_rows.hpp>
@@ -94,12 +95,28 @@ inline tokens_of_rows tokens_of(int split) {
 }
 inline gradient_mode mode_of(int add) { return add != 0 ? gradient_mode::accumulate : gradient_mode::write; }
 
-/// A gather by the caller, as C++.
-template <class S, class Space>
-void carry(const carrier& by, const vector_view<const S, Space>& mine, const vector_view<S, Space>& all) {
-  if (by.gather(mine.size(), sizeof(S) == 8, mine.data(), all.data()) != 0) {
-    core::communication_failure("torch_router: the process group has failed");
+/// A process group, as the calls on hosts and on GPUs see it.
+struct borrowed_carrier {
+  const carrier* by;
+  [[nodiscard]] index_t rank() const { return by->rank; }
+  [[nodiscard]] index_t size() const { return by->size; }
+  template <Accumulator S>
+  void all_gather(vector_view<const S> mine, vector_view<S> all) const {
+    carry(mine.size(), sizeof(S) == 8, mine.data(), all.data());
   }
-}
+  /// On PyTorch's current stream, which is that of the call.
+  void all_gather(const vector_view<const float, device_space>& mine,
+                  const vector_view<float, device_space>& all, cuda::stream_t) const {
+    carry(mine.size(), false, mine.data(), all.data());
+  }
+
+ private:
+  void carry(index_t count, bool doubles, const void* mine, void* all) const {
+    if (by->gather(count, doubles ? 1 : 0, mine, all) != 0) {
+      core::communication_failure(
+          core::concatenate("torch_router: a message of ", count, " numbers failed on rank ", rank()));
+    }
+  }
+};
 
 }  // namespace torch_router

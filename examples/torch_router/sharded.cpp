@@ -12,16 +12,6 @@ namespace {
 
 using namespace torch_router;
 
-struct borrowed_carrier {
-  const carrier* by;
-  [[nodiscard]] index_t rank() const { return by->rank; }
-  [[nodiscard]] index_t size() const { return by->size; }
-  template <Accumulator S>
-  void all_gather(vector_view<const S> mine, vector_view<S> all) const {
-    carry<S, host_space>(*by, mine, all);
-  }
-};
-
 /// call(p, q) with null pointers of the types of gates and router: bf16 with either, else of one type.
 template <class Call>
 void with_types(const sharded_tensors& layer, const Call& call) {

@@ -12,17 +12,6 @@ namespace {
 
 using namespace torch_router;
 
-/// A process group, as the calls see it.
-struct borrowed_carrier {
-  const carrier* by;
-  [[maybe_unused, nodiscard]] index_t rank() const { return by->rank; }
-  [[nodiscard]] index_t size() const { return by->size; }
-  void all_gather(const vector_view<const float, device_space>& mine,
-                  const vector_view<float, device_space>& all, cuda::stream_t) const {
-    carry(*by, mine, all);  // on PyTorch's current stream, which is that of the call
-  }
-};
-
 /// call(p, q) with null pointers of the types of gates and router.
 template <class Call>
 void with_types(const sharded_tensors& layer, const Call& call) {

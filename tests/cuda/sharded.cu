@@ -272,17 +272,6 @@ void in_place() {
   check(difference(rows[0], whole.router.host()) < 1e-5, "in place: rows");
 }
 
-/// One rank of one.
-struct alone {
-  [[maybe_unused, nodiscard]] index_t rank() const { return 0; }
-  [[nodiscard]] index_t size() const { return 1; }
-  void all_gather(vector_view<const float, device_space> part, vector_view<float, device_space> all,
-                  cuda::stream_t stream) const {
-    must(cudaMemcpyAsync(all.data(), part.data(), static_cast<std::size_t>(part.size()) * sizeof(float),
-                         cudaMemcpyDeviceToDevice, stream));
-  }
-};
-
 /// Of shards: more than `most` says, and a gradient of another part.
 template <class Says>
 void shard_refusals(const Says& says) {

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <mpi_router/core/scalar.hpp>
 #include <mpi_router/core/views.hpp>
+#include <mpi_router/cuda/types.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -96,5 +97,16 @@ void run_on(cudaStream_t stream, bool captured, const Work& work) {
     must(cudaStreamSynchronize(stream));
   }
 }
+
+/// One rank of one.
+struct alone {
+  [[nodiscard]] index_t rank() const { return 0; }
+  [[nodiscard]] index_t size() const { return 1; }
+  void all_gather(vector_view<const float, device_space> part, vector_view<float, device_space> all,
+                  cuda::stream_t stream) const {
+    must(cudaMemcpyAsync(all.data(), part.data(), static_cast<std::size_t>(part.size()) * sizeof(float),
+                         cudaMemcpyDeviceToDevice, stream));
+  }
+};
 
 }  // namespace sharded_checks
