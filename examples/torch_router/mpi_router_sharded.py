@@ -15,9 +15,11 @@ and autograd has none for it.
 
 Several layers go in one message: sharded_router_rows([w, ...], [router, ...]) gives a list of rows.
 
-Under torch.compile make the part before, outside: part_of(experts.w1); one layer a call, no main_grad. In FSDP2 call
-it where the parameter is sharded, outside of its module's forward. All ranks make the call, with the same shapes and
-types: on GPUs nothing is compared.
+Under torch.compile make the part before, outside: part_of(experts.w1); one layer a call; a main_grad is
+not seen there, the gradient goes to autograd. In FSDP2 call
+it where the parameter is sharded, outside of its module's forward, with a main_grad of its own that is added to the
+local shard of .grad after the backward: FSDP reduces gradients on another stream. All ranks make the call, with the same
+shapes and types: on GPUs nothing is compared.
 
 Gates and router in bfloat16 or float32, on CPU in float64 too. The backend is c10d's: NCCL, gloo, MPI. The libraries
 beside this file are built by nvcc and a C++ compiler (docs/guide-distributed.md); MPI_ROUTER_LIBRARY and
@@ -36,7 +38,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+try:
+    from torch.distributed.tensor import DTensor
+except ImportError:  # PyTorch before 2.5, where tensors come with a part
+    DTensor = None
+
 _TYPES = {torch.bfloat16: 0, torch.float32: 1, torch.float64: 2}
+_GPU_TYPES = {torch.bfloat16: 0, torch.float32: 1}
+_is_compiling = torch.compiler.is_compiling if hasattr(torch, "compiler") else lambda: False
 _triple = c_int64 * 3
 _GATHER = CFUNCTYPE(c_int, c_int64, c_int, c_void_p, c_void_p)
 
@@ -432,16 +441,16 @@ if hasattr(torch.library, "custom_op"):  # PyTorch 2.4 and newer: opaque to torc
 
 
 def _is_dtensor(t) -> bool:
-    return hasattr(t, "placements") and hasattr(t, "to_local")
+    return DTensor is not None and isinstance(t, DTensor)
 
 
 def _local(t) -> Tensor:
-    return t.to_local(grad_placements=t.placements) if _is_dtensor(t) else t
+    return t.to_local() if _is_dtensor(t) else t
 
 
 def _check(gates: Tensor, router: Tensor, part: Part):
     n, f, d = part.whole
-    types = _TYPES if not gates.is_cuda else {torch.bfloat16, torch.float32}
+    types = _GPU_TYPES if gates.is_cuda else _TYPES
     if gates.dtype not in types or router.dtype not in types:
         raise ValueError(f"sharded_router_rows: gates in {gates.dtype} and a router in {router.dtype} on {gates.device}")
     if tuple(router.shape) != (n, d) or gates.shape[-1] != d or gates.device != router.device:
@@ -470,7 +479,7 @@ def sharded_router_rows(gates, router, part=None, *, radius: Optional[float] = N
                                    num_experts=num_experts)[0]
     if len(gates) == 0:
         return []
-    compiling = hasattr(torch, "compiler") and torch.compiler.is_compiling()
+    compiling = _is_compiling()
     if part is None:
         if compiling or not all(map(_is_dtensor, gates)):
             raise ValueError("sharded_router_rows: plain tensors, and all under torch.compile, need a part: part_of(…) of "
@@ -485,7 +494,7 @@ def sharded_router_rows(gates, router, part=None, *, radius: Optional[float] = N
             raise ValueError("sharded_router_rows: layers with other numbers of experts need a radius")
         radius = 4 / math.sqrt(max(part[0].whole[0], 1))
     if compiling:
-        if len(gates) > 1 or main_grad is not None or getattr(gates[0], "main_grad", None) is not None:
+        if len(gates) > 1 or main_grad is not None:
             raise ValueError("sharded_router_rows: under torch.compile one layer a call, and no main_grad")
         return [_step(locals_[0], routers[0], part[0].key, float(radius), split_tokens)[0]]
     buffers = [_main_grad(g, None if main_grad is None else main_grad[i], locals_[i]) for i, g in enumerate(gates)]
