@@ -1,42 +1,18 @@
 // The step and its gradient on a GPU behind a C interface, which any language can call: mpi_router_torch.py
 // does. Every function returns at once, its work ordered on the stream; a failure is told by the return
 // value, and then mpi_router_error() says why.
+#include "interface.hpp"
+
 #include <mpi_router/cuda/router.cuh>
 
 #include <algorithm>
 #include <cstdint>
-#include <exception>
 #include <memory>
-#include <string>
 #include <type_traits>
-
-enum class dtype : int { bf16, f32 };
-
-/// A tensor of up to three axes as its owner describes it; sizes and strides in elements, those of gates [N,
-/// F, D], of anything else [N, D] (the third unused).
-struct tensor {
-  void* data;
-  std::int64_t size[3];
-  std::int64_t stride[3];
-  dtype type;
-};
 
 namespace {
 
-using namespace mpi_router;
-
-thread_local std::string last_error;
-
-template <class Call>
-int guarded(const Call& call) {
-  try {
-    call();
-    return 0;
-  } catch (const std::exception& e) {
-    last_error = e.what();
-    return 1;
-  }
-}
+using namespace torch_router;
 
 /// call(p) with a null pointer of the tensor's type.
 template <class Call>
@@ -44,18 +20,18 @@ auto with_type(const tensor& t, const Call& call) {
   switch (t.type) {
     case dtype::bf16: return call(static_cast<bf16*>(nullptr));
     case dtype::f32: return call(static_cast<float*>(nullptr));
+    case dtype::f64: break;
   }
   throw usage_error("mpi_router: neither bf16 nor f32");
 }
 
 template <class T>
-expert_batch_view<T, device_space> experts(const tensor& t) {
-  return {
-      static_cast<T*>(t.data), {t.size[0], t.size[1], t.size[2]}, {t.stride[0], t.stride[1], t.stride[2]}};
+auto experts(const tensor& t) {
+  return experts_of<T, device_space>(t);
 }
 template <class T>
-matrix_view<T, device_space> matrix(const tensor& t) {
-  return {static_cast<T*>(t.data), t.size[0], t.size[1], t.stride[0], t.stride[1]};
+auto matrix(const tensor& t) {
+  return matrix_of<T, device_space>(t);
 }
 
 /// call(view) with a gradient to gates of type T, which is of their type or of f32.
@@ -75,10 +51,6 @@ cuda::step_options options_of(double radius) {
   return {.radius = radius, .degenerate = degenerate_row::zero};
 }
 
-cuda::gradient_mode mode_of(int add) {
-  return add != 0 ? cuda::gradient_mode::accumulate : cuda::gradient_mode::write;
-}
-
 cuda::context on_stream(const void* context, void* stream) {
   cuda::context ctx = *static_cast<const cuda::context*>(context);
   ctx.stream = static_cast<cuda::stream_t>(stream);
@@ -90,7 +62,7 @@ cuda::context on_stream(const void* context, void* stream) {
 extern "C" {
 
 /// Why the last call of this thread failed.
-const char* mpi_router_error() { return last_error.c_str(); }
+const char* mpi_router_error() { return last_error().c_str(); }
 
 /// What the calls need to know of the current device; make it once. Null: an error.
 void* mpi_router_context() {

@@ -1,97 +1,25 @@
 // Experts whose neurons are spread over ranks, against one GPU with all of them: ranks that are threads on
 // one GPU, and, compiled with MPIROUTER_TEST_NCCL, one rank a GPU over NCCL. Built and run by scripts/gpu.
+#include "sharded_support.hpp"
+#include "sharded_types.hpp"
+
+#include <mpi_router/distributed/device_loopback.cuh>
 #include <mpi_router/distributed/sharded_router_rows.cuh>
 #include <mpi_router/distributed/sharded_router_rows_vjp.cuh>
 #ifdef MPIROUTER_TEST_NCCL
 #include <mpi_router/distributed/nccl.cuh>
 #endif
 
-#include <algorithm>
-#include <barrier>
-#include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <random>
-#include <string>
 #include <thread>
-#include <vector>
 
 using namespace mpi_router;
+using namespace sharded_checks;
 
 namespace {
-
-std::mutex mutex;
-int failures = 0;
-long checks = 0;
-
-void check(bool good, const std::string& what) {
-  const std::lock_guard lock(mutex);
-  ++checks;
-  if (!good && ++failures <= 40) std::printf("FAILED: %s\n", what.c_str());
-}
-void must(cudaError_t code) {
-  if (code != cudaSuccess) {
-    std::printf("CUDA: %s\n", cudaGetErrorString(code));
-    std::exit(1);
-  }
-}
-
-template <class T>
-class buffer {
- public:
-  explicit buffer(std::size_t size) : size_(size) {
-    must(cudaMalloc(&data_, size * sizeof(T) + 1));
-    must(cudaMemset(data_, 0xff, size * sizeof(T) + 1));  // memory may come back with the right answers in it
-  }
-  explicit buffer(const std::vector<T>& values) : buffer(values.size()) {
-    must(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  buffer(const buffer&) = delete;
-  buffer& operator=(const buffer&) = delete;
-  ~buffer() { cudaFree(data_); }
-  [[nodiscard]] T* data() const { return data_; }
-  [[nodiscard]] std::vector<T> host() const {
-    std::vector<T> out(size_);
-    must(cudaMemcpy(out.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return out;
-  }
-
- private:
-  T* data_ = nullptr;
-  std::size_t size_;
-};
-
-/// Ranks that are threads of this program, all on one GPU.
-struct thread_ranks {
-  explicit thread_ranks(int size) : size(size), sent(static_cast<std::size_t>(size)), meeting(size) {}
-  int size;
-  std::vector<const float*> sent;
-  std::barrier<> meeting;
-};
-struct thread_communicator {
-  thread_ranks* ranks;
-  int mine;
-  [[nodiscard]] index_t rank() const { return mine; }
-  [[nodiscard]] index_t size() const { return ranks->size; }
-  void all_gather(vector_view<const float, device_space> part, vector_view<float, device_space> all,
-                  cuda::stream_t stream) const {
-    must(cudaStreamSynchronize(stream));
-    ranks->sent[static_cast<std::size_t>(mine)] = part.data();
-    ranks->meeting.arrive_and_wait();
-    for (index_t r = 0; r < size(); ++r) {
-      must(cudaMemcpyAsync(all.data() + r * part.size(), ranks->sent[static_cast<std::size_t>(r)],
-                           static_cast<std::size_t>(part.size()) * sizeof(float), cudaMemcpyDeviceToDevice,
-                           stream));
-    }
-    must(cudaStreamSynchronize(stream));
-    ranks->meeting.arrive_and_wait();
-  }
-};
-static_assert(DeviceCommunicator<thread_communicator>);
 
 struct layer_numbers {
   index_t n, f, d;
@@ -195,22 +123,7 @@ outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, cons
     cuda::sharded_router_rows_vjp(ctx, comm, b, gradient_mode::write, {scratch.data(), backward_bytes},
                                   options);
   };
-  must(cudaDeviceSynchronize());
-  if (captured) {
-    cudaGraph_t graph;
-    cudaGraphExec_t replay;
-    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    both();
-    must(cudaStreamEndCapture(stream, &graph));
-    must(cudaGraphInstantiate(&replay, graph, 0));
-    for (int i = 0; i < 3; ++i) must(cudaGraphLaunch(replay, stream));
-    must(cudaStreamSynchronize(stream));
-    must(cudaGraphExecDestroy(replay));
-    must(cudaGraphDestroy(graph));
-  } else {
-    both();
-    must(cudaStreamSynchronize(stream));
-  }
+  run_on(stream, captured, both);
   outcome out;
   for (const auto& h : held) {
     out.rows.push_back(h->rows.host());
@@ -223,20 +136,6 @@ outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, cons
   return out;
 }
 
-template <class T>
-double difference(const std::vector<T>& a, const std::vector<T>& b) {
-  double worst = a.size() == b.size() ? 0 : 1e9, scale = 1e-30;
-  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-    scale = std::max(scale, std::abs(static_cast<double>(widen<double>(b[i]))));
-    const double off = std::abs(widen<double>(a[i]) - widen<double>(b[i]));
-    worst = std::isfinite(off) ? std::max(worst, off) : 1e9;
-  }
-  return worst / scale;
-}
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
 bool same(const outcome& a, const outcome& b) {
   bool good = true;
   for (std::size_t l = 0; l < a.rows.size(); ++l) {
@@ -326,15 +225,9 @@ void threads_on_one_gpu() {
       const int size = static_cast<int>(cuts.size()) - 1;
       std::vector<outcome> first(static_cast<std::size_t>(size)), second(first);
       for (auto* const results : {&first, &second}) {
-        thread_ranks ranks(size);
-        std::vector<std::thread> threads;
-        for (int r = 0; r < size; ++r) {
-          threads.emplace_back([&, r] {
-            (*results)[static_cast<std::size_t>(r)] =
-                run_rank(thread_communicator{&ranks, r}, model, cuts, false, options);
-          });
-        }
-        for (auto& t : threads) t.join();
+        cuda::run_device_ranks(size, [&](const cuda::device_loopback_communicator& comm) {
+          (*results)[static_cast<std::size_t>(comm.rank())] = run_rank(comm, model, cuts, false, options);
+        });
       }
       compare(std::to_string(size) + " threads", first, expected, model, cuts);
       for (std::size_t r = 0; r < first.size(); ++r) {
@@ -359,34 +252,88 @@ void in_place() {
                       {scratch.data(), bytes}, options);
   }
   must(cudaDeviceSynchronize());
-  thread_ranks ranks(2);
   std::vector<std::vector<float>> rows(2);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < 2; ++r) {
-    threads.emplace_back([&, r] {
-      const layer_on_device h(numbers, 16 * r, 16);
-      auto at_rest = cuda::make_context();
-      at_rest.inputs_at_rest = true;
-      const std::vector<forward_layer> layers{{h.experts(), h.matrix(h.router), h.matrix(h.router)}};
-      const std::span<const forward_layer> f(layers);
-      const std::size_t need = cuda::sharded_router_rows_workspace(at_rest, f, 2);
-      const buffer<unsigned char> work(need);
-      must(cudaDeviceSynchronize());
-      for (int i = 0; i < 2; ++i) {
-        cuda::sharded_router_rows(at_rest, thread_communicator{&ranks, r}, f, {work.data(), need}, options);
-      }
-      must(cudaDeviceSynchronize());
-      rows[static_cast<std::size_t>(r)] = h.router.host();
-    });
-  }
-  for (auto& t : threads) t.join();
+  cuda::run_device_ranks(2, [&](const cuda::device_loopback_communicator& comm) {
+    const layer_on_device h(numbers, 16 * comm.rank(), 16);
+    auto at_rest = cuda::make_context();
+    at_rest.inputs_at_rest = true;
+    const std::vector<forward_layer> layers{{h.experts(), h.matrix(h.router), h.matrix(h.router)}};
+    const std::span<const forward_layer> f(layers);
+    const std::size_t need = cuda::sharded_router_rows_workspace(at_rest, f, 2);
+    const buffer<unsigned char> work(need);
+    must(cudaDeviceSynchronize());
+    for (int i = 0; i < 2; ++i) {
+      cuda::sharded_router_rows(at_rest, comm, f, {work.data(), need}, options);
+    }
+    must(cudaDeviceSynchronize());
+    rows[static_cast<std::size_t>(comm.rank())] = h.router.host();
+  });
   check(same_bits(rows[0], rows[1]), "in place: other bits on rank 1");
   check(difference(rows[0], whole.router.host()) < 1e-5, "in place: rows");
 }
 
+/// Of shards: more than `most` says, and a gradient of another part.
+template <class Says>
+void shard_refusals(const Says& says) {
+  using shard = neuron_shard<const bf16, device_space>;
+  using to_shard = neuron_shard<bf16, device_space>;
+  const auto ctx = cuda::make_context();
+  const layer_on_device h(random_layer(4, 8, 64, 4), 0, 8);
+  cuda::step_options options;
+  options.radius = router_radius::fixed(1);
+  const auto here = [&](index_t first) {
+    return shard_of_experts(h.experts().middle_experts(0, 2), first, 4);
+  };
+  const std::vector<cuda::sharded_layer<shard, float, float>> layers{
+      {here(1), h.matrix(h.router), h.matrix(h.rows), {}, {}, 1}};
+  const std::span<const cuda::sharded_layer<shard, float, float>> f(layers);
+  const std::size_t bytes = cuda::sharded_router_rows_workspace(ctx, f, 1);
+  const buffer<unsigned char> scratch(bytes);
+  says([&] { cuda::sharded_router_rows(ctx, alone{}, f, {scratch.data(), bytes}, options); },
+       "this rank has a part of 2 experts, where no rank has more than 1");
+  const cuda::sharded_layer named{here(1), h.matrix(h.router), h.matrix(h.rows)};
+  static_assert(std::is_same_v<decltype(named), const cuda::sharded_layer<shard, float, float>>);
+  const cuda::sharded_layer viewed{h.experts(), h.matrix(h.router), h.matrix(h.rows)};
+  static_assert(std::is_same_v<decltype(viewed), const forward_layer>);
+  check(named.most == 0 && viewed.most == 0, "a layer says `most` by itself");
+  const auto to = shard_of_experts(h.to_experts().middle_experts(0, 2), 0, 4);
+  const std::vector<cuda::sharded_layer_vjp<shard, to_shard, float, float, float>> back{
+      {here(1), h.matrix(h.router), h.saved(), h.matrix(h.upstream), h.matrix(h.to_router), to}};
+  const std::span<const cuda::sharded_layer_vjp<shard, to_shard, float, float, float>> b(back);
+  const std::size_t need = cuda::sharded_router_rows_vjp_workspace(ctx, b, 1, gradient_mode::write);
+  const buffer<unsigned char> work(need);
+  says(
+      [&] {
+        cuda::sharded_router_rows_vjp(ctx, alone{}, b, gradient_mode::write, {work.data(), need}, options);
+      },
+      "the gradient is of another part of the experts");
+}
+
+/// A rank that is missing, and messages of different lengths, are errors of all ranks.
+void broken_groups() {
+  const auto fails = [](const char* what, const char* part, const auto& work) {
+    try {
+      cuda::run_device_ranks(3, work);
+      check(false, std::string("not refused: ") + what);
+    } catch (const communication_error& e) {
+      check(std::string(e.what()).find(part) != std::string::npos, std::string(what) + ": " + e.what());
+    }
+  };
+  const buffer<float> mine(8), all(64);
+  const auto gather = [&](const cuda::device_loopback_communicator& comm, index_t size) {
+    comm.all_gather(vector_view<const float, device_space>(mine.data(), size),
+                    vector_view<float, device_space>(all.data(), 3 * size), nullptr);
+  };
+  fails("a rank that has gone", "rank 1 has gone", [&](const cuda::device_loopback_communicator& comm) {
+    if (comm.rank() != 1) gather(comm, 8);
+  });
+  fails("messages of different lengths", "rank 2 has 4",
+        [&](const cuda::device_loopback_communicator& comm) { gather(comm, comm.rank() == 2 ? 4 : 8); });
+  must(cudaDeviceSynchronize());
+}
+
 void refusals() {
-  thread_ranks ranks(1);
-  const thread_communicator comm{&ranks, 0};
+  const alone comm;
   const auto ctx = cuda::make_context();
   const auto numbers = random_layer(2, 8, 64, 4);
   const layer_on_device h(numbers, 0, 8);
@@ -429,6 +376,7 @@ void refusals() {
   says([&] { back(h.matrix(h.to_router), {}, 1); }, "of the forward are needed");
   says([&] { back(h.matrix(h.upstream), h.saved(), 1); }, "overlap");
   says([&] { back(h.matrix(h.router), h.saved(), 1); }, "overlap");
+  shard_refusals(says);
 }
 
 #ifdef MPIROUTER_TEST_NCCL
@@ -473,6 +421,10 @@ void nccl(int devices) {
     sum = sum * 1099511628211ULL + bits;
   }
   std::printf("%s: bits %016llx\n", what.c_str(), static_cast<unsigned long long>(sum));
+  bf16_over_nccl(comms);
+  f16_over_nccl(comms);
+  f32_over_nccl(comms);
+  f64_over_nccl(comms);
   for (const auto c : comms) ncclCommDestroy(c);
   try {
     const cuda::nccl_communicator none(nullptr);
@@ -484,15 +436,21 @@ void nccl(int devices) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
+  quick = argc > 1;
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return 77;
   threads_on_one_gpu();
+  bf16_on_one_gpu();
+  f16_on_one_gpu();
+  f32_on_one_gpu();
+  f64_on_one_gpu();
   in_place();
+  broken_groups();
   refusals();
 #ifdef MPIROUTER_TEST_NCCL
   for (int count = 1; count <= devices; count *= 2) nccl(count);
 #endif
   std::printf("%ld checks, %d failures\n", checks, failures);
-  return failures == 0 ? 0 : 1;
+  return sharded_checks::failures == 0 ? 0 : 1;
 }

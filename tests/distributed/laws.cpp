@@ -2,6 +2,8 @@
 
 #include "run.hpp"
 
+#include <mpi_router/distributed/overlap.hpp>
+
 #include <support/executors.hpp>
 #include <support/messages.hpp>
 
@@ -157,8 +159,11 @@ std::string operators_are_the_whole(const any_communicator& comm) {
 }
 
 /// Three layers of other N and F in one call: each is what it is alone.
-std::string layers_in_one_message_are_each_alone(const any_communicator& comm) {
-  const std::vector<whole_layer<float, float>> layers{{{4, 32, 7}, 11}, {{1, 16, 7}, 12}, {{6, 48, 7}, 13}};
+template <class Carry>
+std::string layers_are_each_alone(const any_communicator& comm, const Carry& carry) {
+  const std::vector<whole_layer<float, float>> layers{{{4, 32, 7}, 11},       {{1, 16, 7}, 12},
+                                                      {{6, 48, 7}, 13},       {{0, 16, 7}, 14},
+                                                      {{2, 16, 7}, 15, 1e30}, {{3, 5, 7}, 16}};
   std::vector<std::unique_ptr<owned_part<float>>> weights, grads, grads_alone;
   std::vector<results<float, float>> together, each;
   std::vector<sharded_layer<neuron_shard<float>, const float, float>> forward;
@@ -185,11 +190,11 @@ std::string layers_in_one_message_are_each_alone(const any_communicator& comm) {
                         grads[l]->shard()});
     run_sharded(comm, layers[l], weights[l]->shard(), grads_alone[l]->shard(), plain, each[l]);
   }
-  results<float, float> told({11, 0, 7}, plain);
+  results<float, float> told({16, 0, 7}, plain);
   std::vector<float> workspace(size_of(sharded_router_rows_workspace(std::span(forward), comm.size())));
-  sharded_router_rows(comm, std::span(forward), plain, workspace, told.told());
+  sharded_router_rows(carry, std::span(forward), plain, workspace, told.told());
   workspace.assign(size_of(sharded_router_rows_vjp_workspace(std::span(backward), comm.size())), 0);
-  sharded_router_rows_vjp(comm, std::span(backward), told.tape, plain, tokens_of_rows::same_on_all_ranks,
+  sharded_router_rows_vjp(carry, std::span(backward), told.tape, plain, tokens_of_rows::same_on_all_ranks,
                           gradient_mode::accumulate, workspace);
   std::vector<float> rayleigh;
   for (std::size_t l = 0; l < layers.size(); ++l) {
@@ -202,6 +207,52 @@ std::string layers_in_one_message_are_each_alone(const any_communicator& comm) {
     said += same_bits(a, b) ? "" : "grad_experts; ";
   }
   return said + (same_bits(rayleigh, told.rayleigh) ? "" : "by-products; ");
+}
+
+/// A message that takes until it is waited for, and sees what is done meanwhile.
+template <class S>
+class slow_request {
+ public:
+  slow_request(const any_communicator& comm, vector_view<const S> mine, vector_view<S> all, std::string& said)
+      : comm_(comm), mine_(mine), all_(all), sent_(mine.data(), mine.data() + mine.size()), said_(said) {
+    std::fill_n(all_.data(), all_.size(), S{-7});
+  }
+  void wait() {
+    const bool same = std::equal(sent_.begin(), sent_.end(), mine_.data(),
+                                 [](S a, S b) { return std::memcmp(&a, &b, sizeof(S)) == 0; });
+    said_ += same ? "" : "what is being sent was written; ";
+    const bool left = std::all_of(all_.data(), all_.data() + all_.size(), [](S x) { return x == S{-7}; });
+    said_ += left ? "" : "where it is received was written; ";
+    comm_.all_gather(mine_, all_);
+  }
+
+ private:
+  any_communicator comm_;
+  vector_view<const S> mine_;
+  vector_view<S> all_;
+  std::vector<S> sent_;
+  std::string& said_;
+};
+class slow_communicator : public any_communicator {
+ public:
+  slow_communicator(const any_communicator& comm, std::string& said) : any_communicator(comm), said_(&said) {}
+  template <class S>
+  [[nodiscard]] slow_request<S> start_all_gather(vector_view<const S> mine, vector_view<S> all) const {
+    return {*this, mine, all, *said_};
+  }
+
+ private:
+  std::string* said_;
+};
+
+std::string layers_in_one_message_are_each_alone(const any_communicator& comm) {
+  return layers_are_each_alone(comm, comm);
+}
+std::string layers_under_way_are_each_alone(const any_communicator& comm) {
+  std::string said;
+  said += layers_are_each_alone(comm, overlap_layers(comm));
+  said += layers_are_each_alone(comm, overlap_layers(slow_communicator(comm, said)));
+  return said;
 }
 
 /// Tasks in any order and on several threads: the same bits.
@@ -400,6 +451,7 @@ std::vector<law> distributed_laws() {
        }},
       {"operators are the whole", operators_are_the_whole},
       {"layers in one message are each alone", layers_in_one_message_are_each_alone},
+      {"layers under way are each alone", layers_under_way_are_each_alone},
       {"executors give the same bits", executors_give_the_same_bits},
       {"extreme weights and degenerate rows", extreme_weights_and_degenerate_rows},
       {"other ways to sum", other_ways_to_sum},

@@ -95,7 +95,7 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
               const matrix_view<R, device_space>& router, const saved_step& saved,
               const matrix_view<U, device_space>& grad_rows, const matrix_view<V, device_space>& grad_router,
               const expert_batch_view<G, device_space>& grad_experts, const gradient_factors& factors,
-              const workspace& scratch, const step_options& options) {
+              const workspace& scratch, const step_options& options, bool of_all = true) {
   static_assert(!std::is_const_v<V> && !std::is_const_v<G>, "router_rows_vjp: an output is const");
   expect_context(name, ctx);
   expect_experts(name, experts);
@@ -112,8 +112,12 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
     return;
   }
   const any_matrix to_router = grad_router.data() != nullptr ? any_matrix(grad_router) : any_matrix();
-  const dual_source dual{any_matrix(grad_rows), any_matrix(saved.direction, experts.hidden_dim()), saved,
-                         radius, options.degenerate};
+  const dual_source dual{any_matrix(grad_rows),
+                         any_matrix(saved.direction, experts.hidden_dim()),
+                         saved,
+                         radius,
+                         options.degenerate,
+                         of_all};
   if (experts.empty()) {
     return backward_of_nothing(name, ctx, experts.shape(), dual, to_router, factors);
   }
@@ -137,6 +141,29 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   generic_vjp<T, G, mode>(ctx, weights, experts.shape(), any_matrix(router), dual, gradient, factors,
                           plan.generic);
   use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});
+}
+
+/// `of_all`: these neurons are all that the saved direction was made of.
+template <class T, class G, class R, class U, class V>
+void backward_in_mode(const char* name, const context& ctx,
+                      const expert_batch_view<const T, device_space>& experts,
+                      const matrix_view<R, device_space>& router, const saved_step& saved,
+                      const matrix_view<U, device_space>& grad_rows,
+                      const matrix_view<V, device_space>& grad_router,
+                      const expert_batch_view<G, device_space>& grad_experts, gradient_mode mode,
+                      const workspace& scratch, const step_options& options, bool of_all) {
+  const expert_shape a = experts.shape(), b = grad_experts.shape();
+  expect(a == b, name, ": gradient of shape [", b.num_experts, ", ", b.ffn_dim, ", ", b.hidden_dim,
+         "] for experts [", a.num_experts, ", ", a.ffn_dim, ", ", a.hidden_dim, "]");
+  const auto run = [&]<vjp_mode as>(std::integral_constant<vjp_mode, as>) {
+    backward<as, T, G>(name, ctx, experts, router, saved, grad_rows, grad_router, grad_experts, {}, scratch,
+                       options, of_all);
+  };
+  switch (mode) {
+    case gradient_mode::write: return run(std::integral_constant<vjp_mode, vjp_mode::write>{});
+    case gradient_mode::accumulate: return run(std::integral_constant<vjp_mode, vjp_mode::accumulate>{});
+  }
+  core::usage_failure("cuda::router_rows_vjp: no such gradient_mode");
 }
 
 MPIROUTER_CUDA_DETAIL_END
@@ -180,23 +207,9 @@ void router_rows_vjp(const context& ctx, const expert_batch_view<T, device_space
                      const matrix_view<V, device_space>& grad_router,
                      const expert_batch_view<G, device_space>& grad_experts, gradient_mode mode,
                      const workspace& scratch, const step_options& options) {
-  using value = std::remove_const_t<T>;
-  constexpr const char* name = "cuda::router_rows_vjp";
-  const expert_batch_view<const value, device_space> weights = experts;
-  const expert_shape a = weights.shape(), b = grad_experts.shape();
-  detail::expect(a == b, name, ": gradient of shape [", b.num_experts, ", ", b.ffn_dim, ", ", b.hidden_dim,
-                 "] for experts [", a.num_experts, ", ", a.ffn_dim, ", ", a.hidden_dim, "]");
-  const auto run = [&]<detail::vjp_mode as>(std::integral_constant<detail::vjp_mode, as>) {
-    detail::backward<as, value, G>(name, ctx, weights, router, saved, grad_rows, grad_router, grad_experts,
-                                   {}, scratch, options);
-  };
-  switch (mode) {
-    case gradient_mode::write:
-      return run(std::integral_constant<detail::vjp_mode, detail::vjp_mode::write>{});
-    case gradient_mode::accumulate:
-      return run(std::integral_constant<detail::vjp_mode, detail::vjp_mode::accumulate>{});
-  }
-  core::usage_failure("cuda::router_rows_vjp: no such gradient_mode");
+  const expert_batch_view<const std::remove_const_t<T>, device_space> weights = experts;
+  detail::backward_in_mode("cuda::router_rows_vjp", ctx, weights, router, saved, grad_rows, grad_router,
+                           grad_experts, mode, scratch, options, true);
 }
 
 /// Bytes of workspace that router_rows_vjp_factored needs.

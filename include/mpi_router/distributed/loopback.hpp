@@ -74,7 +74,11 @@ class loopback_meeting {
 
 }  // namespace detail
 
-/// One member of a group of threads. A Communicator and a SummingCommunicator, which adds in rank order.
+template <Accumulator S, class Comm>
+class loopback_request;
+
+/// One member of a group of threads. A Communicator, a StartingCommunicator, whose messages go when they are
+/// waited for, and a SummingCommunicator, which adds in rank order.
 /// Calls that do not fit on all ranks throw communication_error on all, with the sizes; so do calls for which
 /// a member is missing that has returned or thrown. run_ranks() makes them.
 class loopback_communicator {
@@ -93,6 +97,13 @@ class loopback_communicator {
       std::copy_n(data_of<S>(other), mine.size(), all.data() + other * mine.size());
     }
     meeting_->wait(call, rank_);  // none goes on and writes while another reads
+  }
+
+  template <Accumulator S>
+  [[nodiscard]] loopback_request<S, loopback_communicator> start_all_gather(vector_view<const S> mine,
+                                                                            vector_view<S> all) const {
+    core::expect_all_gather("loopback", mine, all, size());
+    return {*this, mine, all};
   }
 
   template <Accumulator S>
@@ -143,27 +154,41 @@ class loopback_communicator {
   index_t rank_;
 };
 
-/// Runs work(communicator) on `size` threads, one a rank, and waits for all of them. Where members throw, the
-/// others do not wait for them in vain, and the exception of the first that threw is thrown on. Throws
-/// usage_error on size < 1. (It starts threads and allocates, unlike the rest of the library.)
+/// A message that has begun. It must be waited for: a thread that drops it has thrown, and is about to leave
+/// its group.
+template <Accumulator S, class Comm>
+class loopback_request {
+ public:
+  loopback_request(const Comm& comm, vector_view<const S> mine, vector_view<S> all)
+      : comm_(comm), mine_(mine), all_(all) {}
+  void wait() { comm_.all_gather(mine_, all_); }
+
+ private:
+  Comm comm_;
+  vector_view<const S> mine_;
+  vector_view<S> all_;
+};
+
+namespace detail {
+
+/// work(rank) on a thread for each member of a meeting; the exception of the first that threw is thrown on.
 template <class Work>
-void run_ranks(index_t size, const Work& work) {
-  detail::loopback_meeting meeting(size);
+void run_members(loopback_meeting& meeting, const Work& work) {
   std::exception_ptr first;
   std::mutex keep;
   std::vector<std::thread> threads;
-  threads.reserve(static_cast<std::size_t>(size));
-  for (index_t rank = 0; rank < size; ++rank) {
+  threads.reserve(static_cast<std::size_t>(meeting.size()));
+  for (index_t rank = 0; rank < meeting.size(); ++rank) {
     threads.emplace_back([&, rank] {
 #if MPIROUTER_HAS_EXCEPTIONS
       try {
-        work(loopback_communicator(meeting, rank));
+        work(rank);
       } catch (...) {
         const std::scoped_lock lock(keep);
         first = first ? first : std::current_exception();
       }
 #else
-      work(loopback_communicator(meeting, rank));
+      work(rank);
 #endif
       meeting.leave(rank);
     });
@@ -172,6 +197,17 @@ void run_ranks(index_t size, const Work& work) {
 #if MPIROUTER_HAS_EXCEPTIONS
   if (first) std::rethrow_exception(first);
 #endif
+}
+
+}  // namespace detail
+
+/// Runs work(communicator) on `size` threads, one a rank, and waits for all of them. Where members throw, the
+/// others do not wait for them in vain, and the exception of the first that threw is thrown on. Throws
+/// usage_error on size < 1. (It starts threads and allocates, unlike the rest of the library.)
+template <class Work>
+void run_ranks(index_t size, const Work& work) {
+  detail::loopback_meeting meeting(size);
+  detail::run_members(meeting, [&](index_t rank) { work(loopback_communicator(meeting, rank)); });
 }
 
 MPIROUTER_END

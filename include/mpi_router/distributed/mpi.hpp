@@ -16,6 +16,7 @@
 #include <limits>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 MPIROUTER_BEGIN
 
@@ -35,9 +36,11 @@ template <Accumulator S>
 
 }  // namespace detail
 
-/// A borrowed MPI_Comm as a Communicator and SummingCommunicator. It makes one blocking call a message,
-/// MPI_Allgather or MPI_Allreduce, from the thread that calls; the communicator, its error handler and MPI
-/// itself stay the caller's.
+class mpi_request;
+
+/// A borrowed MPI_Comm as a Communicator, StartingCommunicator and SummingCommunicator. It makes one call a
+/// message, MPI_Allgather or MPI_Allreduce, which block, or MPI_Iallgather, from the thread that calls; the
+/// communicator, its error handler and MPI itself stay the caller's.
 ///
 /// Throws usage_error where MPI is not initialised or is finalised, on MPI_COMM_NULL, on an
 /// intercommunicator, and on more elements than an int counts. Where a call of MPI fails and the error
@@ -69,6 +72,10 @@ class mpi_communicator {
                         detail::mpi_type<S>(), comm_),
           mine.size());
   }
+  /// MPI_Iallgather. Most libraries move the numbers in calls of MPI only: the request is polled between
+  /// layers.
+  template <Accumulator S>
+  [[nodiscard]] mpi_request start_all_gather(vector_view<const S> mine, vector_view<S> all) const;
   template <Accumulator S>
   void all_reduce_sum(vector_view<S> elements) const {
     core::expect(elements.is_contiguous(), "mpi_communicator: a sum of elements ", elements.stride(),
@@ -80,6 +87,7 @@ class mpi_communicator {
   }
 
  private:
+  friend class mpi_request;
   static void expect_running(const char* call) {
     int initialised = 0;
     int finalised = 0;
@@ -106,5 +114,42 @@ class mpi_communicator {
   int rank_ = -1;
   int size_ = 0;
 };
+
+/// A message of MPI that has begun.
+class mpi_request {
+ public:
+  mpi_request(const mpi_communicator& comm, MPI_Request request, index_t elements)
+      : comm_(comm), request_(request), elements_(elements) {}
+  mpi_request(mpi_request&& other) noexcept
+      : comm_(other.comm_),
+        request_(std::exchange(other.request_, MPI_REQUEST_NULL)),
+        elements_(other.elements_) {}
+  mpi_request& operator=(mpi_request&&) = delete;
+  ~mpi_request() {
+    if (request_ != MPI_REQUEST_NULL) MPI_Wait(&request_, MPI_STATUS_IGNORE);
+  }
+  void wait() { comm_.check("MPI_Wait", MPI_Wait(&request_, MPI_STATUS_IGNORE), elements_); }
+  void poll() {
+    int is_over = 0;
+    comm_.check("MPI_Test", MPI_Test(&request_, &is_over, MPI_STATUS_IGNORE), elements_);
+  }
+
+ private:
+  mpi_communicator comm_;
+  MPI_Request request_;
+  index_t elements_;
+};
+
+template <Accumulator S>
+mpi_request mpi_communicator::start_all_gather(vector_view<const S> mine, vector_view<S> all) const {
+  core::expect_all_gather("mpi_communicator", mine, all, size_);
+  const int elements = count("MPI_Iallgather", mine.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  check("MPI_Iallgather",
+        MPI_Iallgather(mine.data(), elements, detail::mpi_type<S>(), all.data(), elements,
+                       detail::mpi_type<S>(), comm_, &request),
+        mine.size());
+  return {*this, request, mine.size()};
+}
 
 MPIROUTER_END

@@ -4,6 +4,7 @@
 
 #include <mpi_router/distributed/agreement.hpp>
 #include <mpi_router/distributed/layers.hpp>
+#include <mpi_router/distributed/overlap.hpp>
 #include <mpi_router/distributed/partial_images.hpp>
 #include <mpi_router/manifold/image.hpp>
 #include <mpi_router/router/step_tape.hpp>
@@ -46,7 +47,8 @@ struct leaf_tasks {
   }
 };
 
-/// The sums over all ranks, for all layers in one message. Parts say whether runs of neurons may be cut.
+/// The sums over all ranks, for all layers in one message, or in one each that is under way while the next
+/// layer is read. Parts say whether runs of neurons may be cut.
 template <Accumulator S, class Comm, class Layer, class Parts>
 class neuron_sums {
  public:
@@ -76,21 +78,26 @@ class neuron_sums {
     by_backend_ = by_backend;
     const index_t sent = by_backend_ ? layers_.total() : slots_;
     std::fill_n(mine_, sent * partial::size(d_), S{0});
-    for (index_t layer = 0; layer < layers_.count(); ++layer) {
-      sum_leaves(layer, wanted, compute, executor);
+    core::messages_under_way<S, Comm> messages(comm_);
+    for (index_t group = 0; group < groups(); ++group) {
+      for (index_t layer = first_layer(group); layer < first_layer(group + 1); ++layer) {
+        sum_leaves(layer, wanted, compute, executor);
+      }
+      if (!by_backend_) start(messages, group);
     }
-    const index_t elements = sent * partial::size(d_);
     if constexpr (core::sums_by_backend<Comm>) {
       if (by_backend_) {
-        comm_.all_reduce_sum(vector_view<S>(mine_, elements));
+        comm_.all_reduce_sum(vector_view<S>(mine_, sent * partial::size(d_)));
         return;
       }
     }
-    comm_.all_gather(vector_view<const S>(mine_, elements),
-                     vector_view<S>(all_, elements * placements_.ranks()));
-    executor(layers_.total(), [&](index_t i) {
-      if (wanted(i)) add_ranks(i);
-    });
+    for (index_t group = 0; group < groups(); ++group) {
+      messages.wait(static_cast<std::size_t>(group));
+      const index_t first = layers_.first(first_layer(group));
+      executor(layers_.first(first_layer(group + 1)) - first, [&](index_t i) {
+        if (wanted(first + i)) add_ranks(first + i);
+      });
+    }
   }
   /// Of an expert of the batch; to be asked once after each sum.
   [[nodiscard]] partial result(index_t i) const {
@@ -113,9 +120,26 @@ class neuron_sums {
     for (index_t l = 0; l < layer; ++l) first += placements_.most_experts(l);
     return first;
   }
+  /// Layers of one message: all of them, or each by itself.
+  static constexpr bool overlaps = core::overlaps_layers<Comm>;
+  [[nodiscard]] index_t groups() const { return overlaps ? layers_.count() : 1; }
+  [[nodiscard]] index_t first_layer(index_t group) const {
+    return overlaps ? group : group == 0 ? 0 : layers_.count();
+  }
+  [[nodiscard]] index_t group_of(index_t layer) const { return overlaps ? layer : 0; }
+  void start(core::messages_under_way<S, Comm>& messages, index_t group) const {
+    const index_t first = first_slot(first_layer(group));
+    const index_t elements = (first_slot(first_layer(group + 1)) - first) * partial::size(d_);
+    messages.start(
+        vector_view<const S>(slot(mine_, first).data, elements),
+        vector_view<S>(slot(all_, placements_.ranks() * first).data, elements * placements_.ranks()));
+  }
   [[nodiscard]] partial from_rank(index_t rank, index_t layer, index_t expert) const {
     const index_t k = expert - placements_(rank, layer).first_expert;
-    return slot(all_, rank * slots_ + first_slot(layer) + k);
+    const index_t group = group_of(layer);
+    const index_t first = first_slot(first_layer(group));
+    const index_t sent = first_slot(first_layer(group + 1)) - first;
+    return slot(all_, placements_.ranks() * first + rank * sent + first_slot(layer) - first + k);
   }
   /// The rank in whose part the sum over all is.
   [[nodiscard]] index_t first_with(index_t layer, index_t expert) const {

@@ -2,9 +2,11 @@
 // of the ranks.
 #pragma once
 
+#include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/cuda/detail/finish/kernel.cuh>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 #include <mpi_router/cuda/types.hpp>
+#include <mpi_router/distributed/held.cuh>
 
 #include <algorithm>
 #include <concepts>
@@ -15,7 +17,7 @@ MPIROUTER_BEGIN_TYPES
 /// A communicator of GPUs, which the caller owns and the library borrows: as Communicator, on a stream.
 /// `all_gather(mine, all, stream)` moves the numbers bit for bit (some are no floats), is enqueued when it
 /// returns, waits for nothing on the host, allocates nothing, and may be captured in a graph.
-/// distributed/nccl.cuh adapts ncclComm_t.
+/// distributed/nccl.cuh adapts ncclComm_t, distributed/device_loopback.cuh threads.
 template <class C>
 concept DeviceCommunicator =
     requires(const std::remove_cvref_t<C>& comm, vector_view<const float, device_space> mine,
@@ -29,23 +31,30 @@ MPIROUTER_END_TYPES
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// What a rank sends of each expert: its part of the image as a direction, so that a float holds it whatever
-/// its scale, with the norm of it, the energy and what became of it; or of a gradient as it is, with no
-/// norms.
+/// What a rank sends of each expert that it has a part of, in slots: its part of the image as a direction, so
+/// that a float holds it whatever its scale, with the norm of it, the energy and what became of it; or of a
+/// gradient as it is, with no norms.
 struct rank_parts {
   float* directions;  // of the first rank, as all that follows; the next is `stride` floats on
   double* norms;      // null: 1
   double* energies;
   status* statuses;
+  rank_place* place;  // null: every expert has the slot of its number
 
-  [[nodiscard]] __device__ __forceinline__ double norm(int expert, long long rank_at) const {
+  [[nodiscard]] __device__ __forceinline__ int slot(int expert, long long rank_at) const {
+    if (place == nullptr) return expert;
+    const rank_place here = place[rank_at / 2];
+    const int slot = expert - here.first;
+    return slot >= 0 && slot < here.count ? slot : -1;
+  }
+  [[nodiscard]] __device__ __forceinline__ double norm(int slot, long long rank_at) const {
     if (norms == nullptr) return 1.0;
     const status* const states = statuses + rank_at * static_cast<long long>(sizeof(float));
-    return states[expert] == status::non_finite ? nan("") : norms[rank_at / 2 + expert];
+    return states[slot] == status::non_finite ? nan("") : norms[rank_at / 2 + slot];
   }
 };
 
-/// Images in parts, one from each rank, added in the order of the ranks.
+/// Images in parts, one from each rank that has one, added in the order of the ranks.
 struct rank_images {
   rank_parts parts;
   long long stride;
@@ -56,21 +65,27 @@ struct rank_images {
     const rank_images& of;
     int expert;
     int hidden;
+    int first_rank;  // the others have no part of it
+    int end_rank;
 
     [[nodiscard]] __device__ __forceinline__ double energy() const {
       double total = 0.0;
-      for (int r = 0; r < of.ranks; ++r) {
-        total += of.parts.energies[r * (of.stride / 2) + expert];
+      for (int r = first_rank; r < end_rank; ++r) {
+        const int slot = of.parts.slot(expert, r * of.stride);
+        total += slot < 0 ? 0.0 : of.parts.energies[r * (of.stride / 2) + slot];
       }
       return total;
     }
     __device__ __forceinline__ void load(int column, double (&out)[4]) const {
       out[0] = out[1] = out[2] = out[3] = 0.0;
-      const float* part = of.parts.directions + static_cast<long long>(expert) * of.pitch + column;
 #pragma unroll 2
-      for (int r = 0; r < of.ranks; ++r, part += of.stride) {
-        const double norm = of.parts.norm(expert, r * of.stride);
-        const float4 x = *reinterpret_cast<const float4*>(part);
+      for (int r = first_rank; r < end_rank; ++r) {
+        const long long at = r * of.stride;
+        const int slot = of.parts.slot(expert, at);
+        if (slot < 0) continue;
+        const double norm = of.parts.norm(slot, at);
+        const float4 x = *reinterpret_cast<const float4*>(of.parts.directions + at +
+                                                          static_cast<long long>(slot) * of.pitch + column);
         out[0] = fma(norm, double{x.x}, out[0]);
         out[1] = fma(norm, double{x.y}, out[1]);
         out[2] = fma(norm, double{x.z}, out[2]);
@@ -83,15 +98,25 @@ struct rank_images {
     }
   };
   [[nodiscard]] __device__ __forceinline__ row of(int expert, int hidden) const {
-    return {*this, expert, hidden};
+    if (parts.place == nullptr) return {*this, expert, hidden, 0, ranks};
+    int first = ranks;
+    int end = 0;
+    for (int r = 0; r < ranks; ++r) {
+      if (parts.slot(expert, r * stride) >= 0) {
+        first = end == 0 ? r : first;
+        end = r + 1;
+      }
+    }
+    return {*this, expert, hidden, first, end};
   }
 };
 
-/// Where the parts of all layers lie in what one rank sends: energies, norms and statuses of all experts,
-/// then the directions, padded to whole vectors of four.
+/// Where the parts of all layers lie in what one rank sends: energies, norms and statuses in all slots, the
+/// places of the layers, then the directions, padded to whole vectors of four.
 struct rank_message {
-  index_t experts = 0;
+  index_t slots = 0;
   index_t first_status = 0;  // floats, as all that follows
+  index_t first_place = 0;
   index_t first_direction = 0;
   index_t size = 0;  // from one rank to the next, a multiple of 64
 
@@ -99,25 +124,34 @@ struct rank_message {
   explicit rank_message(const Layers& layers) {
     index_t directions = 0;
     for (const auto& layer : layers) {
-      experts += layer.experts.num_experts();
-      directions += layer.experts.num_experts() * pitch_of(layer);
+      slots += slots_of(layer);
+      directions += slots_of(layer) * pitch_of(layer);
     }
-    first_status = 4 * experts;
-    first_direction = whole_lines(first_status + (experts + 3) / 4);
+    first_status = 4 * slots;
+    first_place = first_status + (slots + 7) / 8 * 2;
+    first_direction = whole_lines(first_place + 2 * static_cast<index_t>(layers.size()));
     size = first_direction + whole_lines(directions);
   }
   template <class Layer>
   [[nodiscard]] static index_t pitch_of(const Layer& layer) {
-    return (layer.experts.hidden_dim() + 3) / 4 * 4;
+    return (layer.experts.shape().hidden_dim + 3) / 4 * 4;
   }
-  /// Of a layer that begins at an expert and a direction, in the message at `at`.
-  [[nodiscard]] rank_parts parts(float* at, index_t expert, index_t direction) const {
+  /// Experts of a layer that any rank has a part of, at most.
+  template <class Layer>
+  [[nodiscard]] static index_t slots_of(const Layer& layer) {
+    const index_t all = layer.experts.shape().num_experts;
+    return has_place<std::remove_cvref_t<decltype(layer.experts)>> && layer.most > 0
+               ? std::min<index_t>(layer.most, all)
+               : all;
+  }
+  /// Of a layer that begins at a slot and a direction, in the message at `at`.
+  [[nodiscard]] rank_parts parts(float* at, index_t layer, index_t slot, index_t direction,
+                                 bool has_place) const {
     auto* const numbers = reinterpret_cast<double*>(at);
-    return {at + first_direction + direction, numbers + experts + expert, numbers + expert,
-            reinterpret_cast<status*>(at + first_status) + expert};
+    return {at + first_direction + direction, numbers + slots + slot, numbers + slot,
+            reinterpret_cast<status*>(at + first_status) + slot,
+            has_place ? reinterpret_cast<rank_place*>(at + first_place) + layer : nullptr};
   }
-
- private:
   [[nodiscard]] static index_t whole_lines(index_t floats) { return (floats + 63) / 64 * 64; }
 };
 static_assert(sizeof(status) == 1);
@@ -127,13 +161,16 @@ static_assert(sizeof(status) == 1);
 struct rank_memory {
   float* mine = nullptr;
   float* all = nullptr;
+  float* sums = nullptr;  // of gradients that come from other tokens on each rank
   workspace scratch;
   std::size_t bytes = 0;
 
-  rank_memory(const rank_message& message, index_t ranks, std::size_t scratch_bytes, void* data) {
+  rank_memory(index_t message, index_t sum, index_t ranks, std::size_t scratch_bytes, void* data) {
     arena memory(data);
-    mine = memory.take<float>(message.size);
-    all = memory.take<float>(ranks * message.size);
+    const index_t most = std::max(message, sum);
+    mine = memory.take<float>(most);
+    all = memory.take<float>(ranks * most);
+    sums = memory.take<float>(sum);
     scratch = {memory.take<unsigned char>(static_cast<index_t>(scratch_bytes)), scratch_bytes};
     bytes = memory.used();
   }
@@ -143,19 +180,25 @@ struct rank_memory {
 template <class Layers, class Use>
 void for_each_part(const Layers& layers, const rank_message& message, const rank_memory& memory,
                    const Use& use) {
-  index_t expert = 0;
+  index_t at = 0;
+  index_t slot = 0;
   index_t direction = 0;
   for (const auto& layer : layers) {
-    use(layer, message.parts(memory.mine, expert, direction), message.parts(memory.all, expert, direction));
-    expert += layer.experts.num_experts();
-    direction += layer.experts.num_experts() * rank_message::pitch_of(layer);
+    constexpr bool places = has_place<std::remove_cvref_t<decltype(layer.experts)>>;
+    use(layer, message.parts(memory.mine, at, slot, direction, places),
+        message.parts(memory.all, at, slot, direction, places));
+    ++at;
+    slot += rank_message::slots_of(layer);
+    direction += rank_message::slots_of(layer) * rank_message::pitch_of(layer);
   }
 }
 
+/// The directions of `count` experts from a slot on.
 template <class Layer>
-[[nodiscard]] matrix_view<float, device_space> directions_of(const Layer& layer, const rank_parts& parts) {
-  return {parts.directions, layer.experts.num_experts(), layer.experts.hidden_dim(),
-          rank_message::pitch_of(layer), 1};
+[[nodiscard]] matrix_view<float, device_space> directions_of(const Layer& layer, const rank_parts& parts,
+                                                             index_t slot, index_t count) {
+  const index_t pitch = rank_message::pitch_of(layer);
+  return {parts.directions + slot * pitch, count, layer.experts.shape().hidden_dim, pitch, 1};
 }
 
 template <class Layer>
@@ -164,21 +207,44 @@ template <class Layer>
   return {all, message.size, static_cast<int>(rank_message::pitch_of(layer)), static_cast<int>(ranks)};
 }
 
-/// The most scratch that one layer needs.
-template <class Layers, class Bytes>
-[[nodiscard]] std::size_t most_scratch(const Layers& layers, const Bytes& bytes_of_layer) {
-  std::size_t most = 0;
-  for (const auto& layer : layers) {
-    most = std::max(most, bytes_of_layer(layer));
-  }
-  return most;
+template <class Comm>
+void gather(const context& ctx, const Comm& comm, const float* mine, float* all, index_t floats) {
+  comm.all_gather(vector_view<const float, device_space>(mine, floats),
+                  vector_view<float, device_space>(all, static_cast<index_t>(comm.size()) * floats),
+                  ctx.stream);
 }
 
-template <class Comm>
-void gather_parts(const context& ctx, const Comm& comm, const rank_message& message,
-                  const rank_memory& memory, index_t ranks) {
-  comm.all_gather(vector_view<const float, device_space>(memory.mine, message.size),
-                  vector_view<float, device_space>(memory.all, ranks * message.size), ctx.stream);
+/// The places of some layers, from the kernel's arguments into a message.
+struct some_places {
+  static constexpr int most = 128;
+  rank_place at[most];
+  int count = 0;
+};
+template <class = void>
+__global__ void __launch_bounds__(some_places::most)
+    places_kernel(const __grid_constant__ some_places places, rank_place* to) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int l = static_cast<int>(threadIdx.x);
+  if (l < places.count) to[l] = places.at[l];
+}
+
+/// Says where this rank's parts lie, if the layers are shards.
+template <class Layers>
+void put_places(const context& ctx, const Layers& layers, rank_place* to) {
+  some_places some;
+  const auto put = [&] {
+    if (some.count > 0) launch("places_kernel", ctx, {1, some_places::most}, places_kernel<>, some, to);
+    to += some.count;
+    some.count = 0;
+  };
+  for (const auto& layer : layers) {
+    if constexpr (has_place<std::remove_cvref_t<decltype(layer.experts)>>) {
+      some.at[some.count++] = place_of(layer.experts);
+      if (some.count == some_places::most) put();
+    }
+  }
+  put();
 }
 
 MPIROUTER_CUDA_DETAIL_END

@@ -4,6 +4,7 @@
 
 #include <mpi_router/distributed/column_experts.hpp>
 #include <mpi_router/distributed/neuron_experts.hpp>
+#include <mpi_router/distributed/overlap.hpp>
 #include <mpi_router/router/router_rows.hpp>
 
 #include <optional>
@@ -143,7 +144,9 @@ template <class Experts, class Comm, class Layer, class Check, Accumulator S = l
   agree<S>(
       what, comm,
       [&] {
-        const call_signature signature = check();
+        call_signature signature = check();
+        signature.mix(std::uint64_t{core::overlaps_layers<Comm>});
+        signature.mix(std::uint64_t{core::sums_by_backend<Comm>});
         expect_workspace(what, workspace, used);
         return signature;
       },

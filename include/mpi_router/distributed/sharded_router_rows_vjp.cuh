@@ -1,128 +1,232 @@
-// The gradients of routers whose neurons are spread over GPUs: those of the weights stay where the weights
+// The gradients of routers whose experts are spread over GPUs: those of the weights stay where the weights
 // are, those of the routers are added in the order of the ranks.
 #pragma once
 
 #include <mpi_router/cuda/router_rows_vjp.cuh>
+#include <mpi_router/distributed/column_images.cuh>
 #include <mpi_router/distributed/rank_message.cuh>
+#include <mpi_router/distributed/sharded_expect.cuh>
+#include <mpi_router/distributed/upstream.cuh>
 
-#include <initializer_list>
+#include <algorithm>
 #include <span>
+#include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 template <class Layers>
-[[nodiscard]] rank_memory sharded_backward_memory(const context& ctx, const Layers& layers, index_t ranks,
-                                                  gradient_mode mode, void* data) {
-  const auto bytes = [&](const auto& layer) {
-    return router_rows_vjp_workspace(ctx, layer.experts, layer.grad_experts, mode);
-  };
-  return {rank_message(layers), ranks, most_scratch(layers, bytes), data};
-}
-
-/// What one call of router_rows_vjp refuses, for every layer before any has begun and on ranks without
-/// neurons too; and what is written lies apart from all that the other layers read.
-template <class Layers>
-void expect_sharded_backward(const char* name, const Layers& layers, const workspace& scratch,
-                             std::size_t bytes, const step_options& options) {
-  expect(options.steps == 1, name, ": the gradient of ", options.steps,
-         " steps; take it of one step at a time");
-  expect(options.through != differentiate::none, name,
-         ": nothing is differentiated, as options.through says");
+[[nodiscard]] rank_memory neuron_backward_memory(const context& ctx, const Layers& layers, index_t ranks,
+                                                 gradient_mode mode, tokens_of_rows tokens, void* data) {
+  std::size_t scratch = 0;
   for (const auto& layer : layers) {
-    using weight = std::remove_const_t<std::remove_pointer_t<decltype(layer.experts.data())>>;
-    const expert_batch_view<const weight, device_space> experts = layer.experts;
-    const expert_shape a = experts.shape(), b = layer.grad_experts.shape();
-    expect(a == b, name, ": gradient of shape [", b.num_experts, ", ", b.ffn_dim, ", ", b.hidden_dim,
-           "] for experts [", a.num_experts, ", ", a.ffn_dim, ", ", a.hidden_dim, "]");
-    expect_experts(name, experts);
-    static_cast<void>(expect_radius(name, options, experts.total_experts()));
-    expect_rows(name, "the gradient to the router", experts, layer.grad_router);
-    expect_backward(name, experts, layer.router, layer.saved, layer.grad_rows, layer.grad_router,
-                    layer.grad_experts, {}, scratch, bytes);
-    const named_range to_router{"the gradient to the router", core::addresses(layer.grad_router)};
-    for (const auto& other : layers) {
-      const index_t n = other.experts.num_experts(), size = n * other.experts.hidden_dim();
-      const std::initializer_list<named_range> read{
-          {"the router of another layer", core::addresses(other.router)},
-          {"the gradient of the rows of another layer", core::addresses(other.grad_rows)},
-          {"the saved direction of another layer", addresses_of(other.saved.direction, size)},
-          {"the saved norms of another layer", addresses_of(other.saved.image_norm, n)},
-          {"the saved statuses of another layer", addresses_of(other.saved.statuses, n)}};
-      expect_apart(name, to_router, read);
-      expect_weights_apart(name, layer.grad_experts, read);
-      if (&other == &layer) continue;
-      expect_apart(name, to_router, {{"the gradient to another router", core::addresses(other.grad_router)}});
-      expect_weights_apart(name, other.experts, {to_router});
-      expect_weights_apart(name, other.grad_experts, {to_router});
-      if (layer.grad_experts.table() == nullptr) {
-        const named_range mine{"the gradient to the experts", core::addresses(layer.grad_experts)};
-        expect_weights_apart(name, other.experts, {mine});
-        expect_weights_apart(name, other.grad_experts, {mine});
-      }
+    const neuron_batches gradients(layer.grad_experts);
+    index_t i = 0;
+    for (const auto& batch : neuron_batches(layer.experts)) {
+      scratch =
+          std::max(scratch, router_rows_vjp_workspace(ctx, batch.experts, gradients[i++].experts, mode));
     }
   }
+  return {rank_message(layers).size, upstream_size(layers, tokens), ranks, scratch, data};
+}
+
+[[nodiscard]] inline saved_step from_expert(const saved_step& saved, index_t first, index_t hidden) {
+  return {saved.direction + first * hidden, saved.image_norm + first, saved.statuses + first};
+}
+
+/// The gradients to this rank's neurons, and its parts of those to the router.
+template <class T, class Layer, class Upstream>
+void pull_parts(const char* name, const context& ctx, const Layer& layer, const rank_parts& mine,
+                const Upstream& grad_rows, gradient_mode mode, const workspace& scratch,
+                const step_options& options) {
+  step_options fixed = options;
+  fixed.radius = router_radius::fixed(options.radius.of(std::max<index_t>(total_experts(layer.experts), 1)));
+  const neuron_batches gradients(layer.grad_experts);
+  index_t i = 0;
+  for (const auto& batch : neuron_batches(layer.experts)) {
+    const index_t count = batch.experts.num_experts();
+    const auto part = directions_of(layer, mine, batch.slot, count);
+    const auto& gradient = gradients[i++].experts;
+    if (batch.experts.empty()) {  // alone it would pass on what rows without a step are given
+      set_zero(name, ctx, part.data(), part.rows() * part.row_stride());
+      continue;
+    }
+    backward_in_mode(name, ctx, expert_batch_view<const T, device_space>(batch.experts),
+                     layer.router.middle_rows(batch.first, count),
+                     from_expert(layer.saved, batch.first, layer.experts.shape().hidden_dim),
+                     grad_rows.middle_rows(batch.first, count), part, gradient, mode, scratch, fixed, false);
+  }
+}
+
+/// What rows without a step are given, if they pass it on.
+[[nodiscard]] any_matrix passed_on(const auto& grad_rows, const step_options& options) {
+  return options.degenerate == degenerate_row::keep ? any_matrix(grad_rows) : any_matrix();
+}
+
+template <class T, class Comm, class Layers>
+void backward_by_neurons(const char* name, const context& ctx, const Comm& comm, const Layers& layers,
+                         gradient_mode mode, const workspace& scratch, const step_options& options,
+                         tokens_of_rows tokens) {
+  const index_t ranks = comm.size();
+  const rank_message message(layers);
+  const rank_memory memory = neuron_backward_memory(ctx, layers, ranks, mode, tokens, scratch.data);
+  expect_sharded_backward(name, layers, options, scratch, memory.bytes);
+  if (message.slots == 0) return;
+  const upstream given(layers, memory.sums, upstream_size(layers, tokens));
+  given.add_up(ctx, comm, memory.mine, memory.all);
+  put_places(ctx, layers, reinterpret_cast<rank_place*>(memory.mine + message.first_place));
+  for_each_part(layers, message, memory, [&](const auto& layer, const rank_parts& mine, const auto&) {
+    given.of(layer, [&](const auto& grad_rows) {
+      pull_parts<T>(name, ctx, layer, mine, grad_rows, mode, memory.scratch, options);
+    });
+  });
+  gather(ctx, comm, memory.mine, memory.all, message.size);
+  for_each_part(layers, message, memory, [&](const auto& layer, const auto&, rank_parts all) {
+    all.norms = nullptr;  // gradients come as they are
+    given.of(layer, [&](const auto& grad_rows) {
+      collect_rows(ctx, layer, images_of(layer, message, all, ranks), any_matrix(layer.grad_router),
+                   layer.saved.statuses, passed_on(grad_rows, options));
+    });
+  });
+}
+
+template <class Layers>
+[[nodiscard]] column_memory column_backward_memory(const Layers& layers, index_t ranks, tokens_of_rows tokens,
+                                                   void* data) {
+  index_t dual = 0;
+  for (const auto& layer : layers) {
+    const auto [n, f, d] = layer.experts.shape();
+    dual += n * d;
+  }
+  return {column_message(layers, 2), ranks, dual, upstream_size(layers, tokens), data};
+}
+
+/// Ā of the columns that are here, from the projections of all.
+template <class Layer>
+void pull_columns(const context& ctx, const Layer& layer, const double* y, const double* dual,
+                  gradient_mode mode) {
+  const auto [n, f, d] = layer.experts.shape();
+  const auto& gradient = layer.grad_experts.local();
+  using G = std::remove_cvref_t<decltype(*gradient.data())>;
+  if (gradient.empty()) return;
+  const rank_place here = place_of(layer.experts);
+  const outer_args<G> args{batch<G>(gradient),
+                           columns_of(layer, layer.router),
+                           y,
+                           y + n * f,
+                           dual + here.first,
+                           layer.saved.statuses,
+                           static_cast<int>(f),
+                           here.count,
+                           static_cast<int>(d)};
+  const launch_shape shape = shape_of_rows(n, static_cast<int>(std::max<index_t>(f, here.count)));
+  if (mode == gradient_mode::accumulate) {
+    launch("outer_kernel", ctx, shape, outer_kernel<G, true>, args);
+  } else {
+    launch("outer_kernel", ctx, shape, outer_kernel<G, false>, args);
+  }
+}
+
+template <class T, class Comm, class Layers>
+void backward_by_columns(const char* name, const context& ctx, const Comm& comm, const Layers& layers,
+                         gradient_mode mode, const workspace& scratch, const step_options& options,
+                         tokens_of_rows tokens) {
+  const index_t ranks = comm.size();
+  const column_message message(layers, 2);
+  const column_memory memory = column_backward_memory(layers, ranks, tokens, scratch.data);
+  expect_sharded_backward(name, layers, options, scratch, memory.bytes);
+  if (message.experts == 0) return;
+  const upstream given(layers, memory.upstream, upstream_size(layers, tokens));
+  given.add_up(ctx, comm, reinterpret_cast<float*>(memory.mine), reinterpret_cast<float*>(memory.all));
+  const auto here = [](const auto& layer) -> expert_batch_view<const T, device_space> {
+    return layer.experts.local();
+  };
+  const auto dual_rows = [](const auto& layer, double* dual) {
+    const auto [n, f, d] = layer.experts.shape();
+    return matrix_view<double, device_space>(dual, n, d, d, 1);
+  };
+  for_each_columns(layers, 2, message, [&](const auto& layer, const column_offsets& at) {
+    const auto [n, f, d] = layer.experts.shape();
+    if (n == 0) return;
+    const any_matrix direction(layer.saved.direction, d);
+    given.of(layer, [&, n = n, d = d](const auto& grad_rows) {
+      const dual_source source{any_matrix(grad_rows), direction,          layer.saved,
+                               options.radius.of(n),  options.degenerate, false};
+      launch("dual_kernel", ctx, {static_cast<unsigned>(n), generic_threads}, dual_kernel<>, source,
+             static_cast<const double*>(nullptr), static_cast<int>(d), memory.dual + at.row);
+    });
+    project_columns<2, T>(
+        name, ctx, here(layer),
+        {columns_of(layer, layer.router), columns_of(layer, dual_rows(layer, memory.dual + at.row))},
+        memory.mine + at.projection);
+  });
+  add_up(ctx, comm, message, memory);
+  put_places(ctx, layers, reinterpret_cast<rank_place*>(memory.mine));
+  for_each_columns(layers, 2, message, [&](const auto& layer, const column_offsets& at) {
+    const auto [n, f, d] = layer.experts.shape();
+    const double* const y = memory.sums + at.projection;
+    pull_columns(ctx, layer, y, memory.dual + at.row, mode);
+    lift_columns<T>(ctx, here(layer), y + n * f, memory.mine + at.piece);
+  });
+  gather(ctx, comm, memory.mine, memory.all, message.pieces);
+  for_each_columns(layers, 2, message, [&](const auto& layer, const column_offsets& at) {
+    given.of(layer, [&](const auto& grad_rows) {
+      collect_rows(ctx, layer, images_of(layer, message, memory, at, nullptr, ranks),
+                   any_matrix(layer.grad_router), layer.saved.statuses, passed_on(grad_rows, options));
+    });
+  });
 }
 
 MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
-/// The backward of sharded_router_rows for one layer: `saved` is what the forward left, grad_rows = ḡ [N, D]
-/// the same on every rank, grad_router [N, D] where its gradient goes, grad_experts [N, F_s, D] that of the
-/// neurons here.
+/// The backward of sharded_router_rows for one layer: `saved` is what the forward left, grad_rows = ḡ [N, D],
+/// grad_router [N, D] where the router's gradient goes, grad_experts that of what this rank holds: a shard of
+/// the same placement (a view, where experts is one), in any layout and storage type. most: as of the
+/// forward.
 template <class T, class G, class R, class U, class V>
 struct sharded_layer_vjp {
-  expert_batch_view<T, device_space> experts;
+  detail::held_t<T> experts;
   matrix_view<R, device_space> router;
   saved_step saved;
   matrix_view<U, device_space> grad_rows;
   matrix_view<V, device_space> grad_router;
-  expert_batch_view<G, device_space> grad_experts;
+  detail::held_t<G> grad_experts;
+  index_t most = 0;
 };
 
 /// Bytes of workspace that sharded_router_rows_vjp needs.
 template <class T, class G, class R, class U, class V>
 [[nodiscard]] std::size_t sharded_router_rows_vjp_workspace(
     const context& ctx, std::span<const sharded_layer_vjp<T, G, R, U, V>> layers, index_t ranks,
-    gradient_mode mode) {
-  return detail::sharded_backward_memory(ctx, layers, ranks, mode, nullptr).bytes;
+    gradient_mode mode, tokens_of_rows tokens = tokens_of_rows::same_on_all_ranks) {
+  if constexpr (detail::is_columns<T>) {
+    return detail::column_backward_memory(layers, ranks, tokens, nullptr).bytes;
+  } else {
+    return detail::neuron_backward_memory(ctx, layers, ranks, mode, tokens, nullptr).bytes;
+  }
 }
 
-/// The gradients of sharded_router_rows: grad_experts of the neurons here needs no message, for y = A r, w =
-/// A z̄ and z̄ are at hand; grad_router = z̄ M is the sum over the ranks, the same bits on each. One message as
-/// of the forward. Otherwise as router_rows_vjp and sharded_router_rows.
+/// The gradients of sharded_router_rows: that of the weights here needs no message, for y = A r, w = A z̄ and
+/// z̄ are at hand (of columns y and w are sums, one message of 16 · Σ N · F bytes); grad_router = z̄ M is the
+/// sum over the ranks, the same bits on each, by one message as of the forward. tokens: where they are split,
+/// what the ranks are given for the rows is summed first, in their order, in messages of f32. The saved
+/// direction is f32, and so gradients to weights in f64 are right to 1e-7. Otherwise as router_rows_vjp and
+/// sharded_router_rows.
 template <DeviceCommunicator Comm, class T, class G, class R, class U, class V>
 void sharded_router_rows_vjp(const context& ctx, const Comm& comm,
                              std::span<const sharded_layer_vjp<T, G, R, U, V>> layers, gradient_mode mode,
-                             const workspace& scratch, const step_options& options) {
+                             const workspace& scratch, const step_options& options,
+                             tokens_of_rows tokens = tokens_of_rows::same_on_all_ranks) {
   static_assert(!std::is_const_v<V>, "sharded_router_rows_vjp: an output is const");
   constexpr const char* name = "cuda::sharded_router_rows_vjp";
-  const index_t ranks = comm.size();
-  const detail::rank_message message(layers);
-  const auto memory = detail::sharded_backward_memory(ctx, layers, ranks, mode, scratch.data);
-  detail::expect_workspace(name, scratch, memory.bytes);
-  detail::expect_sharded_backward(name, layers, scratch, memory.bytes, options);
-  if (message.experts == 0) return;
-  detail::for_each_part(layers, message, memory, [&](const auto& layer, const auto& mine, const auto&) {
-    const auto part = detail::directions_of(layer, mine);
-    if (layer.experts.empty()) {  // alone it would pass on what rows without a step are given
-      return detail::set_zero(name, ctx, part.data(), part.rows() * part.row_stride());
-    }
-    router_rows_vjp(ctx, layer.experts, layer.router, layer.saved, layer.grad_rows, part, layer.grad_experts,
-                    mode, memory.scratch, options);
-  });
-  detail::gather_parts(ctx, comm, message, memory, ranks);
-  detail::for_each_part(layers, message, memory, [&](const auto& layer, const auto&, detail::rank_parts all) {
-    if (layer.experts.num_experts() == 0) return;
-    const bool keeps = options.degenerate == degenerate_row::keep;
-    all.norms = nullptr;  // gradients come as they are
-    detail::collect(
-        ctx, layer.experts.num_experts(),
-        detail::collect_args<detail::rank_images>{
-            detail::images_of(layer, message, all, ranks), detail::any_matrix(layer.grad_router), nullptr,
-            layer.saved.statuses, keeps ? detail::any_matrix(layer.grad_rows) : detail::any_matrix(),
-            static_cast<int>(layer.experts.hidden_dim())});
-  });
+  using value = std::remove_const_t<typename detail::held<T>::element>;
+  detail::expect_context(name, ctx);
+  if constexpr (detail::is_columns<T>) {
+    detail::backward_by_columns<value>(name, ctx, comm, layers, mode, scratch, options, tokens);
+  } else {
+    detail::backward_by_neurons<value>(name, ctx, comm, layers, mode, scratch, options, tokens);
+  }
 }
 
 MPIROUTER_CUDA_END

@@ -3,16 +3,9 @@
 #pragma once
 
 #include <mpi_router/distributed/sharded_targets.hpp>
+#include <mpi_router/distributed/tokens_of_rows.hpp>
 
 MPIROUTER_BEGIN
-
-/// Whose tokens the gradient of the rows comes from.
-enum class tokens_of_rows : unsigned char {
-  /// Every rank has seen the same tokens, or what it is given is the sum over all of them already.
-  same_on_all_ranks,
-  /// Every rank has tokens of its own: what they are given is summed over the ranks first, in rank order.
-  split_over_ranks
-};
 
 /// One layer of the backward: experts and router as in the forward; the gradient of its rows, [N, D]; where
 /// those to the router, [N, D], and to this rank's weights go. grad_experts: for dense shards one of the same

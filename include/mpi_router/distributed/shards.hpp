@@ -86,22 +86,24 @@ struct shard_placement {
   friend constexpr bool operator==(const shard_placement&, const shard_placement&) = default;
 };
 
-/// A rank's neurons of dense experts, where they lie. Build it with the functions below.
-template <Scalar T>
+/// A rank's neurons of dense experts, where they lie, in memory of the host or of a GPU. Build it with the
+/// functions below.
+template <Scalar T, class Space = host_space>
 class neuron_shard {
  public:
   using element_type = T;
+  using space = Space;
 
-  MPIROUTER_ALWAYS_INLINE constexpr neuron_shard(const expert_batch_view<T>& local, const expert_shape& whole,
-                                                 const shard_placement& placement)
+  MPIROUTER_ALWAYS_INLINE constexpr neuron_shard(const expert_batch_view<T, Space>& local,
+                                                 const expert_shape& whole, const shard_placement& placement)
       : whole_(whole), placement_(placement), local_(local) {}
-  MPIROUTER_ALWAYS_INLINE constexpr neuron_shard(const matrix_view<T>& rows, const expert_shape& whole,
+  MPIROUTER_ALWAYS_INLINE constexpr neuron_shard(const matrix_view<T, Space>& rows, const expert_shape& whole,
                                                  const shard_placement& placement)
       : whole_(whole), placement_(placement), rows_(rows) {}
   /// A view of const elements from one of mutable elements.
   template <class U>
     requires(std::is_const_v<T> && std::same_as<U, std::remove_const_t<T>>)
-  MPIROUTER_ALWAYS_INLINE constexpr neuron_shard(const neuron_shard<U>& other)
+  MPIROUTER_ALWAYS_INLINE constexpr neuron_shard(const neuron_shard<U, Space>& other)
       : whole_(other.shape()), placement_(other.placement()), local_(other.local()), rows_(other.rows()) {}
 
   /// Extents of the experts of all ranks together.
@@ -112,30 +114,30 @@ class neuron_shard {
     return placement_;
   }
   /// What is here of the k-th expert that something is here of, [its neurons here, D].
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T> operator[](index_t k) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> operator[](index_t k) const {
     if (placement_.kind == shard_placement::form::neurons) return local_[k];
     const neuron_run here = placement_.neurons(whole_, placement_.first_expert + k);
     const index_t before = k * whole_.ffn_dim - (k == 0 ? 0 : placement_.first_neuron);
     return rows_.middle_rows(before, here.size());
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const expert_batch_view<T>& local() const noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const expert_batch_view<T, Space>& local() const noexcept {
     return local_;
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const matrix_view<T>& rows() const noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const matrix_view<T, Space>& rows() const noexcept {
     return rows_;
   }
 
  private:
   expert_shape whole_;
   shard_placement placement_;
-  expert_batch_view<T> local_;
-  matrix_view<T> rows_;
+  expert_batch_view<T, Space> local_;
+  matrix_view<T, Space> rows_;
 };
 
 /// Expert parallelism: `local` are the experts first … of `num_experts` in all. None is allowed.
-template <Scalar T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T> shard_of_experts(
-    const expert_batch_view<T>& local, index_t first, index_t num_experts) {
+template <Scalar T, class Space>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T, Space> shard_of_experts(
+    const expert_batch_view<T, Space>& local, index_t first, index_t num_experts) {
   const auto [n, f, d] = local.shape();
   const expert_shape whole{num_experts, f, d};
   return {local, whole, shard_placement::neurons_of(whole, first, n, 0, f)};
@@ -144,18 +146,18 @@ template <Scalar T>
 /// Tensor parallelism: `local` [N, F of this rank, D] are the neurons first … of each expert, which has
 /// `ffn_dim` in all. Where gate and up are fused on each rank, [gate_s; up_s], as in Megatron-Core, the view
 /// of the gate half is the local one, experts_n2fd_concatenated(data, {N, F of this rank, D}).
-template <Scalar T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T> shard_of_neurons(
-    const expert_batch_view<T>& local, index_t first, index_t ffn_dim) {
+template <Scalar T, class Space>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T, Space> shard_of_neurons(
+    const expert_batch_view<T, Space>& local, index_t first, index_t ffn_dim) {
   const auto [n, f, d] = local.shape();
   const expert_shape whole{n, ffn_dim, d};
   return {local, whole, shard_placement::neurons_of(whole, 0, n, first, f)};
 }
 
 /// Both at once (ETP): the neurons first_neuron … of the experts first_expert …, of [N, F, D] = whole.
-template <Scalar T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T> shard_of_experts_and_neurons(
-    const expert_batch_view<T>& local, index_t first_expert, index_t first_neuron,
+template <Scalar T, class Space>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T, Space> shard_of_experts_and_neurons(
+    const expert_batch_view<T, Space>& local, index_t first_expert, index_t first_neuron,
     const expert_shape& whole) {
   const auto [n, f, d] = local.shape();
   core::expect(d == whole.hidden_dim, "shard: experts with D = ", d,
@@ -166,8 +168,8 @@ template <Scalar T>
 /// A slice of the 2F rows of each expert of [N, 2F, D], gate rows before up rows, cut without regard to where
 /// the gate rows end: `data` holds the rows first … first + count of each of the N experts. Some ranks have
 /// none of a half. `whole` is [N, F, D].
-template <Scalar T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T> shard_of_fused_rows(
+template <class Space = host_space, Scalar T>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T, Space> shard_of_fused_rows(
     T* data, index_t first, index_t count, const expert_shape& whole, fused_half half = fused_half::gate) {
   const auto [n, f, d] = whole;
   core::expect(first >= 0 && count >= 0 && first <= 2 * f - count, "shard: ", count, " rows from ", first,
@@ -176,16 +178,16 @@ template <Scalar T>
   const index_t from = std::clamp(first, start, start + f);
   const index_t to = std::clamp(first + count, start, start + f);
   T* const at = data == nullptr || to == from ? data : data + (from - first) * d;
-  const expert_batch_view<T> local(at, {n, to - from, d}, {.expert = count * d, .ffn = d, .hidden = 1});
+  const expert_batch_view<T, Space> local(at, {n, to - from, d},
+                                          {.expert = count * d, .ffn = d, .hidden = 1});
   return {local, whole, shard_placement::neurons_of(whole, 0, n, from - start, to - from)};
 }
 
 /// A run of rows of the flat [N·F, D] that begins and ends anywhere (FSDP, MegaBlocks): `rows` are those from
 /// `first` on.
-template <Scalar T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T> shard_of_rows(const matrix_view<T>& rows,
-                                                                              index_t first,
-                                                                              const expert_shape& whole) {
+template <Scalar T, class Space>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr neuron_shard<T, Space> shard_of_rows(
+    const matrix_view<T, Space>& rows, index_t first, const expert_shape& whole) {
   core::expect(rows.rows() == 0 || rows.cols() == whole.hidden_dim, "shard: rows of ", rows.cols(),
                " elements, of a whole with D = ", whole.hidden_dim);
   shard_placement placement = shard_placement::rows_of(whole, first, rows.rows());
@@ -214,11 +216,12 @@ template <GramOperators Operators>
 }
 
 /// A rank's columns of all experts. Build it with shard_of_columns().
-template <Scalar T>
+template <Scalar T, class Space = host_space>
 class column_shard {
  public:
   using element_type = T;
-  MPIROUTER_ALWAYS_INLINE constexpr column_shard(const expert_batch_view<T>& local, index_t first,
+  using space = Space;
+  MPIROUTER_ALWAYS_INLINE constexpr column_shard(const expert_batch_view<T, Space>& local, index_t first,
                                                  index_t hidden_dim)
       : whole_{local.num_experts(), local.ffn_dim(), hidden_dim},
         placement_(shard_placement::columns_of(whole_, first, local.hidden_dim())),
@@ -226,7 +229,7 @@ class column_shard {
   /// A view of const elements from one of mutable elements.
   template <class U>
     requires(std::is_const_v<T> && std::same_as<U, std::remove_const_t<T>>)
-  MPIROUTER_ALWAYS_INLINE constexpr column_shard(const column_shard<U>& other)
+  MPIROUTER_ALWAYS_INLINE constexpr column_shard(const column_shard<U, Space>& other)
       : whole_(other.shape()), placement_(other.placement()), local_(other.local()) {}
 
   /// Extents of the experts of all ranks together.
@@ -237,24 +240,24 @@ class column_shard {
     return placement_;
   }
   /// The columns of expert i that are here, [F, columns].
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T> operator[](index_t i) const {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr matrix_view<T, Space> operator[](index_t i) const {
     return local_[i];
   }
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const expert_batch_view<T>& local() const noexcept {
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr const expert_batch_view<T, Space>& local() const noexcept {
     return local_;
   }
 
  private:
   expert_shape whole_;
   shard_placement placement_;
-  expert_batch_view<T> local_;
+  expert_batch_view<T, Space> local_;
 };
 
 /// Sharding of the hidden dimension: `local` [N, F, columns of this rank] are the columns first … of
 /// `hidden_dim`.
-template <Scalar T>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr column_shard<T> shard_of_columns(
-    const expert_batch_view<T>& local, index_t first, index_t hidden_dim) {
+template <Scalar T, class Space>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr column_shard<T, Space> shard_of_columns(
+    const expert_batch_view<T, Space>& local, index_t first, index_t hidden_dim) {
   return {local, first, hidden_dim};
 }
 

@@ -13,6 +13,7 @@ struct dual_source {
   saved_step saved;
   double radius;
   degenerate_row degenerate;
+  bool of_all;  // false: other ranks have more neurons of the same experts, of which ẑ was made too
 
   /// Whether a row that had no step passes its gradient on, as it passed through itself.
   [[nodiscard]] __host__ __device__ bool passes_on() const { return degenerate == degenerate_row::keep; }

@@ -37,10 +37,11 @@ struct outer_args {
   any_matrix rows;
   const double* y;     // [N, F]
   const double* w;     // [N, F]
-  const double* dual;  // [N, D]
+  const double* dual;  // [N, D], rows `dual_pitch` apart
   const status* statuses;
   int ffn;
   int hidden;
+  int dual_pitch;
 };
 
 /// Ā = y z̄ᵀ + w rᵀ, element by element; threads run along the contiguous axis.
@@ -59,9 +60,9 @@ __global__ void __launch_bounds__(generic_threads) outer_kernel(const __grid_con
       const int d = along_hidden ? j : i;
       G& at = base[f * a.gradient.ffn + d * a.gradient.hidden];
       const long long row = static_cast<long long>(e) * a.ffn + f;
-      const double value =
-          dead ? 0.0
-               : a.y[row] * a.dual[static_cast<long long>(e) * a.hidden + d] + a.w[row] * a.rows.load(e, d);
+      const double value = dead ? 0.0
+                                : a.y[row] * a.dual[static_cast<long long>(e) * a.dual_pitch + d] +
+                                      a.w[row] * a.rows.load(e, d);
       if (!add) {
         at = from_double<G>(value);
       } else if (!dead) {

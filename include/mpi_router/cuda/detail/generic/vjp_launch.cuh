@@ -31,7 +31,7 @@ void generic_vjp(const context& ctx, const batch<const T>& weights, const expert
   const int ffn = static_cast<int>(shape.ffn_dim);
   const int hidden = static_cast<int>(shape.hidden_dim);
   const index_t experts = shape.num_experts;
-  constexpr bool again = sizeof(T) == 8;  // an f32 direction is too short for f64 weights
+  const bool again = sizeof(T) == 8 && dual.of_all;  // an f32 direction is too short for f64 weights
   if (again) {
     generic_step<T>(ctx, weights, shape, rows, memory.y, memory.u, memory.energy);
   }
@@ -45,7 +45,7 @@ void generic_vjp(const context& ctx, const batch<const T>& weights, const expert
     narrow(ctx, experts, memory.w, factors.dual_projection, statuses, ffn);
     narrow(ctx, experts, memory.dual, factors.dual_row, statuses, hidden);
   } else {
-    const outer_args<G> args{gradient, rows, memory.y, memory.w, memory.dual, statuses, ffn, hidden};
+    const outer_args<G> args{gradient, rows, memory.y, memory.w, memory.dual, statuses, ffn, hidden, hidden};
     launch("outer_kernel", ctx, shape_of_rows(experts, ffn > hidden ? ffn : hidden), outer_kernel < G,
            mode == vjp_mode::accumulate >, args);
   }

@@ -1,0 +1,111 @@
+// Ranks on GPUs that are threads of one program, any number of them on one device: for tests, for teaching,
+// and for trying a program before there is a second GPU (NCCL takes one rank a device).
+#pragma once
+
+#include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/distributed/loopback.hpp>
+#include <mpi_router/distributed/rank_message.cuh>
+
+#include <array>
+#include <cstddef>
+#include <vector>
+
+MPIROUTER_CUDA_BEGIN
+
+/// Two events for each member: what it sends is ready; it has what the others sent.
+class loopback_events {
+ public:
+  explicit loopback_events(index_t ranks) : of_(static_cast<std::size_t>(ranks)) {
+    for (auto& rank : of_) {
+      for (cudaEvent_t& event : rank) {
+        detail::check("cudaEventCreateWithFlags", cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+      }
+    }
+  }
+  loopback_events(const loopback_events&) = delete;
+  loopback_events& operator=(const loopback_events&) = delete;
+  ~loopback_events() {
+    for (auto& rank : of_) {
+      for (cudaEvent_t event : rank) static_cast<void>(cudaEventDestroy(event));
+    }
+  }
+  [[nodiscard]] cudaEvent_t ready(index_t rank) const { return of_[static_cast<std::size_t>(rank)][0]; }
+  [[nodiscard]] cudaEvent_t done(index_t rank) const { return of_[static_cast<std::size_t>(rank)][1]; }
+
+ private:
+  std::vector<std::array<cudaEvent_t, 2>> of_;
+};
+
+/// One member of a group of threads, a DeviceCommunicator. The threads meet on the host to show each other
+/// where their messages lie; the copies are ordered by events, and no stream is waited for. Messages of
+/// different lengths, and members that have returned or thrown, are communication_error on all. Not to be
+/// captured in a graph, for events of other streams would be. run_device_ranks() makes them.
+class device_loopback_communicator {
+ public:
+  device_loopback_communicator(mpi_router::detail::loopback_meeting& meeting, const loopback_events& events,
+                               index_t rank)
+      : meeting_(&meeting), events_(&events), rank_(rank) {}
+
+  [[nodiscard]] index_t rank() const noexcept { return rank_; }
+  [[nodiscard]] index_t size() const noexcept { return meeting_->size(); }
+
+  void all_gather(vector_view<const float, device_space> mine, vector_view<float, device_space> all,
+                  stream_t stream) const {
+    core::expect(mine.is_contiguous() && all.is_contiguous() && all.size() == size() * mine.size(),
+                 "device_loopback: all_gather of ", mine.size(), " elements from each of ", size(),
+                 " ranks into ", all.size());
+    detail::check("cudaEventRecord", cudaEventRecord(events_->ready(rank_), stream));
+    show(mine);
+    const auto bytes = static_cast<std::size_t>(mine.size()) * sizeof(float);
+    for (index_t other = 0; other < size(); ++other) {
+      detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->ready(other), 0));
+      detail::check("cudaMemcpyAsync",
+                    cudaMemcpyAsync(all.data() + other * mine.size(), meeting_->shown(other).data, bytes,
+                                    cudaMemcpyDefault, stream));
+    }
+    detail::check("cudaEventRecord", cudaEventRecord(events_->done(rank_), stream));
+    meeting_->wait("all_gather", rank_);
+    for (index_t other = 0; other < size(); ++other) {  // none writes again what another still reads
+      detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->done(other), 0));
+    }
+  }
+
+ private:
+  /// Returns when all have shown theirs and all are alike; else throws, on every rank.
+  void show(const vector_view<const float, device_space>& mine) const {
+    constexpr const char* call = "all_gather on a device";
+    meeting_->shown(rank_) = {mine.data(), mine.size(), sizeof(float)};
+    meeting_->wait(call, rank_);
+    const index_t first = meeting_->shown(0).elements;
+    for (index_t other = 1; other < size(); ++other) {
+      const index_t theirs = meeting_->shown(other).elements;
+      if (first != theirs) {
+        meeting_->wait(call, rank_);
+        core::communication_failure(core::concatenate("device_loopback: all_gather on rank ", rank_, " of ",
+                                                      size(), ": rank 0 has ", first, " elements, rank ",
+                                                      other, " has ", theirs));
+      }
+    }
+  }
+
+  mpi_router::detail::loopback_meeting* meeting_;
+  const loopback_events* events_;
+  index_t rank_;
+};
+static_assert(DeviceCommunicator<device_loopback_communicator>);
+
+/// Runs work(communicator) on `size` threads, one a rank, all on the device that is current, and waits for
+/// the threads (not for their streams). As run_ranks().
+template <class Work>
+void run_device_ranks(index_t size, const Work& work) {
+  int device = 0;
+  detail::check("cudaGetDevice", cudaGetDevice(&device));
+  mpi_router::detail::loopback_meeting meeting(size);
+  const loopback_events events(size);
+  mpi_router::detail::run_members(meeting, [&](index_t rank) {
+    detail::check("cudaSetDevice", cudaSetDevice(device));
+    work(device_loopback_communicator(meeting, events, rank));
+  });
+}
+
+MPIROUTER_CUDA_END
