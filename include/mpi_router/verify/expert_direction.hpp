@@ -80,7 +80,7 @@ template <GramOperator Op>
   using S = scalar_of<Op>;
   constexpr index_t most_steps = 100;
   const index_t dimension = found.direction.size();
-  lanczos<S> krylov(dimension, std::min(most_steps, dimension), found.at.rayleigh);
+  auto krylov = krylov_space(op, std::min(most_steps, dimension), found.at.rayleigh);
   krylov.deflate(found.direction);
   std::mt19937_64 random(1);
   double largest = 0;
@@ -97,7 +97,7 @@ template <GramOperator Op>
 
 /// What the Krylov space of the start says of σ₂ and of the steps to what was found.
 template <GramOperator Op, GramOperator Fast>
-void follow(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov, vector_view<const double> start,
+void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const double> start,
             const course_options& course, expert_direction& result) {
   const auto& found = result.found;
   if (found.direction.size() == 0 || course.tolerance <= 0) {
@@ -122,7 +122,7 @@ template <GramOperator Op, GramOperator Fast>
                                    const certify_options& options, const course_options& course,
                                    expert_direction& result) {
   const auto dimension = static_cast<index_t>(op.dimension());
-  lanczos<scalar_of<Fast>> krylov(dimension, std::min(options.basis, dimension));
+  auto krylov = krylov_space(fast, std::min(options.basis, dimension));
   auto& found = result.found = find_principal_in(op, fast, start, options, krylov);
   constexpr bool is_float = std::same_as<scalar_of<Fast>, float>;
   if (is_float && found.direction.size() > 0) {
@@ -208,6 +208,20 @@ template <Scalar T, class Backend = reference>
     result.v = result.found.direction;
     result.uncertainty = result.found.proof.angle_bound;
   }
+  return result;
+}
+
+/// The same of an operator in double that shows no A, as on a GPU: a search and a probe, with no rigorous
+/// bound and no decomposition, whatever its size.
+template <GramOperator Op>
+  requires std::same_as<scalar_of<Op>, double>
+[[nodiscard]] expert_direction find_expert_direction(Op&& op, vector_view<const double> start,
+                                                     const course_options& course = {},
+                                                     const certify_options& options = {}) {
+  expert_direction result;
+  static_cast<void>(detail::find_and_follow(op, op, start, options, course, result));
+  result.v = result.found.direction;
+  result.uncertainty = result.found.proof.angle_bound;
   return result;
 }
 

@@ -74,7 +74,7 @@ template <GramOperator Op>
 /// One Krylov space, from `row` with Mx = ρx + g: goes on until the largest Ritz pair is as near an eigenpair
 /// as is wanted, or as S can tell, and turns the row to it. Returns the applications of M.
 template <GramOperator Op>
-index_t turn(Op& op, lanczos<scalar_of<Op>>& krylov, Eigen::VectorXd& row, const Eigen::VectorXd& residual,
+index_t turn(Op& op, krylov_of<Op>& krylov, Eigen::VectorXd& row, const Eigen::VectorXd& residual,
              double rayleigh, double tolerance) {
   constexpr double unit = std::numeric_limits<scalar_of<Op>>::epsilon();
   index_t applications = 0;
@@ -100,16 +100,18 @@ index_t turn(Op& op, lanczos<scalar_of<Op>>& krylov, Eigen::VectorXd& row, const
 /// the row, `krylov` is the first of the spaces.
 template <GramOperator Op, GramOperator Fast>
 index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>& at,
-               const certify_options& options, lanczos<scalar_of<Fast>>& krylov) {
+               const certify_options& options, krylov_of<Fast>& krylov) {
   const index_t dimension = row.size();
   index_t applications = 1;
   Eigen::VectorXd residual(dimension);
   at = rayleigh(op, view(std::as_const(row)), view(residual));
-  std::optional<lanczos<scalar_of<Fast>>> again;
+  std::optional<krylov_of<Fast>> again;
   while (at.state == status::ok && at.relative_residual > options.residual_tolerance &&
          applications < options.max_steps) {
     row.stableNormalize();
-    auto& space = applications == 1 ? krylov : again ? *again : again.emplace(dimension, krylov.capacity());
+    auto& space = applications == 1 ? krylov
+                  : again           ? *again
+                                    : again.emplace(krylov_space(fast, krylov.capacity()));
     applications += turn(fast, space, row, residual, at.rayleigh, options.residual_tolerance) + 1;
     const double before = at.relative_residual;
     at = rayleigh(op, view(std::as_const(row)), view(residual));
@@ -157,18 +159,17 @@ template <GramOperator Op, GramOperator Fast>
 /// find_principal that keeps the Krylov space of `start`.
 template <GramOperator Op, GramOperator Fast>
 [[nodiscard]] principal_direction find_principal_in(Op& op, Fast& fast, vector_view<const double> start,
-                                                    const certify_options& options,
-                                                    lanczos<scalar_of<Fast>>& krylov) {
+                                                    const certify_options& options, krylov_of<Fast>& krylov) {
   const auto dimension = static_cast<index_t>(op.dimension());
   expect(start.size() == dimension, "find_principal: the operator has dimension ", dimension, ", the start ",
          start.size(), " elements");
   principal_direction result;
   Eigen::VectorXd row = map(start);
   std::mt19937_64 random(options.probe.seed + 1);
-  std::optional<lanczos<scalar_of<Fast>>> other;
+  std::optional<krylov_of<Fast>> other;
   int probes = 0;
   for (int attempt = 0; attempt < 3 && probes < most_probes; ++attempt) {
-    auto& space = attempt == 0 ? krylov : other.emplace(dimension, krylov.capacity());
+    auto& space = attempt == 0 ? krylov : other.emplace(krylov_space(fast, krylov.capacity()));
     result.applications += search(op, fast, row, result.at, options, space);
     if (result.at.state != status::ok) {  // no direction in this start: try a random one
       row = gaussian<double>(dimension, random);
@@ -205,7 +206,7 @@ template <GramOperator Op, GramOperator Fast>
                                                  const certify_options& options = {}) {
   detail::expect(options.basis >= 1, "find_principal: a basis of ", options.basis, " vectors");
   const auto dimension = static_cast<index_t>(op.dimension());
-  lanczos<scalar_of<Fast>> krylov(dimension, std::min(options.basis, dimension));
+  auto krylov = krylov_space(fast, std::min(options.basis, dimension));
   return detail::find_principal_in(op, fast, start, options, krylov);
 }
 
