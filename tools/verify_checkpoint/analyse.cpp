@@ -1,5 +1,6 @@
 #include "analyse.hpp"
 
+#include "gpu_operator.hpp"
 #include "parallel.hpp"
 #include "weights.hpp"
 
@@ -121,20 +122,13 @@ void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& p
   }
 }
 
-template <class T>
-expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& stored,
-                          const analysis_options& options) {
-  expert_result result;
-  Eigen::VectorXd row(stored.size());
-  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
-  const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
-                                                                       : direction_source::certificate;
-  const auto principal =
-      find_expert_direction(a, view(std::as_const(row)), source, kernels{},
-                            {.tolerance = options.tolerance, .max_steps = options.max_steps});
+/// The numbers of a row whose direction is known. `op` is M in double.
+template <class Op>
+void describe(Op& op, const Eigen::VectorXd& row, const expert_direction& principal,
+              const analysis_options& options, expert_result& result) {
   if (principal.found.at.state == status::non_finite) {
     result.state = status::non_finite;
-    return result;
+    return;
   }
   result.sigma_1 = principal.sigma_1();
   result.sigma_2 = principal.sigma_2();
@@ -142,13 +136,37 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
                         : std::isfinite(principal.sigma_2()) ? "ritz (estimate)"
                                                              : "none";
   if (result.state == status::ok) {
-    auto op = gram_in_double(a, kernels{});
     measure(op, row, principal, options, result);
   }
+}
+
+template <class T>
+expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& stored,
+                          const analysis_options& options) {
+  expert_result result;
+  Eigen::VectorXd row(stored.size());
+  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
+  const course_options course{.tolerance = options.tolerance, .max_steps = options.max_steps};
+  const auto start = view(std::as_const(row));
+  if (multiplies_on_gpu(options, a.rows(), a.cols())) {
+    gpu_operator op(*options.device, a);
+    describe(op, row, find_expert_direction(op, start, course), options, result);
+    return result;
+  }
+  const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
+                                                                       : direction_source::certificate;
+  const auto principal = find_expert_direction(a, start, source, kernels{}, course);
+  auto op = gram_in_double(a, kernels{});
+  describe(op, row, principal, options, result);
   return result;
 }
 
 }  // namespace
+
+bool multiplies_on_gpu(const analysis_options& options, index_t ffn_dim, index_t hidden_dim) {
+  return options.device != nullptr && !decomposes(options.spectrum, ffn_dim, hidden_dim) &&
+         std::min(ffn_dim, hidden_dim) > certify_options{}.rigorous_up_to;
+}
 
 expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
   const auto row = read_row(layer, expert);
@@ -156,14 +174,18 @@ expert_result analyse_expert(const moe_layer& layer, index_t expert, const analy
   const auto look = [&](const auto& a) { return analyse_row(a, row, options); };
   // In double and row after row: the same bits in every layout, and of packed weights the products of codes
   // and scales as they are. The largest are read where they lie, for memory counts there, and A P, which lies
-  // nowhere, is rounded to floats. Sums lie nowhere either.
+  // nowhere, is rounded to floats. Sums lie nowhere either. A GPU takes what lies somewhere as it is; all
+  // else keeps a core and memory of the host busy, and there are more threads than cores.
   constexpr index_t many = 6'000'000;
   const bool is_large = gate != nullptr && gate->ffn_dim * layer.hidden_dim > many;
+  const bool as_stored = gate != nullptr && layer.latent == nullptr && !gate->tensor->is_packed() &&
+                         multiplies_on_gpu(options, gate->ffn_dim, layer.hidden_dim);
+  const core_of_host core(as_stored ? nullptr : options.device);
   expert_result result;
   if (is_large && layer.latent != nullptr) {
     const auto a = times_latent<float>(layer, read_matrix(layer, expert));
     result = look(view(a));
-  } else if (is_large) {
+  } else if (is_large || as_stored) {
     result = mpi_router::visit_gate(*gate, look);
   } else {
     const auto a = read_gate(layer, expert);
