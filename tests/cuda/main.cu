@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
     check_forward(ctx, effort);
     check_backward(ctx, effort);
     check_gating(ctx, effort);
+    check_gram(ctx, effort);
     if (ctx.capability >= 90) {
       std::printf("the same along the path of sm_80\n");
       ctx.capability = 80;
