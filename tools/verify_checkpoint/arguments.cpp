@@ -169,12 +169,7 @@ void add_analysis_options(CLI::App& app, arguments& a) {
                "Krylov space, to "
                "about a percent")
       ->excludes(svd);
-  app.add_flag(
-         "--gpu", a.gpu,
-         "Multiply on the GPU, in double: experts with min(F, D) above 512, as many at once as it has "
-         "multiprocessors (--threads: at most so many). Small ones are done on the host, and packed weights "
-         "decoded there. The same certificates, and numbers but for rounding")
-      ->excludes(svd);
+  svd->excludes(app.get_option("--gpu"));
   app.add_flag(
          "--list", a.list,
          "Say what the checkpoint holds and how it would be read, and compute nothing; with --json - as JSON")
@@ -222,6 +217,11 @@ void add_common_options(CLI::App& app, arguments& a) {
       ->type_name("LIST");
   app.add_option("--threads", a.threads, "Threads to use; without it as many as the machine has")
       ->type_name("N");
+  app.add_flag("--gpu", a.gpu,
+               "Multiply on the GPU, in double: experts with min(F, D) above 512, an expert on each "
+               "multiprocessor (--threads: so many under way at most). Small ones are done on the host, and "
+               "packed weights "
+               "decoded there. The same certificates, and numbers but for rounding");
   auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
   app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
       ->excludes(experts);

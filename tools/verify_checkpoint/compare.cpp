@@ -2,6 +2,7 @@
 
 #include "analyse.hpp"
 #include "compare_match.hpp"
+#include "gpu_operator.hpp"
 #include "parallel.hpp"
 #include "weights.hpp"
 
@@ -28,7 +29,21 @@ struct seen_expert {
   Eigen::VectorXd next;  ///< after one step, unit norm
 };
 
-seen_expert look_at(const moe_layer& layer, index_t expert) {
+/// The principal direction, found from `start`. Steps are not counted: no row arrives within 1e-300.
+expert_direction find_direction(const gate_matrix& a, vector_view<const double> start, gpu* device) {
+  constexpr course_options course{.tolerance = 1e-300, .max_steps = 0};
+  if (multiplies_on_gpu({.device = device}, a.rows(), a.cols())) {
+    gpu_operator op(*device, view(a));
+    return find_expert_direction(op, start, course);
+  }
+  const auto source = decomposes(spectrum_choice::automatic, a.rows(), a.cols())
+                          ? direction_source::svd
+                          : direction_source::certificate;
+  return find_expert_direction(view(a), start, source, kernels{}, course);
+}
+
+seen_expert look_at(const moe_layer& layer, index_t expert, gpu* device) {
+  const core_of_host core(device);
   seen_expert seen;
   const auto a = read_gate(layer, expert);
   seen.row = read_row(layer, expert);
@@ -36,12 +51,7 @@ seen_expert look_at(const moe_layer& layer, index_t expert) {
   seen.numbers.expert = expert;
   seen.numbers.ffn_dim = a.rows();
   seen.numbers.has_row = retract(view(seen.row), view(start), 1.0) == status::ok;
-  const auto source = decomposes(spectrum_choice::automatic, a.rows(), a.cols())
-                          ? direction_source::svd
-                          : direction_source::certificate;
-  // Steps are not counted: no row arrives within 1e-300.
-  const auto principal = find_expert_direction(view(a), view(std::as_const(start)), source, kernels{},
-                                               {.tolerance = 1e-300, .max_steps = 0});
+  const auto principal = find_direction(a, view(std::as_const(start)), device);
   seen.v = Eigen::VectorXd::Zero(seen.row.size());
   seen.next = start;
   seen.found = principal.found;
@@ -84,30 +94,34 @@ Eigen::MatrixXd likeness_of(const std::vector<seen_expert>& a, const std::vector
 
 /// ‖B − A‖₂ of two experts with as many neurons. In units of a power of two near its largest element, whose
 /// square need not be a double.
-std::optional<norm_bounds> norm_of_change(const moe_layer& a, index_t i, const moe_layer& b, index_t j) {
+std::optional<norm_bounds> norm_of_change(const moe_layer& a, index_t i, const moe_layer& b, index_t j,
+                                          gpu* device) {
   const auto expert = [](const moe_layer& layer, index_t e) {
     return layer.gates[static_cast<std::size_t>(e)];
   };
   if (expert(a, i).ffn_dim != expert(b, j).ffn_dim) {
     return std::nullopt;
   }
+  const core_of_host core(device);
   gate_matrix change = read_gate(b, j);
   change -= read_gate(a, i);
   const double largest = change.cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
   const int exponent = std::isfinite(largest) && largest > 0 ? std::ilogb(largest) : 0;
   change = change.unaryExpr([exponent](double x) { return std::ldexp(x, -exponent); });
-  auto norm = spectral_norm(gate_operator(change));
+  auto norm = multiplies_on_gpu({.device = device}, change.rows(), change.cols())
+                  ? spectral_norm(gpu_operator(*device, view(std::as_const(change))))
+                  : spectral_norm(gate_operator(change));
   norm.value = std::ldexp(norm.value, exponent);
   norm.high = std::ldexp(norm.high, exponent);
   return norm;
 }
 
 pair_result compare_pair(const moe_layer& layer_a, const seen_expert& a, const moe_layer& layer_b,
-                         const seen_expert& b) {
+                         const seen_expert& b, gpu* device) {
   pair_result pair{a.numbers, b.numbers, {}, {}, std::nullopt, {}};
   pair.row = compare_rows(view(a.row), view(b.row));
   pair.direction = compare_directions(a.found, b.found);
-  pair.change = norm_of_change(layer_a, a.numbers.expert, layer_b, b.numbers.expert);
+  pair.change = norm_of_change(layer_a, a.numbers.expert, layer_b, b.numbers.expert, device);
   if (pair.change) {
     pair.wedin = wedin_limit(a.found, b.found, *pair.change);
   }
@@ -123,18 +137,18 @@ Eigen::MatrixXd rows_of(const std::vector<seen_expert>& experts, Eigen::VectorXd
   return out;
 }
 
-std::vector<seen_expert> look_at_all(const moe_layer& layer, const progress_call& progress) {
+std::vector<seen_expert> look_at_all(const moe_layer& layer, gpu* device, const progress_call& progress) {
   std::vector<seen_expert> experts(static_cast<std::size_t>(layer.num_experts));
   for_each_parallel(
-      layer.num_experts, [&](index_t i) { experts[static_cast<std::size_t>(i)] = look_at(layer, i); },
+      layer.num_experts, [&](index_t i) { experts[static_cast<std::size_t>(i)] = look_at(layer, i, device); },
       progress);
   return experts;
 }
 
 void compare_layer(layer_comparison& pair, const token_matrix& tokens, std::optional<index_t> top_k,
-                   const std::function<progress_call(index_t)>& progress_of) {
-  const auto a = look_at_all(*pair.a, progress_of(pair.a->num_experts));
-  const auto b = look_at_all(*pair.b, progress_of(pair.b->num_experts));
+                   gpu* device, const std::function<progress_call(index_t)>& progress_of) {
+  const auto a = look_at_all(*pair.a, device, progress_of(pair.a->num_experts));
+  const auto b = look_at_all(*pair.b, device, progress_of(pair.b->num_experts));
   const auto match = match_experts(likeness_of(a, b));
   pair.by_number = match.by_number;
   pair.only_a = match.only_a;
@@ -145,8 +159,8 @@ void compare_layer(layer_comparison& pair, const token_matrix& tokens, std::opti
       count,
       [&](index_t k) {
         const auto [i, j] = match.pairs[static_cast<std::size_t>(k)];
-        pair.pairs[static_cast<std::size_t>(k)] =
-            compare_pair(*pair.a, a[static_cast<std::size_t>(i)], *pair.b, b[static_cast<std::size_t>(j)]);
+        pair.pairs[static_cast<std::size_t>(k)] = compare_pair(
+            *pair.a, a[static_cast<std::size_t>(i)], *pair.b, b[static_cast<std::size_t>(j)], device);
       },
       progress_of(count));
   pair.no_share = !top_k                                                 ? "K is not known"
@@ -205,7 +219,8 @@ class token_source {
 }  // namespace
 
 void compare(const std::vector<const moe_layer*>& a, const std::vector<const moe_layer*>& b,
-             const choice_options& options, comparison_result& result, const progress_call& progress) {
+             const choice_options& options, gpu* device, comparison_result& result,
+             const progress_call& progress) {
   const auto match = match_layers(a, b);
   result.only_a = match.only_a;
   result.only_b = match.only_b;
@@ -233,7 +248,8 @@ void compare(const std::vector<const moe_layer*>& a, const std::vector<const moe
   for (auto& pair : result.layers) {
     if (pair.problem.empty()) {
       const token_matrix none;
-      compare_layer(pair, options.top_k ? tokens.of(pair.a->hidden_dim) : none, options.top_k, progress_of);
+      compare_layer(pair, options.top_k ? tokens.of(pair.a->hidden_dim) : none, options.top_k, device,
+                    progress_of);
     }
   }
 }

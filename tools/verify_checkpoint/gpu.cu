@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -93,6 +94,9 @@ gpu::gpu(int rank)
     : implementation_(std::make_unique<implementation>()),
       cores_(std::max(1, static_cast<int>(std::thread::hardware_concurrency()))) {
   auto& own = *implementation_;
+  // Streams that share a queue to the device may wait for each other. The driver reads this once, and by
+  // itself takes 8 queues.
+  ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int count = 0;
   const auto code = cudaGetDeviceCount(&count);
   if (code != cudaSuccess || count == 0) {
@@ -133,7 +137,9 @@ int gpu::make_room(index_t ffn_dim, index_t hidden_dim) {
   const std::size_t each = static_cast<std::size_t>(ffn_dim * hidden_dim) * sizeof(double) +
                            most_spaces * bytes_of_vectors(most_vectors, hidden_dim) +
                            cuda::gram_operator<double>::workspace_bytes(ffn_dim, hidden_dim, most_vectors);
-  const auto room = std::min(static_cast<std::size_t>(own.context.multiprocessors), free / 5 * 4 / each);
+  // One for each multiprocessor, and a quarter more that are being read.
+  const auto most = static_cast<std::size_t>(own.context.multiprocessors) / 4 * 5;
+  const auto room = std::min(most, free / 5 * 4 / each);
   if (room == 0) {
     const auto megabytes = [](std::size_t x) { return std::to_string(x / 1'000'000) + " MB"; };
     throw std::runtime_error("--gpu: " + own.name + " has " + megabytes(free) +

@@ -60,8 +60,9 @@ class gpu {
   /// "NVIDIA H200".
   [[nodiscard]] const std::string& name() const noexcept;
 
-  /// Makes room for as many experts of up to these sizes as the device has multiprocessors and memory for,
-  /// and returns how many. Throws std::runtime_error where there is not enough for one.
+  /// Makes room for as many experts of up to these sizes as the device has multiprocessors, a quarter more
+  /// that are being read, and memory for. Returns how many. Throws std::runtime_error where not even one
+  /// fits.
   int make_room(index_t ffn_dim, index_t hidden_dim);
 
   /// Held by what computes on the host, a core each: there are more threads than cores.

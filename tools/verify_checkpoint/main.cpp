@@ -4,6 +4,7 @@
 #include "compare_run.hpp"
 #include "coverage.hpp"
 #include "find_layers.hpp"
+#include "gpu_room.hpp"
 #include "outputs.hpp"
 #include "parallel.hpp"
 #include "progress.hpp"
@@ -138,27 +139,6 @@ int run_list(const arguments& a) {
   return 0;
 }
 
-/// Makes room on the device for the experts of these layers that go there, and as many threads.
-void prepare(gpu& device, const arguments& a, const analysis_options& options,
-             const std::vector<const moe_layer*>& layers) {
-  index_t ffn_dim = 0;
-  index_t hidden_dim = 0;
-  for (const auto* layer : layers) {
-    const auto parts = std::max<index_t>(1, static_cast<index_t>(layer->measured.size()));
-    if (multiplies_on_gpu(options, parts * layer->ffn_dim, layer->hidden_dim)) {
-      ffn_dim = std::max(ffn_dim, parts * layer->ffn_dim);
-      hidden_dim = std::max(hidden_dim, layer->hidden_dim);
-    }
-  }
-  if (ffn_dim == 0) {
-    fmt::print(stderr, "--gpu: all experts are done on the host, for none has min(F, D) above {}\n",
-               svd_up_to);
-    return;
-  }
-  const int room = device.make_room(ffn_dim, hidden_dim);
-  use_threads(a.threads > 0 ? std::min(a.threads, room) : room);
-}
-
 int run_verify(const arguments& a, ranks& all) {
   std::optional<gpu> device;
   if (a.gpu) {
@@ -174,7 +154,7 @@ int run_verify(const arguments& a, ranks& all) {
                                  .trace = !a.trace.empty(),
                                  .device = device ? &*device : nullptr};
   if (device) {
-    prepare(*device, a, options, inputs.layers());
+    make_room(*device, a, options, inputs.layers());
   }
   auto checkpoints = without_results(inputs);
   const auto files = verify_experts(a, inputs.models, options, checkpoints, all);
