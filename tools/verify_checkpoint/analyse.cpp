@@ -124,8 +124,8 @@ void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& p
 
 /// The numbers of a row whose direction is known. `op` is M in double.
 template <class Op>
-void describe(Op& op, const Eigen::VectorXd& row, const expert_direction& principal,
-              const analysis_options& options, expert_result& result) {
+void measure_row(Op& op, const Eigen::VectorXd& row, const expert_direction& principal,
+                 const analysis_options& options, expert_result& result) {
   if (principal.found.at.state == status::non_finite) {
     result.state = status::non_finite;
     return;
@@ -150,14 +150,14 @@ expert_result analyse_row(const matrix_view<const T>& a, const Eigen::VectorXd& 
   const auto start = view(std::as_const(row));
   if (multiplies_on_gpu(options, a.rows(), a.cols())) {
     gpu_operator op(*options.device, a);
-    describe(op, row, find_expert_direction(op, start, course), options, result);
+    measure_row(op, row, find_expert_direction(op, start, course), options, result);
     return result;
   }
   const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
                                                                        : direction_source::certificate;
   const auto principal = find_expert_direction(a, start, source, kernels{}, course);
   auto op = gram_in_double(a, kernels{});
-  describe(op, row, principal, options, result);
+  measure_row(op, row, principal, options, result);
   return result;
 }
 
