@@ -82,7 +82,7 @@ TEST_CASE("--gpu says what is missing") {
 }
 
 TEST_CASE("--gpu decomposes nothing, and belongs to the verification itself") {
-  check_refused({data_file("tiny-mpi.safetensors"), "--gpu", "--svd"}, "--svd excludes --gpu");
+  check_refused({data_file("tiny-mpi.safetensors"), "--gpu", "--svd"}, "--gpu excludes --svd");
   check_refused({"--gpu", "compare", data_file("tiny-mpi.safetensors"), data_file("tiny-mpi.safetensors")},
                 "--gpu before compare is not heeded");
 }
