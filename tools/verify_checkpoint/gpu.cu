@@ -25,7 +25,7 @@ using namespace mpi_router;
 
 void must(const char* call, cudaError_t code) {
   if (code != cudaSuccess) {
-    throw cuda::cuda_error(std::string(call) + ": " + cudaGetErrorString(code), static_cast<int>(code));
+    throw std::runtime_error(std::string("--gpu: ") + call + ": " + cudaGetErrorString(code));
   }
 }
 
