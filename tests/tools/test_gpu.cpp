@@ -143,19 +143,21 @@ TEST_CASE("several steps are taken at once, and none twice") {
   auto krylov = krylov_space(op, 30);
   auto on_host = gram_in_double(gate_fd(a.data(), few_neurons, few_hidden));
   auto other = krylov_space(on_host, 30);
-  const auto begin = [](auto& space) {
+  std::uint64_t seed = 2;
+  const auto begin = [&seed](auto& space) {
     space.deflate(random_row(1));
-    return space.start(random_row(2));
+    return space.start(random_row(seed));
   };
-  for (int round = 0; round < 2; ++round) {  // begun anew, what was ahead does not count
+  for (const int steps : {10, 2, 2}) {  // begun anew, what was ahead does not count
+    ++seed;
     REQUIRE(begin(krylov));
     REQUIRE(begin(other));
     host_gpu::launches = 0;
-    for (int k = 0; k < 10; ++k) {
+    for (int k = 0; k < steps; ++k) {
       krylov.step(op);
       other.step(on_host);
     }
-    CHECK(host_gpu::launches == 3);
+    CHECK(host_gpu::launches == (steps + 3) / 4);
     CHECK((krylov.diagonal() - other.diagonal()).norm() <= 1e-12 * other.diagonal().norm());
     CHECK((krylov.off_diagonal() - other.off_diagonal()).norm() <= 1e-12 * other.off_diagonal().norm());
     const Eigen::VectorXd top = krylov.vector(krylov.top());
