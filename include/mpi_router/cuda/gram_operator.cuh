@@ -52,6 +52,7 @@ class gram_operator {
     return 2 * sizeof(double) * static_cast<std::size_t>(std::max(hidden_dim, vectors) + 1);
   }
 
+  /// Of A, with memory of these sizes, aligned to 256, and room for bases of up to `vectors` vectors.
   gram_operator(const context& ctx, matrix_view<const T, device_space> a, const workspace& scratch,
                 const workspace& staging, index_t vectors = 0)
       : ctx_(ctx), ffn_dim_(a.rows()), hidden_dim_(a.cols()), vectors_(vectors) {

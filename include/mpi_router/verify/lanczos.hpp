@@ -208,6 +208,7 @@ template <GramOperator Op>
     return lanczos<S>(static_cast<index_t>(op.dimension()), capacity, scale, deflated);
   }
 }
+/// The Krylov space of an operator.
 template <GramOperator Op>
 using krylov_of = decltype(krylov_space(std::declval<std::remove_cvref_t<Op>&>(), index_t{}));
 
