@@ -7,5 +7,6 @@ void check_forward(const mpi_router::cuda::context& ctx, int effort);
 void check_backward(const mpi_router::cuda::context& ctx, int effort);
 void check_gating(const mpi_router::cuda::context& ctx, int effort);
 void check_edges(const mpi_router::cuda::context& ctx, int effort);
+void check_gram(const mpi_router::cuda::context& ctx, int effort);
 void check_refusals(const mpi_router::cuda::context& ctx);
 }  // namespace gpu_check

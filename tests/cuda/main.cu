@@ -1,7 +1,8 @@
-// Checks everything in cuda/ on the current device: gpu_check [effort]. Exit code 77 where there is no
-// device.
+// Checks everything in cuda/ on the current device, or what one name stands for: gpu_check [effort [gram]].
+// Exit code 77 where there is no device.
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
@@ -18,6 +19,13 @@ int main(int argc, char** argv) {
   try {
     cuda::context ctx = cuda::make_context();
     std::printf("sm_%d, %d multiprocessors, effort %d\n", ctx.capability, ctx.multiprocessors, effort);
+    if (argc <= 2 || std::strcmp(argv[2], "gram") == 0) {
+      check_gram(ctx, effort);
+    }
+    if (argc > 2) {
+      std::printf("%d checks of %s, %d failures\n", checks, argv[2], failures);
+      return failures == 0 && checks > 0 ? 0 : 1;
+    }
     check_refusals(ctx);
     check_edges(ctx, effort);
     check_forward(ctx, effort);

@@ -1,6 +1,7 @@
 #include "analyse.hpp"
 
 #include "gates.hpp"
+#include "gpu_operator.hpp"
 #include "parallel.hpp"
 
 #include <mpi_router/manifold/power_iteration.hpp>
@@ -122,19 +123,13 @@ void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& p
   }
 }
 
-/// a: a matrix_view or a packed_gate.
-template <class Gate>
-expert_result analyse_row(const Gate& a, const Eigen::VectorXd& stored, const analysis_options& options) {
-  expert_result result;
-  Eigen::VectorXd row(stored.size());
-  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
-  const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
-                                                                       : direction_source::certificate;
-  const auto principal = direction_of(a, view(std::as_const(row)), source,
-                                      {.tolerance = options.tolerance, .max_steps = options.max_steps});
+/// The numbers of a row whose direction is known. `op` is M in double.
+template <class Op>
+void measure_row(Op& op, const Eigen::VectorXd& row, const expert_direction& principal,
+                 const analysis_options& options, expert_result& result) {
   if (principal.found.at.state == status::non_finite) {
     result.state = status::non_finite;
-    return result;
+    return;
   }
   result.sigma_1 = principal.sigma_1();
   result.sigma_2 = principal.sigma_2();
@@ -142,9 +137,30 @@ expert_result analyse_row(const Gate& a, const Eigen::VectorXd& stored, const an
                         : std::isfinite(principal.sigma_2()) ? "ritz (estimate)"
                                                              : "none";
   if (result.state == status::ok) {
-    auto op = operator_in_double(a);
     measure(op, row, principal, options, result);
   }
+}
+
+/// a: a matrix_view or a packed_gate.
+template <class Gate>
+expert_result analyse_row(const Gate& a, const Eigen::VectorXd& stored, const analysis_options& options) {
+  expert_result result;
+  Eigen::VectorXd row(stored.size());
+  result.state = retract(view(stored), view(row), 1.0);  // only its direction matters
+  const course_options course{.tolerance = options.tolerance, .max_steps = options.max_steps};
+  const auto start = view(std::as_const(row));
+  if constexpr (!std::same_as<Gate, packed_gate>) {
+    if (multiplies_on_gpu(options, a.rows(), a.cols())) {
+      gpu_operator op(*options.device, a);
+      measure_row(op, row, find_expert_direction(op, start, course), options, result);
+      return result;
+    }
+  }
+  const auto source = decomposes(options.spectrum, a.rows(), a.cols()) ? direction_source::svd
+                                                                       : direction_source::certificate;
+  const auto principal = direction_of(a, start, source, course);
+  auto op = operator_in_double(a);
+  measure_row(op, row, principal, options, result);
   return result;
 }
 
@@ -165,6 +181,11 @@ expert_result look_by_rows(const matrix_view<const T>& a, const Look& look) {
 
 }  // namespace
 
+bool multiplies_on_gpu(const analysis_options& options, index_t ffn_dim, index_t hidden_dim) {
+  return options.device != nullptr && !decomposes(options.spectrum, ffn_dim, hidden_dim) &&
+         std::min(ffn_dim, hidden_dim) > certify_options{}.rigorous_up_to;
+}
+
 expert_result analyse_expert(const moe_layer& layer, index_t expert, const analysis_options& options) {
   const auto row = read_row(layer, expert);
   const auto* gate = only_block(layer, expert);
@@ -172,18 +193,23 @@ expert_result analyse_expert(const moe_layer& layer, index_t expert, const analy
   // Small ones in double. Larger ones as they are stored, for memory and time count there: where they lie, or
   // row after row, so that every layout gives the same bits. Packed ones stay packed where they can; else
   // they have products of codes and scales that floats do not hold, and A P and sums lie nowhere: in double,
-  // the largest in float.
-  const bool large = gate != nullptr && is_large(gate->ffn_dim, layer.hidden_dim);
-  const bool small =
-      gate == nullptr || std::min(gate->ffn_dim, layer.hidden_dim) <= certify_options{}.rigorous_up_to;
+  // the largest in float. A GPU takes what lies somewhere as it is; all else keeps a core and memory of the
+  // host busy, and there are more threads than cores.
+  const index_t ffn_dim = gate == nullptr ? 0 : gate->ffn_dim;
+  const bool large = is_large(ffn_dim, layer.hidden_dim);
+  const bool on_gpu = multiplies_on_gpu(options, ffn_dim, layer.hidden_dim);
+  const bool as_stored = std::min(ffn_dim, layer.hidden_dim) > certify_options{}.rigorous_up_to &&
+                         layer.latent == nullptr && !gate->tensor->is_packed();
+  const core_of_host core(on_gpu && as_stored ? nullptr : options.device);
   expert_result result;
-  if (const auto packed = kept_packed(layer, expert, options.spectrum)) {
+  if (const auto packed = on_gpu ? std::nullopt : kept_packed(layer, expert, options.spectrum)) {
     result = look(*packed);
   } else if (large && layer.latent != nullptr) {
     const auto a = times_latent<float>(layer, read_matrix(layer, expert));
     result = look(view(a));
-  } else if (large || (!small && layer.latent == nullptr && !gate->tensor->is_packed())) {
-    result = mpi_router::visit_gate(*gate, [&](const auto& a) { return look_by_rows(a, look); });
+  } else if (large || as_stored) {
+    result = mpi_router::visit_gate(*gate,
+                                    [&](const auto& a) { return on_gpu ? look(a) : look_by_rows(a, look); });
   } else {
     const auto a = read_gate(layer, expert);
     result = look(view(a));

@@ -1,6 +1,7 @@
 // Looks at each router row and its expert.
 #pragma once
 
+#include "gpu.hpp"
 #include "ranks.hpp"
 #include "results.hpp"
 #include "task_list.hpp"
@@ -34,7 +35,12 @@ struct analysis_options {
   index_t max_steps = 10000;
   spectrum_choice spectrum = spectrum_choice::automatic;
   bool trace = false;
+  gpu* device = nullptr;  ///< where experts are multiplied that are not decomposed; null for the host
 };
+
+/// Whether an expert of this size goes to the GPU, where there is one: not if it is decomposed, or small
+/// enough for the rigorous bound.
+[[nodiscard]] bool multiplies_on_gpu(const analysis_options& options, index_t ffn_dim, index_t hidden_dim);
 
 /// One expert. Never throws for numbers, however odd.
 [[nodiscard]] expert_result analyse_expert(const moe_layer& layer, index_t expert,

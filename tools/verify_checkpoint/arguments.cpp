@@ -77,7 +77,8 @@ Coverage: "n of m layers, r of s rows" counts all routers and experts that the f
   shards (…-00002-of-00003), the index or the config.json beside promise. What is not looked at, or not there, is named,
   and so is what --layers and --sample leave out, which --require-angle then does not ask for.
 
-JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "layers": […], "unmatched": […]}}. "coverage" has
+JSON: {{"version", "tolerance", "max_steps", "exact", "coverage": {{…}}, "layers": […], "unmatched": […]}}, and with --gpu
+  "device", its name. "coverage" has
   "layers", "layers_looked_at", "layers_certified", the same of "rows", "complete" and "summary", a sentence; certified
   means to the angle of --require-angle or, without it, to any. A layer has "file", "name" (the prefix that its router
   and experts share), "family", "router", "gate" (names of tensors), "router_dtype", "dtype", "router_layout",
@@ -95,6 +96,7 @@ Lines: the first line of --lines is a header, what the numbers depend on; then a
   "angle", and "trace", rows of step, rho, residual, angle. To resume, the header must be that of the new run.
 
 mpirun -n N --bind-to none verify_checkpoint ...  spreads the experts over N processes, where this was built with MPI.
+  With --gpu process k takes GPU k, or k modulo how many there are.
 
 Exit status: 0 done; 1 done, but with --require-angle a row could not be certified, or something was not looked at or is
   missing; 2 bad input or usage, or no layer that can be read, in which case neither JSON nor trace nor page is written.
@@ -105,6 +107,7 @@ Examples:
   verify_checkpoint model-folder --report pages           then open pages/index.html
   verify_checkpoint model-folder --json out.json --lines run.jsonl --resume    again after it was killed
   verify_checkpoint model.safetensors --no-svd --require-angle 0.01
+  verify_checkpoint model-folder --gpu --json out.json --lines run.jsonl --resume
   verify_checkpoint m.safetensors --router 'blk.{{layer}}.route' --gate 'blk.{{layer}}.ffn.{{expert}}.gate' --layout nfd
   verify_checkpoint recondition model-folder new-folder --steps 20
   verify_checkpoint compare model-folder model-q4_k.gguf
@@ -166,6 +169,7 @@ void add_analysis_options(CLI::App& app, arguments& a) {
                "Krylov space, to "
                "about a percent")
       ->excludes(svd);
+  svd->excludes(app.get_option("--gpu"));
   app.add_flag(
          "--list", a.list,
          "Say what the checkpoint holds and how it would be read, and compute nothing; with --json - as JSON")
@@ -213,6 +217,11 @@ void add_common_options(CLI::App& app, arguments& a) {
       ->type_name("LIST");
   app.add_option("--threads", a.threads, "Threads to use; without it as many as the machine has")
       ->type_name("N");
+  app.add_flag("--gpu", a.gpu,
+               "Multiply on the GPU, in double: experts with min(F, D) above 512, an expert on each "
+               "multiprocessor (--threads: so many under way at most). Small ones are done on the host, and "
+               "packed weights "
+               "decoded there. The same certificates, and numbers but for rounding");
   auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
   app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
       ->excludes(experts);

@@ -50,6 +50,7 @@ struct arguments {
   std::string layers;  ///< "3,17-20"
   std::optional<index_t> sample;
   int threads = 0;  ///< 0: as many as there are
+  bool gpu = false;
   bool worst_first = false;
   bool experts = false;
   bool summary = false;

@@ -2,6 +2,7 @@
 
 #include "compare_match.hpp"
 #include "gates.hpp"
+#include "gpu_operator.hpp"
 #include "parallel.hpp"
 
 #include <mpi_router/manifold/power_step.hpp>
@@ -27,21 +28,32 @@ struct seen_expert {
   Eigen::VectorXd next;  ///< after one step, unit norm
 };
 
+/// The principal direction, found from `start`. Steps are not counted: no row arrives within 1e-300.
+template <class Gate>
+expert_direction find_direction(const Gate& a, vector_view<const double> start, gpu* device) {
+  constexpr course_options course{.tolerance = 1e-300, .max_steps = 0};
+  if constexpr (!std::same_as<Gate, packed_gate>) {
+    if (multiplies_on_gpu({.device = device}, a.rows(), a.cols())) {
+      gpu_operator op(*device, a);
+      return find_expert_direction(op, start, course);
+    }
+  }
+  const auto source = decomposes(spectrum_choice::automatic, a.rows(), a.cols())
+                          ? direction_source::svd
+                          : direction_source::certificate;
+  return direction_of(a, start, source, course);
+}
+
 /// a: a matrix_view or a packed_gate.
 template <class Gate>
-seen_expert look_at_gate(const Gate& a, const moe_layer& layer, index_t expert) {
+seen_expert look_at_gate(const Gate& a, const moe_layer& layer, index_t expert, gpu* device) {
   seen_expert seen;
   seen.row = read_row(layer, expert);
   Eigen::VectorXd start(seen.row.size());
   seen.numbers.expert = expert;
   seen.numbers.ffn_dim = a.rows();
   seen.numbers.has_row = retract(view(seen.row), view(start), 1.0) == status::ok;
-  const auto source = decomposes(spectrum_choice::automatic, a.rows(), a.cols())
-                          ? direction_source::svd
-                          : direction_source::certificate;
-  // Steps are not counted: no row arrives within 1e-300.
-  const auto principal =
-      direction_of(a, view(std::as_const(start)), source, {.tolerance = 1e-300, .max_steps = 0});
+  const auto principal = find_direction(a, view(std::as_const(start)), device);
   seen.v = Eigen::VectorXd::Zero(seen.row.size());
   seen.next = start;
   seen.found = principal.found;
@@ -63,12 +75,14 @@ seen_expert look_at_gate(const Gate& a, const moe_layer& layer, index_t expert) 
   return seen;
 }
 
-seen_expert look_at(const moe_layer& layer, index_t expert) {
-  if (const auto packed = kept_packed(layer, expert, spectrum_choice::automatic)) {
-    return look_at_gate(*packed, layer, expert);
+seen_expert look_at(const moe_layer& layer, index_t expert, gpu* device) {
+  const core_of_host core(device);
+  if (const auto packed =
+          device != nullptr ? std::nullopt : kept_packed(layer, expert, spectrum_choice::automatic)) {
+    return look_at_gate(*packed, layer, expert, nullptr);
   }
   const auto a = read_gate(layer, expert);
-  return look_at_gate(view(a), layer, expert);
+  return look_at_gate(view(a), layer, expert, device);
 }
 
 /// |⟨v, v'⟩| + ⟨r̂, r̂'⟩ of all pairs; what is not known adds nothing.
@@ -93,30 +107,34 @@ Eigen::MatrixXd likeness_of(const std::vector<seen_expert>& a, const std::vector
 
 /// ‖B − A‖₂ of two experts with as many neurons. In units of a power of two near its largest element, whose
 /// square need not be a double.
-std::optional<norm_bounds> norm_of_change(const moe_layer& a, index_t i, const moe_layer& b, index_t j) {
+std::optional<norm_bounds> norm_of_change(const moe_layer& a, index_t i, const moe_layer& b, index_t j,
+                                          gpu* device) {
   const auto expert = [](const moe_layer& layer, index_t e) {
     return layer.gates[static_cast<std::size_t>(e)];
   };
   if (expert(a, i).ffn_dim != expert(b, j).ffn_dim) {
     return std::nullopt;
   }
+  const core_of_host core(device);
   gate_matrix change = read_gate(b, j);
   change -= read_gate(a, i);
   const double largest = change.cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
   const int exponent = std::isfinite(largest) && largest > 0 ? std::ilogb(largest) : 0;
   change = change.unaryExpr([exponent](double x) { return std::ldexp(x, -exponent); });
-  auto norm = spectral_norm(gate_operator(change));
+  auto norm = multiplies_on_gpu({.device = device}, change.rows(), change.cols())
+                  ? spectral_norm(gpu_operator(*device, view(std::as_const(change))))
+                  : spectral_norm(gate_operator(change));
   norm.value = std::ldexp(norm.value, exponent);
   norm.high = std::ldexp(norm.high, exponent);
   return norm;
 }
 
 pair_result compare_pair(const moe_layer& layer_a, const seen_expert& a, const moe_layer& layer_b,
-                         const seen_expert& b) {
+                         const seen_expert& b, gpu* device) {
   pair_result pair{a.numbers, b.numbers, {}, {}, std::nullopt, {}};
   pair.row = compare_rows(view(a.row), view(b.row));
   pair.direction = compare_directions(a.found, b.found);
-  pair.change = norm_of_change(layer_a, a.numbers.expert, layer_b, b.numbers.expert);
+  pair.change = norm_of_change(layer_a, a.numbers.expert, layer_b, b.numbers.expert, device);
   if (pair.change) {
     pair.wedin = wedin_limit(a.found, b.found, *pair.change);
   }
@@ -132,18 +150,18 @@ Eigen::MatrixXd rows_of(const std::vector<seen_expert>& experts, Eigen::VectorXd
   return out;
 }
 
-std::vector<seen_expert> look_at_all(const moe_layer& layer, const progress_call& progress) {
+std::vector<seen_expert> look_at_all(const moe_layer& layer, gpu* device, const progress_call& progress) {
   std::vector<seen_expert> experts(static_cast<std::size_t>(layer.num_experts));
   for_each_parallel(
-      layer.num_experts, [&](index_t i) { experts[static_cast<std::size_t>(i)] = look_at(layer, i); },
+      layer.num_experts, [&](index_t i) { experts[static_cast<std::size_t>(i)] = look_at(layer, i, device); },
       progress);
   return experts;
 }
 
 void compare_layer(layer_comparison& pair, const token_matrix& tokens, std::optional<index_t> top_k,
-                   const std::function<progress_call(index_t)>& progress_of) {
-  const auto a = look_at_all(*pair.a, progress_of(pair.a->num_experts));
-  const auto b = look_at_all(*pair.b, progress_of(pair.b->num_experts));
+                   gpu* device, const std::function<progress_call(index_t)>& progress_of) {
+  const auto a = look_at_all(*pair.a, device, progress_of(pair.a->num_experts));
+  const auto b = look_at_all(*pair.b, device, progress_of(pair.b->num_experts));
   const auto match = match_experts(likeness_of(a, b));
   pair.by_number = match.by_number;
   pair.only_a = match.only_a;
@@ -154,8 +172,8 @@ void compare_layer(layer_comparison& pair, const token_matrix& tokens, std::opti
       count,
       [&](index_t k) {
         const auto [i, j] = match.pairs[static_cast<std::size_t>(k)];
-        pair.pairs[static_cast<std::size_t>(k)] =
-            compare_pair(*pair.a, a[static_cast<std::size_t>(i)], *pair.b, b[static_cast<std::size_t>(j)]);
+        pair.pairs[static_cast<std::size_t>(k)] = compare_pair(
+            *pair.a, a[static_cast<std::size_t>(i)], *pair.b, b[static_cast<std::size_t>(j)], device);
       },
       progress_of(count));
   pair.no_share = !top_k                                                 ? "K is not known"
@@ -214,7 +232,8 @@ class token_source {
 }  // namespace
 
 void compare(const std::vector<const moe_layer*>& a, const std::vector<const moe_layer*>& b,
-             const choice_options& options, comparison_result& result, const progress_call& progress) {
+             const choice_options& options, gpu* device, comparison_result& result,
+             const progress_call& progress) {
   const auto match = match_layers(a, b);
   result.only_a = match.only_a;
   result.only_b = match.only_b;
@@ -242,7 +261,8 @@ void compare(const std::vector<const moe_layer*>& a, const std::vector<const moe
   for (auto& pair : result.layers) {
     if (pair.problem.empty()) {
       const token_matrix none;
-      compare_layer(pair, options.top_k ? tokens.of(pair.a->hidden_dim) : none, options.top_k, progress_of);
+      compare_layer(pair, options.top_k ? tokens.of(pair.a->hidden_dim) : none, options.top_k, device,
+                    progress_of);
     }
   }
 }

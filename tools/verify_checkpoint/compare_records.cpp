@@ -84,26 +84,29 @@ std::string to_json(const comparison_result& result) {
     layers.push_back(layer_record(pair));
   }
   const auto covered = coverage_of(result);
-  const json document{{"version", fmt::format("{}.{}.{}", MPIROUTER_VERSION_MAJOR, MPIROUTER_VERSION_MINOR,
-                                              MPIROUTER_VERSION_PATCH)},
-                      {"a", result.path_a},
-                      {"b", result.path_b},
-                      {"tokens", result.tokens},
-                      {"top_k", result.top_k ? json(*result.top_k) : json(nullptr)},
-                      {"coverage",
-                       {{"layers", covered.layers},
-                        {"layers_compared", covered.layers_compared},
-                        {"experts", covered.experts},
-                        {"experts_compared", covered.experts_compared},
-                        {"layers_not_asked_for", covered.layers_skipped},
-                        {"experts_not_asked_for", covered.experts_skipped},
-                        {"complete", covered.is_complete()},
-                        {"summary", describe(covered)}}},
-                      {"layers", std::move(layers)},
-                      {"only_a", names_of(result.only_a)},
-                      {"only_b", names_of(result.only_b)},
-                      {"unmatched_a", omission_records(*result.found_a)},
-                      {"unmatched_b", omission_records(*result.found_b)}};
+  json document{{"version", fmt::format("{}.{}.{}", MPIROUTER_VERSION_MAJOR, MPIROUTER_VERSION_MINOR,
+                                        MPIROUTER_VERSION_PATCH)},
+                {"a", result.path_a},
+                {"b", result.path_b},
+                {"tokens", result.tokens},
+                {"top_k", result.top_k ? json(*result.top_k) : json(nullptr)},
+                {"coverage",
+                 {{"layers", covered.layers},
+                  {"layers_compared", covered.layers_compared},
+                  {"experts", covered.experts},
+                  {"experts_compared", covered.experts_compared},
+                  {"layers_not_asked_for", covered.layers_skipped},
+                  {"experts_not_asked_for", covered.experts_skipped},
+                  {"complete", covered.is_complete()},
+                  {"summary", describe(covered)}}},
+                {"layers", std::move(layers)},
+                {"only_a", names_of(result.only_a)},
+                {"only_b", names_of(result.only_b)},
+                {"unmatched_a", omission_records(*result.found_a)},
+                {"unmatched_b", omission_records(*result.found_b)}};
+  if (!result.device.empty()) {
+    document["device"] = result.device;
+  }
   return document.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

@@ -61,6 +61,7 @@ struct comparison_result {
   std::string tokens;            ///< what they are: "4096 Gaussian tokens"
   std::optional<index_t> top_k;  ///< K
   std::string top_k_from;        ///< who says so
+  std::string device;            ///< that multiplied; empty for the host
   index_t layers_skipped = 0;    ///< that --layers leaves out, of the checkpoint that has more of them
   index_t experts_skipped = 0;   ///< of those
   std::vector<left_out> others;  ///< left_out_of() it

@@ -5,6 +5,7 @@
 #include "compare_report.hpp"
 #include "compare_table.hpp"
 #include "find_layers.hpp"
+#include "gpu_room.hpp"
 #include "hints.hpp"
 #include "outputs.hpp"
 #include "progress.hpp"
@@ -42,7 +43,7 @@ JSON: {"version", "a", "b", "tokens", "top_k", "coverage": {…}, "layers": […
   "cosine_stored" (of its own row to its own direction), "sigma1", "sigma2", "sigma2_from"; "row_cosine", "row_angle",
   "direction_cosine", "direction_angle", "direction_uncertainty", "change_norm", "change_norm_bound" (also Weyl's, of
   every σ; it fails with a probability of at most 1e-6), "wedin_angle", "wedin_certificate". Angles are in radians; what
-  is not known is null.
+  is not known is null. With --gpu there is "device", its name.
 
 Exit status: 0 done; 1 done, but with --require-cosine something has moved farther, or could not be compared; 2 bad input
   or usage, or nothing in common.
@@ -118,6 +119,11 @@ struct both_found {
       experts += layer->num_experts;
     }
     return experts;
+  }
+  [[nodiscard]] std::vector<const moe_layer*> layers() const {
+    auto all = chosen[0].asked;
+    all.insert(all.end(), chosen[1].asked.begin(), chosen[1].asked.end());
+    return all;
   }
   [[nodiscard]] index_t num_experts() const {
     return experts_in(chosen[0].asked) + experts_in(chosen[1].asked);
@@ -199,6 +205,10 @@ int run_compare(const arguments& a, const compare_arguments& c) {
   require(!c.top_k || *c.top_k >= 1, "--top-k must be at least 1");
   require(!c.require_cosine || std::abs(*c.require_cosine) <= 1,
           "--require-cosine must lie between -1 and 1");
+  std::optional<gpu> device;
+  if (a.gpu) {
+    device.emplace(0);
+  }
   std::deque<mpi_router::checkpoint> models;
   for (const auto& path : {c.a, c.b}) {
     models.emplace_back(path);
@@ -211,10 +221,14 @@ int run_compare(const arguments& a, const compare_arguments& c) {
       c.tokens.empty() ? std::vector<std::filesystem::path>{} : std::vector{file_of_tokens(c.tokens)});
   auto result = found.without_numbers(c);
   set_top_k(c, models, result);
+  if (device) {
+    make_room(*device, a, {.device = &*device}, found.layers());
+    result.device = device->name();
+  }
   {
     progress_bar bar("comparing");
-    compare(found.chosen[0].asked, found.chosen[1].asked, {c.tokens, result.top_k}, result,
-            [&bar](index_t done, index_t all) { bar(done, all); });
+    compare(found.chosen[0].asked, found.chosen[1].asked, {c.tokens, result.top_k},
+            device ? &*device : nullptr, result, [&bar](index_t done, index_t all) { bar(done, all); });
   }
   check_common(result);
   result.others = left_out_of(result, commands);

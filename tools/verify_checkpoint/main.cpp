@@ -4,6 +4,7 @@
 #include "compare_run.hpp"
 #include "coverage.hpp"
 #include "find_layers.hpp"
+#include "gpu_room.hpp"
 #include "outputs.hpp"
 #include "parallel.hpp"
 #include "progress.hpp"
@@ -24,6 +25,7 @@
 #include <deque>
 #include <filesystem>
 #include <numbers>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -138,6 +140,10 @@ int run_list(const arguments& a) {
 }
 
 int run_verify(const arguments& a, ranks& all) {
+  std::optional<gpu> device;
+  if (a.gpu) {
+    device.emplace(all.rank());
+  }
   const auto inputs = open_inputs(a);
   require(a.trace != "-", "--trace needs a file");
   const analysis_options options{.tolerance = a.tolerance,
@@ -145,7 +151,11 @@ int run_verify(const arguments& a, ranks& all) {
                                  .spectrum = a.no_svd ? spectrum_choice::never
                                              : a.svd  ? spectrum_choice::always
                                                       : spectrum_choice::automatic,
-                                 .trace = !a.trace.empty()};
+                                 .trace = !a.trace.empty(),
+                                 .device = device ? &*device : nullptr};
+  if (device) {
+    make_room(*device, a, options, inputs.layers());
+  }
   auto checkpoints = without_results(inputs);
   const auto files = verify_experts(a, inputs.models, options, checkpoints, all);
   if (!all.is_first()) {

@@ -138,14 +138,17 @@ std::string to_json(const std::vector<checkpoint_result>& checkpoints, const ana
                         {"rows", other.rows}});
     }
   }
-  const json document{{"version", fmt::format("{}.{}.{}", MPIROUTER_VERSION_MAJOR, MPIROUTER_VERSION_MINOR,
-                                              MPIROUTER_VERSION_PATCH)},
-                      {"tolerance", options.tolerance},
-                      {"max_steps", options.max_steps},
-                      {"exact", options.spectrum != spectrum_choice::never},
-                      {"coverage", coverage_record(covered)},
-                      {"layers", std::move(layers)},
-                      {"unmatched", std::move(others)}};
+  json document{{"version", fmt::format("{}.{}.{}", MPIROUTER_VERSION_MAJOR, MPIROUTER_VERSION_MINOR,
+                                        MPIROUTER_VERSION_PATCH)},
+                {"tolerance", options.tolerance},
+                {"max_steps", options.max_steps},
+                {"exact", options.spectrum != spectrum_choice::never},
+                {"coverage", coverage_record(covered)},
+                {"layers", std::move(layers)},
+                {"unmatched", std::move(others)}};
+  if (options.device != nullptr) {
+    document["device"] = options.device->name();
+  }
   return document.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

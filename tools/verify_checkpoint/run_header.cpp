@@ -20,8 +20,11 @@ namespace {
 namespace fs = std::filesystem;
 using json = nlohmann::ordered_json;
 
-/// Processors of several instruction sets may differ in the last bits.
-std::string kernels_name() {
+/// Processors of several instruction sets, and GPUs, may differ in the last bits.
+std::string kernels_name(const analysis_options& options) {
+  if (options.device != nullptr) {
+    return options.device->name();
+  }
 #if defined(VERIFY_CHECKPOINT_DISPATCH)
   return std::string(to_string(mpi_router::best_instruction_set()));
 #else
@@ -114,7 +117,7 @@ json header_of(const std::vector<checkpoint_result>& checkpoints,
   }
   const json header{{"verify_checkpoint", fmt::format("{}.{}.{}", MPIROUTER_VERSION_MAJOR,
                                                       MPIROUTER_VERSION_MINOR, MPIROUTER_VERSION_PATCH)},
-                    {"kernels", kernels_name()},
+                    {"kernels", kernels_name(options)},
                     {"tolerance", options.tolerance},
                     {"max_steps", options.max_steps},
                     {"svd", spectrum_name(options.spectrum)},

@@ -80,7 +80,7 @@ template <GramOperator Op>
   using S = scalar_of<Op>;
   constexpr index_t most_steps = 100;
   const index_t dimension = found.direction.size();
-  lanczos<S> krylov(dimension, std::min(most_steps, dimension), found.at.rayleigh);
+  auto krylov = krylov_space(op, std::min(most_steps, dimension), found.at.rayleigh);
   krylov.deflate(found.direction);
   std::mt19937_64 random(1);
   double largest = 0;
@@ -97,7 +97,7 @@ template <GramOperator Op>
 
 /// What the Krylov space of the start says of σ₂ and of the steps to what was found.
 template <GramOperator Op, GramOperator Fast>
-void follow(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov, vector_view<const double> start,
+void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const double> start,
             const course_options& course, expert_direction& result) {
   const auto& found = result.found;
   if (found.direction.size() == 0 || course.tolerance <= 0) {
@@ -124,7 +124,7 @@ template <GramOperator Op, GramOperator Fast>
   const auto dimension = static_cast<index_t>(op.dimension());
   auto half = options;  // of what may fail, for there are two searches
   half.probe.failure_probability /= 2;
-  lanczos<scalar_of<Fast>> krylov(dimension, std::min(options.basis, dimension));
+  auto krylov = krylov_space(fast, std::min(options.basis, dimension));
   auto& found = result.found = find_principal_in(op, fast, start, half, krylov);
   constexpr bool is_float = std::same_as<scalar_of<Fast>, float>;
   if (is_float && found.direction.size() > 0) {
@@ -234,6 +234,15 @@ template <GramOperator Op, GramOperator Fast>
   result.v = result.found.direction;
   result.uncertainty = result.found.proof.angle_bound;
   return result;
+}
+
+/// The same of an operator in double that shows no A, as on a GPU.
+template <GramOperator Op>
+  requires std::same_as<scalar_of<Op>, double>
+[[nodiscard]] expert_direction find_expert_direction(Op& op, vector_view<const double> start,
+                                                     const course_options& course = {},
+                                                     const certify_options& options = {}) {
+  return find_expert_direction(op, op, start, course, options);
 }
 
 MPIROUTER_END

@@ -36,8 +36,8 @@ struct shrinking_outside {
 /// step instead of O(F·D).
 class krylov_iteration {
  public:
-  template <Accumulator S>
-  explicit krylov_iteration(const lanczos<S>& krylov)
+  template <Accumulator S, class Basis>
+  explicit krylov_iteration(const lanczos<S, Basis>& krylov)
       : unit_(std::numeric_limits<S>::epsilon()), scale_(krylov.scale()), pair_(krylov.top()) {
     diagonal_ = krylov.diagonal();
     beside_ = krylov.off_diagonal();
@@ -155,9 +155,9 @@ namespace detail {
 inline constexpr index_t sharpened = 4;
 
 /// Gives these eigenvalues from images by `op`, in double; the first is known.
-template <GramOperator Op, Accumulator S>
-void sharpen(krylov_iteration& iteration, Op& op, const lanczos<S>& krylov,
-             const std::vector<ritz_pair>& pairs, double rayleigh) {
+template <GramOperator Op, class Krylov>
+void sharpen(krylov_iteration& iteration, Op& op, const Krylov& krylov, const std::vector<ritz_pair>& pairs,
+             double rayleigh) {
   for (std::size_t k = 0; k < std::min<std::size_t>(sharpened, pairs.size()); ++k) {
     const Eigen::VectorXd x = krylov.vector(pairs[k]);
     Eigen::VectorXd image(x.size());
@@ -174,9 +174,8 @@ void sharpen(krylov_iteration& iteration, Op& op, const lanczos<S>& krylov,
 /// direction and tan of the start's angle to it, in double; where sees_principal denies these, nothing
 /// converges.
 template <GramOperator Op, GramOperator Fast>
-[[nodiscard]] step_forecast forecast_steps(Op& op, Fast& fast, lanczos<scalar_of<Fast>>& krylov,
-                                           double rayleigh, double tangent, double tolerance,
-                                           index_t max_steps) {
+[[nodiscard]] step_forecast forecast_steps(Op& op, Fast& fast, krylov_of<Fast>& krylov, double rayleigh,
+                                           double tangent, double tolerance, index_t max_steps) {
   constexpr index_t at_once = 8;
   constexpr auto rounding = static_cast<double>(std::numeric_limits<scalar_of<Fast>>::epsilon());
   for (;;) {

@@ -1,7 +1,8 @@
 // The Krylov space of M from one start: what a verifier in a hurry searches and probes in.
 #pragma once
 
-#include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/verify/krylov_basis.hpp>
+
 #include <mpi_router/verify/tridiagonal.hpp>
 
 #include <Eigen/Core>
@@ -25,46 +26,45 @@ struct ritz_pair {
 /// Lanczos tridiagonalisation of a symmetric positive semidefinite operator, in the space orthogonal to given
 /// vectors. After k steps QᵀMQ is tridiagonal, and its largest eigenvalue, the Ritz value, is the largest
 /// Rayleigh quotient in the Krylov space span{q, Mq, …, M^{k−1}q}. Every new vector is made orthogonal to all
-/// before it, so that no eigenvalue appears twice. Owns (capacity + 1 + deflated) · D elements. One
-/// application of M a step.
-template <Accumulator S>
+/// before it, so that no eigenvalue appears twice. Owns (capacity + 1 + deflated) · D elements, where `Basis`
+/// keeps them. One application of M a step.
+template <Accumulator S, class Basis = krylov_basis<S>>
 class lanczos {
  public:
-  using column = Eigen::Matrix<S, Eigen::Dynamic, 1>;
+  using column = typename Basis::column;
 
   /// `scale` is a number of the size of the eigenvalues, ρ say.
   lanczos(index_t dimension, index_t capacity, double scale = 1, index_t deflated = 1)
-      : basis_(dimension, capacity + 1 + deflated),
-        diagonal_(capacity),
-        off_diagonal_(capacity),
-        scale_(scale) {}
+      : lanczos(Basis(dimension, capacity + 1 + deflated), capacity, scale) {}
+  /// In a basis with room for capacity + 1 vectors beside the deflated ones.
+  lanczos(Basis basis, index_t capacity, double scale)
+      : basis_(std::move(basis)), diagonal_(capacity), off_diagonal_(capacity), scale_(scale) {}
 
   /// Excludes orthonormal columns from the space, no more than the constructor was told of, before start().
   template <class Columns>
   void deflate(const Eigen::MatrixBase<Columns>& v) {
-    first_ = v.cols();
-    basis_.leftCols(first_) = v.template cast<S>();
+    basis_.deflate(v);
   }
 
   /// Begins anew from x, which needs no norm. False if nothing of x is left, or it is not finite.
   bool start(column x) {
     steps_ = 0;
-    return append(x, 0) > 0;
+    return basis_.start(std::move(x)) > 0;
   }
   /// Begins anew with the first step done, from a unit x and Mx = ρx + g, ⟨g, x⟩ = 0, in double: S may be
   /// coarse then, for what is small beside x is all that it holds. `scale` is ρ from here on. Nothing is
   /// deflated. False where g is zero or not finite.
   bool start(const Eigen::VectorXd& x, const Eigen::VectorXd& g, double rayleigh) {
     const double norm = g.stableNorm();
-    const bool more = norm > 0 && is_finite(norm / rayleigh) && basis_.rows() > 1;
-    first_ = 0;
+    const bool more = norm > 0 && is_finite(norm / rayleigh) && basis_.dimension() > 1;
+    basis_.deflate(Eigen::MatrixXd(x.size(), 0));
     steps_ = 1;
     scale_ = rayleigh;
-    basis_.col(0) = x.template cast<S>();
+    basis_.set(0, x);
     diagonal_[0] = 1;
     off_diagonal_[0] = more ? norm / rayleigh : 0;
     if (more) {
-      basis_.col(1) = (g / norm).template cast<S>();
+      basis_.set(1, g / norm);
     }
     return more;
   }
@@ -72,17 +72,9 @@ class lanczos {
   /// One more application. False once the space is exhausted: then the Ritz values are eigenvalues.
   template <GramOperator Op>
   bool step(Op& op) {
-    image_.resize(basis_.rows());
-    const auto newest = basis_.col(first_ + steps_);
-    diagonal_[steps_] = static_cast<double>(op.apply(view(newest), view(image_))) / scale_;
-    // The recurrence first: what is left of it is all but orthogonal, and one pass over the basis makes it
-    // so.
-    image_ -= newest * static_cast<S>(diagonal_[steps_] * scale_);
-    if (steps_ > 0) {
-      image_ -= basis_.col(first_ + steps_ - 1) * static_cast<S>(off_diagonal_[steps_ - 1] * scale_);
-    }
-    ++steps_;
-    off_diagonal_[steps_ - 1] = append(image_, scale_) / scale_;
+    const auto [along, left] = basis_.step(op, steps_, scale_, steps_ > 0 ? off_diagonal_[steps_ - 1] : 0);
+    diagonal_[steps_] = along;
+    off_diagonal_[steps_++] = left;
     return off_diagonal_[steps_ - 1] > 0;
   }
 
@@ -112,8 +104,14 @@ class lanczos {
     return pairs;
   }
 
-  /// The basis, [D, steps].
-  [[nodiscard]] auto vectors() const { return basis_.middleCols(first_, steps_); }
+  /// The basis, [D, steps], in double.
+  [[nodiscard]] Eigen::MatrixXd vectors() const {
+    Eigen::MatrixXd q(basis_.dimension(), steps_);
+    for (index_t k = 0; k < steps_; ++k) {
+      q.col(k) = basis_.combine(0, Eigen::VectorXd::Unit(steps_, k));
+    }
+    return q;
+  }
   /// The diagonal of T/scale, and what each step left: T beside its diagonal and, last, what couples the
   /// space to the rest.
   [[nodiscard]] auto diagonal() const { return diagonal_.head(steps_); }
@@ -125,7 +123,7 @@ class lanczos {
   [[nodiscard]] double log_level(double x) const {
     x /= scale_;
     const double least =
-        static_cast<double>(std::numeric_limits<S>::epsilon()) * static_cast<double>(basis_.rows());
+        static_cast<double>(std::numeric_limits<S>::epsilon()) * static_cast<double>(basis_.dimension());
     double level = 0;
     double pivot = 1;
     for (index_t k = 0; k < steps_; ++k) {
@@ -138,14 +136,12 @@ class lanczos {
 
   /// The Ritz vector, in double, unit norm.
   [[nodiscard]] Eigen::VectorXd vector(const ritz_pair& pair) const {
-    return (vectors().template cast<double>() * pair.coordinates).normalized();
+    return basis_.combine(0, pair.coordinates).normalized();
   }
   /// The same where the space began at `first`, of which the basis holds what S can.
   [[nodiscard]] Eigen::VectorXd vector(const ritz_pair& pair, const Eigen::VectorXd& first) const {
     const auto& y = pair.coordinates;
-    return (y[0] * first +
-            basis_.middleCols(first_ + 1, steps_ - 1).template cast<double>() * y.tail(steps_ - 1))
-        .normalized();
+    return (y[0] * first + basis_.combine(1, y.tail(steps_ - 1))).normalized();
   }
 
  private:
@@ -159,52 +155,27 @@ class lanczos {
     return {scale_ * theta, outside, std::move(y)};
   }
 
-  static double norm_of(const column& x) {
-    const auto norm = static_cast<double>(x.norm());
-    constexpr auto least =
-        static_cast<double>(std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon());
-    return norm * norm > least && is_finite(norm) ? norm : static_cast<double>(x.stableNorm());
-  }
-
-  // Makes x orthogonal to the basis and appends it, normalised. Returns its norm; 0 if what was left is the
-  // rounding error of x, or of numbers of size `scale`; NaN if x is not finite.
-  double append(column& x, double scale) {
-    const auto known = basis_.leftCols(first_ + steps_);
-    const double before = norm_of(x);
-    const auto make_orthogonal = [&] {
-      coefficients_.noalias() = known.transpose() * x;
-      x.noalias() -= known * coefficients_;
-      return norm_of(x);
-    };
-    double norm = make_orthogonal();
-    if (norm < 0.3 * before) {  // much was taken away: once more, and what shrinks again was rounding error
-      const double once = norm;
-      norm = make_orthogonal();
-      if (norm < 0.5 * once) {
-        return 0;
-      }
-    }
-    const double rounding =
-        static_cast<double>(std::numeric_limits<S>::epsilon()) * static_cast<double>(basis_.rows());
-    if (!is_finite(norm)) {
-      return std::numeric_limits<double>::quiet_NaN();
-    }
-    if (norm <= rounding * std::max(before, scale) || steps_ + first_ >= basis_.rows()) {
-      return 0;
-    }
-    basis_.col(first_ + steps_) = x / static_cast<S>(norm);
-    return norm;
-  }
-
-  Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic> basis_;
+  Basis basis_;
   Eigen::VectorXd diagonal_;
   Eigen::VectorXd off_diagonal_;
-  column image_;
-  column coefficients_;
   double scale_;
-  index_t first_ = 0;
   index_t steps_ = 0;
 };
+
+/// An empty Krylov space of an operator, in a basis of the operator's own where it has `make_basis(columns)`.
+template <GramOperator Op>
+[[nodiscard]] auto krylov_space(Op& op, index_t capacity, double scale = 1, index_t deflated = 1) {
+  using S = scalar_of<Op>;
+  if constexpr (requires { op.make_basis(capacity); }) {
+    using basis = decltype(op.make_basis(capacity));
+    return lanczos<S, basis>(op.make_basis(capacity + 1 + deflated), capacity, scale);
+  } else {
+    return lanczos<S>(static_cast<index_t>(op.dimension()), capacity, scale, deflated);
+  }
+}
+/// The Krylov space of an operator.
+template <GramOperator Op>
+using krylov_of = decltype(krylov_space(std::declval<std::remove_cvref_t<Op>&>(), index_t{}));
 
 namespace detail {
 

@@ -42,8 +42,8 @@ namespace detail {
 
 /// The Ritz vectors of a Krylov space below its first that are worth the application of M, in double, that
 /// each costs: those near an eigenvector, compared with the gap, whose removal saves a probe more than that.
-template <Accumulator S>
-[[nodiscard]] Eigen::MatrixXd worthwhile(const lanczos<S>& krylov, const Eigen::VectorXd& direction) {
+template <class Krylov>
+[[nodiscard]] Eigen::MatrixXd worthwhile(const Krylov& krylov, const Eigen::VectorXd& direction) {
   constexpr index_t most = 8;
   const auto pairs = krylov.largest(most + 2);
   const double first = pairs.empty() ? 0 : pairs.front().value;

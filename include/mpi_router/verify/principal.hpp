@@ -76,7 +76,7 @@ template <GramOperator Op>
 /// as is wanted, or as S can tell, and turns the row to it; then until the second Ritz value has settled, for
 /// all that follows needs what lies beside. Returns the applications of M.
 template <GramOperator Op>
-index_t turn(Op& op, lanczos<scalar_of<Op>>& krylov, Eigen::VectorXd& row, const Eigen::VectorXd& residual,
+index_t turn(Op& op, krylov_of<Op>& krylov, Eigen::VectorXd& row, const Eigen::VectorXd& residual,
              double rayleigh, double tolerance) {
   constexpr double unit = std::numeric_limits<scalar_of<Op>>::epsilon();
   index_t applications = 0, arrived = 0;
@@ -112,7 +112,7 @@ index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double 
   const Eigen::MatrixXd outside = known.images - v * inside;
   const double rho = inside(0, 0);
   double left = outside.col(0).norm();
-  lanczos<scalar_of<Op>> krylov(v.rows(), std::min<index_t>(capacity, v.rows() - m), known.scale, m);
+  auto krylov = krylov_space(op, std::min<index_t>(capacity, v.rows() - m), known.scale, m);
   krylov.deflate(v);
   if (!(left > 0) || krylov.capacity() < 1 ||
       !krylov.start((outside.col(0) / left).template cast<scalar_of<Op>>())) {
@@ -131,7 +131,7 @@ index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double 
   if (k == 0 || !krylov.diagonal().allFinite() || !krylov.off_diagonal().allFinite()) {
     return k;
   }
-  const Eigen::MatrixXd q = krylov.vectors().template cast<double>();
+  const Eigen::MatrixXd q = krylov.vectors();
   Eigen::MatrixXd ritz = Eigen::MatrixXd::Zero(m + k, m + k);  // of which the lower half is read
   ritz.topLeftCorner(m, m) = inside;
   ritz.bottomLeftCorner(k, m) = q.transpose() * outside;
@@ -149,7 +149,7 @@ index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double 
 /// `krylov` is the space of the start, and `known` what was learned beside.
 template <GramOperator Op, GramOperator Fast>
 index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>& at,
-               const certify_options& options, lanczos<scalar_of<Fast>>& krylov, known_images& known) {
+               const certify_options& options, krylov_of<Fast>& krylov, known_images& known) {
   index_t applications = 1;
   Eigen::VectorXd residual(row.size());
   at = rayleigh(op, view(std::as_const(row)), view(residual));
@@ -217,18 +217,17 @@ template <GramOperator Op, GramOperator Fast>
 /// find_principal that keeps the Krylov space of `start`.
 template <GramOperator Op, GramOperator Fast>
 [[nodiscard]] principal_direction find_principal_in(Op& op, Fast& fast, vector_view<const double> start,
-                                                    const certify_options& options,
-                                                    lanczos<scalar_of<Fast>>& krylov) {
+                                                    const certify_options& options, krylov_of<Fast>& krylov) {
   const auto dimension = static_cast<index_t>(op.dimension());
   expect(start.size() == dimension, "find_principal: the operator has dimension ", dimension, ", the start ",
          start.size(), " elements");
   principal_direction result;
   Eigen::VectorXd row = map(start);
   std::mt19937_64 random(options.probe.seed + most_probes);  // after those of the probes
-  std::optional<lanczos<scalar_of<Fast>>> other;
+  std::optional<krylov_of<Fast>> other;
   int probes = 0;
   for (int attempt = 0; attempt < 3 && probes < most_probes; ++attempt) {
-    auto& space = attempt == 0 ? krylov : other.emplace(dimension, krylov.capacity());
+    auto& space = attempt == 0 ? krylov : other.emplace(krylov_space(fast, krylov.capacity()));
     known_images known;
     result.applications += search(op, fast, row, result.at, options, space, known);
     if (result.at.state != status::ok) {  // no direction in this start: try a random one
@@ -264,7 +263,7 @@ template <GramOperator Op, GramOperator Fast>
                                                  const certify_options& options = {}) {
   detail::expect(options.basis >= 1, "find_principal: a basis of ", options.basis, " vectors");
   const auto dimension = static_cast<index_t>(op.dimension());
-  lanczos<scalar_of<Fast>> krylov(dimension, std::min(options.basis, dimension));
+  auto krylov = krylov_space(fast, std::min(options.basis, dimension));
   return detail::find_principal_in(op, fast, start, options, krylov);
 }
 

@@ -37,9 +37,9 @@ struct probe_result {
 namespace detail {
 
 template <Accumulator S>
-[[nodiscard]] typename lanczos<S>::column gaussian(index_t size, std::mt19937_64& random) {
+[[nodiscard]] Eigen::Matrix<S, Eigen::Dynamic, 1> gaussian(index_t size, std::mt19937_64& random) {
   std::normal_distribution<double> normal;
-  typename lanczos<S>::column x(size);
+  Eigen::Matrix<S, Eigen::Dynamic, 1> x(size);
   for (auto& value : x) {
     value = static_cast<S>(normal(random));
   }
@@ -157,7 +157,7 @@ template <GramOperator Op>
   if (beside.directions.cols() > 0) {
     known.rightCols(beside.directions.cols()) = beside.directions;
   }
-  lanczos<S> krylov(dimension, std::min(options.max_steps, dimension), rayleigh, known.cols());
+  auto krylov = krylov_space(op, std::min(options.max_steps, dimension), rayleigh, known.cols());
   krylov.deflate(known);
   std::mt19937_64 random(options.seed);
   for (index_t start = 0; start < starts && dimension > known.cols(); ++start) {  // else nothing is left

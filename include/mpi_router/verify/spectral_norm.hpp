@@ -44,8 +44,8 @@ namespace detail {
 /// A number above the largest Ritz value ξ that exceeds the largest eigenvalue unless the random start is one
 /// of the few that miss it: the smallest α with p(α) ≥ β₁⋯β_k √(2D/π)/τ (see probe_second_eigenvalue), to an
 /// eighth of its distance from ξ. Infinity where 1e30 ξ does not.
-template <Accumulator S>
-[[nodiscard]] double level_above(const lanczos<S>& krylov, double xi, double needed) {
+template <class Krylov>
+[[nodiscard]] double level_above(const Krylov& krylov, double xi, double needed) {
   const auto exceeds = [&](double alpha) { return krylov.log_level(alpha) >= needed; };
   double above = 1e-15;  // relative to ξ, less one
   while (!exceeds(xi * (1 + above)) && above < 1e30) {
@@ -65,7 +65,7 @@ template <Accumulator S>
 /// Goes on until a Ritz pair is as near an eigenpair, and the level above it as near, as the options ask, or
 /// until the space is full. `more`: whether it can grow.
 template <class Op>
-void climb(Op& op, lanczos<double>& krylov, bool more, const norm_options& options, norm_bounds& result) {
+void climb(Op& op, krylov_of<Op>& krylov, bool more, const norm_options& options, norm_bounds& result) {
   const auto dimension = static_cast<double>(op.dimension());
   const double needed = std::log(std::sqrt(2 * dimension / std::numbers::pi) / options.failure_probability);
   const double rounding = 4 * dimension * std::numeric_limits<double>::epsilon();
@@ -124,7 +124,7 @@ template <GramOperator Op>
   if (result.state != status::ok || !(at.rayleigh > 0) || !is_finite(at.rayleigh)) {
     return result;
   }
-  lanczos<double> krylov(dimension, std::min(options.max_steps, dimension));
+  auto krylov = krylov_space(op, std::min(options.max_steps, dimension));
   const bool more = krylov.start(start, residual, at.rayleigh) && krylov.can_grow();
   detail::climb(op, krylov, more, options, result);
   if (is_finite(result.high)) {
