@@ -102,13 +102,13 @@ function(mpirouter_add_programs)
   endforeach()
 endfunction()
 
-# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [LIGHT]): a doctest
-# executable (main is given) run by ctest. The working directory of the run is the test's source folder.
-# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. LIGHT: -O1 but for full tests, for so much code that optimised in full it
-# takes longer to compile than it saves, and not optimised, under sanitizers, longer to run. A test whose libraries are
-# not to be had is listed by ctest as disabled.
+# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [HEAVY]): a doctest
+# executable (main is given) run by ctest. The working directory of the run is the test's source folder. Compiled with
+# -O1, for compiling takes longest; a HEAVY one, which would run longer than that saves, and full tests as all else is.
+# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. A test whose libraries are not to be had is listed by ctest
+# as disabled.
 function(mpirouter_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;LIGHT" "" "SOURCES;LIBRARIES;ARGUMENTS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY" "" "SOURCES;LIBRARIES;ARGUMENTS")
   if(arg_FULL AND NOT MPIROUTER_FULL_TESTS)
     return()
   endif()
@@ -119,7 +119,7 @@ function(mpirouter_add_test name)
     return()
   endif()
   target_link_libraries(${name} PRIVATE mpirouter_test_support)
-  if(arg_LIGHT AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS AND NOT MPIROUTER_SANITIZE)
+  if(NOT arg_HEAVY AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS AND NOT MPIROUTER_SANITIZE)
     target_compile_options(${name} PRIVATE -O1)
   endif()
   add_test(

@@ -444,8 +444,31 @@ def _is_dtensor(t) -> bool:
     return DTensor is not None and isinstance(t, DTensor)
 
 
+class _LocalPart(torch.autograd.Function):
+    """to_local() whose gradient has the strides of the parameter. PyTorch's own (2.11) takes them from the local part,
+    which misleads where it is cut unevenly along another dimension than the first: autograd then copies the gradient
+    into one that is whole on every rank."""
+
+    @staticmethod
+    def forward(ctx, t):
+        ctx.kind = (t.device_mesh, t.placements, t.shape, t.stride())
+        return t.to_local()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        mesh, placements, shape, stride = ctx.kind
+        return DTensor.from_local(gradient, mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
+def _is_cut_unevenly(t) -> bool:
+    return any(p.is_shard() and p.dim > 0 and t.shape[p.dim] % t.device_mesh.size(axis) != 0
+               for axis, p in enumerate(t.placements))
+
+
 def _local(t) -> Tensor:
-    return t.to_local() if _is_dtensor(t) else t
+    if not _is_dtensor(t):
+        return t
+    return _LocalPart.apply(t) if t.requires_grad and _is_cut_unevenly(t) else t.to_local()
 
 
 def _check(gates: Tensor, router: Tensor, part: Part):

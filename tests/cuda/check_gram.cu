@@ -189,14 +189,14 @@ void check_lanczos(const cuda::context& ctx, const expert_shape& shape, layout o
 
 /// Where nothing is left, and where an image is not finite.
 void check_ends(const cuda::context& ctx, generator& g) {
-  const auto run = [&](const problem<float, double>& p) {
+  const auto run = [&](const problem<float, double>& p, std::size_t steps = 7) {
     const auto [n, f, d] = p.place.shape;
     const operator_memory memory(f, d, 8);
     const device_basis basis(8, d, d);
     cuda::gram_operator<float> op(ctx, matrix_of(p, 0), memory.scratch(), memory.host(), 8);
     op.store(random_beside(g, d, 0), basis.view(), 0);
-    std::vector<cuda::lanczos_step> found(7);
-    found.resize(static_cast<std::size_t>(op.lanczos(basis.view(), {}, found)));
+    std::vector<cuda::lanczos_step> found(steps);
+    found.resize(static_cast<std::size_t>(op.lanczos(basis.view(), {.scale = 100.0}, found)));
     return found;
   };
   const auto ends = [](const std::vector<cuda::lanczos_step>& found, double wanted) {
@@ -205,12 +205,12 @@ void check_ends(const cuda::context& ctx, generator& g) {
   };
   const auto two = run({{{1, 2, 40}}, g});  // x, and the two rows: three vectors
   check(two.size() == 3 && ends(two, 0), "lanczos of rank two: " + std::to_string(two.size()) + " steps");
-  const auto whole = run({{{1, 50, 4}}, g});
+  const auto whole = run({{{1, 50, 4}}, g}, 4);  // no more would fit the staging
   check(whole.size() <= 4 && ends(whole, 0), "lanczos of D = 4: " + std::to_string(whole.size()) + " steps");
   const auto zero = run({{{1, 6, 12}, layout::nfd, 0.0}, g});
   check(zero.size() == 1 && zero[0].along == 0 && ends(zero, 0), "lanczos of zeros");
   const auto huge = run({{{1, 6, 12}, layout::nfd, 1e37}, g});
-  check(huge.size() == 7 && huge[0].along > 1e70, "lanczos of huge elements, summed in double");
+  check(huge.size() == 7 && huge[0].along > 1e68, "lanczos of huge elements, summed in double");
   const auto bad = run({{{1, 6, 12}, layout::nfd, HUGE_VAL}, g});
   check(bad.size() == 1 && ends(bad, std::nan("")), "lanczos of what is not finite");
 }

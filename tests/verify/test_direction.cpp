@@ -136,6 +136,19 @@ TEST_CASE("a row on the principal direction still learns of the second, from bes
   }
 }
 
+TEST_CASE("of rank one there is no second singular value, and none is made of rounding") {
+  const auto row = some_row(60);
+  const auto column = some_row(small);
+  const gate_matrix a = column * row.transpose();
+  const auto start = Eigen::VectorXd(row + 0.1 * Eigen::VectorXd::LinSpaced(60, -1, 1));
+  for (const auto& options : {certify_options{}, probes_only()}) {
+    const auto found =
+        find_expert_direction(view(a), view(start), direction_source::certificate, reference{}, {}, options);
+    CHECK(found.sigma_1() == doctest::Approx(row.norm() * column.norm()).epsilon(1e-13));
+    CHECK(found.sigma_2() <= 1e-6 * found.sigma_1());
+  }
+}
+
 TEST_CASE("a zero matrix has no direction") {
   const gate_matrix zero = gate_matrix::Zero(small, 60);
   const auto row = some_row(60);

@@ -95,6 +95,19 @@ template <GramOperator Op>
   return largest;
 }
 
+/// The Rayleigh quotient, in double, of what x has beside v̂; 0 where it has nothing.
+template <GramOperator Op>
+[[nodiscard]] double quotient_beside(Op& op, const Eigen::VectorXd& direction, Eigen::VectorXd x) {
+  x -= direction * direction.dot(x);
+  const double norm = x.norm();
+  if (!(norm > 0.5)) {
+    return 0;
+  }
+  x /= norm;
+  Eigen::VectorXd image(x.size());
+  return std::max(0.0, static_cast<double>(op.apply(view(std::as_const(x)), view(image))));
+}
+
 /// What the Krylov space of the start says of σ₂ and of the steps to what was found.
 template <GramOperator Op, GramOperator Fast>
 void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const double> start,
@@ -110,6 +123,9 @@ void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const doubl
   }
   const auto pairs = krylov.largest(3);
   result.ritz_2 = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
+  if (pairs.size() > 1 && result.ritz_2 < 0.05 * found.at.rayleigh) {  // rounding would show in it
+    result.ritz_2 = std::min(result.ritz_2, quotient_beside(op, found.direction, krylov.vector(pairs[1])));
+  }
   if (!has_settled(pairs, 1, found.at.rayleigh)) {  // a row that is on a singular direction sees no other
     result.ritz_2 = std::max(result.ritz_2, largest_beside(fast, found));
   }
