@@ -136,6 +136,31 @@ TEST_CASE("a row on the principal direction still learns of the second, from bes
   }
 }
 
+TEST_CASE("a row that hardly sees v₁, or not at all: found all the same, and σ₂ is the second") {
+  gate_matrix a = gate_matrix::Zero(60, 60);
+  for (index_t i = 0; i < 60; ++i) {
+    a(i, i) = i < 3 ? std::sqrt(1 - 0.1 * static_cast<double>(i * i))
+                    : std::sqrt(0.5 * std::pow(0.98, static_cast<double>(i)));
+  }
+  for (const double second : {0.9, 0.99}) {
+    a(1, 1) = std::sqrt(second);
+    for (const double along : {1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 0.0}) {
+      for (const double tolerance : {1e-6, 1e-300}) {
+        Eigen::VectorXd row = some_row(60);
+        row[0] = along * row.norm();
+        CAPTURE(second);
+        CAPTURE(along);
+        const auto found =
+            find_expert_direction(view(a), view(std::as_const(row)), direction_source::certificate,
+                                  reference{}, {.tolerance = tolerance}, probes_only());
+        CHECK(found.found.proof.label == certainty::probabilistic);
+        CHECK(found.found.proof.angle_bound < 1e-6);
+        CHECK(found.sigma_2() == doctest::Approx(std::sqrt(second)).epsilon(1e-5));
+      }
+    }
+  }
+}
+
 TEST_CASE("of rank one there is no second singular value, and none is made of rounding") {
   const auto row = some_row(60);
   const auto column = some_row(small);

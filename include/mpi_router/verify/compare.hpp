@@ -68,25 +68,29 @@ MPIROUTER_BEGIN
 }
 
 /// Wedin: sin ∠(v_A, v_B) ≤ ‖B − A‖₂ / (σ₁(A) − σ₂(B)) where that is a gap, and the same with A and B
-/// exchanged; the better of the two. With P, Q the projections beside v_B and u_B, σ₁(A) P v_A = P Aᵀu_A = P
-/// Bᵀ Q u_A − P ΔᵀA u_A and its mirror image give σ₁(A) m ≤ σ₂(B) m + ‖Δ‖ for m = max(‖P v_A‖, ‖Q u_A‖). Of
-/// σ₁ the proven bound from below enters, of σ₂ that from above: without a certificate nothing is claimed.
+/// exchanged; the better of the two, which is wrong where either is. With P, Q the projections beside v_B and
+/// u_B, σ₁(A) P v_A = P Aᵀu_A = P Bᵀ Q u_A − P ΔᵀA u_A and its mirror image give σ₁(A) m ≤ σ₂(B) m + ‖Δ‖ for
+/// m = max(‖P v_A‖, ‖Q u_A‖). Of σ₁ the proven bound from below enters, of σ₂ that from above: without a
+/// certificate nothing is claimed.
 [[nodiscard]] inline angle_limit wedin_limit(const principal_direction& a, const principal_direction& b,
                                              const norm_bounds& change) {
   angle_limit best;
+  double may_fail = change.failure_probability;
   const auto try_gap = [&](const certificate& first, const certificate& second) {
     const double gap = first.sigma_low - std::sqrt(second.alpha);
     const auto label = std::min(second.label, change.label);
     if (label == certainty::none || !(gap > change.high)) {
       return;
     }
+    may_fail += second.failure_probability;
     const double angle = std::asin(change.high / gap);
     if (angle < best.angle) {
-      best = {angle, label, second.failure_probability + change.failure_probability};
+      best = {angle, label, 0};
     }
   };
   try_gap(a.proof, b.proof);
   try_gap(b.proof, a.proof);
+  best.failure_probability = best.label == certainty::none ? 0 : may_fail;
   return best;
 }
 

@@ -67,7 +67,8 @@ class krylov_iteration {
     const Eigen::VectorXd& y = pair_.coordinates;
     Eigen::VectorXd s = Eigen::VectorXd::Unit(diagonal_.size(), 0), next(diagonal_.size());
     double rest = std::abs(y[0]) * pair_.residual / (pair_.value * (1 - shrinking.rest_squared));
-    double near = shrinking.share * rest;
+    double near =
+        shrinking.share * std::abs(y[0]) * pair_.residual / (pair_.value * (1 - shrinking.kappa_squared));
     for (index_t k = 0;; ++k) {
       const double along = y.dot(s);
       next = s - along * y;

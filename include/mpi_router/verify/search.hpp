@@ -40,8 +40,13 @@ index_t turn(Op& op, krylov_of<Op>& krylov, Eigen::VectorXd& row, const Eigen::V
              double rayleigh, double tolerance) {
   constexpr double unit = std::numeric_limits<scalar_of<Op>>::epsilon();
   index_t applications = 0, arrived = 0;
-  for (bool more = krylov.start(row, residual, rayleigh);; ++applications) {
-    more = more && krylov.can_grow() && krylov.step(op);
+  for (bool more = krylov.start(row, residual, rayleigh);;) {
+    if (more && krylov.can_grow()) {
+      more = krylov.step(op);
+      ++applications;
+    } else {
+      more = false;
+    }
     const auto ritz = krylov.top();
     if (!is_finite(ritz.value)) {
       return applications;
@@ -123,7 +128,7 @@ index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>
   row.stableNormalize();
   applications += turn(fast, krylov, row, residual, at.rayleigh, options.residual_tolerance);
   for (bool is_first = true;; is_first = false) {
-    const double before = at.relative_residual;
+    const auto before = at;
     at = rayleigh(op, view(std::as_const(row)), view(residual));
     ++applications;
     const Eigen::VectorXd image = at.rayleigh * row + residual;
@@ -133,7 +138,10 @@ index_t search(Op& op, Fast& fast, Eigen::VectorXd& row, rayleigh_result<double>
     } else {
       known.turn_to(row, image);
     }
-    if (!is_wanted() || !(at.relative_residual < 0.9 * before)) {  // as far as rounding or a tiny gap allows
+    // As far as rounding or a tiny gap allows. On the way from a lower direction ρ rises first.
+    const bool is_nearer =
+        at.relative_residual < 0.9 * before.relative_residual || at.rayleigh > (1 + 1e-9) * before.rayleigh;
+    if (!is_wanted() || !is_nearer) {
       return applications;
     }
     applications += restart(fast, known, row, options.residual_tolerance, krylov.capacity());
