@@ -40,20 +40,20 @@ function(mpirouter_set_cuda target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:-Xcicc=-O1>)
 endfunction()
 
-# Links Eigen's SVD, compiled once for all of them: it takes each translation unit half a minute.
-function(mpirouter_link_svd target)
-  if(NOT TARGET mpirouter_svd)
-    add_library(mpirouter_svd STATIC ${PROJECT_SOURCE_DIR}/cmake/svd/bdc_svd.cpp)
-    target_link_libraries(mpirouter_svd PRIVATE mpi_router::verify)
+# Links Eigen's decompositions, compiled once for all of them: they take each translation unit half a minute.
+function(mpirouter_link_decompositions target)
+  if(NOT TARGET mpirouter_decompositions)
+    add_library(mpirouter_decompositions STATIC ${PROJECT_SOURCE_DIR}/cmake/decompositions/decompositions.cpp)
+    target_link_libraries(mpirouter_decompositions PRIVATE mpi_router::verify)
     if(MPIROUTER_SANITIZE) # not for this: it is Eigen's code, and sanitized it takes as long as ten tests
-      target_compile_options(mpirouter_svd PRIVATE -O1)
-      target_compile_definitions(mpirouter_svd PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
+      target_compile_options(mpirouter_decompositions PRIVATE -O1)
+      target_compile_definitions(mpirouter_decompositions PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
     else()
-      mpirouter_set_options(mpirouter_svd)
+      mpirouter_set_options(mpirouter_decompositions)
     endif()
   endif()
-  target_compile_definitions(${target} PRIVATE MPIROUTER_EXTERN_SVD)
-  target_link_libraries(${target} PRIVATE mpirouter_svd)
+  target_compile_definitions(${target} PRIVATE MPIROUTER_EXTERN_DECOMPOSITIONS)
+  target_link_libraries(${target} PRIVATE mpirouter_decompositions)
 endfunction()
 
 # Sets <variable> to the mpi_router:: components and packages among <libraries> that this build lacks.
@@ -67,12 +67,12 @@ function(mpirouter_missing_targets variable)
   set(${variable} "${missing}" PARENT_SCOPE)
 endfunction()
 
-# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_SVD]): an executable linked to the core.
-# OWN_SVD: Eigen's SVD is compiled with its own flags, such as -march, which must not be mixed.
+# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_DECOMPOSITIONS]): an executable linked to the core.
+# OWN_DECOMPOSITIONS: Eigen's decompositions are compiled with its own flags, such as -march, which must not be mixed.
 # With MPIROUTER_UNITY_BUILD its sources are one translation unit: most of the time goes into what all of them include.
 # Where a library is not to be had there is no executable, and a line says so.
 function(mpirouter_add_executable name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_SVD" "" "SOURCES;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_DECOMPOSITIONS" "" "SOURCES;LIBRARIES")
   mpirouter_missing_targets(missing ${arg_LIBRARIES})
   if(missing)
     message(STATUS "mpi_router: ${name} is left out, it needs ${missing}")
@@ -81,8 +81,8 @@ function(mpirouter_add_executable name)
   add_executable(${name} ${arg_SOURCES})
   set_target_properties(${name} PROPERTIES UNITY_BUILD ${MPIROUTER_UNITY_BUILD} UNITY_BUILD_BATCH_SIZE 0)
   target_link_libraries(${name} PRIVATE mpi_router::mpi_router ${arg_LIBRARIES})
-  if(mpi_router::verify IN_LIST arg_LIBRARIES AND NOT arg_OWN_SVD)
-    mpirouter_link_svd(${name})
+  if(mpi_router::verify IN_LIST arg_LIBRARIES AND NOT arg_OWN_DECOMPOSITIONS)
+    mpirouter_link_decompositions(${name})
   endif()
   mpirouter_set_options(${name})
 endfunction()
@@ -104,7 +104,7 @@ endfunction()
 
 # mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [HEAVY]): a doctest
 # executable (main is given) run by ctest. The working directory of the run is the test's source folder. Compiled with
-# -O1, for compiling takes longest; a HEAVY one, which would run longer than that saves, and full tests as all else is.
+# -O1 and nothing inlined by force, for compiling takes longest; a HEAVY one, which would run longer than that saves, and full tests as all else is.
 # FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. A test whose libraries are not to be had is listed by ctest
 # as disabled.
 function(mpirouter_add_test name)
@@ -121,6 +121,7 @@ function(mpirouter_add_test name)
   target_link_libraries(${name} PRIVATE mpirouter_test_support)
   if(NOT arg_HEAVY AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS AND NOT MPIROUTER_SANITIZE)
     target_compile_options(${name} PRIVATE -O1)
+    target_compile_definitions(${name} PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
   endif()
   add_test(
     NAME ${name}

@@ -38,13 +38,13 @@ std::vector<index_t> rows_by_batches(const neuron_shard<const float, device_spac
 }  // namespace
 
 TEST_CASE("a run of rows is up to three batches, wherever it begins and ends") {
-  const std::vector<float> memory(2 * 12);
+  const std::vector<float> weights(2 * 12);
   for (index_t first = 0; first <= 12; ++first) {
     for (index_t count = 0; first + count <= 12; ++count) {
       CAPTURE(first);
       CAPTURE(count);
-      const matrix_view<const float, device_space> rows(memory.data(), count, 2, 2, 1);
-      const auto at = rows_by_batches(shard_of_rows(rows, first, whole), memory.data());
+      const matrix_view<const float, device_space> rows(weights.data(), count, 2, 2, 1);
+      const auto at = rows_by_batches(shard_of_rows(rows, first, whole), weights.data());
       for (index_t row = 0; row < 12; ++row) {
         const bool here = row >= first && row < first + count;
         CHECK(at[static_cast<std::size_t>(row)] == (here ? row - first : -1));
@@ -54,7 +54,7 @@ TEST_CASE("a run of rows is up to three batches, wherever it begins and ends") {
 }
 
 TEST_CASE("whole experts and slices of them are one batch, nothing is none; places say which") {
-  const std::vector<float> memory(2 * 12);
+  const std::vector<float> weights(2 * 12);
   const auto count = [](const auto& shard) {
     const cuda::detail::neuron_batches batches(shard);
     return batches.end() - batches.begin();
@@ -64,18 +64,18 @@ TEST_CASE("whole experts and slices of them are one batch, nothing is none; plac
     return p.first == first && p.count == size;
   };
   const auto experts = [&](index_t n, index_t f) {
-    return experts_nfd<device_space>(memory.data(), {n, f, 2});
+    return experts_nfd<device_space>(weights.data(), {n, f, 2});
   };
   CHECK(count(shard_of_experts(experts(2, 3), 1, 4)) == 1);
   CHECK(place(shard_of_experts(experts(2, 3), 1, 4), 1, 2));
   CHECK(count(shard_of_experts(experts(0, 3), 4, 4)) == 0);
   CHECK(count(shard_of_neurons(experts(4, 0), 3, 3)) == 0);
   CHECK(place(shard_of_neurons(experts(4, 0), 3, 3), 0, 0));
-  CHECK(count(shard_of_fused_rows<device_space>(memory.data(), 3, 3, whole)) == 0);  // up rows
-  CHECK(count(shard_of_fused_rows<device_space>(memory.data(), 2, 3, whole)) == 1);
+  CHECK(count(shard_of_fused_rows<device_space>(weights.data(), 3, 3, whole)) == 0);  // up rows
+  CHECK(count(shard_of_fused_rows<device_space>(weights.data(), 2, 3, whole)) == 1);
   CHECK(count(experts(4, 1)) == 1);
   CHECK(place(experts(4, 1), 0, 4));
-  CHECK(place(shard_of_columns(experts_nfd<device_space>(memory.data(), {4, 3, 1}), 1, 2), 1, 1));
+  CHECK(place(shard_of_columns(experts_nfd<device_space>(weights.data(), {4, 3, 1}), 1, 2), 1, 1));
   CHECK(cuda::detail::total_experts(shard_of_experts(experts(2, 3), 1, 4)) == 4);
   CHECK(cuda::detail::total_experts(experts(4, 1).middle_experts(1, 2)) == 4);
 }

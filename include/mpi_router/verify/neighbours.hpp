@@ -1,11 +1,11 @@
 // Directions beside a principal one whose images are known: what a probe need not look for.
 #pragma once
 
+#include <mpi_router/verify/decompositions.hpp>
 #include <mpi_router/verify/lanczos.hpp>
 #include <mpi_router/verify/widened.hpp>
 
 #include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 
 #include <algorithm>
 #include <cmath>

@@ -3,11 +3,11 @@
 
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/verify/decompositions.hpp>
 #include <mpi_router/verify/neighbours.hpp>
 #include <mpi_router/verify/probe.hpp>
 
 #include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 
 #include <algorithm>
 #include <limits>

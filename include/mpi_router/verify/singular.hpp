@@ -2,26 +2,13 @@
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
-
-#include <Eigen/SVD>
+#include <mpi_router/verify/decompositions.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <optional>
 #include <utility>
-
-// Eigen 5 takes the choice of vectors as a template argument.
-#if EIGEN_VERSION_AT_LEAST(3, 4, 90)
-#define MPIROUTER_BDC_SVD Eigen::BDCSVD<Eigen::MatrixXd, Eigen::ComputeThinV>
-#else
-#define MPIROUTER_BDC_SVD Eigen::BDCSVD<Eigen::MatrixXd>
-#endif
-// It takes long to compile. With MPIROUTER_EXTERN_SVD some one translation unit of the program instantiates
-// it: `template class MPIROUTER_BDC_SVD;`. Not with Eigen 5, some of whose members must not be instantiated.
-#if defined(MPIROUTER_EXTERN_SVD) && !EIGEN_VERSION_AT_LEAST(3, 4, 90)
-extern template class MPIROUTER_BDC_SVD;
-#endif
 
 MPIROUTER_BEGIN
 

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <mpi_router/core/config.hpp>
+#include <mpi_router/verify/decompositions.hpp>
 
 #include <Eigen/Core>
-#include <Eigen/Eigenvalues>
 
 #include <algorithm>
 #include <cmath>
