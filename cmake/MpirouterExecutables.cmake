@@ -110,14 +110,14 @@ function(mpirouter_add_programs)
   endforeach()
 endfunction()
 
-# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [HEAVY]): a doctest
-# executable (main is given) run by ctest. The working directory of the run is the test's source folder. Compiled
-# quickly, but for a HEAVY one, which would run longer than that saves.
-# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. A test whose libraries are not to be had is listed by ctest
-# as disabled.
+# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [SANITIZED_IN_FULL] [HEAVY]):
+# a doctest executable (main is given) run by ctest. The working directory of the run is the test's source folder.
+# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS; SANITIZED_IN_FULL: under sanitizers only with them. Compiled
+# quickly, but for a HEAVY one, which would run longer than that saves. A test whose libraries are not to be had is listed
+# by ctest as disabled.
 function(mpirouter_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY" "" "SOURCES;LIBRARIES;ARGUMENTS")
-  if(arg_FULL AND NOT MPIROUTER_FULL_TESTS)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY;SANITIZED_IN_FULL" "" "SOURCES;LIBRARIES;ARGUMENTS")
+  if(NOT MPIROUTER_FULL_TESTS AND (arg_FULL OR (arg_SANITIZED_IN_FULL AND MPIROUTER_SANITIZE)))
     return()
   endif()
   mpirouter_add_executable(${name} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES})
