@@ -3,7 +3,16 @@ import { plot, line, dot, text, ruleX, ruleY, arrow, link } from "@observablehq/
 import { element, legend, powerOfTen, shapes, short, swatch, theme } from "./theme.js";
 
 const smallest = 1e-13;  // degrees; what is left below is rounding
-const image = (svg, label) => { svg.setAttribute("role", "img"); svg.setAttribute("aria-label", label); return svg; };
+// One picture with one description: the names that Plot gives its marks are no ARIA labels then.
+function image(svg, label) {
+  for (const mark of svg.querySelectorAll("[aria-label]")) {
+    mark.dataset.mark = mark.getAttribute("aria-label");
+    mark.removeAttribute("aria-label");
+  }
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", label);
+  return svg;
+}
 const style = colors => ({ background: "none", color: colors.ink, fontSize: "13px", fontFamily: "system-ui, sans-serif",
                            overflow: "visible" });
 
