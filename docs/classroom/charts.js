@@ -1,6 +1,6 @@
 // The charts, drawn by Observable Plot from the library's numbers.
 import { plot, line, dot, text, ruleX, ruleY, arrow, link } from "@observablehq/plot";
-import { element, legend, powerOfTen, shapes, short, swatch, theme } from "./theme.js";
+import { legend, point, powerOfTen, shapes, short, swatch, theme } from "./theme.js";
 
 const smallest = 1e-13;  // degrees; what is left below is rounding
 // One picture with one description: the names that Plot gives its marks are no ARIA labels then.
@@ -29,13 +29,13 @@ export function drawCourse(course, state, width) {
   if (!still) entries.push({ text: "floor κ²δ/(1 − κ²)", draw: swatch(colors.third, "10 3") },
                            { text: "stateless: one step from the start", draw: swatch(colors.soft) });
   const least = Math.min(1, ...["theta", "ascentTheta"].flatMap(name => series(name).map(({ angle }) => angle)));
-  const thick = { strokeWidth: 2.5 };
+  const lowest = 10 ** Math.floor(Math.log10(least)), thick = { strokeWidth: 2.5 };
   const svg = plot({
     width, height: Math.max(210, Math.round(0.5 * width)), marginTop: 24, marginLeft: 52, marginBottom: 38, style: style(colors),
     x: { label: "step k", domain: [0, Math.max(10, last)], tickFormat: k => Number.isInteger(k) ? String(k) : "" },
-    y: { label: "θ (degrees)", type: "log", domain: [10 ** Math.floor(Math.log10(least)), 100], grid: true,
-         ticks: [2, 0, -2, -4, -6, -8, -10, -12].map(e => 10 ** e).filter(y => y >= least / 10),
-         tickFormat: y => y === 1 || y === 100 ? String(y) : powerOfTen(Math.round(Math.log10(y))) },
+    y: { label: "θ (degrees)", type: "log", domain: [lowest, 100], grid: true,
+         ticks: Array.from({ length: 8 }, (_, i) => 10 ** (2 - i * (least < 1e-3 ? 2 : 1))).filter(y => y >= 0.99 * lowest),
+         tickFormat: y => y >= 1 ? String(y) : powerOfTen(Math.round(Math.log10(y))) },
     marks: [
       straight ? line(series("expected"), { x: "k", y: "angle", stroke: colors.third, strokeDasharray: "10 3", clip: true, ...thick }) : null,
       still ? null : ruleY([course.floor], { stroke: colors.third, strokeDasharray: "10 3", ...thick }),
@@ -56,7 +56,7 @@ export function drawCourse(course, state, width) {
 // A plane with equal axes around the origin.
 function plane(size, reach, colors, marks, labels = {}) {
   const axis = label => ({ domain: [-reach, reach], label, ticks: 5 });
-  return plot({ width: size, height: size, margin: 36, marginTop: 24, style: style(colors), x: axis(labels.x ?? null), y: axis(labels.y ?? null),
+  return plot({ width: size, height: size, margin: 40, marginLeft: 46, marginRight: 34, marginTop: 24, style: style(colors), x: axis(labels.x ?? null), y: axis(labels.y ?? null),
                 marks: [ruleX([0], { stroke: colors.line }), ruleY([0], { stroke: colors.line }), ...marks.filter(Boolean)] });
 }
 
@@ -98,6 +98,9 @@ export function drawRouter({ tokens, principal }, { rows, winner }, when, width)
                     fill: colors.ink, stroke: colors.paper, strokeWidth: 4, fontWeight: 700, fontSize: 15 }),
   ], { x: "first coordinate of the token", y: "second" });
   svg.dataset.when = when;
+  legend(svg, [{ text: `row ${when === "after" ? "r′" : "r"} of expert 1, 2, …`, draw: swatch(experts[0].color) },
+               { text: "±v₁ of the expert of this colour", draw: swatch(experts[0].color, "5 4") },
+               { text: "tokens: colour and shape of the winner", draw: point(experts[0].color) }], { color: colors.ink });
   const counts = experts.map(({ i }) => `expert ${i + 1} ${winner.filter(w => w === i).length}`).join(", ");
   return image(svg, `${winner.length} tokens by the expert that wins ${when} the step: ${counts}.`);
 }

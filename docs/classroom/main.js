@@ -10,7 +10,8 @@ import { onTheme, short } from "./theme.js";
 const wasm = "@WASM@";
 const $ = id => document.getElementById(id);
 const shown = 12;  // lines of the table
-let library, course, routed, timer = 0, lastRouter = "";
+let library, course, routed, timer = 0;
+const drawn = { row: "", router: "" };  // the settings that were drawn
 
 const show = (id, svg) => $(id).replaceChildren(svg);
 const widthOf = id => Math.max(260, Math.min($(id).clientWidth, 640));
@@ -30,7 +31,6 @@ function table() {
 function drawRow(state) {
   course = library.course(state, state.steps);
   const last = course.moments.length - 1, shape = library.mapCircle(last);
-  show("sphere", drawSphere(library, state, course));
   show("course", drawCourse(course, state, widthOf("course")));
   show("ellipse", drawEllipse(shape, course.moments[last], state, widthOf("ellipse")));
   $("stretch").textContent = `The row now: ‖A r̂‖ = √ρ = ${short(course.moments[last].lambda)} σ₁.`;
@@ -68,13 +68,15 @@ function labels(state) {
 }
 
 function draw() {
-  const state = read(), router = JSON.stringify([state.experts, state.seed, state.msteps]);
+  const state = read(), { turn, tilt, at, experts, seed, msteps, ...rest } = state;
+  const row = JSON.stringify(rest), router = JSON.stringify([experts, seed, msteps]);
   labels(state);
-  drawRow(state);
-  if (router !== lastRouter) drawRouting(state);
-  lastRouter = router;
+  if (row !== drawn.row) drawRow(state);
+  show("sphere", drawSphere(library, state, course));
+  if (router !== drawn.router) drawRouting(state);
+  Object.assign(drawn, { row, router });
 }
-function redraw() { lastRouter = ""; draw(); }
+function redraw() { Object.assign(drawn, { row: "", router: "" }); draw(); }
 
 // What a screen reader is told, once it has settled.
 let telling = 0;
@@ -83,11 +85,18 @@ function tell(text) {
   telling = setTimeout(() => { $("spoken").textContent = text; }, 500);
 }
 
+// What the address says of the state; ?steps=8 opens with a path.
+const told = () => location.hash.slice(1) || location.search;
+
 // The link of the page follows its state; each change that was finished is one step of “back”.
 function remember() {
-  if (link() !== location.hash) history.pushState(null, "", link());
+  if (link() !== location.hash) location.hash = link();
 }
-function changed() { draw(); remember(); tell(spoken(read(), course)); }
+function changed({ target } = {}) {
+  draw();
+  remember();
+  tell(["experts", "msteps", "seed"].includes(target?.name) ? $("routed").textContent : spoken(read(), course));
+}
 
 function stop() {
   if (!timer) return;
@@ -180,7 +189,13 @@ function listen() {
     if (dataset?.word) { e.preventDefault(); define(dataset.word); }
   });
   for (const word of document.querySelectorAll("a[data-word]")) word.href = "#word-" + word.dataset.word;
-  const follow = () => { if (location.hash !== link()) { stop(); restore(location.hash.slice(1)); draw(); tell(spoken(read(), course)); } };
+  const follow = () => {
+    if (location.hash === link()) return;
+    stop();
+    restore(told());
+    draw();
+    tell(spoken(read(), course));
+  };
   for (const kind of ["popstate", "hashchange"]) addEventListener(kind, follow);
   onTheme(redraw);
   let width = innerWidth;
@@ -191,7 +206,7 @@ function listen() {
 start(Uint8Array.from(atob(wasm), c => c.charCodeAt(0))).then(started => {
   library = started;
   listen();
-  restore(location.hash.slice(1) || location.search);  // ?steps=8 opens with a path
+  restore(told());
   draw();
   const { at } = read();
   if (at !== "row" && $("part-" + at)) go(at);

@@ -1,7 +1,7 @@
 // The sphere of directions, seen from a side: ρ as shades, the paths of the two rules, lines for what has no sign.
 import { element, legend, light, short, swatch, theme } from "./theme.js";
 
-const size = 400, centre = 200, radius = 160, pixels = 200;
+const size = 400, centre = 200, radius = 160, pixels = 240;
 
 // Right, up and towards the eye, in the coordinates of v₁ (up), v₂, v₃.
 export function cameraOf({ turn, tilt }) {
@@ -90,7 +90,7 @@ export function drawSphere(library, state, course) {
   svg.append(
     element("image", { x: centre - radius, y: centre - radius, width: 2 * radius, height: 2 * radius,
                        href: shades(library, k, camera, key) }),
-    element("circle", { cx: centre, cy: centre, r: radius, fill: "none", stroke: colors.soft }),
+    element("circle", { cx: centre, cy: centre, r: radius, fill: "none", stroke: colors.soft, "stroke-width": 2 }),
     line(now.second, camera, { color: light.soft, width: 1, reach: 1.08 }),
     line(now.principal, camera, { color: light.ink, width: 2.5, reach: 1.1 }),
     line(now.ascent, camera, { color: light.ascent, width: 1, reach: 1 }),

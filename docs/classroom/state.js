@@ -1,7 +1,7 @@
 // The state of the page is what its form holds, and the link holds all of it.
 export const presets = {
   one: { name: "One expert", set: {},
-         see: "One direction v₁ is the strongest. The row climbs to it; θ falls along the straight line of κ²ᵏ." },
+         see: "One direction v₁ is the strongest. The row climbs to it; in the end θ falls as κ²ᵏ does, and never lies above that line." },
   repeated: { name: "Repeated σ₁", set: { s2: 1, theta: 60, phi: 45, steps: 12 },
               see: "σ₂ = σ₁: every direction of a whole circle is as strong. The row stops on that circle, where it met it; "
                 + "θ to one of them means nothing, and the certificate claims nothing." },
@@ -14,9 +14,9 @@ export const presets = {
   long: { name: "Too long a step", set: { s2: 0.5, s3: 0.3, t: 2.5, eta: "fixed", theta: 40, phi: 30, steps: 60 },
           see: "One η for all steps, 2.5/σ₁². The ascent jumps over v₁ and ends in a two-cycle: for ever between the same two "
             + "lines. The power step has no step size to choose." },
-  drift: { name: "Drift", set: { s2: 0.8, theta: 60, phi: 30, drift: 3, steps: 60 },
+  drift: { name: "Drift", set: { s2: 0.8, theta: 20, phi: 150, drift: 2, steps: 40 },
            see: "The weights change: v₁ turns by δ before every step. A row that is written back follows at an angle of "
-             + "κ²δ/(1 − κ²); one step from the stored row, as the paper’s router takes it, helps less and less where nothing trains the row." },
+             + "κ²δ/(1 − κ²). One step from the stored row, as the paper’s router takes it, falls behind where nothing trains the row." },
 };
 
 const form = () => document.getElementById("state");

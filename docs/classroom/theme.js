@@ -42,3 +42,4 @@ export function legend(svg, entries, { color, below = false, size = 13 }) {
 }
 export const swatch = (color, dash = "") => (x, y) => element("line",
   { x1: x - 10, x2: x + 10, y1: y, y2: y, stroke: color, "stroke-width": 3, ...(dash && { "stroke-dasharray": dash }) });
+export const point = color => (x, y) => element("circle", { cx: x, cy: y, r: 4, fill: color });
