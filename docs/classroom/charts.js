@@ -26,8 +26,9 @@ export function drawCourse(course, state, width) {
                    { text: "ascent: θ", draw: swatch(colors.ascent, "6 4") },
                    { text: "certificate: θ of the power step is at most", draw: swatch(colors.soft, "2 3") }];
   if (straight) entries.push({ text: "κ²ᵏ tan θ₀, as an angle", draw: swatch(colors.third, "10 3") });
-  if (!still) entries.push({ text: "floor κ²δ/(1 − κ²)", draw: swatch(colors.third, "10 3") },
-                           { text: "stateless: one step from the start", draw: swatch(colors.soft) });
+  const floors = !still && Number.isFinite(course.floor) ? [course.floor] : [];
+  if (floors.length) entries.push({ text: "floor κ²δ/(1 − κ²)", draw: swatch(colors.third, "10 3") });
+  if (!still) entries.push({ text: "stateless: one step from the start", draw: swatch(colors.soft) });
   const least = Math.min(1, ...["theta", "ascentTheta"].flatMap(name => series(name).map(({ angle }) => angle)));
   const lowest = 10 ** Math.floor(Math.log10(least)), thick = { strokeWidth: 2.5 };
   const svg = plot({
@@ -38,7 +39,7 @@ export function drawCourse(course, state, width) {
          tickFormat: y => y >= 1 ? String(y) : powerOfTen(Math.round(Math.log10(y))) },
     marks: [
       straight ? line(series("expected"), { x: "k", y: "angle", stroke: colors.third, strokeDasharray: "10 3", clip: true, ...thick }) : null,
-      still ? null : ruleY([course.floor], { stroke: colors.third, strokeDasharray: "10 3", ...thick }),
+      ruleY(floors, { stroke: colors.third, strokeDasharray: "10 3", ...thick }),
       still ? null : line(series("stateless"), { x: "k", y: "angle", stroke: colors.soft, strokeWidth: 1.5 }),
       line(series("bound"), { x: "k", y: "angle", stroke: colors.soft, strokeDasharray: "2 3", ...thick }),
       line(series("ascentTheta"), { x: "k", y: "angle", stroke: colors.ascent, strokeDasharray: "6 4", ...thick }),
@@ -82,7 +83,7 @@ export function drawEllipse({ points, row, image: mapped }, moment, state, width
 }
 
 // Tokens in the colour and shape of the expert that wins; rows as arrows, ±v₁ of each expert as a line.
-export function drawRouter({ tokens, principal }, { rows, winner }, when, width) {
+export function drawRouter({ tokens, principal }, { rows, winner, load }, when, width) {
   const colors = theme(), size = Math.min(width, 460), reach = 3.6;
   const experts = rows.map((row, i) => ({ i, row, v: principal[i], color: colors.experts[i] }));
   const far = ({ v }) => 1.3 * reach / Math.hypot(...v);
@@ -101,6 +102,6 @@ export function drawRouter({ tokens, principal }, { rows, winner }, when, width)
   legend(svg, [{ text: `row ${when === "after" ? "r′" : "r"} of expert 1, 2, …`, draw: swatch(experts[0].color) },
                { text: "±v₁ of the expert of this colour", draw: swatch(experts[0].color, "5 4") },
                { text: "tokens: colour and shape of the winner", draw: point(experts[0].color) }], { color: colors.ink });
-  const counts = experts.map(({ i }) => `expert ${i + 1} ${winner.filter(w => w === i).length}`).join(", ");
+  const counts = load.map((count, i) => `expert ${i + 1} ${count}`).join(", ");
   return image(svg, `${winner.length} tokens by the expert that wins ${when} the step: ${counts}.`);
 }

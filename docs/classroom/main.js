@@ -1,4 +1,4 @@
-// The page at work: the form is the state, and a change draws all that shows it.
+// The page at work: the form is the state, and a change draws what shows it. Whatever is computed comes from library.js.
 import { start } from "./library.js";
 import { apply, current, link, order, presets, read, restore, set } from "./state.js";
 import { drawSphere } from "./sphere.js";
@@ -149,6 +149,7 @@ function saveNumbers(figure, name) {
 }
 function save({ save: kind, figure }) {
   const name = "mpi-" + figure, state = read();
+  tell(`Saved ${name}.${kind}`);
   if (kind === "csv") return saveNumbers(figure, name);
   const words = figure === "before" || figure === "after"
     ? `${state.experts} experts, seed ${state.seed}, ${state.msteps} power steps. ${link()}` : parameters(state);

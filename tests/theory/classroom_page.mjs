@@ -107,6 +107,20 @@ async function links() {
   await query.close();
 }
 
+// Where a number has no value the page says so, and draws the rest.
+async function extremes() {
+  const page = await browser.open();
+  for (const hash of ["s2=1&drift=2&steps=9", "s2=1&s3=1&steps=9", "s2=0&s3=0&theta=30&steps=3", "s2=0&s3=0&theta=90", "theta=0&steps=5", "theta=0&drift=10&steps=200",
+                      "theta=90&steps=200&t=3", "t=0.05&steps=200&frame=turned", "s2=0.99&s3=0.99&theta=89&steps=200&t=3&eta=fixed"]) {
+    await page.evaluate(to => { location.hash = to; }, hash);
+    await page.waitForFunction(steps => document.getElementById("steps").value === steps, {}, new URLSearchParams(hash).get("steps") ?? "0");
+    await settle(page);
+    await agrees(page);
+    assert.doesNotMatch(await page.$eval("main", main => main.innerHTML), /NaN|Infinity|undefined/, hash);
+  }
+  await page.close();
+}
+
 async function controls() {
   const page = await browser.open({ hash: "#steps=5" });
   await slide(page, "s3", 0.9);  // σ₂ ≥ σ₃: the one that was moved takes the other along
@@ -297,7 +311,7 @@ async function everywhere() {
 }
 
 try {
-  for (const test of [presets, links, controls, keyboard, touch, router, exports, everywhere]) {
+  for (const test of [presets, links, extremes, controls, keyboard, touch, router, exports, everywhere]) {
     await test();
     console.log(test.name + ": ok");
   }
