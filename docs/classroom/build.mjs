@@ -9,8 +9,17 @@ const here = dirname(fileURLToPath(import.meta.url));
 const { build, transform } = createRequire(resolve(modules, "x"))("esbuild");
 const part = name => readFile(join(here, name), "utf8");
 
-const bundle = await build({ entryPoints: [join(here, "main.js")], bundle: true, minify: true, write: false, charset: "utf8",
-                             legalComments: "inline", target: "es2022", nodePaths: [resolve(modules)], logLevel: "warning" });
+const bundle = await build({
+  entryPoints: [join(here, "main.js")],
+  bundle: true,
+  minify: true,
+  write: false,
+  charset: "utf8",
+  legalComments: "inline",
+  target: "es2022",
+  nodePaths: [resolve(modules)],
+  logLevel: "warning",
+});
 const script = bundle.outputFiles[0].text.replace("@WASM@", (await readFile(wasm)).toString("base64"));
 const style = (await transform(await part("page.css"), { loader: "css", minify: true, charset: "utf8" })).code;
 const pieces = { "@CSS@": style, "@WORDS@": await part("words.html"), "@SCRIPT@": script };

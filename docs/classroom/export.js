@@ -11,12 +11,22 @@ function save(name, blob) {
 
 // The figure by itself: its size, its paper, a title, the parameters, and the link that shows it again.
 export function standalone(svg, title, words) {
-  const copy = svg.cloneNode(true), [x, y, width, height] = copy.getAttribute("viewBox").split(/[ ,]+/).map(Number);
-  for (const [key, value] of Object.entries({ xmlns: "http://www.w3.org/2000/svg", width, height, "aria-label": title })) copy.setAttribute(key, value);
+  const copy = svg.cloneNode(true),
+    [x, y, width, height] = copy.getAttribute("viewBox").split(/[ ,]+/).map(Number);
+  for (const [key, value] of Object.entries({
+    xmlns: "http://www.w3.org/2000/svg",
+    width,
+    height,
+    "aria-label": title,
+  }))
+    copy.setAttribute(key, value);
   copy.style.color = theme().ink;
   copy.style.fontFamily = "system-ui, sans-serif";
-  copy.prepend(element("title", {}, title), element("desc", {}, words),
-               element("rect", { x, y, width, height, fill: theme().paper }));
+  copy.prepend(
+    element("title", {}, title),
+    element("desc", {}, words),
+    element("rect", { x, y, width, height, fill: theme().paper }),
+  );
   return { text: new XMLSerializer().serializeToString(copy), width, height };
 }
 
@@ -25,7 +35,8 @@ export function saveSvg(name, svg, title, words) {
 }
 
 export async function savePng(name, svg, title, words) {
-  const { text, width, height } = standalone(svg, title, words), scale = 1600 / width;
+  const { text, width, height } = standalone(svg, title, words),
+    scale = 1600 / width;
   const picture = new Image();
   picture.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text);
   await picture.decode();

@@ -15,12 +15,16 @@ export function skip(why) {
 // puppeteer-core and axe-core, as package-lock.json has them, in `folder`.
 function install(folder) {
   mkdirSync(folder, { recursive: true });
-  const lock = join(here, "package-lock.json"), copy = join(folder, "package-lock.json");
-  if (existsSync(join(folder, "node_modules", "axe-core")) && readFileSync(lock, "utf8") === readFileSync(copy, "utf8")) return;
+  const lock = join(here, "package-lock.json"),
+    copy = join(folder, "package-lock.json");
+  if (existsSync(join(folder, "node_modules", "axe-core")) && readFileSync(lock, "utf8") === readFileSync(copy, "utf8"))
+    return;
   for (const name of ["package.json", "package-lock.json"]) copyFileSync(join(here, name), join(folder, name));
   try {
-    execFileSync("npm", ["ci", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
-                 { stdio: "inherit", timeout: 300000 });
+    execFileSync("npm", ["ci", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], {
+      stdio: "inherit",
+      timeout: 300000,
+    });
   } catch {
     skip("npm could not install puppeteer-core and axe-core");
   }
@@ -35,13 +39,16 @@ export async function launch(folder, chromium) {
   const from = createRequire(pathToFileURL(resolve(modules, "x")));
   const { default: puppeteer } = await import(pathToFileURL(from.resolve("puppeteer-core")));
   const browser = await puppeteer.launch({ executablePath: chromium, args: ["--no-sandbox"] });
-  const url = String(pathToFileURL(resolve(folder, "index.html"))), errors = [];
+  const url = String(pathToFileURL(resolve(folder, "index.html"))),
+    errors = [];
   return {
     axe: readFileSync(from.resolve("axe-core/axe.min.js"), "utf8"),
     async open({ hash = "", width = 1280, height = 800, scheme = "light", script = true, touch = false } = {}) {
       const page = await browser.newPage();
       page.on("pageerror", error => errors.push(String(error)));
-      page.on("console", message => { if (["error", "warning", "warn"].includes(message.type())) errors.push(message.text()); });
+      page.on("console", message => {
+        if (["error", "warning", "warn"].includes(message.type())) errors.push(message.text());
+      });
       page.on("requestfailed", request => errors.push("not loaded: " + request.url()));
       await page.setJavaScriptEnabled(script);
       await page.setViewport({ width, height, hasTouch: touch });
