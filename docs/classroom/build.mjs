@@ -1,5 +1,5 @@
 // Puts the page together: node build.mjs NODE_MODULES WASM OUT.html
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,6 +14,7 @@ const bundle = await build({
   bundle: true,
   minify: true,
   write: false,
+  metafile: true,
   charset: "utf8",
   legalComments: "inline",
   target: "es2022",
@@ -28,4 +29,14 @@ for (const [name, text] of Object.entries(pieces)) {
   if (page.split(name).length !== 2) throw new Error(`page.html has ${name} not once`);
   page = page.replace(name, () => text);
 }
-await writeFile(out, page);
+
+// The page may be handed on, and with it what it was bundled from: their licences go along.
+const packages = Object.keys(bundle.metafile.inputs).map(path => path.match(/.*node_modules\/(?:@[^/]+\/)?[^/]+/)?.[0]);
+const notices = [];
+for (const folder of [...new Set(packages.filter(Boolean))].sort()) {
+  const licence = (await readdir(folder)).find(name => /^licen[sc]e/i.test(name));
+  if (!licence) throw new Error(`${folder} has no licence`);
+  const { name, version } = JSON.parse(await readFile(join(folder, "package.json"), "utf8"));
+  notices.push(`${name} ${version}\n${(await readFile(join(folder, licence), "utf8")).trim()}`);
+}
+await writeFile(out, `${page}<!--\nBundled into this page:\n\n${notices.join("\n\n").replaceAll("--", "- -")}\n-->\n`);

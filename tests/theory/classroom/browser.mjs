@@ -39,11 +39,19 @@ export async function launch(folder, chromium) {
   const from = createRequire(pathToFileURL(resolve(modules, "x")));
   const { default: puppeteer } = await import(pathToFileURL(from.resolve("puppeteer-core")));
   const browser = await puppeteer.launch({ executablePath: chromium, args: ["--no-sandbox"] });
-  const url = String(pathToFileURL(resolve(folder, "index.html"))),
-    errors = [];
+  const errors = [];
   return {
     axe: readFileSync(from.resolve("axe-core/axe.min.js"), "utf8"),
-    async open({ hash = "", width = 1280, height = 800, scheme = "light", script = true, touch = false } = {}) {
+    async open({
+      file = "index.html",
+      waitFor = "#after svg",
+      hash = "",
+      width = 1280,
+      height = 800,
+      scheme = "light",
+      script = true,
+      touch = false,
+    } = {}) {
       const page = await browser.newPage();
       page.on("pageerror", error => errors.push(String(error)));
       page.on("console", message => {
@@ -53,8 +61,8 @@ export async function launch(folder, chromium) {
       await page.setJavaScriptEnabled(script);
       await page.setViewport({ width, height, hasTouch: touch });
       await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
-      await page.goto(url + hash);
-      if (script) await page.waitForSelector("#after svg");
+      await page.goto(pathToFileURL(resolve(folder, file)) + hash);
+      if (script) await page.waitForSelector(waitFor);
       return page;
     },
     async close() {

@@ -1,5 +1,7 @@
 // The page shows the library's numbers, and its link holds its state.
 import assert from "node:assert/strict";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { agrees, cells, settle, slide, state, text } from "./page.mjs";
 
 export async function presets(browser, library) {
@@ -158,5 +160,17 @@ export async function controls(browser, library) {
   await slide(page, "s2", 0.5);
   assert.match(await text(page, "words"), /no image/);
   assert.equal((await cells(page, "log")).length, 1);
+  await page.close();
+}
+
+// A page whose module is broken says so; a whole one carries the licences of what is in it.
+export async function failure(browser, library, folder) {
+  const whole = await readFile(join(folder, "index.html"), "utf8");
+  assert.match(whole, /@observablehq\/plot [\d.]+\nCopyright/);
+  const broken = whole.replace(/"AGFzbQ[^"]*"/, '"AGFzbQ"');
+  assert.notEqual(broken, whole);
+  await writeFile(join(folder, "broken.html"), broken);
+  const page = await browser.open({ file: "broken.html", waitFor: "#failure:not([hidden])" });
+  assert.match(await text(page, "failure"), /The library could not be started: CompileError/);
   await page.close();
 }
