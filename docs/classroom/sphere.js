@@ -104,7 +104,7 @@ function line(p, camera, { color, width, reach }) {
   );
 }
 
-function names(moment, camera, ink) {
+function names(moment, camera) {
   const third = [
     moment.principal[1] * moment.second[2] - moment.principal[2] * moment.second[1],
     moment.principal[2] * moment.second[0] - moment.principal[0] * moment.second[2],
@@ -136,7 +136,12 @@ function names(moment, camera, ink) {
                 "text-anchor": "middle",
                 "font-size": 18,
                 "font-weight": 600,
-                fill: inside ? light.ink : ink,
+                // A halo, for a name may lie across the edge of the sphere, on dark paper too.
+                fill: light.ink,
+                stroke: "#f4f2ea",
+                "stroke-width": 4,
+                "stroke-linejoin": "round",
+                "paint-order": "stroke",
               },
               text,
             );
@@ -190,7 +195,7 @@ export function drawSphere(library, state, course) {
       camera,
       { color: light.power, mark: disc },
     ),
-    ...names(now, camera, colors.ink),
+    ...names(now, camera),
   );
   legend(
     svg,

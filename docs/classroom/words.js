@@ -39,10 +39,10 @@ function ascentWords(state, course) {
     : `${kind}near v₁ it multiplies tan θ by ${course.ascentRate.toFixed(3)}.`;
 }
 
-function certificateWords({ bound }) {
-  return bound >= 90
-    ? "Certificate: it claims nothing yet."
-    : `Certificate: θ of the power step is at most ${short(bound)}°.`;
+function certificateWords({ bound, traceBound }) {
+  if (bound >= 90) return "Certificate: it claims nothing yet.";
+  const without = traceBound < 90 ? `at most ${short(traceBound)}°` : "no claim";
+  return `Certificate: θ of the power step is at most ${short(bound)}°; without knowing σ₂, from tr M, ${without}.`;
 }
 
 // The paragraphs beside the figures.

@@ -38,7 +38,7 @@ export async function launch(folder, chromium) {
   install(modules);
   const from = createRequire(pathToFileURL(resolve(modules, "x")));
   const { default: puppeteer } = await import(pathToFileURL(from.resolve("puppeteer-core")));
-  const browser = await puppeteer.launch({ executablePath: chromium, args: ["--no-sandbox"] });
+  const browser = await puppeteer.launch({ protocolTimeout: 600000, executablePath: chromium, args: ["--no-sandbox"] });
   const errors = [];
   return {
     axe: readFileSync(from.resolve("axe-core/axe.min.js"), "utf8"),
@@ -53,6 +53,7 @@ export async function launch(folder, chromium) {
       touch = false,
     } = {}) {
       const page = await browser.newPage();
+      page.setDefaultTimeout(180000); // a machine may be busy with other tests
       page.on("pageerror", error => errors.push(String(error)));
       page.on("console", message => {
         if (["error", "warning", "warn"].includes(message.type())) errors.push(message.text());

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { agrees, cells, settle, slide, state, text } from "./page.mjs";
+import { agrees, cells, settle, short, slide, state, text } from "./page.mjs";
 
 export async function presets(browser, library) {
   const page = await browser.open();
@@ -28,6 +28,11 @@ export async function presets(browser, library) {
   const floor = (0.64 * 2) / 0.36;
   assert.ok(Math.abs(drift.now.theta - floor) < 0.1, `${drift.now.theta}, not ${floor}`);
   assert.match(drift.words, /3\.56°/);
+  assert.ok(
+    drift.words.includes(
+      `at most ${short(drift.now.bound)}°; without knowing σ₂, from tr M, at most ${short(drift.now.traceBound)}°`,
+    ),
+  );
   assert.ok(drift.now.stateless > 60);
   assert.match(await text(page, "course"), /floor κ²δ/);
   await press("one");
