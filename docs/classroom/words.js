@@ -1,0 +1,69 @@
+// What the page says of a state.
+import { short } from "./theme.js";
+
+const states = [
+  "ok",
+  "the row is zero",
+  "the row is orthogonal to all that the expert sees: it has no image",
+  "a number is not finite",
+];
+
+// Why there is nothing more to see, or nothing.
+export function ending(course, steps) {
+  if (course.ending === 1) {
+    const { state, ascentState } = course.moments.at(-1);
+    return "no step: " + states[state || ascentState];
+  }
+  if (course.ending === 2) return "only rounding is left";
+  if (course.ending === 3) return "the ascent is in a two-cycle, and on the power step only rounding is left";
+  return steps >= 200 ? "200 steps are enough" : "";
+}
+
+function powerWords(state, course) {
+  if (state.s2 === 1) return "σ₂ = σ₁: there is no one direction to find.";
+  if (state.theta === 90 && !state.turned)
+    return "The row is orthogonal to v₁ and so is its image: no step leaves that plane.";
+  if (state.drift)
+    return `Written back, the row follows v₁ at κ²δ/(1 − κ²) = ${short(course.floor)}°, once the start is forgotten.`;
+  return `Power step: near v₁ it multiplies tan θ by κ² = ${course.powerRate.toFixed(3)}.`;
+}
+
+function ascentWords(state, course) {
+  const { apart } = course.moments.at(-1);
+  if (state.t === 1 && !state.fixed)
+    return `Ascent with η = 1/ρ: the same step. The two rows are ${short(apart)}° apart.`;
+  const kind = state.t < 0.2 ? "Ascent, nearly Oja’s rule: " : "Ascent: ";
+  if (state.s2 === 1 || state.drift) return `${kind}its row is ${short(apart)}° from that of the power step.`;
+  return course.ascentRate >= 1
+    ? `${kind}too long a step (|1 − t(1 − σᵢ²/σ₁²)| is ${course.ascentRate.toFixed(3)} for one i): v₁ is not where it ends.`
+    : `${kind}near v₁ it multiplies tan θ by ${course.ascentRate.toFixed(3)}.`;
+}
+
+function certificateWords({ bound, traceBound }) {
+  if (bound >= 90) return "Certificate: it claims nothing yet.";
+  const without = traceBound < 90 ? `at most ${short(traceBound)}°` : "no claim";
+  return `Certificate: θ of the power step is at most ${short(bound)}°; without knowing σ₂, from tr M, ${without}.`;
+}
+
+// The paragraphs beside the figures.
+export function outlook(state, course, preset) {
+  const over = ending(course, state.steps),
+    now = course.moments.at(-1);
+  return [
+    preset && state.steps >= 0 ? preset.see : "",
+    `${powerWords(state, course)} ${ascentWords(state, course)}`,
+    certificateWords(now) + (over ? ` Ended: ${over}.` : ""),
+  ].filter(Boolean);
+}
+
+// The same for a screen reader, shorter: where the rows are.
+export function spoken(state, course) {
+  const now = course.moments.at(-1),
+    over = ending(course, state.steps);
+  return (
+    `Step ${course.moments.length - 1}. Power step ${short(now.theta)} degrees from v1, ` +
+    (now.bound < 90 ? `proven ${short(now.bound)} at most. ` : "nothing proven. ") +
+    `Ascent ${short(now.ascentTheta)} degrees.` +
+    (over ? ` Ended: ${over}.` : "")
+  );
+}

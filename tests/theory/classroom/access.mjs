@@ -1,0 +1,141 @@
+// The page by keyboard and touch, for a screen reader, on a projector and on a telephone, light and dark.
+import assert from "node:assert/strict";
+import { agrees, settle, short, state, text } from "./page.mjs";
+
+export async function keyboard(browser, library) {
+  const page = await browser.open();
+  const wanted = await page.$$eval(
+      "button, select, input[type=range], a[data-word], [tabindex='0']",
+      all => all.length,
+    ),
+    met = new Set();
+  for (let i = 0; i < wanted + 2; ++i) {
+    await page.keyboard.press("Tab");
+    met.add(
+      await page.evaluate(() => {
+        const it = document.activeElement,
+          style = getComputedStyle(it);
+        return it === document.body
+          ? ""
+          : (style.outlineStyle === "none" ? "no outline: " : "") + [...document.querySelectorAll("*")].indexOf(it);
+      }),
+    );
+  }
+  met.delete("");
+  assert.equal(met.size, wanted, "not all controls are met by Tab");
+  assert.ok(![...met].some(name => name.startsWith("no outline")), "a control shows no focus");
+  await page.focus("#s2");
+  await page.keyboard.press("ArrowRight");
+  assert.equal((await state(page)).s2, "0.76");
+  await page.focus("#theta");
+  await page.keyboard.press("ArrowLeft");
+  assert.equal(await page.$eval("#theta", input => input.getAttribute("aria-valuetext")), "82 degrees");
+  await page.focus("#one");
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("Space");
+  const now = await agrees(page, library);
+  assert.equal((await state(page)).steps, "2");
+  await page.waitForFunction(() => document.getElementById("spoken").textContent.startsWith("Step 2."));
+  assert.ok((await text(page, "spoken")).includes(`Power step ${short(now.theta)} degrees`));
+  await page.focus("#turn");
+  const before = await page.$eval("#sphere", element => element.innerHTML);
+  await page.keyboard.press("ArrowRight");
+  assert.notEqual(await page.$eval("#sphere", element => element.innerHTML), before);
+  // Each word leads to its definition, and leaves the state alone.
+  const hash = await page.evaluate(() => location.hash);
+  for (const word of await page.$$("a[data-word]")) {
+    await word.focus();
+    await page.keyboard.press("Enter");
+    const [name, focused] = await word.evaluate(link => [link.dataset.word, document.activeElement.id]);
+    assert.equal(focused, "word-" + name);
+  }
+  assert.equal(await page.evaluate(() => location.hash), hash);
+  await page.close();
+}
+
+export async function touch(browser, library) {
+  const page = await browser.open({ width: 375, height: 812, touch: true });
+  const box = await (await page.$("#sphere svg")).boundingBox(),
+    x = box.x + box.width / 2,
+    y = box.y + box.height / 2;
+  await page.touchscreen.touchStart(x, y);
+  for (let i = 1; i <= 5; ++i) await page.touchscreen.touchMove(x + 10 * i, y);
+  await page.touchscreen.touchEnd();
+  assert.equal((await state(page)).turn, "32");
+  await (await page.$("[data-preset=long]")).tap();
+  assert.equal((await state(page)).t, "2.5");
+  await page.close();
+}
+
+// On a screen, a projector and a telephone, light and dark: nothing too wide, nothing broken, nothing that axe finds serious.
+export async function everywhere(browser, library) {
+  for (const [width, height] of [
+    [1280, 800],
+    [1024, 600],
+    [375, 812],
+  ]) {
+    for (const scheme of ["light", "dark"]) {
+      const hash =
+        scheme === "light"
+          ? "#s2=0.5&s3=0.3&t=2.5&eta=fixed&theta=40&phi=30&steps=60"
+          : "#s2=0.8&theta=20&phi=150&drift=2&steps=40&experts=6";
+      const page = await browser.open({ width, height, scheme, hash }),
+        where = `${width} ${scheme}`;
+      await settle(page);
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width, where);
+      assert.ok(
+        await page.$$eval(".wide", all => all.every(it => it.scrollWidth <= it.clientWidth)),
+        "a table is too wide at " + where,
+      );
+      assert.ok(
+        await page.$$eval("td", all =>
+          all.every(cell => cell.clientHeight < 1.9 * parseFloat(getComputedStyle(cell).lineHeight)),
+        ),
+        "a number is broken at " + where,
+      );
+      assert.ok(
+        await page.$$eval("svg text", all => all.every(it => it.getBoundingClientRect().height >= 9)),
+        "tiny text at " + where,
+      );
+      assert.deepEqual(
+        await page.$$eval("svg[role=img]", figures =>
+          figures.flatMap(figure => {
+            const box = figure.getBoundingClientRect();
+            return [...figure.querySelectorAll("text")]
+              .filter(it => {
+                const { left, right, top, bottom } = it.getBoundingClientRect();
+                return left < box.left - 2 || right > box.right + 2 || top < box.top - 2 || bottom > box.bottom + 2;
+              })
+              .map(it => it.textContent);
+          }),
+        ),
+        [],
+        "text outside of its figure at " + where,
+      );
+      if (width === 1024) {
+        const bottom = id => page.$eval(id, it => it.getBoundingClientRect().bottom);
+        for (const id of ["#sphere", "#course", "#one", "#drift"])
+          assert.ok((await bottom(id)) <= 600, `${id} is below the projector’s edge`);
+      }
+      await page.evaluate(browser.axe);
+      const { violations, passes } = await page.evaluate(() => globalThis.axe.run());
+      assert.ok(
+        passes.some(({ id }) => id === "color-contrast"),
+        "no contrast was looked at",
+      );
+      const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+      assert.deepEqual(
+        serious.map(({ id, nodes }) => `${id}: ${nodes.map(node => node.html).join(" ")}`),
+        [],
+        where,
+      );
+      await page.close();
+    }
+  }
+  const bare = await browser.open({ script: false });
+  assert.match(
+    await bare.$eval("body", body => body.innerText),
+    /computes what it shows, with JavaScript and WebAssembly[^]*The words of this page/,
+  );
+  await bare.close();
+}
