@@ -382,6 +382,30 @@ TEST_CASE("Table 5 beside the null: both norms, and no shape has a null after on
   CHECK(mpi_router::null_model(7, 7).one_step == doctest::Approx(std::sqrt(5.0 / 8)).epsilon(1e-12));
 }
 
+TEST_CASE("losses: the page's table is that of the README, and its means and spread are of it") {
+  double widest = 0;
+  std::string means;
+  const std::string page = text_of(std::filesystem::path(THEORY_PAGES) / "theory.md");
+  for (const std::string router : {"usual", "MPI, C′ = 4", "MPI, C′ = 1"}) {
+    CAPTURE(router);
+    const auto at = page.find("| " + router + " | 1.");
+    REQUIRE(at != page.npos);
+    std::istringstream line(page.substr(at + router.size() + 4));
+    std::array<double, 3> seeds{};
+    char bar = 0;
+    line >> seeds[0] >> bar >> seeds[1] >> bar >> seeds[2];
+    CHECK(page_says("../README.md", "| " + router + " | " + rounded(seeds[0], 3) + ", " +
+                                        rounded(seeds[1], 3) + ", " + rounded(seeds[2], 3) + " |"));
+    means += rounded((seeds[0] + seeds[1] + seeds[2]) / 3, 3) + " ";
+    const auto [least, largest] = std::minmax_element(seeds.begin(), seeds.end());
+    widest = std::max(widest, *largest - *least);
+  }
+  CAPTURE(means);
+  CHECK(page_says("theory.md", "The means are " + means.substr(0, 5) + ", " + means.substr(6, 5) + " and " +
+                                   means.substr(12, 5) + ","));
+  CHECK(page_says("theory.md", "differ by up to " + rounded(widest, 3)));
+}
+
 TEST_CASE(
     "overhead: 4 – 11 % of a layer and 0.2 % of a model are the same cost, by the table of performance.md") {
   const auto milliseconds = [](const std::string& row) {
