@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 page="$here/../../docs/lecture-slides.md"
 if [[ -e $1/lecture-slides.md ]]; then page="$1/lecture-slides.md"; fi
-make() { pandoc "$page" --standalone --slide-level=2 --fail-if-warnings --resource-path="$1" "${@:2}"; }
+make() { pandoc "$page" -f markdown-implicit_figures --standalone --slide-level=2 --fail-if-warnings --resource-path="$1" "${@:2}"; }
 mkdir -p "$2"
 make "$1" -t dzslides --self-contained --mathml --css "$here/slides.css" -o "$2/slides.html"
 make "$1" -t beamer -o "$2/lecture.tex"
