@@ -60,7 +60,7 @@ std::vector<std::string> wrapped(const std::string& text, std::ptrdiff_t width) 
 /// Lines of text from `y` on, which moves behind them.
 std::string set_lines(const std::string& text, int size, const char* style, double& y) {
   std::string out;
-  for (const auto& line : wrapped(text, static_cast<std::ptrdiff_t>(picture_width / (0.56 * size)))) {
+  for (const auto& line : wrapped(text, static_cast<std::ptrdiff_t>(picture_width / (0.54 * size)))) {
     y += 1.3 * size;
     out += fmt::format("<text x=\"8\" y=\"{:.1f}\" font-size=\"{}\" {}>{}</text>\n", y, size, style,
                        escaped(line));
@@ -93,11 +93,11 @@ std::string dressed(const std::string& name, const std::string& drawn, int plot_
     throw std::runtime_error(name + ".svg is not as gnuplot writes it");
   }
   double y = 4;
-  std::string above = set_lines(words.title, 17, "font-weight=\"bold\"", y);
-  above += set_lines(words.parameters, 13, "", y);
+  std::string above = set_lines(words.title, 18, "font-weight=\"bold\"", y);
+  above += set_lines(words.parameters, 14, "", y);
   const double plot = y + 8;
   y = plot + plot_height;
-  const std::string below = set_lines(words.caption, 14, "", y);
+  const std::string below = set_lines(words.caption, 15, "", y);
   const int height = static_cast<int>(y) + 12;
   return fmt::format(R"svg(<?xml version="1.0" encoding="utf-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{shown_width}" height="{shown_height}"
