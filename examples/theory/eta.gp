@@ -10,6 +10,6 @@ set xtics (0.05,0.1,0.2,0.5,1,2)
 set arrow 1 from 1,0 to 1,1.3 nohead dt 2 lc rgb "#808080"
 set label 1 "MPI" at 1,0.04 left rotate by 90 offset -0.7,0
 set arrow 2 from limit,0 to limit,1.3 nohead dt 2 lc rgb "#808080"
-set label 2 "too long beyond" at limit,0.04 left rotate by 90 offset -0.7,0
+set label 2 "too long beyond" at limit,0.04 left rotate by 90 offset 0.9,0
 plot "eta-rates.csv" using 1:2 with lines ls 2 title "theory", \
   "" using 1:3 with points ls 1 title "measured"

@@ -175,12 +175,11 @@ TEST_CASE("router: each token goes to the row with the largest dot product, and 
   }
   int moved = 0;
   for (const auto& token : demo.read("tokens")) {
-    for (const auto& [when, x, y] :
-         {std::array{"before", "r_x", "r_y"}, std::array{"after", "step_x", "step_y"}}) {
-      const auto logit = [&, x = x, y = y](std::size_t e) {
-        return token.at("x") * rows[e].at(x) + token.at("y") * rows[e].at(y);
+    for (const auto& names : {std::array{"before", "r_x", "r_y"}, std::array{"after", "step_x", "step_y"}}) {
+      const auto logit = [&](std::size_t e) {
+        return token.at("x") * rows[e].at(names[1]) + token.at("y") * rows[e].at(names[2]);
       };
-      const auto winner = static_cast<std::size_t>(token.at(when));
+      const auto winner = static_cast<std::size_t>(token.at(names[0]));
       for (std::size_t e = 0; e < 3; ++e) {
         CHECK(logit(e) <= logit(winner) + 1e-9);
       }
