@@ -405,6 +405,37 @@ TEST_CASE("losses: the page's table is that of the README, and its means and spr
   CHECK(page_says("theory.md", "differ by up to " + rounded(widest, 3)));
 }
 
+TEST_CASE("ablation: what the page says of the losses, seed by seed, is so in its table") {
+  const auto row =
+      [page = text_of(std::filesystem::path(THEORY_PAGES) / "theory.md")](const std::string& router) {
+        const std::string begin = "| " + router + " | 2.";
+        REQUIRE(page.find(begin) != page.npos);
+        std::istringstream line(page.substr(page.find(begin) + begin.size() - 2));
+        std::array<double, 7> numbers{};  // three losses, two λ, cosine, MaxVio
+        char bar = 0;
+        for (double& x : numbers) {
+          line >> x >> bar;
+        }
+        return numbers;
+      };
+  const auto usual = row("usual");
+  const auto range = [&](const std::array<double, 7>& other) {
+    const std::array<double, 3> gains{usual[0] - other[0], usual[1] - other[1], usual[2] - other[2]};
+    const auto [least, largest] = std::minmax_element(gains.begin(), gains.end());
+    return std::pair(rounded(*least, 4), rounded(*largest, 4));
+  };
+  const auto mpi = range(row("MPI"));
+  CHECK(
+      page_says("theory.md", "by " + mpi.first + " to " + mpi.second + ", which is less than seeds differ"));
+  const auto retraction = range(row("retraction alone"));
+  CHECK(page_says("theory.md", "below it by " + retraction.first + " to " + retraction.second));
+  CHECK(row("MPI")[5] > 0.9);
+  CHECK(row("retraction alone")[5] < usual[5] + 0.01);
+  CHECK(row("MPI")[6] > usual[6]);
+  const auto null = mpi_router::null_model(64, 64);
+  CHECK(page_says("theory.md", "is " + rounded(null.stored, 3) + " and " + rounded(null.one_step, 3) + "."));
+}
+
 TEST_CASE(
     "overhead: 4 – 11 % of a layer and 0.2 % of a model are the same cost, by the table of performance.md") {
   const auto milliseconds = [](const std::string& row) {
