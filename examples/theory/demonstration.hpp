@@ -1,15 +1,16 @@
-// What the demonstrations share: experts with a known spectrum, and a folder for numbers, script and figure.
+// What the demonstrations share: angles, experts with a known spectrum, and a folder for numbers, scripts and
+// figures.
 #pragma once
 
 #include "../../tools/figures/gnuplot.hpp"
+#include "picture.hpp"
 
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/steepest_ascent.hpp>
 
-#include <Eigen/QR>
-
 #include <cstdint>
+#include <limits>
 #include <numbers>
 #include <random>
 #include <utility>
@@ -19,8 +20,10 @@ namespace theory {
 using namespace mpi_router;
 using Eigen::MatrixXd;
 using Eigen::VectorXd;
+using table = std::vector<std::vector<double>>;
 
 inline constexpr double degree = std::numbers::pi / 180;
+inline constexpr double no_number = std::numeric_limits<double>::quiet_NaN();  // an empty field of a table
 
 inline MatrixXd gaussian(index_t rows, index_t cols, std::uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -28,27 +31,29 @@ inline MatrixXd gaussian(index_t rows, index_t cols, std::uint64_t seed) {
   return MatrixXd::NullaryExpr(rows, cols, [&] { return normal(random); });
 }
 
-inline MatrixXd random_orthogonal(index_t size, std::uint64_t seed) {
-  return Eigen::HouseholderQR<MatrixXd>(gaussian(size, size, seed)).householderQ();
+/// The rotation of a plane by an angle, in the first two of `size` dimensions.
+inline MatrixXd plane_rotation(index_t size, double angle) {
+  MatrixXd turn = MatrixXd::Identity(size, size);
+  turn.topLeftCorner(2, 2) << std::cos(angle), -std::sin(angle), std::sin(angle), std::cos(angle);
+  return turn;
 }
-
-/// An expert whose singular values and right singular directions (the columns of `right`) are known.
-struct known_expert {
-  VectorXd sigma;
-  MatrixXd right;
-  MatrixXd a;  ///< A, [F, D], F = D = the number of singular values
-
-  known_expert(VectorXd singular_values, std::uint64_t seed)
-      : sigma(std::move(singular_values)),
-        right(random_orthogonal(sigma.size(), seed)),
-        a(random_orthogonal(sigma.size(), seed + 1) * sigma.asDiagonal() * right.transpose()) {}
-
-  [[nodiscard]] VectorXd principal() const { return right.col(0); }
-};
 
 /// The angle between a row and a direction, which has no sign.
 inline double angle_between(const VectorXd& row, const VectorXd& direction) {
   return line_angle<double>(view(row), view(direction));
+}
+
+/// r′ of the row, of length C = 1.
+inline VectorXd stepped(const MatrixXd& a, const VectorXd& row) {
+  VectorXd next(row.size());
+  power_step(gram(a), view(row), view(next), 1.0);
+  return next;
+}
+
+/// ρ of the row (Eq. 3).
+inline double quotient(const MatrixXd& a, const VectorXd& row) {
+  VectorXd g(row.size());
+  return rayleigh(gram(a), view(row), view(g)).rayleigh;
 }
 
 /// The folder of one demonstration.
@@ -59,20 +64,14 @@ class demonstration {
     std::filesystem::create_directories(folder_);
   }
 
-  void csv(const std::string& part, const std::string& header,
-           const std::vector<std::vector<double>>& rows) const {
+  void csv(const std::string& part, const std::string& header, const table& rows) const {
     figures::write_csv(folder_ / (name_ + "-" + part + ".csv"), header, rows);
   }
 
-  /// Draws the figure; `script` goes on after script_head.
-  void figure(int width, int height, const std::string& script) const {
-    figures::write_file(folder_ / (name_ + ".gp"),
-                        figures::script_head(name_ + ".svg", width, height, true) + script);
-    switch (figures::run_gnuplot(folder_, name_ + ".gp")) {
-      case figures::drawn::yes: fmt::print("Figure: {}\n", (folder_ / (name_ + ".svg")).string()); break;
-      case figures::drawn::no_gnuplot: fmt::print("{}\n", figures::no_gnuplot_advice); break;
-      case figures::drawn::failed: throw std::runtime_error("gnuplot could not draw " + name_ + ".gp");
-    }
+  /// PICTURE.svg by the script PICTURE.gp beside the programs, see draw_picture.
+  void figure(const std::string& picture, const std::string& parameters,
+              const std::string& values = "") const {
+    draw_picture(folder_, picture, parameters, values);
   }
 
  private:

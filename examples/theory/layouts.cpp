@@ -35,7 +35,7 @@ int main(int argc, char** argv) {
   return run(argc, argv, "layouts", [](const demonstration& demo) {
     constexpr index_t most = 2 * shape.num_experts * shape.ffn_dim * shape.hidden_dim;
     const std::vector<float> memory(static_cast<std::size_t>(most));
-    std::vector<std::vector<double>> cells;
+    table cells;
     std::string names;
     int strip = 0;
     for (const auto& layout : layouts) {
@@ -56,7 +56,7 @@ int main(int argc, char** argv) {
         }
       }
       names += fmt::format("set label {} \"{}\" at -0.5,{} left noenhanced\n", strip + 1, layout.name,
-                           -2 * strip + 0.82);
+                           -3.2 * strip + 0.75);
       ++strip;
     }
     demo.csv("cells", "strip,address,up,expert,neuron,hidden", cells);
@@ -66,22 +66,9 @@ int main(int argc, char** argv) {
         "is one number, named by expert, neuron f and hidden dimension d. Grey cells belong to the up "
         "projection.\n",
         shape.num_experts, shape.ffn_dim, shape.hidden_dim);
-    demo.figure(900, 560, names + R"gp(
-set datafile columnheaders
-unset border
-unset grid
-unset ytics
-set xrange [-0.6:23.6]
-set yrange [-11:2.1]
-set xtics 0,1,23 scale 0
-set xlabel "address (elements from the start of the tensor)"
-cell(e,up) = (up > 0) ? 0xd9d9d9 : ((e == 0) ? 0xcfe2f8 : 0xfbdcbf)
-plot "layouts-cells.csv" using 2:(-2*$1):(0.48):(0.4):(cell($4,$3)) with boxxyerror fs solid border lc rgb "#666666" fc rgb variable notitle, \
-  "" using 2:(-2*$1+0.15):(sprintf("f%d", $5)) with labels font ",12" notitle, \
-  "" using 2:(-2*$1-0.17):(sprintf("d%d", $6)) with labels font ",12" notitle, \
-  NaN with boxes fs solid fc rgb "#cfe2f8" title "expert 0, gate", \
-  NaN with boxes fs solid fc rgb "#fbdcbf" title "expert 1, gate", \
-  NaN with boxes fs solid fc rgb "#d9d9d9" title "up (either expert)"
-)gp");
+    demo.figure("layouts",
+                fmt::format("N = {} experts, F = {} neurons (f0, f1), D = {} hidden dimensions (d0, d1, d2)",
+                            shape.num_experts, shape.ffn_dim, shape.hidden_dim),
+                names);
   });
 }
