@@ -40,11 +40,12 @@ function(mpirouter_set_cuda target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:-Xcicc=-O1>)
 endfunction()
 
-# Links Eigen's decompositions, compiled once for all of them: they take each translation unit half a minute.
-function(mpirouter_link_decompositions target)
+# Eigen's decompositions, compiled once for all that need them: they take each translation unit half a minute.
+function(mpirouter_add_decompositions)
   if(NOT TARGET mpirouter_decompositions)
     add_library(mpirouter_decompositions STATIC ${PROJECT_SOURCE_DIR}/cmake/decompositions/decompositions.cpp)
     target_link_libraries(mpirouter_decompositions PRIVATE mpi_router::verify)
+    set_target_properties(mpirouter_decompositions PROPERTIES POSITION_INDEPENDENT_CODE ON) # mpi_router::c has them too
     if(MPIROUTER_SANITIZE) # not for this: it is Eigen's code, and sanitized it takes as long as ten tests
       target_compile_options(mpirouter_decompositions PRIVATE -O1)
       target_compile_definitions(mpirouter_decompositions PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
@@ -52,6 +53,11 @@ function(mpirouter_link_decompositions target)
       mpirouter_set_options(mpirouter_decompositions)
     endif()
   endif()
+endfunction()
+
+# Links them.
+function(mpirouter_link_decompositions target)
+  mpirouter_add_decompositions()
   target_compile_definitions(${target} PRIVATE MPIROUTER_EXTERN_DECOMPOSITIONS)
   target_link_libraries(${target} PRIVATE mpirouter_decompositions)
 endfunction()
