@@ -17,7 +17,7 @@ mpirouter_add_decompositions()
 
 # mpirouter_add_c(<target> <name> SHARED|STATIC)
 function(mpirouter_add_c target name kind)
-  add_library(${target} ${kind} $<TARGET_OBJECTS:mpi_router_c_objects> $<TARGET_OBJECTS:mpirouter_decompositions>)
+  add_library(${target} ${kind} $<TARGET_OBJECTS:mpi_router_c_objects> $<TARGET_OBJECTS:mpi_router_decompositions>)
   add_library(mpi_router::${name} ALIAS ${target})
   set_target_properties(${target} PROPERTIES OUTPUT_NAME mpi_router_c EXPORT_NAME ${name} LINKER_LANGUAGE CXX)
   target_include_directories(
