@@ -1,5 +1,7 @@
 # mpi_router::c, the library behind mpi_router/c/mpi_router.h: shared, and static as mpi_router::c_static. It has the
 # kernels of mpi_router::dispatch inside, and Eigen's decompositions for certificates.
+set(MPIROUTER_C_FLAGS "" CACHE STRING "Flags for the sources of mpi_router::c, after those of CMAKE_BUILD_TYPE")
+mark_as_advanced(MPIROUTER_C_FLAGS)
 mpirouter_require(Eigen3 Eigen3::Eigen)
 if(NOT TARGET mpi_router_dispatch OR NOT TARGET Eigen3::Eigen)
   message(STATUS "mpi_router: no mpi_router::dispatch or no Eigen, so no mpi_router::c")
@@ -13,6 +15,7 @@ target_compile_definitions(mpi_router_c_objects PRIVATE MPIROUTER_EXTERN_DECOMPO
 set_target_properties(mpi_router_c_objects PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden
                                                       VISIBILITY_INLINES_HIDDEN ON)
 mpirouter_set_options(mpi_router_c_objects)
+target_compile_options(mpi_router_c_objects PRIVATE ${MPIROUTER_C_FLAGS})
 mpirouter_add_decompositions()
 
 # mpirouter_add_c(<target> <name> SHARED|STATIC)

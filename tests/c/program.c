@@ -1,5 +1,5 @@
-/* What a C program does with the library: forward, backward, gate and certificates, each checked against numbers that
- * can be had by hand. Compiled as C99 and as C++; returns 0 if all is as it should be. */
+/* What a C program does with the library: forward, backward, gate and certificates, each checked against
+ * numbers that can be had by hand. Compiled as C99 and as C++; returns 0 if all is as it should be. */
 #include <mpi_router/c/mpi_router.h>
 #include <mpi_router/c/mpi_router.h> /* twice: it guards itself */
 
@@ -29,7 +29,8 @@ static void run_in_order(void* context, int64_t tasks, void (*task)(void*, int64
 }
 
 static void forward_and_backward(void) {
-  double rows[2], grad_rows[2] = {0, 1}, grad_router[2] = {9, 9}, grad_gate[4] = {9, 9, 9, 9}, again[4] = {0, 0, 0, 0};
+  double rows[2], grad_rows[2] = {0, 1}, grad_router[2] = {9, 9}, grad_gate[4] = {9, 9, 9, 9},
+                  again[4] = {0, 0, 0, 0};
   double rayleigh = 0, cosine = 0;
   uint8_t status = 77;
   int64_t bytes = 0, ran = 0;
@@ -56,33 +57,44 @@ static void forward_and_backward(void) {
   check(mpi_router_tape_size(&experts, &options, &bytes) == MPIROUTER_OK && bytes == 4 * 8, "the tape");
   tape.data = malloc((size_t)bytes);
   tape.bytes = bytes;
-  check(mpi_router_rows(&experts, &router, &options, &out, &told, &tape, &threads) == MPIROUTER_OK, "forward");
+  check(mpi_router_rows(&experts, &router, &options, &out, &told, &tape, &threads) == MPIROUTER_OK,
+        "forward");
   check(near(rows[0], 4) && near(rows[1], 1) && ran > 0, "r' = (4, 1)");
-  check(status == MPIROUTER_STATUS_OK && near(rayleigh, 2.5) && near(cosine, 2.5 / sqrt(17.0 / 2)), "by-products");
+  check(status == MPIROUTER_STATUS_OK && near(rayleigh, 2.5) && near(cosine, 2.5 / sqrt(17.0 / 2)),
+        "by-products");
   check(strcmp(mpi_router_status_name(status), "ok") == 0, "the name of a status");
 
   /* With z = rM = (4, 1): z̄ = (C/|z|)(ḡ - ẑ(ẑ·ḡ)) = (-4, 16)/17, r̄ = z̄M = (-16, 16)/17. */
-  check(mpi_router_rows_vjp(&experts, &router, &options, &tape, &incoming, &to_router, &gradient, MPIROUTER_WRITE,
-                            NULL) == MPIROUTER_OK, "backward");
+  check(mpi_router_rows_vjp(&experts, &router, &options, &tape, &incoming, &to_router, &gradient,
+                            MPIROUTER_WRITE, NULL) == MPIROUTER_OK,
+        "backward");
   check(near(grad_router[0], -16.0 / 17) && near(grad_router[1], 16.0 / 17), "the gradient to the router");
   /* Ā = (Ar) z̄ᵀ + (A z̄) rᵀ, Ar = (2, 1), A z̄ = (-8, 16)/17. */
   check(near(grad_gate[0], -16.0 / 17) && near(grad_gate[1], 24.0 / 17) && near(grad_gate[2], 12.0 / 17) &&
-            near(grad_gate[3], 32.0 / 17), "the gradient to the experts");
+            near(grad_gate[3], 32.0 / 17),
+        "the gradient to the experts");
   check(mpi_router_rows_vjp(&experts, &router, &options, &tape, &incoming, &to_router, &gradient,
-                            MPIROUTER_ACCUMULATE, NULL) == MPIROUTER_OK, "accumulated");
+                            MPIROUTER_ACCUMULATE, NULL) == MPIROUTER_OK,
+        "accumulated");
   check(near(grad_router[0], -32.0 / 17) && near(grad_gate[3], 64.0 / 17), "twice the gradients");
 
   check(mpi_router_factors_size(&experts, &options, &bytes) == MPIROUTER_OK && bytes == 8 * 8, "the factors");
   factors.data = malloc((size_t)bytes);
   factors.bytes = bytes;
   check(mpi_router_rows_vjp_factored(&experts, &router, &options, &tape, &incoming, &to_router, &factors,
-                                     MPIROUTER_WRITE, NULL) == MPIROUTER_OK, "factored");
-  check(mpi_router_add_factors(&factors, MPIROUTER_F64, &options, 2.0, &from_factors, MPIROUTER_ACCUMULATE, NULL) ==
-            MPIROUTER_OK && near(again[3], 64.0 / 17), "the factors added up");
-  check(mpi_router_rows_vjp_detached(&experts, &router, &options, &tape, &incoming, &to_router, MPIROUTER_WRITE,
-                                     NULL) == MPIROUTER_OK && near(grad_router[1], 16.0 / 17), "detached");
+                                     MPIROUTER_WRITE, NULL) == MPIROUTER_OK,
+        "factored");
+  check(mpi_router_add_factors(&factors, MPIROUTER_F64, &options, 2.0, &from_factors, MPIROUTER_ACCUMULATE,
+                               NULL) == MPIROUTER_OK &&
+            near(again[3], 64.0 / 17),
+        "the factors added up");
+  check(mpi_router_rows_vjp_detached(&experts, &router, &options, &tape, &incoming, &to_router,
+                                     MPIROUTER_WRITE, NULL) == MPIROUTER_OK &&
+            near(grad_router[1], 16.0 / 17),
+        "detached");
   check(mpi_router_stateful_rows(&experts, &incoming, &options, NULL, NULL) == MPIROUTER_OK &&
-            near(grad_rows[0], 0) && near(grad_rows[1], sqrt(17.0)), "stateful");
+            near(grad_rows[0], 0) && near(grad_rows[1], sqrt(17.0)),
+        "stateful");
   free(tape.data);
   free(factors.data);
 }
@@ -102,9 +114,11 @@ static void gate(void) {
   check(mpi_router_gate(&in, &options, NULL, NULL, &out, chosen, statuses, NULL) == MPIROUTER_OK, "the gate");
   check(chosen[0] == 1 && chosen[1] == 0 && chosen[2] == 0 && chosen[3] == 2, "the experts");
   check(fabs(weights[1] - 0.5) < 1e-6 && statuses[1] == MPIROUTER_STATUS_OK, "the weights");
-  check(mpi_router_gate_vjp(&in, &options, NULL, chosen, statuses, &incoming, &to_logits, MPIROUTER_WRITE, NULL) ==
-            MPIROUTER_OK, "the gradient of the gate");
-  check(fabs(grad_logits[1] - weights[0] * (1 - weights[0])) < 1e-6 && grad_logits[0] == 0, "a sigmoid's derivative");
+  check(mpi_router_gate_vjp(&in, &options, NULL, chosen, statuses, &incoming, &to_logits, MPIROUTER_WRITE,
+                            NULL) == MPIROUTER_OK,
+        "the gradient of the gate");
+  check(fabs(grad_logits[1] - weights[0] * (1 - weights[0])) < 1e-6 && grad_logits[0] == 0,
+        "a sigmoid's derivative");
 }
 
 /* The principal direction of diag(2, 1) is (1, 0), 45° from (1, 1). */
@@ -119,9 +133,11 @@ static void certificates(void) {
   check(found.certainty == MPIROUTER_CERTAINTY_RIGOROUS && found.sigma_low <= 2 && 2 <= found.sigma_high,
         "the largest singular value");
   check(fabs(fabs(directions[0]) - 1) < 1e-9 && fabs(directions[1]) < 1e-9, "the direction");
-  check(mpi_router_certify_rows(&experts, &rows, &found, &out, &certificate, NULL) == MPIROUTER_OK, "certify");
+  check(mpi_router_certify_rows(&experts, &rows, &found, &out, &certificate, NULL) == MPIROUTER_OK,
+        "certify");
   check(certificate.angle_low <= quarter && quarter <= certificate.angle_high &&
-            certificate.angle_high - certificate.angle_low < 1e-6, "the angle of the row");
+            certificate.angle_high - certificate.angle_low < 1e-6,
+        "the angle of the row");
 }
 
 static void refusals(void) {
@@ -129,9 +145,12 @@ static void refusals(void) {
   mpi_router_experts experts = mpi_router_experts_nfd(gate_matrix, MPIROUTER_F64, 1, 2, 2);
   mpi_router_matrix router = mpi_router_row_major(router_row, MPIROUTER_F64, 1, 2);
   mpi_router_matrix wrong = mpi_router_row_major(rows, MPIROUTER_F64, 2, 1);
-  check(mpi_router_rows(&experts, &router, NULL, &wrong, NULL, NULL, NULL) == MPIROUTER_INVALID_ARGUMENT, "refused");
-  check(strstr(mpi_router_last_error(), "rows is [2, 1], not [1, 2]") != NULL && rows[0] == 5, "and says why");
-  check(strcmp(mpi_router_code_name(MPIROUTER_INVALID_ARGUMENT), "invalid_argument") == 0, "the name of a code");
+  check(mpi_router_rows(&experts, &router, NULL, &wrong, NULL, NULL, NULL) == MPIROUTER_INVALID_ARGUMENT,
+        "refused");
+  check(strstr(mpi_router_last_error(), "rows is [2, 1], not [1, 2]") != NULL && rows[0] == 5,
+        "and says why");
+  check(strcmp(mpi_router_code_name(MPIROUTER_INVALID_ARGUMENT), "invalid_argument") == 0,
+        "the name of a code");
 }
 
 int main(void) {

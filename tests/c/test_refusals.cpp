@@ -182,17 +182,19 @@ TEST_CASE("a parallel_for that leaves tasks out, or invents some") {
   says("and others");
 }
 
+#if !defined(MPIROUTER_TEST_SANITIZED)  // sanitizers end a program that asks for so much
 TEST_CASE("scratch that cannot be had") {
-  // 2^40 rows that are all the same one, of which no copy can be made.
+  // 2^47 rows that are all the same one: scratch for them has no addresses.
+  constexpr std::int64_t many = std::int64_t{1} << 47;
   working w;
-  w.experts = {w.gates.data(), nullptr, MPIROUTER_F32, 0, {std::int64_t{1} << 40, 1, 4}, {0, 0, 1}};
-  w.in.shape[0] = w.out.shape[0] = std::int64_t{1} << 40;
+  w.experts = {w.gates.data(), nullptr, MPIROUTER_F32, 0, {many, 1, 4}, {0, 0, 1}};
+  w.in.shape[0] = w.out.shape[0] = many;
   w.in.strides[0] = w.out.strides[0] = 0;
-  w.threads = {};
   CHECK(mpi_router_rows(&w.experts, &w.in, nullptr, &w.out, nullptr, nullptr, nullptr) ==
         MPIROUTER_OUT_OF_MEMORY);
   says("could not be allocated");
 }
+#endif
 
 TEST_CASE("the gate") {
   float logits[6] = {}, weights[4] = {};

@@ -1,12 +1,12 @@
 /* mpi_router for C (C99) and for whatever can call C: the batched step of a MoE router over its experts, its
- * gradients, the gate and certificates, behind types, shapes and strides that are known when the program runs.
- * Link mpi_router::c (shared) or mpi_router::c_static; docs/guide-c.md has whole programs.
+ * gradients, the gate and certificates, behind types, shapes and strides that are known when the program
+ * runs. Link mpi_router::c (shared) or mpi_router::c_static; docs/guide-c.md has whole programs.
  *
  * Every function that can fail returns a mpi_router_code and leaves the process alive; mpi_router_last_error
- * says what was wrong, on the thread that called. Mistakes are found before anything is written. Memory is the
- * caller's; a call allocates its scratch and frees it before it returns (each function says how much).
- * Functions may be called from any number of threads at once. Results are the same, bit for bit, for any
- * number of threads, and those of the C++ library with the backend `dispatch`.
+ * says what was wrong, on the thread that called. Mistakes are found before anything is written. Memory is
+ * the caller's; a call allocates its scratch and frees it before it returns (each function says how much).
+ * Functions may be called from any number of threads at once. GPUs are refused. Results are the same, bit for
+ * bit, for any number of threads, and those of the C++ library with the backend `dispatch`.
  */
 #ifndef MPIROUTER_C_MPI_ROUTER_H
 #define MPIROUTER_C_MPI_ROUTER_H
@@ -25,13 +25,13 @@
 extern "C" {
 #endif
 
-/* ---- What happened --------------------------------------------------------------------------------------- */
+/* ---- What happened ------------------------------------------------------------------------------ */
 
 /** What a call returns. */
 typedef int32_t mpi_router_code;
 enum {
   MPIROUTER_OK = 0,
-  MPIROUTER_INVALID_ARGUMENT = 1, /**< a mistake of the caller's: shapes, null, overlap, a value that is none */
+  MPIROUTER_INVALID_ARGUMENT = 1, /**< a mistake: shapes, null, overlap, a value that is none */
   MPIROUTER_UNSUPPORTED = 2,      /**< well said, but this library does not do it: types, a device */
   MPIROUTER_OUT_OF_MEMORY = 3,    /**< the scratch of the call could not be allocated */
   MPIROUTER_INTERNAL = 4          /**< a defect of this library: please report it */
@@ -50,7 +50,7 @@ MPIROUTER_C_API const char* mpi_router_version(void);
 /** The instruction set that the kernels were chosen for: "baseline", "x86-64-v3" or "x86-64-v4". */
 MPIROUTER_C_API const char* mpi_router_instruction_set(void);
 
-/* ---- Arrays ---------------------------------------------------------------------------------------------- */
+/* ---- Arrays ------------------------------------------------------------------------------------- */
 
 /** How an element is stored. 0 is none of them, so that a struct that was not filled in is refused. */
 typedef int32_t mpi_router_dtype;
@@ -60,17 +60,17 @@ enum { MPIROUTER_F64 = 1, MPIROUTER_F32 = 2, MPIROUTER_BF16 = 3, MPIROUTER_F16 =
 typedef int32_t mpi_router_device;
 enum { MPIROUTER_HOST = 0, MPIROUTER_CUDA = 1 };
 
-/** The gate matrices A_i [F, D] of N experts, in any layout: element (i, f, d) is at data[i * strides[0] + f *
- * strides[1] + d * strides[2]], or, where there are pointers, at pointers[i][f * strides[1] + d * strides[2]]. D is
- * the length of a token. The functions below fill it in by the name of a layout; nothing is guessed from shapes.
- * What only reads it never writes through it. */
+/** The gate matrices A_i [F, D] of N experts, in any layout: element (i, f, d) lies i · strides[0] + f ·
+ * strides[1] + d · strides[2] elements from data, or, where there are pointers, f · strides[1] + d ·
+ * strides[2] from pointers[i]. D is the length of a token. The functions below fill it in by the name of a
+ * layout; nothing is guessed from shapes. What only reads it never writes through it. */
 typedef struct mpi_router_experts {
-  void* data;              /**< of element (0, 0, 0) */
-  void* const* pointers;   /**< one for each expert, in place of data and strides[0]; or null */
+  void* data;            /**< of element (0, 0, 0) */
+  void* const* pointers; /**< one for each expert, in place of data and strides[0]; or null */
   mpi_router_dtype dtype;
   mpi_router_device device;
-  int64_t shape[3];        /**< N, F, D */
-  int64_t strides[3];      /**< in elements; may be negative */
+  int64_t shape[3];   /**< N, F, D */
+  int64_t strides[3]; /**< in elements; may be negative */
 } mpi_router_experts;
 
 /** A matrix: element (i, j) is at data[i * strides[0] + j * strides[1]]. Router and rows are [N, D]. */
@@ -92,37 +92,41 @@ typedef struct mpi_router_vector {
 } mpi_router_vector;
 
 /** Contiguous experts [N, F, D], each stored row one neuron, as PyTorch stores gate_proj.weight. */
-MPIROUTER_C_API mpi_router_experts mpi_router_experts_nfd(const void* data, mpi_router_dtype dtype, int64_t num_experts,
-                                                          int64_t ffn_dim, int64_t hidden_dim);
+MPIROUTER_C_API mpi_router_experts mpi_router_experts_nfd(const void* data, mpi_router_dtype dtype,
+                                                          int64_t num_experts, int64_t ffn_dim,
+                                                          int64_t hidden_dim);
 /** Contiguous experts [N, D, F], the paper's W_g of each. */
-MPIROUTER_C_API mpi_router_experts mpi_router_experts_ndf(const void* data, mpi_router_dtype dtype, int64_t num_experts,
-                                                          int64_t ffn_dim, int64_t hidden_dim);
+MPIROUTER_C_API mpi_router_experts mpi_router_experts_ndf(const void* data, mpi_router_dtype dtype,
+                                                          int64_t num_experts, int64_t ffn_dim,
+                                                          int64_t hidden_dim);
 /** One pointer for each expert, each to a matrix stored [F, D]. The table stays the caller's. */
-MPIROUTER_C_API mpi_router_experts mpi_router_experts_fd_pointers(void* const* pointers, mpi_router_dtype dtype,
-                                                                  int64_t num_experts, int64_t ffn_dim,
-                                                                  int64_t hidden_dim);
+MPIROUTER_C_API mpi_router_experts mpi_router_experts_fd_pointers(void* const* pointers,
+                                                                  mpi_router_dtype dtype, int64_t num_experts,
+                                                                  int64_t ffn_dim, int64_t hidden_dim);
 /** A contiguous matrix, row after row, as in C, PyTorch and NumPy. */
 MPIROUTER_C_API mpi_router_matrix mpi_router_row_major(const void* data, mpi_router_dtype dtype, int64_t rows,
                                                        int64_t cols);
 
-/* ---- Threads --------------------------------------------------------------------------------------------- */
+/* ---- Threads ------------------------------------------------------------------------------------ */
 
-/** The caller's threads. parallel_for calls task(task_data, i) once for each i in [0, tasks), in any order, on any
- * threads, and returns when all are done. It must not throw, nor leave by longjmp. Without one (null, here or in
- * place of the struct) all work is done on the calling thread. */
+/** The caller's threads. parallel_for calls task(task_data, i) once for each i in [0, tasks), in any order,
+ * on any threads, and returns when all are done. It must not throw, nor leave by longjmp; one that left tasks
+ * out, or ran others, is found when it returns. Without one (null, here or in place of the struct) all work
+ * is done on the calling thread. */
 typedef struct mpi_router_threads {
-  void (*parallel_for)(void* context, int64_t tasks, void (*task)(void* task_data, int64_t index), void* task_data);
+  void (*parallel_for)(void* context, int64_t tasks, void (*task)(void* task_data, int64_t index),
+                       void* task_data);
   void* context;
 } mpi_router_threads;
 
-/* ---- The rows of a router -------------------------------------------------------------------------------- */
+/* ---- The rows of a router ----------------------------------------------------------------------- */
 
 /** What became of one row, or of one token: an uint8_t for each. */
 enum {
   MPIROUTER_STATUS_OK = 0,
   MPIROUTER_STATUS_ZERO_ROW = 1,     /**< the router row is zero: it has no direction */
   MPIROUTER_STATUS_ZERO_IMAGE = 2,   /**< the row is orthogonal to the row space of A, or A is zero */
-  MPIROUTER_STATUS_NON_FINITE = 3,   /**< a NaN or an infinity in the row or in its image, or in a token's weights */
+  MPIROUTER_STATUS_NON_FINITE = 3,   /**< NaN or infinity: row, image, a token's weights */
   MPIROUTER_STATUS_MASKED = 4,       /**< the token is padding */
   MPIROUTER_STATUS_CLOSED_EXPERT = 5 /**< fewer than K experts are open to the token */
 };
@@ -133,20 +137,22 @@ enum { MPIROUTER_RADIUS_SCALE_FREE = 0, MPIROUTER_RADIUS_FIXED = 1 };
 enum { MPIROUTER_DEGENERATE_KEEP = 0, MPIROUTER_DEGENERATE_ZERO = 1 };
 enum { MPIROUTER_THROUGH_ALL = 0, MPIROUTER_THROUGH_LAST = 1, MPIROUTER_THROUGH_NONE = 2 };
 
-/** How the batched step is taken. Null in place of a pointer to it is what mpi_router_default_options returns. */
+/** How the batched step is taken. Null in place of a pointer to it is what mpi_router_default_options
+ * returns. */
 typedef struct mpi_router_options {
   double radius;         /**< by default 4 */
   int32_t radius_rule;   /**< scale_free: rows have the length radius/√N (Eq. 7); fixed: the length radius */
   int32_t degenerate;    /**< what a row without a step becomes: the old row (keep), or zero */
-  int64_t total_experts; /**< N of a scale-free radius, where the call has only some of them; 0: those of the call */
+  int64_t total_experts; /**< N of a scale-free radius, where the call has only some of them; 0: those of the
+                            call */
   int64_t steps;         /**< power steps from the rows given, each retracted; by default 1 */
   int32_t through;       /**< of the backward: A of every step (all), of the last one, or of none */
   int32_t reserved;      /**< 0 */
 } mpi_router_options;
 MPIROUTER_C_API mpi_router_options mpi_router_default_options(void);
 
-/** What the step tells besides the rows, N elements each, of the row that the last step started from; null where it is
- * not wanted. */
+/** What the step tells besides the rows, N elements each, of the row that the last step started from; null
+ * where it is not wanted. */
 typedef struct mpi_router_by_products {
   uint8_t* statuses;  /**< of the first step that failed, if any did */
   double* rayleigh;   /**< ρ = |A r|²/|r|² (Eq. 3) */
@@ -157,31 +163,33 @@ typedef struct mpi_router_by_products {
   double* image_norm; /**< |r M| */
 } mpi_router_by_products;
 
-/** What the forward keeps for its backward, and the backward in factored form: bytes that mean something to this
- * library alone (tape), and elements of dtype (factors). data: aligned as a double; bytes: at least as many as
- * mpi_router_tape_size or mpi_router_factors_size says. */
+/** What the forward keeps for its backward, and the backward in factored form: bytes that mean something to
+ * this library alone (tape), and numbers of the type of the sums (factors). data: aligned as a double; bytes:
+ * at least as many as mpi_router_tape_size or mpi_router_factors_size says. */
 typedef struct mpi_router_buffer {
   void* data;
   int64_t bytes;
 } mpi_router_buffer;
 
-/** The type that the step of such experts computes in: f64 for f64, f32 for f32, bf16 and f16; 0 for what is none. */
+/** The type that the step of such experts computes in: f64 for f64, f32 for f32, bf16 and f16; 0 for what is
+ * none. */
 MPIROUTER_C_API mpi_router_dtype mpi_router_sums_dtype(mpi_router_dtype experts);
 
 /** Bytes of the tape. */
 MPIROUTER_C_API mpi_router_code mpi_router_tape_size(const mpi_router_experts* experts,
                                                      const mpi_router_options* options, int64_t* bytes);
 
-/** The rows of the router: row i is C r_i M_i/|r_i M_i| with M_i = A_iᵀA_i, options->steps times (Eq. 4, 5). The
- * router stays as it is: it is the parameter.
+/** The rows of the router: row i is C r_i M_i/|r_i M_i| with M_i = A_iᵀA_i, options->steps times (Eq. 4, 5).
+ * The router stays as it is: it is the parameter.
  *
- * experts: f64, f32, bf16 or f16; router and rows: [N, D], of any type, f64 only where the experts are; rows apart
- * from all else. told, tape, threads: or null. One read of the experts a step. Scratch: N (2D + 1) numbers, at
- * most N 18 (D + 1) more for large experts, and a copy of router and rows that are not stored as the sums are. */
-MPIROUTER_C_API mpi_router_code mpi_router_rows(const mpi_router_experts* experts, const mpi_router_matrix* router,
-                                                const mpi_router_options* options, const mpi_router_matrix* rows,
-                                                const mpi_router_by_products* told, const mpi_router_buffer* tape,
-                                                const mpi_router_threads* threads);
+ * experts: f64, f32, bf16 or f16; router and rows: [N, D], of any type, f64 only where the experts are; rows
+ * apart from all else. told, tape, threads: or null. One read of the experts a step. Scratch: N (2D + 1)
+ * numbers, at most N 18 (D + 1) more for large experts, and a copy of router and rows that are not stored as
+ * the sums are. */
+MPIROUTER_C_API mpi_router_code mpi_router_rows(
+    const mpi_router_experts* experts, const mpi_router_matrix* router, const mpi_router_options* options,
+    const mpi_router_matrix* rows, const mpi_router_by_products* told, const mpi_router_buffer* tape,
+    const mpi_router_threads* threads);
 
 /** The same, written back: the router becomes the rows. Stateful: use one of the two forms for a router. */
 MPIROUTER_C_API mpi_router_code mpi_router_stateful_rows(const mpi_router_experts* experts,
@@ -190,24 +198,22 @@ MPIROUTER_C_API mpi_router_code mpi_router_stateful_rows(const mpi_router_expert
                                                          const mpi_router_by_products* told,
                                                          const mpi_router_threads* threads);
 
-/* ---- Its gradients --------------------------------------------------------------------------------------- */
+/* ---- Its gradients ------------------------------------------------------------------------------ */
 
 /** Whether gradients replace what their memory held or are added to it. */
 enum { MPIROUTER_WRITE = 0, MPIROUTER_ACCUMULATE = 1 };
 
-/** The backward of mpi_router_rows: from grad_rows [N, D] to grad_router [N, D] and grad_experts [N, F, D], both
- * written or both added to what is there.
+/** The backward of mpi_router_rows: from grad_rows [N, D] to grad_router [N, D] and grad_experts [N, F, D],
+ * both written or both added to what is there.
  *
- * experts, router, options and tape: as the forward had them. grad_experts: any layout, of the type of the experts or
- * of the sums; options->through must not be none. What is written lies apart from all else, except that grad_router
- * may be grad_rows. One read of the experts and one update of their gradient a step. Scratch: N (5D + 2F + 1)
- * numbers, and what the forward takes. */
-MPIROUTER_C_API mpi_router_code mpi_router_rows_vjp(const mpi_router_experts* experts, const mpi_router_matrix* router,
-                                                    const mpi_router_options* options, const mpi_router_buffer* tape,
-                                                    const mpi_router_matrix* grad_rows,
-                                                    const mpi_router_matrix* grad_router,
-                                                    const mpi_router_experts* grad_experts, int32_t mode,
-                                                    const mpi_router_threads* threads);
+ * experts, router, options and tape: as the forward had them. grad_experts: any layout, of the type of the
+ * experts or of the sums; options->through must not be none. What is written lies apart from all else, except
+ * that grad_router may be grad_rows. One read of the experts and one update of their gradient a step.
+ * Scratch: N (5D + 2F + 1) numbers, and what the forward takes. */
+MPIROUTER_C_API mpi_router_code mpi_router_rows_vjp(
+    const mpi_router_experts* experts, const mpi_router_matrix* router, const mpi_router_options* options,
+    const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows, const mpi_router_matrix* grad_router,
+    const mpi_router_experts* grad_experts, int32_t mode, const mpi_router_threads* threads);
 
 /** The gradient to the router alone: M is constant in every step. */
 MPIROUTER_C_API mpi_router_code mpi_router_rows_vjp_detached(
@@ -215,26 +221,29 @@ MPIROUTER_C_API mpi_router_code mpi_router_rows_vjp_detached(
     const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows, const mpi_router_matrix* grad_router,
     int32_t mode, const mpi_router_threads* threads);
 
-/** Bytes of the gradient to the experts in factored form: of each term (step that is differentiated) and expert
- * 2 (F + D) numbers of mpi_router_sums_dtype(experts->dtype). Ā_i is the sum over the terms of p zᵀ + w rᵀ, stored
- * [terms, N, 2 (F + D)] as p (F), z (D), w (F), r (D). */
+/** Bytes of the gradient to the experts in factored form: of each term (step that is differentiated) and
+ * expert 2 (F + D) numbers of mpi_router_sums_dtype(experts->dtype). Ā_i is the sum over the terms of p zᵀ +
+ * w rᵀ, stored [terms, N, 2 (F + D)] as p (F), z (D), w (F), r (D). */
 MPIROUTER_C_API mpi_router_code mpi_router_factors_size(const mpi_router_experts* experts,
                                                         const mpi_router_options* options, int64_t* bytes);
 
-/** The backward with the gradient to the experts in factored form, which is written; mode is that of grad_router. */
+/** The backward with the gradient to the experts in factored form, which is written; mode is that of
+ * grad_router. */
 MPIROUTER_C_API mpi_router_code mpi_router_rows_vjp_factored(
     const mpi_router_experts* experts, const mpi_router_matrix* router, const mpi_router_options* options,
     const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows, const mpi_router_matrix* grad_router,
     const mpi_router_buffer* factors, int32_t mode, const mpi_router_threads* threads);
 
-/** gradient ← or += factor · Ā of its factors; factor = -lr steps down on the weights themselves. factors and options:
- * of a backward of experts of the type sums_of, the shape that of the gradient, f64 only where sums_of is. */
-MPIROUTER_C_API mpi_router_code mpi_router_add_factors(const mpi_router_buffer* factors, mpi_router_dtype sums_of,
+/** gradient ← or += factor · Ā of its factors; factor = -lr steps down on the weights themselves. factors and
+ * options: of a backward of experts of the type sums_of, the shape that of the gradient, f64 only where
+ * sums_of is. */
+MPIROUTER_C_API mpi_router_code mpi_router_add_factors(const mpi_router_buffer* factors,
+                                                       mpi_router_dtype sums_of,
                                                        const mpi_router_options* options, double factor,
                                                        const mpi_router_experts* gradient, int32_t mode,
                                                        const mpi_router_threads* threads);
 
-/* ---- The gate -------------------------------------------------------------------------------------------- */
+/* ---- The gate ----------------------------------------------------------------------------------- */
 
 enum { MPIROUTER_SOFTMAX = 0, MPIROUTER_SIGMOID = 1, MPIROUTER_SQRTSOFTPLUS = 2 };
 enum { MPIROUTER_SCORE_THEN_SELECT = 0, MPIROUTER_SELECT_THEN_SCORE = 1 };
@@ -255,26 +264,28 @@ MPIROUTER_C_API mpi_router_gating_options mpi_router_default_gating_options(int6
 
 /** Selects K experts for each token and weighs them (Eq. 6).
  *
- * logits: [T, N], f32 or f64; selection_bias: N elements of the type of the logits, or null: added to what experts are
- * selected by, -∞ closes one; mask: T statuses, or null: which tokens count; it may be `statuses`. weights: [T, K], of
- * the type of the logits; experts: T · K ids, best first; statuses: T, or null. Scratch: some numbers for each 256
- * tokens and expert. */
+ * logits: [T, N], f32 or f64; selection_bias: N elements of the type of the logits, or null: added to what
+ * experts are selected by, -∞ closes one; mask: T statuses, or null: which tokens count; it may be
+ * `statuses`. weights: [T, K], of the type of the logits; experts: T · K ids, best first; statuses: T, or
+ * null. Scratch: some numbers for each 256 tokens and expert. */
 MPIROUTER_C_API mpi_router_code mpi_router_gate(const mpi_router_matrix* logits,
                                                 const mpi_router_gating_options* options,
                                                 const mpi_router_vector* selection_bias, const uint8_t* mask,
-                                                const mpi_router_matrix* weights, int32_t* experts, uint8_t* statuses,
-                                                const mpi_router_threads* threads);
+                                                const mpi_router_matrix* weights, int32_t* experts,
+                                                uint8_t* statuses, const mpi_router_threads* threads);
 
-/** The backward of the gate: grad_logits [T, N] ← or += the gradient of Σ weights · grad_weights. The choice of experts
- * is constant. experts, statuses (or null), selection_bias (or null): as the gate told them and had them. */
+/** The backward of the gate: grad_logits [T, N] ← or += the gradient of Σ weights · grad_weights. The choice
+ * of experts is constant. experts, statuses (or null), selection_bias (or null): as the gate told them and
+ * had them. */
 MPIROUTER_C_API mpi_router_code mpi_router_gate_vjp(const mpi_router_matrix* logits,
                                                     const mpi_router_gating_options* options,
-                                                    const mpi_router_vector* selection_bias, const int32_t* experts,
-                                                    const uint8_t* statuses, const mpi_router_matrix* grad_weights,
+                                                    const mpi_router_vector* selection_bias,
+                                                    const int32_t* experts, const uint8_t* statuses,
+                                                    const mpi_router_matrix* grad_weights,
                                                     const mpi_router_matrix* grad_logits, int32_t mode,
                                                     const mpi_router_threads* threads);
 
-/* ---- Certificates ---------------------------------------------------------------------------------------- */
+/* ---- Certificates ------------------------------------------------------------------------------- */
 
 /** How much a claim is worth. */
 enum {
@@ -288,10 +299,11 @@ MPIROUTER_C_API const char* mpi_router_certainty_name(int32_t certainty);
 
 /** How hard to look. Null in place of a pointer to it is what mpi_router_default_certify_options returns. */
 typedef struct mpi_router_certify_options {
-  double residual_tolerance;  /**< of the direction found, relative to ρ; by default 1e-10 */
-  int64_t max_steps;          /**< applications of M that the search may take; by default 2000 */
-  int64_t basis;              /**< vectors of D doubles that the search keeps; by default 256 */
-  int64_t rigorous_up_to;     /**< min(F, D) up to which the bound is rigorous, at O(min(F, D)³); by default 512 */
+  double residual_tolerance; /**< of the direction found, relative to ρ; by default 1e-10 */
+  int64_t max_steps;         /**< applications of M that the search may take; by default 2000 */
+  int64_t basis;             /**< vectors of D doubles that the search keeps; by default 256 */
+  int64_t
+      rigorous_up_to; /**< min(F, D) up to which the bound is rigorous, at O(min(F, D)³); by default 512 */
   double failure_probability; /**< of a probabilistic certificate; by default 1e-6 */
   int64_t probe_starts;       /**< by default 2 */
   int64_t probe_max_steps;    /**< by default 300 */
@@ -302,32 +314,32 @@ MPIROUTER_C_API mpi_router_certify_options mpi_router_default_certify_options(vo
 /** What is proven of the direction that was found for one expert. */
 typedef struct mpi_router_direction {
   int32_t certainty;
-  int32_t status;             /**< of the search: MPIROUTER_STATUS_OK, or why there is no direction */
-  double angle_bound;         /**< to the principal direction at most this, radians */
+  int32_t status;     /**< of the search: MPIROUTER_STATUS_OK, or why there is no direction */
+  double angle_bound; /**< to the principal direction at most this, radians */
   double failure_probability;
-  double sigma_low;           /**< σ₁ is at least this */
-  double sigma_high;          /**< and at most this; infinite where nothing is proven */
-  double second_bound;        /**< α ≥ σ₂², infinite where there is none */
-  double rayleigh;            /**< ρ of the direction */
-  double residual;            /**< |g| of the direction */
-  int64_t applications;       /**< products with M that it took */
+  double sigma_low;     /**< σ₁ is at least this */
+  double sigma_high;    /**< and at most this; infinite where nothing is proven */
+  double second_bound;  /**< α ≥ σ₂², infinite where there is none */
+  double rayleigh;      /**< ρ of the direction */
+  double residual;      /**< |g| of the direction */
+  int64_t applications; /**< products with M that it took */
 } mpi_router_direction;
 
 /** Where a row stands: its angle to the principal direction lies in [angle_low, angle_high]. */
 typedef struct mpi_router_row_certificate {
   int32_t certainty;
   int32_t status;
-  double angle;      /**< to the direction that was found, radians in [0, π/2] */
+  double angle; /**< to the direction that was found, radians in [0, π/2] */
   double angle_low;
   double angle_high;
-  double rayleigh;   /**< ρ of the row */
-  double residual;   /**< |g| of the row */
+  double rayleigh; /**< ρ of the row */
+  double residual; /**< |g| of the row */
 } mpi_router_row_certificate;
 
-/** Finds the principal right singular direction of each expert, from its row of `starts` [N, D], and proves what it can
- * of it. found: N; directions: [N, D] of f64, unit rows, zero where there is none. Tasks are experts. Scratch: of each
- * task options->basis · D doubles, and where min(F, D) ≤ rigorous_up_to the expert in double; else of f64 experts a
- * copy in float. */
+/** Finds the principal right singular direction of each expert, from its row of `starts` [N, D], and proves
+ * what it can of it. found: N; directions: [N, D] of f64, unit rows, zero where there is none. Tasks are
+ * experts. Scratch: of each task options->basis · D doubles, and where min(F, D) ≤ rigorous_up_to the expert
+ * in double; else of f64 experts a copy in float. */
 MPIROUTER_C_API mpi_router_code mpi_router_find_directions(const mpi_router_experts* experts,
                                                            const mpi_router_matrix* starts,
                                                            const mpi_router_certify_options* options,
@@ -335,8 +347,8 @@ MPIROUTER_C_API mpi_router_code mpi_router_find_directions(const mpi_router_expe
                                                            const mpi_router_matrix* directions,
                                                            const mpi_router_threads* threads);
 
-/** Certifies rows [N, D] of any type against directions that were found for the same experts: one product with M for
- * each row. certificates: N. */
+/** Certifies rows [N, D] of any type against directions that were found for the same experts: one product
+ * with M for each row. certificates: N. */
 MPIROUTER_C_API mpi_router_code mpi_router_certify_rows(const mpi_router_experts* experts,
                                                         const mpi_router_matrix* rows,
                                                         const mpi_router_direction* found,
