@@ -86,7 +86,7 @@ void check_gradient(const backward_arguments& a, const mpi_router_experts& grad_
   }
 }
 
-/// Of each expert its own: pointers of two tables may meet where the table of another call's does not.
+/// The gradient to the experts meets nothing else that the call uses.
 void check_gradient_memory(const backward_arguments& a, std::int64_t tape,
                            const mpi_router_experts& grad_experts) {
   memory_of_call memory = memory_of(a, tape);

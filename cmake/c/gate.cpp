@@ -7,19 +7,18 @@
 namespace mpi_router_c {
 namespace {
 
-using enum score_function;
-
 gating_options options_of(const char* what, const mpi_router_gating_options& o) {
   core::expect(o.renormalize == 0 || o.renormalize == 1, what, ": renormalize is ", o.renormalize,
                ", not 0 or 1");
-  return {.top_k = o.top_k,
-          .score_function = enumerated(what, "score_function", o.score_function, sqrtsoftplus),
-          .order = enumerated(what, "order", o.order, selection_order::select_then_score),
-          .renormalize = o.renormalize != 0,
-          .scaling_factor = o.scaling_factor,
-          .n_group = o.n_group,
-          .topk_group = o.topk_group,
-          .group_score = enumerated(what, "group_score", o.group_score, mpi_router::group_score::max)};
+  return {
+      .top_k = o.top_k,
+      .score_function = enumerated(what, "score_function", o.score_function, score_function::sqrtsoftplus),
+      .order = enumerated(what, "order", o.order, selection_order::select_then_score),
+      .renormalize = o.renormalize != 0,
+      .scaling_factor = o.scaling_factor,
+      .n_group = o.n_group,
+      .topk_group = o.topk_group,
+      .group_score = enumerated(what, "group_score", o.group_score, mpi_router::group_score::max)};
 }
 
 /// A matrix or vector of the type of the logits.
