@@ -27,6 +27,7 @@ CERTAINTIES = ("none", "heuristic", "probabilistic", "rigorous")
 _NUMBERS = ("rayleigh", "cosine", "residual", "energy", "row_norm", "image_norm")
 _CODES = {1: "invalid_argument", 2: "unsupported", 3: "out_of_memory", 4: "internal"}
 _F64, _F32, _BF16, _F16 = 1, 2, 3, 4
+_VERSION = "0.1"  # of the library; before 1.0 every minor version may break its callers
 
 
 class MpiRouterError(ValueError):
@@ -97,7 +98,7 @@ _ROW = np.dtype([("certainty", "i4"), ("status", "i4"), ("angle", "f8"), ("angle
 # ---- The library -------------------------------------------------------------------------------------------
 
 def _load():
-    names = ("libmpi_router_c.so.0.1", "libmpi_router_c.so", "libmpi_router_c.dylib", "mpi_router_c.dll")
+    names = (f"libmpi_router_c.so.{_VERSION}", "libmpi_router_c.so", "libmpi_router_c.dylib", "mpi_router_c.dll")
     given = os.environ.get("MPIROUTER_LIBRARY")
     beside = [str(path) for path in (Path(__file__).with_name(name) for name in names) if path.exists()]
     tried = []
@@ -130,8 +131,8 @@ def instruction_set():
     return _library.mpi_router_instruction_set().decode()
 
 
-if version().split(".")[:2] != ["0", "1"]:  # before 1.0 every minor version may break its callers
-    raise ImportError(f"mpi_router: this module is for version 0.1 of the library, and {version()} was found")
+if not version().startswith(_VERSION + "."):
+    raise ImportError(f"mpi_router: this module is for version {_VERSION} of the library, and {version()} was found")
 
 
 def _call(name, *arguments):
