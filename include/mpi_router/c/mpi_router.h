@@ -325,7 +325,8 @@ typedef struct mpi_router_direction {
   int64_t applications; /**< products with M that it took */
 } mpi_router_direction;
 
-/** Where a row stands: its angle to the principal direction lies in [angle_low, angle_high]. */
+/** Where a row stands: its angle to the principal direction lies in [angle_low, angle_high]. Where its status
+ * is not ok, or no direction was found, nothing is claimed: certainty none, and angles in [0, π/2]. */
 typedef struct mpi_router_row_certificate {
   int32_t certainty;
   int32_t status;

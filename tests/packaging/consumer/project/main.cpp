@@ -80,7 +80,8 @@ int main() {
   const auto experts = mpi_router_experts_nfd(a.data(), MPIROUTER_F64, 1, 2, 2);
   const auto router = mpi_router_row_major(row.data(), MPIROUTER_F64, 1, 2);
   const auto rows_by_c = mpi_router_row_major(by_c.data(), MPIROUTER_F64, 1, 2);
-  good = good && mpi_router_rows(&experts, &router, nullptr, &rows_by_c, nullptr, nullptr, nullptr) == MPIROUTER_OK;
+  good = good &&
+         mpi_router_rows(&experts, &router, nullptr, &rows_by_c, nullptr, nullptr, nullptr) == MPIROUTER_OK;
   good = good && std::abs(by_c[0] - 16 / norm) < 1e-14;  // C = 4
 #endif
 #ifdef WITH_distributed
