@@ -118,6 +118,11 @@ TEST_CASE("shapes") {
   refuses(wrong, "rows is [1, 4], not [2, 4]", [](working& x) { x.out.shape[0] = 1; });
   refuses(wrong, "experts of shape [9223372036854775807, 3, 4]",
           [](working& x) { x.experts.shape[0] = largest; });
+  refuses(wrong, "experts of shape [9223372036854775807, 3, 4] and strides [0, 4, 1] does not fit in memory",
+          [](working& x) {
+            x.experts.shape[0] = largest;
+            x.experts.strides[0] = 0;
+          });
   refuses(wrong, "does not fit in memory", [](working& x) { x.in.strides[0] = largest; });
   refuses(wrong, "does not fit in memory", [](working& x) {
     x.experts = mpi_router_experts_nfd(x.gates.data(), MPIROUTER_F32, 1, std::int64_t{1} << 40,
