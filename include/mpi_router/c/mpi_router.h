@@ -11,6 +11,7 @@
 #ifndef MPIROUTER_C_MPI_ROUTER_H
 #define MPIROUTER_C_MPI_ROUTER_H
 
+/* NOLINTBEGIN: it is C, also where clang-tidy reads it as C++ */
 #include <stdint.h>
 
 #if defined(_WIN32)
@@ -361,4 +362,5 @@ MPIROUTER_C_API mpi_router_code mpi_router_certify_rows(const mpi_router_experts
 }
 #endif
 
+/* NOLINTEND */
 #endif
