@@ -128,15 +128,13 @@ struct three_threads {
   static void run(void* context, std::int64_t count, void (*task)(void*, std::int64_t), void* data) {
     static_cast<three_threads*>(context)->tasks += count;
     std::atomic<std::int64_t> left{count};
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 3; ++i) {
-      threads.emplace_back([&] {
-        for (std::int64_t mine = --left; mine >= 0; mine = --left) {
-          task(data, mine);
-        }
-      });
-    }
-    for (auto& thread : threads) {
+    const auto work = [&] {
+      for (std::int64_t mine = --left; mine >= 0; mine = --left) {
+        task(data, mine);
+      }
+    };
+    for (std::thread threads[] = {std::thread(work), std::thread(work), std::thread(work)};
+         auto& thread : threads) {
       thread.join();
     }
   }

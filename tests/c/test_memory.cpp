@@ -15,7 +15,7 @@ using namespace c_tests;
 namespace {
 
 void calls() {
-  static std::vector<double> gates(2 * 3 * 4, 0.5), router(8, 1), rows(8), tape(1000), directions(8);
+  static std::vector<double> gates(24, 0.5), router(8, 1), rows(8), tape(1000), directions(8);
   static mpi_router_direction found[2];
   static mpi_router_row_certificate certificates[2];
   auto experts = mpi_router_experts_nfd(gates.data(), MPIROUTER_F64, 2, 3, 4);
