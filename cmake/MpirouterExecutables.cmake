@@ -62,6 +62,14 @@ function(mpirouter_link_decompositions target)
   target_link_libraries(${target} PRIVATE mpi_router_decompositions)
 endfunction()
 
+# Compiling takes longest: but for full tests a program is optimised little, and nothing in it is inlined by force.
+function(mpirouter_compile_quickly target)
+  if(NOT MSVC AND NOT MPIROUTER_FULL_TESTS AND NOT MPIROUTER_SANITIZE)
+    target_compile_options(${target} PRIVATE -O1)
+    target_compile_definitions(${target} PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
+  endif()
+endfunction()
+
 # Sets <variable> to the mpi_router:: components and packages among <libraries> that this build lacks.
 function(mpirouter_missing_targets variable)
   set(missing "")
@@ -108,14 +116,14 @@ function(mpirouter_add_programs)
   endforeach()
 endfunction()
 
-# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [HEAVY]): a doctest
-# executable (main is given) run by ctest. The working directory of the run is the test's source folder. Compiled with
-# -O1 and nothing inlined by force, for compiling takes longest; a HEAVY one, which would run longer than that saves, and full tests as all else is.
-# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS. A test whose libraries are not to be had is listed by ctest
-# as disabled.
+# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [SANITIZED_IN_FULL] [HEAVY]):
+# a doctest executable (main is given) run by ctest. The working directory of the run is the test's source folder.
+# FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS; SANITIZED_IN_FULL: under sanitizers only with them. Compiled
+# quickly, but for a HEAVY one, which would run longer than that saves. A test whose libraries are not to be had is listed
+# by ctest as disabled.
 function(mpirouter_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY" "" "SOURCES;LIBRARIES;ARGUMENTS")
-  if(arg_FULL AND NOT MPIROUTER_FULL_TESTS)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY;SANITIZED_IN_FULL" "" "SOURCES;LIBRARIES;ARGUMENTS")
+  if(NOT MPIROUTER_FULL_TESTS AND (arg_FULL OR (arg_SANITIZED_IN_FULL AND MPIROUTER_SANITIZE)))
     return()
   endif()
   mpirouter_add_executable(${name} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES})
@@ -125,9 +133,8 @@ function(mpirouter_add_test name)
     return()
   endif()
   target_link_libraries(${name} PRIVATE mpirouter_test_support)
-  if(NOT arg_HEAVY AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS AND NOT MPIROUTER_SANITIZE)
-    target_compile_options(${name} PRIVATE -O1)
-    target_compile_definitions(${name} PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
+  if(NOT arg_HEAVY)
+    mpirouter_compile_quickly(${name})
   endif()
   add_test(
     NAME ${name}

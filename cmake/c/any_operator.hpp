@@ -5,7 +5,7 @@
 #include "arrays.hpp"
 
 #include <mpi_router/core/concepts.hpp>
-#include <mpi_router/verify/widened.hpp>
+#include <mpi_router/verify/gram_in_double.hpp>
 
 #include <functional>
 #include <vector>

@@ -4,7 +4,7 @@
 #include <mpi_router/backend/simd.hpp>
 #include <mpi_router/io/packed/views.hpp>
 #include <mpi_router/verify/expert_direction.hpp>
-#include <mpi_router/verify/rows_in_double.hpp>
+#include <mpi_router/verify/gram_in_double.hpp>
 
 #include <doctest/doctest.h>
 #include <support/random.hpp>
@@ -46,7 +46,7 @@ struct packed_expert {
     return a;
   }
   [[nodiscard]] expert_direction direction(const Eigen::VectorXd& row) const {
-    rows_in_double<packed::any_matrix, simd> op(matrix(), simd{});
+    auto op = gram_in_double(matrix(), simd{});
     auto fast = gram(std::get<fp8_view>(packed::view_of(matrix()).value()), simd{});
     return find_expert_direction(op, fast, view(row));
   }
@@ -64,7 +64,7 @@ Eigen::VectorXd some_row(index_t size) {
 TEST_CASE("the images in double are those of the decoded matrix") {
   for (const index_t f : {index_t{1}, index_t{16}, index_t{37}}) {
     const packed_expert expert(f, 200, 0.25F);
-    rows_in_double<packed::any_matrix, simd> op(expert.matrix());
+    auto op = gram_in_double(expert.matrix(), simd{});
     const auto a = expert.in_double();
     const auto exact = gram(a, reference{});
     CHECK(op.dimension() == 200);

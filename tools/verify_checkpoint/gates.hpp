@@ -6,7 +6,7 @@
 
 #include <mpi_router/io/moe/packed_gates.hpp>
 #include <mpi_router/verify/expert_direction.hpp>
-#include <mpi_router/verify/rows_in_double.hpp>
+#include <mpi_router/verify/gram_in_double.hpp>
 #if defined(VERIFY_CHECKPOINT_DISPATCH)
 #include <mpi_router/backend/packed_dispatch.hpp>
 #elif defined(VERIFY_CHECKPOINT_SIMD)
@@ -20,23 +20,19 @@ using mpi_router::direction_source;
 using mpi_router::expert_direction;
 using mpi_router::packed_gate;
 
-/// Of a matrix in memory: its direction, and M in double.
+/// The direction of a matrix in memory.
 template <class T>
 [[nodiscard]] expert_direction direction_of(const mpi_router::matrix_view<const T>& a,
                                             mpi_router::vector_view<const double> start,
                                             direction_source source, const course_options& course) {
   return mpi_router::find_expert_direction(a, start, source, kernels{}, course);
 }
-template <class T>
-[[nodiscard]] auto operator_in_double(const mpi_router::matrix_view<const T>& a) {
-  return mpi_router::gram_in_double(a, kernels{});
-}
+
+/// M in double.
+[[nodiscard]] auto operator_in_double(const auto& a) { return mpi_router::gram_in_double(a, kernels{}); }
 
 /// Of one that stays packed: searched by kernels that decode in registers, proven by the exact products of
 /// codes and scales.
-[[nodiscard]] inline auto operator_in_double(const packed_gate& a) {
-  return mpi_router::rows_in_double<packed_gate, kernels>(a, kernels{});
-}
 [[nodiscard]] inline expert_direction direction_of(const packed_gate& a,
                                                    mpi_router::vector_view<const double> start,
                                                    direction_source, const course_options& course) {

@@ -82,25 +82,36 @@ template <class Gather, class Sum = no_sum>
   return {rank, size, std::move(gather), std::move(sum)};
 }
 
-/// A communicator whose own reduction is to add, in place of sums in a fixed order. Build it with
-/// backend_sum().
-template <SummingCommunicator C>
-class summing_backend {
+namespace core {
+
+/// A communicator that passes on what it is asked for to another.
+template <Communicator C>
+class forwarding_communicator {
  public:
-  explicit summing_backend(C comm) : comm_(std::move(comm)) {}
+  explicit forwarding_communicator(C comm) : comm_(std::move(comm)) {}
   [[nodiscard]] index_t rank() const { return static_cast<index_t>(comm_.rank()); }
   [[nodiscard]] index_t size() const { return static_cast<index_t>(comm_.size()); }
   template <Accumulator S>
   void all_gather(vector_view<const S> mine, vector_view<S> all) const {
     comm_.all_gather(mine, all);
   }
+
+ protected:
+  C comm_;
+};
+
+}  // namespace core
+
+/// A communicator whose own reduction is to add, in place of sums in a fixed order. Build it with
+/// backend_sum().
+template <SummingCommunicator C>
+class summing_backend : public core::forwarding_communicator<C> {
+ public:
+  using core::forwarding_communicator<C>::forwarding_communicator;
   template <Accumulator S>
   void all_reduce_sum(vector_view<S> elements) const {
-    comm_.all_reduce_sum(elements);
+    this->comm_.all_reduce_sum(elements);
   }
-
- private:
-  C comm_;
 };
 
 /// The same communicator, of which sharded_router_rows takes sums as its library makes them: a smaller

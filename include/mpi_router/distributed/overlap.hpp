@@ -26,22 +26,13 @@ concept StartingCommunicator =
 
 /// A communicator that takes a message a layer. Build it with overlap_layers().
 template <StartingCommunicator C>
-class layer_overlap {
+class layer_overlap : public core::forwarding_communicator<C> {
  public:
-  explicit layer_overlap(C comm) : comm_(std::move(comm)) {}
-  [[nodiscard]] index_t rank() const { return static_cast<index_t>(comm_.rank()); }
-  [[nodiscard]] index_t size() const { return static_cast<index_t>(comm_.size()); }
-  template <Accumulator S>
-  void all_gather(vector_view<const S> mine, vector_view<S> all) const {
-    comm_.all_gather(mine, all);
-  }
+  using core::forwarding_communicator<C>::forwarding_communicator;
   template <Accumulator S>
   [[nodiscard]] auto start_all_gather(vector_view<const S> mine, vector_view<S> all) const {
-    return comm_.start_all_gather(mine, all);
+    return this->comm_.start_all_gather(mine, all);
   }
-
- private:
-  C comm_;
 };
 
 /// The same communicator, with which sharded_router_rows and its backward send every layer by itself, and

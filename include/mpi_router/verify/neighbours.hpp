@@ -3,7 +3,7 @@
 
 #include <mpi_router/verify/decompositions.hpp>
 #include <mpi_router/verify/lanczos.hpp>
-#include <mpi_router/verify/widened.hpp>
+#include <mpi_router/verify/gram_in_double.hpp>
 
 #include <Eigen/Core>
 

@@ -5,7 +5,7 @@
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/verify/search.hpp>
 #include <mpi_router/verify/trace_ladder.hpp>
-#include <mpi_router/verify/widened.hpp>
+#include <mpi_router/verify/gram_in_double.hpp>
 
 #include <Eigen/Core>
 
