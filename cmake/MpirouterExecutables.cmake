@@ -40,20 +40,26 @@ function(mpirouter_set_cuda target)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:-Xcicc=-O1>)
 endfunction()
 
-# Links Eigen's decompositions, compiled once for all of them: they take each translation unit half a minute.
-function(mpirouter_link_decompositions target)
-  if(NOT TARGET mpirouter_decompositions)
-    add_library(mpirouter_decompositions STATIC ${PROJECT_SOURCE_DIR}/cmake/decompositions/decompositions.cpp)
-    target_link_libraries(mpirouter_decompositions PRIVATE mpi_router::verify)
+# Eigen's decompositions, compiled once for all that need them: they take each translation unit half a minute.
+function(mpirouter_add_decompositions)
+  if(NOT TARGET mpi_router_decompositions)
+    add_library(mpi_router_decompositions STATIC ${PROJECT_SOURCE_DIR}/cmake/decompositions/decompositions.cpp)
+    target_link_libraries(mpi_router_decompositions PRIVATE mpi_router::verify)
+    set_target_properties(mpi_router_decompositions PROPERTIES POSITION_INDEPENDENT_CODE ON) # mpi_router::c has them too
     if(MPIROUTER_SANITIZE) # not for this: it is Eigen's code, and sanitized it takes as long as ten tests
-      target_compile_options(mpirouter_decompositions PRIVATE -O1)
-      target_compile_definitions(mpirouter_decompositions PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
+      target_compile_options(mpi_router_decompositions PRIVATE -O1)
+      target_compile_definitions(mpi_router_decompositions PRIVATE MPIROUTER_ALWAYS_INLINE=inline)
     else()
-      mpirouter_set_options(mpirouter_decompositions)
+      mpirouter_set_options(mpi_router_decompositions)
     endif()
   endif()
+endfunction()
+
+# Links them.
+function(mpirouter_link_decompositions target)
+  mpirouter_add_decompositions()
   target_compile_definitions(${target} PRIVATE MPIROUTER_EXTERN_DECOMPOSITIONS)
-  target_link_libraries(${target} PRIVATE mpirouter_decompositions)
+  target_link_libraries(${target} PRIVATE mpi_router_decompositions)
 endfunction()
 
 # Compiling takes longest: but for full tests a program is optimised little, and nothing in it is inlined by force.

@@ -1,4 +1,4 @@
-# install(): the headers, the core's target, mpi_router::dispatch where it was built, and a package config. That makes the
+# install(): the headers, the core's target, mpi_router::dispatch and ::c where they were built, and a package config. That makes the
 # header-only components where they are used, from what is found there: what this machine has does not matter.
 include(CMakePackageConfigHelpers)
 
@@ -6,10 +6,11 @@ set(mpirouter_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/mpi_router)
 install(DIRECTORY include/mpi_router DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} PATTERN README.md EXCLUDE)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
-# mpirouter_install_target(<target> <name>): installed as mpi_router::<name>, with an export file of its own.
+# mpirouter_install_target(<target> <name> [<target>…]): installed as mpi_router::<name>, with an export file of its own,
+# in which more targets may be.
 function(mpirouter_install_target target name)
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
-  install(TARGETS ${target} EXPORT mpi_router-${name})
+  install(TARGETS ${target} ${ARGN} EXPORT mpi_router-${name})
   install(
     EXPORT mpi_router-${name}
     NAMESPACE mpi_router::
@@ -20,6 +21,11 @@ mpirouter_install_target(mpi_router mpi_router)
 set(mpirouter_any_architecture ARCH_INDEPENDENT)
 if(TARGET mpi_router_dispatch)
   mpirouter_install_target(mpi_router_dispatch dispatch)
+  set(mpirouter_any_architecture "")
+endif()
+if(TARGET mpi_router_c)
+  mpirouter_install_target(mpi_router_c c mpi_router_c_static)
+  install(FILES python/mpi_router.py DESTINATION ${CMAKE_INSTALL_DATADIR}/mpi_router/python)
   set(mpirouter_any_architecture "")
 endif()
 

@@ -1,4 +1,4 @@
-# Takes the programs of a page apart: the n-th ```cpp or ```cuda block is n.cpp or n.cu in `folder`, and a plain block
+# Takes the programs of a page apart: the n-th ```cpp, ```cuda or ```c block is n.cpp, n.cu or n.c in `folder`, and a plain block
 # right behind it, which is what it prints, n.out.
 /^```/ {
   if (inside) {
@@ -7,8 +7,8 @@
     file = ""
   } else {
     inside = 1
-    program = /^```(cpp|cuda)$/
-    if (program) file = folder "/" ++count (/cuda/ ? ".cu" : ".cpp")
+    program = /^```(cpp|cuda|c)$/
+    if (program) file = folder "/" ++count (/cuda/ ? ".cu" : /cpp/ ? ".cpp" : ".c")
     else if ($0 == "```" && NR == behind) file = folder "/" count ".out"
   }
   next

@@ -1,6 +1,12 @@
-# The version of version.hpp is the one that CITATION.cff states.
+# The version of version.hpp is the one that CITATION.cff states, and the Python module is for its minor version.
 cmake_minimum_required(VERSION 3.22)
 file(READ ${SOURCE_DIR}/CITATION.cff citation)
 if(NOT citation MATCHES "\nversion: ${VERSION}\n")
   message(FATAL_ERROR "CITATION.cff does not state version ${VERSION}")
+endif()
+string(REGEX REPLACE "\\.[0-9]+$" "" minor ${VERSION})
+file(READ ${SOURCE_DIR}/python/mpi_router.py module)
+string(FIND "${module}" "\n_VERSION = \"${minor}\"" at)
+if(at EQUAL -1)
+  message(FATAL_ERROR "python/mpi_router.py is not for version ${minor}")
 endif()

@@ -19,6 +19,9 @@ static_assert(EIGEN_MAJOR_VERSION == EXPECT_EIGEN);
 
 #include <vector>
 #endif
+#ifdef WITH_c
+#include <mpi_router/c/mpi_router.h>
+#endif
 #ifdef WITH_io
 #include <nlohmann/json.hpp>
 #endif
@@ -71,6 +74,15 @@ int main() {
   std::vector<float> image(size);
   const auto fast = mpi_router::gram(mpi_router::gate_fd(wide.data(), size, size), mpi_router::dispatch{});
   good = good && fast.apply(ones, image) == 4.0F * size && image[0] == 4 && image[size - 1] == 4;
+#endif
+#ifdef WITH_c
+  std::array<double, 2> by_c{};
+  const auto experts = mpi_router_experts_nfd(a.data(), MPIROUTER_F64, 1, 2, 2);
+  const auto router = mpi_router_row_major(row.data(), MPIROUTER_F64, 1, 2);
+  const auto rows_by_c = mpi_router_row_major(by_c.data(), MPIROUTER_F64, 1, 2);
+  good = good &&
+         mpi_router_rows(&experts, &router, nullptr, &rows_by_c, nullptr, nullptr, nullptr) == MPIROUTER_OK;
+  good = good && std::abs(by_c[0] - 16 / norm) < 1e-14;  // C = 4
 #endif
 #ifdef WITH_distributed
   // The two neurons on two threads.

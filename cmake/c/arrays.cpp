@@ -1,0 +1,221 @@
+#include "arrays.hpp"
+
+#include <mpi_router/backend/reference.hpp>
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+namespace mpi_router_c {
+namespace {
+
+static_assert(sizeof(index_t) == sizeof(std::int64_t), "shapes and strides of 64 bits");
+
+using extents = std::span<const std::int64_t>;
+
+std::string text_of(extents shape) {
+  std::string text = "[";
+  for (const std::int64_t extent : shape) {
+    text += (text.size() > 1 ? ", " : "") + std::to_string(extent);
+  }
+  return text + "]";
+}
+
+std::size_t size_of(mpi_router_dtype dtype) {
+  return with_type(dtype, []<class T>(std::type_identity<T>) { return sizeof(T); });
+}
+
+bool is_aligned(const void* data, mpi_router_dtype dtype) {
+  return reinterpret_cast<std::uintptr_t>(data) % size_of(dtype) == 0;
+}
+
+/// What all arrays have in common. Returns whether there are elements.
+bool check_type_and_shape(const char* what, const char* name, mpi_router_dtype dtype,
+                          mpi_router_device device, extents shape, extents strides) {
+  core::expect(dtype >= MPIROUTER_F64 && dtype <= MPIROUTER_F16, what, ": ", name, " has the dtype ", dtype,
+               ", which is none: MPIROUTER_F64, _F32, _BF16 or _F16");
+  if (device == MPIROUTER_CUDA) {
+    unsupported(what, ": ", name, " is on a GPU, and this library was built without CUDA");
+  }
+  core::expect(device == MPIROUTER_HOST, what, ": ", name, " has the device ", device,
+               ", which is none: MPIROUTER_HOST or _CUDA");
+  double elements = 1;
+  double farthest = 0;
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    core::expect(shape[axis] >= 0, what, ": ", name, " has the shape ", text_of(shape),
+                 ", with a negative extent");
+    elements *= static_cast<double>(shape[axis] < 1 ? 1 : shape[axis]);
+    farthest += core::reach(shape[axis], strides[axis]);
+  }
+  constexpr double most = 0x1p+52;  // bytes; sums of some sizes of scratch stay in 64 bits
+  const auto bytes = static_cast<double>(size_of(dtype));
+  core::expect(elements * bytes <= most && farthest * bytes <= most, what, ": ", name, " of shape ",
+               text_of(shape), " and strides ", text_of(strides), " does not fit in memory");
+  for (const std::int64_t extent : shape) {
+    if (extent == 0) return false;
+  }
+  return true;
+}
+
+void check_data(const char* what, const char* name, const void* data, mpi_router_dtype dtype, extents shape) {
+  core::expect(data != nullptr, what, ": ", name, " of shape ", text_of(shape), " has null data");
+  core::expect(is_aligned(data, dtype), what, ": ", name, " is not aligned to its type, ", name_of(dtype));
+}
+
+/// f(range) of what experts take: of each where there are pointers.
+template <class F>
+void for_each_range_of(const mpi_router_experts& experts, const F& f) {
+  with_type(experts.dtype, [&]<class T>(std::type_identity<T>) {
+    const auto view = view_of<const T>(experts);
+    if (!view.empty()) {
+      core::for_each_range(view, f);
+    }
+  });
+}
+
+}  // namespace
+
+const char* name_of(mpi_router_dtype dtype) noexcept {
+  constexpr std::array names{"unknown", "f64", "f32", "bf16", "f16"};
+  return dtype < MPIROUTER_F64 || dtype > MPIROUTER_F16 ? names[0] : names[static_cast<std::size_t>(dtype)];
+}
+
+void check(const char* what, const char* name, const mpi_router_matrix& m) {
+  if (check_type_and_shape(what, name, m.dtype, m.device, m.shape, m.strides)) {
+    check_data(what, name, m.data, m.dtype, m.shape);
+  }
+}
+void check(const char* what, const char* name, const mpi_router_vector& v) {
+  if (check_type_and_shape(what, name, v.dtype, v.device, {&v.size, 1}, {&v.stride, 1})) {
+    check_data(what, name, v.data, v.dtype, {&v.size, 1});
+  }
+}
+void check(const char* what, const char* name, const mpi_router_experts& e) {
+  std::int64_t strides[] = {e.pointers != nullptr ? 0 : e.strides[0], e.strides[1], e.strides[2]};
+  if (!check_type_and_shape(what, name, e.dtype, e.device, e.shape, strides)) {
+    return;
+  }
+  if (e.pointers == nullptr) {
+    check_data(what, name, e.data, e.dtype, e.shape);
+    return;
+  }
+  for (index_t i = 0; i < e.shape[0]; ++i) {
+    core::expect(e.pointers[i] != nullptr, what, ": ", name, " of shape ", text_of(e.shape),
+                 " have a null pointer for expert ", i);
+    core::expect(is_aligned(e.pointers[i], e.dtype), what, ": expert ", i, " of ", name,
+                 " is not aligned to its type, ", name_of(e.dtype));
+  }
+}
+
+void expect_shape(const char* what, const char* name, const mpi_router_matrix& matrix, index_t rows,
+                  index_t cols, const char* because) {
+  core::expect(matrix.shape[0] == rows && matrix.shape[1] == cols, what, ": ", name, " is ",
+               text_of(matrix.shape), ", not [", rows, ", ", cols, "], ", because);
+}
+
+void expect_meets(const char* what, const char* name, mpi_router_dtype dtype, mpi_router_dtype sums) {
+  if (dtype == MPIROUTER_F64 && sums != MPIROUTER_F64) {
+    unsupported(what, ": ", name, " is f64, and the sums are taken in ", name_of(sums),
+                ": f64 goes with experts of f64 alone");
+  }
+}
+
+core::address_range range_of(const mpi_router_matrix& m) {
+  return with_type(m.dtype, [&]<class T>(std::type_identity<T>) { return core::addresses(view_of<T>(m)); });
+}
+core::address_range range_of(const mpi_router_vector& v) {
+  return with_type(v.dtype, [&]<class T>(std::type_identity<T>) { return core::addresses(view_of<T>(v)); });
+}
+
+void memory_of_call::reads(const char* name, const mpi_router_experts& experts) {
+  for_each_range_of(experts, [&](const core::address_range& range) { reads(name, range); });
+}
+
+void memory_of_call::writes(const char* name, const core::address_range& range) {
+  detail::expect_apart(what_, {name, range}, read_);
+  detail::expect_apart(what_, {name, range}, written_);
+  written_.push_back({name, range});
+}
+
+void memory_of_call::writes(const char* name, const mpi_router_experts& experts) {
+  for_each_range_of(experts, [&](const core::address_range& range) {
+    detail::expect_apart(what_, {name, range}, read_);
+    detail::expect_apart(what_, {name, range}, written_);
+  });
+}
+
+template <Accumulator S>
+matrix_in_sums<S>::matrix_in_sums(const mpi_router_matrix& matrix, use u) : matrix_(matrix) {
+  const index_t rows = matrix.shape[0];
+  const index_t cols = matrix.shape[1];
+  with_type(matrix.dtype, [&]<class T>(std::type_identity<T>) {
+    if constexpr (std::is_same_v<T, S>) {
+      view_ = view_of<S>(matrix);
+    } else if constexpr (sizeof(T) <= sizeof(S)) {
+      copy_.reset(new S[static_cast<std::size_t>(rows * cols)]);
+      view_ = row_major(copy_.get(), rows, cols);
+      for (index_t i = 0; u != use::write && i < rows; ++i) {
+        detail::copy_into<S>(view_of<const T>(matrix).row(i), view_.row(i));
+      }
+    }
+  });
+}
+
+template <Accumulator S>
+void matrix_in_sums<S>::store() const {
+  with_type(matrix_.dtype, [&]<class T>(std::type_identity<T>) {
+    for (index_t i = 0; copy_ != nullptr && i < matrix_.shape[0]; ++i) {
+      detail::copy_into<S>(view_.row(i), view_of<T>(matrix_).row(i));
+    }
+  });
+}
+
+template class matrix_in_sums<float>;
+template class matrix_in_sums<double>;
+
+}  // namespace mpi_router_c
+
+namespace {
+
+/// The product of extents, or what no array can have.
+std::int64_t times(std::int64_t a, std::int64_t b) {
+  std::int64_t product = 0;
+  return a < 0 || b < 0 || __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+}
+
+}  // namespace
+
+extern "C" {
+
+mpi_router_experts mpi_router_experts_nfd(const void* data, mpi_router_dtype dtype, std::int64_t num_experts,
+                                          std::int64_t ffn_dim, std::int64_t hidden_dim) {
+  return {const_cast<void*>(data),
+          nullptr,
+          dtype,
+          MPIROUTER_HOST,
+          {num_experts, ffn_dim, hidden_dim},
+          {times(ffn_dim, hidden_dim), hidden_dim, 1}};
+}
+
+mpi_router_experts mpi_router_experts_ndf(const void* data, mpi_router_dtype dtype, std::int64_t num_experts,
+                                          std::int64_t ffn_dim, std::int64_t hidden_dim) {
+  return {const_cast<void*>(data),
+          nullptr,
+          dtype,
+          MPIROUTER_HOST,
+          {num_experts, ffn_dim, hidden_dim},
+          {times(ffn_dim, hidden_dim), 1, ffn_dim}};
+}
+
+mpi_router_experts mpi_router_experts_fd_pointers(void* const* pointers, mpi_router_dtype dtype,
+                                                  std::int64_t num_experts, std::int64_t ffn_dim,
+                                                  std::int64_t hidden_dim) {
+  return {nullptr, pointers, dtype, MPIROUTER_HOST, {num_experts, ffn_dim, hidden_dim}, {0, hidden_dim, 1}};
+}
+
+mpi_router_matrix mpi_router_row_major(const void* data, mpi_router_dtype dtype, std::int64_t rows,
+                                       std::int64_t cols) {
+  return {const_cast<void*>(data), dtype, MPIROUTER_HOST, {rows, cols}, {cols, 1}};
+}
+
+}  // extern "C"

@@ -1,0 +1,401 @@
+"""Manifold Power Iteration for MoE routers (arXiv 2606.12397) on NumPy arrays: the rows of a router, their
+gradients, the gate, and certificates of how far rows are from the principal singular directions of their experts.
+
+One file over ctypes and NumPy; it needs the shared library of mpi_router::c. That is looked for at the path in the
+environment variable MPIROUTER_LIBRARY, beside this file, and where the system keeps libraries.
+
+Experts are an array [N, F, D] of any strides, or a sequence of N arrays [F, D] with the same strides; nothing is
+copied. D is the length of a token: weights that are stored [N, D, F] are passed as `weights.transpose(0, 2, 1)`.
+Types are float64, float32, float16, and bfloat16 as uint16 with bf16=True, or as ml_dtypes.bfloat16. Mistakes raise
+MpiRouterError (a ValueError) with the text of the library.
+"""
+
+import ctypes
+import ctypes.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+__all__ = ["MpiRouterError", "certify", "certify_rows", "gate", "gate_vjp", "instruction_set", "router_rows",
+           "router_rows_vjp", "version"]
+
+STATUSES = ("ok", "zero_row", "zero_image", "non_finite", "masked", "closed_expert")
+CERTAINTIES = ("none", "heuristic", "probabilistic", "rigorous")
+_NUMBERS = ("rayleigh", "cosine", "residual", "energy", "row_norm", "image_norm")
+_CODES = {1: "invalid_argument", 2: "unsupported", 3: "out_of_memory", 4: "internal"}
+_F64, _F32, _BF16, _F16 = 1, 2, 3, 4
+_VERSION = "0.1"  # of the library; before 1.0 every minor version may break its callers
+
+
+class MpiRouterError(ValueError):
+    """What the library refused; `code` is invalid_argument, unsupported, out_of_memory or internal."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+
+
+# ---- The structs of mpi_router/c/mpi_router.h ---------------------------------------------------------------
+
+_i32, _i64, _f64, _ptr = ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+class _Experts(ctypes.Structure):
+    _fields_ = [("data", _ptr), ("pointers", _ptr), ("dtype", _i32), ("device", _i32), ("shape", _i64 * 3),
+                ("strides", _i64 * 3)]
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [("data", _ptr), ("dtype", _i32), ("device", _i32), ("shape", _i64 * 2), ("strides", _i64 * 2)]
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = [("data", _ptr), ("dtype", _i32), ("device", _i32), ("size", _i64), ("stride", _i64)]
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [("radius", _f64), ("radius_rule", _i32), ("degenerate", _i32), ("total_experts", _i64),
+                ("steps", _i64), ("through", _i32), ("reserved", _i32)]
+
+
+class _ByProducts(ctypes.Structure):
+    _fields_ = [(name, _ptr) for name in ("statuses", *_NUMBERS)]
+
+
+class _Buffer(ctypes.Structure):
+    _fields_ = [("data", _ptr), ("bytes", _i64)]
+
+
+_Task = ctypes.CFUNCTYPE(None, _ptr, _i64)
+_ParallelFor = ctypes.CFUNCTYPE(None, _ptr, _i64, _Task, _ptr)
+
+
+class _Threads(ctypes.Structure):
+    _fields_ = [("parallel_for", _ParallelFor), ("context", _ptr)]
+
+
+class _GatingOptions(ctypes.Structure):
+    _fields_ = [("top_k", _i64), ("score_function", _i32), ("order", _i32), ("renormalize", _i32),
+                ("group_score", _i32), ("scaling_factor", _f64), ("n_group", _i64), ("topk_group", _i64)]
+
+
+class _CertifyOptions(ctypes.Structure):
+    _fields_ = [("residual_tolerance", _f64), ("max_steps", _i64), ("basis", _i64), ("rigorous_up_to", _i64),
+                ("failure_probability", _f64), ("probe_starts", _i64), ("probe_max_steps", _i64),
+                ("seed", ctypes.c_uint64)]
+
+
+_DIRECTION = np.dtype([("certainty", "i4"), ("status", "i4"), ("angle_bound", "f8"), ("failure_probability", "f8"),
+                       ("sigma_low", "f8"), ("sigma_high", "f8"), ("second_bound", "f8"), ("rayleigh", "f8"),
+                       ("residual", "f8"), ("applications", "i8")])
+_ROW = np.dtype([("certainty", "i4"), ("status", "i4"), ("angle", "f8"), ("angle_low", "f8"), ("angle_high", "f8"),
+                 ("rayleigh", "f8"), ("residual", "f8")])
+
+
+# ---- The library -------------------------------------------------------------------------------------------
+
+def _load():
+    names = (f"libmpi_router_c.so.{_VERSION}", "libmpi_router_c.so", "libmpi_router_c.dylib", "mpi_router_c.dll")
+    given = os.environ.get("MPIROUTER_LIBRARY")
+    beside = [str(path) for path in (Path(__file__).with_name(name) for name in names) if path.exists()]
+    tried = []
+    for path in [given] if given else [*beside, *names, ctypes.util.find_library("mpi_router_c")]:
+        try:
+            if path:
+                return ctypes.CDLL(path)
+        except OSError as error:
+            tried.append(str(error))
+    raise ImportError("mpi_router: no shared library of mpi_router::c; set MPIROUTER_LIBRARY to its path. Tried: " +
+                      "; ".join(tried))
+
+
+_library = _load()
+for _name in ("last_error", "version", "instruction_set"):
+    getattr(_library, "mpi_router_" + _name).restype = ctypes.c_char_p
+_library.mpi_router_default_options.restype = _Options
+_library.mpi_router_default_gating_options.restype = _GatingOptions
+_library.mpi_router_default_gating_options.argtypes = [_i64]
+_library.mpi_router_default_certify_options.restype = _CertifyOptions
+
+
+def version():
+    """The version of the library that was loaded."""
+    return _library.mpi_router_version().decode()
+
+
+def instruction_set():
+    """The instruction set that its kernels were chosen for."""
+    return _library.mpi_router_instruction_set().decode()
+
+
+if not version().startswith(_VERSION + "."):
+    raise ImportError(f"mpi_router: this module is for version {_VERSION} of the library, and {version()} was found")
+
+
+def _call(name, *arguments):
+    """Calls a function of the library with structs (by reference), pointers, numbers or None."""
+    passed = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
+    code = getattr(_library, "mpi_router_" + name)(*passed)
+    if code == 3:
+        raise MemoryError(_library.mpi_router_last_error().decode())
+    if code != 0:
+        raise MpiRouterError(_CODES.get(code, "unknown"), _library.mpi_router_last_error().decode())
+
+
+# ---- Arrays ------------------------------------------------------------------------------------------------
+
+def _dtype(array, bf16, name):
+    if not array.dtype.isnative:
+        raise TypeError(f"{name}: {array.dtype} is not in the byte order of this machine")
+    if array.dtype.name == "bfloat16" or (bf16 and array.dtype == np.uint16):
+        return _BF16
+    known = {"float64": _F64, "float32": _F32, "float16": _F16}
+    if array.dtype.name not in known:
+        hint = "; bfloat16 in uint16 is said by bf16=True" if array.dtype == np.uint16 else ""
+        raise TypeError(f"{name}: {array.dtype} is none of float64, float32, float16 and bfloat16{hint}")
+    return known[array.dtype.name]
+
+
+def _strides(array, name):
+    if any(stride % array.itemsize for stride in array.strides):
+        raise ValueError(f"{name}: strides of {array.strides} bytes are not whole elements of {array.itemsize}")
+    return [stride // array.itemsize for stride in array.strides]
+
+
+def _as_array(array, name, axes):
+    array = np.asarray(array)
+    if array.ndim != axes:
+        raise ValueError(f"{name} has the shape {array.shape}, not {axes} axes")
+    return array
+
+
+def _matrix(array, name, bf16=False, written=False):
+    array = _as_array(array, name, 2)
+    if written and not array.flags.writeable:
+        raise ValueError(f"{name} is not writeable")
+    return _Matrix(array.ctypes.data, _dtype(array, bf16, name), 0, (_i64 * 2)(*array.shape),
+                   (_i64 * 2)(*_strides(array, name)))
+
+
+def _vector(array, name):
+    array = _as_array(array, name, 1)
+    return _Vector(array.ctypes.data, _dtype(array, False, name), 0, array.shape[0], _strides(array, name)[0])
+
+
+def _experts(experts, name, bf16=False, written=False):
+    if isinstance(experts, (list, tuple)) and experts and np.ndim(experts[0]) == 2:
+        return _expert_pointers([np.asarray(e) for e in experts], name, bf16, written)
+    array = _as_array(experts, name, 3)
+    if written and not array.flags.writeable:
+        raise ValueError(f"{name} is not writeable")
+    return _Experts(array.ctypes.data, None, _dtype(array, bf16, name), 0, (_i64 * 3)(*array.shape),
+                    (_i64 * 3)(*_strides(array, name)))
+
+
+def _expert_pointers(arrays, name, bf16, written):
+    first = arrays[0]
+    for i, array in enumerate(arrays):
+        if (array.shape, array.strides, array.dtype) != (first.shape, first.strides, first.dtype):
+            raise ValueError(f"{name}: expert {i} is {array.dtype} {array.shape} with strides {array.strides}, "
+                             f"expert 0 is {first.dtype} {first.shape} with strides {first.strides}")
+        if written and not array.flags.writeable:
+            raise ValueError(f"{name}: expert {i} is not writeable")
+    table = (_ptr * len(arrays))(*[array.ctypes.data for array in arrays])
+    struct = _Experts(None, ctypes.cast(table, _ptr), _dtype(first, bf16, name), 0,
+                      (_i64 * 3)(len(arrays), *first.shape), (_i64 * 3)(0, *_strides(first, name)))
+    struct.kept = table, arrays
+    return struct
+
+
+def _pointer(array):
+    return None if array is None else array.ctypes.data_as(_ptr)
+
+
+def _sums(experts):
+    return np.float64 if experts.dtype == _F64 else np.float32
+
+
+# ---- Options -----------------------------------------------------------------------------------------------
+
+def _number(name, value, names):
+    if value not in names:
+        raise ValueError(f"{name} is {value!r}, which is none of {', '.join(names)}")
+    return names.index(value)
+
+
+def _options(radius=4.0, radius_rule="scale_free", total_experts=0, steps=1, degenerate="keep", through="all"):
+    return _Options(radius, _number("radius_rule", radius_rule, ("scale_free", "fixed")),
+                    _number("degenerate", degenerate, ("keep", "zero")), total_experts, steps,
+                    _number("through", through, ("all", "last", "none")), 0)
+
+
+def _threads(count):
+    """A parallel_for of `count` threads, or None. The tasks run in C, without the interpreter's lock."""
+    if count == 1:
+        return None
+
+    def parallel_for(_, tasks, task, data):
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda index: task(data, index), range(tasks)))
+
+    return _Threads(_ParallelFor(parallel_for), None)
+
+
+# ---- The rows of a router ----------------------------------------------------------------------------------
+
+def router_rows(experts, router, *, out=None, bf16=False, tape=False, threads=1, **options):
+    """The rows that tokens are compared with: row i is C r_i M_i/‖r_i M_i‖ with M_i = A_iᵀA_i (Eq. 4, 5).
+
+    router: [N, D]. options: radius (4), radius_rule ("scale_free": rows of length radius/√N, or "fixed"), total_experts,
+    steps (1), degenerate ("keep" or "zero"). Returns rows (`out`, or an array like the router), statuses (see
+    STATUSES), rayleigh, cosine, residual, energy, row_norm, image_norm, and with tape=True what router_rows_vjp needs.
+    """
+    router = np.asarray(router)
+    rows = np.empty_like(router, order="C") if out is None else out
+    e, o = _experts(experts, "experts", bf16), _options(**options)
+    told = {name: np.zeros(e.shape[0]) for name in _NUMBERS}
+    told["statuses"] = np.zeros(e.shape[0], np.uint8)
+    saved = _buffer("tape_size", e, o) if tape else None
+    _call("rows", e, _matrix(router, "router", bf16), o, _matrix(rows, "out", bf16, written=True),
+          _ByProducts(**{name: array.ctypes.data for name, array in told.items()}),
+          None if saved is None else _Buffer(saved.ctypes.data, saved.nbytes), _threads(threads))
+    return SimpleNamespace(rows=rows, tape=saved, **told)
+
+
+def _buffer(size, experts, options):
+    size_in_bytes = _i64()
+    _call(size, experts, options, ctypes.byref(size_in_bytes))
+    return np.zeros((size_in_bytes.value + 7) // 8, np.float64)
+
+
+def router_rows_vjp(experts, router, tape, grad_rows, *, grad_experts=None, grad_router=None, accumulate=False,
+                    factored=False, bf16=False, threads=1, **options):
+    """The backward of router_rows, with the same experts, router, options and the tape that it gave.
+
+    Returns (grad_router, grad_experts). Both are written, or with accumulate=True added to; grad_router is made like the
+    router and grad_experts contiguous, in float32 (float64 of float64), where they are not given; accumulate needs
+    both. factored=True: the gradient to the experts is a list with one (p, z, w, r) for each term, p and w [N, F], z and
+    r [N, D], of which expert i has the sum of outer(p[i], z[i]) + outer(w[i], r[i]). through="none": no gradient to the
+    experts.
+    """
+    router = np.asarray(router)
+    e, o = _experts(experts, "experts", bf16), _options(**options)
+    detached = o.through == 2
+    if accumulate and (grad_router is None or (grad_experts is None and not factored and not detached)):
+        raise ValueError("accumulate=True needs the gradients to add to")
+    if grad_router is None:
+        grad_router = np.empty_like(router, order="C")
+    common = (e, _matrix(router, "router", bf16), o, _Buffer(tape.ctypes.data, tape.nbytes),
+              _matrix(grad_rows, "grad_rows", bf16), _matrix(grad_router, "grad_router", bf16, written=True))
+    mode, run = _i32(int(accumulate)), _threads(threads)
+    if detached:
+        _call("rows_vjp_detached", *common, mode, run)
+        return grad_router, None
+    if factored:
+        memory = _buffer("factors_size", e, o)
+        _call("rows_vjp_factored", *common, _Buffer(memory.ctypes.data, memory.nbytes), mode, run)
+        return grad_router, _factors(memory, e, o)
+    if grad_experts is None:
+        grad_experts = np.empty(tuple(e.shape), _sums(e))
+    _call("rows_vjp", *common, _experts(grad_experts, "grad_experts", bf16, written=True), mode, run)
+    return grad_router, grad_experts
+
+
+def _factors(memory, experts, options):
+    n, f, d = experts.shape
+    terms = options.steps if options.through == 0 else 1
+    numbers = memory.view(_sums(experts))[:terms * n * 2 * (f + d)].reshape(terms, n, 2 * (f + d))
+    return [tuple(np.split(term, (f, f + d, 2 * f + d), axis=1)) for term in numbers]
+
+
+# ---- The gate ----------------------------------------------------------------------------------------------
+
+def _gating(top_k, score_function="softmax", order="score_then_select", renormalize=None, scaling_factor=1.0,
+            n_group=1, topk_group=1, group_score="top2_sum"):
+    o = _library.mpi_router_default_gating_options(top_k)
+    o.score_function = _number("score_function", score_function, ("softmax", "sigmoid", "sqrtsoftplus"))
+    o.order = _number("order", order, ("score_then_select", "select_then_score"))
+    o.renormalize = o.renormalize if renormalize is None else int(renormalize)
+    o.group_score = _number("group_score", group_score, ("top2_sum", "top_k_share_sum", "max"))
+    o.scaling_factor, o.n_group, o.topk_group = scaling_factor, n_group, topk_group
+    return o
+
+
+def gate(logits, top_k, *, selection_bias=None, mask=None, threads=1, **options):
+    """Selects top_k experts for each token and weighs them (Eq. 6).
+
+    logits: [T, N], float32 or float64; selection_bias: [N] or None; mask: [T] of bool, which tokens count, or None.
+    options: score_function, order, renormalize, scaling_factor, n_group, topk_group, group_score. Returns weights
+    [T, K], experts [T, K] (int32, best first) and statuses [T].
+    """
+    logits = _as_array(logits, "logits", 2)
+    tokens = logits.shape[0]
+    told = SimpleNamespace(weights=np.zeros((tokens, max(top_k, 0)), logits.dtype),
+                           experts=np.zeros((tokens, max(top_k, 0)), np.int32), statuses=np.zeros(tokens, np.uint8))
+    masked = None
+    if mask is not None:
+        masked = np.where(_as_array(mask, "mask", 1), 0, STATUSES.index("masked")).astype(np.uint8)
+        if masked.shape != (tokens,):
+            raise ValueError(f"mask has the shape {masked.shape}, logits are {logits.shape}")
+    _call("gate", _matrix(logits, "logits"), _gating(top_k, **options), _bias(selection_bias), _pointer(masked),
+          _matrix(told.weights, "weights"), _pointer(told.experts), _pointer(told.statuses), _threads(threads))
+    return told
+
+
+def _bias(selection_bias):
+    return None if selection_bias is None else _vector(selection_bias, "selection_bias")
+
+
+def gate_vjp(logits, told, grad_weights, *, selection_bias=None, grad_logits=None, accumulate=False, threads=1,
+             **options):
+    """The backward of gate: the gradient to the logits [T, N], from what gate told of the same logits and options."""
+    logits = _as_array(logits, "logits", 2)
+    if accumulate and grad_logits is None:
+        raise ValueError("accumulate=True needs the gradient to add to")
+    grad_logits = np.empty_like(logits, order="C") if grad_logits is None else grad_logits
+    ids = np.ascontiguousarray(told.experts, np.int32)
+    statuses = np.ascontiguousarray(told.statuses, np.uint8)
+    if ids.shape[:1] != logits.shape[:1] or ids.ndim != 2 or statuses.shape != logits.shape[:1]:
+        raise ValueError(f"experts {ids.shape} and statuses {statuses.shape} are not of logits {logits.shape}")
+    _call("gate_vjp", _matrix(logits, "logits"), _gating(ids.shape[1], **options), _bias(selection_bias),
+          _pointer(ids), _pointer(statuses), _matrix(grad_weights, "grad_weights"),
+          _matrix(grad_logits, "grad_logits", written=True), _i32(int(accumulate)), _threads(threads))
+    return grad_logits
+
+
+# ---- Certificates ------------------------------------------------------------------------------------------
+
+def certify(experts, router, *, bf16=False, threads=1, **options):
+    """Finds the principal right singular direction of each expert from its row, proves what it can, and says where the
+    rows stand.
+
+    options: residual_tolerance, max_steps, basis, rigorous_up_to, failure_probability, probe_starts, probe_max_steps,
+    seed. Returns directions [N, D] (float64, unit rows), found and rows: structured arrays of N, with the fields of
+    mpi_router_direction and mpi_router_row_certificate (see CERTAINTIES and STATUSES).
+    """
+    e, o = _experts(experts, "experts", bf16), _library.mpi_router_default_certify_options()
+    for name, value in options.items():
+        if name not in dict(_CertifyOptions._fields_):
+            raise TypeError(f"certify has no option {name}")
+        setattr(o, name, value)
+    n, _, d = e.shape
+    found = SimpleNamespace(directions=np.zeros((n, d)), found=np.zeros(n, _DIRECTION))
+    _call("find_directions", e, _matrix(router, "router", bf16), o, _pointer(found.found),
+          _matrix(found.directions, "directions"), _threads(threads))
+    found.rows = certify_rows(experts, router, found, bf16=bf16, threads=threads)
+    return found
+
+
+def certify_rows(experts, rows, certified, *, bf16=False, threads=1):
+    """Where other rows of the same experts stand, against the directions that certify found."""
+    e = _experts(experts, "experts", bf16)
+    found = np.ascontiguousarray(certified.found, _DIRECTION)
+    if found.shape != (e.shape[0],):
+        raise ValueError(f"{found.shape} directions were found, and there are {e.shape[0]} experts")
+    certificates = np.zeros(e.shape[0], _ROW)
+    _call("certify_rows", e, _matrix(rows, "rows", bf16), _pointer(found), _matrix(certified.directions, "directions"),
+          _pointer(certificates), _threads(threads))
+    return certificates

@@ -1,0 +1,167 @@
+"""What python/mpi_router.py promises, on small arrays. Exit status 77: there is no NumPy."""
+import os
+import sys
+import threading
+from pathlib import Path
+
+try:
+    import numpy as np
+except ImportError:
+    print("no numpy")
+    sys.exit(77)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
+import mpi_router as m  # noqa: E402
+
+random = np.random.default_rng(5)
+
+
+def refused(kind, text, call, *arguments, **named):
+    try:
+        call(*arguments, **named)
+    except kind as error:
+        assert text in str(error), f"{error!r} does not say {text!r}"
+        return error
+    raise AssertionError(f"nothing refused: {text}")
+
+
+def rows_by_numpy(A, r, radius):
+    u = np.einsum("nfd,nf->nd", A, np.einsum("nfd,nd->nf", A, r))
+    return radius * u / np.linalg.norm(u, axis=1, keepdims=True)
+
+
+N, F, D = 3, 5, 7
+A = random.standard_normal((N, F, D))
+R = random.standard_normal((N, D))
+G = random.standard_normal((N, D))
+
+# Types, strides, lists of experts, threads: one function.
+want = rows_by_numpy(A, R, 4 / np.sqrt(N))
+for dtype, tolerance in ((np.float64, 1e-13), (np.float32, 1e-5), (np.float16, 1e-2)):
+    rows = m.router_rows(A.astype(dtype), R.astype(dtype)).rows
+    assert rows.dtype == dtype and np.abs(rows - want).max() < tolerance
+bits = (A.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+cut = (bits.astype(np.uint32) << 16).view(np.float32)
+R32 = R.astype(np.float32)
+assert np.array_equal(m.router_rows(bits, R32, bf16=True).rows, m.router_rows(cut, R32).rows)
+plain = m.router_rows(A, R, tape=True)
+stored_ndf = np.ascontiguousarray(A.transpose(0, 2, 1)).transpose(0, 2, 1)
+fused = np.empty((N, 2 * F, D))
+fused[:, ::2] = A
+for experts in (stored_ndf, fused[:, ::2], list(A), [a for a in fused[:, ::2]]):
+    assert np.allclose(m.router_rows(experts, R).rows, plain.rows, rtol=0, atol=1e-14)
+backwards = np.empty((N, 2 * D))[:, ::-2]
+assert m.router_rows(A, R[:, ::-1][:, ::-1], out=backwards).rows is backwards
+assert np.array_equal(backwards, plain.rows)
+assert np.array_equal(m.router_rows(A, R, threads=3).rows, plain.rows)
+fixed = m.router_rows(A, R, radius=2, radius_rule="fixed", steps=2).rows
+assert np.allclose(fixed, rows_by_numpy(A, rows_by_numpy(A, R, 1), 2))
+
+# By-products and statuses.
+y = np.einsum("nfd,nd->nf", A, R)
+assert np.allclose(plain.energy, (y * y).sum(1)) and np.allclose(plain.row_norm, np.linalg.norm(R, axis=1))
+assert np.allclose(plain.rayleigh, plain.energy / plain.row_norm ** 2)
+nothing = R.copy()
+nothing[1] = 0
+assert [m.STATUSES[s] for s in m.router_rows(A, nothing).statuses] == ["ok", "zero_row", "ok"]
+
+
+# The gradients are those of differences.
+def loss(a, r):
+    return (m.router_rows(a, r).rows * G).sum()
+
+
+h = 1e-6
+to_router, to_experts = m.router_rows_vjp(A, R, plain.tape, G)
+for index in ((0, 0), (2, 6)):
+    step = np.zeros_like(R)
+    step[index] = h
+    assert abs((loss(A, R + step) - loss(A, R - step)) / (2 * h) - to_router[index]) < 1e-7
+for index in ((0, 0, 0), (2, 4, 6)):
+    step = np.zeros_like(A)
+    step[index] = h
+    assert abs((loss(A + step, R) - loss(A - step, R)) / (2 * h) - to_experts[index]) < 1e-7
+twice_r, twice_e = to_router.copy(), to_experts.copy()
+m.router_rows_vjp(A, R, plain.tape, G, grad_router=twice_r, grad_experts=twice_e, accumulate=True)
+assert np.allclose(twice_r, 2 * to_router) and np.allclose(twice_e, 2 * to_experts)
+into = [np.zeros((F, D)) for _ in range(N)]
+m.router_rows_vjp(A, R, plain.tape, G, grad_experts=into)
+assert np.array_equal(np.stack(into), to_experts)
+three = m.router_rows(A, R, tape=True, steps=3)
+for through, terms in (("all", 3), ("last", 1)):
+    _, whole = m.router_rows_vjp(A, R, three.tape, G, steps=3, through=through)
+    _, factors = m.router_rows_vjp(A, R, three.tape, G, steps=3, through=through, factored=True)
+    outer = sum(np.einsum("nf,nd->nfd", p, z) + np.einsum("nf,nd->nfd", w, r) for p, z, w, r in factors)
+    assert len(factors) == terms and np.allclose(outer, whole)
+assert m.router_rows_vjp(A, R, three.tape, G, steps=3, through="none")[1] is None
+float_gates = A.astype(np.float16)
+half = m.router_rows(float_gates, R32, tape=True)
+assert m.router_rows_vjp(float_gates, R32, half.tape, G.astype(np.float32))[1].dtype == np.float32
+
+# The gate: softmax by NumPy.
+logits = random.standard_normal((300, N))
+told = m.gate(logits, 2, threads=2)
+order = np.argsort(-logits, axis=1)[:, :2]
+best = np.exp(np.take_along_axis(logits, order, 1))
+assert np.array_equal(told.experts, order) and np.allclose(told.weights, best / best.sum(1, keepdims=True))
+mask = np.ones(300, bool)
+mask[4] = False
+masked = m.gate(logits, 2, mask=mask, selection_bias=np.array([0, -np.inf, 0]))
+assert m.STATUSES[masked.statuses[4]] == "masked" and not (masked.experts[mask] == 1).any()
+gw = random.standard_normal(told.weights.shape)
+gradient = m.gate_vjp(logits, told, gw)
+step = np.zeros_like(logits)
+step[7, 0] = h
+difference = ((m.gate(logits + step, 2).weights - m.gate(logits - step, 2).weights) * gw).sum() / (2 * h)
+assert abs(difference - gradient[7, 0]) < 1e-7
+again = gradient.copy()
+assert np.allclose(m.gate_vjp(logits, told, gw, grad_logits=again, accumulate=True), 2 * gradient)
+
+# Certificates: NumPy's SVD lies within them.
+_, sigma, v = np.linalg.svd(A)
+for options in ({}, {"rigorous_up_to": 2}):
+    c = m.certify(A, R, threads=2, **options)
+    cosine = np.abs((v[:, 0] * R).sum(1)) / np.linalg.norm(R, axis=1)
+    angle = np.arccos(cosine)
+    assert (c.rows["angle_low"] <= angle).all() and (angle <= c.rows["angle_high"]).all()
+    assert (c.found["sigma_low"] <= sigma[:, 0] * (1 + 1e-14)).all() and (c.found["sigma_high"] > sigma[:, 0] * (1 - 1e-14)).all()
+    label = "rigorous" if not options else "probabilistic"
+    assert all(m.CERTAINTIES[k] == label for k in c.found["certainty"])
+nearer = m.certify_rows(A, plain.rows, c)
+assert (nearer["rayleigh"] >= c.rows["rayleigh"]).all()
+
+# Mistakes.
+error = refused(m.MpiRouterError, "router is [3, 6], not [3, 7]", m.router_rows, A, R[:, :6])
+assert error.code == "invalid_argument"
+refused(m.MpiRouterError, "steps is 0", m.router_rows, A, R, steps=0)
+error = refused(m.MpiRouterError, "router is f64, and the sums are taken in f32", m.router_rows, A.astype(np.float32), R)
+assert error.code == "unsupported"
+refused(m.MpiRouterError, "overlap", m.router_rows, A, R, out=R)
+refused(m.MpiRouterError, "tape has 8 bytes", m.router_rows_vjp, A, R, np.zeros(1), G)
+refused(m.MpiRouterError, "top_k is 9 for 3 experts", m.gate, logits, 9)
+refused(m.MpiRouterError, "failure_probability", m.certify, A, R, failure_probability=2.0)
+refused(TypeError, "int64 is none of float64", m.router_rows, A.astype(np.int64), R)
+refused(TypeError, "bf16=True", m.router_rows, bits, R32)
+refused(TypeError, "byte order", m.router_rows, A.astype(">f8"), R)
+refused(TypeError, "no option depth", m.certify, A, R, depth=3)
+refused(ValueError, "radius_rule is 'free'", m.router_rows, A, R, radius_rule="free")
+refused(ValueError, "not 3 axes", m.router_rows, A[0], R)
+refused(ValueError, "expert 1 is float32", m.router_rows, [A[0], A[1].astype(np.float32), A[2]], R)
+refused(ValueError, "needs the gradients", m.router_rows_vjp, A, R, plain.tape, G, accumulate=True)
+frozen = np.zeros_like(R)
+frozen.flags.writeable = False
+refused(ValueError, "not writeable", m.router_rows, A, R, out=frozen)
+packed = np.zeros(N * D, np.dtype([("x", "f4"), ("y", "i2")]))["x"].reshape(N, D)
+refused(ValueError, "whole elements", m.router_rows, A.astype(np.float32), packed)
+
+# Threads of Python have texts of their own.
+texts = []
+worker = threading.Thread(target=lambda: texts.append(str(refused(m.MpiRouterError, "", m.router_rows, A, R[:1]))))
+worker.start()
+worker.join()
+assert "router is [1, 7]" in texts[0]
+
+# No library: a clear error.
+os.environ["MPIROUTER_LIBRARY"] = "/no/such/library.so"
+refused(ImportError, "/no/such/library.so", m._load)
+print("mpi_router", m.version(), m.instruction_set(), "numpy", np.__version__)
