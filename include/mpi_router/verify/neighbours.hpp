@@ -2,8 +2,8 @@
 #pragma once
 
 #include <mpi_router/verify/decompositions.hpp>
-#include <mpi_router/verify/lanczos.hpp>
 #include <mpi_router/verify/gram_in_double.hpp>
+#include <mpi_router/verify/lanczos.hpp>
 
 #include <Eigen/Core>
 

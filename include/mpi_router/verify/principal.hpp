@@ -3,9 +3,9 @@
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/verify/gram_in_double.hpp>
 #include <mpi_router/verify/search.hpp>
 #include <mpi_router/verify/trace_ladder.hpp>
-#include <mpi_router/verify/gram_in_double.hpp>
 
 #include <Eigen/Core>
 
