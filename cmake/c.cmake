@@ -4,7 +4,7 @@ set(MPIROUTER_C_FLAGS "" CACHE STRING "Flags for the sources of mpi_router::c, a
 mark_as_advanced(MPIROUTER_C_FLAGS)
 mpirouter_require(Eigen3 Eigen3::Eigen)
 if(NOT TARGET mpi_router_dispatch OR NOT TARGET Eigen3::Eigen)
-  message(STATUS "mpi_router: no mpi_router::dispatch or no Eigen, so no mpi_router::c")
+  message(WARNING "mpi_router: no mpi_router::dispatch or no Eigen, so no mpi_router::c, which MPIROUTER_C asks for")
   return()
 endif()
 

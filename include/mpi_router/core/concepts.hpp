@@ -70,8 +70,8 @@ concept FactoredGramOperators = requires(const F& operators, index_t i) {
 
 namespace core {
 
-/// Of what is no operators any type will do: their overloads are out of question by their constraint, and a
-/// failure here would be one error more for one mistake.
+/// For a type that is not GramOperators any scalar will do: the overload is constrained away, and a failure
+/// here would be one error more for one mistake.
 template <class F>
 struct operators_scalar {
   using type = float;

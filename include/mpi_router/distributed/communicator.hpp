@@ -41,7 +41,7 @@ void expect_all_gather(const char* what, const vector_view<const S>& mine, const
 
 }  // namespace core
 
-/// Stands for a sum that a communicator has not.
+/// Placeholder where the communicator has no sum.
 struct no_sum {};
 
 /// A communicator of callables: `gather(mine, all)` and, if there is one, `sum(elements)`, which are given

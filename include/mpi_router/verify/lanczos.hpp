@@ -1,4 +1,4 @@
-// The Krylov space of M from one start: what a verifier in a hurry searches and probes in.
+// The Krylov space of M from one start, in which directions are searched and probed.
 #pragma once
 
 #include <mpi_router/verify/krylov_basis.hpp>

@@ -1,4 +1,4 @@
-// What λ says of nothing at all: its limits for an untrained Gaussian matrix.
+// The null model of λ: its limits for an untrained Gaussian matrix.
 #pragma once
 
 #include <mpi_router/core/error.hpp>

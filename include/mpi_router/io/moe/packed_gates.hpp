@@ -1,4 +1,4 @@
-// The gate matrix of an expert as it is packed, for who need not have it decoded.
+// The gate matrix of an expert as it is packed, for callers that do not need it decoded.
 #pragma once
 
 #include <mpi_router/io/moe/gate_layout.hpp>

@@ -139,7 +139,7 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   return out;
 }
 
-/// Affine is the mode that configs of old do not name.
+/// Older configs omit the mode, which is affine.
 [[nodiscard]] inline bool is_affine(const module_packing& own) {
   return own.mode.empty() || own.mode == "affine";
 }
