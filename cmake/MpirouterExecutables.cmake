@@ -45,7 +45,6 @@ function(mpirouter_add_decompositions)
   if(NOT TARGET mpi_router_decompositions)
     add_library(mpi_router_decompositions STATIC ${PROJECT_SOURCE_DIR}/cmake/decompositions/decompositions.cpp)
     target_link_libraries(mpi_router_decompositions PRIVATE mpi_router::verify)
-    set_target_properties(mpi_router_decompositions PROPERTIES POSITION_INDEPENDENT_CODE ON) # mpi_router::c has them too
     if(MPIROUTER_SANITIZE) # not for this: it is Eigen's code, and sanitized it takes as long as ten tests
       target_compile_options(mpi_router_decompositions PRIVATE -O1)
       target_compile_definitions(mpi_router_decompositions PRIVATE MPIROUTER_ALWAYS_INLINE=inline)

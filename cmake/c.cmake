@@ -1,8 +1,12 @@
 # mpi_router::c, the library behind mpi_router/c/mpi_router.h: shared, and static as mpi_router::c_static. It has the
-# kernels of mpi_router::dispatch inside, and Eigen's decompositions for certificates.
+# kernels of mpi_router::dispatch inside, and Eigen for certificates.
 set(MPIROUTER_C_FLAGS "" CACHE STRING "Flags for the sources of mpi_router::c, after those of CMAKE_BUILD_TYPE")
 mark_as_advanced(MPIROUTER_C_FLAGS)
 mpirouter_require(Eigen3 Eigen3::Eigen)
+if(MSVC)
+  message(WARNING "mpi_router: mpi_router::c exports its functions by attributes of GCC and clang, so there is none with MSVC")
+  return()
+endif()
 if(NOT TARGET mpi_router_dispatch OR NOT TARGET Eigen3::Eigen)
   message(WARNING "mpi_router: no mpi_router::dispatch or no Eigen, so no mpi_router::c, which MPIROUTER_C asks for")
   return()
@@ -11,16 +15,16 @@ endif()
 file(GLOB mpirouter_c_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/c/*.cpp)
 add_library(mpi_router_c_objects OBJECT ${mpirouter_c_sources})
 target_link_libraries(mpi_router_c_objects PRIVATE mpi_router::mpi_router mpi_router::verify)
-target_compile_definitions(mpi_router_c_objects PRIVATE MPIROUTER_EXTERN_DECOMPOSITIONS)
+# Eigen under a name of its own: a C++ program may link the archive beside an Eigen that aligns otherwise.
+target_compile_definitions(mpi_router_c_objects PRIVATE Eigen=mpi_router_c_eigen)
 set_target_properties(mpi_router_c_objects PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden
                                                       VISIBILITY_INLINES_HIDDEN ON)
 mpirouter_set_options(mpi_router_c_objects)
 target_compile_options(mpi_router_c_objects PRIVATE ${MPIROUTER_C_FLAGS})
-mpirouter_add_decompositions()
 
 # mpirouter_add_c(<target> <name> SHARED|STATIC)
 function(mpirouter_add_c target name kind)
-  add_library(${target} ${kind} $<TARGET_OBJECTS:mpi_router_c_objects> $<TARGET_OBJECTS:mpi_router_decompositions>)
+  add_library(${target} ${kind} $<TARGET_OBJECTS:mpi_router_c_objects>)
   add_library(mpi_router::${name} ALIAS ${target})
   set_target_properties(${target} PROPERTIES OUTPUT_NAME mpi_router_c EXPORT_NAME ${name} LINKER_LANGUAGE CXX)
   target_include_directories(
@@ -48,6 +52,6 @@ target_sources(mpi_router_c_static PRIVATE $<TARGET_OBJECTS:mpi_router_dispatch>
 foreach(set IN LISTS mpirouter_dispatch_sets)
   target_sources(mpi_router_c_static PRIVATE $<TARGET_OBJECTS:mpi_router_dispatch_${set}>)
 endforeach()
-if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang" AND NOT WIN32)
-  target_link_libraries(mpi_router_c_static INTERFACE stdc++ m)
-endif()
+set(mpirouter_cxx_libraries ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
+list(FILTER mpirouter_cxx_libraries INCLUDE REGEX "^(stdc\\+\\+|c\\+\\+|c\\+\\+abi|m)$")
+target_link_libraries(mpi_router_c_static INTERFACE ${mpirouter_cxx_libraries})

@@ -4,15 +4,18 @@ gradients, the gate, and certificates of how far rows are from the principal sin
 One file over ctypes and NumPy; it needs the shared library of mpi_router::c. That is looked for at the path in the
 environment variable MPIROUTER_LIBRARY, beside this file, and where the system keeps libraries.
 
-Experts are an array [N, F, D] of any strides, or a sequence of N arrays [F, D] with the same strides; nothing is
-copied. D is the length of a token: weights that are stored [N, D, F] are passed as `weights.transpose(0, 2, 1)`.
-Types are float64, float32, float16, and bfloat16 as uint16 with bf16=True, or as ml_dtypes.bfloat16. Mistakes raise
-MpiRouterError (a ValueError) with the text of the library.
+Experts are an array [N, F, D] of any strides, or a sequence of N arrays [F, D] with the same strides; arrays are
+not copied. D is the length of a token: weights that are stored [N, D, F] are passed as `weights.transpose(0, 2, 1)`.
+Types are float64, float32, float16, and bfloat16 as uint16 with bf16=True, or as ml_dtypes.bfloat16. What the
+library refuses raises MpiRouterError (a ValueError) with its text, and MemoryError where its scratch does not fit; what
+is no array or option that it could be asked about raises TypeError or ValueError.
 """
 
 import ctypes
 import ctypes.util
+import operator
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +28,13 @@ __all__ = ["MpiRouterError", "certify", "certify_rows", "gate", "gate_vjp", "ins
 STATUSES = ("ok", "zero_row", "zero_image", "non_finite", "masked", "closed_expert")
 CERTAINTIES = ("none", "heuristic", "probabilistic", "rigorous")
 _NUMBERS = ("rayleigh", "cosine", "residual", "energy", "row_norm", "image_norm")
-_CODES = {1: "invalid_argument", 2: "unsupported", 3: "out_of_memory", 4: "internal"}
+_CODES = {1: "invalid_argument", 2: "unsupported", 4: "internal"}
 _F64, _F32, _BF16, _F16 = 1, 2, 3, 4
 _VERSION = "0.1"  # of the library; before 1.0 every minor version may break its callers
 
 
 class MpiRouterError(ValueError):
-    """What the library refused; `code` is invalid_argument, unsupported, out_of_memory or internal."""
+    """What the library refused; `code` is invalid_argument, unsupported or internal."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -98,7 +101,8 @@ _ROW = np.dtype([("certainty", "i4"), ("status", "i4"), ("angle", "f8"), ("angle
 # ---- The library -------------------------------------------------------------------------------------------
 
 def _load():
-    names = (f"libmpi_router_c.so.{_VERSION}", "libmpi_router_c.so", "libmpi_router_c.dylib", "mpi_router_c.dll")
+    names = (f"libmpi_router_c.so.{_VERSION}", "libmpi_router_c.so", "libmpi_router_c.dylib", "mpi_router_c.dll",
+             "libmpi_router_c.dll")
     given = os.environ.get("MPIROUTER_LIBRARY")
     beside = [str(path) for path in (Path(__file__).with_name(name) for name in names) if path.exists()]
     tried = []
@@ -113,12 +117,15 @@ def _load():
 
 
 _library = _load()
-for _name in ("last_error", "version", "instruction_set"):
-    getattr(_library, "mpi_router_" + _name).restype = ctypes.c_char_p
-_library.mpi_router_default_options.restype = _Options
-_library.mpi_router_default_gating_options.restype = _GatingOptions
-_library.mpi_router_default_gating_options.argtypes = [_i64]
-_library.mpi_router_default_certify_options.restype = _CertifyOptions
+try:
+    for _name in ("last_error", "version", "instruction_set"):
+        getattr(_library, "mpi_router_" + _name).restype = ctypes.c_char_p
+    _library.mpi_router_default_options.restype = _Options
+    _library.mpi_router_default_gating_options.restype = _GatingOptions
+    _library.mpi_router_default_gating_options.argtypes = [_i64]
+    _library.mpi_router_default_certify_options.restype = _CertifyOptions
+except AttributeError as error:
+    raise ImportError(f"mpi_router: {_library._name} is not the library of mpi_router::c: {error}") from error
 
 
 def version():
@@ -138,11 +145,34 @@ if not version().startswith(_VERSION + "."):
 def _call(name, *arguments):
     """Calls a function of the library with structs (by reference), pointers, numbers or None."""
     passed = [ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments]
-    code = getattr(_library, "mpi_router_" + name)(*passed)
+    threads = next((a for a in arguments if isinstance(a, _Threads)), None)
+
+    def run():  # the text of an error belongs to the thread that called
+        code = getattr(_library, "mpi_router_" + name)(*passed)
+        return code, _library.mpi_router_last_error().decode() if code else ""
+
+    code, text = run() if threads is None else _uninterrupted(run)
+    if threads is not None and threads.raised:
+        raise threads.raised[0]
     if code == 3:
-        raise MemoryError(_library.mpi_router_last_error().decode())
+        raise MemoryError(text)
     if code != 0:
-        raise MpiRouterError(_CODES.get(code, "unknown"), _library.mpi_router_last_error().decode())
+        raise MpiRouterError(_CODES.get(code, "unknown"), text)
+
+
+def _uninterrupted(run):
+    """run() on a thread that no signal reaches: a callback must not leave while its tasks are under way."""
+    result, interrupted = [], None
+    thread = threading.Thread(target=lambda: result.append(run()))
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join()
+        except BaseException as error:  # KeyboardInterrupt, which waits until the call has ended
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    return result[0]
 
 
 # ---- Arrays ------------------------------------------------------------------------------------------------
@@ -165,49 +195,54 @@ def _strides(array, name):
     return [stride // array.itemsize for stride in array.strides]
 
 
-def _as_array(array, name, axes):
+def _as_array(array, name, axes, written=False):
+    if written and not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is written to, so it must be a NumPy array, not {type(array).__name__}")
     array = np.asarray(array)
     if array.ndim != axes:
         raise ValueError(f"{name} has the shape {array.shape}, not {axes} axes")
+    if written and not array.flags.writeable:
+        raise ValueError(f"{name} is not writeable")
     return array
 
 
+def _keeping(struct, *arrays):
+    """The struct, which has their addresses: they live as long as it does."""
+    struct.kept = arrays
+    return struct
+
+
 def _matrix(array, name, bf16=False, written=False):
-    array = _as_array(array, name, 2)
-    if written and not array.flags.writeable:
-        raise ValueError(f"{name} is not writeable")
-    return _Matrix(array.ctypes.data, _dtype(array, bf16, name), 0, (_i64 * 2)(*array.shape),
-                   (_i64 * 2)(*_strides(array, name)))
+    array = _as_array(array, name, 2, written)
+    return _keeping(_Matrix(array.ctypes.data, _dtype(array, bf16, name), 0, (_i64 * 2)(*array.shape),
+                            (_i64 * 2)(*_strides(array, name))), array)
 
 
 def _vector(array, name):
     array = _as_array(array, name, 1)
-    return _Vector(array.ctypes.data, _dtype(array, False, name), 0, array.shape[0], _strides(array, name)[0])
+    return _keeping(_Vector(array.ctypes.data, _dtype(array, False, name), 0, array.shape[0],
+                            _strides(array, name)[0]), array)
 
 
 def _experts(experts, name, bf16=False, written=False):
     if isinstance(experts, (list, tuple)) and experts and np.ndim(experts[0]) == 2:
-        return _expert_pointers([np.asarray(e) for e in experts], name, bf16, written)
-    array = _as_array(experts, name, 3)
-    if written and not array.flags.writeable:
-        raise ValueError(f"{name} is not writeable")
-    return _Experts(array.ctypes.data, None, _dtype(array, bf16, name), 0, (_i64 * 3)(*array.shape),
-                    (_i64 * 3)(*_strides(array, name)))
+        arrays = [_as_array(e, f"{name}[{i}]", 2, written) for i, e in enumerate(experts)]
+        return _expert_pointers(arrays, name, bf16)
+    array = _as_array(experts, name, 3, written)
+    return _keeping(_Experts(array.ctypes.data, None, _dtype(array, bf16, name), 0, (_i64 * 3)(*array.shape),
+                             (_i64 * 3)(*_strides(array, name))), array)
 
 
-def _expert_pointers(arrays, name, bf16, written):
+def _expert_pointers(arrays, name, bf16):
     first = arrays[0]
     for i, array in enumerate(arrays):
         if (array.shape, array.strides, array.dtype) != (first.shape, first.strides, first.dtype):
             raise ValueError(f"{name}: expert {i} is {array.dtype} {array.shape} with strides {array.strides}, "
                              f"expert 0 is {first.dtype} {first.shape} with strides {first.strides}")
-        if written and not array.flags.writeable:
-            raise ValueError(f"{name}: expert {i} is not writeable")
     table = (_ptr * len(arrays))(*[array.ctypes.data for array in arrays])
-    struct = _Experts(None, ctypes.cast(table, _ptr), _dtype(first, bf16, name), 0,
-                      (_i64 * 3)(len(arrays), *first.shape), (_i64 * 3)(0, *_strides(first, name)))
-    struct.kept = table, arrays
-    return struct
+    return _keeping(_Experts(None, ctypes.cast(table, _ptr), _dtype(first, bf16, name), 0,
+                             (_i64 * 3)(len(arrays), *first.shape), (_i64 * 3)(0, *_strides(first, name))),
+                    table, arrays)
 
 
 def _pointer(array):
@@ -226,22 +261,40 @@ def _number(name, value, names):
     return names.index(value)
 
 
+def _integer(name, value, lowest=-2**63, highest=2**63 - 1):
+    value = operator.index(value)
+    if not lowest <= value <= highest:  # which ctypes would wrap
+        raise ValueError(f"{name} is {value}, which no 64 bits hold")
+    return value
+
+
 def _options(radius=4.0, radius_rule="scale_free", total_experts=0, steps=1, degenerate="keep", through="all"):
     return _Options(radius, _number("radius_rule", radius_rule, ("scale_free", "fixed")),
-                    _number("degenerate", degenerate, ("keep", "zero")), total_experts, steps,
+                    _number("degenerate", degenerate, ("keep", "zero")),
+                    _integer("total_experts", total_experts), _integer("steps", steps),
                     _number("through", through, ("all", "last", "none")), 0)
 
 
 def _threads(count):
     """A parallel_for of `count` threads, or None. The tasks run in C, without the interpreter's lock."""
+    count = operator.index(count)
+    if count < 1:
+        raise ValueError(f"threads is {count}, not at least 1")
     if count == 1:
         return None
+    raised = []
 
     def parallel_for(_, tasks, task, data):
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(lambda index: task(data, index), range(tasks)))
+        try:
+            with ThreadPoolExecutor(count) as pool:
+                for done in [pool.submit(task, data, index) for index in range(tasks)]:
+                    done.result()
+        except BaseException as error:  # which no callback of ctypes lets through
+            raised.append(error)
 
-    return _Threads(_ParallelFor(parallel_for), None)
+    struct = _Threads(_ParallelFor(parallel_for), None)
+    struct.raised = raised
+    return struct
 
 
 # ---- The rows of a router ----------------------------------------------------------------------------------
@@ -284,6 +337,10 @@ def router_rows_vjp(experts, router, tape, grad_rows, *, grad_experts=None, grad
     router = np.asarray(router)
     e, o = _experts(experts, "experts", bf16), _options(**options)
     detached = o.through == 2
+    if not isinstance(tape, np.ndarray) or tape.dtype != np.float64 or not tape.flags.c_contiguous:
+        raise TypeError("tape is not what router_rows(…, tape=True) gave")
+    if grad_experts is not None and (factored or detached):
+        raise ValueError("grad_experts is given, and this backward writes none")
     if accumulate and (grad_router is None or (grad_experts is None and not factored and not detached)):
         raise ValueError("accumulate=True needs the gradients to add to")
     if grad_router is None:
@@ -315,12 +372,13 @@ def _factors(memory, experts, options):
 
 def _gating(top_k, score_function="softmax", order="score_then_select", renormalize=None, scaling_factor=1.0,
             n_group=1, topk_group=1, group_score="top2_sum"):
-    o = _library.mpi_router_default_gating_options(top_k)
+    o = _library.mpi_router_default_gating_options(_integer("top_k", top_k))
     o.score_function = _number("score_function", score_function, ("softmax", "sigmoid", "sqrtsoftplus"))
     o.order = _number("order", order, ("score_then_select", "select_then_score"))
     o.renormalize = o.renormalize if renormalize is None else int(renormalize)
     o.group_score = _number("group_score", group_score, ("top2_sum", "top_k_share_sum", "max"))
-    o.scaling_factor, o.n_group, o.topk_group = scaling_factor, n_group, topk_group
+    o.scaling_factor = scaling_factor
+    o.n_group, o.topk_group = _integer("n_group", n_group), _integer("topk_group", topk_group)
     return o
 
 
@@ -337,7 +395,10 @@ def gate(logits, top_k, *, selection_bias=None, mask=None, threads=1, **options)
                            experts=np.zeros((tokens, max(top_k, 0)), np.int32), statuses=np.zeros(tokens, np.uint8))
     masked = None
     if mask is not None:
-        masked = np.where(_as_array(mask, "mask", 1), 0, STATUSES.index("masked")).astype(np.uint8)
+        mask = _as_array(mask, "mask", 1)
+        if mask.dtype != np.bool_:
+            raise TypeError(f"mask is {mask.dtype}, not bool: True for the tokens that count")
+        masked = np.where(mask, 0, STATUSES.index("masked")).astype(np.uint8)
         if masked.shape != (tokens,):
             raise ValueError(f"mask has the shape {masked.shape}, logits are {logits.shape}")
     _call("gate", _matrix(logits, "logits"), _gating(top_k, **options), _bias(selection_bias), _pointer(masked),
@@ -356,8 +417,9 @@ def gate_vjp(logits, told, grad_weights, *, selection_bias=None, grad_logits=Non
     if accumulate and grad_logits is None:
         raise ValueError("accumulate=True needs the gradient to add to")
     grad_logits = np.empty_like(logits, order="C") if grad_logits is None else grad_logits
-    ids = np.ascontiguousarray(told.experts, np.int32)
-    statuses = np.ascontiguousarray(told.statuses, np.uint8)
+    ids, statuses = np.ascontiguousarray(told.experts), np.ascontiguousarray(told.statuses)
+    if ids.dtype != np.int32 or statuses.dtype != np.uint8:
+        raise TypeError(f"experts are {ids.dtype} and statuses {statuses.dtype}, not int32 and uint8")
     if ids.shape[:1] != logits.shape[:1] or ids.ndim != 2 or statuses.shape != logits.shape[:1]:
         raise ValueError(f"experts {ids.shape} and statuses {statuses.shape} are not of logits {logits.shape}")
     _call("gate_vjp", _matrix(logits, "logits"), _gating(ids.shape[1], **options), _bias(selection_bias),
@@ -380,6 +442,10 @@ def certify(experts, router, *, bf16=False, threads=1, **options):
     for name, value in options.items():
         if name not in dict(_CertifyOptions._fields_):
             raise TypeError(f"certify has no option {name}")
+        if name == "seed":
+            value = _integer(name, value, 0, 2**64 - 1)
+        elif dict(_CertifyOptions._fields_)[name] is _i64:
+            value = _integer(name, value)
         setattr(o, name, value)
     n, _, d = e.shape
     found = SimpleNamespace(directions=np.zeros((n, d)), found=np.zeros(n, _DIRECTION))

@@ -2,9 +2,13 @@
 
 #include <mpi_router/backend/reference.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <numeric>
 #include <span>
+#include <vector>
 
 namespace mpi_router_c {
 namespace {
@@ -113,6 +117,40 @@ void expect_shape(const char* what, const char* name, const mpi_router_matrix& m
                text_of(matrix.shape), ", not [", rows, ", ", cols, "], ", because);
 }
 
+namespace {
+
+/// Whether two of n × d elements, a and b apart, are one: i a + j b = 0 for some |i| < n, |j| < d, not both
+/// 0.
+bool fold(index_t n, index_t a, index_t d, index_t b) {
+  a = n > 1 ? (a < 0 ? -a : a) : 0;
+  b = d > 1 ? (b < 0 ? -b : b) : 0;
+  const index_t g = std::gcd(a, b);
+  return n > 0 && d > 0 && (g == 0 ? n > 1 || d > 1 : b / g < n && a / g < d);
+}
+
+}  // namespace
+
+void expect_distinct(const char* what, const char* name, const mpi_router_matrix& m) {
+  core::expect(!fold(m.shape[0], m.strides[0], m.shape[1], m.strides[1]), what, ": ", name,
+               " is written, and with the strides [", m.strides[0], ", ", m.strides[1], "] some elements of ",
+               text_of(m.shape), " are one");
+}
+
+void expect_distinct(const char* what, const char* name, const mpi_router_experts& e) {
+  const auto meet = [&](int i, int j) { return fold(e.shape[i], e.strides[i], e.shape[j], e.strides[j]); };
+  const bool has_table = e.pointers != nullptr;
+  const bool any = e.shape[0] > 0 && e.shape[1] > 0 && e.shape[2] > 0;
+  core::expect(!any || !(meet(1, 2) || (!has_table && (meet(0, 1) || meet(0, 2)))), what, ": ", name,
+               " are written, and with the strides [", e.strides[0], ", ", e.strides[1], ", ", e.strides[2],
+               "] some elements of ", text_of(e.shape), " are one");
+  if (has_table && any) {
+    std::vector<const void*> table(e.pointers, e.pointers + e.shape[0]);
+    std::sort(table.begin(), table.end(), std::less<>{});
+    core::expect(std::adjacent_find(table.begin(), table.end()) == table.end(), what, ": ", name,
+                 " are written, and two of their pointers are one");
+  }
+}
+
 void expect_meets(const char* what, const char* name, mpi_router_dtype dtype, mpi_router_dtype sums) {
   if (dtype == MPIROUTER_F64 && sums != MPIROUTER_F64) {
     unsupported(what, ": ", name, " is f64, and the sums are taken in ", name_of(sums),
@@ -137,7 +175,13 @@ void memory_of_call::writes(const char* name, const core::address_range& range) 
   written_.push_back({name, range});
 }
 
+void memory_of_call::writes(const char* name, const mpi_router_matrix& matrix) {
+  expect_distinct(what_, name, matrix);
+  writes(name, range_of(matrix));
+}
+
 void memory_of_call::writes(const char* name, const mpi_router_experts& experts) {
+  expect_distinct(what_, name, experts);
   for_each_range_of(experts, [&](const core::address_range& range) {
     detail::expect_apart(what_, {name, range}, read_);
     detail::expect_apart(what_, {name, range}, written_);
@@ -179,8 +223,7 @@ namespace {
 
 /// The product of extents, or what no array can have.
 std::int64_t times(std::int64_t a, std::int64_t b) {
-  std::int64_t product = 0;
-  return a < 0 || b < 0 || __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+  return a < 0 || b < 0 || (b != 0 && a > INT64_MAX / b) ? INT64_MAX : a * b;
 }
 
 }  // namespace

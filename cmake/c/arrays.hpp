@@ -37,6 +37,11 @@ void check(const char* what, const char* name, const mpi_router_experts& experts
 void expect_shape(const char* what, const char* name, const mpi_router_matrix& matrix, index_t rows,
                   index_t cols, const char* because);
 
+/// Throws usage_error where some elements of what is written are one and the same; of experts, as far as
+/// each pair of axes and each pair of pointers shows it.
+void expect_distinct(const char* what, const char* name, const mpi_router_matrix& matrix);
+void expect_distinct(const char* what, const char* name, const mpi_router_experts& experts);
+
 /// Throws unsupported_error unless the array may meet sums in `sums`: doubles go with doubles.
 void expect_meets(const char* what, const char* name, mpi_router_dtype dtype, mpi_router_dtype sums);
 
@@ -73,9 +78,9 @@ class memory_of_call {
   explicit memory_of_call(const char* what) : what_(what) {}
   void reads(const char* name, const core::address_range& range) { read_.push_back({name, range}); }
   void reads(const char* name, const mpi_router_experts& experts);
-  /// Throws usage_error where it meets what was said before.
+  /// Throws usage_error where it meets what was said before, or itself.
   void writes(const char* name, const core::address_range& range);
-  /// Each of the experts; that they lie apart from each other is up to the caller.
+  void writes(const char* name, const mpi_router_matrix& matrix);
   void writes(const char* name, const mpi_router_experts& experts);
 
  private:

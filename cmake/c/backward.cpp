@@ -3,6 +3,9 @@
 
 #include <mpi_router/router/router_rows_vjp.hpp>
 
+#include <cmath>
+#include <limits>
+
 namespace mpi_router_c {
 namespace {
 
@@ -51,7 +54,7 @@ memory_of_call memory_of(const backward_arguments& a, std::int64_t tape) {
   memory.reads("experts", a.experts);
   memory.reads("router", range_of(a.router));
   memory.reads("tape", range_of(static_cast<const char*>(a.tape.data), tape));
-  memory.writes("grad_router", range_of(a.grad_router));
+  memory.writes("grad_router", a.grad_router);
   memory.reads("grad_rows", range_of(a.grad_rows));
   return memory;
 }
@@ -59,6 +62,9 @@ memory_of_call memory_of(const backward_arguments& a, std::int64_t tape) {
 /// body(call) with the matrices in the type of the sums.
 template <Accumulator S, class Body>
 void pull_back(const backward_arguments& a, std::int64_t tape, const Body& body) {
+  if (a.experts.shape[0] == 0) {
+    return;
+  }
   using matrix = matrix_in_sums<S>;
   const matrix router(a.router, matrix::use::read);
   const matrix grad_rows(a.grad_rows, matrix::use::read);
@@ -176,6 +182,9 @@ mpi_router_code mpi_router_add_factors(const mpi_router_buffer* factors, mpi_rou
     experts.dtype = sums_of;
     const std::int64_t size = factor_bytes(what, experts, o);
     check_buffer(what, "factors", from, size);
+    core::expect(std::isfinite(factor) &&
+                     (sums == MPIROUTER_F64 || std::abs(factor) <= std::numeric_limits<float>::max()),
+                 what, ": factor is not a finite ", name_of(sums));
     memory_of_call memory(what);
     memory.reads("factors", range_of(static_cast<const char*>(from.data), size));
     memory.writes("gradient", to);

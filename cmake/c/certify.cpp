@@ -4,8 +4,10 @@
 
 #include <mpi_router/verify/expert_direction.hpp>
 
+#include <cmath>
 #include <exception>
 #include <mutex>
+#include <numbers>
 
 namespace mpi_router_c {
 namespace {
@@ -14,10 +16,10 @@ certify_options options_of(const char* what, const mpi_router_certify_options* o
   const mpi_router_certify_options o = options == nullptr ? mpi_router_default_certify_options() : *options;
   core::expect(o.residual_tolerance >= 0 && o.max_steps >= 1 && o.basis >= 1 && o.rigorous_up_to >= 0, what,
                ": the options have a negative tolerance, or no step, or an empty basis");
-  core::expect(o.failure_probability > 0 && o.failure_probability < 1, what,
-               ": failure_probability is not between 0 and 1");
-  core::expect(o.probe_starts >= 1 && o.probe_max_steps >= 1, what,
-               ": the options leave the probe no start or no step");
+  core::expect(o.failure_probability >= 1e-300 && o.failure_probability < 1, what,
+               ": failure_probability is not between 1e-300 and 1");
+  core::expect(o.probe_starts >= 1 && o.probe_starts <= 1'000'000 && o.probe_max_steps >= 1, what,
+               ": the options leave the probe no start, or more than a million, or no step");
   return {.residual_tolerance = o.residual_tolerance,
           .max_steps = o.max_steps,
           .basis = o.basis,
@@ -109,6 +111,20 @@ principal_direction found_before(const mpi_router_direction& found, const mpi_ro
   return principal;
 }
 
+/// What a direction that was found is by itself; that it is of these experts is up to the caller.
+void check_found(const char* what, const mpi_router_direction& found, const mpi_router_matrix& directions,
+                 index_t i) {
+  if (found.status != MPIROUTER_STATUS_OK) {
+    return;
+  }
+  core::expect(found.angle_bound >= 0 && found.angle_bound <= std::numbers::pi / 2, what, ": found[", i,
+               "] has an angle_bound outside [0, π/2]");
+  const auto v = row_in_double(directions, i);
+  const double squared = map(vector_view<const double>(v)).squaredNorm();
+  core::expect(std::abs(squared - 1) < 1e-9, what, ": row ", i,
+               " of directions is no unit vector, though found has a direction");
+}
+
 }  // namespace
 }  // namespace mpi_router_c
 
@@ -143,7 +159,7 @@ mpi_router_code mpi_router_find_directions(const mpi_router_experts* experts, co
     memory_of_call memory(what);
     memory.reads("experts", *experts);
     memory.reads("starts", range_of(*starts));
-    memory.writes("directions", range_of(*directions));
+    memory.writes("directions", *directions);
     memory.writes("found", range_of(reinterpret_cast<const char*>(found), n * index_t{sizeof *found}));
     for_each_expert(n, callback_executor(threads), [&](index_t i) {
       const principal_direction principal = find(*experts, i, row_in_double(*starts, i), o);
@@ -172,6 +188,7 @@ mpi_router_code mpi_router_certify_rows(const mpi_router_experts* experts, const
     for (index_t i = 0; i < n; ++i) {
       core::expect(found[i].certainty >= 0 && found[i].certainty <= MPIROUTER_CERTAINTY_RIGOROUS, what,
                    ": found[", i, "] has the certainty ", found[i].certainty, ", which is none");
+      check_found(what, found[i], *directions, i);
     }
     memory_of_call memory(what);
     memory.reads("experts", *experts);

@@ -75,7 +75,7 @@ void check_memory(const forward_arguments& a) {
   if (!a.is_stateful) {
     memory.reads("router", range_of(a.router));
   }
-  memory.writes(a.is_stateful ? "router" : "rows", range_of(a.rows));
+  memory.writes(a.is_stateful ? "router" : "rows", a.rows);
   memory.writes("statuses", range_of(a.told.statuses, n));
   memory.writes("rayleigh", range_of(a.told.rayleigh, n));
   memory.writes("cosine", range_of(a.told.cosine, n));
@@ -113,7 +113,11 @@ void run(const forward_arguments& a) {
   if (a.tape != nullptr) {
     check_buffer(a.what, "tape", *a.tape, a.tape_size);
   }
+  static_cast<void>(tape_bytes(a.what, a.experts, a.options));  // steps that no memory could hold
   check_memory(a);
+  if (a.experts.shape[0] == 0) {
+    return;
+  }
   with_rows_of(a.experts.dtype, [&](const auto& functions) { step(functions, a); });
 }
 

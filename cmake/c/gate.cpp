@@ -44,8 +44,12 @@ const mpi_router_matrix& check_logits(const char* what, const mpi_router_matrix*
 std::span<const status> statuses_of(const char* what, const char* name, const std::uint8_t* statuses,
                                     index_t tokens) {
   for (index_t t = 0; statuses != nullptr && t < tokens; ++t) {
-    core::expect(statuses[t] <= MPIROUTER_STATUS_CLOSED_EXPERT, what, ": ", name, " of token ", t, " is ",
-                 static_cast<int>(statuses[t]), ", which is no status");
+    // 1 and 2 are of rows alone: refused, so that a mask of 0 and 1 is not taken for its opposite.
+    const bool is_of_a_token =
+        statuses[t] == MPIROUTER_STATUS_OK ||
+        (statuses[t] >= MPIROUTER_STATUS_NON_FINITE && statuses[t] <= MPIROUTER_STATUS_CLOSED_EXPERT);
+    core::expect(is_of_a_token, what, ": ", name, " of token ", t, " is ", static_cast<int>(statuses[t]),
+                 ", which is no status of a token: 0 counts, ", int{MPIROUTER_STATUS_MASKED}, " is masked");
   }
   return {reinterpret_cast<const status*>(statuses),
           statuses == nullptr ? 0 : static_cast<std::size_t>(tokens)};
@@ -57,7 +61,10 @@ vector_view<const S> bias_of(const char* what, const mpi_router_vector* bias,
   if (bias == nullptr) {
     return {};
   }
-  return view_of<const S>(like_logits(what, "selection_bias", bias, logits));
+  const mpi_router_vector& b = like_logits(what, "selection_bias", bias, logits);
+  core::expect(b.size == logits.shape[1], what, ": selection_bias has ", b.size, " elements, logits is ",
+               logits.shape[1], " experts wide");
+  return view_of<const S>(b);
 }
 
 template <Accumulator S>
@@ -106,6 +113,7 @@ mpi_router_code mpi_router_gate(const mpi_router_matrix* logits, const mpi_route
     const mpi_router_matrix& out = like_logits(what, "weights", weights, in);
     const index_t tokens = in.shape[0];
     expect_shape(what, "weights", out, tokens, o.top_k, "[T, K]");
+    expect_distinct(what, "weights", out);
     core::expect(experts != nullptr || tokens == 0, what, ": experts is null");
     const auto counted = statuses_of(what, "mask", mask, tokens);
     with_sums_of(in, [&]<class S>(std::type_identity<S>) {
@@ -134,6 +142,7 @@ mpi_router_code mpi_router_gate_vjp(const mpi_router_matrix* logits, const mpi_r
     const index_t tokens = in.shape[0];
     expect_shape(what, "grad_weights", from, tokens, o.top_k, "[T, K]");
     expect_shape(what, "grad_logits", to, tokens, in.shape[1], "[T, N]");
+    expect_distinct(what, "grad_logits", to);
     core::expect(experts != nullptr || tokens == 0, what, ": experts is null");
     const auto counted = statuses_of(what, "statuses", statuses, tokens);
     const gradient_mode how = enumerated(what, "mode", mode, gradient_mode::accumulate);

@@ -31,9 +31,11 @@ void check_rows(const char* what, const char* name, const mpi_router_matrix& mat
   expect_shape(what, name, matrix, experts.shape[0], experts.shape[2], because.c_str());
 }
 
-std::int64_t bytes_of(const char* what, const char* name, double elements, mpi_router_dtype experts) {
+std::int64_t bytes_of(const char* what, const char* name, double elements, mpi_router_dtype experts,
+                      index_t steps) {
   const double bytes = elements * (experts == MPIROUTER_F64 ? 8 : 4);
-  core::expect(bytes <= 0x1p+52, what, ": ", name, " of that many steps does not fit in memory");
+  core::expect(bytes <= 0x1p+52, what, ": steps is ", steps, ", and ", name,
+               " of so many does not fit in memory");
   return static_cast<std::int64_t>(bytes);
 }
 
@@ -48,7 +50,7 @@ std::int64_t tape_bytes(const char* what, const mpi_router_experts& experts, con
   core::expect(options.steps >= 1, what, ": steps is ", options.steps);
   const double elements = static_cast<double>(experts.shape[0]) * static_cast<double>(options.steps) *
                           static_cast<double>(experts.shape[2] + 2);
-  return bytes_of(what, "the tape", elements, experts.dtype);
+  return bytes_of(what, "the tape", elements, experts.dtype, options.steps);
 }
 
 std::int64_t factor_bytes(const char* what, const mpi_router_experts& experts,
@@ -59,7 +61,7 @@ std::int64_t factor_bytes(const char* what, const mpi_router_experts& experts,
   const double elements = static_cast<double>(router_factors<float>::terms(options)) *
                           static_cast<double>(experts.shape[0]) * 2 *
                           static_cast<double>(experts.shape[1] + experts.shape[2]);
-  return bytes_of(what, "the factors", elements, experts.dtype);
+  return bytes_of(what, "the factors", elements, experts.dtype, options.steps);
 }
 
 }  // namespace mpi_router_c

@@ -14,10 +14,10 @@ namespace mpi_router_c {
 void check_rows(const char* what, const char* name, const mpi_router_matrix& matrix,
                 const mpi_router_experts& experts);
 
-/// Bytes of `elements` numbers that experts of that type are summed in. Throws usage_error where 64 bits do
-/// not hold them.
+/// Bytes of `elements` numbers, for so many steps, that experts of that type are summed in. Throws
+/// usage_error where they do not fit in memory.
 [[nodiscard]] std::int64_t bytes_of(const char* what, const char* name, double elements,
-                                    mpi_router_dtype experts);
+                                    mpi_router_dtype experts, index_t steps);
 
 /// Throws usage_error where the buffer is null, not aligned, or smaller than `bytes`.
 void check_buffer(const char* what, const char* name, const mpi_router_buffer& buffer, std::int64_t bytes);

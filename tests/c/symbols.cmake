@@ -1,5 +1,10 @@
-# What the shared library shows are the functions of its header, and nothing else; and it shows all of them.
+# What the shared library shows are the functions of its header, and nothing else; and it shows all of them. The archive
+# has no name of Eigen's, which a program beside it may have compiled otherwise.
 cmake_minimum_required(VERSION 3.22)
+execute_process(COMMAND ${NM} -C --defined-only ${ARCHIVE} OUTPUT_VARIABLE archived COMMAND_ERROR_IS_FATAL ANY)
+if(NOT archived MATCHES "mpi_router_rows" OR archived MATCHES " [WVuT] Eigen::")
+  message(FATAL_ERROR "the archive has no functions, or names of Eigen's: ${CMAKE_MATCH_0}")
+endif()
 execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
 string(REGEX MATCHALL "[^ \n]+\n" shown "${output}\n")
 list(TRANSFORM shown STRIP)

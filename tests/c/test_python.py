@@ -154,6 +154,35 @@ refused(ValueError, "not writeable", m.router_rows, A, R, out=frozen)
 packed = np.zeros(N * D, np.dtype([("x", "f4"), ("y", "i2")]))["x"].reshape(N, D)
 refused(ValueError, "whole elements", m.router_rows, A.astype(np.float32), packed)
 
+# What is no array lives as long as the call, and is not written to.
+lists = m.router_rows(A.tolist(), R.tolist(), tape=True)
+assert np.array_equal(lists.rows, plain.rows)
+big_r, big_g = random.standard_normal((8, 20000)), random.standard_normal((8, 20000))
+big_a = random.standard_normal((8, 2, 20000))
+big = m.router_rows(big_a, big_r, tape=True)
+of_lists = m.router_rows_vjp(big_a, big_r, big.tape, big_g.tolist())
+of_arrays = m.router_rows_vjp(big_a, big_r, big.tape, big_g)
+assert all(np.array_equal(x, y) for x, y in zip(of_lists, of_arrays))
+pair = np.array([[0.5, 0.25]])
+chosen = m.gate(pair, 1, selection_bias=[0.0, -np.inf])
+assert np.array_equal(m.gate_vjp(pair, chosen, [[1.0]], selection_bias=[0.0, -np.inf]),
+                      m.gate_vjp(pair, chosen, np.ones((1, 1)), selection_bias=np.array([0.0, -np.inf])))
+refused(TypeError, "must be a NumPy array, not list", m.router_rows, A, R, out=[[0.0] * D for _ in range(N)])
+refused(m.MpiRouterError, "two of their pointers are one", m.router_rows_vjp, A, R, plain.tape, G,
+        grad_experts=[np.zeros((F, D))] * N)
+
+# What would be read as something else.
+refused(TypeError, "mask is uint8, not bool", m.gate, logits, 2, mask=np.zeros(len(logits), np.uint8))
+refused(m.MpiRouterError, "selection_bias has 0 elements", m.gate, logits, 2, selection_bias=np.zeros(0))
+for tape in (None, np.stack([plain.tape] * 2, 1)[:, 0], plain.tape.astype(np.float32), plain.tape[::-1]):
+    refused(TypeError, "tape is not what", m.router_rows_vjp, A, R, tape, G)
+refused(ValueError, "this backward writes none", m.router_rows_vjp, A, R, plain.tape, G, factored=True,
+        grad_experts=np.zeros((N, F, D)))
+refused(ValueError, "no 64 bits", m.router_rows, A, R, steps=2**64 + 1)
+refused(ValueError, "no 64 bits", m.certify, A, R, max_steps=2**64 + 5)
+for threads in (0, -1):
+    refused(ValueError, "not at least 1", m.router_rows, A, R, threads=threads)
+
 # Threads of Python have texts of their own.
 texts = []
 worker = threading.Thread(target=lambda: texts.append(str(refused(m.MpiRouterError, "", m.router_rows, A, R[:1]))))

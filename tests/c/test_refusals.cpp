@@ -2,6 +2,8 @@
 // process that lives on.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -185,16 +187,54 @@ TEST_CASE("a parallel_for that leaves tasks out, or invents some") {
   };
   CHECK(w.forward() == wrong);
   says("and others");
+  for (const std::int64_t last : {0, 1}) {  // {0, 0}, and {0, 1, 1}
+    static std::int64_t again;
+    again = last;
+    w.threads.parallel_for = [](void*, std::int64_t count, void (*task)(void*, std::int64_t), void* data) {
+      for (std::int64_t i = 0; i < count; ++i) task(data, std::min(i, again));
+      task(data, again);
+    };
+    CHECK(w.forward() == wrong);
+    says("some twice");
+  }
+}
+
+TEST_CASE("written memory whose elements are one") {
+  refuses(wrong, "rows is written, and with the strides [0, 1]", [](working& x) { x.out.strides[0] = 0; });
+  refuses(wrong, "rows is written, and with the strides [2, 1]", [](working& x) { x.out.strides[0] = 2; });
+  refuses(wrong, "with the strides [-1, 1]", [](working& x) { x.out.strides[0] = -1; });
+  working w;
+  w.out.strides[0] = 1;  // [D, N], read or written: no two are one
+  w.out.strides[1] = 2;
+  CHECK(w.forward() == MPIROUTER_OK);
+  w.to_experts.strides[0] = 0;
+  CHECK(w.backward() == wrong);
+  says("grad_experts are written, and with the strides [0, 4, 1]");
+  void* twice[2] = {w.grad_gates.data(), w.grad_gates.data()};
+  w.to_experts = mpi_router_experts_fd_pointers(twice, MPIROUTER_F32, 2, 3, 4);
+  CHECK(w.backward() == wrong);
+  says("two of their pointers are one");
+}
+
+TEST_CASE("more steps than any tape could keep, and none to take") {
+  refuses(wrong, "steps is 4611686018427387904", [](working& x) { x.options.steps = std::int64_t{1} << 62; });
+  working w;
+  w.experts.shape[0] = w.in.shape[0] = w.out.shape[0] = 0;
+  w.options.steps = std::int64_t{1} << 62;
+  CHECK(w.forward() == MPIROUTER_OK);
 }
 
 #if !defined(MPIROUTER_TEST_SANITIZED)  // sanitizers end a program that asks for so much
 TEST_CASE("scratch that cannot be had") {
-  // 2^47 rows that are all the same one: scratch for them has no addresses.
-  constexpr std::int64_t many = std::int64_t{1} << 47;
+  // Of 2^44 rows, where nothing lies: scratch for them has no addresses.
+  constexpr std::int64_t many = std::int64_t{1} << 44;
   working w;
-  w.experts = {w.gates.data(), nullptr, MPIROUTER_F32, 0, {many, 1, 4}, {0, 0, 1}};
+  w.experts = {w.gates.data(), nullptr, MPIROUTER_F32, 0, {many, 1, 1}, {0, 0, 1}};
   w.in.shape[0] = w.out.shape[0] = many;
-  w.in.strides[0] = w.out.strides[0] = 0;
+  w.in.shape[1] = w.out.shape[1] = 1;
+  w.in.strides[0] = 0;
+  w.out.strides[0] = 1;
+  w.out.data = reinterpret_cast<void*>(std::uintptr_t{1} << 44);
   CHECK(mpi_router_rows(&w.experts, &w.in, nullptr, &w.out, nullptr, nullptr, nullptr) ==
         MPIROUTER_OUT_OF_MEMORY);
   says("could not be allocated");
@@ -240,6 +280,22 @@ TEST_CASE("the gate") {
   const std::int32_t strangers[4] = {0, 1, 2, 3};
   CHECK(mpi_router_gate_vjp(&in, &options, nullptr, strangers, nullptr, &out, &in, 0, nullptr) == wrong);
   says("token 1 has expert 3 of 3");
+  const std::int32_t twice[4] = {0, 1, 2, 2};
+  CHECK(mpi_router_gate_vjp(&in, &options, nullptr, twice, nullptr, &out, &in, 0, nullptr) == wrong);
+  says("overlap");  // the gradient lies where the logits do
+  float gradient[6] = {};
+  auto to = mpi_router_row_major(gradient, MPIROUTER_F32, 2, 3);
+  CHECK(mpi_router_gate_vjp(&in, &options, nullptr, twice, nullptr, &out, &to, 0, nullptr) == wrong);
+  says("token 1 has expert 2 twice");
+  const std::uint8_t ones[2] = {1, 0};  // 1 counts elsewhere, and is a status of rows here
+  CHECK(mpi_router_gate(&in, &options, nullptr, ones, &out, ids, statuses, nullptr) == wrong);
+  says("mask of token 0 is 1, which is no status of a token: 0 counts, 4 is masked");
+  const mpi_router_vector none{logits, MPIROUTER_F32, MPIROUTER_HOST, 0, 1};
+  CHECK(mpi_router_gate(&in, &options, &none, nullptr, &out, ids, statuses, nullptr) == wrong);
+  says("selection_bias has 0 elements, logits is 3 experts wide");
+  out.strides[0] = 1;
+  CHECK(gate() == wrong);
+  says("weights is written, and with the strides [1, 1]");
 }
 
 TEST_CASE("certificates") {
@@ -255,7 +311,7 @@ TEST_CASE("certificates") {
   CHECK(find() == MPIROUTER_OK);
   options.failure_probability = 1;
   CHECK(find() == wrong);
-  says("failure_probability is not between 0 and 1");
+  says("failure_probability is not between 1e-300 and 1");
   options = mpi_router_default_certify_options();
   out.dtype = MPIROUTER_F32;
   CHECK(find() == wrong);
@@ -268,6 +324,29 @@ TEST_CASE("certificates") {
   found[1].certainty = 9;
   CHECK(mpi_router_certify_rows(&w.experts, &w.in, found, &out, rows, nullptr) == wrong);
   says("found[1] has the certainty 9");
+}
+
+TEST_CASE("directions that were not found") {
+  working w;
+  std::vector<double> directions(8);
+  mpi_router_direction found[2] = {};
+  mpi_router_row_certificate rows[2] = {};
+  auto out = mpi_router_row_major(directions.data(), MPIROUTER_F64, 2, 4);
+  CHECK(mpi_router_find_directions(&w.experts, &w.in, nullptr, found, &out, nullptr) == MPIROUTER_OK);
+  const auto certify = [&] { return mpi_router_certify_rows(&w.experts, &w.in, found, &out, rows, nullptr); };
+  CHECK(certify() == MPIROUTER_OK);
+  const auto kept = directions;
+  for (const double factor : {0.0, 3.0, std::numeric_limits<double>::quiet_NaN()}) {
+    for (std::size_t d = 4; d < 8; ++d) directions[d] = factor * kept[d];
+    CHECK(certify() == wrong);
+    says("row 1 of directions is no unit vector");
+  }
+  directions = kept;
+  for (const double bound : {-1.0, 2.0}) {
+    found[0].angle_bound = bound;
+    CHECK(certify() == wrong);
+    says("found[0] has an angle_bound outside");
+  }
 }
 
 TEST_CASE("each thread has a text of its own") {

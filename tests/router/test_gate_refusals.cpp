@@ -115,8 +115,8 @@ TEST_CASE("given experts and the backward of the gate keep what they write apart
       a, "gate_vjp", {"the gradient to the logits", "the workspace"},
       {"the logits", "the gradients of the weights", "the selection bias", "the expert ids", "the statuses"},
       [&] {
-        gate_vjp<double>(a.matrix("the logits", T, N), {}, a.at<expert_id>("the expert ids", T * K),
-                         a.matrix("the gradients of the weights", T, K),
+        gate_vjp<double>(a.matrix("the logits", T, N), {.top_k = 1}, a.at<expert_id>("the expert ids", T),
+                         a.matrix("the gradients of the weights", T, 1),
                          a.matrix("the gradient to the logits", T, N), gradient_mode::write,
                          a.vector("the workspace", size), {}, a.at<status>("the statuses", T),
                          a.vector("the selection bias", N));
@@ -230,6 +230,8 @@ TEST_CASE("sizes one short are refused before anything is written") {
                 "gate_vjp: 15 expert ids"));
   CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w.middle_rows(0, 7), g, gradient_mode::write, work); },
                 "gate_vjp: the gradients of the weights are [7, 2]"));
+  CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, g, gradient_mode::write, work); },
+                "gate_vjp: token 0 has expert 1 twice"));
   CHECK(refused([&] { gate_vjp<double>(x, {}, ids, w, g.middle_rows(0, 7), gradient_mode::write, work); },
                 "gate_vjp: the gradient to the logits is [7, 8]"));
   CHECK(refused(

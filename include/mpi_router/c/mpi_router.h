@@ -3,7 +3,8 @@
  * runs. Link mpi_router::c (shared) or mpi_router::c_static; docs/guide-c.md has whole programs.
  *
  * Every function that can fail returns a mpi_router_code and leaves the process alive; mpi_router_last_error
- * says what was wrong, on the thread that called. Mistakes are found before anything is written. Memory is
+ * says what was wrong, on the thread that called. Mistakes are found before anything is written, but for
+ * those of a parallel_for. Memory is
  * the caller's; a call allocates its scratch and frees it before it returns (each function says how much).
  * Functions may be called from any number of threads at once. GPUs are refused. Results are the same, bit for
  * bit, for any number of threads, and those of the C++ library with the backend `dispatch`.
@@ -39,7 +40,7 @@ enum {
 };
 
 /** What the last call that failed on this thread found wrong, one line; "" if none has. Valid until the next
- * call that fails on this thread. */
+ * call that fails on this thread, or the thread ends. */
 MPIROUTER_C_API const char* mpi_router_last_error(void);
 
 /** The name of a code, "invalid_argument" say; "unknown" for what is none. */
@@ -112,7 +113,7 @@ MPIROUTER_C_API mpi_router_matrix mpi_router_row_major(const void* data, mpi_rou
 
 /** The caller's threads. parallel_for calls task(task_data, i) once for each i in [0, tasks), in any order,
  * on any threads, and returns when all are done. It must not throw, nor leave by longjmp; one that left tasks
- * out, or ran others, is found when it returns. Without one (null, here or in place of the struct) all work
+ * out, ran some twice, or ran others, is found when it returns. Without one (null, here or in place of the struct) all work
  * is done on the calling thread. */
 typedef struct mpi_router_threads {
   void (*parallel_for)(void* context, int64_t tasks, void (*task)(void* task_data, int64_t index),
@@ -338,10 +339,10 @@ typedef struct mpi_router_row_certificate {
   double residual; /**< |g| of the row */
 } mpi_router_row_certificate;
 
-/** Finds the principal right singular direction of each expert, from its row of `starts` [N, D], and proves
- * what it can of it. found: N; directions: [N, D] of f64, unit rows, zero where there is none. Tasks are
- * experts. Scratch: of each task options->basis · D doubles, and where min(F, D) ≤ rigorous_up_to the expert
- * in double; else of f64 experts a copy in float. */
+/** Finds the principal right singular direction of each expert, and proves what it can of it; where min(F, D)
+ * > rigorous_up_to from its row of `starts` [N, D]. found: N; directions: [N, D] of f64, unit rows, zero where
+ * there is none. Tasks are experts. Scratch: of each task up to (2 basis + probe_max_steps) · D doubles, and
+ * where min(F, D) ≤ rigorous_up_to the expert in double; else of f64 experts a copy in float. */
 MPIROUTER_C_API mpi_router_code mpi_router_find_directions(const mpi_router_experts* experts,
                                                            const mpi_router_matrix* starts,
                                                            const mpi_router_certify_options* options,
@@ -350,7 +351,8 @@ MPIROUTER_C_API mpi_router_code mpi_router_find_directions(const mpi_router_expe
                                                            const mpi_router_threads* threads);
 
 /** Certifies rows [N, D] of any type against directions that were found for the same experts: one product
- * with M for each row. certificates: N. */
+ * with M for each row. A certificate is worth what `found` and `directions` are: that they are those of these
+ * experts is not checked. certificates: N. */
 MPIROUTER_C_API mpi_router_code mpi_router_certify_rows(const mpi_router_experts* experts,
                                                         const mpi_router_matrix* rows,
                                                         const mpi_router_direction* found,

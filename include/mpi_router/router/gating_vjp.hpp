@@ -28,8 +28,8 @@ void check_closed(const char* what, std::span<const status> statuses,
 /// gating_workspace(T, N) elements; statuses: T, what the gate told of each token, or empty. Tokens that they
 /// leave out or that have no weights (non_finite) give nothing: rows of zeros where gradients are written.
 /// selection_bias: as in the forward, or empty; it closes experts, whose weights are constants: needed where
-/// statuses have closed_expert. O(T·N). Bitwise the same for every executor. Throws usage_error on shapes,
-/// overlap, and ids out of range, before anything is written.
+/// statuses have closed_expert. O(T·(N + K²)). Bitwise the same for every executor. Throws usage_error on
+/// shapes, overlap, ids out of range, and an expert that a token has twice, before anything is written.
 template <Accumulator S, class Run = serial_executor>
 void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_options& options,
               std::span<const expert_id> experts, std::type_identity_t<matrix_view<const S>> grad_weights,
@@ -53,6 +53,7 @@ void gate_vjp(std::type_identity_t<matrix_view<const S>> logits, const gating_op
                         {"the selection bias", detail::addresses(selection_bias)},
                         {"the expert ids", detail::addresses_of(experts)},
                         {"the statuses", detail::addresses_of(statuses)}});
+  detail::check_distinct(what, experts, options.top_k, statuses);
   core::with_score(options.score_function, [&]<class Score>(Score) {
     detail::for_token_blocks(executor, logits.rows(), [&](index_t first, index_t count, index_t block) {
       for (index_t t = first; t < first + count; ++t) {
