@@ -23,8 +23,8 @@ class dense_operator {
   [[nodiscard]] index_t dimension() const noexcept { return a_.cols(); }
   [[nodiscard]] index_t ffn_dim() const noexcept { return a_.rows(); }
 
-  /// u = xM, returns xMxᵀ. O(F·D), one read of A. Throws usage_error where x or u has not D elements, or
-  /// they overlap.
+  /// u = xM, returns xMxᵀ. O(F·D), one read of A. Throws usage_error where x or u does not have D elements,
+  /// or they overlap.
   S apply(vector_view<const S> x, vector_view<S> u) const {
     detail::expect_operands("apply", *this, x, dimension(), u, dimension());
     return backend_.apply(a_, x, u);

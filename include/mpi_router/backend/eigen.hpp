@@ -123,7 +123,7 @@ class eigen_operator {
   [[nodiscard]] index_t dimension() const noexcept { return a_->cols(); }
   [[nodiscard]] index_t ffn_dim() const noexcept { return a_->rows(); }
 
-  /// u = xM, returns xMxᵀ. Throws usage_error where x or u has not D elements, or they overlap.
+  /// u = xM, returns xMxᵀ. Throws usage_error where x or u does not have D elements, or they overlap.
   scalar apply(vector_view<const scalar> x, vector_view<scalar> u) {
     detail::expect_operands("apply", *this, x, dimension(), u, dimension());
     y_.noalias() = *a_ * map(x);

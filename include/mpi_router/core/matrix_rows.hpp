@@ -77,7 +77,7 @@ class rows_operator {
  public:
   using scalar = S;
 
-  /// Throws usage_error where `scratch` has not D elements.
+  /// Throws usage_error where `scratch` does not have D elements.
   rows_operator(Rows rows, std::span<Decoded> scratch) : rows_(std::move(rows)), row_(scratch.data()) {
     core::expect(static_cast<index_t>(scratch.size()) == dimension(), "gram_of_rows: the rows have ",
                  dimension(), " elements, the scratch ", scratch.size());
@@ -205,8 +205,8 @@ class rows_operator {
   Decoded* row_;
 };
 
-/// The operator of M = AᵀA, A [F, D] by its rows, with sums in S; `scratch` is the caller's and has D floats.
-/// Throws usage_error where it has not. Rows that decode to double too, as packed weights do, are seen
+/// The operator of M = AᵀA, A [F, D] by its rows, with sums in S; `scratch` is the caller's, with D floats.
+/// Throws usage_error where it does not. Rows that decode to double too, as packed weights do, are seen
 /// unrounded where sums are double and the scratch is of doubles.
 ///
 ///   std::vector<float> scratch(weights.cols());

@@ -82,7 +82,7 @@ struct bit_layout {
 };
 
 // On bit patterns, so that NaN and infinity survive -ffast-math; by the compiler's own bit cast, for
-// std::bit_cast is no function of a GPU.
+// std::bit_cast is not available in device code.
 
 /// The value of a stored pattern: exact. For formats that float contains.
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr float widen_bits(std::uint32_t bits, bit_layout l) noexcept {

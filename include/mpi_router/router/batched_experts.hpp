@@ -60,7 +60,7 @@ class operator_experts {
  public:
   using S = scalar_of_operators<Operators>;
 
-  /// Throws usage_error where an operator has not the dimension D or, with F, not F neurons.
+  /// Throws usage_error where an operator does not have the dimension D or, with F, not F neurons.
   operator_experts(const char* what, const Operators& operators, const expert_shape& extents)
       : operators_(operators), shape_(extents) {
     for (index_t i = 0; i < shape_.num_experts; ++i) {

@@ -126,7 +126,8 @@ void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const doubl
   if (pairs.size() > 1 && result.ritz_2 < 0.05 * found.at.rayleigh) {  // rounding would show in it
     result.ritz_2 = std::min(result.ritz_2, quotient_beside(op, found.direction, krylov.vector(pairs[1])));
   }
-  // A row that is on a singular direction sees no other, and one beside v₁ another first one.
+  // The space of a row on a singular direction has no other in it, and that of a row orthogonal to v₁ lacks
+  // v₁.
   const bool is_of_found = !pairs.empty() && pairs[0].value >= (1 - 2e-6) * found.at.rayleigh;
   if (!is_of_found || !has_settled(pairs, 1, found.at.rayleigh)) {
     result.ritz_2 = std::max(result.ritz_2, largest_beside(fast, found));

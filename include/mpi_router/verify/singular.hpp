@@ -1,4 +1,4 @@
-// The exact comparison, through Eigen's SVD, for those who can afford it.
+// The exact comparison, through Eigen's SVD.
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>

@@ -87,9 +87,10 @@ class ladder_rung {
 
 /// Squares Γ = AAᵀ (or AᵀA, whichever is smaller, m × m) again and again. H_p = Γ^p / ‖Γ^p‖_F has eigenvalues
 /// h_i whose squares sum to one, so for any unit z: h₂² ≤ 1 − h₁² ≤ 1 − (zᵀH_p z)², and σ₂² ≤ ‖Γ^p‖_F^{1/p}
-/// (1 − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p shuts out more small
+/// (1 − (zᵀH_p z)²)^{1/(2p)}. p = 1 is the bound √(‖M‖_F² − ρ²); each doubling of p suppresses more small
 /// eigenvalues, until rounding error (δ below) or the gap stops it. From the column of H_p with the largest
-/// diagonal element, unlike a stored row by ill luck, a few multiplications give the principal direction.
+/// diagonal element, unlike a stored row, which may be nearly orthogonal to v₁, a few multiplications give
+/// the principal direction.
 ///
 /// A is [F, D] in double, of any magnitude. O(m² max(F, D)) once and O(m³) a squaring. Allocates a copy of A
 /// and 3 m × m matrices.

@@ -86,7 +86,7 @@ inline void note_missing_layers(const model_config& config, found_parts& found) 
        omission_kind::missing, count, count * *config.num_experts});
 }
 
-/// Layers that config.json has and the files have not.
+/// Layers that config.json has and the files lack.
 inline void note_config(const model_config& config, found_parts& found) {
   auto& omissions = found.result.omissions;
   if (!config.problem.empty()) {

@@ -220,7 +220,7 @@ struct matrices_choice {
   return "";
 }
 
-/// Takes out the layers that have not all that is asked for, and says why.
+/// Takes out the layers that lack something that is asked for, and says why.
 inline void find_up_and_down(const checkpoint& model, const moe_search& wanted,
                              const std::optional<model_config>& config, found_parts& found) {
   if (wanted.of.is_gate_alone()) {

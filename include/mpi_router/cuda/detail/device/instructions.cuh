@@ -1,4 +1,4 @@
-// The instructions that C++ has no word for: asynchronous copies, their barriers, dependent launches.
+// PTX instructions without a C++ equivalent: asynchronous copies, their barriers, dependent launches.
 #pragma once
 
 #include <mpi_router/core/config.hpp>
@@ -7,8 +7,8 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Before a kernel's first access to memory that a kernel ahead may write, or its first write: what the
-/// kernels ahead in the stream wrote is visible from here on. Returns at once where it has been called
+/// Before a kernel's first access to memory that a preceding kernel may write, or its first write: what the
+/// preceding kernels in the stream wrote is visible from here on. Returns at once where it has been called
 /// before.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -19,7 +19,7 @@ struct device_math {
   __device__ __forceinline__ static constexpr float deep(float) { return 16.0F; }
 };
 
-/// Below this a score is too near to the least normal number to be divided by.
+/// Below this a score is too near to the smallest normal number to be divided by.
 constexpr float least_divisor = 1e-30F;
 
 /// The score of a logit by itself, or, where scores are relative, of a logit less the largest.

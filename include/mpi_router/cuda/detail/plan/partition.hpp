@@ -1,4 +1,4 @@
-// How the tiles of all experts are dealt out over the blocks of a grid.
+// How the tiles of all experts are assigned to the blocks of a grid.
 #pragma once
 
 #include <mpi_router/core/error.hpp>
@@ -16,9 +16,9 @@ struct slot_range {
   int count;
 };
 
-/// The tiles of all experts in one list, dealt to the blocks in equal runs. A run may span experts: the part
-/// of a run in one expert is a segment, and has a slot of its own for its partial sums. A block may be a team
-/// whose members take the tiles of a run in turn; then each member has a slot in every segment.
+/// The tiles of all experts in one list, assigned to the blocks in equal runs. A run may span experts: the
+/// part of a run in one expert is a segment, and has a slot of its own for its partial sums. A block may be a
+/// team whose members take the tiles of a run in turn; then each member has a slot in every segment.
 struct partition {
   int experts = 0;
   int tiles_per_expert = 0;
@@ -33,7 +33,7 @@ struct partition {
     const unsigned each = static_cast<unsigned>(tiles()) / n;
     return static_cast<int>(b * each + b * (static_cast<unsigned>(tiles()) - each * n) / n);
   }
-  /// The block that a tile was dealt to: the last whose first tile is not beyond it.
+  /// The block that a tile was assigned to: the last whose first tile is not beyond it.
   [[nodiscard]] MPIROUTER_HOST_DEVICE int block_of(int tile) const {
     return static_cast<int>(((static_cast<long long>(tile) + 1) * blocks - 1) / tiles());
   }

@@ -33,7 +33,7 @@ __device__ __forceinline__ void take_dots(const Load& load, float (&dots)[sizeof
   }
 }
 
-/// A tile's dots over the group: what the lane answers for, and the bits of the largest.
+/// A tile's dots over the group: what the lane owns, and the bits of the largest.
 struct tile_sum {
   float own;
   unsigned most;

@@ -37,7 +37,7 @@ __device__ __forceinline__ void write_dual_row(float* to, int e, int hidden, con
     }
   }
 }
-/// Factored: the y or w that the lane answers for, of the tile from row `first` on, times 2^exponent.
+/// Factored: the y or w that the lane owns, of the tile from row `first` on, times 2^exponent.
 template <int rows>
 __device__ __forceinline__ void write_projection(const gradient_factors& factors, int e, int ffn, int first,
                                                  const thread_group& group, float sum,
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       };
       sweep.begin_tile(sweep.mine != first_of_group);
       float dots[2 * rows];  // y, then w
-      float sum =            // of them, the one that the lane answers for
+      float sum =            // of them, the one that the lane owns
           project(
               sweep, shift, dead, dots,
               [&](float(&d)[2 * rows]) { take_dots<T, vectors, rows>(load, d, r, z); }, scale_rows)
