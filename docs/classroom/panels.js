@@ -70,12 +70,13 @@ export function drawRouting(library, state) {
 }
 
 export function label(state) {
+  const gap = `, gap ${(1 - state.s2).toFixed(2)}`;
   for (const input of document.querySelectorAll("input[type=range]")) {
-    const { unit = "", spoken: inWords = unit } = input.dataset;
-    document.querySelector(`output[for=${input.id}]`).textContent = input.value + (unit === "°" ? unit : "");
-    input.setAttribute("aria-valuetext", input.value + inWords);
+    const { unit = "", spoken: inWords = unit } = input.dataset,
+      more = input.id === "s2" ? gap : "";
+    document.querySelector(`[data-of=${input.id}]`).textContent = input.value + (unit === "°" ? unit : "") + more;
+    input.setAttribute("aria-valuetext", input.value + inWords + more);
   }
-  document.querySelector("output[for=s2]").textContent = `${state.s2}, gap ${(1 - state.s2).toFixed(2)}`;
   const chosen = current();
   for (const button of $("presets").children) button.setAttribute("aria-pressed", button.dataset.preset === chosen);
 }

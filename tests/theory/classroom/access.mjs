@@ -24,9 +24,21 @@ export async function keyboard(browser, library) {
   met.delete("");
   assert.equal(met.size, wanted, "not all controls are met by Tab");
   assert.ok(![...met].some(name => name.startsWith("no outline")), "a control shows no focus");
+  // Each control has one label, its own, that says more than a value; what it stands at is read from the control.
+  const labels = await page.$$eval("input[type=range], select", all =>
+    all.map(it => [it.id, it.labels.length, it.labels[0]?.control === it, /[a-zσκθηt]/.test(it.labels[0]?.textContent)]),
+  );
+  assert.equal(labels.length, 16);
+  for (const [id, count, own, words] of labels) assert.ok(count === 1 && own && words, `#${id} has no label`);
+  const { nodes } = await (await page.createCDPSession()).send("Accessibility.getFullAXTree");
+  const names = nodes.filter(({ role }) => role?.value === "slider").map(({ name }) => name?.value ?? "");
+  assert.equal(names.length, 14);
+  assert.ok(names.includes("drift δ a step") && names.includes("power steps"), names.join(", "));
+  assert.equal(new Set(names).size, 14, names.join(", "));
   await page.focus("#s2");
   await page.keyboard.press("ArrowRight");
   assert.equal((await state(page)).s2, "0.76");
+  assert.equal(await page.$eval("#s2", input => input.getAttribute("aria-valuetext")), "0.76, gap 0.24");
   await page.focus("#theta");
   await page.keyboard.press("ArrowLeft");
   assert.equal(await page.$eval("#theta", input => input.getAttribute("aria-valuetext")), "82 degrees");
