@@ -36,8 +36,8 @@ export const presets = {
     name: "Drift",
     set: { s2: 0.8, theta: 20, phi: 150, drift: 2, steps: 40 },
     see:
-      "The weights change: v₁ turns by δ before every step. A row that is written back follows at an angle of " +
-      "κ²δ/(1 − κ²). One step from the stored row, as the paper’s router takes it, falls behind where nothing trains the row.",
+      "The weights change: v₁ turns by δ before every step. A row that is written back follows at an angle, " +
+      "the floor. Stateless, one step from the stored row, as the paper’s router takes it, falls behind where nothing trains the row.",
   },
 };
 

@@ -24,7 +24,9 @@ function powerWords(state, course) {
   if (state.theta === 90 && !state.turned)
     return "The row is orthogonal to v₁ and so is its image: no step leaves that plane.";
   if (state.drift)
-    return `Written back, the row follows v₁ at κ²δ/(1 − κ²) = ${short(course.floor)}°, once the start is forgotten.`;
+    return Number.isFinite(course.floor)
+      ? `Written back, the row follows v₁; once the start is forgotten it is ${short(course.floor)}° behind, the floor.`
+      : "v₁ turns faster than a row can follow: tan δ > (1 − κ²)/(2κ).";
   return `Power step: near v₁ it multiplies tan θ by κ² = ${course.powerRate.toFixed(3)}.`;
 }
 
