@@ -163,8 +163,11 @@ function listen() {
   const follow = () => {
     if (location.hash === link()) return;
     stop();
+    const was = read().at;
     restore(told());
     draw();
+    const { at } = read();
+    if (at !== was) go(at);
     tell(spoken(read(), course));
   };
   for (const kind of ["popstate", "hashchange"]) addEventListener(kind, follow);
@@ -186,7 +189,7 @@ start(Uint8Array.from(atob(wasm), c => c.charCodeAt(0)))
     restore(told());
     draw();
     const { at } = read();
-    if (at !== "row" && $("part-" + at)) go(at);
+    if (at !== "row") go(at);
   })
   .catch(error => {
     $("failure").hidden = false;

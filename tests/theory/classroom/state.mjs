@@ -80,6 +80,24 @@ export async function links(browser, library) {
     await other.$eval("#part-router", part => Math.abs(part.getBoundingClientRect().top) < 100),
     "opened at the router",
   );
+  // Back leads to the part that was open, with its focus; a part that there is not is the first.
+  const part = () => other.evaluate(() => document.activeElement.id);
+  assert.equal(await part(), "part-router");
+  await other.click("[data-go=words]");
+  await other.click("[data-go=ellipse]");
+  for (const at of ["words", "router"]) {
+    await other.goBack();
+    await other.waitForFunction(id => document.activeElement.id === id, {}, "part-" + at);
+    assert.equal((await state(other)).at, at);
+  }
+  for (const hash of ["#at=ellipse", "#steps=3", "#at=words", "#at=rubbish"]) {
+    const at = /ellipse|words/.exec(hash)?.[0] ?? "row";
+    await other.evaluate(to => {
+      location.hash = to;
+    }, hash);
+    await other.waitForFunction(id => document.activeElement.id === id, {}, "part-" + at);
+    assert.equal((await state(other)).at, at);
+  }
   await page.close();
   await other.close();
 
@@ -103,7 +121,7 @@ export async function links(browser, library) {
 // Where a number has no value the page says so, and draws the rest.
 export async function extremes(browser, library) {
   const page = await browser.open();
-  for (const hash of [
+  for (const [hash, says] of [
     "s2=1&drift=2&steps=9",
     "s2=1&s3=1&steps=9",
     "s2=0&s3=0&theta=30&steps=3",
@@ -113,7 +131,13 @@ export async function extremes(browser, library) {
     "theta=90&steps=200&t=3",
     "t=0.05&steps=200&frame=turned",
     "s2=0.99&s3=0.99&theta=89&steps=200&t=3&eta=fixed",
-  ]) {
+    ["s2=0.9&drift=10&theta=20&phi=0&steps=30", /faster than a row can follow/],
+    ["s2=0.9&drift=5.5&theta=20&phi=0&steps=31", /30\.\d° behind/],
+    ["s2=0.5&drift=2&theta=90&phi=0&steps=29", /is 0\.667° behind/],
+    ["s2=0.5&drift=2&theta=90&phi=90&steps=28", /no step leaves that plane/],
+    ["s2=0.5&s3=0.3&theta=40&phi=0&t=2.5&steps=27", /too long a step .* but those without a part along such a vᵢ/],
+    ["theta=0&steps=26", /The row is v₁, and stays/],
+  ].map(entry => [entry].flat())) {
     await page.evaluate(to => {
       location.hash = to;
     }, hash);
@@ -125,6 +149,9 @@ export async function extremes(browser, library) {
     await settle(page);
     await agrees(page, library);
     assert.doesNotMatch(await page.$eval("main", main => main.innerHTML), /NaN|Infinity|undefined/, hash);
+    const words = await text(page, "words");
+    for (const [told, angle] of words.matchAll(/([\d.e-]+)°/g)) assert.ok(Number(angle) <= 90, `${told} at ${hash}`);
+    if (says) assert.match(words, says, hash);
   }
   await page.close();
 }
