@@ -84,11 +84,28 @@ function go(part) {
   $("part-" + part).scrollIntoView();
   $("part-" + part).focus({ preventScroll: true });
 }
-function define(word) {
+
+// A word’s definition, with a way back to where it was asked for: a button beside it, or Escape.
+let origin = null;
+function define(word, from) {
   const definition = $("word-" + word);
+  if (!origin || !from.closest("#part-words")) origin = from;
+  $("back")?.remove();
+  const back = document.createElement("button");
+  Object.assign(back, { type: "button", id: "back", textContent: "Back to the text", onclick: goBack });
+  (definition.closest("dd") ?? definition.closest("dt").nextElementSibling).append(" ", back);
   definition.tabIndex = -1;
   definition.scrollIntoView({ block: "center" });
   definition.focus({ preventScroll: true });
+}
+function goBack() {
+  if (!origin) return;
+  // Words that were drawn anew since then have new links.
+  const link = origin.isConnected ? origin : document.querySelector(`a[data-word="${origin.dataset.word}"]`);
+  origin = null;
+  $("back")?.remove();
+  link?.scrollIntoView({ block: "center" });
+  link?.focus({ preventScroll: true });
 }
 
 function turnByHand() {
@@ -154,10 +171,13 @@ function listen() {
       go(dataset.go);
       remember();
     }
-    if (dataset?.word) {
+    if (dataset?.word && !e.ctrlKey && !e.metaKey && !e.shiftKey) {
       e.preventDefault();
-      define(dataset.word);
+      define(dataset.word, e.target);
     }
+  });
+  document.addEventListener("keydown", e => {
+    if (e.key === "Escape" && document.activeElement.closest("#part-words")) goBack();
   });
   for (const word of document.querySelectorAll("a[data-word]")) word.href = "#word-" + word.dataset.word;
   const follow = () => {

@@ -1,6 +1,6 @@
 // The page by keyboard and touch, for a screen reader, on a projector and on a telephone, light and dark.
 import assert from "node:assert/strict";
-import { agrees, settle, short, state, text } from "./page.mjs";
+import { agrees, settle, short, slide, state, text } from "./page.mjs";
 
 export async function keyboard(browser, library) {
   const page = await browser.open();
@@ -61,6 +61,38 @@ export async function keyboard(browser, library) {
     const [name, focused] = await word.evaluate(link => [link.dataset.word, document.activeElement.id]);
     assert.equal(focused, "word-" + name);
   }
+  // And back, by Escape and by the button, to the link; through a definition’s own links too, and a text drawn anew.
+  const at = () => page.evaluate(() => document.activeElement.dataset.word ?? document.activeElement.id);
+  await page.focus("#part-row a[data-word=kappa]");
+  for (const back of ["Escape", "button"]) {
+    await page.keyboard.press("Enter");
+    assert.equal(await at(), "word-kappa");
+    await page.focus("#part-words a[data-word=gradient]");
+    await page.keyboard.press("Enter");
+    assert.equal(await at(), "word-gradient");
+    if (back === "button") {
+      await page.keyboard.press("Tab");
+      assert.equal(await at(), "back");
+    }
+    await page.keyboard.press(back === "button" ? "Enter" : back);
+    assert.equal(await at(), "kappa");
+    assert.equal((await page.$$("#back")).length, 0);
+  }
+  await page.focus("#words a[data-word=certificate]");
+  await page.keyboard.press("Enter");
+  await slide(page, "steps", 3);
+  await page.focus("#word-certificate");
+  await page.keyboard.press("Escape");
+  assert.equal(await at(), "certificate");
+  // With Ctrl the browser opens it elsewhere: the page stays as it is.
+  assert.ok(
+    await page.$eval("a[data-word=kappa]", link => {
+      let own = false;
+      addEventListener("click", e => { own = e.defaultPrevented; e.preventDefault(); }, { once: true });
+      link.dispatchEvent(new MouseEvent("click", { ctrlKey: true, bubbles: true, cancelable: true }));
+      return !own;
+    }),
+  );
   assert.equal(await page.evaluate(() => location.hash), hash);
   await page.close();
 }

@@ -7,9 +7,11 @@ import { agrees, cells, settle, short, slide, state, text } from "./page.mjs";
 export async function presets(browser, library) {
   const page = await browser.open();
   assert.equal((await cells(page, "log")).length, 1);
+  const asked = new Set(); // the words that are links in one state or another
   const press = async key => {
     await page.click(`[data-preset=${key}]`);
     assert.equal(await page.$eval("[aria-pressed=true]", button => button.dataset.preset), key);
+    for (const word of await page.$$eval("a[data-word]", links => links.map(link => link.dataset.word))) asked.add(word);
     return { now: await agrees(page, library), words: await text(page, "words") };
   };
   const repeated = await press("repeated");
@@ -36,6 +38,9 @@ export async function presets(browser, library) {
   assert.match(await text(page, "course"), /floor: 3\.57°/);
   await press("one");
   assert.match(await text(page, "course"), /κ²ᵏ tan θ₀/);
+
+  const words = await page.$$eval("dfn", all => all.map(({ id }) => id.slice("word-".length)));
+  assert.deepEqual([...asked].sort(), words.sort(), "a word without a definition, or a definition without a link");
 
   // Back and forward go through them; the link of each, opened anew, is the same page.
   await page.goBack();
