@@ -129,6 +129,20 @@ function turnByHand() {
     });
 }
 
+function fail(text) {
+  $("failure").textContent = text;
+  $("failure").hidden = false;
+}
+async function saved(wanted) {
+  try {
+    const name = await save(wanted, course, routed);
+    $("failure").hidden = true;
+    tell(`Saved ${name}`);
+  } catch (error) {
+    fail(`mpi-${wanted.figure}.${wanted.save} could not be saved: ${error.message}`);
+  }
+}
+
 function listen() {
   const form = $("state");
   for (const [key, { name }] of Object.entries(presets)) {
@@ -166,7 +180,7 @@ function listen() {
   };
   document.addEventListener("click", e => {
     const { dataset } = e.target;
-    if (dataset?.save) tell(`Saved ${save(dataset, course, routed)}`);
+    if (dataset?.save) saved(dataset);
     if (dataset?.go) {
       go(dataset.go);
       remember();
@@ -210,8 +224,7 @@ start(Uint8Array.from(atob(wasm), c => c.charCodeAt(0)))
     draw();
     const { at } = read();
     if (at !== "row") go(at);
+    const word = $(location.hash.slice(1)); // a definition, opened in a window of its own
+    if (word?.tagName === "DFN") word.scrollIntoView({ block: "center" });
   })
-  .catch(error => {
-    $("failure").hidden = false;
-    $("failure").textContent = "The library could not be started: " + error;
-  });
+  .catch(error => fail("The library could not be started: " + error));
