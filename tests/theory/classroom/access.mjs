@@ -161,6 +161,38 @@ export async function everywhere(browser, library) {
         for (const id of ["#sphere", "#course", "#one", "#drift"])
           assert.ok((await bottom(id)) <= 600, `${id} is below the projector’s edge`);
       }
+      // The sphere: the legend in the colours of the paths, and each line and word readable on each shade and the paper.
+      const [legend, paths, faint] = await page.$eval("#sphere svg", async svg => {
+        const of = (selector, name) => [...svg.querySelectorAll(selector)].map(it => it.getAttribute(name));
+        const picture = new Image();
+        picture.src = svg.querySelector("image").getAttribute("href");
+        await picture.decode();
+        const canvas = document.createElement("canvas"),
+          pen = canvas.getContext("2d");
+        canvas.width = picture.width;
+        canvas.height = picture.height;
+        pen.drawImage(picture, 0, 0);
+        const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data,
+          shades = new Set();
+        for (let i = 0; i < pixels.length; i += 4)
+          if (pixels[i + 3] === 255) shades.add(pixels.slice(i, i + 3).join());
+        const light = rgb => {
+          const [r, g, b] = rgb.map(v => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+        };
+        const hex = color => [1, 3, 5].map(i => parseInt(color.slice(i, i + 2), 16));
+        const paper = svg.querySelector("rect[rx]")?.getAttribute("fill"),
+          under = [...shades].map(shade => shade.split(",").map(Number));
+        under.push(paper ? hex(paper) : [255, 255, 255]);
+        const strokes = new Set([...of("g[stroke]", "stroke"), ...of(".legend", "fill")]);
+        const faint = [...strokes].flatMap(stroke =>
+          under.filter(shade => light(shade) / light(hex(stroke)) < 3).map(shade => `${stroke} on ${shade}`),
+        );
+        return [of(".legend line", "stroke"), of("g[fill][stroke]", "stroke"), faint];
+      });
+      assert.deepEqual(faint, [], "not to be seen on the sphere at " + where);
+      assert.equal(legend.length, 2);
+      for (const color of legend) assert.ok(paths.includes(color), `the legend’s ${color} is on no path at ${where}`);
       await page.evaluate(browser.axe);
       const { violations, passes } = await page.evaluate(() => globalThis.axe.run());
       assert.ok(
