@@ -38,7 +38,8 @@ export function drawCourse(course, state, width) {
   ];
   if (straight) entries.push({ text: "κ²ᵏ tan θ₀, as an angle", draw: swatch(colors.third, "10 3") });
   const floors = !still && Number.isFinite(course.floor) ? [course.floor] : [];
-  if (floors.length) entries.push({ text: `floor: ${short(course.floor)}° behind v₁`, draw: swatch(colors.third, "10 3") });
+  if (floors.length)
+    entries.push({ text: `floor: ${short(course.floor)}° behind v₁`, draw: swatch(colors.third, "10 3") });
   if (!still) entries.push({ text: "stateless: one step from the start", draw: swatch(colors.soft) });
   const least = Math.min(1, ...["theta", "ascentTheta"].flatMap(name => series(name).map(({ angle }) => angle)));
   const lowest = 10 ** Math.floor(Math.log10(least)),

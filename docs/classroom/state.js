@@ -47,7 +47,9 @@ const form = () => document.getElementById("state");
 const fields = () => [...form().elements].filter(field => field.name);
 const standard = field => {
   if (field.name === "at") return parts[0]; // to write a hidden field's value is to write its default
-  return field.tagName === "SELECT" ? [...field.options].find(option => option.defaultSelected).value : field.defaultValue;
+  return field.tagName === "SELECT"
+    ? [...field.options].find(option => option.defaultSelected).value
+    : field.defaultValue;
 };
 
 // Sets one field; what it cannot hold becomes what it was made with. A slider keeps to its range by itself.

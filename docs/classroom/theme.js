@@ -75,4 +75,3 @@ export const swatch =
       "stroke-width": 3,
       ...(dash && { "stroke-dasharray": dash }),
     });
-

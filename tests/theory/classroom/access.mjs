@@ -26,7 +26,12 @@ export async function keyboard(browser, library) {
   assert.ok(![...met].some(name => name.startsWith("no outline")), "a control shows no focus");
   // Each control has one label, its own, that says more than a value; what it stands at is read from the control.
   const labels = await page.$$eval("input[type=range], select", all =>
-    all.map(it => [it.id, it.labels.length, it.labels[0]?.control === it, /[a-zσκθηt]/.test(it.labels[0]?.textContent)]),
+    all.map(it => [
+      it.id,
+      it.labels.length,
+      it.labels[0]?.control === it,
+      /[a-zσκθηt]/.test(it.labels[0]?.textContent),
+    ]),
   );
   assert.equal(labels.length, 14);
   for (const [id, count, own, words] of labels) assert.ok(count === 1 && own && words, `#${id} has no label`);
@@ -78,6 +83,7 @@ export async function keyboard(browser, library) {
     assert.equal(await at(), "kappa");
     assert.equal((await page.$$("#back")).length, 0);
   }
+  assert.equal(await page.evaluate(() => location.hash), hash);
   await page.focus("#words a[data-word=certificate]");
   await page.keyboard.press("Enter");
   await slide(page, "steps", 3);
@@ -88,12 +94,18 @@ export async function keyboard(browser, library) {
   assert.ok(
     await page.$eval("a[data-word=kappa]", link => {
       let own = false;
-      addEventListener("click", e => { own = e.defaultPrevented; e.preventDefault(); }, { once: true });
+      addEventListener(
+        "click",
+        e => {
+          own = e.defaultPrevented;
+          e.preventDefault();
+        },
+        { once: true },
+      );
       link.dispatchEvent(new MouseEvent("click", { ctrlKey: true, bubbles: true, cancelable: true }));
       return !own;
     }),
   );
-  assert.equal(await page.evaluate(() => location.hash), hash);
   await page.close();
 }
 
@@ -174,8 +186,7 @@ export async function everywhere(browser, library) {
         pen.drawImage(picture, 0, 0);
         const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data,
           shades = new Set();
-        for (let i = 0; i < pixels.length; i += 4)
-          if (pixels[i + 3] === 255) shades.add(pixels.slice(i, i + 3).join());
+        for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] === 255) shades.add(pixels.slice(i, i + 3).join());
         const light = rgb => {
           const [r, g, b] = rgb.map(v => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
           return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;

@@ -45,7 +45,8 @@ export async function router(browser, library) {
         assert.ok(shapesOf[i].has(shape), `the legend shows expert ${i + 1} otherwise than its tokens`);
       }
       const lines = await page.$$eval(`#${when} [data-mark=text] text`, all => all.map(it => it.textContent));
-      for (let i = 1; i <= experts; ++i) assert.ok(lines.includes(`±v₁ of ${i}`), `the line of expert ${i} has no name`);
+      for (let i = 1; i <= experts; ++i)
+        assert.ok(lines.includes(`±v₁ of ${i}`), `the line of expert ${i} has no name`);
       const column = when === "before" ? 1 : 2;
       (await cells(page, "loads")).forEach((line, i) => {
         assert.equal(line[column], String(load[i]));

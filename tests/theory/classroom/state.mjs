@@ -11,7 +11,8 @@ export async function presets(browser, library) {
   const press = async key => {
     await page.click(`[data-preset=${key}]`);
     assert.equal(await page.$eval("[aria-pressed=true]", button => button.dataset.preset), key);
-    for (const word of await page.$$eval("a[data-word]", links => links.map(link => link.dataset.word))) asked.add(word);
+    for (const word of await page.$$eval("a[data-word]", links => links.map(link => link.dataset.word)))
+      asked.add(word);
     return { now: await agrees(page, library), words: await text(page, "words") };
   };
   const repeated = await press("repeated");
