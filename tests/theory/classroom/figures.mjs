@@ -127,5 +127,16 @@ export async function exports(browser, library, folder) {
   routed.tokens.forEach((x, t) =>
     assert.deepEqual(tokens[t + 1].map(Number), [t, ...x, routed.before.winner[t] + 1, routed.after.winner[t] + 1]),
   );
+  await page.waitForFunction(() => document.getElementById("spoken").textContent === "Saved mpi-router.csv");
+  // What could not be saved is told, and nothing else is, until something is saved.
+  await page.evaluate(() => {
+    HTMLCanvasElement.prototype.toBlob = done => done(null);
+  });
+  await page.click("[data-save=png][data-figure=course]");
+  await page.waitForSelector("#failure:not([hidden])");
+  assert.match(await page.$eval("#failure", it => it.textContent), /^mpi-course.png could not be saved: the browser/);
+  assert.equal(await page.$eval("#spoken", it => it.textContent), "Saved mpi-router.csv");
+  await save("svg", "course");
+  await page.waitForSelector("#failure[hidden]");
   await page.close();
 }
