@@ -1,6 +1,6 @@
 // The charts, drawn by Observable Plot from the library's numbers.
 import { plot, line, dot, text, ruleX, ruleY, arrow, link } from "@observablehq/plot";
-import { legend, point, powerOfTen, shapes, short, swatch, theme } from "./theme.js";
+import { element, legend, powerOfTen, shapes, short, swatch, theme } from "./theme.js";
 
 const smallest = 1e-13; // degrees; what is left below is rounding
 // One picture with one description: the names that Plot gives its marks are no ARIA labels then.
@@ -38,7 +38,8 @@ export function drawCourse(course, state, width) {
   ];
   if (straight) entries.push({ text: "κ²ᵏ tan θ₀, as an angle", draw: swatch(colors.third, "10 3") });
   const floors = !still && Number.isFinite(course.floor) ? [course.floor] : [];
-  if (floors.length) entries.push({ text: "floor κ²δ/(1 − κ²)", draw: swatch(colors.third, "10 3") });
+  if (floors.length)
+    entries.push({ text: `floor: ${short(course.floor)}° behind v₁`, draw: swatch(colors.third, "10 3") });
   if (!still) entries.push({ text: "stateless: one step from the start", draw: swatch(colors.soft) });
   const least = Math.min(1, ...["theta", "ascentTheta"].flatMap(name => series(name).map(({ angle }) => angle)));
   const lowest = 10 ** Math.floor(Math.log10(least)),
@@ -90,6 +91,14 @@ export function drawCourse(course, state, width) {
   );
 }
 
+const named = colors => ({
+  fill: colors.ink,
+  stroke: colors.paper,
+  strokeWidth: 4,
+  fontWeight: 700,
+  fontSize: 15,
+});
+
 // A plane with equal axes around the origin.
 function plane(size, reach, colors, marks, labels = {}) {
   const axis = label => ({ domain: [-reach, reach], label, ticks: 5 });
@@ -107,11 +116,18 @@ function plane(size, reach, colors, marks, labels = {}) {
   });
 }
 
+// Beside the head of an arrow: `turn` is 1 on its left, −1 on its right.
+const beside = ([x, y], turn) => {
+  const length = Math.hypot(x, y) || 1;
+  return [x - (0.13 * turn * y) / length, y + (0.13 * turn * x) / length];
+};
+
 // A on the unit circle: the circle of v₁ and v₂, its image, and the row with its own.
 export function drawEllipse({ points, row, image: mapped }, moment, state, width) {
   const colors = theme(),
     size = Math.min(width, 420);
-  const [s1, s2] = [1, state.s2];
+  const [s1, s2] = [1, state.s2],
+    outwards = row[0] * row[1] < 0 ? -1 : 1; // the row is farther from v₁ than its image is
   const svg = plane(size, 1.25, colors, [
     line(points, { x: p => p[0], y: p => p[1], stroke: colors.soft, strokeDasharray: "4 3", strokeWidth: 2 }),
     line(points, { x: p => p[2], y: p => p[3], stroke: colors.third, strokeWidth: 3 }),
@@ -136,8 +152,10 @@ export function drawEllipse({ points, row, image: mapped }, moment, state, width
       [
         [1.14, 0, "v₁"],
         [0, 1.14, "v₂"],
+        [...beside(row, outwards), "r̂"],
+        [...beside(mapped, -outwards), "A r̂"],
       ],
-      { x: p => p[0], y: p => p[1], text: p => p[2], fill: colors.ink, fontWeight: 600, fontSize: 15 },
+      { x: p => p[0], y: p => p[1], text: p => p[2], ...named(colors) },
     ),
   ]);
   legend(
@@ -155,6 +173,32 @@ export function drawEllipse({ points, row, image: mapped }, moment, state, width
     `A maps the unit circle of v₁ and v₂ to an ellipse with half axes 1 and ${state.s2}. The row has ` +
       `${short(Math.abs(row[0]))} along v₁; the length of its image is ${short(moment.lambda)}.`,
   );
+}
+
+// Where on its line each expert’s ±v₁ is named: as far as can be from the other names.
+function lineNames(experts, reach) {
+  const taken = experts.map(({ row }) => row.map(x => 1.14 * x));
+  return experts.map(e => {
+    const farthest = Math.max(...e.v.map(Math.abs));
+    const free = at => Math.min(...taken.map(other => Math.hypot(at[0] - other[0], 2 * (at[1] - other[1]))));
+    const [at] = [0.86, -0.86, 0.72, -0.72, 0.58, -0.58]
+      .map(part => e.v.map(x => (part * reach * x) / farthest))
+      .sort((a, b) => free(b) - free(a));
+    taken.push(at);
+    return { e, at };
+  });
+}
+
+// The symbols of the experts with their numbers, three a line, for the legend.
+function symbolEntries(experts) {
+  const drawn = plot({ marks: [dot(shapes, { x: 0, y: 0, r: 4.5, symbol: shape => shape, sort: null })] });
+  const outlines = [...drawn.querySelectorAll("[aria-label=dot] path")].map(path => path.getAttribute("d"));
+  const entry = ({ i, color }, x, y) => [
+    element("path", { d: outlines[i], fill: color, transform: `translate(${x},${y})`, "data-expert": i + 1 }),
+    element("text", { x: x + 12, y, dy: "0.35em" }, `expert ${i + 1}`),
+  ];
+  const lines = experts.length > 3 ? [experts.slice(0, 3), experts.slice(3)] : [experts];
+  return lines.map(some => ({ draw: (x, y) => element("g", {}, ...some.flatMap((e, j) => entry(e, x + 80 * j, y))) }));
 }
 
 // Tokens in the colour and shape of the expert that wins; rows as arrows, ±v₁ of each expert as a line.
@@ -214,11 +258,15 @@ export function drawRouter({ tokens, principal }, { rows, winner, load }, when, 
         x: e => 1.14 * e.row[0],
         y: e => 1.14 * e.row[1],
         text: e => `r${when === "after" ? "′" : ""}${"₁₂₃₄₅₆"[e.i]}`,
-        fill: colors.ink,
-        stroke: colors.paper,
-        strokeWidth: 4,
-        fontWeight: 700,
-        fontSize: 15,
+        ...named(colors),
+      }),
+      text(lineNames(experts, reach), {
+        x: d => d.at[0],
+        y: d => d.at[1],
+        text: d => `±v₁ of ${d.e.i + 1}`,
+        ...named(colors),
+        fill: d => d.e.color,
+        fontSize: 13,
       }),
     ],
     { x: "first coordinate of the token", y: "second" },
@@ -228,8 +276,9 @@ export function drawRouter({ tokens, principal }, { rows, winner, load }, when, 
     svg,
     [
       { text: `row ${when === "after" ? "r′" : "r"} of expert 1, 2, …`, draw: swatch(experts[0].color) },
-      { text: "±v₁ of the expert of this colour", draw: swatch(experts[0].color, "5 4") },
-      { text: "tokens: colour and shape of the winner", draw: point(experts[0].color) },
+      { text: "±v₁ of expert 1, 2, …", draw: swatch(experts[0].color, "5 4") },
+      { text: "tokens, in the colour and shape of the winner:" },
+      ...symbolEntries(experts),
     ],
     { color: colors.ink },
   );

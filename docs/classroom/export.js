@@ -44,7 +44,9 @@ export async function savePng(name, svg, title, words) {
   canvas.width = 1600;
   canvas.height = Math.round(height * scale);
   canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-  save(name + ".png", await new Promise(done => canvas.toBlob(done, "image/png")));
+  const made = await new Promise(done => canvas.toBlob(done, "image/png"));
+  if (!made) throw new Error("the browser made no picture of it");
+  save(name + ".png", made);
 }
 
 // rows: arrays of numbers under their names.

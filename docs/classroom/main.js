@@ -84,11 +84,28 @@ function go(part) {
   $("part-" + part).scrollIntoView();
   $("part-" + part).focus({ preventScroll: true });
 }
-function define(word) {
+
+// A word’s definition, with a way back to where it was asked for: a button beside it, or Escape.
+let origin = null;
+function define(word, from) {
   const definition = $("word-" + word);
+  if (!origin || !from.closest("#part-words")) origin = from;
+  $("back")?.remove();
+  const back = document.createElement("button");
+  Object.assign(back, { type: "button", id: "back", textContent: "Back to the text", onclick: goBack });
+  (definition.closest("dd") ?? definition.closest("dt").nextElementSibling).append(" ", back);
   definition.tabIndex = -1;
   definition.scrollIntoView({ block: "center" });
   definition.focus({ preventScroll: true });
+}
+function goBack() {
+  if (!origin) return;
+  // Words that were drawn anew since then have new links.
+  const link = origin.isConnected ? origin : document.querySelector(`a[data-word="${origin.dataset.word}"]`);
+  origin = null;
+  $("back")?.remove();
+  link?.scrollIntoView({ block: "center" });
+  link?.focus({ preventScroll: true });
 }
 
 function turnByHand() {
@@ -110,6 +127,20 @@ function turnByHand() {
       if (from) remember();
       from = null;
     });
+}
+
+function fail(text) {
+  $("failure").textContent = text;
+  $("failure").hidden = false;
+}
+async function saved(wanted) {
+  try {
+    const name = await save(wanted, course, routed);
+    $("failure").hidden = true;
+    tell(`Saved ${name}`);
+  } catch (error) {
+    fail(`mpi-${wanted.figure}.${wanted.save} could not be saved: ${error.message}`);
+  }
 }
 
 function listen() {
@@ -149,22 +180,28 @@ function listen() {
   };
   document.addEventListener("click", e => {
     const { dataset } = e.target;
-    if (dataset?.save) tell(`Saved ${save(dataset, course, routed)}`);
+    if (dataset?.save) saved(dataset);
     if (dataset?.go) {
       go(dataset.go);
       remember();
     }
-    if (dataset?.word) {
+    if (dataset?.word && !e.ctrlKey && !e.metaKey && !e.shiftKey) {
       e.preventDefault();
-      define(dataset.word);
+      define(dataset.word, e.target);
     }
+  });
+  document.addEventListener("keydown", e => {
+    if (e.key === "Escape" && document.activeElement.closest("#part-words")) goBack();
   });
   for (const word of document.querySelectorAll("a[data-word]")) word.href = "#word-" + word.dataset.word;
   const follow = () => {
     if (location.hash === link()) return;
     stop();
+    const was = read().at;
     restore(told());
     draw();
+    const { at } = read();
+    if (at !== was) go(at);
     tell(spoken(read(), course));
   };
   for (const kind of ["popstate", "hashchange"]) addEventListener(kind, follow);
@@ -186,9 +223,8 @@ start(Uint8Array.from(atob(wasm), c => c.charCodeAt(0)))
     restore(told());
     draw();
     const { at } = read();
-    if (at !== "row" && $("part-" + at)) go(at);
+    if (at !== "row") go(at);
+    const word = $(location.hash.slice(1)); // a definition, opened in a window of its own
+    if (word?.tagName === "DFN") word.scrollIntoView({ block: "center" });
   })
-  .catch(error => {
-    $("failure").hidden = false;
-    $("failure").textContent = "The library could not be started: " + error;
-  });
+  .catch(error => fail("The library could not be started: " + error));

@@ -31,6 +31,31 @@ function table(course) {
   }
 }
 
+// A text in which the words that are defined below are links, each the first time.
+const defined = {
+  certificate: /certificate/i,
+  cycle: /two-cycle/,
+  exact: /exact arithmetic/,
+  floor: /floor/,
+  maxvio: /MaxVio/,
+  rounding: /rounding/,
+  stateless: /stateless/i,
+  t: /Oja’s rule/,
+  trace: /tr M/,
+};
+function linked(text, left = Object.entries(defined)) {
+  const found = left
+    .map(([word, pattern]) => ({ word, at: text.search(pattern), of: text.match(pattern)?.[0] }))
+    .filter(({ at }) => at >= 0)
+    .sort((a, b) => a.at - b.at)[0];
+  if (!found) return [text];
+  const link = document.createElement("a");
+  Object.assign(link, { href: "#word-" + found.word, textContent: found.of });
+  link.dataset.word = found.word;
+  const rest = left.filter(([word]) => word !== found.word);
+  return [text.slice(0, found.at), link, ...linked(text.slice(found.at + found.of.length), rest)];
+}
+
 export function drawRow(library, state) {
   const course = library.course(state, state.steps);
   const last = course.moments.length - 1,
@@ -43,7 +68,7 @@ export function drawRow(library, state) {
   $("words").replaceChildren(
     ...paragraphs.map(text => {
       const p = document.createElement("p");
-      p.textContent = text;
+      p.append(...linked(text));
       return p;
     }),
   );
@@ -62,20 +87,22 @@ export function drawRouting(library, state) {
       line.insertCell().textContent = text;
   });
   const percent = x => (100 * x).toFixed(0) + " %";
-  $("routed").textContent =
+  const words =
     `MaxVio ${routed.before.maxViolation.toFixed(2)} before, ${routed.after.maxViolation.toFixed(2)} after. ` +
     `Tokens that go to the expert with the largest ‖A x‖ for them: ${percent(routed.before.agreement)} before, ` +
     `${percent(routed.after.agreement)} after. A row tells v₁ from −v₁, which ‖A x‖ does not.`;
+  $("routed").replaceChildren(...linked(words));
   return routed;
 }
 
 export function label(state) {
+  const gap = `, gap ${(1 - state.s2).toFixed(2)}`;
   for (const input of document.querySelectorAll("input[type=range]")) {
-    const { unit = "", spoken: inWords = unit } = input.dataset;
-    document.querySelector(`output[for=${input.id}]`).textContent = input.value + (unit === "°" ? unit : "");
-    input.setAttribute("aria-valuetext", input.value + inWords);
+    const { unit = "", spoken: inWords = unit } = input.dataset,
+      more = input.id === "s2" ? gap : "";
+    document.querySelector(`[data-of=${input.id}]`).textContent = input.value + (unit === "°" ? unit : "") + more;
+    input.setAttribute("aria-valuetext", input.value + inWords + more);
   }
-  document.querySelector("output[for=s2]").textContent = `${state.s2}, gap ${(1 - state.s2).toFixed(2)}`;
   const chosen = current();
   for (const button of $("presets").children) button.setAttribute("aria-pressed", button.dataset.preset === chosen);
 }

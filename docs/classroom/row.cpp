@@ -50,7 +50,7 @@ struct moment {
 struct outlook {
   double power_rate;   ///< by which tan θ shrinks a power step near v₁, κ²
   double ascent_rate;  ///< the same of the ascent, max |1 − t(1 − σᵢ²/σ₁²)|
-  double floor;        ///< κ²δ/(1 − κ²)
+  double floor;        ///< degrees by which a row that is written back stays behind v₁; NaN: it cannot follow
   double ending;       ///< 0: goes on, 1: a row has no step, 2: both rows stay, 3: the ascent has two ends
 };
 
@@ -178,6 +178,16 @@ bool stays(const vector& now, const vector& before, double theta) {
   return now == before || theta * degree < 1e-15;
 }
 
+/// The smaller root e of tan e = κ² tan(e + δ): a step takes a row that is e behind v₁ there again. For a
+/// small δ about κ²δ/(1 − κ²); none, hence NaN, where tan δ > (1 − κ²)/(2κ).
+double drift_floor(double kappa_squared) {
+  const double fall = 1 - kappa_squared;
+  const double turn = std::tan(chosen.drift * degree);
+  const double root = fall * fall - 4 * kappa_squared * turn * turn;
+  if (fall <= 0 || root < 0) return std::numeric_limits<double>::quiet_NaN();
+  return std::atan(2 * kappa_squared * turn / (fall + std::sqrt(root))) / degree;
+}
+
 /// Why there is nothing more to see after step k, if so.
 double ending(int k) {
   const moment& now = moments[static_cast<std::size_t>(k)];
@@ -213,7 +223,7 @@ int course(int steps) {
     const double fall = 1 - first.sigma[i] * first.sigma[i];
     ahead.ascent_rate = std::max(ahead.ascent_rate, std::abs(1 - chosen.t * fall));
   }
-  ahead.floor = kappa_squared * chosen.drift / (1 - kappa_squared);
+  ahead.floor = drift_floor(kappa_squared);
 
   vector row = start();
   vector ascent = row;

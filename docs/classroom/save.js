@@ -63,8 +63,8 @@ function saveNumbers(figure, name, course, routed) {
     ]),
   );
 }
-// Saves a figure or its numbers; returns the name of the file.
-export function save({ save: kind, figure }, course, routed) {
+// Hands a figure or its numbers to the browser to save; resolves to the name of the file.
+export async function save({ save: kind, figure }, course, routed) {
   const name = "mpi-" + figure;
   const state = read();
   if (kind === "csv") {
@@ -75,7 +75,7 @@ export function save({ save: kind, figure }, course, routed) {
         ? `${state.experts} experts, seed ${state.seed}, ${state.msteps} power steps. ${link()}`
         : parameters(state, course);
     const write = kind === "svg" ? saveSvg : savePng;
-    write(name, document.querySelector(`#${figure} svg`), titles[figure], of);
+    await write(name, document.querySelector(`#${figure} svg`), titles[figure], of);
   }
   return `${name}.${kind}`;
 }

@@ -4,7 +4,8 @@ import { element, legend, light, short, swatch, theme } from "./theme.js";
 const size = 400,
   centre = 200,
   radius = 160,
-  pixels = 240;
+  pixels = 240,
+  plate = "#f4f2ea";
 
 // Right, up and towards the eye, in the coordinates of v₁ (up), v₂, v₃.
 export function cameraOf({ turn, tilt }) {
@@ -32,7 +33,7 @@ function shades(library, k, camera, key) {
   library.shade(k, camera, pixels).forEach((rho, i) => {
     if (Number.isNaN(rho)) return;
     const band = Math.floor(rho * 12) / 12;
-    image.data.set([251 - 130 * band, 248 - 88 * band, 238 - 28 * band, 255], 4 * i);
+    image.data.set([251 - 80 * band, 248 - 55 * band, 238 - 18 * band, 255], 4 * i);
   });
   pen.putImageData(image, 0, 0);
   shaded = { key, url: canvas.toDataURL() };
@@ -138,7 +139,7 @@ function names(moment, camera) {
                 "font-weight": 600,
                 // A halo, for a name may lie across the edge of the sphere, on dark paper too.
                 fill: light.ink,
-                stroke: "#f4f2ea",
+                stroke: plate,
                 "stroke-width": 4,
                 "stroke-linejoin": "round",
                 "paint-order": "stroke",
@@ -180,7 +181,7 @@ export function drawSphere(library, state, course) {
       height: 2 * radius,
       href: shades(library, k, camera, key),
     }),
-    element("circle", { cx: centre, cy: centre, r: radius, fill: "none", stroke: colors.soft, "stroke-width": 2 }),
+    element("circle", { cx: centre, cy: centre, r: radius, fill: "none", stroke: light.soft, "stroke-width": 2 }),
     line(now.second, camera, { color: light.soft, width: 1, reach: 1.08 }),
     line(now.principal, camera, { color: light.ink, width: 2.5, reach: 1.1 }),
     line(now.ascent, camera, { color: light.ascent, width: 1, reach: 1 }),
@@ -200,10 +201,15 @@ export function drawSphere(library, state, course) {
   legend(
     svg,
     [
-      { text: "power step (MPI)", draw: swatch(colors.power) },
-      { text: `ascent, η = ${state.t}/${state.fixed ? "σ₁²" : "ρ"}`, draw: swatch(colors.ascent, "6 4") },
+      { text: "power step (MPI)", draw: swatch(light.power) },
+      { text: `ascent, η = ${state.t}/${state.fixed ? "σ₁²" : "ρ"}`, draw: swatch(light.ascent, "6 4") },
     ],
-    { color: colors.ink, below: true, size: 16 },
+    { color: light.ink, below: true, size: 16 },
   );
+  if (colors !== light) {
+    // The shades are light, and so are what lies under the lines that leave the sphere, and the legend.
+    const [x, y, width, height] = svg.getAttribute("viewBox").split(" ");
+    svg.prepend(element("rect", { x, y, width, height, rx: 8, fill: plate }));
+  }
   return svg;
 }

@@ -36,19 +36,26 @@ export const presets = {
     name: "Drift",
     set: { s2: 0.8, theta: 20, phi: 150, drift: 2, steps: 40 },
     see:
-      "The weights change: v₁ turns by δ before every step. A row that is written back follows at an angle of " +
-      "κ²δ/(1 − κ²). One step from the stored row, as the paper’s router takes it, falls behind where nothing trains the row.",
+      "The weights change: v₁ turns by δ before every step. A row that is written back follows at an angle, " +
+      "the floor. Stateless, one step from the stored row, as the paper’s router takes it, falls behind where nothing trains the row.",
   },
 };
 
+const parts = ["row", "ellipse", "router", "words"]; // where the page may be open: the field `at`
+
 const form = () => document.getElementById("state");
 const fields = () => [...form().elements].filter(field => field.name);
-const standard = field =>
-  field.tagName === "SELECT" ? [...field.options].find(option => option.defaultSelected).value : field.defaultValue;
+const standard = field => {
+  if (field.name === "at") return parts[0]; // to write a hidden field's value is to write its default
+  return field.tagName === "SELECT"
+    ? [...field.options].find(option => option.defaultSelected).value
+    : field.defaultValue;
+};
 
 // Sets one field; what it cannot hold becomes what it was made with. A slider keeps to its range by itself.
 function put(field, value) {
   if (field.type === "range" && (value === "" || !Number.isFinite(Number(value)))) value = standard(field);
+  if (field.name === "at" && !parts.includes(value)) value = standard(field);
   field.value = value;
   if (field.tagName === "SELECT" && field.selectedIndex < 0) field.value = standard(field);
 }

@@ -46,7 +46,8 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-// A legend in the figure itself, so that it is in what is saved: above it, or below. entries: [{ text, draw(x, y) → element }]
+// A legend in the figure itself, so that it is in what is saved: above it, or below. entries:
+// [{ text, draw(x, y) → element }], either of which may be left out.
 export function legend(svg, entries, { color, below = false, size = 13 }) {
   const [x, y, width, height] = svg.getAttribute("viewBox").split(/[ ,]+/).map(Number);
   const gap = 1.4 * size,
@@ -54,7 +55,9 @@ export function legend(svg, entries, { color, below = false, size = 13 }) {
     first = (below ? y + height : y - more) + gap / 2 + 4;
   const group = element("g", { class: "legend", "font-size": size, fill: color, "text-anchor": "start" });
   entries.forEach(({ text, draw }, i) => {
-    group.append(draw(x + 14, first + i * gap), element("text", { x: x + 30, y: first + i * gap, dy: "0.35em" }, text));
+    const at = first + i * gap;
+    if (draw) group.append(draw(x + 14, at));
+    if (text) group.append(element("text", { x: x + (draw ? 30 : 4), y: at, dy: "0.35em" }, text));
   });
   svg.append(group);
   svg.setAttribute("viewBox", `${x} ${below ? y : y - more} ${width} ${height + more}`);
@@ -72,4 +75,3 @@ export const swatch =
       "stroke-width": 3,
       ...(dash && { "stroke-dasharray": dash }),
     });
-export const point = color => (x, y) => element("circle", { cx: x, cy: y, r: 4, fill: color });

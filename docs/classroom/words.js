@@ -21,11 +21,16 @@ export function ending(course, steps) {
 
 function powerWords(state, course) {
   if (state.s2 === 1) return "σ₂ = σ₁: there is no one direction to find.";
-  if (state.theta === 90 && !state.turned)
+  // A drift turns v₁ within its plane with v₂: only a row along v₃ stays orthogonal.
+  const stays = !state.drift || state.phi % 180 === 90;
+  if (state.theta === 90 && !state.turned && stays)
     return "The row is orthogonal to v₁ and so is its image: no step leaves that plane.";
   if (state.drift)
-    return `Written back, the row follows v₁ at κ²δ/(1 − κ²) = ${short(course.floor)}°, once the start is forgotten.`;
-  return `Power step: near v₁ it multiplies tan θ by κ² = ${course.powerRate.toFixed(3)}.`;
+    return Number.isFinite(course.floor)
+      ? `Written back, the row follows v₁; once the start is forgotten it is ${short(course.floor)}° behind, the floor.`
+      : "v₁ turns faster than a row can follow: tan δ > (1 − κ²)/(2κ).";
+  if (state.theta === 0) return "The row is v₁, and stays.";
+  return `Power step: in the end it multiplies tan θ by κ² = ${course.powerRate.toFixed(3)}, where the row has a part along v₂.`;
 }
 
 function ascentWords(state, course) {
@@ -34,9 +39,13 @@ function ascentWords(state, course) {
     return `Ascent with η = 1/ρ: the same step. The two rows are ${short(apart)}° apart.`;
   const kind = state.t < 0.2 ? "Ascent, nearly Oja’s rule: " : "Ascent: ";
   if (state.s2 === 1 || state.drift) return `${kind}its row is ${short(apart)}° from that of the power step.`;
-  return course.ascentRate >= 1
-    ? `${kind}too long a step (|1 − t(1 − σᵢ²/σ₁²)| is ${course.ascentRate.toFixed(3)} for one i): v₁ is not where it ends.`
-    : `${kind}near v₁ it multiplies tan θ by ${course.ascentRate.toFixed(3)}.`;
+  const rate = course.ascentRate.toFixed(3);
+  if (course.ascentRate > 1 + 1e-12)
+    return (
+      `${kind}too long a step (|1 − t(1 − σᵢ²/σ₁²)| is ${rate} for one i): v₁ repels all rows but ` +
+      "those without a part along such a vᵢ."
+    );
+  return `${kind}near v₁ it multiplies tan θ by at most ${rate}.`;
 }
 
 function certificateWords({ bound, traceBound }) {
@@ -50,7 +59,7 @@ export function outlook(state, course, preset) {
   const over = ending(course, state.steps),
     now = course.moments.at(-1);
   return [
-    preset && state.steps >= 0 ? preset.see : "",
+    preset ? preset.see : "",
     `${powerWords(state, course)} ${ascentWords(state, course)}`,
     certificateWords(now) + (over ? ` Ended: ${over}.` : ""),
   ].filter(Boolean);

@@ -1,6 +1,6 @@
 // The page by keyboard and touch, for a screen reader, on a projector and on a telephone, light and dark.
 import assert from "node:assert/strict";
-import { agrees, settle, short, state, text } from "./page.mjs";
+import { agrees, settle, short, slide, state, text } from "./page.mjs";
 
 export async function keyboard(browser, library) {
   const page = await browser.open();
@@ -24,9 +24,26 @@ export async function keyboard(browser, library) {
   met.delete("");
   assert.equal(met.size, wanted, "not all controls are met by Tab");
   assert.ok(![...met].some(name => name.startsWith("no outline")), "a control shows no focus");
+  // Each control has one label, its own, that says more than a value; what it stands at is read from the control.
+  const labels = await page.$$eval("input[type=range], select", all =>
+    all.map(it => [
+      it.id,
+      it.labels.length,
+      it.labels[0]?.control === it,
+      /[a-zσκθηt]/.test(it.labels[0]?.textContent),
+    ]),
+  );
+  assert.equal(labels.length, 14);
+  for (const [id, count, own, words] of labels) assert.ok(count === 1 && own && words, `#${id} has no label`);
+  const { nodes } = await (await page.createCDPSession()).send("Accessibility.getFullAXTree");
+  const names = nodes.filter(({ role }) => role?.value === "slider").map(({ name }) => name?.value ?? "");
+  assert.equal(names.length, 12);
+  assert.ok(names.includes("drift δ a step") && names.includes("power steps"), names.join(", "));
+  assert.equal(new Set(names).size, 12, names.join(", "));
   await page.focus("#s2");
   await page.keyboard.press("ArrowRight");
   assert.equal((await state(page)).s2, "0.76");
+  assert.equal(await page.$eval("#s2", input => input.getAttribute("aria-valuetext")), "0.76, gap 0.24");
   await page.focus("#theta");
   await page.keyboard.press("ArrowLeft");
   assert.equal(await page.$eval("#theta", input => input.getAttribute("aria-valuetext")), "82 degrees");
@@ -49,7 +66,46 @@ export async function keyboard(browser, library) {
     const [name, focused] = await word.evaluate(link => [link.dataset.word, document.activeElement.id]);
     assert.equal(focused, "word-" + name);
   }
+  // And back, by Escape and by the button, to the link; through a definition’s own links too, and a text drawn anew.
+  const at = () => page.evaluate(() => document.activeElement.dataset.word ?? document.activeElement.id);
+  await page.focus("#part-row a[data-word=kappa]");
+  for (const back of ["Escape", "button"]) {
+    await page.keyboard.press("Enter");
+    assert.equal(await at(), "word-kappa");
+    await page.focus("#part-words a[data-word=gradient]");
+    await page.keyboard.press("Enter");
+    assert.equal(await at(), "word-gradient");
+    if (back === "button") {
+      await page.keyboard.press("Tab");
+      assert.equal(await at(), "back");
+    }
+    await page.keyboard.press(back === "button" ? "Enter" : back);
+    assert.equal(await at(), "kappa");
+    assert.equal((await page.$$("#back")).length, 0);
+  }
   assert.equal(await page.evaluate(() => location.hash), hash);
+  await page.focus("#words a[data-word=certificate]");
+  await page.keyboard.press("Enter");
+  await slide(page, "steps", 3);
+  await page.focus("#word-certificate");
+  await page.keyboard.press("Escape");
+  assert.equal(await at(), "certificate");
+  // With Ctrl the browser opens it elsewhere: the page stays as it is.
+  assert.ok(
+    await page.$eval("a[data-word=kappa]", link => {
+      let own = false;
+      addEventListener(
+        "click",
+        e => {
+          own = e.defaultPrevented;
+          e.preventDefault();
+        },
+        { once: true },
+      );
+      link.dispatchEvent(new MouseEvent("click", { ctrlKey: true, bubbles: true, cancelable: true }));
+      return !own;
+    }),
+  );
   await page.close();
 }
 
@@ -117,6 +173,37 @@ export async function everywhere(browser, library) {
         for (const id of ["#sphere", "#course", "#one", "#drift"])
           assert.ok((await bottom(id)) <= 600, `${id} is below the projector’s edge`);
       }
+      // The sphere: the legend in the colours of the paths, and each line and word readable on each shade and the paper.
+      const [legend, paths, faint] = await page.$eval("#sphere svg", async svg => {
+        const of = (selector, name) => [...svg.querySelectorAll(selector)].map(it => it.getAttribute(name));
+        const picture = new Image();
+        picture.src = svg.querySelector("image").getAttribute("href");
+        await picture.decode();
+        const canvas = document.createElement("canvas"),
+          pen = canvas.getContext("2d");
+        canvas.width = picture.width;
+        canvas.height = picture.height;
+        pen.drawImage(picture, 0, 0);
+        const pixels = pen.getImageData(0, 0, canvas.width, canvas.height).data,
+          shades = new Set();
+        for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] === 255) shades.add(pixels.slice(i, i + 3).join());
+        const light = rgb => {
+          const [r, g, b] = rgb.map(v => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+        };
+        const hex = color => [1, 3, 5].map(i => parseInt(color.slice(i, i + 2), 16));
+        const paper = svg.querySelector("rect[rx]")?.getAttribute("fill"),
+          under = [...shades].map(shade => shade.split(",").map(Number));
+        under.push(paper ? hex(paper) : [255, 255, 255]);
+        const strokes = new Set([...of("g[stroke]", "stroke"), ...of(".legend", "fill")]);
+        const faint = [...strokes].flatMap(stroke =>
+          under.filter(shade => light(shade) / light(hex(stroke)) < 3).map(shade => `${stroke} on ${shade}`),
+        );
+        return [of(".legend line", "stroke"), of("g[fill][stroke]", "stroke"), faint];
+      });
+      assert.deepEqual(faint, [], "not to be seen on the sphere at " + where);
+      assert.equal(legend.length, 2);
+      for (const color of legend) assert.ok(paths.includes(color), `the legend’s ${color} is on no path at ${where}`);
       await page.evaluate(browser.axe);
       const { violations, passes } = await page.evaluate(() => globalThis.axe.run());
       assert.ok(

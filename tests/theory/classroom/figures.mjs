@@ -35,6 +35,18 @@ export async function router(browser, library) {
         (shapesOf[winner] ??= new Set()).add(shape);
       });
       assert.equal(new Set(colors.values()).size, colors.size, "two experts of one colour");
+      const told = await page.$$eval(`#${when} [data-expert]`, all =>
+        all.map(it => [it.dataset.expert - 1, it.getAttribute("fill"), it.getAttribute("d").replace(/[\d.e-]+/g, "")]),
+      );
+      assert.equal(told.length, experts, "the legend has not all experts");
+      for (const [i, fill, shape] of told) {
+        if (!colors.has(i)) continue; // an expert without tokens
+        assert.equal(fill, colors.get(i));
+        assert.ok(shapesOf[i].has(shape), `the legend shows expert ${i + 1} otherwise than its tokens`);
+      }
+      const lines = await page.$$eval(`#${when} [data-mark=text] text`, all => all.map(it => it.textContent));
+      for (let i = 1; i <= experts; ++i)
+        assert.ok(lines.includes(`±v₁ of ${i}`), `the line of expert ${i} has no name`);
       const column = when === "before" ? 1 : 2;
       (await cells(page, "loads")).forEach((line, i) => {
         assert.equal(line[column], String(load[i]));
@@ -44,6 +56,9 @@ export async function router(browser, library) {
     }
   }
   Object.values(shapesOf).forEach(shapes => assert.equal(shapes.size, 1));
+  const kinds = new Set(Object.values(shapesOf).map(shapes => [...shapes][0]));
+  assert.equal(kinds.size, Object.keys(shapesOf).length, "two experts of one shape");
+  assert.equal(kinds.size, 6);
   await page.close();
 }
 
@@ -112,5 +127,16 @@ export async function exports(browser, library, folder) {
   routed.tokens.forEach((x, t) =>
     assert.deepEqual(tokens[t + 1].map(Number), [t, ...x, routed.before.winner[t] + 1, routed.after.winner[t] + 1]),
   );
+  await page.waitForFunction(() => document.getElementById("spoken").textContent === "Saved mpi-router.csv");
+  // What could not be saved is told, and nothing else is, until something is saved.
+  await page.evaluate(() => {
+    HTMLCanvasElement.prototype.toBlob = done => done(null);
+  });
+  await page.click("[data-save=png][data-figure=course]");
+  await page.waitForSelector("#failure:not([hidden])");
+  assert.match(await page.$eval("#failure", it => it.textContent), /^mpi-course.png could not be saved: the browser/);
+  assert.equal(await page.$eval("#spoken", it => it.textContent), "Saved mpi-router.csv");
+  await save("svg", "course");
+  await page.waitForSelector("#failure[hidden]");
   await page.close();
 }

@@ -122,15 +122,16 @@ const [a, b, c] = long.moments.slice(-3).map(({ ascent }) => ascent);
 near(Math.abs(dot(a, c)), 1);
 assert.ok(Math.abs(dot(a, b)) < 0.95);
 
-// Drift: the angle that stays behind is about κ²δ/(1 − κ²), and the stored row falls behind.
+// Drift: a step gives the angle that stays behind again, the stored row falls behind, and too fast a drift leaves none.
 for (const [s2, drift] of [
   [0.8, 1],
   [0.5, 2],
   [0.8, 3],
 ]) {
   const { moments, floor, ending } = run({ s2, drift, theta: 60, phi: 30 }, 60);
-  near(floor, (s2 ** 2 * drift) / (1 - s2 ** 2));
-  near(moments.at(-1).theta, floor, 0.02 * floor);
+  near(Math.tan(floor * degree), s2 ** 2 * Math.tan((floor + drift) * degree));
+  near(floor, (s2 ** 2 * drift) / (1 - s2 ** 2), 0.02 * floor);
+  near(moments.at(-1).theta, floor, 1e-6);
   moments.forEach(({ stateless, principal, second }, k) => {
     // M of now on the row of the start
     near(Math.abs(dot(principal, [Math.cos(k * drift * degree), Math.sin(k * drift * degree), 0])), 1);
@@ -141,6 +142,22 @@ for (const [s2, drift] of [
   assert.equal(ending, 0);
   assert.ok(moments.every(({ theta, bound }) => theta <= bound));
 }
+
+for (const [s2, followed, lost] of [
+  [0.8, 12.5, 13], // tan δ = (1 − κ²)/(2κ) at 12.7°, 6.0° and 0.58°
+  [0.9, 5.5, 6.5],
+  [0.99, 0.5, 1],
+]) {
+  const { moments, floor } = run({ s2, drift: followed, theta: 60, phi: 30 }, 400);
+  near(Math.tan(floor * degree), s2 ** 2 * Math.tan((floor + followed) * degree));
+  near(moments.at(-1).theta, floor, 0.03 * floor);
+  const fast = run({ s2, drift: lost, theta: 60, phi: 30 }, 400);
+  assert.ok(Number.isNaN(fast.floor), `a floor of ${fast.floor}`);
+  const late = fast.moments.slice(200).map(({ theta }) => theta);
+  assert.ok(Math.max(...late) - Math.min(...late) > 60);
+}
+assert.equal(run({ s2: 0, drift: 5, theta: 60 }, 3).floor, 0);
+assert.ok(Number.isNaN(run({ s2: 1, drift: 5 }, 3).floor));
 
 // The ellipse, and the shades.
 for (const changes of [{}, { turned: 1 }, { drift: 4 }]) {

@@ -7,9 +7,12 @@ import { agrees, cells, settle, short, slide, state, text } from "./page.mjs";
 export async function presets(browser, library) {
   const page = await browser.open();
   assert.equal((await cells(page, "log")).length, 1);
+  const asked = new Set(); // the words that are links in one state or another
   const press = async key => {
     await page.click(`[data-preset=${key}]`);
     assert.equal(await page.$eval("[aria-pressed=true]", button => button.dataset.preset), key);
+    for (const word of await page.$$eval("a[data-word]", links => links.map(link => link.dataset.word)))
+      asked.add(word);
     return { now: await agrees(page, library), words: await text(page, "words") };
   };
   const repeated = await press("repeated");
@@ -25,18 +28,20 @@ export async function presets(browser, library) {
   assert.ok(long.now.theta < 1e-9 && long.now.ascentTheta > 5);
   assert.match(long.words, /too long a step.*Ended: the ascent is in a two-cycle/s);
   const drift = await press("drift");
-  const floor = (0.64 * 2) / 0.36;
-  assert.ok(Math.abs(drift.now.theta - floor) < 0.1, `${drift.now.theta}, not ${floor}`);
-  assert.match(drift.words, /3\.56°/);
+  assert.ok(Math.abs(drift.now.theta - 3.574) < 0.01, `${drift.now.theta}, not 3.574`);
+  assert.match(drift.words, /3\.57° behind, the floor/);
   assert.ok(
     drift.words.includes(
       `at most ${short(drift.now.bound)}°; without knowing σ₂, from tr M, at most ${short(drift.now.traceBound)}°`,
     ),
   );
   assert.ok(drift.now.stateless > 60);
-  assert.match(await text(page, "course"), /floor κ²δ/);
+  assert.match(await text(page, "course"), /floor: 3\.57°/);
   await press("one");
   assert.match(await text(page, "course"), /κ²ᵏ tan θ₀/);
+
+  const words = await page.$$eval("dfn", all => all.map(({ id }) => id.slice("word-".length)));
+  assert.deepEqual([...asked].sort(), words.sort(), "a word without a definition, or a definition without a link");
 
   // Back and forward go through them; the link of each, opened anew, is the same page.
   await page.goBack();
@@ -81,6 +86,24 @@ export async function links(browser, library) {
     await other.$eval("#part-router", part => Math.abs(part.getBoundingClientRect().top) < 100),
     "opened at the router",
   );
+  // Back leads to the part that was open, with its focus; a part that there is not is the first.
+  const part = () => other.evaluate(() => document.activeElement.id);
+  assert.equal(await part(), "part-router");
+  await other.click("[data-go=words]");
+  await other.click("[data-go=ellipse]");
+  for (const at of ["words", "router"]) {
+    await other.goBack();
+    await other.waitForFunction(id => document.activeElement.id === id, {}, "part-" + at);
+    assert.equal((await state(other)).at, at);
+  }
+  for (const hash of ["#at=ellipse", "#steps=3", "#at=words", "#at=rubbish"]) {
+    const at = /ellipse|words/.exec(hash)?.[0] ?? "row";
+    await other.evaluate(to => {
+      location.hash = to;
+    }, hash);
+    await other.waitForFunction(id => document.activeElement.id === id, {}, "part-" + at);
+    assert.equal((await state(other)).at, at);
+  }
   await page.close();
   await other.close();
 
@@ -104,7 +127,7 @@ export async function links(browser, library) {
 // Where a number has no value the page says so, and draws the rest.
 export async function extremes(browser, library) {
   const page = await browser.open();
-  for (const hash of [
+  for (const [hash, says] of [
     "s2=1&drift=2&steps=9",
     "s2=1&s3=1&steps=9",
     "s2=0&s3=0&theta=30&steps=3",
@@ -114,7 +137,13 @@ export async function extremes(browser, library) {
     "theta=90&steps=200&t=3",
     "t=0.05&steps=200&frame=turned",
     "s2=0.99&s3=0.99&theta=89&steps=200&t=3&eta=fixed",
-  ]) {
+    ["s2=0.9&drift=10&theta=20&phi=0&steps=30", /faster than a row can follow/],
+    ["s2=0.9&drift=5.5&theta=20&phi=0&steps=31", /30\.\d° behind/],
+    ["s2=0.5&drift=2&theta=90&phi=0&steps=29", /is 0\.667° behind/],
+    ["s2=0.5&drift=2&theta=90&phi=90&steps=28", /no step leaves that plane/],
+    ["s2=0.5&s3=0.3&theta=40&phi=0&t=2.5&steps=27", /too long a step .* but those without a part along such a vᵢ/],
+    ["theta=0&steps=26", /The row is v₁, and stays/],
+  ].map(entry => [entry].flat())) {
     await page.evaluate(to => {
       location.hash = to;
     }, hash);
@@ -126,6 +155,9 @@ export async function extremes(browser, library) {
     await settle(page);
     await agrees(page, library);
     assert.doesNotMatch(await page.$eval("main", main => main.innerHTML), /NaN|Infinity|undefined/, hash);
+    const words = await text(page, "words");
+    for (const [told, angle] of words.matchAll(/([\d.e-]+)°/g)) assert.ok(Number(angle) <= 90, `${told} at ${hash}`);
+    if (says) assert.match(words, says, hash);
   }
   await page.close();
 }
