@@ -1,6 +1,6 @@
 # title: Eq. 3 and Eckart–Young: one best direction
 # caption: ρ(r) and the squared error of the best matrix with the one row direction r add up to ‖A‖_F² at
-# caption: every angle. So the row with the largest ρ is also the one that stands best for A.
+# caption: every angle. So the row with the largest ρ is also that of the best approximation of A by rank one.
 # height: 370
 set xrange [0:180]
 set xtics 30

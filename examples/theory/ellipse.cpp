@@ -1,5 +1,5 @@
-// Why v₁: of all rows of length 1, the one with the longest image Ar, and the one with which A is best
-// replaced.
+// Why v₁: of all rows of length 1, the one with the longest image Ar, and that of the best
+// approximation of A by rank one.
 #include "demonstration.hpp"
 
 using namespace theory;

@@ -2,7 +2,7 @@
 # Every figure of docs/theory.md once more, in numpy alone, beside the numbers that the library wrote.
 # Cells begin with `# %%`: Jupyter (by jupytext), VS Code and Spyder show them as a notebook; `python3 notebook.py FOLDER`
 # runs them all on the CSV files of FOLDER, which `./scripts/theory` fills (build/theory/figures), and ends with 1 if any
-# number differs.
+# number differs. A notebook takes those of the project that it was started in.
 
 # %%
 import json
@@ -12,8 +12,11 @@ import sys
 
 import numpy as np
 
-folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/theory/figures")
-data = pathlib.Path(__file__).resolve().parent.parent / "data"
+interactive = "__file__" not in globals() or "ipykernel" in sys.modules  # then the arguments are the kernel's
+here = pathlib.Path.cwd() if interactive else pathlib.Path(__file__).resolve().parent
+root = next((p for p in (here, *here.parents) if (p / "examples" / "data").is_dir()), here)
+folder = pathlib.Path(sys.argv[1]) if not interactive and len(sys.argv) > 1 else root / "build" / "theory" / "figures"
+data = root / "examples" / "data"
 failures = []
 
 
@@ -254,4 +257,5 @@ compare("layouts", [strips[s](e, f, d, up) for s, _, up, e, f, d in c.tolist()],
 
 # %%
 print("all agree" if not failures else "differ: " + ", ".join(failures))
-sys.exit(1 if failures else 0)
+if not interactive:
+    sys.exit(1 if failures else 0)

@@ -42,12 +42,13 @@ int main(int argc, char** argv) {
 
     const auto null = null_model(128, 256);
     fmt::print(
-        "λ, means over the 8 experts of a layer; the null of an untrained matrix is {:.2f}, after a step "
-        "{:.2f}\n"
-        "{:<16} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11}\n",
-        null.stored, null.one_step, "", "stored r", "r′", "mean row", "cos r′,v₁", "mean,v₁", "σ₁²/‖A‖_F²");
+        "λ, means over the 8 experts of a layer; the null of an untrained matrix is {:.3f}, after a step "
+        "{:.3f}\n"
+        "{:<16} {:>9} {:>9} {:>11} {:>9} {:>9} {:>11}\n",
+        null.stored, null.one_step, "", "stored r", "r′", "mean neuron", "cos r′,v₁", "mean,v₁",
+        "σ₁²/‖A‖_F²");
     for (const auto& l : layers) {
-      fmt::print("{:<16} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>11.3f}\n",
+      fmt::print("{:<16} {:>9.2f} {:>9.2f} {:>11.2f} {:>9.2f} {:>9.2f} {:>11.3f}\n",
                  fmt::format("{}, layer {:.0f}", l[0] > 0 ? "MPI" : "usual", l[1]), l[2], l[3], l[4], l[5],
                  l[6], l[8]);
     }

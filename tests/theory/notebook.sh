@@ -18,3 +18,12 @@ if python3 "$folder/first_cells.py" "$folder" >"$folder/said" || ! grep -q 'diff
   echo "a changed number went unnoticed"
   exit 1
 fi
+# As a notebook: no __file__, the arguments are the kernel's, and nothing exits.
+mkdir -p "$folder/project/examples/data" "$folder/project/examples/theory" "$folder/project/build/theory"
+ln -s "$folder" "$folder/project/build/theory/figures"
+cd "$folder/project/examples/theory"
+python3 -c 'exec(open("../../../first_cells.py").read()); print("went on")' -f kernel.json >"$folder/said"
+if ! grep -q 'differ: ellipse' "$folder/said" || ! grep -q 'went on' "$folder/said"; then
+  echo "the notebook does not run where it is no file"
+  exit 1
+fi
