@@ -5,6 +5,7 @@
 #include <mpi_router/verify/principal.hpp>
 #include <mpi_router/verify/singular.hpp>
 
+#include <cstdint>
 #include <limits>
 
 MPIROUTER_BEGIN_TYPES
@@ -153,7 +154,8 @@ template <GramOperator Op, GramOperator Fast>
     if (found.proof.label < certainty::probabilistic) {  // a gap that the rounding of float hides
       const Eigen::VectorXd from = found.direction;
       const index_t before = found.applications;
-      half.probe.seed += 2 * most_probes;  // what was found so far may depend on the starts of its probes
+      // What was found so far may depend on the starts of its probes.
+      half.probe.seed += 2 * std::uint64_t{most_probes};
       found = find_principal(op, view(from), half);
       found.applications += before;
     }
