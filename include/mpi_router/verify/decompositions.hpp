@@ -3,6 +3,8 @@
 // defines MPIROUTER_INSTANTIATE_DECOMPOSITIONS, instantiates them (cmake/decompositions/decompositions.cpp).
 #pragma once
 
+#include <mpi_router/core/config.hpp>
+
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
 #include <Eigen/SVD>

@@ -141,7 +141,10 @@ class packed_group {
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static constexpr bool is_kept(index_t n, index_t width) noexcept {
     return kept_cols > 0 && n + chunks_of(width) <= kept_cols / codes::chunk;
   }
+  /// Null where nothing is kept: there may be no memory for it.
+  template <bool Keep>
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE std::byte* kept_at(index_t n, std::size_t g) const noexcept {
+    if constexpr (!Keep) return nullptr;
     return kept_ +
            (n * static_cast<index_t>(rows) + static_cast<index_t>(g)) * codes::chunk * codes::kept_bytes;
   }
@@ -214,7 +217,7 @@ class packed_group {
       unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
         prefetch(codes::codes_of(of[g], k), packed_bytes_ahead);
         all.nan.see(of[g], k, size);
-        const values w = keep_weights<Keep>(of[g], k, size, kept_at(n + k, g));
+        const values w = keep_weights<Keep>(of[g], k, size, kept_at<Keep>(n + k, g));
         if constexpr (!codes::scales_sums) {
           add_products<0>(w, xs, all.of_row[g]);
         } else if constexpr (has_parts) {
@@ -251,7 +254,7 @@ class packed_group {
       float* const at = u + d + k * codes::chunk;
       values sum = load_vector<in_place>(at, size);
       unroll<rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        const values w = load_kept<Kept>(of[g], k, size, kept_at(n + k, g));
+        const values w = load_kept<Kept>(of[g], k, size, kept_at<Kept>(n + k, g));
         unroll<count>([&](auto i)
                           MPIROUTER_DETAIL_INLINE_LAMBDA { sum[i] = xsimd::fma(factor[g], w[i], sum[i]); });
       });
