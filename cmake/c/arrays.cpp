@@ -226,28 +226,27 @@ std::int64_t times(std::int64_t a, std::int64_t b) {
   return a < 0 || b < 0 || (b != 0 && a > INT64_MAX / b) ? INT64_MAX : a * b;
 }
 
+/// Experts one behind the other, each with these strides along F and D.
+mpi_router_experts contiguous(const void* data, mpi_router_dtype dtype,
+                              const std::array<std::int64_t, 3>& shape, std::int64_t along_f,
+                              std::int64_t along_d) {
+  const auto [n, f, d] = shape;
+  return {const_cast<void*>(data), nullptr,   dtype,
+          MPIROUTER_HOST,          {n, f, d}, {times(f, d), along_f, along_d}};
+}
+
 }  // namespace
 
 extern "C" {
 
 mpi_router_experts mpi_router_experts_nfd(const void* data, mpi_router_dtype dtype, std::int64_t num_experts,
                                           std::int64_t ffn_dim, std::int64_t hidden_dim) {
-  return {const_cast<void*>(data),
-          nullptr,
-          dtype,
-          MPIROUTER_HOST,
-          {num_experts, ffn_dim, hidden_dim},
-          {times(ffn_dim, hidden_dim), hidden_dim, 1}};
+  return contiguous(data, dtype, {num_experts, ffn_dim, hidden_dim}, hidden_dim, 1);
 }
 
 mpi_router_experts mpi_router_experts_ndf(const void* data, mpi_router_dtype dtype, std::int64_t num_experts,
                                           std::int64_t ffn_dim, std::int64_t hidden_dim) {
-  return {const_cast<void*>(data),
-          nullptr,
-          dtype,
-          MPIROUTER_HOST,
-          {num_experts, ffn_dim, hidden_dim},
-          {times(ffn_dim, hidden_dim), 1, ffn_dim}};
+  return contiguous(data, dtype, {num_experts, ffn_dim, hidden_dim}, 1, ffn_dim);
 }
 
 mpi_router_experts mpi_router_experts_fd_pointers(void* const* pointers, mpi_router_dtype dtype,
