@@ -1,5 +1,5 @@
 // mpi_router_find_directions and mpi_router_certify_rows.
-#include "any_operator.hpp"
+#include "operators.hpp"
 #include "threads.hpp"
 
 #include <mpi_router/verify/expert_direction.hpp>

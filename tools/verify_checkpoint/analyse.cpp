@@ -7,6 +7,7 @@
 #include <mpi_router/manifold/power_iteration.hpp>
 #include <mpi_router/manifold/power_step.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/verify/any_operator.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -20,11 +21,10 @@ namespace {
 using namespace mpi_router;
 
 /// M, that remembers the image of the last row: what is asked of one row again costs no read of A.
-template <class Op>
 class remembering_operator {
  public:
   using scalar = double;
-  explicit remembering_operator(Op& op) : op_(op) {}
+  explicit remembering_operator(any_operator<double>& op) : op_(op) {}
   [[nodiscard]] index_t dimension() const { return op_.dimension(); }
   [[nodiscard]] index_t ffn_dim() const { return op_.ffn_dim(); }
 
@@ -55,16 +55,15 @@ class remembering_operator {
     return known.energy;
   }
 
-  Op& op_;
+  any_operator<double>& op_;
   memory<double> plain_;
   memory<scaled_energy<double>> scaled_;
 };
 
 /// Runs the power iteration from `row`, for the steps that are needed to come within the tolerance, and for
 /// the trace.
-template <class Op>
-void iterate(Op& op, Eigen::VectorXd row, const expert_direction& principal, const analysis_options& options,
-             expert_result& result) {
+void iterate(any_operator<double>& op, Eigen::VectorXd row, const expert_direction& principal,
+             const analysis_options& options, expert_result& result) {
   if (!options.trace && principal.sine_at(0) > options.tolerance) {
     return;  // no row can be shown to have arrived
   }
@@ -84,8 +83,7 @@ void iterate(Op& op, Eigen::VectorXd row, const expert_direction& principal, con
 }
 
 /// The numbers of a unit row that has an image.
-template <class Op>
-void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& principal,
+void measure(any_operator<double>& plain_op, const Eigen::VectorXd& row, const expert_direction& principal,
              const analysis_options& options, expert_result& result) {
   remembering_operator op(plain_op);
   Eigen::VectorXd next(row.size());
@@ -124,8 +122,7 @@ void measure(Op& plain_op, const Eigen::VectorXd& row, const expert_direction& p
 }
 
 /// The numbers of a row whose direction is known. `op` is M in double.
-template <class Op>
-void measure_row(Op& op, const Eigen::VectorXd& row, const expert_direction& principal,
+void measure_row(any_operator<double> op, const Eigen::VectorXd& row, const expert_direction& principal,
                  const analysis_options& options, expert_result& result) {
   if (principal.found.at.state == status::non_finite) {
     result.state = status::non_finite;
@@ -152,7 +149,7 @@ expert_result analyse_row(const Gate& a, const Eigen::VectorXd& stored, const an
   if constexpr (!std::same_as<Gate, packed_gate>) {
     if (multiplies_on_gpu(options, a.rows(), a.cols())) {
       gpu_operator op(*options.device, a);
-      measure_row(op, row, find_expert_direction(op, start, course), options, result);
+      measure_row(any_operator<double>(op), row, find_expert_direction(op, start, course), options, result);
       return result;
     }
   }
@@ -160,7 +157,7 @@ expert_result analyse_row(const Gate& a, const Eigen::VectorXd& stored, const an
                                                                        : direction_source::certificate;
   const auto principal = direction_of(a, start, source, course);
   auto op = operator_in_double(a);
-  measure_row(op, row, principal, options, result);
+  measure_row(any_operator<double>(op), row, principal, options, result);
   return result;
 }
 

@@ -120,7 +120,8 @@ template <MatrixRowsIn<double> Rows>
 [[nodiscard]] expert_version find_version(const Rows& rows, vector_view<const double> row,
                                           const certify_options& options) {
   std::vector<double> scratch(static_cast<std::size_t>(rows.cols()));
-  auto op = gram_of_rows<double>(rows, std::span<double>(scratch));
+  auto decoded = gram_of_rows<double>(rows, std::span<double>(scratch));
+  auto&& op = behind_functions(decoded);
   if (op.dimension() == 0) {
     return {};
   }

@@ -172,7 +172,8 @@ template <class Backend>
 void find_small(const gate_matrix& a, vector_view<const double> start, Backend backend,
                 const course_options& course, const certify_options& options, expert_direction& result) {
   result.found = find_principal(a, start, options);
-  auto op = gram(a, backend);
+  auto dense = gram(a, backend);
+  auto&& op = behind_functions(dense);
   const index_t dimension = a.cols();
   lanczos<double> krylov(dimension, std::min(options.basis, dimension),
                          std::max(result.found.at.rayleigh, 1e-300));
@@ -186,9 +187,11 @@ void find_small(const gate_matrix& a, vector_view<const double> start, Backend b
 template <GramOperator Op, GramOperator Fast>
 void find_by(Op& op, Fast& fast, vector_view<const double> start, const course_options& course,
              const certify_options& options, expert_direction& result) {
-  if (!find_and_follow(op, fast, start, options, course, result)) {
+  auto&& exact = behind_functions(op);
+  auto&& coarse = behind_functions(fast);
+  if (!find_and_follow(exact, coarse, start, options, course, result)) {
     result = {};
-    static_cast<void>(find_and_follow(op, op, start, options, course, result));
+    static_cast<void>(find_and_follow(exact, exact, start, options, course, result));
   }
 }
 template <Scalar T, class Backend>

@@ -142,8 +142,10 @@ template <GramOperator Op, GramOperator Fast>
                                                  const certify_options& options = {}) {
   detail::expect(options.basis >= 1, "find_principal: a basis of ", options.basis, " vectors");
   const auto dimension = static_cast<index_t>(op.dimension());
-  auto krylov = krylov_space(fast, std::min(options.basis, dimension));
-  return detail::find_principal_in(op, fast, start, options, krylov);
+  auto&& exact = detail::behind_functions(op);
+  auto&& coarse = detail::behind_functions(fast);
+  auto krylov = krylov_space(coarse, std::min(options.basis, dimension));
+  return detail::find_principal_in(exact, coarse, start, options, krylov);
 }
 
 template <GramOperator Op>
@@ -157,7 +159,8 @@ template <class Matrix>
 [[nodiscard]] principal_direction find_principal(const Eigen::PlainObjectBase<Matrix>& a,
                                                  vector_view<const double> start,
                                                  const certify_options& options = {}) {
-  auto op = gram(a.derived());
+  auto dense = gram(a.derived());
+  auto&& op = detail::behind_functions(dense);
   if (static_cast<index_t>(std::min(a.rows(), a.cols())) > options.rigorous_up_to) {
     return find_principal(op, start, options);
   }

@@ -3,6 +3,7 @@
 
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/verify/any_operator.hpp>
 #include <mpi_router/verify/decompositions.hpp>
 #include <mpi_router/verify/neighbours.hpp>
 #include <mpi_router/verify/probe.hpp>

@@ -3,6 +3,7 @@
 
 #include <mpi_router/backend/eigen.hpp>
 #include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/verify/any_operator.hpp>
 #include <mpi_router/verify/certificate.hpp>
 #include <mpi_router/verify/lanczos.hpp>
 #include <mpi_router/verify/probe.hpp>
@@ -124,9 +125,10 @@ template <GramOperator Op>
   if (result.state != status::ok || !(at.rayleigh > 0) || !is_finite(at.rayleigh)) {
     return result;
   }
-  auto krylov = krylov_space(op, std::min(options.max_steps, dimension));
+  auto&& any = detail::behind_functions(op);
+  auto krylov = krylov_space(any, std::min(options.max_steps, dimension));
   const bool more = krylov.start(start, residual, at.rayleigh) && krylov.can_grow();
-  detail::climb(op, krylov, more, options, result);
+  detail::climb(any, krylov, more, options, result);
   if (is_finite(result.high)) {
     result.label = certainty::probabilistic;
     result.failure_probability = options.failure_probability;

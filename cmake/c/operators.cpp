@@ -1,34 +1,24 @@
-#include "any_operator.hpp"
+#include "operators.hpp"
 
 #include <mpi_router/backend/dense.hpp>
 #include <mpi_router/backend/runtime_dispatch.hpp>
 
 #include <memory>
+#include <utility>
 
 namespace mpi_router_c {
 namespace {
 
 template <class Op>
-any_operator<scalar_of<Op>> behind_functions(Op op) {
-  using S = scalar_of<Op>;
-  using matrix = typename any_operator<S>::matrix;
-  const auto shared = std::make_shared<Op>(std::move(op));  // std::function copies what it holds
-  any_operator<S> any{.hidden_dim = shared->dimension(),
-                      .neurons = shared->ffn_dim(),
-                      .apply_ = [shared](auto x, auto u) { return shared->apply(x, u); },
-                      .apply_scaled_ = [shared](auto x, auto u) { return shared->apply_scaled(x, u); },
-                      .images_ = {}};
-  if constexpr (std::same_as<S, double>) {
-    any.images_ = [shared](const matrix& x) { return detail::images_of(*shared, x); };
-  }
-  return any;
+any_operator<scalar_of<Op>> owned(Op op) {
+  return any_operator<scalar_of<Op>>(std::make_shared<Op>(std::move(op)));
 }
 
 }  // namespace
 
 any_operator<double> operator_in_double(const mpi_router_experts& experts, index_t i) {
   return with_type(experts.dtype, [&]<class T>(std::type_identity<T>) {
-    return behind_functions(gram_in_double(view_of<const T>(experts)[i], dispatch{}));
+    return owned(gram_in_double(view_of<const T>(experts)[i], dispatch{}));
   });
 }
 
@@ -44,9 +34,9 @@ any_operator<float> operator_in_float(const mpi_router_experts& experts, index_t
           floats(f, d) = static_cast<float>(a(f, d));
         }
       }
-      return behind_functions(gram(matrix_view<const float>(floats), dispatch{}));
+      return owned(gram(matrix_view<const float>(floats), dispatch{}));
     } else {
-      return behind_functions(gram(a, dispatch{}));
+      return owned(gram(a, dispatch{}));
     }
   });
 }

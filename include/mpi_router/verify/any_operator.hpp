@@ -1,0 +1,103 @@
+// An operator behind functions: what the searches need of M, so that they are compiled once for each type of
+// sums, and not once for each type of operator.
+#pragma once
+
+#include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/core/concepts.hpp>
+#include <mpi_router/verify/gram_in_double.hpp>
+
+#include <Eigen/Core>
+
+#include <concepts>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+MPIROUTER_BEGIN
+
+/// Some GramOperator with sums in S, a ScalableGramOperator where `scalable`. Owns the operator that it was
+/// given by a pointer, and borrows that which it was given by reference. A call of it costs one jump more;
+/// the numbers are those of the operator.
+template <Accumulator S, bool scalable = true>
+class any_operator {
+ public:
+  using scalar = S;
+
+  template <GramOperator Op>
+    requires(!std::same_as<std::remove_const_t<Op>, any_operator>)
+  explicit any_operator(Op& op) : any_operator(&op) {}
+  template <GramOperator Op>
+  explicit any_operator(std::shared_ptr<Op> op) : any_operator(op.get()) {
+    owned_ = std::move(op);
+  }
+
+  [[nodiscard]] index_t dimension() const noexcept { return dimension_; }
+  /// F; D of an operator that does not tell.
+  [[nodiscard]] index_t ffn_dim() const noexcept { return ffn_dim_; }
+  S apply(vector_view<const S> x, vector_view<S> u) { return apply_(op_, x, u); }
+  scaled_energy<S> apply_scaled(vector_view<const S> x, vector_view<S> u)
+    requires scalable
+  {
+    return apply_scaled_(op_, x, u);
+  }
+  /// The images of the columns of x, [D, n].
+  [[nodiscard]] Eigen::MatrixXd images(const Eigen::MatrixXd& x)
+    requires std::same_as<S, double>
+  {
+    return images_(op_, x);
+  }
+
+ private:
+  template <class Op>
+  explicit any_operator(Op* op)
+      : op_(const_cast<std::remove_const_t<Op>*>(op)),
+        dimension_(static_cast<index_t>(op->dimension())),
+        ffn_dim_(dimension_) {
+    static_assert(std::same_as<scalar_of<Op>, S>);
+    if constexpr (requires { op->ffn_dim(); }) {
+      ffn_dim_ = static_cast<index_t>(op->ffn_dim());
+    }
+    apply_ = [](void* at, vector_view<const S> x, vector_view<S> u) {
+      return static_cast<S>(static_cast<Op*>(at)->apply(x, u));
+    };
+    if constexpr (scalable) {
+      apply_scaled_ = [](void* at, vector_view<const S> x, vector_view<S> u) {
+        return static_cast<Op*>(at)->apply_scaled(x, u);
+      };
+    }
+    if constexpr (std::same_as<S, double>) {
+      images_ = [](void* at, const Eigen::MatrixXd& x) {
+        return detail::images_of(*static_cast<Op*>(at), x);
+      };
+    }
+  }
+
+  std::shared_ptr<const void> owned_;
+  void* op_;
+  index_t dimension_;
+  index_t ffn_dim_;
+  S (*apply_)(void*, vector_view<const S>, vector_view<S>);
+  scaled_energy<S> (*apply_scaled_)(void*, vector_view<const S>, vector_view<S>) = nullptr;
+  Eigen::MatrixXd (*images_)(void*, const Eigen::MatrixXd&) = nullptr;
+};
+
+namespace detail {
+
+template <class Op>
+constexpr bool is_any_operator = false;
+template <class S, bool scalable>
+constexpr bool is_any_operator<any_operator<S, scalable>> = true;
+
+/// The operator behind functions; itself where it is so already, or keeps its Krylov vectors elsewhere.
+template <GramOperator Op>
+[[nodiscard]] decltype(auto) behind_functions(Op& op) {
+  if constexpr (is_any_operator<Op> || requires { op.make_basis(index_t{}); }) {
+    return (op);
+  } else {
+    return any_operator<scalar_of<Op>, ScalableGramOperator<Op>>(op);
+  }
+}
+
+}  // namespace detail
+
+MPIROUTER_END
