@@ -84,7 +84,7 @@ struct dense_columns {
   }
 };
 /// Columns that are operators already.
-template <Accumulator, class Layer>
+template <class Layer>
 struct operator_columns_of {
   const layer_batch<Layer>& layers;
   [[nodiscard]] decltype(auto) at(index_t layer, index_t i) const {

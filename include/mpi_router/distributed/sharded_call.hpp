@@ -10,50 +10,61 @@
 MPIROUTER_BEGIN
 namespace detail {
 
-/// What is multiplied on this rank, and in which type, for each kind of shard: of views, for which Parts take
-/// a backend,
-template <class T, template <Accumulator, class, class> class Parts,
-          template <Accumulator, class, class, class> class Experts>
-struct kind_of_views {
+/// What is multiplied on this rank, and in which type, for each kind of shard.
+template <class Shard>
+struct shard_kind;
+template <class T>
+struct shard_kind<neuron_shard<T>> {
   template <class R>
   using scalar = router_scalar_t<T, R>;
   template <class S, class Layer, class Backend>
-  using parts = Parts<S, Layer, Backend>;
-  template <class S, class Comm, class Layer, class Part>
-  using experts = Experts<S, Comm, Layer, Part>;
+  using parts = dense_parts<S, Layer, Backend>;
+  template <class S, class Comm, class Layer, class Parts>
+  using experts = neuron_experts<S, Comm, Layer, Parts>;
   template <class S, class Layer, class Backend>
   [[nodiscard]] static parts<S, Layer, Backend> of(const layer_batch<Layer>& layers, const Backend& backend) {
     return {layers, backend};
   }
 };
-/// or of operators.
-template <class Operators, template <Accumulator, class> class Parts,
-          template <Accumulator, class, class, class> class Experts>
-struct kind_of_operators {
+template <class T>
+struct shard_kind<column_shard<T>> {
+  template <class R>
+  using scalar = router_scalar_t<T, R>;
+  template <class S, class Layer, class Backend>
+  using parts = dense_columns<S, Layer, Backend>;
+  template <class S, class Comm, class Layer, class Parts>
+  using experts = column_experts<S, Comm, Layer, Parts>;
+  template <class S, class Layer, class Backend>
+  [[nodiscard]] static parts<S, Layer, Backend> of(const layer_batch<Layer>& layers, const Backend& backend) {
+    return {layers, backend};
+  }
+};
+template <class Operators>
+struct shard_kind<operators_shard<Operators>> {
   template <class R>
   using scalar = scalar_of_operators<Operators>;
   template <class S, class Layer, class>
-  using parts = Parts<S, Layer>;
-  template <class S, class Comm, class Layer, class Part>
-  using experts = Experts<S, Comm, Layer, Part>;
+  using parts = operator_parts<S, Layer>;
+  template <class S, class Comm, class Layer, class Parts>
+  using experts = neuron_experts<S, Comm, Layer, Parts>;
   template <class S, class Layer, class Backend>
-  [[nodiscard]] static Parts<S, Layer> of(const layer_batch<Layer>& layers, const Backend&) {
+  [[nodiscard]] static operator_parts<S, Layer> of(const layer_batch<Layer>& layers, const Backend&) {
     return {layers};
   }
 };
-
-template <class Shard>
-struct shard_kind;
-template <class T>
-struct shard_kind<neuron_shard<T>> : kind_of_views<T, dense_parts, neuron_experts> {};
-template <class T>
-struct shard_kind<column_shard<T>> : kind_of_views<T, dense_columns, column_experts> {};
 template <class Operators>
-struct shard_kind<operators_shard<Operators>> : kind_of_operators<Operators, operator_parts, neuron_experts> {
+struct shard_kind<operators_columns<Operators>> {
+  template <class R>
+  using scalar = scalar_of_operators<Operators>;
+  template <class S, class Layer, class>
+  using parts = operator_columns_of<Layer>;
+  template <class S, class Comm, class Layer, class Parts>
+  using experts = column_experts<S, Comm, Layer, Parts>;
+  template <class S, class Layer, class Backend>
+  [[nodiscard]] static operator_columns_of<Layer> of(const layer_batch<Layer>& layers, const Backend&) {
+    return {layers};
+  }
 };
-template <class Operators>
-struct shard_kind<operators_columns<Operators>>
-    : kind_of_operators<Operators, operator_columns_of, column_experts> {};
 
 template <class Layer>
 using shard_of = std::remove_cvref_t<decltype(std::declval<Layer&>().experts)>;
