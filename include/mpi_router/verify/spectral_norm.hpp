@@ -14,7 +14,6 @@
 #include <limits>
 #include <numbers>
 #include <random>
-#include <utility>
 
 MPIROUTER_BEGIN_TYPES
 
