@@ -35,6 +35,7 @@ const char* mpi_router_code_name(mpi_router_code code) {
     case MPIROUTER_UNSUPPORTED: return "unsupported";
     case MPIROUTER_OUT_OF_MEMORY: return "out_of_memory";
     case MPIROUTER_INTERNAL: return "internal";
+    case MPIROUTER_DEVICE_ERROR: return "device_error";
     default: return "unknown";
   }
 }
