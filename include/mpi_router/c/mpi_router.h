@@ -50,7 +50,8 @@ MPIROUTER_C_API const char* mpi_router_code_name(mpi_router_code code);
 /** The version of the library that is linked, "0.1.0". */
 MPIROUTER_C_API const char* mpi_router_version(void);
 
-/** The instruction set that the kernels were chosen for: "baseline", "x86-64-v3" or "x86-64-v4". */
+/** The instruction set that the kernels of the host were chosen for: "baseline", "x86-64-v3" or "x86-64-v4";
+ * "plain" where the library was built without such kernels. */
 MPIROUTER_C_API const char* mpi_router_instruction_set(void);
 
 /* ---- Arrays ------------------------------------------------------------------------------------- */
