@@ -1,6 +1,7 @@
 /* The calls on a GPU beside those on the host, in every type and layout: rows, by-products, gradients in all
  * forms, the gate, graphs, bits that do not change, and what is refused where there is a device. The host's
- * are taken in f64 of the same numbers. Exit status: 0 if all is well, 77 where there is no GPU. */
+ * are taken in f64 of the same numbers. An argument, whatever it says, takes one shape of each, for
+ * sanitizers. Exit status: 0 if all is well, 77 where there is no GPU. */
 #include "gpu_data.h"
 
 #include <cuda_runtime_api.h>
@@ -587,13 +588,14 @@ static void check_refusals(const mpi_router_cuda* cuda) {
   release_layer(&l);
 }
 
-static void check_all(const mpi_router_cuda* cuda) {
+static void check_all(const mpi_router_cuda* cuda, int shapes_of_each) {
   static const int64_t shapes[4][3] = {{3, 50, 77}, {1, 1, 1}, {4, 96, 256}, {2, 33, 1024}};
   static const mpi_router_dtype types[4] = {MPIROUTER_BF16, MPIROUTER_F32, MPIROUTER_F16, MPIROUTER_F64};
   int t, layout, s, number = 0;
   for (t = 0; t < 4; ++t)
     for (layout = 0; layout < LAYOUTS; ++layout)
-      for (s = 0; s < 4; ++s) check_layer(cuda, types[t], (enum layout)layout, shapes[s], number++);
+      for (s = 0; s < shapes_of_each; ++s)
+        check_layer(cuda, types[t], (enum layout)layout, shapes[s], number++);
   check_statuses(cuda);
   check_empty(cuda);
   check_gate(cuda, 0);
@@ -601,19 +603,21 @@ static void check_all(const mpi_router_cuda* cuda) {
   check_refusals(cuda);
 }
 
-int main(void) {
+int main(int count, char** words) {
+  const int shapes_of_each = count > 1 ? 1 : 4;
   int devices = 0;
   mpi_router_cuda cuda;
+  (void)words;
   setvbuf(stdout, NULL, _IOLBF, 0);
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
     printf("skipped: no CUDA device\n");
     return 77;
   }
   need(mpi_router_cuda_of_current_device(&cuda), "mpi_router_cuda_of_current_device");
-  check_all(&cuda);
+  check_all(&cuda, shapes_of_each);
   if (cuda.capability >= 90) { /* along the path of older devices, too */
     cuda.capability = 80;
-    check_all(&cuda);
+    check_all(&cuda, shapes_of_each);
   }
   printf("the C interface on GPUs, sm_%d, %s on the host: %d checks, %d failures\n", cuda.capability,
          mpi_router_instruction_set(), checks(), failures());
