@@ -72,7 +72,7 @@ def refused(what, call, *arguments):
         call(*arguments)
         check(False, what + " was not refused")
     except (ValueError, RuntimeError) as e:
-        check(call is not router_rows or str(e).startswith(("router_rows", "mpi_router: cuda::")), f"{what}: {e}")
+        check(call is not router_rows or str(e).startswith(("router_rows", "mpi_router: mpi_router_cuda_")), f"{what}: {e}")
 
 
 torch.manual_seed(1)
