@@ -4,7 +4,7 @@
     logits = tokens @ rows.T
 
 gates [N, F, D] may be any view of CUDA memory, such as half of a fused tensor or the transpose of [N, D, F]; router
-[N, D]; both bfloat16 or float32. C is the argument radius, by default 4 / sqrt(N): where gates are a part of the experts,
+[N, D]; each bfloat16, float16 or float32. C is the argument radius, by default 4 / sqrt(N): where gates are a part of the experts,
 pass that of the whole. Works under torch.compile and in CUDA graphs; runs on the current stream. Where D is
 contiguous the gates are read once forward, and once backward while their gradient is written; of the transpose of
 [N, D, F] the forward is nearly as fast, but the backward takes the plain path, which is slow. A row without a step (zero,
@@ -16,87 +16,65 @@ adds the gradient to the gates to a buffer of their shape, in float32 or in thei
 then has none for them. So training keeps sums over micro-batches, and nothing of the size of the weights is written
 twice. The buffer is written on the stream of the backward. Not under torch.compile.
 
-The library beside this file is built by nvcc (docs/guide-gpu.md); MPI_ROUTER_LIBRARY names another place.
+It stands on python/mpi_router.py and its shared library, which nvcc builds beside that (docs/guide-gpu.md);
+MPIROUTER_LIBRARY names another place.
 """
 
-import ctypes
+import functools
 import math
-import os
 import pathlib
-from ctypes import c_double, c_int, c_int64, c_void_p
+import sys
 from typing import Optional
 
 import torch
 from torch import Tensor
 
-_lib = ctypes.CDLL(os.environ.get("MPI_ROUTER_LIBRARY", str(pathlib.Path(__file__).with_name("libmpi_router_torch.so"))))
-_lib.mpi_router_error.restype = ctypes.c_char_p
-_lib.mpi_router_context.restype = c_void_p
-_lib.mpi_router_workspace.restype = c_int64
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "python"))
+import mpi_router  # noqa: E402
 
-_TYPES = {torch.bfloat16: 0, torch.float32: 1}
-_triple = c_int64 * 3
+_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = [("data", c_void_p), ("size", _triple), ("stride", _triple), ("type", c_int)]
+@functools.lru_cache(maxsize=None)
+def _gpu(index: int):
+    return mpi_router.Cuda()  # of the device that is current
 
 
-def _describe(t: Optional[Tensor]):
-    if t is None:
-        return None
-    return ctypes.byref(_Tensor(t.data_ptr(), _triple(*t.shape), _triple(*t.stride()), _TYPES[t.dtype]))
+@functools.lru_cache(maxsize=64)
+def _options(radius: float):
+    """The same for forward and backward: a row without a step is zero, and so is its gradient."""
+    return mpi_router.step_options(radius=radius, radius_rule="fixed", degenerate="zero")
 
 
-def _pointer(t: Tensor):
-    return c_void_p(t.data_ptr())
-
-
-_contexts = {}
-
-
-def _context(device: torch.device):
-    context = _contexts.get(device.index)
-    if context is None:
-        context = c_void_p(_lib.mpi_router_context())
-        if not context:
-            raise RuntimeError(_lib.mpi_router_error().decode())
-        _contexts[device.index] = context
-    return context
-
-
-def _call(function, gates: Tensor, grad_gates: Optional[Tensor], add: bool, *arguments):
-    """function(context, stream, gates, *arguments, workspace, bytes) on the device of the gates."""
-    with torch.cuda.device(gates.device):
-        context, described = _context(gates.device), _describe(gates)
-        size = _lib.mpi_router_workspace(context, described, _describe(grad_gates), c_int(add))
-        if size < 0:
-            raise RuntimeError(_lib.mpi_router_error().decode())
-        workspace = torch.empty(size, dtype=torch.uint8, device=gates.device)
-        stream = c_void_p(torch.cuda.current_stream().cuda_stream)
-        if function(context, stream, described, *arguments, _pointer(workspace), c_int64(size)) != 0:
-            raise RuntimeError(_lib.mpi_router_error().decode())
+def _scratch(size: int, like: Tensor):
+    return torch.empty(size, dtype=torch.uint8, device=like.device)
 
 
 def _outputs(gates: Tensor, router: Tensor):
-    """The rows, and what the backward needs: their direction, |rM| and statuses."""
+    """The rows, and the tape of their backward."""
     n, _, d = gates.shape
-    return (router.new_empty(n, d), router.new_empty(n, d, dtype=torch.float32), router.new_empty(n, dtype=torch.float64),
-            router.new_empty(n, dtype=torch.uint8))
+    return router.new_empty(n, d), router.new_empty(n * (4 * d + 9), dtype=torch.uint8)
 
 
 def _forward(gates: Tensor, router: Tensor, radius: float):
-    rows, *saved = _outputs(gates, router)
-    _call(_lib.mpi_router_forward, gates, None, False, _describe(router), _describe(rows), c_double(radius),
-          *map(_pointer, saved))
-    return rows, *saved
+    rows, tape = _outputs(gates, router)
+    with torch.cuda.device(gates.device):
+        gpu, options = _gpu(gates.device.index), _options(radius)
+        gpu.router_rows(gates, router, rows, _scratch(gpu.router_rows_workspace(gates, options), gates),
+                        torch.cuda.current_stream().cuda_stream, tape=tape, options=options)
+    return rows, tape
 
 
-def _backward(gates: Tensor, router: Tensor, grad_rows: Tensor, saved, radius: float, grad_router: Optional[Tensor],
-              grad_gates: Optional[Tensor], add: bool = False):
-    grad_rows = grad_rows.to(router.dtype)
-    _call(_lib.mpi_router_backward, gates, grad_gates, add, _describe(router), _describe(grad_rows),
-          _describe(grad_router), _describe(grad_gates), c_int(add), c_double(radius), *map(_pointer, saved))
+def _backward(gates: Tensor, router: Tensor, grad_rows: Tensor, tape: Tensor, radius: float,
+              grad_router: Optional[Tensor], grad_gates: Optional[Tensor], add: bool = False):
+    if grad_router is None and grad_gates is None:
+        return
+    with torch.cuda.device(gates.device):
+        gpu = _gpu(gates.device.index)
+        gpu.router_rows_vjp(gates, router, tape, grad_rows.to(router.dtype),
+                            _scratch(gpu.router_rows_vjp_workspace(gates, grad_gates, add), gates),
+                            torch.cuda.current_stream().cuda_stream, grad_router=grad_router, grad_experts=grad_gates,
+                            accumulate=add, options=_options(radius))
 
 
 class _Step(torch.autograd.Function):
@@ -104,27 +82,27 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, gates, router, radius, main_grad):
-        rows, *saved = _forward(gates, router, radius)
-        ctx.save_for_backward(gates, router, *saved)
+        rows, tape = _forward(gates, router, radius)
+        ctx.save_for_backward(gates, router, tape)
         ctx.radius, ctx.main_grad = radius, main_grad
         return rows
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_rows):
-        gates, router, *saved = ctx.saved_tensors
+        gates, router, tape = ctx.saved_tensors
         grad_router = torch.empty_like(router) if ctx.needs_input_grad[1] else None
         if ctx.main_grad is not None:
-            _backward(gates, router, grad_rows, saved, ctx.radius, grad_router, ctx.main_grad, add=True)
+            _backward(gates, router, grad_rows, tape, ctx.radius, grad_router, ctx.main_grad, add=True)
             torch.autograd.graph.increment_version(ctx.main_grad)
             return None, grad_router, None, None
         grad_gates = torch.empty_like(gates) if ctx.needs_input_grad[0] else None
-        _backward(gates, router, grad_rows, saved, ctx.radius, grad_router, grad_gates)
+        _backward(gates, router, grad_rows, tape, ctx.radius, grad_router, grad_gates)
         return grad_gates, grad_router, None, None
 
 
 @torch.library.custom_op("mpi_router::step", mutates_args=(), device_types="cuda")
-def _step(gates: Tensor, router: Tensor, radius: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _step(gates: Tensor, router: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     return _forward(gates, router, radius)
 
 
@@ -134,15 +112,14 @@ def _(gates, router, radius):
 
 
 @torch.library.custom_op("mpi_router::step_vjp", mutates_args=(), device_types="cuda")
-def _step_vjp(gates: Tensor, router: Tensor, grad_rows: Tensor, direction: Tensor, norm: Tensor, statuses: Tensor,
-              radius: float, wants_gates: bool) -> tuple[Tensor, Tensor]:
+def _step_vjp(gates: Tensor, router: Tensor, grad_rows: Tensor, tape: Tensor, radius: float, wants_gates: bool) -> tuple[Tensor, Tensor]:
     grad_gates, grad_router = _gradients(gates, router, wants_gates)
-    _backward(gates, router, grad_rows, (direction, norm, statuses), radius, grad_router, grad_gates if wants_gates else None)
+    _backward(gates, router, grad_rows, tape, radius, grad_router, grad_gates if wants_gates else None)
     return grad_gates, grad_router
 
 
 @_step_vjp.register_fake
-def _(gates, router, grad_rows, direction, norm, statuses, radius, wants_gates):
+def _(gates, router, grad_rows, tape, radius, wants_gates):
     return _gradients(gates, router, wants_gates)
 
 
@@ -152,13 +129,13 @@ def _gradients(gates, router, wants_gates):
 
 def _keep(ctx, inputs, output):
     gates, router, ctx.radius = inputs
-    ctx.save_for_backward(gates, router, *output[1:])
+    ctx.save_for_backward(gates, router, output[1])
 
 
 def _pull_back(ctx, grad_rows, *_):
-    gates, router, *saved = ctx.saved_tensors
+    gates, router, tape = ctx.saved_tensors
     wants_gates = ctx.needs_input_grad[0]
-    grad_gates, grad_router = _step_vjp(gates, router, grad_rows, *saved, ctx.radius, wants_gates)
+    grad_gates, grad_router = _step_vjp(gates, router, grad_rows, tape, ctx.radius, wants_gates)
     return grad_gates if wants_gates else None, grad_router, None
 
 
@@ -180,7 +157,7 @@ def router_rows(gates: Tensor, router: Tensor, radius: Optional[float] = None,
     """C * rM / |rM| for each expert [N, D], in the type of the router. See the head of this file."""
     for name, t, axes in (("gates", gates, 3), ("router", router, 2)):
         if not t.is_cuda or t.dim() != axes or t.dtype not in _TYPES:
-            raise ValueError(f"router_rows: {name} must be a CUDA tensor of {axes} axes in bfloat16 or float32, "
+            raise ValueError(f"router_rows: {name} must be a CUDA tensor of {axes} axes in bfloat16, float16 or float32, "
                              f"not {t.dtype} {tuple(t.shape)} on {t.device}")
     if (gates.shape[0], gates.shape[2]) != tuple(router.shape) or gates.device != router.device:
         raise ValueError(f"router_rows: router {tuple(router.shape)} on {router.device} for gates "
