@@ -1,6 +1,7 @@
-"""The kernels for GPUs, through libmpi_router_torch.so: nvcc makes it from examples/torch_router (docs/guide-pytorch.md).
+"""The kernels for GPUs through libmpi_router_torch.so, which nvcc makes from examples/torch_router, for where mpi_router::c
+was built without CUDA (docs/guide-pytorch.md).
 
-Gates and router in bfloat16 or float32, one step. Runs on the current stream, allocates by PyTorch, in CUDA graphs too.
+Gates and router in bfloat16 or float32. Runs on the current stream, allocates by PyTorch, in CUDA graphs too.
 """
 
 import ctypes
@@ -20,14 +21,14 @@ class _Tensor(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("size", _triple), ("stride", _triple), ("type", c_int)]
 
 
-def _load():
+def _load(why):
     here = pathlib.Path(__file__).resolve().parent
     built = [here / _NAME, here.parents[1] / "examples" / "torch_router" / _NAME]
     given = os.environ.get("MPI_ROUTER_LIBRARY")
     for path in [given] if given else [str(path) for path in built if path.exists()]:
         return ctypes.CDLL(path)
-    raise ImportError(f"mpi_router_torch: no {_NAME} for tensors on a GPU; build it (docs/guide-pytorch.md), or set "
-                      f"MPI_ROUTER_LIBRARY to its path. Tried: {', '.join(map(str, built))}")
+    raise ImportError(f"mpi_router_torch: tensors on a GPU, and neither mpi_router::c with CUDA ({why}) nor {_NAME} "
+                      f"({', '.join(map(str, built))}): docs/guide-pytorch.md builds one")
 
 
 class CudaLibrary:
@@ -35,8 +36,8 @@ class CudaLibrary:
 
     types = (torch.float32, torch.bfloat16)
 
-    def __init__(self):
-        self._lib = _load()
+    def __init__(self, why):
+        self._lib = _load(why)
         self._lib.mpi_router_error.restype = ctypes.c_char_p
         self._lib.mpi_router_context.restype = c_void_p
         self._lib.mpi_router_workspace.restype = c_int64
@@ -47,7 +48,6 @@ class CudaLibrary:
         return self._direction_bytes(n, d) + 8 * n  # of each row the direction of its image in float, |rM| in double
 
     def forward(self, gates, router, options, rows, tape, statuses):
-        self._expect(options)
         gates = self._stacked(gates)
         self._call(self._lib.mpi_router_forward, gates, None, False, self._describe(router), self._describe(rows),
                    c_double(options.radius), *self._saved(gates, tape, statuses))
@@ -56,19 +56,12 @@ class CudaLibrary:
         listed = grad_gates is not None and grad_gates[0].dim() == 2
         gates = self._stacked(gates)
         target = None if grad_gates is None else torch.stack(grad_gates) if listed else grad_gates[0]
-        if options.through == "none":
-            target = None
         self._call(self._lib.mpi_router_backward, gates, target, add, self._describe(router), self._describe(grad_rows),
                    self._describe(grad_router), self._describe(target), c_int(add), c_double(options.radius),
                    *self._saved(gates, tape, statuses))
         if listed and target is not None:
             for mine, made in zip(grad_gates, target):
                 mine.copy_(made)
-
-    @staticmethod
-    def _expect(options):
-        if options.steps != 1:
-            raise ValueError(f"router_rows: steps is {options.steps}, and this library for GPUs takes one step a call")
 
     @staticmethod
     def _stacked(gates):

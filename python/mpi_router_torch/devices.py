@@ -1,13 +1,15 @@
-"""Who multiplies: the library for each kind of device, all behind the same two calls.
+"""Who multiplies: the library for each kind of device, all behind the same calls.
 
+    tape_bytes(gates, options)
     forward(gates, router, options, rows, tape, statuses)
     backward(gates, router, options, statuses, tape, grad_rows, grad_router, grad_gates, add)
 
-gates is a list: of one tensor [N, F, D], or of N tensors [F, D]. tape has tape_bytes(gates, options) bytes, which mean
-something to the library alone. What is written is the caller's.
+gates is a list: of one tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something
+to the library alone. All memory is the caller's, and grad_router is zero when it comes.
 """
 
 import ctypes
+import functools
 from typing import List, NamedTuple, Tuple
 
 import torch
@@ -30,24 +32,32 @@ def shape_of(gates: List[Tensor]) -> Tuple[int, int, int]:
     return shape if len(shape) == 3 else (len(gates), *shape) if len(shape) == 2 else (0, 0, 0)
 
 
-class CLibrary:
+class _CStructs:
     """mpi_router::c, through the structs of mpi_router.py."""
 
+    types = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    device = 0  # MPIROUTER_HOST
+
     def __init__(self):
-        import mpi_router  # here: it loads the library, which GPUs may do without
+        import mpi_router  # here: it loads the library
 
         self._m = mpi_router
-        self._types = {torch.float64: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4}
-
-    types = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+        self._codes = {torch.float64: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4}
 
     def tape_bytes(self, gates: List[Tensor], options: Options) -> int:
-        n, f, d = map(int, shape_of(gates))
         size, anywhere = ctypes.c_int64(), 64  # torch.compile asks with tensors that have no memory; none is read
-        experts = self._m._Experts(anywhere, None, self._types[gates[0].dtype], 0, (ctypes.c_int64 * 3)(n, f, d),
+        n, f, d = map(int, shape_of(gates))
+        experts = self._m._Experts(anywhere, None, self._codes[gates[0].dtype], self.device, (ctypes.c_int64 * 3)(n, f, d),
                                    (ctypes.c_int64 * 3)(f * d, d, 1))
         self._m._call("tape_size", experts, self._options(options), ctypes.byref(size))
         return size.value
+
+    def _options(self, o):
+        return self._m._options(radius=o.radius, radius_rule="fixed", degenerate="zero", steps=o.steps, through=o.through)
+
+
+class HostLibrary(_CStructs):
+    """Tensors on the CPU, over PyTorch's number of threads."""
 
     def forward(self, gates, router, options, rows, tape, statuses):
         told = self._m._ByProducts(statuses=statuses.data_ptr())
@@ -69,23 +79,87 @@ class CLibrary:
         table = None if stacked else (ctypes.c_void_p * len(gates))(*[g.data_ptr() for g in gates])
         strides = first.stride() if stacked else (0, *first.stride())
         struct = m._Experts(first.data_ptr() if stacked else None, None if stacked else ctypes.cast(table, ctypes.c_void_p),
-                            self._types[first.dtype], 0, (ctypes.c_int64 * 3)(*shape_of(gates)),
+                            self._codes[first.dtype], 0, (ctypes.c_int64 * 3)(*shape_of(gates)),
                             (ctypes.c_int64 * 3)(*strides))
         return m._keeping(struct, table, gates)
 
     def _matrix(self, t):
-        return self._m._keeping(self._m._Matrix(t.data_ptr(), self._types[t.dtype], 0, (ctypes.c_int64 * 2)(*t.shape),
+        return self._m._keeping(self._m._Matrix(t.data_ptr(), self._codes[t.dtype], 0, (ctypes.c_int64 * 2)(*t.shape),
                                                 (ctypes.c_int64 * 2)(*t.stride())), t)
 
     def _buffer(self, tape):
         return self._m._Buffer(tape.data_ptr(), tape.numel() * tape.element_size())
 
-    def _options(self, o):
-        return self._m._options(radius=o.radius, radius_rule="fixed", degenerate="zero", steps=o.steps, through=o.through)
-
     def _threads(self, gates):
         n, f, d = shape_of(gates)
         return self._m._threads(torch.get_num_threads() if n * f * d > ALONE else 1)
+
+
+class GpuLibrary(_CStructs):
+    """Tensors on GPUs, on the current stream: mpi_router.Cuda. Of experts in a list the addresses are copied to the GPU once
+    for as long as they stay the same."""
+
+    device = 1  # MPIROUTER_CUDA
+    KEPT = 256  # tables of addresses, of layers and of their main_grads
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self._gpus, self._tables = {}, {}
+        self._gpu(device)  # raises where the library was built without CUDA
+        self._options = functools.lru_cache(self._options)
+
+    def forward(self, gates, router, options, rows, tape, statuses):
+        with torch.cuda.device(router.device):
+            gpu, experts, o = self._gpu(router.device), self._experts(gates), self._options(options)
+            gpu.router_rows(experts, router, rows, self._scratch(gpu.router_rows_workspace(experts, o), router),
+                            torch.cuda.current_stream().cuda_stream, tape=tape, options=o, statuses=statuses)
+
+    def backward(self, gates, router, options, statuses, tape, grad_rows, grad_router, grad_gates, add):
+        with torch.cuda.device(router.device):
+            gpu, experts, o = self._gpu(router.device), self._experts(gates), self._options(options)
+            to_gates = None if grad_gates is None else self._experts(grad_gates)
+            size = gpu.router_rows_vjp_workspace(experts, to_gates, add)
+            gpu.router_rows_vjp(experts, router, tape, grad_rows, self._scratch(size, router),
+                                torch.cuda.current_stream().cuda_stream, grad_router=grad_router, grad_experts=to_gates,
+                                accumulate=add, options=o)
+
+    def _gpu(self, device):
+        if device not in self._gpus:
+            with torch.cuda.device(device):
+                self._gpus[device] = self._m.Cuda()
+        return self._gpus[device]
+
+    def _experts(self, gates):
+        if gates[0].dim() == 3:
+            return gates[0]
+        addresses = (gates[0].device, *[gate.data_ptr() for gate in gates])
+        table = self._tables.pop(addresses, None)
+        if table is None:
+            table = torch.tensor(addresses[1:], dtype=torch.int64, device=gates[0].device)
+        self._tables[addresses] = table  # the last used is the last
+        if len(self._tables) > self.KEPT:
+            self._tables.pop(next(iter(self._tables)))
+        return self._gpu(gates[0].device).expert_pointers(table, gates[0], len(gates))
+
+    @staticmethod
+    def _scratch(size, router):
+        return torch.empty(size, dtype=torch.uint8, device=router.device)
+
+
+def _on_gpus(device: torch.device):
+    """mpi_router::c where it was built with CUDA, else the library that examples/torch_router makes."""
+    try:
+        import mpi_router
+
+        if hasattr(mpi_router, "Cuda"):
+            return GpuLibrary(device)
+    except (ImportError, ValueError) as error:
+        why = str(error)
+    else:
+        why = "this mpi_router.py has no calls for GPUs"
+    from .cuda_library import CudaLibrary
+
+    return CudaLibrary(why)
 
 
 _found = {}
@@ -96,12 +170,7 @@ def library_for(device: torch.device):
     not built."""
     kind = device.type
     if kind not in _found:
-        if kind == "cpu":
-            _found[kind] = CLibrary()
-        elif kind == "cuda":
-            from .cuda_library import CudaLibrary
-
-            _found[kind] = CudaLibrary()
-        else:
+        if kind not in ("cpu", "cuda"):
             raise ValueError(f"router_rows: there is no library for tensors on {device}; cpu and cuda have one")
+        _found[kind] = HostLibrary() if kind == "cpu" else _on_gpus(device)
     return _found[kind]

@@ -38,14 +38,33 @@ def router_rows(gates: Gates, router: Tensor, *, radius: Optional[float] = None,
     if not weights:
         _refuse("gates is an empty list")
     options = _options(radius, total_experts, steps, through, weights)
-    if _is_compiling():
-        rows, codes, _ = _rows_op(weights, router, buffers, *options)  # which checks by itself
+    if steps > 1 and isinstance(router, Tensor) and router.is_cuda:
+        rows, codes = _one_by_one(weights, router, buffers, options)
     else:
-        _expect_call(weights, router, buffers, options)
-        if buffers and torch.is_grad_enabled() and not weights[0].requires_grad:
-            _refuse(f"main_grad is given for gates {_said(weights[0])} that require no gradient")
-        rows, codes = _Rows.apply(_Call(options, buffers), router, *weights)
+        rows, codes = _rows(weights, router, buffers, options)
     return (rows, codes) if statuses else rows
+
+
+def _rows(weights: List[Tensor], router: Tensor, buffers: List[Tensor], options: Options) -> Tuple[Tensor, Tensor]:
+    if _is_compiling():
+        return _rows_op(weights, router, buffers, *options)[:2]  # which checks by itself
+    _expect_call(weights, router, buffers, options)
+    if buffers and torch.is_grad_enabled() and not weights[0].requires_grad:
+        _refuse(f"main_grad is given for gates {_said(weights[0])} that require no gradient")
+    return _Rows.apply(_Call(options, buffers), router, *weights)
+
+
+def _one_by_one(weights: List[Tensor], router: Tensor, buffers: List[Tensor], options: Options) -> Tuple[Tensor, Tensor]:
+    """GPUs take one step a call: the rows of a step are the router of the next, unrounded."""
+    rows = router if router.dtype == torch.float64 else router.float()
+    constant = [weight.detach() for weight in weights]
+    codes = None
+    for left in reversed(range(options.steps)):
+        differentiated = options.through == "all" or (options.through == "last" and left == 0)
+        rows, told = _rows(weights if differentiated else constant, rows, buffers if differentiated else [],
+                           options._replace(steps=1, through="all" if differentiated else "none"))
+        codes = told if codes is None else torch.where(codes == 0, told, codes)
+    return rows.to(router.dtype), codes
 
 
 # ---- What is refused ---------------------------------------------------------------------------------------
@@ -168,6 +187,15 @@ def _backward(gates, router, options, statuses, tape, grad_rows, grad_gates, add
     return grad_router
 
 
+def _like(gates: List[Tensor]) -> Tensor:
+    """Memory for the gradient to the gates; to a list in one piece."""
+    return torch.empty_like(gates[0]) if gates[0].dim() == 3 else gates[0].new_empty(shape_of(gates))
+
+
+def _split(grad: Tensor, gates: List[Tensor]) -> List[Tensor]:
+    return [grad] if gates[0].dim() == 3 else list(grad.unbind())
+
+
 def _wanted(needs, options: Options) -> bool:
     return options.through != "none" and any(needs)
 
@@ -193,8 +221,9 @@ class _Rows(torch.autograd.Function):
             for buffer in main_grad:
                 _count_write(buffer)
         elif _wanted(ctx.needs_input_grad[2:], options):
-            grads = [torch.empty_like(gate) for gate in gates]
-            grad_router = _backward(*common, grads)
+            made = _like(gates)
+            grad_router = _backward(*common, [made])
+            grads = _split(made, gates)
         else:
             grad_router, grads = _backward(*common, None), none
         return (None, grad_router if ctx.needs_input_grad[1] else None, *grads)
@@ -228,15 +257,15 @@ if hasattr(torch.library, "custom_op"):
     @torch.library.custom_op("mpi_router::rows_vjp", mutates_args=())
     def _vjp_op(gates: List[Tensor], router: Tensor, statuses: Tensor, tape: Tensor, grad_rows: Tensor, radius: float,
                 steps: int, through: str, wants_gates: bool) -> List[Tensor]:
-        """The gradients to the router and, where they are wanted, to the gates."""
-        grads = [torch.empty_like(gate) for gate in gates] if wants_gates else None
-        to_router = _backward(gates, router, Options(radius, steps, through), statuses, tape, grad_rows, grads)
-        return [to_router, *(grads or [])]
+        """The gradients to the router and, where it is wanted, to the gates, in one piece."""
+        grads = [_like(gates)] if wants_gates else []
+        to_router = _backward(gates, router, Options(radius, steps, through), statuses, tape, grad_rows, grads or None)
+        return [to_router, *grads]
 
     @_vjp_op.register_fake
     def _(gates, router, statuses, tape, grad_rows, radius, steps, through, wants_gates):
         to_router = torch.empty_like(router, memory_format=torch.contiguous_format)
-        return [to_router, *([torch.empty_like(gate) for gate in gates] if wants_gates else [])]
+        return [to_router, *([_like(gates)] if wants_gates else [])]
 
     @torch.library.custom_op("mpi_router::rows_vjp_added", mutates_args={"main_grad"})
     def _vjp_added_op(gates: List[Tensor], router: Tensor, statuses: Tensor, tape: Tensor, grad_rows: Tensor,
@@ -263,7 +292,7 @@ if hasattr(torch.library, "custom_op"):
         else:
             wants_gates = _wanted(ctx.needs_input_grad[0], ctx.options)
             to_router, *made = _vjp_op(*saved, *ctx.options, wants_gates)
-            grads = made or grads
+            grads = _split(made[0], gates) if wants_gates else grads
         return grads, to_router, [None] * len(ctx.main_grad), None, None, None
 
     _rows_op.register_autograd(_pull_back, setup_context=_keep)
