@@ -1,5 +1,5 @@
 # mpi_router::c, the library behind mpi_router/c/mpi_router.h: shared, and static as mpi_router::c_static. It has the
-# kernels of mpi_router::dispatch inside, and Eigen for certificates.
+# kernels of mpi_router::dispatch inside, Eigen for certificates, and with MPIROUTER_CUDA the kernels for GPUs.
 set(MPIROUTER_C_FLAGS "" CACHE STRING "Flags for the sources of mpi_router::c, after those of CMAKE_BUILD_TYPE")
 mark_as_advanced(MPIROUTER_C_FLAGS)
 mpirouter_require(Eigen3 Eigen3::Eigen)
@@ -17,10 +17,20 @@ add_library(mpi_router_c_objects OBJECT ${mpirouter_c_sources})
 target_link_libraries(mpi_router_c_objects PRIVATE mpi_router::mpi_router mpi_router::verify)
 # Eigen under a name of its own: a C++ program may link the archive beside an Eigen that aligns otherwise.
 target_compile_definitions(mpi_router_c_objects PRIVATE Eigen=mpi_router_c_eigen)
+# The calls on GPUs, or what says that there are none.
+if(MPIROUTER_CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  file(GLOB mpirouter_c_cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/c/cuda/*.cpp
+       ${PROJECT_SOURCE_DIR}/cmake/c/cuda/*.cu)
+  target_sources(mpi_router_c_objects PRIVATE ${mpirouter_c_cuda_sources})
+  target_link_libraries(mpi_router_c_objects PRIVATE mpi_router::cuda)
+  target_compile_definitions(mpi_router_c_objects PRIVATE MPIROUTER_C_CUDA)
+  set_target_properties(mpi_router_c_objects PROPERTIES CUDA_VISIBILITY_PRESET hidden)
+endif()
 set_target_properties(mpi_router_c_objects PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden
                                                       VISIBILITY_INLINES_HIDDEN ON)
 mpirouter_set_options(mpi_router_c_objects)
-target_compile_options(mpi_router_c_objects PRIVATE ${MPIROUTER_C_FLAGS})
+target_compile_options(mpi_router_c_objects PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${MPIROUTER_C_FLAGS}>")
 
 # mpirouter_add_c(<target> <name> SHARED|STATIC)
 function(mpirouter_add_c target name kind)
@@ -34,6 +44,9 @@ endfunction()
 
 mpirouter_add_c(mpi_router_c c SHARED)
 target_link_libraries(mpi_router_c PRIVATE mpi_router_dispatch)
+if(MPIROUTER_CUDA)
+  target_link_libraries(mpi_router_c PRIVATE CUDA::cudart_static)
+endif()
 # Before 1.0 every minor version may break its callers.
 set_target_properties(mpi_router_c PROPERTIES VERSION ${PROJECT_VERSION}
                                               SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
@@ -55,3 +68,6 @@ endforeach()
 set(mpirouter_cxx_libraries ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
 list(FILTER mpirouter_cxx_libraries INCLUDE REGEX "^(stdc\\+\\+|c\\+\\+|c\\+\\+abi|m)$")
 target_link_libraries(mpi_router_c_static INTERFACE ${mpirouter_cxx_libraries})
+if(MPIROUTER_CUDA)
+  target_link_libraries(mpi_router_c_static INTERFACE CUDA::cudart_static)
+endif()

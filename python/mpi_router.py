@@ -9,6 +9,8 @@ not copied. D is the length of a token: weights that are stored [N, D, F] are pa
 Types are float64, float32, float16, and bfloat16 as uint16 with bf16=True, or as ml_dtypes.bfloat16. What the
 library refuses raises MpiRouterError (a ValueError) with its text, and MemoryError where its scratch does not fit; what
 is no array or option that it could be asked about raises TypeError or ValueError.
+
+Arrays on a GPU, PyTorch's or CuPy's, go through Cuda, which needs neither of them: see there.
 """
 
 import ctypes
@@ -22,19 +24,19 @@ from types import SimpleNamespace
 
 import numpy as np
 
-__all__ = ["MpiRouterError", "certify", "certify_rows", "gate", "gate_vjp", "instruction_set", "router_rows",
-           "router_rows_vjp", "version"]
+__all__ = ["Cuda", "MpiRouterError", "certify", "certify_rows", "gate", "gate_vjp", "instruction_set", "router_rows",
+           "router_rows_vjp", "step_options", "version"]
 
 STATUSES = ("ok", "zero_row", "zero_image", "non_finite", "masked", "closed_expert")
 CERTAINTIES = ("none", "heuristic", "probabilistic", "rigorous")
 _NUMBERS = ("rayleigh", "cosine", "residual", "energy", "row_norm", "image_norm")
-_CODES = {1: "invalid_argument", 2: "unsupported", 4: "internal"}
+_CODES = {1: "invalid_argument", 2: "unsupported", 4: "internal", 5: "device_error"}
 _F64, _F32, _BF16, _F16 = 1, 2, 3, 4
 _VERSION = "0.1"  # of the library; before 1.0 every minor version may break its callers
 
 
 class MpiRouterError(ValueError):
-    """What the library refused; `code` is invalid_argument, unsupported or internal."""
+    """What the library refused; `code` is invalid_argument, unsupported, internal or device_error."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -89,6 +91,11 @@ class _CertifyOptions(ctypes.Structure):
     _fields_ = [("residual_tolerance", _f64), ("max_steps", _i64), ("basis", _i64), ("rigorous_up_to", _i64),
                 ("failure_probability", _f64), ("probe_starts", _i64), ("probe_max_steps", _i64),
                 ("seed", ctypes.c_uint64)]
+
+
+class _CudaFacts(ctypes.Structure):
+    _fields_ = [("stream", _ptr), ("workspace", _Buffer), ("inputs_at_rest", _i32), ("device", _i32),
+                ("multiprocessors", _i32), ("capability", _i32), ("shared_memory", _i64), ("clusters", _i32 * 4)]
 
 
 _DIRECTION = np.dtype([("certainty", "i4"), ("status", "i4"), ("angle_bound", "f8"), ("failure_probability", "f8"),
@@ -154,10 +161,14 @@ def _call(name, *arguments):
     code, text = run() if threads is None else _uninterrupted(run)
     if threads is not None and threads.raised:
         raise threads.raised[0]
+    if code != 0:
+        _raise(code, text)
+
+
+def _raise(code, text):
     if code == 3:
         raise MemoryError(text)
-    if code != 0:
-        raise MpiRouterError(_CODES.get(code, "unknown"), text)
+    raise MpiRouterError(_CODES.get(code, "unknown"), text)
 
 
 def _uninterrupted(run):
@@ -273,6 +284,11 @@ def _options(radius=4.0, radius_rule="scale_free", total_experts=0, steps=1, deg
                     _number("degenerate", degenerate, ("keep", "zero")),
                     _integer("total_experts", total_experts), _integer("steps", steps),
                     _number("through", through, ("all", "last", "none")), 0)
+
+
+def step_options(**options):
+    """The options of router_rows as one object, which Cuda takes: made once for many calls."""
+    return _options(**options)
 
 
 def _threads(count):
@@ -465,3 +481,204 @@ def certify_rows(experts, rows, certified, *, bf16=False, threads=1):
     _call("certify_rows", e, _matrix(rows, "rows", bf16), _pointer(found), _matrix(certified.directions, "directions"),
           _pointer(certificates), _threads(threads))
     return certificates
+
+
+# ---- On GPUs -----------------------------------------------------------------------------------------------
+
+_device_dtypes = {}  # of PyTorch and CuPy, as they come
+
+
+def _device_dtype(dtype):
+    code = _device_dtypes.get(dtype)
+    if code is None:
+        name = str(dtype).removeprefix("torch.")
+        known = {"float64": _F64, "float32": _F32, "float16": _F16, "bfloat16": _BF16}
+        if name not in known:
+            raise TypeError(f"{dtype} is none of float64, float32, float16 and bfloat16")
+        code = _device_dtypes[dtype] = known[name]
+    return code
+
+
+def _device_array(array):
+    """The address, shape, strides in elements and dtype of an array of PyTorch, or of one that has
+    __cuda_array_interface__."""
+    if hasattr(array, "data_ptr"):
+        if array.device.type != "cuda":
+            raise TypeError(f"an array on {array.device}, not on a GPU: router_rows and its like take those of NumPy")
+        return array.data_ptr(), array.shape, array.stride(), array.dtype
+    if not hasattr(array, "__cuda_array_interface__"):
+        raise TypeError(f"{type(array).__name__} is no array on a GPU: it has neither data_ptr nor __cuda_array_interface__")
+    told = array.__cuda_array_interface__
+    dtype, shape = np.dtype(told["typestr"]), told["shape"]
+    strides = told.get("strides")
+    if strides is None:
+        return told["data"][0], shape, tuple(int(np.prod(shape[i + 1:])) for i in range(len(shape))), dtype
+    if any(stride % dtype.itemsize for stride in strides):
+        raise ValueError(f"strides of {strides} bytes are not whole elements of {dtype.itemsize}")
+    return told["data"][0], shape, tuple(stride // dtype.itemsize for stride in strides), dtype
+
+
+def _address(array):
+    return array.data_ptr() if hasattr(array, "data_ptr") else array.__cuda_array_interface__["data"][0]
+
+
+def _device_pointer(array):
+    return None if array is None else _ptr(_address(array))
+
+
+class Cuda:
+    """The calls on the GPU that is current when it is made; it must be current at each call, too. Keep one for each GPU.
+
+    Arrays are PyTorch's tensors or CuPy's arrays, with any strides, and everything that is written is the caller's: no
+    call allocates memory of the GPU or waits for it, and all may be captured in graphs. `stream` is the address of a
+    cudaStream_t (torch.cuda.current_stream().cuda_stream, cupy.cuda.get_current_stream().ptr; 0: the default one),
+    `workspace` an array of so many bytes as the _workspace method says, aligned to 256, as allocators do.
+
+        gpu = mpi_router.Cuda()
+        options = mpi_router.step_options(radius=2.0, radius_rule="fixed", degenerate="zero")
+        scratch = torch.empty(gpu.router_rows_workspace(gates, options), dtype=torch.uint8, device="cuda")
+        tape = torch.empty(gpu.tape_size(gates), dtype=torch.uint8, device="cuda")
+        gpu.router_rows(gates, router, rows, scratch, stream, tape=tape, options=options)
+
+    Experts that lie apart are passed as expert_pointers(…). Errors are those of the module; a call that fails on the GPU
+    raises MpiRouterError with the code device_error. What is known of arrays of one form is kept, for each thread.
+    """
+
+    def __init__(self):
+        self._facts = _CudaFacts()
+        _call("cuda_of_current_device", self._facts)
+        self._kept = threading.local()
+        self._sizes = {}
+
+    @property
+    def device(self):
+        return self._facts.device
+
+    def expert_pointers(self, table, first, count):
+        """Experts like `first` [F, D], whose addresses are in `table`: `count` of 64 bits, on the GPU."""
+        _, shape, strides, dtype = _device_array(first)
+        if len(shape) != 2:
+            raise ValueError(f"an expert has the shape {tuple(shape)}, not 2 axes")
+        return _keeping(_Experts(None, _address(table), _device_dtype(dtype), 1, (_i64 * 3)(count, *shape),
+                                 (_i64 * 3)(0, *strides)), table)
+
+    def tape_size(self, experts):
+        """Bytes of the tape of one step."""
+        return self._size("tape_size", experts, None)
+
+    def factors_size(self, experts):
+        """Bytes of the factors: p [N, F], z [N, D], w [N, F] in float32, one behind the other."""
+        return self._size("factors_size", experts, None)
+
+    def router_rows_workspace(self, experts, options=None):
+        """Bytes of workspace of router_rows."""
+        return self._size("cuda_rows_workspace_size", experts, options, key=options and options.steps)
+
+    def router_rows_vjp_workspace(self, experts, grad_experts=None, accumulate=False):
+        """Bytes of workspace of router_rows_vjp with this gradient to the experts."""
+        if grad_experts is None:
+            return self._size("cuda_rows_vjp_workspace_size", experts, None, _i32(0))
+        return self._size("cuda_rows_vjp_workspace_size", experts, self._experts(grad_experts, "grad_experts"),
+                          _i32(int(accumulate)), key=(self._form(grad_experts), accumulate))
+
+    def router_rows(self, experts, router, out, workspace, stream=0, *, tape=None, options=None, inputs_at_rest=False,
+                    **told):
+        """The rows, written to `out` [N, D]; it may be the router. told: arrays of N by the names of router_rows, which
+        are written: statuses (bytes) and numbers (float64)."""
+        by_products = _ByProducts(**{name: _device_pointer(array) for name, array in told.items()}) if told else None
+        self._run("cuda_rows", self._here(stream, workspace, inputs_at_rest), self._experts(experts, "experts"),
+                  self._matrix(router, "router"), options, self._matrix(out, "out"), by_products, self._buffer(tape, "tape"))
+
+    def router_rows_vjp(self, experts, router, tape, grad_rows, workspace, stream=0, *, grad_router=None,
+                        grad_experts=None, factors=None, accumulate=False, options=None):
+        """The backward. grad_router is written, or not wanted; grad_experts is written, with accumulate=True added to,
+        or not wanted, and may be left as `factors`, of factors_size bytes."""
+        here = self._here(stream, workspace)
+        common = (here, self._experts(experts, "experts"), self._matrix(router, "router"), options,
+                  self._buffer(tape, "tape"), self._matrix(grad_rows, "grad_rows"),
+                  None if grad_router is None else self._matrix(grad_router, "grad_router"))
+        if grad_experts is not None and factors is not None:
+            raise ValueError("grad_experts and factors are given: one of them")
+        if grad_experts is not None:
+            self._run("cuda_rows_vjp", *common, self._experts(grad_experts, "grad_experts"), _i32(int(accumulate)))
+        elif factors is not None:
+            self._run("cuda_rows_vjp_factored", *common, self._buffer(factors, "factors"))
+        else:
+            self._run("cuda_rows_vjp_detached", *common)
+
+    def gate(self, logits, weights, experts, stream=0, *, statuses=None, load=None, selection_bias=None, mask=None,
+             **options):
+        """Selects K experts for each token: logits [T, N] to weights [T, K], both float32, and experts [T, K] (int32).
+        statuses, mask: T bytes; load: N of int32, which is added to. options: as of gate."""
+        w = self._matrix(weights, "weights")
+        self._run("cuda_gate", self._here(stream), self._matrix(logits, "logits"), _gating(w.shape[1], **options),
+                  None if selection_bias is None else self._vector(selection_bias), _device_pointer(mask), w,
+                  _device_pointer(experts), _device_pointer(statuses), _device_pointer(load))
+
+    # What ctypes makes of an array costs more than the call: a struct for each use and form of array is kept, and takes
+    # but the address.
+
+    def _struct(self, array, use, axes, make):
+        address, shape, strides, dtype = _device_array(array)
+        structs = self._kept.__dict__
+        struct = structs.get((use, dtype, shape, strides))
+        if struct is None:
+            if len(shape) != axes:
+                raise ValueError(f"{use} has the shape {tuple(shape)}, not {axes} axes")
+            struct = structs[use, dtype, shape, strides] = make(_device_dtype(dtype), shape, strides)
+        struct.data = address
+        return struct
+
+    def _experts(self, experts, use):
+        if isinstance(experts, _Experts):
+            return experts
+        return self._struct(experts, use, 3, lambda dtype, shape, strides: _Experts(
+            None, None, dtype, 1, (_i64 * 3)(*shape), (_i64 * 3)(*strides)))
+
+    def _matrix(self, array, use):
+        return self._struct(array, use, 2, lambda dtype, shape, strides: _Matrix(
+            None, dtype, 1, (_i64 * 2)(*shape), (_i64 * 2)(*strides)))
+
+    def _vector(self, array):
+        return self._struct(array, "selection_bias", 1, lambda dtype, shape, strides: _Vector(
+            None, dtype, 1, shape[0], strides[0]))
+
+    def _buffer(self, array, use):
+        if array is None:
+            return None
+        buffer = self._kept.__dict__.setdefault(use, _Buffer())
+        buffer.data, buffer.bytes = _address(array), array.nbytes
+        return buffer
+
+    def _here(self, stream, workspace=None, inputs_at_rest=False):
+        here = self._kept.__dict__.get("here")
+        if here is None:
+            here = self._kept.__dict__["here"] = _CudaFacts.from_buffer_copy(self._facts)
+        here.stream, here.inputs_at_rest = stream, inputs_at_rest
+        if workspace is not None:
+            here.workspace = self._buffer(workspace, "workspace")
+        return here
+
+    @staticmethod
+    def _run(name, *arguments):
+        code = getattr(_library, "mpi_router_" + name)(
+            *[ctypes.byref(a) if isinstance(a, ctypes.Structure) else a for a in arguments])
+        if code != 0:
+            _raise(code, _library.mpi_router_last_error().decode())
+
+    def _size(self, name, experts, *arguments, key=None):
+        """What a function says of experts of this form, asked once."""
+        form = name, key, self._form(experts)
+        size = self._sizes.get(form)
+        if size is None:
+            bytes_needed = _i64()
+            here = (self._here(0),) if name.startswith("cuda") else ()
+            self._run(name, *here, self._experts(experts, "experts"), *arguments, ctypes.byref(bytes_needed))
+            size = self._sizes[form] = bytes_needed.value
+        return size
+
+    @staticmethod
+    def _form(experts):
+        if isinstance(experts, _Experts):
+            return experts.dtype, tuple(experts.shape), tuple(experts.strides), experts.pointers is not None
+        return _device_array(experts)[1:]

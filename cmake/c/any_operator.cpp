@@ -1,3 +1,4 @@
+#if !defined(MPIROUTER_C_PLAIN)
 #include "any_operator.hpp"
 
 #include <mpi_router/backend/dense.hpp>
@@ -63,3 +64,4 @@ std::vector<double> row_in_double(const mpi_router_matrix& rows, index_t i) {
 }
 
 }  // namespace mpi_router_c
+#endif

@@ -8,6 +8,7 @@
 #include <functional>
 #include <numeric>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace mpi_router_c {
@@ -33,16 +34,38 @@ bool is_aligned(const void* data, mpi_router_dtype dtype) {
   return reinterpret_cast<std::uintptr_t>(data) % size_of(dtype) == 0;
 }
 
+/// "mpi_router_rows" of "mpi_router_cuda_rows", and the other way round; "" where there is no such call.
+std::string on_the_other_side(std::string_view call) {
+  constexpr std::string_view host = "mpi_router_", gpu = "mpi_router_cuda_";
+  constexpr std::array both{"rows", "stateful_rows", "rows_vjp", "rows_vjp_detached", "rows_vjp_factored",
+                            "gate"};
+  const bool is_gpu = call.starts_with(gpu);
+  const std::string_view of = call.substr((is_gpu ? gpu : host).size());
+  const bool is_both = std::find(both.begin(), both.end(), of) != both.end();
+  return is_both ? std::string(is_gpu ? host : gpu).append(of) : std::string();
+}
+
+void expect_device(const char* what, const char* name, mpi_router_device device, mpi_router_device wanted) {
+  core::expect(device == MPIROUTER_HOST || device == MPIROUTER_CUDA, what, ": ", name, " has the device ",
+               device, ", which is none: MPIROUTER_HOST or _CUDA");
+  if (device == wanted) {
+    return;
+  }
+  const std::string other = on_the_other_side(what);
+  const std::string advice = other.empty() ? std::string() : ": call " + other + ", with all of it there";
+  if (device == MPIROUTER_HOST) {
+    unsupported(what, ": ", name, " is on the host, and this call takes memory on a GPU", advice);
+  }
+  unsupported(what, ": ", name, " is on a GPU, and this call takes memory of the host", advice,
+              is_built_with_cuda ? "" : " (this library was built without CUDA)");
+}
+
 /// What all arrays have in common. Returns whether there are elements.
 bool check_type_and_shape(const char* what, const char* name, mpi_router_dtype dtype,
-                          mpi_router_device device, extents shape, extents strides) {
+                          mpi_router_device device, extents shape, extents strides, place where) {
   core::expect(dtype >= MPIROUTER_F64 && dtype <= MPIROUTER_F16, what, ": ", name, " has the dtype ", dtype,
                ", which is none: MPIROUTER_F64, _F32, _BF16 or _F16");
-  if (device == MPIROUTER_CUDA) {
-    unsupported(what, ": ", name, " is on a GPU, and this library was built without CUDA");
-  }
-  core::expect(device == MPIROUTER_HOST, what, ": ", name, " has the device ", device,
-               ", which is none: MPIROUTER_HOST or _CUDA");
+  expect_device(what, name, device, where.device);
   double elements = 1;
   double farthest = 0;
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
@@ -55,10 +78,8 @@ bool check_type_and_shape(const char* what, const char* name, mpi_router_dtype d
   const auto bytes = static_cast<double>(size_of(dtype));
   core::expect(elements * bytes <= most && farthest * bytes <= most, what, ": ", name, " of shape ",
                text_of(shape), " and strides ", text_of(strides), " does not fit in memory");
-  for (const std::int64_t extent : shape) {
-    if (extent == 0) return false;
-  }
-  return true;
+  return where.has_memory &&
+         std::none_of(shape.begin(), shape.end(), [](std::int64_t extent) { return extent == 0; });
 }
 
 void check_data(const char* what, const char* name, const void* data, mpi_router_dtype dtype, extents shape) {
@@ -84,26 +105,26 @@ const char* name_of(mpi_router_dtype dtype) noexcept {
   return dtype < MPIROUTER_F64 || dtype > MPIROUTER_F16 ? names[0] : names[static_cast<std::size_t>(dtype)];
 }
 
-void check(const char* what, const char* name, const mpi_router_matrix& m) {
-  if (check_type_and_shape(what, name, m.dtype, m.device, m.shape, m.strides)) {
+void check(const char* what, const char* name, const mpi_router_matrix& m, place where) {
+  if (check_type_and_shape(what, name, m.dtype, m.device, m.shape, m.strides, where)) {
     check_data(what, name, m.data, m.dtype, m.shape);
   }
 }
-void check(const char* what, const char* name, const mpi_router_vector& v) {
-  if (check_type_and_shape(what, name, v.dtype, v.device, {&v.size, 1}, {&v.stride, 1})) {
+void check(const char* what, const char* name, const mpi_router_vector& v, place where) {
+  if (check_type_and_shape(what, name, v.dtype, v.device, {&v.size, 1}, {&v.stride, 1}, where)) {
     check_data(what, name, v.data, v.dtype, {&v.size, 1});
   }
 }
-void check(const char* what, const char* name, const mpi_router_experts& e) {
+void check(const char* what, const char* name, const mpi_router_experts& e, place where) {
   std::int64_t strides[] = {e.pointers != nullptr ? 0 : e.strides[0], e.strides[1], e.strides[2]};
-  if (!check_type_and_shape(what, name, e.dtype, e.device, e.shape, strides)) {
+  if (!check_type_and_shape(what, name, e.dtype, e.device, e.shape, strides, where)) {
     return;
   }
   if (e.pointers == nullptr) {
     check_data(what, name, e.data, e.dtype, e.shape);
     return;
   }
-  for (index_t i = 0; i < e.shape[0]; ++i) {
+  for (index_t i = 0; where.device == MPIROUTER_HOST && i < e.shape[0]; ++i) {
     core::expect(e.pointers[i] != nullptr, what, ": ", name, " of shape ", text_of(e.shape),
                  " have a null pointer for expert ", i);
     core::expect(is_aligned(e.pointers[i], e.dtype), what, ": expert ", i, " of ", name,
@@ -143,7 +164,7 @@ void expect_distinct(const char* what, const char* name, const mpi_router_expert
   core::expect(!any || !(meet(1, 2) || (!has_table && (meet(0, 1) || meet(0, 2)))), what, ": ", name,
                " are written, and with the strides [", e.strides[0], ", ", e.strides[1], ", ", e.strides[2],
                "] some elements of ", text_of(e.shape), " are one");
-  if (has_table && any) {
+  if (has_table && any && e.device == MPIROUTER_HOST) {
     std::vector<const void*> table(e.pointers, e.pointers + e.shape[0]);
     std::sort(table.begin(), table.end(), std::less<>{});
     core::expect(std::adjacent_find(table.begin(), table.end()) == table.end(), what, ": ", name,

@@ -27,18 +27,24 @@ decltype(auto) with_type(mpi_router_dtype dtype, const Body& body) {
 /// "f64", …; "unknown".
 [[nodiscard]] const char* name_of(mpi_router_dtype dtype) noexcept;
 
+/// Where the arrays of a call are, and whether it looks at their memory: sizes do not.
+struct place {
+  mpi_router_device device = MPIROUTER_HOST;
+  bool has_memory = true;
+};
+
 /// Throws usage_error, naming the argument, where an array has no type, a negative extent, no data, data that
-/// its type is not aligned to, or elements out of reach; unsupported_error where it is not on the host.
-void check(const char* what, const char* name, const mpi_router_matrix& matrix);
-void check(const char* what, const char* name, const mpi_router_vector& vector);
-void check(const char* what, const char* name, const mpi_router_experts& experts);
+/// its type is not aligned to, or elements out of reach; unsupported_error where it is elsewhere.
+void check(const char* what, const char* name, const mpi_router_matrix& matrix, place where = {});
+void check(const char* what, const char* name, const mpi_router_vector& vector, place where = {});
+void check(const char* what, const char* name, const mpi_router_experts& experts, place where = {});
 
 /// Throws usage_error where the matrix is not [rows, cols]; `because` says of what.
 void expect_shape(const char* what, const char* name, const mpi_router_matrix& matrix, index_t rows,
                   index_t cols, const char* because);
 
 /// Throws usage_error where some elements of what is written are one and the same; of experts, as far as
-/// each pair of axes and each pair of pointers shows it.
+/// each pair of axes and, on the host, each pair of pointers shows it.
 void expect_distinct(const char* what, const char* name, const mpi_router_matrix& matrix);
 void expect_distinct(const char* what, const char* name, const mpi_router_experts& experts);
 
@@ -49,16 +55,16 @@ void expect_meets(const char* what, const char* name, mpi_router_dtype dtype, mp
   return {experts.shape[0], experts.shape[1], experts.shape[2]};
 }
 
-template <class T>
-[[nodiscard]] matrix_view<T> view_of(const mpi_router_matrix& m) {
+template <class T, class Space = host_space>
+[[nodiscard]] matrix_view<T, Space> view_of(const mpi_router_matrix& m) {
   return {static_cast<T*>(m.data), m.shape[0], m.shape[1], m.strides[0], m.strides[1]};
 }
 template <class T>
 [[nodiscard]] vector_view<T> view_of(const mpi_router_vector& v) {
   return {static_cast<T*>(v.data), v.size, v.stride};
 }
-template <class T>
-[[nodiscard]] expert_batch_view<T> view_of(const mpi_router_experts& e) {
+template <class T, class Space = host_space>
+[[nodiscard]] expert_batch_view<T, Space> view_of(const mpi_router_experts& e) {
   if (e.pointers != nullptr) {
     return {reinterpret_cast<T* const*>(e.pointers), shape_of(e), {0, e.strides[1], e.strides[2]}};
   }

@@ -76,22 +76,6 @@ void pull_back(const backward_arguments& a, std::int64_t tape, const Body& body)
   grad_router.store();
 }
 
-/// A gradient like the experts: of their type or that of their sums.
-void check_gradient(const backward_arguments& a, const mpi_router_experts& grad_experts) {
-  check(a.what, "grad_experts", grad_experts);
-  for (int axis = 0; axis < 3; ++axis) {
-    core::expect(grad_experts.shape[axis] == a.experts.shape[axis], a.what, ": grad_experts is [",
-                 grad_experts.shape[0], ", ", grad_experts.shape[1], ", ", grad_experts.shape[2],
-                 "], experts is [", a.experts.shape[0], ", ", a.experts.shape[1], ", ", a.experts.shape[2],
-                 "]");
-  }
-  if (grad_experts.dtype != a.experts.dtype && grad_experts.dtype != mpi_router_sums_dtype(a.experts.dtype)) {
-    unsupported(a.what, ": grad_experts is ", name_of(grad_experts.dtype), " and experts is ",
-                name_of(a.experts.dtype),
-                ": their gradient is of the same type, or f32 of f32, bf16 and f16");
-  }
-}
-
 /// The gradient to the experts meets nothing else that the call uses.
 void check_gradient_memory(const backward_arguments& a, std::int64_t tape,
                            const mpi_router_experts& grad_experts) {
@@ -118,7 +102,7 @@ mpi_router_code mpi_router_rows_vjp(const mpi_router_experts* experts, const mpi
     const std::int64_t taped = check_all(a);
     core::expect(a.options.through != differentiate::none, what,
                  ": through is none; mpi_router_rows_vjp_detached takes no gradient to the experts");
-    check_gradient(a, gradient);
+    check_gradient(what, a.experts, gradient);
     check_gradient_memory(a, taped, gradient);
     with_rows_of(a.experts.dtype, [&]<class S>(const rows_functions<S>& functions) {
       pull_back<S>(a, taped, [&](const auto& call) { functions.written(call, gradient); });

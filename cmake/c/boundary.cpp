@@ -1,7 +1,7 @@
 // The text of the last failure of each thread, and names.
 #include "boundary.hpp"
+#include "host_backend.hpp"
 
-#include <mpi_router/backend/runtime_dispatch.hpp>
 #include <mpi_router/core/version.hpp>
 #include <mpi_router/verify/certificate.hpp>
 
@@ -35,6 +35,7 @@ const char* mpi_router_code_name(mpi_router_code code) {
     case MPIROUTER_UNSUPPORTED: return "unsupported";
     case MPIROUTER_OUT_OF_MEMORY: return "out_of_memory";
     case MPIROUTER_INTERNAL: return "internal";
+    case MPIROUTER_DEVICE_ERROR: return "device_error";
     default: return "unknown";
   }
 }
@@ -44,9 +45,7 @@ const char* mpi_router_version() {
       MPIROUTER_VERSION_MINOR) "." MPIROUTER_C_TEXT(MPIROUTER_VERSION_PATCH);
 }
 
-const char* mpi_router_instruction_set() {
-  return mpi_router::to_string(mpi_router::best_instruction_set()).data();
-}
+const char* mpi_router_instruction_set() { return mpi_router_c::name_of_kernels(); }
 
 const char* mpi_router_status_name(std::uint8_t status) {
   return mpi_router::to_string(static_cast<mpi_router::status>(status)).data();

@@ -4,6 +4,7 @@
 #include <mpi_router/c/mpi_router.h>
 
 #include <mpi_router/core/error.hpp>
+#include <mpi_router/cuda/types.hpp>
 
 #include <new>
 #include <stdexcept>
@@ -12,6 +13,12 @@
 namespace mpi_router_c {
 
 using namespace mpi_router;
+
+#if defined(MPIROUTER_C_CUDA)
+inline constexpr bool is_built_with_cuda = true;
+#else
+inline constexpr bool is_built_with_cuda = false;
+#endif
 
 /// Well said, but not to be had: a type, a device.
 class unsupported_error : public std::runtime_error {
@@ -37,6 +44,8 @@ mpi_router_code guarded(const Body& body) noexcept {
     return fail(MPIROUTER_UNSUPPORTED, error.what());
   } catch (const usage_error& error) {
     return fail(MPIROUTER_INVALID_ARGUMENT, error.what());
+  } catch (const cuda::cuda_error& error) {
+    return fail(MPIROUTER_DEVICE_ERROR, error.what());
   } catch (const std::bad_alloc&) {
     return fail(MPIROUTER_OUT_OF_MEMORY, "mpi_router: the scratch of the call could not be allocated");
   } catch (const std::exception& error) {

@@ -1,4 +1,5 @@
 // mpi_router_find_directions and mpi_router_certify_rows.
+#if !defined(MPIROUTER_C_PLAIN)
 #include "any_operator.hpp"
 #include "threads.hpp"
 
@@ -206,3 +207,4 @@ mpi_router_code mpi_router_certify_rows(const mpi_router_experts* experts, const
 }
 
 }  // extern "C"
+#endif

@@ -1,11 +1,10 @@
 // mpi_router_gate and its backward.
-#include "arrays.hpp"
+#include "gate_call.hpp"
 #include "threads.hpp"
 
 #include <mpi_router/router/gating_vjp.hpp>
 
 namespace mpi_router_c {
-namespace {
 
 gating_options options_of(const char* what, const mpi_router_gating_options& o) {
   core::expect(o.renormalize == 0 || o.renormalize == 1, what, ": renormalize is ", o.renormalize,
@@ -20,6 +19,8 @@ gating_options options_of(const char* what, const mpi_router_gating_options& o) 
       .topk_group = o.topk_group,
       .group_score = enumerated(what, "group_score", o.group_score, mpi_router::group_score::max)};
 }
+
+namespace {
 
 /// A matrix or vector of the type of the logits.
 template <class Array>

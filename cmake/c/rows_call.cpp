@@ -22,13 +22,25 @@ gradient_mode mode_of(const char* what, std::int32_t mode) {
 }
 
 void check_rows(const char* what, const char* name, const mpi_router_matrix& matrix,
-                const mpi_router_experts& experts) {
-  check(what, name, matrix);
+                const mpi_router_experts& experts, place where) {
+  check(what, name, matrix, where);
   expect_meets(what, name, matrix.dtype, mpi_router_sums_dtype(experts.dtype));
-  const std::string because =
-      core::concatenate("as the experts [N = ", experts.shape[0], ", F = ", experts.shape[1],
-                        ", D = ", experts.shape[2], "] ask");
-  expect_shape(what, name, matrix, experts.shape[0], experts.shape[2], because.c_str());
+  const auto [n, f, d] = shape_of(experts);
+  core::expect(matrix.shape[0] == n && matrix.shape[1] == d, what, ": ", name, " is [", matrix.shape[0], ", ",
+               matrix.shape[1], "], not [", n, ", ", d, "], as the experts [N = ", n, ", F = ", f,
+               ", D = ", d, "] ask");
+}
+
+void check_gradient(const char* what, const mpi_router_experts& experts,
+                    const mpi_router_experts& grad_experts, place where) {
+  check(what, "grad_experts", grad_experts, where);
+  core::expect(shape_of(grad_experts) == shape_of(experts), what, ": grad_experts is [",
+               grad_experts.shape[0], ", ", grad_experts.shape[1], ", ", grad_experts.shape[2],
+               "], experts is [", experts.shape[0], ", ", experts.shape[1], ", ", experts.shape[2], "]");
+  if (grad_experts.dtype != experts.dtype && grad_experts.dtype != mpi_router_sums_dtype(experts.dtype)) {
+    unsupported(what, ": grad_experts is ", name_of(grad_experts.dtype), " and experts is ",
+                name_of(experts.dtype), ": their gradient is of the same type, or f32 of f32, bf16 and f16");
+  }
 }
 
 std::int64_t bytes_of(const char* what, const char* name, double elements, mpi_router_dtype experts,
@@ -46,8 +58,33 @@ void check_buffer(const char* what, const char* name, const mpi_router_buffer& b
                " is not aligned as a double");
 }
 
-std::int64_t tape_bytes(const char* what, const mpi_router_experts& experts, const router_options& options) {
+namespace {
+
+/// Whether experts are on a GPU, where tapes and factors are of one step.
+bool is_of_one_step(const char* what, const mpi_router_experts& experts, const router_options& options) {
   core::expect(options.steps >= 1, what, ": steps is ", options.steps);
+  if (experts.device == MPIROUTER_CUDA && options.steps != 1) {
+    unsupported(what, ": steps is ", options.steps,
+                ", and a backward on a GPU, with its tape, is of one step: take it of one step at a time");
+  }
+  return experts.device == MPIROUTER_CUDA;
+}
+
+/// Experts of either side; on a GPU they need no data, for sizes alone are asked.
+void check_sized(const char* what, const mpi_router_experts* experts) {
+  const bool is_gpu = given(what, "experts", experts).device == MPIROUTER_CUDA;
+  if (is_gpu && !is_built_with_cuda) {
+    unsupported(what, ": experts is on a GPU, and this library was built without CUDA");
+  }
+  check(what, "experts", *experts, is_gpu ? place{MPIROUTER_CUDA, false} : place{});
+}
+
+}  // namespace
+
+std::int64_t tape_bytes(const char* what, const mpi_router_experts& experts, const router_options& options) {
+  if (is_of_one_step(what, experts, options)) {
+    return experts.shape[0] * (4 * experts.shape[2] + 9);  // of a saved_step
+  }
   const double elements = static_cast<double>(experts.shape[0]) * static_cast<double>(options.steps) *
                           static_cast<double>(experts.shape[2] + 2);
   return bytes_of(what, "the tape", elements, experts.dtype, options.steps);
@@ -55,9 +92,12 @@ std::int64_t tape_bytes(const char* what, const mpi_router_experts& experts, con
 
 std::int64_t factor_bytes(const char* what, const mpi_router_experts& experts,
                           const router_options& options) {
-  core::expect(options.steps >= 1, what, ": steps is ", options.steps);
+  const bool of_one_step = is_of_one_step(what, experts, options);
   core::expect(options.through != differentiate::none, what,
                ": through is none, so there are no factors; mpi_router_rows_vjp_detached takes none");
+  if (of_one_step) {
+    return experts.shape[0] * 4 * (2 * experts.shape[1] + experts.shape[2]);  // of gradient_factors
+  }
   const double elements = static_cast<double>(router_factors<float>::terms(options)) *
                           static_cast<double>(experts.shape[0]) * 2 *
                           static_cast<double>(experts.shape[1] + experts.shape[2]);
@@ -91,7 +131,7 @@ mpi_router_code mpi_router_tape_size(const mpi_router_experts* experts, const mp
                                      std::int64_t* bytes) {
   return guarded([&] {
     constexpr const char* what = "mpi_router_tape_size";
-    check(what, "experts", given(what, "experts", experts));
+    check_sized(what, experts);
     static_cast<void>(given(what, "bytes", bytes));
     *bytes = tape_bytes(what, *experts, options_of(what, options));
   });
@@ -101,7 +141,7 @@ mpi_router_code mpi_router_factors_size(const mpi_router_experts* experts, const
                                         std::int64_t* bytes) {
   return guarded([&] {
     constexpr const char* what = "mpi_router_factors_size";
-    check(what, "experts", given(what, "experts", experts));
+    check_sized(what, experts);
     static_cast<void>(given(what, "bytes", bytes));
     *bytes = factor_bytes(what, *experts, options_of(what, options));
   });

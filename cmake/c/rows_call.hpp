@@ -12,7 +12,11 @@ namespace mpi_router_c {
 
 /// A matrix [N, D] that goes with the experts: its type, shape and memory.
 void check_rows(const char* what, const char* name, const mpi_router_matrix& matrix,
-                const mpi_router_experts& experts);
+                const mpi_router_experts& experts, place where = {});
+
+/// A gradient like the experts: of their type or that of their sums.
+void check_gradient(const char* what, const mpi_router_experts& experts,
+                    const mpi_router_experts& grad_experts, place where = {});
 
 /// Bytes of `elements` numbers, for so many steps, that experts of that type are summed in. Throws
 /// usage_error where they do not fit in memory.
@@ -22,6 +26,7 @@ void check_rows(const char* what, const char* name, const mpi_router_matrix& mat
 /// Throws usage_error where the buffer is null, not aligned, or smaller than `bytes`.
 void check_buffer(const char* what, const char* name, const mpi_router_buffer& buffer, std::int64_t bytes);
 
+/// On a GPU one step alone: unsupported_error where there are more.
 [[nodiscard]] std::int64_t tape_bytes(const char* what, const mpi_router_experts& experts,
                                       const router_options& options);
 [[nodiscard]] std::int64_t factor_bytes(const char* what, const mpi_router_experts& experts,

@@ -77,7 +77,7 @@ def _library(device: torch.device):
         library = ctypes.CDLL(os.environ.get(variable, str(pathlib.Path(__file__).with_name(name))))
         library.mpi_router_sharded_error.restype = ctypes.c_char_p
         if kind == "cuda":
-            library.mpi_router_context.restype = c_void_p
+            library.mpi_router_sharded_context.restype = c_void_p
             library.mpi_router_sharded_workspace.restype = c_int64
         else:
             library.mpi_router_sharded_tape.restype = c_int64
@@ -313,7 +313,7 @@ def _run(forward: bool, layers, gates: Tensor, part: Part, radius: float, saved:
     with torch.cuda.device(gates.device):
         context = _contexts.get(gates.device.index)
         if context is None:
-            context = _contexts[gates.device.index] = c_void_p(library.mpi_router_context())
+            context = _contexts[gates.device.index] = c_void_p(library.mpi_router_sharded_context())
         size = library.mpi_router_sharded_workspace(context, layers, count, c_int64(part.size), int(not forward), int(add),
                                                     int(split))
         if size < 0:

@@ -5,6 +5,7 @@
 #include <mpi_router/distributed/sharded_router_rows.cuh>
 #include <mpi_router/distributed/sharded_router_rows_vjp.cuh>
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -99,6 +100,12 @@ extern "C" {
 
 /// Why the last call of this thread failed.
 const char* mpi_router_sharded_error() { return last_error().c_str(); }
+
+/// What the calls need to know of the current device; make it once. Null: an error.
+void* mpi_router_sharded_context() {
+  auto context = std::make_unique<cuda::context>();
+  return guarded([&] { *context = cuda::make_context(); }) == 0 ? context.release() : nullptr;
+}
 
 /// Bytes of workspace of a forward of these layers, of one type each, or of a backward; −1: an error.
 std::int64_t mpi_router_sharded_workspace(const void* context, const sharded_tensors* layers, int count,

@@ -43,17 +43,22 @@ class _CStructs:
 
         self._m = mpi_router
         self._codes = {torch.float64: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4}
+        self._options = functools.lru_cache(self._options)
+        self._tape_bytes = functools.lru_cache(self._tape_bytes)
 
     def tape_bytes(self, gates: List[Tensor], options: Options) -> int:
+        return self._tape_bytes(*map(int, shape_of(gates)), gates[0].dtype, options)
+
+    def _tape_bytes(self, n, f, d, dtype, options):
         size, anywhere = ctypes.c_int64(), 64  # torch.compile asks with tensors that have no memory; none is read
-        n, f, d = map(int, shape_of(gates))
-        experts = self._m._Experts(anywhere, None, self._codes[gates[0].dtype], self.device, (ctypes.c_int64 * 3)(n, f, d),
+        experts = self._m._Experts(anywhere, None, self._codes[dtype], self.device, (ctypes.c_int64 * 3)(n, f, d),
                                    (ctypes.c_int64 * 3)(f * d, d, 1))
         self._m._call("tape_size", experts, self._options(options), ctypes.byref(size))
         return size.value
 
     def _options(self, o):
-        return self._m._options(radius=o.radius, radius_rule="fixed", degenerate="zero", steps=o.steps, through=o.through)
+        return self._m.step_options(radius=o.radius, radius_rule="fixed", degenerate="zero", steps=o.steps,
+                                    through=o.through)
 
 
 class HostLibrary(_CStructs):
@@ -106,7 +111,6 @@ class GpuLibrary(_CStructs):
         super().__init__()
         self._gpus, self._tables = {}, {}
         self._gpu(device)  # raises where the library was built without CUDA
-        self._options = functools.lru_cache(self._options)
 
     def forward(self, gates, router, options, rows, tape, statuses):
         with torch.cuda.device(router.device):
@@ -146,31 +150,15 @@ class GpuLibrary(_CStructs):
         return torch.empty(size, dtype=torch.uint8, device=router.device)
 
 
-def _on_gpus(device: torch.device):
-    """mpi_router::c where it was built with CUDA, else the library that examples/torch_router makes."""
-    try:
-        import mpi_router
-
-        if hasattr(mpi_router, "Cuda"):
-            return GpuLibrary(device)
-    except (ImportError, ValueError) as error:
-        why = str(error)
-    else:
-        why = "this mpi_router.py has no calls for GPUs"
-    from .cuda_library import CudaLibrary
-
-    return CudaLibrary(why)
-
-
 _found = {}
 
 
 def library_for(device: torch.device):
-    """The library whose calls take memory of this device. Raises ValueError where there is none, ImportError where it is
-    not built."""
+    """The library whose calls take memory of this device. Raises ValueError where there is none, also where it was built
+    without CUDA, and ImportError where it is not found."""
     kind = device.type
     if kind not in _found:
         if kind not in ("cpu", "cuda"):
             raise ValueError(f"router_rows: there is no library for tensors on {device}; cpu and cuda have one")
-        _found[kind] = HostLibrary() if kind == "cpu" else _on_gpus(device)
+        _found[kind] = HostLibrary() if kind == "cpu" else GpuLibrary(device)
     return _found[kind]

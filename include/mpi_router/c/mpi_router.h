@@ -4,10 +4,10 @@
  *
  * Every function that can fail returns a mpi_router_code and leaves the process alive; mpi_router_last_error
  * says what was wrong, on the thread that called. Mistakes are found before anything is written, but for
- * those of a parallel_for. Memory is
- * the caller's; a call allocates its scratch and frees it before it returns (each function says how much).
- * Functions may be called from any number of threads at once. GPUs are refused. Results are the same, bit for
- * bit, for any number of threads, and those of the C++ library with the backend `dispatch`.
+ * those of a parallel_for. Memory is the caller's; a call on the host allocates its scratch and frees it
+ * before it returns (each function says how much). Functions may be called from any number of threads at
+ * once. Results are the same, bit for bit, for any number of threads, and those of the C++ library with the
+ * backend `dispatch`. Memory on a GPU goes through the same structs, to functions named mpi_router_cuda_….
  */
 #ifndef MPIROUTER_C_MPI_ROUTER_H
 #define MPIROUTER_C_MPI_ROUTER_H
@@ -36,7 +36,8 @@ enum {
   MPIROUTER_INVALID_ARGUMENT = 1, /**< a mistake: shapes, null, overlap, a value that is none */
   MPIROUTER_UNSUPPORTED = 2,      /**< well said, but this library does not do it: types, a device */
   MPIROUTER_OUT_OF_MEMORY = 3,    /**< the scratch of the call could not be allocated */
-  MPIROUTER_INTERNAL = 4          /**< a defect of this library: please report it */
+  MPIROUTER_INTERNAL = 4,         /**< a defect of this library: please report it */
+  MPIROUTER_DEVICE_ERROR = 5      /**< a call of the CUDA runtime failed: the text has its name and reason */
 };
 
 /** What the last call that failed on this thread found wrong, one line; "" if none has. Valid until the next
@@ -49,7 +50,8 @@ MPIROUTER_C_API const char* mpi_router_code_name(mpi_router_code code);
 /** The version of the library that is linked, "0.1.0". */
 MPIROUTER_C_API const char* mpi_router_version(void);
 
-/** The instruction set that the kernels were chosen for: "baseline", "x86-64-v3" or "x86-64-v4". */
+/** The instruction set that the kernels of the host were chosen for: "baseline", "x86-64-v3" or "x86-64-v4";
+ * "plain" where the library was built without such kernels. */
 MPIROUTER_C_API const char* mpi_router_instruction_set(void);
 
 /* ---- Arrays ------------------------------------------------------------------------------------- */
@@ -58,7 +60,8 @@ MPIROUTER_C_API const char* mpi_router_instruction_set(void);
 typedef int32_t mpi_router_dtype;
 enum { MPIROUTER_F64 = 1, MPIROUTER_F32 = 2, MPIROUTER_BF16 = 3, MPIROUTER_F16 = 4 };
 
-/** Where memory is. This library was built without CUDA: MPIROUTER_CUDA is refused as unsupported. */
+/** Where memory is: all arrays of a call are on one side. Functions named mpi_router_cuda_… take memory on a
+ * GPU, the others that of the host; memory of the other side is refused as unsupported. */
 typedef int32_t mpi_router_device;
 enum { MPIROUTER_HOST = 0, MPIROUTER_CUDA = 1 };
 
@@ -68,7 +71,8 @@ enum { MPIROUTER_HOST = 0, MPIROUTER_CUDA = 1 };
  * layout; nothing is guessed from shapes. What only reads it never writes through it. */
 typedef struct mpi_router_experts {
   void* data;            /**< of element (0, 0, 0) */
-  void* const* pointers; /**< one for each expert, in place of data and strides[0]; or null */
+  void* const* pointers; /**< one for each expert, in place of data and strides[0]; or null. On a GPU the
+                              table is in its memory, too, and is not looked at by the host */
   mpi_router_dtype dtype;
   mpi_router_device device;
   int64_t shape[3];   /**< N, F, D */
@@ -113,8 +117,8 @@ MPIROUTER_C_API mpi_router_matrix mpi_router_row_major(const void* data, mpi_rou
 
 /** The caller's threads. parallel_for calls task(task_data, i) once for each i in [0, tasks), in any order,
  * on any threads, and returns when all are done. It must not throw, nor leave by longjmp; one that left tasks
- * out, ran some twice, or ran others, is found when it returns. Without one (null, here or in place of the struct) all work
- * is done on the calling thread. */
+ * out, ran some twice, or ran others, is found when it returns. Without one (null, here or in place of the
+ * struct) all work is done on the calling thread. */
 typedef struct mpi_router_threads {
   void (*parallel_for)(void* context, int64_t tasks, void (*task)(void* task_data, int64_t index),
                        void* task_data);
@@ -177,7 +181,7 @@ typedef struct mpi_router_buffer {
  * none. */
 MPIROUTER_C_API mpi_router_dtype mpi_router_sums_dtype(mpi_router_dtype experts);
 
-/** Bytes of the tape. */
+/** Bytes of the tape, of experts on either device (on a GPU of one step: 4 N (D + 2) + N). */
 MPIROUTER_C_API mpi_router_code mpi_router_tape_size(const mpi_router_experts* experts,
                                                      const mpi_router_options* options, int64_t* bytes);
 
@@ -225,7 +229,8 @@ MPIROUTER_C_API mpi_router_code mpi_router_rows_vjp_detached(
 
 /** Bytes of the gradient to the experts in factored form: of each term (step that is differentiated) and
  * expert 2 (F + D) numbers of mpi_router_sums_dtype(experts->dtype). Ā_i is the sum over the terms of p zᵀ +
- * w rᵀ, stored [terms, N, 2 (F + D)] as p (F), z (D), w (F), r (D). */
+ * w rᵀ, stored [terms, N, 2 (F + D)] as p (F), z (D), w (F), r (D). Of experts on a GPU N (2F + D) floats:
+ * p [N, F], then z [N, D], then w [N, F]; r is the router's row. */
 MPIROUTER_C_API mpi_router_code mpi_router_factors_size(const mpi_router_experts* experts,
                                                         const mpi_router_options* options, int64_t* bytes);
 
@@ -340,9 +345,9 @@ typedef struct mpi_router_row_certificate {
 } mpi_router_row_certificate;
 
 /** Finds the principal right singular direction of each expert, and proves what it can of it; where min(F, D)
- * > rigorous_up_to from its row of `starts` [N, D]. found: N; directions: [N, D] of f64, unit rows, zero where
- * there is none. Tasks are experts. Scratch: of each task up to (2 basis + probe_max_steps) · D doubles, and
- * where min(F, D) ≤ rigorous_up_to the expert in double; else of f64 experts a copy in float. */
+ * > rigorous_up_to from its row of `starts` [N, D]. found: N; directions: [N, D] of f64, unit rows, zero
+ * where there is none. Tasks are experts. Scratch: of each task up to (2 basis + probe_max_steps) · D
+ * doubles, and where min(F, D) ≤ rigorous_up_to the expert in double; else of f64 experts a copy in float. */
 MPIROUTER_C_API mpi_router_code mpi_router_find_directions(const mpi_router_experts* experts,
                                                            const mpi_router_matrix* starts,
                                                            const mpi_router_certify_options* options,
@@ -359,6 +364,94 @@ MPIROUTER_C_API mpi_router_code mpi_router_certify_rows(const mpi_router_experts
                                                         const mpi_router_matrix* directions,
                                                         mpi_router_row_certificate* certificates,
                                                         const mpi_router_threads* threads);
+
+/* ---- On GPUs ------------------------------------------------------------------------------------ */
+
+/** Where a call on a GPU runs, and its scratch. Let mpi_router_cuda_of_current_device fill one in for each
+ * device and keep it; set stream and workspace, in a copy for each stream. A plain value: nothing to free. */
+typedef struct mpi_router_cuda {
+  void* stream;                /**< a cudaStream_t of the device; null: the default stream */
+  mpi_router_buffer workspace; /**< scratch on the device, aligned to 256 bytes, at least as many as the
+                                    _workspace_size of the call says; of one call at a time */
+  int32_t inputs_at_rest; /**< 1: the promise of cuda::context about experts and router, so that a forward
+                               overlaps with what is ahead of it in the stream; by default 0 */
+  int32_t device;         /**< this and what follows is what the driver was asked: leave it as it is */
+  int32_t multiprocessors;
+  int32_t capability; /**< 10 × major + minor; lower it, to 80 say, for the kernels of an older device */
+  int64_t shared_memory;
+  int32_t clusters[4];
+} mpi_router_cuda;
+
+/* All calls below are ordered on the stream and return at once: they neither allocate nor synchronise, and
+ * may be captured in graphs. Each runs on the current device, which must be that of `cuda`. Arrays,
+ * by-products and buffers are memory of that device, managed or page-locked memory; structs are read before
+ * the call returns. Results are the same, bit for bit, from run to run on one kind of device, and those of
+ * mpi_router/cuda/. A library that was built without CUDA has these functions too; they return
+ * MPIROUTER_UNSUPPORTED. docs/guide-gpu.md says which layouts are fast. */
+
+/** Asks the driver once what calls need to know of the current device (sm_80 or newer); stream null, no
+ * workspace, inputs_at_rest 0. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_of_current_device(mpi_router_cuda* cuda);
+
+/** Bytes of workspace of mpi_router_cuda_rows and its stateful form. They follow from device, types, shapes,
+ * strides and steps alone: ask once for a layer. No memory is looked at: data may be null. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_workspace_size(const mpi_router_cuda* cuda,
+                                                                    const mpi_router_experts* experts,
+                                                                    const mpi_router_options* options,
+                                                                    int64_t* bytes);
+
+/** mpi_router_rows on a GPU, with the same options. experts, router and rows: types as there. told: statuses
+ * and numbers (double) on the device. tape: or null; of one step. One read of the experts a step where one of
+ * their axes has stride 1 and they are not f64. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows(
+    const mpi_router_cuda* cuda, const mpi_router_experts* experts, const mpi_router_matrix* router,
+    const mpi_router_options* options, const mpi_router_matrix* rows, const mpi_router_by_products* told,
+    const mpi_router_buffer* tape);
+
+/** The same, written back: the router becomes the rows. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_stateful_rows(const mpi_router_cuda* cuda,
+                                                              const mpi_router_experts* experts,
+                                                              const mpi_router_matrix* router,
+                                                              const mpi_router_options* options,
+                                                              const mpi_router_by_products* told);
+
+/** Bytes of workspace of the backward with this gradient to the experts in this mode; null: of the detached
+ * and the factored one. As above, data may be null. */
+MPIROUTER_C_API mpi_router_code
+mpi_router_cuda_rows_vjp_workspace_size(const mpi_router_cuda* cuda, const mpi_router_experts* experts,
+                                        const mpi_router_experts* grad_experts, int32_t mode, int64_t* bytes);
+
+/** The backward of one step: grad_router [N, D] (or null: not wanted) is written, grad_experts [N, F, D] is
+ * written or, where `experts_mode` is MPIROUTER_ACCUMULATE, added to. Unlike on the host that mode is of
+ * grad_experts alone. Types as on the host; what is written lies apart from all else. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_vjp(
+    const mpi_router_cuda* cuda, const mpi_router_experts* experts, const mpi_router_matrix* router,
+    const mpi_router_options* options, const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows,
+    const mpi_router_matrix* grad_router, const mpi_router_experts* grad_experts, int32_t experts_mode);
+
+/** The gradient to the router alone, written. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_vjp_detached(
+    const mpi_router_cuda* cuda, const mpi_router_experts* experts, const mpi_router_matrix* router,
+    const mpi_router_options* options, const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows,
+    const mpi_router_matrix* grad_router);
+
+/** The gradient to the experts in factored form: Ā_i = p zᵀ + w rᵀ with r the router's row. grad_router (or
+ * null) and factors are written. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_vjp_factored(
+    const mpi_router_cuda* cuda, const mpi_router_experts* experts, const mpi_router_matrix* router,
+    const mpi_router_options* options, const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows,
+    const mpi_router_matrix* grad_router, const mpi_router_buffer* factors);
+
+/** mpi_router_gate on a GPU, in f32, with N up to 8192: logits [T, N] with contiguous rows; selection_bias,
+ * of stride 1, mask and statuses: or null; weights [T, K] contiguous. load: N counts, or null: how many
+ * tokens chose each expert is added to it. What a mask holds is not checked. No workspace. Its gradient is on
+ * the host alone. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_gate(const mpi_router_cuda* cuda,
+                                                     const mpi_router_matrix* logits,
+                                                     const mpi_router_gating_options* options,
+                                                     const mpi_router_vector* selection_bias,
+                                                     const uint8_t* mask, const mpi_router_matrix* weights,
+                                                     int32_t* experts, uint8_t* statuses, int32_t* load);
 
 #ifdef __cplusplus
 }

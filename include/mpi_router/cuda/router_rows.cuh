@@ -4,6 +4,7 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/launch.cuh>
 #include <mpi_router/cuda/detail/panels/launch.cuh>
@@ -51,21 +52,54 @@ struct forward_plan : forward_path {
 
 /// The shapes and the memory of a forward; what is written lies apart from all else, but for rows that are
 /// the router's.
-template <class T, class R, class O>
+template <class T>
 void expect_forward(const char* name, const expert_batch_view<const T, device_space>& experts,
-                    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
-                    const step_by_products& told, const saved_step& saved, const workspace& scratch,
-                    std::size_t bytes) {
+                    const given_matrix& router, const given_matrix& rows, const step_by_products& told,
+                    const saved_step& saved, const workspace& scratch, std::size_t bytes) {
   expect_rows(name, "the router", experts, router);
   expect_rows(name, "the output", experts, rows);
   expect_in_place_or_apart(name, router, rows);
   expect_workspace(name, scratch, bytes);
   const named_range work{"the workspace", addresses_of(scratch, bytes)};
-  const named_range output{"the output", core::addresses(rows)};
-  const named_range input{"the router", core::addresses(router)};
+  const named_range output{"the output", rows.range()};
+  const named_range input{"the router", router.range()};
   expect_apart(name, work, {output, input});
   expect_told_apart(name, told, saved, rows.rows(), rows.cols(), {output, input, work});
   expect_weights_apart(name, experts, {work, output}, told_by_a_step(told, saved, rows.rows(), rows.cols()));
+}
+
+/// router_rows, which says what it does.
+template <class T>
+void forward(const char* name, const context& ctx, const expert_batch_view<const T, device_space>& experts,
+             const given_matrix& router, const given_matrix& rows, const step_by_products& told,
+             const saved_step& saved, const workspace& scratch, const step_options& options) {
+  expect_context(name, ctx);
+  expect_experts(name, experts);
+  expect(options.steps >= 1, name, ": ", options.steps, " steps");
+  const double radius = expect_radius(name, options, experts.total_experts());
+  const forward_plan<T> plan(ctx, experts, options.steps, scratch.data);
+  expect_forward(name, experts, router, rows, told, saved, scratch, plan.bytes);
+  if (experts.num_experts() == 0) {
+    return;
+  }
+  const bool in_place = is_in_place(router, rows);
+  any_matrix from = router.elements();
+  for (index_t step = 0; step < options.steps; ++step) {
+    const bool last = step + 1 == options.steps;
+    const any_matrix to = last ? rows.elements() : any_matrix(plan.between[step % 2], experts.hidden_dim());
+    const finish_args args{from,
+                           to,
+                           last ? radius : 1.0,
+                           static_cast<int>(experts.hidden_dim()),
+                           options.degenerate,
+                           step == 0 ? nullptr : plan.statuses,
+                           plan.statuses,
+                           last ? told : step_by_products{},
+                           last ? saved : saved_step{}};
+    plan.run(ctx, experts, args, ctx.inputs_at_rest && step == 0 && !in_place, true,
+             [&](const auto& images) { finish(ctx, experts.num_experts(), images, args); });
+    from = to;
+  }
 }
 
 MPIROUTER_CUDA_DETAIL_END
@@ -105,36 +139,7 @@ void router_rows(const context& ctx, const expert_batch_view<T, device_space>& e
                  const step_options& options) {
   static_assert(!std::is_const_v<O>, "router_rows: the output is const");
   using value = std::remove_const_t<T>;
-  constexpr const char* name = "cuda::router_rows";
-  const expert_batch_view<const value, device_space> weights = experts;
-  detail::expect_context(name, ctx);
-  detail::expect_experts(name, weights);
-  detail::expect(options.steps >= 1, name, ": ", options.steps, " steps");
-  const double radius = detail::expect_radius(name, options, weights.total_experts());
-  const detail::forward_plan<value> plan(ctx, weights, options.steps, scratch.data);
-  detail::expect_forward(name, weights, router, rows, told, saved, scratch, plan.bytes);
-  if (weights.num_experts() == 0) {
-    return;
-  }
-  const bool in_place = detail::is_in_place(router, rows);
-  detail::any_matrix from(router);
-  for (index_t step = 0; step < options.steps; ++step) {
-    const bool last = step + 1 == options.steps;
-    const detail::any_matrix to =
-        last ? detail::any_matrix(rows) : detail::any_matrix(plan.between[step % 2], weights.hidden_dim());
-    const detail::finish_args args{from,
-                                   to,
-                                   last ? radius : 1.0,
-                                   static_cast<int>(weights.hidden_dim()),
-                                   options.degenerate,
-                                   step == 0 ? nullptr : plan.statuses,
-                                   plan.statuses,
-                                   last ? told : step_by_products{},
-                                   last ? saved : saved_step{}};
-    plan.run(ctx, weights, args, ctx.inputs_at_rest && step == 0 && !in_place, true,
-             [&](const auto& images) { detail::finish(ctx, weights.num_experts(), images, args); });
-    from = to;
-  }
+  detail::forward<value>("cuda::router_rows", ctx, experts, router, rows, told, saved, scratch, options);
 }
 
 /// Bytes of workspace that images_of_rows needs.

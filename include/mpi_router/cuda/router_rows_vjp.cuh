@@ -4,6 +4,7 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
@@ -26,16 +27,14 @@ struct backward_plan : backward_path<T, G> {
 };
 
 /// The shapes and the memory of a backward; what is written lies apart from all else.
-template <class T, class G, class R, class U, class V>
+template <class T, class G>
 void expect_backward(const char* name, const expert_batch_view<const T, device_space>& experts,
-                     const matrix_view<R, device_space>& router, const saved_step& saved,
-                     const matrix_view<U, device_space>& grad_rows,
-                     const matrix_view<V, device_space>& grad_router,
-                     const expert_batch_view<G, device_space>& grad_experts, const gradient_factors& factors,
-                     const workspace& scratch, std::size_t bytes) {
+                     const given_matrix& router, const saved_step& saved, const given_matrix& grad_rows,
+                     const given_matrix& grad_router, const expert_batch_view<G, device_space>& grad_experts,
+                     const gradient_factors& factors, const workspace& scratch, std::size_t bytes) {
   expect_rows(name, "the router", experts, router);
   expect_rows(name, "the gradient of the rows", experts, grad_rows);
-  if (grad_router.data() != nullptr) {
+  if (grad_router.is_given()) {
     expect_rows(name, "the gradient to the router", experts, grad_router);
   }
   expect_workspace(name, scratch, bytes);
@@ -45,9 +44,9 @@ void expect_backward(const char* name, const expert_batch_view<const T, device_s
   expect(experts.num_experts() == 0 || saved.statuses != nullptr, name,
          ": the statuses of the forward are needed");
   const named_range work{"the workspace", addresses_of(scratch, bytes)};
-  const named_range to_router{"the gradient to the router", core::addresses(grad_router)};
-  const named_range input{"the router", core::addresses(router)};
-  const named_range upstream{"the gradient of the rows", core::addresses(grad_rows)};
+  const named_range to_router{"the gradient to the router", grad_router.range()};
+  const named_range input{"the router", router.range()};
+  const named_range upstream{"the gradient of the rows", grad_rows.range()};
   const named_range direction{"the saved direction", addresses_of(saved.direction, size)};
   const index_t projections = experts.num_experts() * experts.ffn_dim();
   for (const named_range& factor :
@@ -90,13 +89,13 @@ inline void backward_of_nothing(const char* name, const context& ctx, const expe
   }
 }
 
-template <vjp_mode mode, class T, class G, class R, class U, class V>
+template <vjp_mode mode, class T, class G>
 void backward(const char* name, const context& ctx, const expert_batch_view<const T, device_space>& experts,
-              const matrix_view<R, device_space>& router, const saved_step& saved,
-              const matrix_view<U, device_space>& grad_rows, const matrix_view<V, device_space>& grad_router,
-              const expert_batch_view<G, device_space>& grad_experts, const gradient_factors& factors,
-              const workspace& scratch, const step_options& options, bool of_all = true) {
-  static_assert(!std::is_const_v<V> && !std::is_const_v<G>, "router_rows_vjp: an output is const");
+              const given_matrix& router, const saved_step& saved, const given_matrix& grad_rows,
+              const given_matrix& grad_router, const expert_batch_view<G, device_space>& grad_experts,
+              const gradient_factors& factors, const workspace& scratch, const step_options& options,
+              bool of_all = true) {
+  static_assert(!std::is_const_v<G>, "router_rows_vjp: an output is const");
   expect_context(name, ctx);
   expect_experts(name, experts);
   const double radius = expect_radius(name, options, experts.total_experts());
@@ -111,8 +110,8 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   if (experts.num_experts() == 0) {
     return;
   }
-  const any_matrix to_router = grad_router.data() != nullptr ? any_matrix(grad_router) : any_matrix();
-  const dual_source dual{any_matrix(grad_rows),
+  const any_matrix& to_router = grad_router.elements();
+  const dual_source dual{grad_rows.elements(),
                          any_matrix(saved.direction, experts.hidden_dim()),
                          saved,
                          radius,
@@ -133,23 +132,21 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   };
   if constexpr (has_vectors<T> && has_vectors<G>) {
     if (plan.rows.vectors > 0) {
-      row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(router), dual, to_router,
+      row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), router.elements(), dual, to_router,
                           gradient, factors, plan.sums);
       return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
     }
   }
-  generic_vjp<T, G, mode>(ctx, weights, experts.shape(), any_matrix(router), dual, gradient, factors,
+  generic_vjp<T, G, mode>(ctx, weights, experts.shape(), router.elements(), dual, gradient, factors,
                           plan.generic);
   use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});
 }
 
 /// `of_all`: these neurons are all that the saved direction was made of.
-template <class T, class G, class R, class U, class V>
+template <class T, class G>
 void backward_in_mode(const char* name, const context& ctx,
-                      const expert_batch_view<const T, device_space>& experts,
-                      const matrix_view<R, device_space>& router, const saved_step& saved,
-                      const matrix_view<U, device_space>& grad_rows,
-                      const matrix_view<V, device_space>& grad_router,
+                      const expert_batch_view<const T, device_space>& experts, const given_matrix& router,
+                      const saved_step& saved, const given_matrix& grad_rows, const given_matrix& grad_router,
                       const expert_batch_view<G, device_space>& grad_experts, gradient_mode mode,
                       const workspace& scratch, const step_options& options, bool of_all) {
   const expert_shape a = experts.shape(), b = grad_experts.shape();
@@ -207,6 +204,7 @@ void router_rows_vjp(const context& ctx, const expert_batch_view<T, device_space
                      const matrix_view<V, device_space>& grad_router,
                      const expert_batch_view<G, device_space>& grad_experts, gradient_mode mode,
                      const workspace& scratch, const step_options& options) {
+  static_assert(!std::is_const_v<V>, "router_rows_vjp: an output is const");
   const expert_batch_view<const std::remove_const_t<T>, device_space> weights = experts;
   detail::backward_in_mode("cuda::router_rows_vjp", ctx, weights, router, saved, grad_rows, grad_router,
                            grad_experts, mode, scratch, options, true);
@@ -229,6 +227,7 @@ void router_rows_vjp_factored(const context& ctx, const expert_batch_view<T, dev
                               const matrix_view<V, device_space>& grad_router,
                               const gradient_factors& factors, const workspace& scratch,
                               const step_options& options) {
+  static_assert(!std::is_const_v<V>, "router_rows_vjp_factored: an output is const");
   using value = std::remove_const_t<T>;
   const expert_batch_view<const value, device_space> weights = experts;
   detail::backward<detail::vjp_mode::factored, value, value>(

@@ -33,9 +33,9 @@ inline void expect_workspace(const char* what, const workspace& scratch, std::si
          ": the workspace is not aligned to 256");
 }
 
-template <class T, class U>
+template <class T, class Matrix>
 void expect_rows(const char* what, const char* name, const expert_batch_view<const T, device_space>& experts,
-                 const matrix_view<U, device_space>& m) {
+                 const Matrix& m) {
   expect(m.rows() == experts.num_experts() && m.cols() == experts.hidden_dim(), what, ": ", name,
          " of shape [", m.rows(), ", ", m.cols(), "] for experts [", experts.num_experts(), ", ",
          experts.ffn_dim(), ", ", experts.hidden_dim(), "]");
@@ -60,9 +60,8 @@ void expect_experts(const char* what, const expert_batch_view<const T, device_sp
 using core::is_in_place;
 
 /// The rows are written where the router is read, each element where it was, or apart from it.
-template <class R, class O>
-void expect_in_place_or_apart(const char* what, const matrix_view<R, device_space>& router,
-                              const matrix_view<O, device_space>& rows) {
+template <class Router, class Rows>
+void expect_in_place_or_apart(const char* what, const Router& router, const Rows& rows) {
   expect(is_in_place(router, rows) || !core::overlap(router, rows), what,
          ": the router and the output overlap");
 }

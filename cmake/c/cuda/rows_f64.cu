@@ -1,0 +1,7 @@
+#include "rows_of_type.cuh"
+
+namespace mpi_router_c {
+
+constinit const gpu_rows_functions gpu_rows_of_f64 = compiled_gpu_rows<double>();
+
+}  // namespace mpi_router_c
