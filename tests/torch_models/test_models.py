@@ -241,6 +241,11 @@ refuses("is torch.int8 (4, 12, 10): packed", lambda b: setattr(b, "experts", Oth
     gate_up_proj=nn.Parameter(torch.ones(4, 12, 10, dtype=torch.int8), requires_grad=False))))
 refuses("says is_transposed = True", lambda b: setattr(b.experts, "is_transposed", True))
 refuses("nothing says which axis is D", lambda b: setattr(b, "experts", Other(gate_proj=parameter(4, 10, 10))))
+refuses("float64 asks for gates in float64", lambda b: b.gate.double())
+blocks = nn.ModuleList(m.model("mixtral", layers=1).layers[0].mlp for _ in range(2))  # without layers around them
+assert len(find_moe_layers(blocks)) == 2
+del blocks[1].gate
+refused("no router with a row for each of 4 experts", find_moe_layers, blocks)
 silent = m.Model([SilentBlock()], 10)
 refused("no code of it names `weight`", convert, silent)
 

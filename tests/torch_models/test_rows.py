@@ -137,6 +137,10 @@ for e, code in enumerate(codes.tolist()):
     for t in (a.grad, b.grad):
         assert torch.isfinite(t[e]).all() and (t[e] != 0).any() == (code == 0), e
 
+assert router_rows(a, b, steps=3, statuses=True)[1].tolist() == [0, 2, 1, 3, 3, 0]  # of the first step that failed
+w, v = torch.randn(3, 5, 8), torch.randn(3, 8).to(BF16)  # between steps nothing is rounded
+assert torch.equal(router_rows(w, v, steps=2), router_rows(w, router_rows(w, v.float())).to(BF16))
+
 for empty in ((0, 4, 8), (3, 0, 8), (3, 4, 0)):
     a, b = torch.ones(empty, requires_grad=True), torch.ones(empty[0], empty[2], requires_grad=True)
     router_rows(a, b).sum().backward()
