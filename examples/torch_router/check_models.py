@@ -3,15 +3,16 @@
     python3 check_models.py [--save DIR] [cpu] [cuda]      # by default all devices at hand
 
 Each class, in float32 and bfloat16: forward, backward and five steps of AdamW beside the formula under autograd, under
-gradient checkpointing and torch.compile, save_pretrained and from_pretrained, bake. --save keeps what save_pretrained
-wrote in bfloat16, before and after bake, as DIR/NAME and DIR/NAME-baked, for verify_checkpoint. Exit status 77: there
-is no transformers.
+gradient checkpointing and (on the first device) torch.compile, save_pretrained and from_pretrained, bake. --save keeps
+what save_pretrained wrote in bfloat16, before and after bake, as DIR/NAME and DIR/NAME-baked, for verify_checkpoint.
+Exit status 77: there is no transformers.
 """
 
 import copy
 import pathlib
 import sys
 import tempfile
+import traceback
 import warnings
 
 import torch
@@ -119,7 +120,9 @@ def gradients(model, ids):
 
 def compare(what, mine, exact, bound):
     check(mine.keys() == exact.keys(), f"{what}: gradients of other parameters")
-    worst = max(((distance(g, exact[n]) if exact[n].norm() > 1e-6 else 0.0), n) for n, g in mine.items())
+    floor = 1e-3 * max(g.double().norm() for g in exact.values())  # below it gradients are what rounding leaves
+    worst = max((((g.double() - exact[n].double()).norm() / exact[n].double().norm().clamp(min=floor)).item(), n)
+                for n, g in mine.items())
     check(worst[0] < bound, f"{what}: gradient off by {worst[0]:.1e} at {worst[1]}")
     return worst[0]
 
@@ -136,7 +139,15 @@ def train(model, ids, steps=5):
     return losses
 
 
-def check_model(name, dtype, device, save):
+def same(logits, others, what):
+    """Bit for bit; on a GPU, whose sums of experts are in no fixed order, nearly."""
+    equal = torch.equal(logits, others)
+    check(equal or (logits.is_cuda and distance(logits, others) < 1e-5), what)
+    if not equal:
+        print(f"not bit for bit: {what}")
+
+
+def check_model(name, dtype, device, save, compiles):
     what = f"{name} {str(dtype).replace('torch.', '')} {device}"
     exact_type = dtype == torch.float32
     model = small(name, dtype, device)
@@ -145,7 +156,7 @@ def check_model(name, dtype, device, save):
     keys = list(model.state_dict())
     plain = logits_of(model.eval(), ids)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing is assumed of these classes
+        warnings.filterwarnings("error", message="mpi_router_torch")  # nothing is assumed of these classes
         layers = convert(model)
     check(len(layers) == ROUTERS[name], f"{what}: {len(layers)} routers")
     check(all(layer.layout == LAYOUTS.get(name, "n2fd-concatenated") for layer in layers), f"{what}: {layers[0]}")
@@ -168,10 +179,14 @@ def check_model(name, dtype, device, save):
     again = gradients(model, ids)[1]
     compare(what + " checkpointed", again, grads, 1e-5 if exact_type else 3e-2)
     model.gradient_checkpointing_disable()
-    if exact_type:
+    if compiles and exact_type:
         torch._dynamo.reset()
-        compiled = torch.compile(model, backend="aot_eager")
-        compare(what + " compiled", {n.replace("_orig_mod.", ""): g for n, g in gradients(compiled, ids)[1].items()}, grads, 1e-4)
+        try:
+            compiled = gradients(torch.compile(model, backend="aot_eager"), ids)[1]
+            compare(what + " compiled", {n.replace("_orig_mod.", ""): g for n, g in compiled.items()}, grads, 1e-4)
+        except Exception as error:
+            traceback.print_exc()
+            check(False, f"{what} compiled: {type(error).__name__}: {error}")
 
     ours, theirs = train(model, ids), train(reference, ids)
     apart = max(abs(a - b) / b for a, b in zip(ours, theirs))
@@ -184,16 +199,17 @@ def check_model(name, dtype, device, save):
         model.save_pretrained(kept)
         loaded = type(model).from_pretrained(kept, dtype=dtype).to(device).eval()
         stored = model.state_dict()
-        check(all(torch.equal(t, stored[n]) for n, t in loaded.state_dict().items()), f"{what}: what was saved is not r")
+        check(all(torch.equal(t.float(), stored[n].float()) for n, t in loaded.state_dict().items()),
+              f"{what}: what was saved is not r")
         convert(loaded)
-        check(torch.equal(logits_of(loaded, ids), trained), f"{what}: saved, loaded and converted: other logits")
+        same(logits_of(loaded, ids), trained, f"{what}: logits when saved, loaded and converted")
         cls = type(next(blocks_of(small(name, dtype, device)))[1])
         bake(model)
         check(all(type(router) is cls for _, router in blocks_of(model)), f"{what}: bake leaves a class behind")
-        check(torch.equal(logits_of(model, ids), trained), f"{what}: other logits after bake")
+        same(logits_of(model, ids), trained, f"{what}: logits after bake")
         model.save_pretrained(baked)
         loaded = type(model).from_pretrained(baked, dtype=dtype).to(device).eval()
-        check(torch.equal(logits_of(loaded, ids), trained), f"{what}: baked, saved and loaded: other logits")
+        same(logits_of(loaded, ids), trained, f"{what}: logits when baked, saved and loaded")
     print(f"{what}: gradients within {worst:.1e}, losses of 5 steps within {apart:.1e}: {ours[0]:.4f} to {ours[-1]:.4f}", flush=True)
 
 
@@ -202,14 +218,13 @@ def main(arguments):
     if arguments[:1] == ["--save"]:
         save, arguments = arguments[1], arguments[2:]
     transformers.logging.set_verbosity_error()
-    for device in arguments or ["cpu"] + ["cuda"] * torch.cuda.is_available():
+    devices = arguments or ["cuda"] * torch.cuda.is_available() + ["cpu"]
+    for device in devices:
         for name in MODELS:
             for dtype in (torch.float32, torch.bfloat16):
                 try:
-                    check_model(name, dtype, device, save if dtype == torch.bfloat16 else None)
+                    check_model(name, dtype, device, save if dtype == torch.bfloat16 else None, device == devices[0])
                 except Exception as error:
-                    import traceback
-
                     traceback.print_exc()
                     check(False, f"{name} {dtype} {device}: {type(error).__name__}: {error}")
     print(f"mpi_router_torch, PyTorch {torch.__version__}, transformers {transformers.__version__}: {checks} checks, "
