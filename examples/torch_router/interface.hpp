@@ -1,5 +1,6 @@
-// The C interface behind the operator of sharded experts for PyTorch: tensors as their owners describe them, errors
-// as return values, and a communicator whose messages the caller carries. That of one device is mpi_router::c.
+// The C interface behind the operator of sharded experts for PyTorch: tensors as their owners describe them,
+// errors as return values, and a communicator whose messages the caller carries. That of one device is
+// mpi_router::c.
 #pragma once
 
 #include <mpi_router/core/experts.hpp>

@@ -3,6 +3,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 try:
     import numpy as np
@@ -189,6 +190,82 @@ worker = threading.Thread(target=lambda: texts.append(str(refused(m.MpiRouterErr
 worker.start()
 worker.join()
 assert "router is [1, 7]" in texts[0]
+
+# Arrays on a GPU, of which there is none here: what the calls would be given.
+error = refused(m.MpiRouterError, "", m.Cuda)
+assert (error.code, "without CUDA" in str(error)) in (("unsupported", True), ("device_error", False)), error
+
+
+class TensorLike:  # says what a tensor of PyTorch says
+    device = SimpleNamespace(type="cuda")
+
+    def __init__(self, array, dtype=None):
+        self.array, self.shape, self.nbytes = array, array.shape, array.nbytes
+        self.dtype = dtype or f"torch.{array.dtype}"
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+    def stride(self):
+        return tuple(s // self.array.itemsize for s in self.array.strides)
+
+
+class CupyLike:
+    def __init__(self, array, contiguous=False):
+        self.array, self.nbytes = array, array.nbytes
+        self.__cuda_array_interface__ = {"data": (array.ctypes.data, False), "shape": array.shape, "version": 3,
+                                         "typestr": array.dtype.str, "strides": None if contiguous else array.strides}
+
+
+gpu, asked = m.Cuda.__new__(m.Cuda), []
+gpu._facts, gpu._kept, gpu._sizes = m._CudaFacts(capability=90, multiprocessors=132), threading.local(), {}
+gpu._run = lambda name, *arguments: asked.append((name, arguments))
+fused32, r32, scratch = np.zeros((N, 2 * F, D), np.float32)[:, ::2], R.astype(np.float32), np.zeros(512, np.uint8)
+told = np.zeros(N)
+options = m.step_options(radius=2.0, radius_rule="fixed", degenerate="zero")
+for like in (TensorLike, CupyLike):
+    gpu.router_rows(like(fused32), like(r32), like(r32), like(scratch), 77, tape=like(scratch), options=options,
+                    rayleigh=like(told))
+    name, (here, experts, router, given, rows, numbers, tape) = asked.pop()
+    assert name == "cuda_rows" and given is options
+    assert (here.stream, here.capability, here.workspace.data, here.workspace.bytes) == (77, 90, scratch.ctypes.data, 512)
+    assert (experts.data, experts.dtype, experts.device) == (fused32.ctypes.data, m._F32, 1)
+    assert tuple(experts.shape) == (N, F, D) and tuple(experts.strides) == (2 * F * D, 2 * D, 1)
+    assert router is not rows and tuple(rows.strides) == (D, 1) and router.device == 1
+    assert (tape.data, tape.bytes) == (scratch.ctypes.data, 512)
+    assert (numbers.rayleigh, numbers.cosine) == (told.ctypes.data, None)
+gpu.router_rows(TensorLike(fused32[1:]), TensorLike(r32[1:]), TensorLike(r32[1:]), TensorLike(scratch))
+later = asked.pop()[1]
+assert later[1].data == fused32[1:].ctypes.data and later[1].shape[0] == N - 1 and later[0].stream is None
+gpu.router_rows_vjp(TensorLike(bits, "torch.bfloat16"), CupyLike(r32, True), TensorLike(scratch), TensorLike(r32),
+                    TensorLike(scratch), grad_experts=TensorLike(fused32), accumulate=True)
+name, arguments = asked.pop()
+assert name == "cuda_rows_vjp" and arguments[1].dtype == m._BF16 and arguments[6] is None
+assert tuple(arguments[2].strides) == (D, 1) and arguments[8].value == 1
+for wanted, name in (({"factors": TensorLike(scratch)}, "cuda_rows_vjp_factored"), ({}, "cuda_rows_vjp_detached")):
+    gpu.router_rows_vjp(TensorLike(fused32), TensorLike(r32), TensorLike(scratch), TensorLike(r32), TensorLike(scratch),
+                        grad_router=TensorLike(r32), **wanted)
+    assert asked.pop()[0] == name
+pointers = gpu.expert_pointers(TensorLike(scratch), TensorLike(fused32[0]), N)
+gpu.router_rows(pointers, TensorLike(r32), TensorLike(r32), TensorLike(scratch))
+experts = asked.pop()[1][1]
+assert (experts.data, experts.pointers, experts.strides[1]) == (None, scratch.ctypes.data, 2 * D)
+gpu.gate(TensorLike(r32), TensorLike(r32[:, :2]), TensorLike(scratch), load=TensorLike(scratch), score_function="sigmoid")
+name, arguments = asked.pop()
+assert name == "cuda_gate" and arguments[2].top_k == 2 and arguments[3] is None and arguments[8].value == scratch.ctypes.data
+for size in (gpu.tape_size, gpu.tape_size, gpu.router_rows_workspace, gpu.router_rows_vjp_workspace):
+    size(TensorLike(fused32))  # the second time it is known
+assert [name for name, _ in asked] == ["tape_size", "cuda_rows_workspace_size", "cuda_rows_vjp_workspace_size"]
+on_host = TensorLike(r32)
+on_host.device = SimpleNamespace(type="cpu")
+refused(TypeError, "not on a GPU", gpu.router_rows, TensorLike(fused32), on_host, on_host, TensorLike(scratch))
+refused(TypeError, "ndarray is no array on a GPU", gpu.router_rows, A, R, R, TensorLike(scratch))
+refused(TypeError, "torch.int64 is none of", gpu.router_rows, TensorLike(np.zeros((N, F, D), np.int64)),
+        TensorLike(r32), TensorLike(r32), TensorLike(scratch))
+refused(ValueError, "router has the shape (3, 5, 7), not 2 axes", gpu.router_rows, TensorLike(fused32),
+        TensorLike(fused32), TensorLike(r32), TensorLike(scratch))
+refused(ValueError, "one of them", gpu.router_rows_vjp, TensorLike(fused32), TensorLike(r32), TensorLike(scratch),
+        TensorLike(r32), TensorLike(scratch), grad_experts=TensorLike(fused32), factors=TensorLike(scratch))
 
 # No library: a clear error.
 os.environ["MPIROUTER_LIBRARY"] = "/no/such/library.so"

@@ -90,11 +90,12 @@ mpi_router_code mpi_router_cuda_rows_vjp_workspace_size(const mpi_router_cuda* c
     static_cast<void>(given(what, "bytes", bytes));
     const gpu_rows_functions& functions = gpu_rows_of(experts->dtype);
     if (grad_experts == nullptr) {
-      *bytes = static_cast<std::int64_t>(functions.factored_bytes(ctx, *experts));
+      *bytes = static_cast<std::int64_t>(functions.factored_bytes(ctx, somewhere(*experts)));
       return;
     }
     check_gradient(what, *experts, *grad_experts, on_gpu_unseen);
-    *bytes = static_cast<std::int64_t>(functions.written_bytes(ctx, *experts, *grad_experts, how));
+    *bytes = static_cast<std::int64_t>(
+        functions.written_bytes(ctx, somewhere(*experts), somewhere(*grad_experts), how));
   });
 }
 

@@ -6,6 +6,7 @@
 
 #include <mpi_router/cuda/types.hpp>
 
+#include <cstdint>
 #include <initializer_list>
 
 namespace mpi_router_c {
@@ -13,6 +14,14 @@ namespace mpi_router_c {
 inline constexpr place on_gpu{MPIROUTER_CUDA, true};
 /// Sizes follow from types, shapes and strides.
 inline constexpr place on_gpu_unseen{MPIROUTER_CUDA, false};
+
+/// The experts with an address, if they have none: views want one, on which sizes do not depend.
+[[nodiscard]] inline mpi_router_experts somewhere(mpi_router_experts experts) {
+  if (experts.data == nullptr) {
+    experts.data = reinterpret_cast<void*>(std::uintptr_t{256});
+  }
+  return experts;
+}
 
 /// Throws usage_error where mpi_router_cuda_of_current_device did not fill it in.
 [[nodiscard]] cuda::context context_of(const char* what, const mpi_router_cuda* cuda);

@@ -78,7 +78,8 @@ mpi_router_code mpi_router_cuda_rows_workspace_size(const mpi_router_cuda* cuda,
     const router_options o = options_of(what, options);
     core::expect(o.steps >= 1, what, ": steps is ", o.steps);
     static_cast<void>(given(what, "bytes", bytes));
-    *bytes = static_cast<std::int64_t>(gpu_rows_of(experts->dtype).forward_bytes(ctx, *experts, o.steps));
+    *bytes = static_cast<std::int64_t>(
+        gpu_rows_of(experts->dtype).forward_bytes(ctx, somewhere(*experts), o.steps));
   });
 }
 
