@@ -26,6 +26,7 @@ endif()
 if(TARGET mpi_router_c)
   mpirouter_install_target(mpi_router_c c mpi_router_c_static)
   install(FILES python/mpi_router.py DESTINATION ${CMAKE_INSTALL_DATADIR}/mpi_router/python)
+  install(DIRECTORY python/mpi_router_torch DESTINATION ${CMAKE_INSTALL_DATADIR}/mpi_router/python FILES_MATCHING PATTERN "*.py")
   set(mpirouter_any_architecture "")
 endif()
 

@@ -1,5 +1,5 @@
 """Times the authors' formula in PyTorch, eager and compiled, and an MoE layer around it; the same with mpi_router as
-an operator of PyTorch (examples/torch_router). One JSON object a line."""
+an operator of PyTorch (python/mpi_router_torch). One JSON object a line."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples" / "torch_router"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "python"))
 import mpi_router_torch
 
 ROUNDS = 20
@@ -65,7 +65,7 @@ def time_formula(n, f, d, dtype, backward):
         for gate in gates:
             gate.requires_grad_()
         upstream = torch.randn_like(rows)
-        operator = lambda rows, gates: mpi_router_torch.router_rows(gates, rows, 4.0)
+        operator = lambda rows, gates: mpi_router_torch.router_rows(gates, rows, radius=4.0)
         for name, formula in (("eager", router_rows), ("compiled", compiled), ("mpi_router", operator)):
             step = forward_and_backward(formula)
             us = microseconds(lambda i: step(rows, gates[i], upstream), copies)
@@ -140,11 +140,11 @@ def time_layer(tokens, n, f, d, top_k):
          microseconds(lambda i: step(lambda: router_rows(router, layer.gate), i), 2))
     operator = mpi_router_torch.router_rows
     line("MoE layer training step, mpi_router", shape, torch.bfloat16,
-         microseconds(lambda i: step(lambda: operator(layer.gate, router, 4.0), i), 2))
+         microseconds(lambda i: step(lambda: operator(layer.gate, router, radius=4.0), i), 2))
     for name, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32)):
         sums = torch.zeros_like(layer.gate, dtype=dtype)
         line(f"MoE layer training step, mpi_router, gradient added to {name}", shape, torch.bfloat16,
-             microseconds(lambda i: step(lambda: operator(layer.gate, router, 4.0, main_grad=sums), i), 2))
+             microseconds(lambda i: step(lambda: operator(layer.gate, router, radius=4.0, main_grad=sums), i), 2))
 
 
 if __name__ == "__main__":
