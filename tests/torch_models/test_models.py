@@ -23,7 +23,7 @@ from formula import distance, formula  # noqa: E402
 from mpi_router_torch import MpiRouter, bake, convert, find_moe_layers, gates_of, router_rows  # noqa: E402
 
 torch.manual_seed(2)
-warnings.simplefilter("error")
+warnings.filterwarnings("error", message="mpi_router_torch")
 LAYOUT = {"gpt_oss": "nd2f-interleaved", "listed": "nfd"}
 
 
