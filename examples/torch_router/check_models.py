@@ -68,7 +68,8 @@ def small(name, dtype, device):
     prefix, own = MODELS[name]
     config = getattr(transformers, prefix + "Config")(**{**SMALL, **own})
     torch.manual_seed(3)
-    return getattr(transformers, prefix + "ForCausalLM")(config).to(dtype).to(device)
+    # as from_pretrained makes it: .to(dtype) would round buffers that it keeps in float32
+    return getattr(transformers, prefix + "ForCausalLM")._from_config(config, dtype=dtype).to(device)
 
 
 def blocks_of(model):

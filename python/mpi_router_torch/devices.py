@@ -105,7 +105,7 @@ class GpuLibrary(_CStructs):
     for as long as they stay the same."""
 
     device = 1  # MPIROUTER_CUDA
-    KEPT = 256  # tables of addresses, of layers and of their main_grads
+    KEPT = 4096  # tables of addresses, of layers and of their main_grads
 
     def __init__(self, device: torch.device):
         super().__init__()

@@ -37,6 +37,8 @@ def router_rows(gates: Gates, router: Tensor, *, radius: Optional[float] = None,
     buffers = [] if main_grad is None else [main_grad] if isinstance(main_grad, Tensor) else list(main_grad)
     if not weights:
         _refuse("gates is an empty list")
+    if main_grad is not None and len(buffers) != len(weights):
+        _refuse(f"main_grad has {len(buffers)} buffers for {len(weights)} gates")
     options = _options(radius, total_experts, steps, through, weights)
     if steps > 1 and isinstance(router, Tensor) and router.is_cuda:
         rows, codes = _one_by_one(weights, router, buffers, options)
@@ -144,15 +146,15 @@ def _options(radius, total_experts, steps, through, weights) -> Options:
 
 
 def _expect_buffers(buffers: List[Tensor], weights: List[Tensor]):
-    if len(buffers) != len(weights):
-        _refuse(f"main_grad has {len(buffers)} buffers for {len(weights)} gates")
     gate, first = weights[0], buffers[0]
     sums = (gate.dtype,) if gate.dtype == torch.float64 else (gate.dtype, torch.float32)
     for buffer in buffers:
         if buffer.shape != gate.shape or buffer.device != gate.device or buffer.dtype not in sums:
-            _refuse(f"main_grad {_said(buffer)} for gates {_said(gate)}: in their shape, and {' or '.join(map(_name, sums))}")
+            _refuse(f"main_grad {_said(buffer)} for gates {_said(gate)}: in their shape, "
+                    f"and {' or '.join(map(_name, sums))}")
         if (buffer.dtype, buffer.stride()) != (first.dtype, first.stride()):
-            _refuse(f"main_grad {_said(buffer)} with the strides {buffer.stride()}, the first is {_said(first)} with {first.stride()}")
+            _refuse(f"main_grad {_said(buffer)} with the strides {buffer.stride()}, "
+                    f"the first is {_said(first)} with {first.stride()}")
         if buffer.requires_grad:
             _refuse(f"main_grad {_said(buffer)} requires a gradient")
         if any(s == 0 and n > 1 for s, n in zip(buffer.stride(), buffer.shape)):
@@ -237,11 +239,14 @@ def _count_write(buffer: Tensor):
 
 # ---- Compiled: operators that torch.compile sees -------------------------------------------------------------
 
+_HAS_OPERATORS = hasattr(torch.library, "custom_op")  # from PyTorch 2.4; before, a compiled graph breaks here
+
+
 def _is_compiling() -> bool:
-    return hasattr(torch, "compiler") and hasattr(torch.compiler, "is_compiling") and torch.compiler.is_compiling()
+    return _HAS_OPERATORS and torch.compiler.is_compiling()
 
 
-if hasattr(torch.library, "custom_op"):
+if _HAS_OPERATORS:
 
     @torch.library.custom_op("mpi_router::rows", mutates_args=())
     def _rows_op(gates: List[Tensor], router: Tensor, main_grad: List[Tensor], radius: float, steps: int,

@@ -77,6 +77,7 @@ assert 0 < len(gpu._tables) <= gpu.KEPT
 # The tables of addresses: one for as long as the experts lie where they lie, and not without end.
 weights = [torch.randn(3, 4) for _ in range(2)]
 gpu._tables.clear()
+gpu.KEPT = 20
 for _ in range(3):
     rows.router_rows(weights, torch.randn(2, 4))
 assert len(gpu._tables) == 1

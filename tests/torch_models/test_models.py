@@ -23,7 +23,7 @@ from formula import distance, formula  # noqa: E402
 from mpi_router_torch import MpiRouter, bake, convert, find_moe_layers, gates_of, router_rows  # noqa: E402
 
 torch.manual_seed(2)
-warnings.simplefilter("error")
+warnings.filterwarnings("error", message="mpi_router_torch")
 LAYOUT = {"gpt_oss": "nd2f-interleaved", "listed": "nfd"}
 
 
@@ -267,6 +267,64 @@ with warnings.catch_warnings(record=True) as said:  # what was assumed is said
     model = m.Model([m.Block(m.TopKRouter(4, 10, 2), Other(gate_up_proj=parameter(4, 12, 10)), attribute="chooser")], 10)
     convert(model)
 assert "chooser is the router, the one matrix with 4 rows" in str(said[0].message), said
+
+# ---- Names of other families, as their modules have them --------------------------------------------------------
+
+class Reads(nn.Module):
+    def forward(self, x):
+        return x @ self.weight.T
+
+
+def tree(parameters, routers):
+    """A module with parameters by their names; those that end in one of `routers` belong to modules that read them."""
+    root = nn.Module()
+    for name, shape in parameters.items():
+        module, *path = root, *name.split(".")
+        for i, part in enumerate(path[1:-1]):
+            if not hasattr(module, part):
+                reads = ".".join(path[1:i + 2]) in routers
+                inner = Reads() if reads else nn.ModuleList() if path[i + 2].isdigit() else nn.Module()
+                module.append(inner) if part.isdigit() else setattr(module, part, inner)
+            module = module[int(part)] if part.isdigit() else getattr(module, part)
+        setattr(module, path[-1], parameter(*shape))
+    return root
+
+
+def each(text, *shape):
+    return {text.format(e): shape for e in range(4)}
+
+
+FAMILIES = {  # router, its parameters and those of the experts; the layout that is found, or what is refused
+    "Llama-4": ("feed_forward.router", {"feed_forward.experts.gate_up_proj": (4, 10, 12)}, "nd2f-concatenated"),
+    "Granite": ("block_sparse_moe.router.layer", {"block_sparse_moe.input_linear.weight": (4, 12, 10),
+                                                  "block_sparse_moe.output_linear.weight": (4, 10, 6)}, "n2fd-concatenated"),
+    "Hunyuan": ("mlp.gate.wg", each("mlp.experts.{}.gate_proj.weight", 6, 10), "nfd"),
+    "AFMoE": ("mlp.router.gate", each("mlp.experts.{}.gate_proj.weight", 6, 10), "nfd"),
+    "Aria": ("mlp.router", {"mlp.experts.fc1.weight": (4, 10, 12), "mlp.experts.fc2.weight": (4, 6, 10)},
+             "nd2f-concatenated"),
+    "Mixtral, transformers 4": ("block_sparse_moe.gate", each("block_sparse_moe.experts.{}.w1.weight", 6, 10), "nfd"),
+    "TorchTitan": ("moe.router.gate", {"moe.routed_experts.inner_experts.w1_EFD": (4, 6, 10),
+                                       "moe.routed_experts.inner_experts.w2_EDF": (4, 10, 6)}, "nfd"),
+    "with shared experts": ("mlp.gate", {"mlp.shared_experts.gate_proj.weight": (4, 10), "mlp.shared_expert_gate.weight": (1, 10),
+                                         "mlp.experts.gate_up_proj": (4, 12, 10)}, "n2fd-concatenated"),
+    "Nemotron-H": ("mixer.gate", {"mixer.experts.up_proj": (4, 6, 10)}, "has no gate matrices that are known"),
+    "Nemotron-H, listed": ("mixer.gate", each("mixer.experts.{}.up_proj.weight", 6, 10), "has no gate matrices that are known"),
+    "latent": ("mlp.gate", {"mlp.experts.gate_up_proj": (4, 12, 5)}, "and router rows have 10 numbers: no axis of it"),
+}
+for family, (router, experts, expected) in FAMILIES.items():
+    model = tree({f"model.{router}.weight": (4, 10), **{f"model.{name}": shape for name, shape in experts.items()}}, [router])
+    if " " in expected:
+        refused(expected, find_moe_layers, model)
+        continue
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that gates come before ups is assumed of some
+        (layer,) = convert(model)
+    assert (layer.router_name, layer.layout, layer.shape) == (router, expected, (4, 6, 10)), (family, str(layer))
+    module = dict(model.named_modules())[router]
+    by_hand = formula(torch.stack(list(layer.gates())), module._parameters["weight"])
+    assert distance(module.weight, by_hand) < 1e-6, family
+longcat = tree({"model.mlp.router.weight": (6, 10), "model.mlp.experts.gate_up_proj": (4, 12, 10)}, ["mlp.router"])
+refused("no router with a row for each of 4 experts in mlp (Module): router.weight (6, 10)", find_moe_layers, longcat)
 
 # ---- MpiRouter ---------------------------------------------------------------------------------------------------
 

@@ -196,6 +196,7 @@ refused("requires a gradient", router_rows, g, r, main_grad=torch.zeros(6, 5, 8,
 refused("that require no gradient", router_rows, g.detach(), r, main_grad=torch.zeros(6, 5, 8))
 refused("through='none'", router_rows, g, r, through="none", main_grad=torch.zeros(6, 5, 8))
 refused("main_grad has 1 buffers for 6 gates", router_rows, list(g), r, main_grad=torch.zeros(6, 5, 8))
+refused("main_grad has 0 buffers", router_rows, g, r, main_grad=[])
 refused("layout is 'fd'", gates_of, g, "fd")
 refused("has 5 rows", gates_of, g, "n2fd-concatenated")
 refused("is no [N", gates_of, g[0, 0], "nfd")
