@@ -25,9 +25,9 @@ inline void expect_logits(const char* what, const Tensor& logits, const optional
 
 inline void expect_mask(const char* what, const Tensor& logits, const optional<Tensor>& mask) {
   if (mask.has_value()) {
-    TORCH_CHECK(mask->dim() == 1 && mask->sym_size(0) == logits.sym_size(0) &&
-                    mask->scalar_type() == at::kBool,
-                what, ": mask is ", words(*mask), ", not the Bool [T] of logits, ", words(logits));
+    TORCH_CHECK(
+        mask->dim() == 1 && mask->sym_size(0) == logits.sym_size(0) && mask->scalar_type() == at::kBool, what,
+        ": mask is ", words(*mask), ", not the Bool [T] of logits, ", words(logits));
     expect_device(what, "mask", *mask, logits);
   }
 }
@@ -113,8 +113,8 @@ struct gate_on_device {
     const auto in = matrix_of(what, "logits", logits);
     const auto from = matrix_of(what, "grad_weights", grad_weights);
     const auto to = matrix_of(what, "grad_logits", grad_logits);
-    must(mpi_router_gate_vjp(&in, &o, bias.get(), ids.data_ptr<std::int32_t>(),
-                             told.data_ptr<std::uint8_t>(), &from, &to, MPIROUTER_WRITE, threads()));
+    must(mpi_router_gate_vjp(&in, &o, bias.get(), ids.data_ptr<std::int32_t>(), told.data_ptr<std::uint8_t>(),
+                             &from, &to, MPIROUTER_WRITE, threads()));
     return grad_logits;
   }
 };
@@ -178,11 +178,10 @@ struct gate_with_gradient {
       if (context->needs_input_grad(0)) {
         to[0] = gate_vjp_operator().call(
             saved[0], saved[1], saved[2], grads[0],
-            saved[3].defined() ? optional<Tensor>(saved[3]) : optional<Tensor>(),
-            kept.at("top_k").toInt(), kept.at("score_function").toStringView(),
-            kept.at("order").toStringView(), kept.at("renormalize").toOptional<bool>(),
-            kept.at("group_score").toStringView(), kept.at("scaling_factor").toDouble(),
-            kept.at("n_group").toInt(), kept.at("topk_group").toInt());
+            saved[3].defined() ? optional<Tensor>(saved[3]) : optional<Tensor>(), kept.at("top_k").toInt(),
+            kept.at("score_function").toStringView(), kept.at("order").toStringView(),
+            kept.at("renormalize").toOptional<bool>(), kept.at("group_score").toStringView(),
+            kept.at("scaling_factor").toDouble(), kept.at("n_group").toInt(), kept.at("topk_group").toInt());
       }
       return to;
     }

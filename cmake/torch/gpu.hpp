@@ -1,5 +1,6 @@
-// The same calls on a GPU: the current stream of the tensors' device, and scratch from libtorch's allocator. What
-// asks the CUDA runtime lies here; built without it (MPIROUTER_TORCH_CUDA), tensors on a GPU are refused.
+// The same calls on a GPU: the current stream of the tensors' device, and scratch from libtorch's allocator.
+// What asks the CUDA runtime lies here; built without it (MPIROUTER_TORCH_CUDA), tensors on a GPU are
+// refused.
 #pragma once
 
 #include "arrays.hpp"
@@ -32,8 +33,8 @@ inline mpi_router_cuda facts_of(const c10::Device& device) {
   return at->second;
 }
 
-/// One call on the device of a tensor and its current stream. The scratch may be given back to the allocator while
-/// the call is under way: what gets it next is ordered behind on the same stream.
+/// One call on the device of a tensor and its current stream. The scratch may be given back to the allocator
+/// while the call is under way: what gets it next is ordered behind on the same stream.
 class call {
  public:
   explicit call(const Tensor& on) : guard_(on.device()), cuda_(facts_of(on.device())), on_(on) {
@@ -76,11 +77,10 @@ inline void rows_vjp(const Tensor& on, const mpi_router_experts& experts, const 
   const auto* cuda = here.with_scratch([&](const mpi_router_cuda* c, std::int64_t* bytes) {
     return mpi_router_cuda_rows_vjp_workspace_size(c, &experts, grad_experts, mode, bytes);
   });
-  must(grad_experts != nullptr
-           ? mpi_router_cuda_rows_vjp(cuda, &experts, &router, &options, &tape, &grad_rows, &grad_router,
-                                      grad_experts, mode)
-           : mpi_router_cuda_rows_vjp_detached(cuda, &experts, &router, &options, &tape, &grad_rows,
-                                               &grad_router));
+  must(grad_experts != nullptr ? mpi_router_cuda_rows_vjp(cuda, &experts, &router, &options, &tape,
+                                                          &grad_rows, &grad_router, grad_experts, mode)
+                               : mpi_router_cuda_rows_vjp_detached(cuda, &experts, &router, &options, &tape,
+                                                                   &grad_rows, &grad_router));
 }
 
 inline void gate(const Tensor& on, const mpi_router_matrix& logits, const mpi_router_gating_options& options,

@@ -1,5 +1,6 @@
-// mpi_router::torch: the schema, its kernels, and the functions of mpi_router/torch/router.hpp. One translation unit, for
-// libtorch's headers take long; the types are those of the C interface, which it stands on.
+// mpi_router::torch: the schema, its kernels, and the functions of mpi_router/torch/router.hpp. One
+// translation unit, for libtorch's headers take long; the types are those of the C interface, which it stands
+// on.
 #include <mpi_router/torch/router.hpp>
 
 #include "gate.hpp"
@@ -42,17 +43,20 @@ TORCH_LIBRARY(mpi_router, m) {
   define("router_rows(Tensor experts, Tensor router", rows_options, "(Tensor rows, Tensor statuses)");
   define("router_rows_with_tape(Tensor experts, Tensor router", rows_options,
          "(Tensor rows, Tensor statuses, Tensor tape)");
-  define("router_rows_vjp(Tensor experts, Tensor router, Tensor tape, Tensor grad_rows, bool "
-         "wants_router=True, bool wants_experts=True",
-         rows_options, "(Tensor grad_router, Tensor grad_experts)");
-  define("router_rows_vjp_accumulate(Tensor experts, Tensor router, Tensor tape, Tensor grad_rows, "
-         "Tensor(a!) grad_experts",
-         rows_options, "Tensor");
+  define(
+      "router_rows_vjp(Tensor experts, Tensor router, Tensor tape, Tensor grad_rows, bool "
+      "wants_router=True, bool wants_experts=True",
+      rows_options, "(Tensor grad_router, Tensor grad_experts)");
+  define(
+      "router_rows_vjp_accumulate(Tensor experts, Tensor router, Tensor tape, Tensor grad_rows, "
+      "Tensor(a!) grad_experts",
+      rows_options, "Tensor");
   define("gate(Tensor logits, int top_k, Tensor? selection_bias=None, Tensor? mask=None", gate_options,
          "(Tensor weights, Tensor experts, Tensor statuses)");
-  define("gate_vjp(Tensor logits, Tensor experts, Tensor statuses, Tensor grad_weights, Tensor? "
-         "selection_bias, int top_k",
-         gate_options, "Tensor");
+  define(
+      "gate_vjp(Tensor logits, Tensor experts, Tensor statuses, Tensor grad_weights, Tensor? "
+      "selection_bias, int top_k",
+      gate_options, "Tensor");
 }
 
 TORCH_LIBRARY_IMPL(mpi_router, CPU, m) { implement<for_rows<rows_on_device>, for_gate<gate_on_device>>(m); }
@@ -63,7 +67,8 @@ TORCH_LIBRARY_IMPL(mpi_router, Autograd, m) {
   m.impl("router_rows", &for_rows<rows_with_gradient>::rows);
   m.impl("gate", &for_gate<gate_with_gradient>::gate);
   // These have no gradient, and say so in a backward that asks for one.
-  for (const char* name : {"router_rows_with_tape", "router_rows_vjp", "router_rows_vjp_accumulate", "gate_vjp"}) {
+  for (const char* name :
+       {"router_rows_with_tape", "router_rows_vjp", "router_rows_vjp_accumulate", "gate_vjp"}) {
     m.impl(name, torch::autograd::autogradNotImplementedFallback());
   }
 }

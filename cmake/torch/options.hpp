@@ -70,8 +70,9 @@ auto with_arguments(const mpi_router_options& o, const Body& body) {
 }
 
 inline mpi_router_gating_options gating_of(std::int64_t top_k, text score_function, text order,
-                                           optional<bool> renormalize, text group_score, double scaling_factor,
-                                           std::int64_t n_group, std::int64_t topk_group) {
+                                           optional<bool> renormalize, text group_score,
+                                           double scaling_factor, std::int64_t n_group,
+                                           std::int64_t topk_group) {
   mpi_router_gating_options o = mpi_router_default_gating_options(top_k);
   o.score_function = score_functions.number(score_function);
   o.order = orders.number(order);

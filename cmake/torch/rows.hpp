@@ -45,9 +45,7 @@ inline std::int64_t tape_bytes(const char* what, const Tensor& experts, const mp
 }
 
 /// A tensor like another, contiguous.
-inline Tensor contiguous_like(const Tensor& t) {
-  return at::empty_symint(t.sym_sizes(), t.options());
-}
+inline Tensor contiguous_like(const Tensor& t) { return at::empty_symint(t.sym_sizes(), t.options()); }
 inline Tensor bytes_beside(const Tensor& t, const c10::SymInt& size) {
   return at::empty_symint({size}, t.options().dtype(at::kByte));
 }
@@ -66,10 +64,10 @@ inline Tensor empty_gradient(const Tensor& t, bool wanted) {
 inline void expect_tape(const char* what, const Tensor& experts, const mpi_router_options& o,
                         const Tensor& tape) {
   const std::int64_t bytes = tape_bytes(what, experts, o);
-  TORCH_CHECK(tape.scalar_type() == at::kByte && tape.dim() == 1 && extent(tape, 0) == bytes &&
-                  tape.is_contiguous(),
-              what, ": tape is ", words(tape), ", not the Byte [", bytes, "] that the forward of experts, ",
-              words(experts), ", gave with these options");
+  TORCH_CHECK(
+      tape.scalar_type() == at::kByte && tape.dim() == 1 && extent(tape, 0) == bytes && tape.is_contiguous(),
+      what, ": tape is ", words(tape), ", not the Byte [", bytes, "] that the forward of experts, ",
+      words(experts), ", gave with these options");
   expect_device(what, "tape", tape, experts);
 }
 
@@ -186,8 +184,7 @@ struct rows_by_shape {
                                                            Options... options) {
     constexpr const char* what = "mpi_router::router_rows_with_tape";
     expect_router(what, experts, router);
-    return std::tuple_cat(empty_rows(router),
-                          std::tuple(empty_tape(what, experts, options_of(options...))));
+    return std::tuple_cat(empty_rows(router), std::tuple(empty_tape(what, experts, options_of(options...))));
   }
   static std::tuple<Tensor, Tensor> rows_vjp(const Tensor& experts, const Tensor& router, const Tensor& tape,
                                              const Tensor& grad_rows, bool wants_router, bool wants_experts,

@@ -1,8 +1,10 @@
-// The rows of a router over at::Tensor: beside the formula under libtorch's own autograd, in every layout and type; what
-// gets a gradient and what does not; shapes without elements; mistakes.
+// The rows of a router over at::Tensor: beside the formula under libtorch's own autograd, in every layout and
+// type; what gets a gradient and what does not; shapes without elements; mistakes.
 #include <mpi_router/torch/router.hpp>
 
+#define AT_PER_OPERATOR_HEADERS  // all of them take long
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
@@ -111,15 +113,14 @@ void beside_the_formula(const layout& in, at::ScalarType experts_type, at::Scala
         formula(in.view(exact_storage), exact_router, length, static_cast<int>(options.steps));
     exact.backward(incoming.to(exact_type));
 
-    const double bound =
-        std::max({tolerance(experts_type), tolerance(router_type), tolerance(exact_type)}) *
-        static_cast<double>(options.steps);
-    CHECK(rows.scalar_type() == router_type);
+    const double bound = std::max({tolerance(experts_type), tolerance(router_type), tolerance(exact_type)}) *
+                         static_cast<double>(options.steps);
+    CHECK((rows.scalar_type() == router_type));
     CHECK(rows.is_contiguous());
     CHECK(statuses.eq(0).all().item<bool>());
     CHECK(distance(rows, exact) < bound);
-    CHECK(router.grad().scalar_type() == router_type);
-    CHECK(storage.grad().scalar_type() == experts_type);
+    CHECK((router.grad().scalar_type() == router_type));
+    CHECK((storage.grad().scalar_type() == experts_type));
     if (d > 1) {  // of one dimension a row has no angle, and both gradients are rounding errors
       CHECK(distance(router.grad(), exact_router.grad()) < 20 * bound);
       CHECK(distance(storage.grad(), exact_storage.grad()) < 20 * bound);
@@ -182,9 +183,7 @@ TEST_CASE("central differences") {
   const Tensor experts = leaf(at::randn({2, 3, 4}, at::kDouble), at::kDouble);
   const Tensor router = leaf(at::randn({2, 4}, at::kDouble), at::kDouble);
   const Tensor incoming = at::randn({2, 4}, at::kDouble);
-  const auto loss = [&] {
-    return (std::get<0>(mpi_router::router_rows(experts, router)) * incoming).sum();
-  };
+  const auto loss = [&] { return (std::get<0>(mpi_router::router_rows(experts, router)) * incoming).sum(); };
   loss().backward();
   const at::NoGradGuard no_grad;
   constexpr double h = 1e-5;
@@ -280,8 +279,7 @@ TEST_CASE("the backward by hand: that of autograd, and added to a buffer") {
   const Tensor before = at::randn({3, 16, 8}).transpose(1, 2);  // of f32 and of another layout
   const Tensor sums = before.clone();
   const auto version = sums._version();
-  const Tensor to_router =
-      mpi_router::router_rows_vjp_accumulate(experts, router, tape, incoming, sums);
+  const Tensor to_router = mpi_router::router_rows_vjp_accumulate(experts, router, tape, incoming, sums);
   CHECK(sums._version() > version);
   CHECK(distance(to_router, grad_router) < 1e-6);
   CHECK(distance(sums - before, grad_experts) < 6e-3);
@@ -324,7 +322,7 @@ TEST_CASE("without elements: shapes, types and strides of what there would be") 
       CHECK(meta.is_meta());
       CHECK(meta.sizes() == real.sizes());
       CHECK(meta.strides() == real.strides());
-      CHECK(meta.scalar_type() == real.scalar_type());
+      CHECK((meta.scalar_type() == real.scalar_type()));
     };
     const Tensor storage = in.make(3, 5, 7).to(at::kBFloat16), router = at::randn({3, 7});
     const Tensor shape = in.view(storage.to(at::kMeta)), meta_router = router.to(at::kMeta);
@@ -342,8 +340,8 @@ TEST_CASE("without elements: shapes, types and strides of what there would be") 
          std::get<0>(grads));
   }
   const Tensor meta = at::empty({3, 5, 7}, at::TensorOptions().device(at::kMeta)).set_requires_grad(true);
-  const Tensor rows = std::get<0>(
-      mpi_router::router_rows(meta, at::empty({3, 7}, at::TensorOptions().device(at::kMeta))));
+  const Tensor rows =
+      std::get<0>(mpi_router::router_rows(meta, at::empty({3, 7}, at::TensorOptions().device(at::kMeta))));
   rows.backward(rows.detach());
   CHECK(meta.grad().sizes() == meta.sizes());
 }
@@ -405,7 +403,8 @@ TEST_CASE("a second derivative is refused, and so is a weight that was changed b
   CHECK(says(refusal([&] { rows.sum().backward(); }), "modified by an inplace operation"));
 }
 
-// ---- The gate -------------------------------------------------------------------------------------------------
+// ---- The gate
+// -------------------------------------------------------------------------------------------------
 
 TEST_CASE("the gate: softmax over all, the best K, renormalised, and its gradient") {
   for (const auto type : {at::kDouble, at::kFloat}) {
@@ -417,7 +416,7 @@ TEST_CASE("the gate: softmax over all, the best K, renormalised, and its gradien
     const Tensor incoming = at::randn({9, 2}, at::kDouble).to(type);
     weights.backward(incoming);
     expected.backward(incoming);
-    CHECK(weights.scalar_type() == type);
+    CHECK((weights.scalar_type() == type));
     CHECK(at::equal(experts, ids));
     CHECK(statuses.eq(0).all().item<bool>());
     CHECK(distance(weights, expected) < tolerance(type));
@@ -457,7 +456,7 @@ TEST_CASE("a gate without elements, and mistakes") {
   const auto options = mpi_router_default_gating_options(2);
   const auto [weights, experts, statuses] = mpi_router::gate(meta, options);
   CHECK(weights.sizes() == at::IntArrayRef{4, 2});
-  CHECK(experts.scalar_type() == at::kLong);
+  CHECK((experts.scalar_type() == at::kLong));
   CHECK(statuses.sizes() == at::IntArrayRef{4});
   CHECK(mpi_router::gate_vjp(meta, experts, statuses, weights, options).sizes() == logits.sizes());
 
@@ -466,7 +465,8 @@ TEST_CASE("a gate without elements, and mistakes") {
     return refusal([&] { mpi_router::gate(l, o, bias, mask); });
   };
   CHECK(says(gate(logits[0], options), "gate: logits is Float [6] on cpu, not [T, N]"));
-  CHECK(says(gate(logits.to(at::kBFloat16), options), "logits is BFloat16 [4, 6] on cpu, not Float or Double"));
+  CHECK(
+      says(gate(logits.to(at::kBFloat16), options), "logits is BFloat16 [4, 6] on cpu, not Float or Double"));
   CHECK(says(gate(logits, mpi_router_default_gating_options(7)), "top_k is 7 and logits is Float [4, 6]"));
   CHECK(says(gate(logits, options, at::zeros({5})), "selection_bias is Float [5] on cpu and logits is"));
   CHECK(says(gate(logits, options, {}, at::ones({4})), "mask is Float [4] on cpu, not the Bool [T]"));

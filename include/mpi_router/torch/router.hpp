@@ -50,8 +50,8 @@ std::tuple<at::Tensor, at::Tensor> router_rows_vjp(const at::Tensor& experts, co
                                                    const mpi_router_options& options = torch_options(),
                                                    bool wants_router = true, bool wants_experts = true);
 
-/// grad_router; the gradient to the experts is added to `grad_experts` [N, F, D], in any layout, of their type
-/// or Float (Megatron's main_grad).
+/// grad_router; the gradient to the experts is added to `grad_experts` [N, F, D], in any layout, of their
+/// type or Float (Megatron's main_grad).
 at::Tensor router_rows_vjp_accumulate(const at::Tensor& experts, const at::Tensor& router,
                                       const at::Tensor& tape, const at::Tensor& grad_rows,
                                       const at::Tensor& grad_experts,
