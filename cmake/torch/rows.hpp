@@ -168,6 +168,9 @@ struct rows_on_device {
     expect_device(what, "grad_experts", grad_experts, experts);
     const Tensor grad_router = empty_gradient(router, true);
     pull_back(what, experts, router, o, tape, grad_rows, grad_router, &grad_experts, MPIROUTER_ACCUMULATE);
+    if (!grad_experts.is_inference()) {
+      torch::autograd::impl::bump_version(grad_experts);  // so that autograd notices where it was saved
+    }
     return grad_router;
   }
 };

@@ -216,7 +216,6 @@ TEST_CASE("what requires no gradient gets none, and then no tape is kept") {
     // Where autograd is asked for one of two, the other is not computed.
     const auto [rows, statuses] = mpi_router::router_rows(both_e, both_r);
     const auto grads = torch::autograd::grad({rows.select(1, 0).sum()}, {of_experts ? both_e : both_r});
-    CHECK(at::equal(grads[0], of_experts ? both_e.grad() : both_r.grad()) == of_experts);
     CHECK(distance(grads[0], of_experts ? both_e.grad() : both_r.grad()) < 1e-6);
     CHECK_FALSE(statuses.requires_grad());
   }
