@@ -1,4 +1,4 @@
-# install(): the headers, the core's target, mpi_router::dispatch and ::c where they were built, and a package config. That makes the
+# install(): the headers, the core's target, mpi_router::dispatch, ::c and ::torch where they were built, and a package config. That makes the
 # header-only components where they are used, from what is found there: what this machine has does not matter.
 include(CMakePackageConfigHelpers)
 
@@ -28,6 +28,9 @@ if(TARGET mpi_router_c)
   install(FILES python/mpi_router.py DESTINATION ${CMAKE_INSTALL_DATADIR}/mpi_router/python)
   install(DIRECTORY python/mpi_router_torch DESTINATION ${CMAKE_INSTALL_DATADIR}/mpi_router/python FILES_MATCHING PATTERN "*.py")
   set(mpirouter_any_architecture "")
+endif()
+if(TARGET mpi_router_torch)
+  mpirouter_install_target(mpi_router_torch torch)
 endif()
 
 configure_package_config_file(cmake/mpi_routerConfig.cmake.in mpi_routerConfig.cmake

@@ -69,7 +69,7 @@ def small(name, dtype, device):
     config = getattr(transformers, prefix + "Config")(**{**SMALL, **own})
     torch.manual_seed(3)
     # as from_pretrained makes it: .to(dtype) would round buffers that it keeps in float32
-    return getattr(transformers, prefix + "ForCausalLM")._from_config(config, dtype=dtype).to(device)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
 
 
 def blocks_of(model):

@@ -1,5 +1,5 @@
 # Checks that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- distributed <- the rest. cuda/ stands on
-# core/ alone.
+# core/ alone, torch/ on the C interface.
 cmake_minimum_required(VERSION 3.22)
 set(below_core core)
 set(below_manifold core manifold)
@@ -8,6 +8,7 @@ set(below_io core io)
 set(below_router core manifold backend io router)
 set(below_verify core manifold backend io verify)
 set(below_cuda core cuda)
+set(below_torch c)
 set(below_distributed core manifold backend io cuda router verify distributed)
 
 file(GLOB_RECURSE headers RELATIVE ${INCLUDE_DIR}/mpi_router ${INCLUDE_DIR}/mpi_router/*/*.hpp

@@ -2,7 +2,8 @@
 cmake_minimum_required(VERSION 3.22)
 set(ENV{LC_ALL} C)
 file(GLOB_RECURSE headers RELATIVE ${INCLUDE_DIR} ${INCLUDE_DIR}/mpi_router/*.hpp ${INCLUDE_DIR}/mpi_router/*.cuh)
-list(FILTER headers EXCLUDE REGEX "/detail/|core/version.hpp") # the version is three macros, of any standard
+# The version is three macros, of any standard; programs for libtorch are of C++17.
+list(FILTER headers EXCLUDE REGEX "/detail/|core/version.hpp|mpi_router/torch/")
 if(CUDA_INCLUDE_DIR)
   list(APPEND INCLUDE_DIRS -isystem ${CUDA_INCLUDE_DIR})
 else()
