@@ -6,9 +6,12 @@
 #include <mpi_router/backend/packed_table.hpp>
 #include <mpi_router/core/operands.hpp>
 
+#include <utility>
+
 MPIROUTER_BEGIN
 
-/// A view whose codes there are kernels for: fp8_view, mxfp4_view, q8_0_view, q4_k_view.
+/// A view whose codes there are kernels for: fp8_view, mxfp4_view, mxfp4_blocks_view, q8_0_view,
+/// q4_k_view.
 template <class View>
 concept PackedView = requires(const View& a) { detail::kernels::packed_format<View>::check(a); };
 
@@ -74,5 +77,10 @@ class packed_operator {
   View a_;
   [[no_unique_address]] Kernels kernels_;
 };
+
+/// The operator of a view by the kernels of `Backend`: those of `simd` are declared in packed.hpp, those
+/// of `dispatch` in packed_dispatch.hpp.
+template <PackedView View, class Backend>
+using operator_in_registers = decltype(gram(std::declval<const View&>(), std::declval<const Backend&>()));
 
 MPIROUTER_END

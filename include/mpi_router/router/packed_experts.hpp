@@ -3,56 +3,26 @@
 #pragma once
 
 #include <mpi_router/backend/packed_operator.hpp>
+#include <mpi_router/core/any_operator.hpp>
 #include <mpi_router/core/matrix_rows.hpp>
 #include <mpi_router/io/moe/packed_gates.hpp>
 
 #include <memory>
 #include <optional>
 #include <span>
-#include <utility>
 #include <variant>
+#include <vector>
 
 MPIROUTER_BEGIN
 
 /// M = AᵀA of a packed gate matrix of whatever format: by the kernels of `Backend` where it has some, else
-/// row by row. A model of GramOperator, FactoredGramOperator and ScalableGramOperator; see packed_operator
-/// and rows_operator.
+/// row by row. See packed_operator and rows_operator.
 template <class Backend>
-class any_packed_operator {
- public:
-  using scalar = float;
-  using by_rows = rows_operator<packed_gate, float>;
-  template <PackedView View>
-  using in_registers = decltype(gram(std::declval<const View&>(), std::declval<const Backend&>()));
-  using alternatives = std::variant<by_rows, in_registers<fp8_view>, in_registers<mxfp4_view>,
-                                    in_registers<q8_0_view>, in_registers<q4_k_view>>;
-
-  template <class Op>
-    requires std::constructible_from<alternatives, Op>
-  explicit any_packed_operator(Op op) : op_(std::move(op)) {}
-
-  [[nodiscard]] index_t dimension() const {
-    return std::visit([](const auto& op) { return op.dimension(); }, op_);
-  }
-  [[nodiscard]] index_t ffn_dim() const {
-    return std::visit([](const auto& op) { return op.ffn_dim(); }, op_);
-  }
-  float apply(vector_view<const float> x, vector_view<float> u) const {
-    return std::visit([&](const auto& op) { return op.apply(x, u); }, op_);
-  }
-  void project(vector_view<const float> x, vector_view<float> y) const {
-    std::visit([&](const auto& op) { op.project(x, y); }, op_);
-  }
-  void lift(vector_view<const float> y, vector_view<float> u) const {
-    std::visit([&](const auto& op) { op.lift(y, u); }, op_);
-  }
-  scaled_energy<float> apply_scaled(vector_view<const float> x, vector_view<float> u) const {
-    return std::visit([&](const auto& op) { return op.apply_scaled(x, u); }, op_);
-  }
-
- private:
-  alternatives op_;
-};
+using any_packed_operator =
+    any_operator<rows_operator<packed_gate, float>, operator_in_registers<fp8_view, Backend>,
+                 operator_in_registers<mxfp4_view, Backend>,
+                 operator_in_registers<mxfp4_blocks_view, Backend>, operator_in_registers<q8_0_view, Backend>,
+                 operator_in_registers<q4_k_view, Backend>>;
 
 /// The operators of a layer whose gates are packed, one for each expert, of dimension layer.gate_dim():
 ///

@@ -12,7 +12,7 @@ MPIROUTER_BEGIN
 namespace packed {
 
 /// What has a view, and an operator of its own (backend/packed.hpp).
-using any_view = std::variant<fp8_view, mxfp4_view, q8_0_view, q4_k_view>;
+using any_view = std::variant<fp8_view, mxfp4_view, mxfp4_blocks_view, q8_0_view, q4_k_view>;
 
 namespace detail {
 
@@ -57,6 +57,9 @@ namespace detail {
 [[nodiscard]] inline std::optional<any_view> view_of_format(const ggml_matrix& m) noexcept {
   if (m.scale() != 1) {
     return std::nullopt;
+  }
+  if (m.type() == ggml_type::mxfp4) {
+    return mxfp4_blocks_view{m.bytes(), m.rows(), m.cols(), m.row_bytes()};
   }
   if (m.type() == ggml_type::q8_0) {
     return q8_0_view{m.bytes(), m.rows(), m.cols(), m.row_bytes()};
