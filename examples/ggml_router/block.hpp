@@ -18,18 +18,18 @@ struct block_outputs {
   ggml_tensor* tokens;   ///< [D, T]
 };
 
-/// out_t = Σ_k w_k down_k(silu(gate_k x_t) ∘ up_k x_t) over the K experts of the largest logits ⟨rows_i, x_t⟩;
-/// w is the softmax of all logits, normalised over the K. `rows`: what tokens are compared with, [D, N]: the
-/// router itself, or r′.
-inline block_outputs moe_block(ggml_context* ctx, const block_weights& w, ggml_tensor* rows, ggml_tensor* tokens,
-                               int top_k) {
+/// out_t = Σ_k w_k down_k(silu(gate_k x_t) ∘ up_k x_t) over the K experts of the largest logits ⟨rows_i,
+/// x_t⟩; w is the softmax of all logits, normalised over the K. `rows`: what tokens are compared with, [D,
+/// N]: the router itself, or r′.
+inline block_outputs moe_block(ggml_context* ctx, const block_weights& w, ggml_tensor* rows,
+                               ggml_tensor* tokens, int top_k) {
   const auto d = tokens->ne[0];
   const auto t = tokens->ne[1];
   const auto n = rows->ne[1];
   ggml_tensor* logits = ggml_mul_mat(ctx, rows, tokens);
   ggml_tensor* scores = ggml_soft_max(ctx, logits);
-  ggml_tensor* chosen = ggml_argsort_top_k(ctx, scores, top_k);                                  // [K, T]
-  ggml_tensor* weights = ggml_get_rows(ctx, ggml_reshape_3d(ctx, scores, 1, n, t), chosen);      // [1, K, T]
+  ggml_tensor* chosen = ggml_argsort_top_k(ctx, scores, top_k);                              // [K, T]
+  ggml_tensor* weights = ggml_get_rows(ctx, ggml_reshape_3d(ctx, scores, 1, n, t), chosen);  // [1, K, T]
   weights = ggml_reshape_2d(ctx, weights, top_k, t);
   weights = ggml_div(ctx, weights, ggml_sum_rows(ctx, weights));
 

@@ -14,7 +14,9 @@ using vector = std::vector<double>;
 using row = std::span<const double>;
 
 /// Matrix i of n, and row f of one, of numbers that lie one after the other.
-inline row piece(row all, std::size_t i, std::size_t n) { return all.subspan(i * (all.size() / n), all.size() / n); }
+inline row piece(row all, std::size_t i, std::size_t n) {
+  return all.subspan(i * (all.size() / n), all.size() / n);
+}
 inline double dot(row a, row b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); }
 
 /// y = A x.

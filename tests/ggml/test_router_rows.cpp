@@ -125,10 +125,10 @@ index_t count_nan(std::span<const float> values) {
 
 TEST_CASE("experts of every type: the step in double, the bits of router_rows, on any number of threads") {
   random_source random(21);
-  for (const auto type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K,
-                          GGML_TYPE_MXFP4, GGML_TYPE_Q5_0, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_XS,
-                          GGML_TYPE_IQ2_XXS, GGML_TYPE_TQ1_0}) {
-    CAPTURE(ggml_type_name(type));
+  for (const auto type :
+       {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K, GGML_TYPE_MXFP4,
+        GGML_TYPE_Q5_0, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_XS, GGML_TYPE_IQ2_XXS, GGML_TYPE_TQ1_0}) {
+    CAPTURE(std::string(ggml_type_name(type)));
     const context ctx = new_context();
     const index_t d = ggml_is_quantized(type) ? 256 : 65;
     const auto l = random_layer(ctx, random, type, d, 33, 5);
@@ -206,18 +206,21 @@ TEST_CASE("what does not fit is refused when the graph is built, both tensors na
   ggml_tensor* wide = random_tensor(ctx, random, GGML_TYPE_F32, 33, 4, 1, "wide");
   ggml_tensor* few = random_tensor(ctx, random, GGML_TYPE_F32, 32, 3, 1, "few");
   CHECK(says(l.experts, wide, {},
-             "'wide', f32 [33, 4]: there are no rows [D = 32, N = 4] for 'blk.7.ffn_gate_exps.weight', q8_0 [32, 3, 4]"));
+             "'wide', f32 [33, 4]: there are no rows [D = 32, N = 4] for 'blk.7.ffn_gate_exps.weight', q8_0 "
+             "[32, 3, 4]"));
   CHECK(says(l.experts, few, {}, "'few', f32 [32, 3]: there are no rows [D = 32, N = 4]"));
   CHECK(says(l.experts, l.experts, {}, "rows are of two axes"));
   CHECK(says(nullptr, few, {}, "experts: no tensor"));
   CHECK(says(l.experts, nullptr, {}, "rows: no tensor"));
-  CHECK(says(ggml_new_tensor_3d(ctx.get(), GGML_TYPE_I32, 32, 3, 4), few, {}, "of this type are not decoded"));
+  CHECK(
+      says(ggml_new_tensor_3d(ctx.get(), GGML_TYPE_I32, 32, 3, 4), few, {}, "of this type are not decoded"));
   CHECK(says(l.experts, l.router, {.steps = 0}, "ggml::router_rows_op: steps is 0"));
   CHECK(says(l.experts, l.router, {.radius = -1}, "the radius must be positive and finite as float, not -1"));
   CHECK(says(l.experts, l.router, {.radius = router_radius::scale_free(4, 3)}, "3 experts in all"));
 }
 
-TEST_CASE("an error inside the graph: the process lives, the rows are NaN, the text is kept until it is taken") {
+TEST_CASE(
+    "an error inside the graph: the process lives, the rows are NaN, the text is kept until it is taken") {
   random_source random(26);
   const context ctx = new_context();
   const auto l = random_layer(ctx, random, GGML_TYPE_Q8_0, 32, 3, 5);
@@ -258,7 +261,8 @@ TEST_CASE("whatever is thrown inside, of the first expert that it struck, and th
       const bool is_struck = k / 8 == 2 || k / 8 == 3;
       CHECK((is_struck ? std::isnan(got[k]) : got[k] == right[k]));
     }
-    CHECK(op.take_error() == (is_standard ? "a backend's own error" : "mpi_router: an exception that is no std::exception"));
+    CHECK(op.take_error() ==
+          (is_standard ? "a backend's own error" : "mpi_router: an exception that is no std::exception"));
   }
   for (int repeat = 0; repeat < 20; ++repeat) {  // all threads err at once
     static_cast<float*>(l.experts->data)[0] = 1;

@@ -107,12 +107,14 @@ TEST_CASE("what does not fit is refused, by the tensor's name, type and extents"
 
   ggml_tensor* nameless = tensor_at(ctx, GGML_TYPE_F32, nullptr, "");
   CHECK(says(nameless, "a tensor without a name, f32 [4, 3, 2]: it has no data yet"));
-  CHECK(says(tensor_at(ctx, GGML_TYPE_F32, memory.data() + 1, "a"), "'a', f32 [4, 3, 2]: its data is not aligned"));
+  CHECK(says(tensor_at(ctx, GGML_TYPE_F32, memory.data() + 1, "a"),
+             "'a', f32 [4, 3, 2]: its data is not aligned"));
   ggml_tensor* four = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, 4, 3, 2, 2);
   CHECK(says(four, "f32 [4, 3, 2, 2]: experts are of three axes, [D, F, N]"));
   ggml_tensor* odd = tensor_at(ctx, GGML_TYPE_F32, memory.data(), "odd");
   odd->nb[1] = 18;
-  CHECK(says(odd, "'odd', f32 [4, 3, 2]: along axis 1 its elements are 18 bytes apart, no multiple of their 4"));
+  CHECK(says(odd,
+             "'odd', f32 [4, 3, 2]: along axis 1 its elements are 18 bytes apart, no multiple of their 4"));
   CHECK(refused([&] { static_cast<void>(ggml::experts(tensor_at(ctx, GGML_TYPE_I32, memory.data(), "i"))); },
                 "'i', i32 [4, 3, 2]: experts of this type are not decoded"));
   CHECK(refused([&] { static_cast<void>(ggml::rows(ggml_new_tensor_2d(ctx.get(), GGML_TYPE_Q8_0, 32, 2))); },
@@ -124,7 +126,7 @@ TEST_CASE("a buffer that is no host memory is refused, also for views into it") 
   const auto registry = ggml_backend_cpu_reg();
   const auto extra = reinterpret_cast<extra_bufts>(
       ggml_backend_reg_get_proc_address(registry, "ggml_backend_dev_get_extra_bufts"));
-  REQUIRE(extra != nullptr);
+  REQUIRE((extra != nullptr));
   auto* const types = extra(ggml_backend_reg_dev_get(registry, 0));
   ggml_backend_buffer_type_t foreign = nullptr;
   for (auto* type = types; type != nullptr && *type != nullptr; ++type) {

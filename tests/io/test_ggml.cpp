@@ -166,7 +166,8 @@ TEST_CASE("rows that lie apart are those without gaps") {
   for (const auto& type : decoded_types) {
     CAPTURE(type.name);
     const odd_bytes bytes = random_bytes(random, 6 * type.bytes);
-    const ggml_matrix every_other(type.type, bytes.span().data() + type.bytes, 3, type.elements, 2 * type.bytes);
+    const ggml_matrix every_other(type.type, bytes.span().data() + type.bytes, 3, type.elements,
+                                  2 * type.bytes);
     CHECK(every_other.row_bytes() == 2 * type.bytes);
     CHECK(differences(every_other, [&](index_t f, index_t d) {
             return type.value({&bytes, (2 * f + 1) * type.bytes}, d);

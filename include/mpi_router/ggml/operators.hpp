@@ -41,8 +41,8 @@ struct operator_with<one_read_backend<Kernels>> {
 /// The operator of a quantised matrix: in registers where the backend and the type have it, else by rows.
 template <class Backend>
 [[nodiscard]] typename operator_with<Backend>::type operator_of(const quantised_matrix& a,
-                                                               std::span<float> row,
-                                                               const Backend& backend) {
+                                                                std::span<float> row,
+                                                                const Backend& backend) {
   using any = typename operator_with<Backend>::type;
   if constexpr (operator_with<Backend>::has_registers) {
     if (const auto view = a.view()) {

@@ -68,8 +68,8 @@ class first_error {
 /// A custom op of ggml that makes r′ of the router's rows from the gate matrices, at every compute of its
 /// graph: the stateless router, whose parameter stays as it is.
 ///
-///   ggml::router_rows_op<simd> op({.radius = 2});                        // one for each layer; with <reference> no simd
-///   ggml_tensor* rows = op.build(ctx, gate_exps, router);                // [D, N], F32
+///   ggml::router_rows_op<simd> op({.radius = 2});                        // one for each layer; with
+///   <reference> no simd ggml_tensor* rows = op.build(ctx, gate_exps, router);                // [D, N], F32
 ///   ggml_tensor* logits = ggml_mul_mat(ctx, rows, tokens);               // [N, T]
 ///   …
 ///   ggml_graph_compute(graph, &plan);
@@ -120,8 +120,8 @@ class router_rows_op {
 #endif
     }
   }
-  /// What became of each row when the graph was last computed. A row without a step is what options.degenerate
-  /// says, and no error.
+  /// What became of each row when the graph was last computed. A row without a step is what
+  /// options.degenerate says, and no error.
   [[nodiscard]] std::span<const status> statuses() const noexcept { return statuses_; }
 
  private:
@@ -149,8 +149,8 @@ class router_rows_op {
     detail::expect_layer(result.src[0], result.src[1]);
     const any_experts gates = experts(result.src[0]);
     const matrix_view<float> out = rows<float>(&result);
-    detail::expect(out.rows() == static_cast<index_t>(statuses_.size()), result,
-                   "its op was built anew for ", statuses_.size(), " experts: one op for each layer");
+    detail::expect(out.rows() == static_cast<index_t>(statuses_.size()), result, "its op was built anew for ",
+                   statuses_.size(), " experts: one op for each layer");
     router_options options = options_;
     options.radius = router_radius::fixed(options_.radius.of(out.rows()));  // N of all, not of the share
     const index_t d = out.cols();

@@ -54,9 +54,9 @@ template <Scalar T>
   const expert_shape shape = shape_of_experts(t);
   expect_elements<element>(*t);
   expect_data(*t);
-  return experts_strided(static_cast<T*>(t->data), shape,
-                         {.expert = stride<element>(*t, 2), .ffn = stride<element>(*t, 1),
-                          .hidden = stride<element>(*t, 0)});
+  return experts_strided(
+      static_cast<T*>(t->data), shape,
+      {.expert = stride<element>(*t, 2), .ffn = stride<element>(*t, 1), .hidden = stride<element>(*t, 0)});
 }
 
 /// ne = [D, N]. Throws usage_error on a third axis.
@@ -123,16 +123,14 @@ auto with_element(const ::ggml_tensor& t, const F& f, const Other& other) {
 /// What experts(t) would refuse but for data that are not there yet. Returns the shape.
 inline expert_shape expect_experts(const ::ggml_tensor* t) {
   const expert_shape shape = shape_of_experts(t);
-  with_element(
-      *t, [&]<class T>(T) { expect_elements<T>(*t); }, [&] { expect_blocks(*t); });
+  with_element(*t, [&]<class T>(T) { expect_elements<T>(*t); }, [&] { expect_blocks(*t); });
   return shape;
 }
 /// What rows(t) would refuse but for data.
 inline void expect_rows(const ::ggml_tensor* t) {
   expect_matrix(t);
   with_element(
-      *t, [&]<class T>(T) { expect_elements<T>(*t); },
-      [&] { refuse(*t, "rows are F32, BF16 or F16"); });
+      *t, [&]<class T>(T) { expect_elements<T>(*t); }, [&] { refuse(*t, "rows are F32, BF16 or F16"); });
 }
 
 }  // namespace detail

@@ -47,25 +47,26 @@ template <Accumulator S>
 }  // namespace detail
 
 /// A matrix [rows, cols] of ggml blocks, row-major, times `scale` (NVFP4 keeps one beside the tensor). As
-/// floats its values are those of ggml's own dequantisation. A model of MatrixRows.
+/// floats its values are those of ggml's own dequantisation, but for MXFP4's scale of 255, which is NaN here,
+/// as the format has it, and a number there. A model of MatrixRows.
 class ggml_matrix {
  public:
   /// Rows without gaps. Throws usage_error for a type that is not decoded, by its name; where cols is no
   /// multiple of its block; and where the bytes are not as many as the shape asks for.
   ggml_matrix(ggml_type type, std::span<const std::byte> bytes, index_t rows, index_t cols, float scale = 1)
-      : ggml_matrix(type, bytes.data(), rows, cols) {
+      : ggml_matrix(type, bytes.data(), rows, cols, row_size(type, cols)) {
     scale_ = scale;
-    row_bytes_ = packed_bytes();
     expect_bytes(name_of(type), bytes, rows, cols, row_bytes_);
   }
   /// Rows that begin `row_bytes` bytes apart, as those of a tensor that others were cut from. Throws
   /// usage_error as above, and where rows overlap.
   ggml_matrix(ggml_type type, const std::byte* bytes, index_t rows, index_t cols, index_t row_bytes)
-      : ggml_matrix(type, bytes, rows, cols) {
-    row_bytes_ = row_bytes;
+      : bytes_(bytes), rows_(rows), cols_(cols), type_(type), row_bytes_(row_bytes), blocks_(0) {
+    const index_t size = row_size(type, cols);
+    blocks_ = cols / ggml_block_of(type).elements;
     core::expect(rows >= 0 && cols >= 0, name_of(type), ": negative extent in [", rows, ", ", cols, "]");
-    core::expect(rows <= 1 || row_bytes >= packed_bytes(), name_of(type), ": rows of ", packed_bytes(),
-                 " bytes, ", row_bytes, " bytes apart");
+    core::expect(rows <= 1 || row_bytes >= size, name_of(type), ": rows of ", size, " bytes, ", row_bytes,
+                 " bytes apart");
   }
 
   [[nodiscard]] ggml_type type() const noexcept { return type_; }
@@ -87,26 +88,25 @@ class ggml_matrix {
   }
 
  private:
-  ggml_matrix(ggml_type type, const std::byte* bytes, index_t rows, index_t cols)
-      : bytes_(bytes), rows_(rows), cols_(cols), type_(type) {
+  /// The bytes of a row of so many columns.
+  [[nodiscard]] static index_t row_size(ggml_type type, index_t cols) {
     core::expect(is_decoded(type), refusal_of(type));
     const ggml_block block = ggml_block_of(type);
     core::expect(cols % block.elements == 0, name_of(type), ": ", cols, " columns, in blocks of ",
                  block.elements);
-    blocks_ = cols / block.elements;
-    core::expect(blocks_ <= std::numeric_limits<index_t>::max() / block.bytes, name_of(type), ": ", cols,
+    const index_t blocks = cols / block.elements;
+    core::expect(blocks <= std::numeric_limits<index_t>::max() / block.bytes, name_of(type), ": ", cols,
                  " columns cannot be");
+    return blocks * block.bytes;
   }
-  /// The bytes that a row has.
-  [[nodiscard]] index_t packed_bytes() const { return blocks_ * ggml_block_of(type_).bytes; }
 
   const std::byte* bytes_;
   index_t rows_;
   index_t cols_;
   ggml_type type_;
   float scale_ = 1;
-  index_t blocks_ = 0;
-  index_t row_bytes_ = 0;
+  index_t row_bytes_;
+  index_t blocks_;
 };
 
 }  // namespace packed
