@@ -1,5 +1,5 @@
-# Where to get a package that is not installed. Only header-only or small ones; OpenMP, oneTBB and the
-# CUDA toolkit come with the system or not at all.
+# Where to get a package that is not installed. Only header-only or small ones, and ggml where it is asked for; OpenMP,
+# oneTBB and the CUDA toolkit come with the system or not at all.
 include(FetchContent)
 
 set(mpirouter_Eigen3_url https://gitlab.com/libeigen/eigen/-/archive/3.4.0/eigen-3.4.0.tar.bz2)
@@ -18,6 +18,9 @@ set(mpirouter_benchmark_url https://github.com/google/benchmark/archive/refs/tag
 set(mpirouter_benchmark_sha256 6430e4092653380d9dc4ccb45a1e2dc9259d581f4866dc0759713126056bc1d7)
 set(mpirouter_spectra_url https://github.com/yixuan/spectra/archive/refs/tags/v1.0.1.tar.gz)
 set(mpirouter_spectra_sha256 919e3fbc8c539a321fd5a0766966922b7637cc52eb50a969241a997c733789f3)
+# Compiling it takes minutes, so that it is fetched for MPIROUTER_GGML=ON alone.
+set(mpirouter_ggml_url https://github.com/ggml-org/ggml/archive/refs/tags/v0.21.0.tar.gz)
+set(mpirouter_ggml_sha256 3b0d4f1fe7c278824d4bb753b7402733576985689bd40e9cc719eca627131d24)
 
 set(mpirouter_Eigen3_include .)
 set(mpirouter_xsimd_include include)
@@ -51,6 +54,8 @@ macro(mpirouter_fetch package target)
     set(BENCHMARK_ENABLE_TESTING OFF)
     set(BENCHMARK_ENABLE_INSTALL OFF)
     set(BENCHMARK_ENABLE_WERROR OFF)
+    set(GGML_CCACHE OFF)
+    set(BUILD_SHARED_LIBS OFF)
     add_subdirectory(${${lowercase}_SOURCE_DIR} ${${lowercase}_BINARY_DIR} EXCLUDE_FROM_ALL)
   endif()
   if("${package}" STREQUAL "fmt")
@@ -64,7 +69,8 @@ endmacro()
 # <package>_FOUND.
 macro(mpirouter_require package target)
   mpirouter_find(${package} ${target})
-  if(NOT ${package}_FOUND AND NOT TARGET ${target} AND MPIROUTER_FETCH_DEPENDENCIES AND DEFINED mpirouter_${package}_url)
+  if(NOT ${package}_FOUND AND NOT TARGET ${target} AND MPIROUTER_FETCH_DEPENDENCIES AND DEFINED mpirouter_${package}_url
+     AND ("${MPIROUTER_GGML}" STREQUAL "ON" OR NOT "${package}" STREQUAL "ggml"))
     mpirouter_fetch(${package} ${target})
     set(${package}_FOUND TRUE)
   endif()

@@ -2,7 +2,7 @@
 # component means the same to those who build the project and to those who use it.
 
 # The header-only components beside the core, and for each the package and the target that it needs.
-set(mpirouter_header_components eigen simd io verify openmp tbb cuda distributed mpi)
+set(mpirouter_header_components eigen simd io verify openmp tbb cuda distributed mpi ggml)
 set(mpirouter_needs_eigen Eigen3 Eigen3::Eigen)
 set(mpirouter_needs_simd xsimd xsimd)
 set(mpirouter_needs_io nlohmann_json nlohmann_json::nlohmann_json)
@@ -12,6 +12,7 @@ set(mpirouter_needs_tbb TBB TBB::tbb)
 set(mpirouter_needs_cuda CUDAToolkit CUDA::cudart)
 set(mpirouter_needs_distributed Threads Threads::Threads) # loopback.hpp alone
 set(mpirouter_needs_mpi MPI MPI::MPI_CXX)
+set(mpirouter_needs_ggml ggml ggml::ggml)
 
 # Finds <package>, unless its <target> is there already, and sets <package>_FOUND.
 macro(mpirouter_find package target)

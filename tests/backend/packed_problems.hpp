@@ -76,16 +76,19 @@ inline problem mxfp4(random_source& random, index_t rows, index_t cols, index_t 
           }};
 }
 
+/// Scales near 1.
 inline problem ggml(random_source& random, packed::ggml_type type, index_t rows, index_t cols) {
   const auto block = packed::ggml_block_of(type);
   odd_bytes bytes = random_bytes(random, rows * cols / block.elements * block.bytes);
-  const index_t scales = type == packed::ggml_type::q4_k ? 2 : 1;
+  const bool is_mxfp4 = type == packed::ggml_type::mxfp4;
+  const index_t scales = is_mxfp4 ? 0 : type == packed::ggml_type::q4_k ? 2 : 1;
   for (index_t first = 0; first < bytes.size(); first += block.bytes) {
     for (index_t k = 0; k < scales; ++k) {
       const auto bits = f16(static_cast<float>(random.normal())).bits;
       bytes[first + 2 * k] = static_cast<std::byte>(bits & 255U);
       bytes[first + 2 * k + 1] = static_cast<std::byte>(bits >> 8);
     }
+    if (is_mxfp4) bytes[first] = static_cast<std::byte>(random.integer(120, 130));
   }
   return {std::string(packed::name_of(type)), {bytes}, [=](const std::vector<odd_bytes>& b) {
             return packed::ggml_matrix(type, b[0].span(), rows, cols);
@@ -110,6 +113,7 @@ void for_each_problem(const Use& use) {
   for (const index_t rows : {index_t{1}, index_t{3}, index_t{4}, index_t{5}, index_t{33}}) {
     for (const index_t blocks : {index_t{0}, index_t{1}, index_t{2}, index_t{3}, index_t{67}}) {
       use(mxfp4(random, rows, 32 * blocks));
+      use(ggml(random, packed::ggml_type::mxfp4, rows, 32 * blocks));
       use(ggml(random, packed::ggml_type::q8_0, rows, 32 * blocks));
     }
     for (const index_t blocks : {index_t{0}, index_t{1}, index_t{2}, index_t{9}}) {

@@ -124,6 +124,19 @@ TEST_CASE("MXFP4: every code with every scale") {
   }
 }
 
+TEST_CASE("MXFP4 in ggml's blocks: every code with every scale") {
+  random_source random(15);
+  for (index_t scale = 0; scale < 256; ++scale) {
+    if (scale == 253 || scale == 254) continue;
+    problem p = ggml(random, packed::ggml_type::mxfp4, 1, 64);
+    for (index_t i = 0; i < 34; ++i) {
+      p.bytes[0][i] = static_cast<std::byte>(i % 17 == 0 ? scale : 16 * (i % 17 - 1) + (i + scale) % 16);
+    }
+    CAPTURE(scale);
+    shows_exactly(p);
+  }
+}
+
 TEST_CASE("Q8_0: every code, scales at the ends of their range") {
   random_source random(3);
   problem p = ggml(random, packed::ggml_type::q8_0, 1, 256);
@@ -202,6 +215,10 @@ TEST_CASE("a scale that is no number is not lost") {
     op.lift(vector_view<const float>(filled(4, 1)), vector_view<float>(u));
     for (const float v : u) CHECK(std::isnan(v));
   });
+  problem blocks = ggml(random, packed::ggml_type::mxfp4, 5, 96);
+  CHECK(gives_a_number(blocks));
+  blocks.bytes[0][17 * (4 * 3 + 1)] = std::byte{255};
+  CHECK_FALSE(gives_a_number(blocks));
   for (const auto type : {packed::ggml_type::q8_0, packed::ggml_type::q4_k}) {
     for (const unsigned bits : {0x7c00U, 0x7e00U}) {
       problem p = ggml(random, type, 5, 512);
@@ -374,6 +391,7 @@ TEST_CASE("a view that cannot be, and vectors that do not fit, are refused") {
   const problem mx = mxfp4(random, 4, 64);
   const problem q8 = ggml(random, packed::ggml_type::q8_0, 4, 64);
   const problem q4 = ggml(random, packed::ggml_type::q4_k, 4, 256);
+  const auto mx_blocks = std::get<mxfp4_blocks_view>(ggml(random, packed::ggml_type::mxfp4, 4, 64).view());
   const auto refuses = [](auto view, auto change, std::string_view part) {
     change(view);
     return refused([&] { static_cast<void>(operator_of(view)); }, part);
@@ -402,6 +420,9 @@ TEST_CASE("a view that cannot be, and vectors that do not fit, are refused") {
       std::get<q8_0_view>(q8.view()), [](auto& v) { v.cols = 48; }, "D = 48] in blocks of 32 columns"));
   CHECK(refuses(std::get<q8_0_view>(q8.view()), [](auto& v) { v.row_bytes = 67; }, "rows of 68 bytes, 67"));
   CHECK(refuses(std::get<q4_k_view>(q4.view()), [](auto& v) { v.cols = 128; }, "in blocks of 256 columns"));
+  CHECK(refuses(mx_blocks, [](auto& v) { v.cols = 48; }, "D = 48] in blocks of 32 columns"));
+  CHECK(refuses(mx_blocks, [](auto& v) { v.row_bytes = 33; }, "rows of 34 bytes, 33"));
+  CHECK(refuses(mx_blocks, [](auto& v) { v.blocks = nullptr; }, "gram(mxfp4_blocks_view): null data"));
   CHECK(
       refuses(std::get<q4_k_view>(q4.view()), [](auto& v) { v.row_bytes = 143; }, "rows of 144 bytes, 143"));
 
@@ -482,7 +503,8 @@ TEST_CASE("what has no view goes row by row") {
   CHECK_FALSE(fp4(scale_type::e8m0, 64, 32, 0.5));
   using packed::ggml_type;
   CHECK(packed::view_of(packed::ggml_matrix(ggml_type::q8_0, first(68), 2, 32)).has_value());
-  CHECK_FALSE(packed::view_of(packed::ggml_matrix(ggml_type::q8_0, first(68), 2, 32, 2)).has_value());
+  CHECK_FALSE(packed::view_of(packed::ggml_matrix(ggml_type::q8_0, first(68), 2, 32, 2.0F)).has_value());
+  CHECK(packed::view_of(packed::ggml_matrix(ggml_type::mxfp4, first(34), 2, 32)).has_value());
   CHECK_FALSE(packed::view_of(packed::ggml_matrix(ggml_type::q4_0, first(36), 2, 32)).has_value());
   const packed::any_matrix any(packed::int8_matrix(first(64), 2, 32, one));
   CHECK_FALSE(packed::view_of(any).has_value());

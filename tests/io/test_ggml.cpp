@@ -161,6 +161,28 @@ TEST_CASE("every block type, every bit of a block") {
   }
 }
 
+TEST_CASE("rows that lie apart are those without gaps") {
+  random_source random(22);
+  for (const auto& type : decoded_types) {
+    CAPTURE(type.name);
+    const odd_bytes bytes = random_bytes(random, 6 * type.bytes);
+    const ggml_matrix every_other(type.type, bytes.span().data() + type.bytes, 3, type.elements,
+                                  2 * type.bytes);
+    CHECK(every_other.row_bytes() == 2 * type.bytes);
+    CHECK(differences(every_other, [&](index_t f, index_t d) {
+            return type.value({&bytes, (2 * f + 1) * type.bytes}, d);
+          }) == 0);
+  }
+#if MPIROUTER_HAS_EXCEPTIONS
+  const odd_bytes bytes(300);
+  CHECK(refused([&] { ggml_matrix(ggml_type::q8_0, bytes.span().data(), 2, 64, 67); },
+                "Q8_0: rows of 68 bytes, 67 bytes apart"));
+  CHECK(refused([&] { ggml_matrix(ggml_type::q8_0, bytes.span().data(), -1, 64, 68); },
+                "Q8_0: negative extent in [-1, 64]"));
+  CHECK(refused([&] { ggml_matrix(ggml_type::q8_0, bytes.span().data(), 1, 63, 68); }, "63 columns"));
+#endif
+}
+
 TEST_CASE("the scales of MXFP4 and NVFP4 that are no numbers, or beyond them") {
   for (const int code : {0, 1, 127, 128, 254, 255}) {
     odd_bytes mx(17);

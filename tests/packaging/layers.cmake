@@ -9,6 +9,7 @@ set(below_router core manifold backend io router)
 set(below_verify core manifold backend io verify)
 set(below_cuda core cuda)
 set(below_torch c)
+set(below_ggml core manifold backend io router ggml)
 set(below_distributed core manifold backend io cuda router verify distributed)
 
 file(GLOB_RECURSE headers RELATIVE ${INCLUDE_DIR}/mpi_router ${INCLUDE_DIR}/mpi_router/*/*.hpp

@@ -6,6 +6,8 @@
 #include <mpi_router/backend/packed_table.hpp>
 #include <mpi_router/core/operands.hpp>
 
+#include <utility>
+
 MPIROUTER_BEGIN
 
 /// A view whose codes there are kernels for: those of core/packed_views.hpp.
@@ -76,5 +78,10 @@ class packed_operator {
   View a_;
   [[no_unique_address]] Kernels kernels_;
 };
+
+/// The operator of a view by the kernels of `Backend`: those of `simd` are declared in packed.hpp, those
+/// of `dispatch` in packed_dispatch.hpp.
+template <PackedView View, class Backend>
+using operator_in_registers = decltype(gram(std::declval<const View&>(), std::declval<const Backend&>()));
 
 MPIROUTER_END

@@ -35,6 +35,15 @@ struct mxfp4_view {
   index_t scale_row_bytes = 0;   ///< from one row of scales to the next
 };
 
+/// MXFP4 as ggml holds it: blocks of 32 columns in 17 bytes, a scale and 16 bytes of codes, whose low halves
+/// are the first 16 columns. W = E2M1(code) · 2^(scale − 127); a scale of 255 is NaN.
+struct mxfp4_blocks_view {
+  const void* blocks = nullptr;
+  index_t rows = 0;       ///< F
+  index_t cols = 0;       ///< D, a multiple of 32
+  index_t row_bytes = 0;  ///< from one row to the next
+};
+
 /// Q8_0 of ggml: blocks of 32 columns in 34 bytes, an f16 scale d and 32 signed bytes q. W = d · q.
 struct q8_0_view {
   const void* blocks = nullptr;
@@ -56,7 +65,7 @@ namespace core {
 
 /// List<…> of every view whose codes there are kernels for.
 template <template <class...> class List>
-using of_packed_views = List<fp8_view, mxfp4_view, q8_0_view, q4_k_view>;
+using of_packed_views = List<fp8_view, mxfp4_view, mxfp4_blocks_view, q8_0_view, q4_k_view>;
 
 }  // namespace core
 

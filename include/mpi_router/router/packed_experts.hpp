@@ -3,57 +3,32 @@
 #pragma once
 
 #include <mpi_router/backend/packed_operator.hpp>
+#include <mpi_router/core/operator_variant.hpp>
 #include <mpi_router/core/matrix_rows.hpp>
 #include <mpi_router/io/moe/packed_gates.hpp>
 
 #include <memory>
 #include <optional>
 #include <span>
-#include <utility>
 #include <variant>
+#include <vector>
 
 MPIROUTER_BEGIN
 
-/// M = AᵀA of a packed gate matrix of whatever format: by the kernels of `Backend` where it has some, else
-/// row by row. A model of GramOperator, FactoredGramOperator and ScalableGramOperator; see packed_operator
-/// and rows_operator.
+namespace detail {
+
 template <class Backend>
-class any_packed_operator {
- public:
-  using scalar = float;
-  using by_rows = rows_operator<packed_gate, float>;
-  template <PackedView View>
-  using in_registers = decltype(gram(std::declval<const View&>(), std::declval<const Backend&>()));
+struct packed_alternatives {
   template <class... Views>
-  using any_of = std::variant<by_rows, in_registers<Views>...>;
-  using alternatives = core::of_packed_views<any_of>;
-
-  template <class Op>
-    requires std::constructible_from<alternatives, Op>
-  explicit any_packed_operator(Op op) : op_(std::move(op)) {}
-
-  [[nodiscard]] index_t dimension() const {
-    return std::visit([](const auto& op) { return op.dimension(); }, op_);
-  }
-  [[nodiscard]] index_t ffn_dim() const {
-    return std::visit([](const auto& op) { return op.ffn_dim(); }, op_);
-  }
-  float apply(vector_view<const float> x, vector_view<float> u) const {
-    return std::visit([&](const auto& op) { return op.apply(x, u); }, op_);
-  }
-  void project(vector_view<const float> x, vector_view<float> y) const {
-    std::visit([&](const auto& op) { op.project(x, y); }, op_);
-  }
-  void lift(vector_view<const float> y, vector_view<float> u) const {
-    std::visit([&](const auto& op) { op.lift(y, u); }, op_);
-  }
-  scaled_energy<float> apply_scaled(vector_view<const float> x, vector_view<float> u) const {
-    return std::visit([&](const auto& op) { return op.apply_scaled(x, u); }, op_);
-  }
-
- private:
-  alternatives op_;
+  using of = operator_variant<rows_operator<packed_gate, float>, operator_in_registers<Views, Backend>...>;
 };
+
+}  // namespace detail
+
+/// M = AᵀA of a packed gate matrix of whatever format: by the kernels of `Backend` where it has some, else
+/// row by row. See packed_operator and rows_operator.
+template <class Backend>
+using any_packed_operator = core::of_packed_views<detail::packed_alternatives<Backend>::template of>;
 
 /// The operators of a layer whose gates are packed, one for each expert, of dimension layer.gate_dim():
 ///

@@ -119,6 +119,28 @@ struct packed_format<mxfp4_view> {
 };
 
 template <>
+struct packed_format<mxfp4_blocks_view> {
+  static constexpr index_t block_cols = 32;
+  static constexpr index_t block_bytes = 17;
+  using row = const std::byte*;
+
+  static void check(const mxfp4_blocks_view& a) {
+    expect_blocks("gram(mxfp4_blocks_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
+  }
+  [[nodiscard]] static double at(const mxfp4_blocks_view& a, index_t f, index_t d) noexcept {
+    const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
+    const index_t column = d % block_cols;
+    const auto pair = static_cast<unsigned>(in[1 + column % 16]);
+    return double{packed::e2m1(static_cast<std::uint8_t>(column < 16 ? pair : pair >> 4))} *
+           double{packed::e8m0(packed::read<std::uint8_t>(in))};
+  }
+
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const mxfp4_blocks_view& a, index_t f) noexcept {
+    return bytes_at(a.blocks, f * a.row_bytes);
+  }
+};
+
+template <>
 struct packed_format<q8_0_view> {
   static constexpr index_t block_cols = 32;
   static constexpr index_t block_bytes = 34;

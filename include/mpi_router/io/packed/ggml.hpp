@@ -47,22 +47,26 @@ template <Accumulator S>
 }  // namespace detail
 
 /// A matrix [rows, cols] of ggml blocks, row-major, times `scale` (NVFP4 keeps one beside the tensor). As
-/// floats its values are those of ggml's own dequantisation. A model of MatrixRows.
+/// floats its values are those of ggml's own dequantisation, but for MXFP4's scale of 255, which is NaN here,
+/// as the format has it, and a number there. A model of MatrixRows.
 class ggml_matrix {
  public:
-  /// Throws usage_error for a type that is not decoded, by its name; where cols is no multiple of its block;
-  /// and where the bytes are not as many as the shape asks for.
+  /// Rows without gaps. Throws usage_error for a type that is not decoded, by its name; where cols is no
+  /// multiple of its block; and where the bytes are not as many as the shape asks for.
   ggml_matrix(ggml_type type, std::span<const std::byte> bytes, index_t rows, index_t cols, float scale = 1)
-      : bytes_(bytes.data()), rows_(rows), cols_(cols), type_(type), scale_(scale) {
-    core::expect(is_decoded(type), refusal_of(type));
-    const ggml_block block = ggml_block_of(type);
-    core::expect(cols % block.elements == 0, name_of(type), ": ", cols, " columns, in blocks of ",
-                 block.elements);
-    blocks_ = cols / block.elements;
-    core::expect(blocks_ <= std::numeric_limits<index_t>::max() / block.bytes, name_of(type), ": ", cols,
-                 " columns cannot be");
-    row_bytes_ = blocks_ * block.bytes;
+      : ggml_matrix(type, bytes.data(), rows, cols, row_size(type, cols)) {
+    scale_ = scale;
     expect_bytes(name_of(type), bytes, rows, cols, row_bytes_);
+  }
+  /// Rows that begin `row_bytes` bytes apart, as those of a tensor that others were cut from. Throws
+  /// usage_error as above, and where rows overlap.
+  ggml_matrix(ggml_type type, const std::byte* bytes, index_t rows, index_t cols, index_t row_bytes)
+      : bytes_(bytes), rows_(rows), cols_(cols), type_(type), row_bytes_(row_bytes), blocks_(0) {
+    const index_t size = row_size(type, cols);
+    blocks_ = cols / ggml_block_of(type).elements;
+    core::expect(rows >= 0 && cols >= 0, name_of(type), ": negative extent in [", rows, ", ", cols, "]");
+    core::expect(rows <= 1 || row_bytes >= size, name_of(type), ": rows of ", size, " bytes, ", row_bytes,
+                 " bytes apart");
   }
 
   [[nodiscard]] ggml_type type() const noexcept { return type_; }
@@ -70,6 +74,7 @@ class ggml_matrix {
   [[nodiscard]] index_t cols() const noexcept { return cols_; }
   [[nodiscard]] float scale() const noexcept { return scale_; }
   [[nodiscard]] const std::byte* bytes() const noexcept { return bytes_; }
+  /// From one row to the next.
   [[nodiscard]] index_t row_bytes() const noexcept { return row_bytes_; }
 
   template <Accumulator S>
@@ -83,13 +88,25 @@ class ggml_matrix {
   }
 
  private:
+  /// The bytes of a row of so many columns.
+  [[nodiscard]] static index_t row_size(ggml_type type, index_t cols) {
+    core::expect(is_decoded(type), refusal_of(type));
+    const ggml_block block = ggml_block_of(type);
+    core::expect(cols % block.elements == 0, name_of(type), ": ", cols, " columns, in blocks of ",
+                 block.elements);
+    const index_t blocks = cols / block.elements;
+    core::expect(blocks <= std::numeric_limits<index_t>::max() / block.bytes, name_of(type), ": ", cols,
+                 " columns cannot be");
+    return blocks * block.bytes;
+  }
+
   const std::byte* bytes_;
   index_t rows_;
   index_t cols_;
   ggml_type type_;
-  float scale_;
-  index_t blocks_ = 0;
-  index_t row_bytes_ = 0;
+  float scale_ = 1;
+  index_t row_bytes_;
+  index_t blocks_;
 };
 
 }  // namespace packed

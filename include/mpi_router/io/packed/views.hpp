@@ -58,6 +58,9 @@ namespace detail {
   if (m.scale() != 1) {
     return std::nullopt;
   }
+  if (m.type() == ggml_type::mxfp4) {
+    return mxfp4_blocks_view{m.bytes(), m.rows(), m.cols(), m.row_bytes()};
+  }
   if (m.type() == ggml_type::q8_0) {
     return q8_0_view{m.bytes(), m.rows(), m.cols(), m.row_bytes()};
   }

@@ -37,6 +37,9 @@ static_assert(EIGEN_MAJOR_VERSION == EXPECT_EIGEN);
 #ifdef WITH_mpi
 #include <mpi_router/distributed/mpi.hpp>
 #endif
+#ifdef WITH_ggml
+#include <mpi_router/ggml/router_rows.hpp>
+#endif
 #ifdef WITH_tbb
 #include <tbb/parallel_for.h>
 #endif
@@ -102,6 +105,12 @@ int main() {
   int initialised = 1;
   MPI_Initialized(&initialised);
   good = good && initialised == 0;
+#endif
+#ifdef WITH_ggml
+  ggml_context* ctx = ggml_init({.mem_size = 4096, .mem_buffer = nullptr, .no_alloc = false});
+  const ggml_tensor* identity = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, 2, 3, 4);
+  good = good && mpi_router::ggml::experts<float>(identity).shape() == mpi_router::expert_shape{4, 3, 2};
+  ggml_free(ctx);
 #endif
 #ifdef WITH_io
   good = good && nlohmann::json::parse("[17]")[0] == 17;
