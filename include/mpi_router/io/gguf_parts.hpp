@@ -51,7 +51,7 @@ struct part_name {
 /// series. Only names are looked at. Throws file_error where a part is missing, which it names, or where the
 /// name says something like "part 4 of 3".
 [[nodiscard]] inline std::vector<std::filesystem::path> gguf_parts(const std::filesystem::path& path) {
-  const auto name = detail::part_name_of(path.filename().string());
+  const auto name = detail::part_name_of(io::path_text(path.filename()));
   if (!name) {
     return {path};
   }
@@ -60,7 +60,7 @@ struct part_name {
   }
   std::vector<std::filesystem::path> parts;
   for (std::uint64_t part = 1; part <= name->count; ++part) {
-    parts.push_back(path.parent_path() / detail::name_of_part(*name, part));
+    parts.push_back(path.parent_path() / io::path_named(detail::name_of_part(*name, part)));
     std::error_code error;
     if (!std::filesystem::exists(parts.back(), error)) {
       io::file_failure(parts.back(), "is missing: part ", part, " of ", name->count, " of '",
@@ -80,7 +80,7 @@ inline void check_series(std::span<const gguf_file> parts) {
     for (const gguf_tensor& tensor : part.tensors()) {
       const auto [first, is_new] = owner.emplace(tensor.name(), &part);
       if (!is_new) {
-        tensor.fail("is in ", io::printable(first->second->path().filename().string()), " too");
+        tensor.fail("is in ", io::printable(io::path_text(first->second->path().filename())), " too");
       }
     }
     tensors += part.tensors().size();
