@@ -37,8 +37,8 @@ class temporary_folder {
   std::filesystem::path path_;
 };
 
-/// A link at `path` to a file beside it or below: a symbolic one, or a hard one on Windows, where those are for
-/// administrators.
+/// A link at `path` to a file beside it or below: a symbolic one, or a hard one on Windows, where those are
+/// for administrators.
 inline void link_to(const std::filesystem::path& target, const std::filesystem::path& path) {
 #ifdef _WIN32
   std::filesystem::create_hard_link(path.parent_path() / target, path);
