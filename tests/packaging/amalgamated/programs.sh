@@ -19,7 +19,9 @@ available() {
   done
 }
 
-warnings=(-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
+# What callers add, such as -stdlib=libc++.
+read -r -a added <<<"${CXXFLAGS:-}"
+warnings=(-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror "${added[@]}")
 
 # prints PROGRAM EXPECTED: it ends well, and prints what the file says where there is one.
 prints() {
