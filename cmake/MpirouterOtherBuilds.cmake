@@ -82,8 +82,7 @@ if(MPIROUTER_FULL_TESTS)
             -DMPIROUTER_BUILD_EXAMPLES=OFF
             -DMPIROUTER_BUILD_BENCHMARKS=OFF
             -DMPIROUTER_BUILD_DOCS=OFF
-            -DMPIROUTER_MPI=OFF
-            "-DMPIROUTER_TEST_FOLDERS=support\\;core\\;backend\\;manifold\\;verify\\;io\\;router")
+            -DMPIROUTER_MPI=OFF)
   set_tests_properties(builds.windows PROPERTIES ENVIRONMENT "WINEDEBUG=-all")
 
   # In fresh roots of the distributions, where this one may make them.

@@ -104,7 +104,9 @@ using mpi_router::max_violation;
 using mpi_router::mean_load;
 using mpi_router::momentum;
 using mpi_router::narrow;
+#if defined(_OPENMP)
 using mpi_router::openmp_executor;
+#endif
 using mpi_router::plain_products;
 using mpi_router::power_iteration;
 using mpi_router::power_iteration_workspace;
@@ -162,7 +164,9 @@ using mpi_router::storage_formats;
 using mpi_router::storage_traits;
 using mpi_router::to_string;
 using mpi_router::update_expert_bias;
+#if MPIROUTER_HAS_EXCEPTIONS
 using mpi_router::usage_error;
+#endif
 using mpi_router::vector_view;
 using mpi_router::weighted;
 using mpi_router::weighted_operator;

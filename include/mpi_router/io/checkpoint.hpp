@@ -120,8 +120,7 @@ class checkpoint {
 
  private:
   static bool by_name(const stored_tensor* a, const stored_tensor* b) {
-    return std::pair(std::string_view(a->name()), std::string_view(a->file().native())) <
-           std::pair(std::string_view(b->name()), std::string_view(b->file().native()));
+    return a->name() != b->name() ? a->name() < b->name() : a->file().native() < b->file().native();
   }
 
   void add_all_of(const safetensors_file& shard) {
