@@ -20,7 +20,6 @@ class MpiRouter(ConanFile):
     description = "Manifold Power Iteration for Mixture-of-Experts routers"
     license = "MIT"
     topics = ("mixture-of-experts", "router", "power-iteration", "header-only")
-    package_type = "library"
     settings = "os", "arch", "compiler", "build_type"
     options = {name: [True, False] for name in ("c", "dispatch", "io", "simd", "tbb", "tools", "verify")}
     default_options = {name: False for name in options}
@@ -34,16 +33,13 @@ class MpiRouter(ConanFile):
         for pattern in ("CMakeLists.txt", "LICENSE", "cmake/*", "include/*", "python/*", "tools/*", "examples/data/*"):
             copy(self, pattern, root, self.export_sources_folder)
 
-    def _any(self, names):
-        return any(self.options.get_safe(name) for name in names)
-
     def requirements(self):
         for package, wanted_by in NEEDS.items():
-            if self._any(wanted_by):
+            if any(self.options.get_safe(name) for name in wanted_by):
                 self.requires(f"{package}/{VERSIONS[package]}", transitive_headers=package not in ("cli11", "fmt"))
 
     def package_id(self):
-        if not self._any(COMPILED):
+        if not any(self.info.options.get_safe(name) for name in COMPILED):
             self.info.clear()
 
     def validate(self):
