@@ -53,4 +53,39 @@ if(MPIROUTER_FULL_TESTS)
   mpirouter_other_build(gcc_sanitized PRESET asan-ubsan OPTIONS ${laws})
   mpirouter_other_build(clang_release COMPILER clang++-19 PRESET release OPTIONS -DMPIROUTER_BUILD_DOCS=OFF)
   mpirouter_other_build(gcc_debug PRESET debug OPTIONS ${laws} -DMPIROUTER_BUILD_DOCS=OFF)
+
+  # For Windows, under wine. The header-only packages are taken from this machine, apart from its other headers.
+  set(stage ${PROJECT_BINARY_DIR}/builds/windows_headers)
+  set(staged "")
+  foreach(package IN ITEMS "Eigen3:Eigen:." "Eigen3:unsupported:." "doctest:doctest:." "nlohmann_json:nlohmann:include"
+                           "xsimd:xsimd:include")
+    string(REPLACE ":" ";" package ${package})
+    list(GET package 0 name)
+    list(GET package 1 headers)
+    list(GET package 2 below)
+    find_path(MPIROUTER_HOST_${headers} ${headers} PATH_SUFFIXES eigen3)
+    mark_as_advanced(MPIROUTER_HOST_${headers})
+    if(MPIROUTER_HOST_${headers})
+      file(MAKE_DIRECTORY ${stage}/${below})
+      file(CREATE_LINK ${MPIROUTER_HOST_${headers}}/${headers} ${stage}/${below}/${headers} SYMBOLIC)
+      string(TOUPPER ${name} name)
+      list(APPEND staged -DFETCHCONTENT_SOURCE_DIR_${name}=${stage})
+    endif()
+  endforeach()
+  mpirouter_other_build(
+    windows COMPILER x86_64-w64-mingw32-g++-posix PRESET release
+    OPTIONS ${laws} ${staged}
+            -DCMAKE_TOOLCHAIN_FILE=${PROJECT_SOURCE_DIR}/cmake/mingw-w64.cmake
+            -DMPIROUTER_FETCH_DEPENDENCIES=ON
+            -DMPIROUTER_FULL_TESTS=OFF
+            -DMPIROUTER_BUILD_TOOLS=OFF
+            -DMPIROUTER_BUILD_EXAMPLES=OFF
+            -DMPIROUTER_BUILD_BENCHMARKS=OFF
+            -DMPIROUTER_BUILD_DOCS=OFF
+            -DMPIROUTER_MPI=OFF)
+  set_tests_properties(builds.windows PROPERTIES ENVIRONMENT "WINEDEBUG=-all")
+
+  # In fresh roots of the distributions, where this one may make them.
+  add_test(NAME builds.distributions COMMAND ${PROJECT_SOURCE_DIR}/scripts/distributions --packages)
+  set_tests_properties(builds.distributions PROPERTIES LABELS full SKIP_RETURN_CODE 77 TIMEOUT 7200)
 endif()

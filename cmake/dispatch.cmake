@@ -6,6 +6,11 @@ if(NOT TARGET xsimd)
   return()
 endif()
 
+if(MINGW AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU") # it misaligns AVX variables on the stack (GCC bug 54412)
+  message(STATUS "mpi_router: no mpi_router::dispatch by gcc for Windows")
+  return()
+endif()
+
 set(mpirouter_dispatch_sets baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND mpirouter_dispatch_sets x86_64_v3 x86_64_v4)

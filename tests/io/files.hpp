@@ -5,10 +5,10 @@
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <string>
 
 namespace io_test {
@@ -16,11 +16,10 @@ namespace io_test {
 class temporary_folder {
  public:
   temporary_folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "mpi_router_io_XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw std::runtime_error("no temporary folder");
-    }
-    path_ = name;
+    std::random_device entropy;
+    do {
+      path_ = std::filesystem::temp_directory_path() / ("mpi_router_io_" + std::to_string(entropy()));
+    } while (!std::filesystem::create_directory(path_));
   }
   temporary_folder(const temporary_folder&) = delete;
   temporary_folder& operator=(const temporary_folder&) = delete;
@@ -37,6 +36,16 @@ class temporary_folder {
  private:
   std::filesystem::path path_;
 };
+
+/// A link at `path` to a file beside it or below: a symbolic one, or a hard one on Windows, where those are
+/// for administrators.
+inline void link_to(const std::filesystem::path& target, const std::filesystem::path& path) {
+#ifdef _WIN32
+  std::filesystem::create_hard_link(path.parent_path() / target, path);
+#else
+  std::filesystem::create_symlink(target, path);
+#endif
+}
 
 inline void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;

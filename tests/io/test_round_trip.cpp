@@ -263,7 +263,7 @@ TEST_CASE("a file is never written over itself, by whatever name") {
   const std::vector<float> elements(6, 2.0F);
   const std::vector<tensor_source> sources{make_tensor_source<float>("x", {6}, elements)};
   write_safetensors(folder / "a.safetensors", sources);
-  fs::create_symlink("a.safetensors", folder / "link.safetensors");
+  link_to("a.safetensors", folder / "link.safetensors");
   fs::create_hard_link(folder / "a.safetensors", folder / "hard.safetensors");
   fs::create_directory(folder / "sub");
   const auto before = read_bytes(folder / "a.safetensors");
@@ -304,6 +304,12 @@ TEST_CASE("a file appears whole or not at all") {
     CHECK(read_bytes(folder / "out") == "new");
     CHECK(folder.entries() == 1);
   }
+  SUBCASE("what is a folder, or in one that is not there, is refused by name") {
+    fs::create_directory(folder / "d");
+    CHECK(contains(message_of([&] { atomic_file(folder / "d"); }), "d: is a folder"));
+    CHECK(contains(message_of([&] { atomic_file(folder / "missing/x"); }), "x: cannot be written"));
+  }
+#ifndef _WIN32
   SUBCASE("a symbolic link stays, what it names is replaced") {
     write_bytes(folder / "real", "old");
     fs::create_symlink("real", folder / "link");
@@ -313,12 +319,9 @@ TEST_CASE("a file appears whole or not at all") {
     CHECK(fs::is_symlink(folder / "link"));
     CHECK(read_bytes(folder / "real") == "new");
   }
-  SUBCASE("what is no file, and what cannot be written, is refused by name") {
-    fs::create_directory(folder / "d");
+  SUBCASE("what is no file, and whose name cannot be one, is refused by name") {
     fs::create_symlink("nowhere/x", folder / "broken");
-    CHECK(contains(message_of([&] { atomic_file(folder / "d"); }), "d: is a folder"));
     CHECK(contains(message_of([&] { atomic_file("/dev/null"); }), "/dev/null: is not a regular file"));
-    CHECK(contains(message_of([&] { atomic_file(folder / "missing/x"); }), "missing/x: cannot be written"));
     CHECK(contains(message_of([&] { atomic_file(folder / "broken"); }),
                    "broken: is a symbolic link to nowhere"));
     CHECK(contains(message_of([&] { atomic_file(folder / std::string(300, 'x')); }),
@@ -349,4 +352,28 @@ TEST_CASE("a file appears whole or not at all") {
     }
     CHECK(open_files() == before);
   }
+#else
+  SUBCASE("a file that is mapped is not replaced, and says so") {
+    write_bytes(folder / "out", "old");
+    const mapped_file map(folder / "out");
+    CHECK(contains(message_of([&] {
+                     atomic_file file(folder / "out");
+                     file.write("new");
+                     file.commit();
+                   }),
+                   "out: cannot be put in place: "));
+    CHECK(read_bytes(folder / "out") == "old");
+    CHECK(folder.entries() == 1);
+  }
+#endif
+}
+
+TEST_CASE("names in any script are read, written and told") {
+  const temporary_folder folder;
+  const auto path = folder.path() / io::path_named("größe-模.safetensors");
+  CHECK(contains(message_of([&] { safetensors_file file(path); }), "größe-模.safetensors: cannot be opened"));
+  const std::vector<float> elements(6, 2.0F);
+  write_safetensors(path, {{make_tensor_source<float>("x", {6}, elements)}});
+  CHECK(safetensors_file(path).at("x").data<float>()[5] == 2);
+  CHECK(io::path_text(path.filename()) == "größe-模.safetensors");
 }

@@ -1,4 +1,4 @@
-# The version of version.hpp is the one that CITATION.cff states, and the Python module is for its minor version.
+# The version of version.hpp is the one that CITATION.cff and the packages state, and the Python module is for its minor version.
 cmake_minimum_required(VERSION 3.22)
 file(READ ${SOURCE_DIR}/CITATION.cff citation)
 if(NOT citation MATCHES "\nversion: ${VERSION}\n")
@@ -10,3 +10,10 @@ string(FIND "${module}" "\n_VERSION = \"${minor}\"" at)
 if(at EQUAL -1)
   message(FATAL_ERROR "python/mpi_router.py is not for version ${minor}")
 endif()
+foreach(file IN ITEMS "vcpkg/mpi-router/vcpkg.json" "conda/recipe.yaml" "debian/changelog" "meson/mpi_router.wrap"
+                      "meson/packagefiles/mpi_router/meson.build")
+  file(READ ${SOURCE_DIR}/packaging/${file} text)
+  if(NOT text MATCHES "[-:(\"' ]${VERSION}[-.\"'\n]")
+    message(FATAL_ERROR "packaging/${file} does not state version ${VERSION}")
+  endif()
+endforeach()

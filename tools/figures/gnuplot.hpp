@@ -5,8 +5,12 @@
 #include <mpi_router/io/atomic_file.hpp>
 
 #include <fmt/format.h>
+#ifdef _WIN32
+#include <process.h>
+#else
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #include <cstdio>
 #include <filesystem>
@@ -57,6 +61,13 @@ inline void write_csv(const std::filesystem::path& path, const std::string& head
 /// Runs gnuplot on `script`, a file in `folder`, where it also finds its data and leaves its figure.
 inline drawn run_gnuplot(const std::filesystem::path& folder, const std::string& script) {
   std::fflush(nullptr);
+#ifdef _WIN32
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(folder);
+  const auto status = ::_spawnlp(_P_WAIT, "gnuplot", "gnuplot", script.c_str(), nullptr);
+  std::filesystem::current_path(before);
+  return status == 0 ? drawn::yes : status < 0 ? drawn::no_gnuplot : drawn::failed;
+#else
   const pid_t child = ::fork();
   if (child == 0) {
     if (::chdir(folder.c_str()) == 0) {
@@ -73,6 +84,7 @@ inline drawn run_gnuplot(const std::filesystem::path& folder, const std::string&
   return WEXITSTATUS(status) == 0     ? drawn::yes
          : WEXITSTATUS(status) == 127 ? drawn::no_gnuplot
                                       : drawn::failed;
+#endif
 }
 
 /// The head of every script: SVG that fits any width, UTF-8, CSV, a quiet frame.

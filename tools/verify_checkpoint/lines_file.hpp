@@ -4,7 +4,7 @@
 
 #include "expert_lines.hpp"
 
-#include <mpi_router/io/posix.hpp>
+#include <mpi_router/io/system.hpp>
 
 #include <nlohmann/json.hpp>
 

@@ -7,10 +7,8 @@
 #include <mpi_router/core/version.hpp>
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
-#include <array>
-#include <ctime>
+#include <chrono>
 #include <set>
 
 namespace verify {
@@ -42,12 +40,16 @@ std::string_view spectrum_name(spectrum_choice choice) {
 }
 
 /// "2026-11-28T23:05:31.123456789Z".
-std::string time_of(const timespec& at) {
-  std::tm parts{};
-  ::gmtime_r(&at.tv_sec, &parts);
-  std::array<char, 32> text{};
-  const auto length = std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &parts);
-  return fmt::format("{}.{:09}Z", std::string_view(text.data(), length), at.tv_nsec);
+std::string time_of(fs::file_time_type at) {
+  using namespace std::chrono;
+  const auto when = floor<nanoseconds>(fs::file_time_type::clock::to_sys(at));
+  const auto midnight = floor<days>(when);
+  const year_month_day date(midnight);
+  const hh_mm_ss time(nanoseconds(when - midnight));
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", static_cast<int>(date.year()),
+                     static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+                     time.hours().count(), time.minutes().count(), time.seconds().count(),
+                     time.subseconds().count());
 }
 
 /// All files that are read for a checkpoint.
@@ -57,9 +59,11 @@ json files_record(const mpi_router::checkpoint& model) {
   files.insert((fs::is_directory(model.path()) ? model.path() : model.path().parent_path()) / "config.json");
   json out = json::array();
   for (const auto& file : files) {
-    struct stat info{};
-    if (::stat(file.c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
-      out.push_back({{"file", file.string()}, {"bytes", info.st_size}, {"modified", time_of(info.st_mtim)}});
+    std::error_code error;
+    if (fs::is_regular_file(file, error)) {
+      out.push_back({{"file", file.string()},
+                     {"bytes", fs::file_size(file, error)},
+                     {"modified", time_of(fs::last_write_time(file, error))}});
     }
   }
   return out;

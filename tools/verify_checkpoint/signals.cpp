@@ -14,14 +14,15 @@ namespace verify {
 
 namespace {
 
-// Handlers do nothing but what is async-signal-safe. SA_RESETHAND makes the next such signal end the program,
-// and one that is raised inside a handler comes when that returns.
+// Handlers do nothing but what is async-signal-safe. SA_RESETHAND, which is how Windows always does it, makes
+// the next such signal end the program, and one that is raised inside a handler comes when that returns.
 
 void end_by(int number) {
   mpi_router::remove_unfinished();
-  ::raise(number);
+  std::raise(number);
 }
 
+#ifndef _WIN32
 void write_raw(std::string_view words) {
   static_cast<void>(!::write(STDERR_FILENO, words.data(), words.size()));
 }
@@ -47,9 +48,17 @@ void handle(int number, struct sigaction action) {
     ::sigaction(number, &action, nullptr);
   }
 }
+#endif
 
 }  // namespace
 
+#ifdef _WIN32
+void install_signal_handlers() {
+  for (const int number : {SIGINT, SIGTERM}) {
+    std::signal(number, end_by);
+  }
+}
+#else
 void install_signal_handlers() {
   struct sigaction action{};
   ::sigemptyset(&action.sa_mask);
@@ -64,5 +73,6 @@ void install_signal_handlers() {
   action.sa_sigaction = lost_page;
   handle(SIGBUS, action);
 }
+#endif
 
 }  // namespace verify

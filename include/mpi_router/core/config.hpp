@@ -12,6 +12,11 @@
 #include <mpi_router needs C++20>
 #endif
 
+#ifdef MPIROUTER_SINGLE_HEADER
+#error "mpi_router: headers of include/mpi_router/ come after the single header; include one or the others"
+#include <mpi_router twice>
+#endif
+
 #include <cstddef>
 
 #include <mpi_router/core/version.hpp>

@@ -3,13 +3,9 @@
 
 #include <mpi_router/io/file_error.hpp>
 #include <mpi_router/io/file_mapped_at.hpp>
-#include <mpi_router/io/posix.hpp>
+#include <mpi_router/io/system.hpp>
 #include <mpi_router/io/unfinished.hpp>
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
-#include <algorithm>
 #include <array>
 #include <optional>
 #include <random>
@@ -29,16 +25,10 @@ namespace detail {
     suffix += alphabet[letter(entropy)];
   }
   // A file name has room for 255 bytes; the target may use all of them.
-  return target.parent_path() /
-         core::concatenate(".", target.filename().string().substr(0, 200), ".", suffix, ".tmp");
-}
-
-/// Makes a rename in `folder` last through a power failure, where the file system can.
-inline void sync_folder(const std::filesystem::path& folder) {
-  const file_descriptor fd(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() >= 0) {
-    static_cast<void>(uninterrupted([&] { return ::fsync(fd.get()); }));
-  }
+  std::filesystem::path name = ".";
+  name += target.filename().native().substr(0, 200);
+  name += "." + suffix + ".tmp";
+  return target.parent_path() / name;
 }
 
 /// The file that writing to `path` replaces: what a symbolic link names, in place of the link.
@@ -62,10 +52,10 @@ inline void sync_folder(const std::filesystem::path& folder) {
   return target;
 }
 
-/// Why the last write(2) of these bytes failed.
+/// Why the last write of these bytes failed.
 [[nodiscard]] inline std::string write_error(std::span<const std::byte> bytes) {
   std::string reason = last_os_error();
-  if (errno == EFAULT) {
+  if (memory_was_lost()) {
     std::array<char, 4096> name{};
     if (const auto length = file_mapped_at(bytes.data(), name); length > 0) {
       return core::concatenate("its bytes come from ", io::printable({name.data(), length}, name.size()),
@@ -91,21 +81,22 @@ inline void sync_folder(const std::filesystem::path& folder) {
 class atomic_file {
  public:
   explicit atomic_file(const std::filesystem::path& target) : target_(detail::file_to_replace(target)) {
-    for (int attempt = 0; attempt < 16 && fd_.get() < 0 && (attempt == 0 || errno == EEXIST); ++attempt) {
+    for (int attempt = 0; attempt < 16 && !fd_.is_open() && (attempt == 0 || detail::name_was_taken());
+         ++attempt) {
       temporary_ = detail::temporary_sibling(target_);
       unfinished_.emplace(temporary_);
-      fd_ = detail::file_descriptor(detail::uninterrupted(
-          [&] { return ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); }));
+      fd_ = detail::file_descriptor(detail::create_file(temporary_));
     }
-    if (fd_.get() < 0) {
+    if (!fd_.is_open()) {
       io::file_failure(target_, "cannot be written: ", detail::last_os_error());
     }
   }
   atomic_file(const atomic_file&) = delete;
   atomic_file& operator=(const atomic_file&) = delete;
   ~atomic_file() {
-    if (fd_.get() >= 0) {
-      ::unlink(temporary_.c_str());
+    if (unfinished_.has_value()) {
+      fd_.reset();  // Windows removes no open file
+      detail::remove_file(temporary_.c_str());
     }
   }
 
@@ -113,10 +104,8 @@ class atomic_file {
 
   /// Appends bytes.
   void write(std::span<const std::byte> bytes) {
-    constexpr std::size_t most = std::size_t{1} << 26U;  // one write(2) takes at most 2 GiB
     while (!bytes.empty()) {
-      const auto written = detail::uninterrupted(
-          [&] { return ::write(fd_.get(), bytes.data(), std::min(bytes.size(), most)); });
+      const auto written = detail::write_some(fd_.get(), bytes);
       if (written <= 0) {
         io::file_failure(target_, "cannot be written: ",
                          written < 0 ? detail::write_error(bytes) : "the file takes no more bytes");
@@ -128,14 +117,13 @@ class atomic_file {
 
   /// Puts the file under its final name.
   void commit() {
-    const int synced = detail::uninterrupted([&] { return ::fsync(fd_.get()); });
-    if (synced != 0 && errno != EINVAL) {  // some file systems have nothing to sync
+    if (!detail::sync_file(fd_.get())) {
       io::file_failure(target_, "cannot be written: ", detail::last_os_error());
     }
-    if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    fd_.reset();  // Windows renames no open file
+    if (!detail::rename_over(temporary_, target_)) {
       io::file_failure(target_, "cannot be put in place: ", detail::last_os_error());
     }
-    fd_.reset();
     unfinished_.reset();
     detail::sync_folder(target_.parent_path());
   }

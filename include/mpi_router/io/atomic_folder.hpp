@@ -20,7 +20,7 @@ class atomic_folder {
     }
     temporary_ = detail::temporary_sibling(target_);
     names_.emplace_back(temporary_);
-    if (::mkdir(temporary_.c_str(), 0777) != 0) {
+    if (!detail::make_folder(temporary_)) {
       io::file_failure(target_, "cannot be made: ", detail::last_os_error());
     }
     made_ = true;
@@ -43,7 +43,7 @@ class atomic_folder {
 
   /// Puts the folder under its final name.
   void commit() {
-    if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    if (!detail::rename_over(temporary_, target_)) {
       io::file_failure(target_, "cannot be put in place: ", detail::last_os_error());
     }
     made_ = false;

@@ -46,7 +46,7 @@ class checkpoint {
       return a->name() == b->name();
     });
     if (twice != tensors_.end()) {
-      twice[1]->fail("is in ", io::printable(twice[0]->file().filename().string()), " too");
+      twice[1]->fail("is in ", io::printable(io::path_text(twice[0]->file().filename())), " too");
     }
     if (gguf_.empty()) {
       if (const auto config = read_beside(path_, "config.json"); config && config->problem.empty()) {
@@ -106,7 +106,7 @@ class checkpoint {
   [[nodiscard]] std::vector<std::string> missing_shards() const {
     std::set<std::string> files;
     for (const auto& shard : shards_) {
-      files.insert(shard.path().filename().string());
+      files.insert(io::path_text(shard.path().filename()));
     }
     return detail::promised_shards(files);
   }
@@ -120,8 +120,7 @@ class checkpoint {
 
  private:
   static bool by_name(const stored_tensor* a, const stored_tensor* b) {
-    return std::pair(std::string_view(a->name()), std::string_view(a->file().native())) <
-           std::pair(std::string_view(b->name()), std::string_view(b->file().native()));
+    return a->name() != b->name() ? a->name() < b->name() : a->file().native() < b->file().native();
   }
 
   void add_all_of(const safetensors_file& shard) {
@@ -137,7 +136,7 @@ class checkpoint {
     std::set<std::filesystem::path> files;
     for (std::filesystem::directory_iterator it(folder, error), last; !error && it != last;
          it.increment(error)) {
-      const std::string name = it->path().filename().string();
+      const std::string name = io::path_text(it->path().filename());
       if (!name.starts_with('.') && name.ends_with(end)) {
         files.insert(it->path());
       }
@@ -154,7 +153,7 @@ class checkpoint {
     }
     if (indices.size() > 1) {
       io::file_failure(path_, "holds ", indices.size(), " index files; name the one to open, such as ",
-                       io::printable(indices.begin()->filename().string()));
+                       io::printable(io::path_text(indices.begin()->filename())));
     }
     if (indices.size() == 1) {
       open_index(*indices.begin());
@@ -174,15 +173,15 @@ class checkpoint {
     std::error_code error;
     std::set<std::filesystem::path> models;
     for (const auto& file : files_in(folder, ".gguf", error)) {
-      const auto part = detail::shard_name_of(file.filename().string());
-      models.insert(part ? folder / part->sibling(1) : file);
+      const auto part = detail::shard_name_of(io::path_text(file.filename()));
+      models.insert(part ? folder / io::path_named(part->sibling(1)) : file);
     }
     if (error || models.empty()) {
       io::file_failure(folder, foreign_folder(folder));
     }
     if (models.size() > 1) {
       io::file_failure(folder, "holds ", models.size(), " models in GGUF; name the one to open, such as ",
-                       io::printable(models.begin()->filename().string()));
+                       io::printable(io::path_text(models.begin()->filename())));
     }
     open_gguf(*models.begin());
   }
@@ -199,7 +198,7 @@ class checkpoint {
     std::ranges::sort(weights_, {}, &weight::name);
     const auto twice = std::ranges::adjacent_find(weights_, {}, &weight::name);
     if (twice != weights_.end()) {
-      twice[1].fail("is in ", io::printable(twice[0].file().filename().string()), " too");
+      twice[1].fail("is in ", io::printable(io::path_text(twice[0].file().filename())), " too");
     }
   }
 
@@ -224,14 +223,14 @@ class checkpoint {
       opened.emplace(shard, nullptr);
     }
     for (auto& [shard, opened_file] : opened) {
-      opened_file = &shards_.emplace_back(index.parent_path() / shard);
+      opened_file = &shards_.emplace_back(index.parent_path() / io::path_named(shard));
     }
     for (const auto& [tensor, shard] : visitor.weight_map) {
       const safetensors_file& holder = *opened.at(shard);
       const stored_tensor* const found = holder.find(tensor);
       if (found == nullptr) {
         io::file_failure(holder.path(), "has no tensor '", io::printable(tensor), "', which ",
-                         io::printable(index.filename().string()), " promises");
+                         io::printable(io::path_text(index.filename())), " promises");
       }
       tensors_.push_back(found);
     }
@@ -241,7 +240,7 @@ class checkpoint {
   void note_what_it_omits(const std::map<std::string, std::string>& weight_map) {
     std::set<std::string> read;
     for (const auto& shard : shards_) {
-      read.insert(shard.path().filename().string());
+      read.insert(io::path_text(shard.path().filename()));
       for (const auto& t : shard.tensors()) {
         if (!weight_map.contains(t.name())) {
           unindexed_.push_back(&t);
@@ -252,7 +251,7 @@ class checkpoint {
     std::error_code error;  // a folder that cannot be listed hides nothing that the index names
     const auto folder = index_.has_parent_path() ? index_.parent_path() : std::filesystem::path(".");
     for (const auto& file : files_in(folder, ".safetensors", error)) {
-      if (const auto name = file.filename().string(); !read.contains(name)) {
+      if (const auto name = io::path_text(file.filename()); !read.contains(name)) {
         unlisted_.push_back(name);
       }
     }

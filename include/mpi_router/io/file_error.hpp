@@ -71,10 +71,21 @@ namespace io {
   return at < text.size() ? out + "..." : out;
 }
 
+/// A path in UTF-8, also where the system's own names are not.
+[[nodiscard]] inline std::string path_text(const std::filesystem::path& path) {
+  const auto text = path.u8string();
+  return {text.begin(), text.end()};
+}
+
+/// The path of a name in UTF-8: the inverse of path_text().
+[[nodiscard]] inline std::filesystem::path path_named(std::string_view name) {
+  return std::u8string(name.begin(), name.end());
+}
+
 /// Throws file_error("file: reason"); without exceptions prints the same message to stderr and aborts.
 template <class... Parts>
 [[noreturn]] void file_failure(const std::filesystem::path& file, const Parts&... reason) {
-  const std::string message = core::concatenate(printable(file.string(), 4096), ": ", reason...);
+  const std::string message = core::concatenate(printable(path_text(file), 4096), ": ", reason...);
 #if MPIROUTER_HAS_EXCEPTIONS
   throw file_error(message);
 #else

@@ -1,10 +1,7 @@
 // Which file an address in memory is mapped from, for the handler of a bus error.
 #pragma once
 
-#include <mpi_router/core/config.hpp>
-
-#include <fcntl.h>
-#include <unistd.h>
+#include <mpi_router/io/system.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -64,6 +61,9 @@ class map_line {
 /// control bytes as '?'. Returns its length: zero if no file is mapped there, or where there is no
 /// /proc/self/maps. Async-signal-safe: a file that becomes shorter while it is mapped ends its reader with
 /// SIGBUS, whose handler can so say which file it was. The library installs no handler.
+#ifdef _WIN32
+[[nodiscard]] inline std::size_t file_mapped_at(const void*, std::span<char>) noexcept { return 0; }
+#else
 [[nodiscard]] inline std::size_t file_mapped_at(const void* address, std::span<char> name) noexcept {
   const int fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
@@ -82,5 +82,6 @@ class map_line {
   ::close(fd);
   return length;
 }
+#endif
 
 MPIROUTER_END

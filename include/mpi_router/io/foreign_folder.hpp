@@ -18,7 +18,7 @@ namespace detail {
   std::set<std::string> names;
   std::error_code error;
   for (std::filesystem::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    names.insert(it->path().filename().string());
+    names.insert(io::path_text(it->path().filename()));
   }
   return names;
 }
@@ -61,7 +61,7 @@ namespace detail {
 [[nodiscard]] inline std::string cache_kind(const std::filesystem::path& folder) {
   const auto advice = [](const std::filesystem::path& snapshot) {
     return core::concatenate("is part of the Hugging Face cache; give a snapshot in it: ",
-                             io::printable(snapshot.string(), 4096));
+                             io::printable(io::path_text(snapshot), 4096));
   };
   const auto whole = folder.has_filename() ? folder : folder.parent_path();  // "folder/"
   const bool inside = whole.filename() == "snapshots" || whole.filename() == "blobs";

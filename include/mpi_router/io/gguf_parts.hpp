@@ -22,7 +22,7 @@ namespace detail {
 /// series. Only names are looked at. Throws file_error where a part is missing, which it names, or where the
 /// name says something like "part 4 of 3".
 [[nodiscard]] inline std::vector<std::filesystem::path> gguf_parts(const std::filesystem::path& path) {
-  const auto name = detail::gguf_part_of(path.filename().string());
+  const auto name = detail::gguf_part_of(io::path_text(path.filename()));
   if (!name) {
     return {path};
   }
@@ -31,7 +31,7 @@ namespace detail {
   }
   std::vector<std::filesystem::path> parts;
   for (std::uint64_t part = 1; part <= name->count; ++part) {
-    parts.push_back(path.parent_path() / name->sibling(part));
+    parts.push_back(path.parent_path() / io::path_named(name->sibling(part)));
     std::error_code error;
     if (!std::filesystem::exists(parts.back(), error)) {
       const auto stem = std::string_view(name->before).substr(0, name->before.size() - 1);
@@ -52,7 +52,7 @@ inline void check_series(std::span<const gguf_file> parts) {
     for (const gguf_tensor& tensor : part.tensors()) {
       const auto [first, is_new] = owner.emplace(tensor.name(), &part);
       if (!is_new) {
-        tensor.fail("is in ", io::printable(first->second->path().filename().string()), " too");
+        tensor.fail("is in ", io::printable(io::path_text(first->second->path().filename())), " too");
       }
     }
     tensors += part.tensors().size();

@@ -2,11 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/file_error.hpp>
-#include <mpi_router/io/posix.hpp>
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <mpi_router/io/system.hpp>
 
 #include <cstddef>
 #include <span>
@@ -16,34 +12,32 @@ MPIROUTER_BEGIN
 
 /// A read-only memory map of a whole regular file. Movable; the bytes keep their address when it moves.
 /// Throws file_error if the file cannot be opened, is no regular file, or cannot be mapped.
-/// Like any map, it shows what happens to the file: one that is truncated by someone else while it is
-/// mapped ends the program at the next touch of a lost page, by SIGBUS, whose handler file_mapped_at() tells
-/// which file it was.
+/// Like any map, it shows what happens to the file. On POSIX one that is truncated by someone else while it
+/// is mapped ends the program at the next touch of a lost page, by SIGBUS, whose handler file_mapped_at()
+/// tells which file it was; on Windows a file can be neither truncated nor replaced while it is mapped.
 class mapped_file {
  public:
   explicit mapped_file(std::filesystem::path path) : path_(std::move(path)) {
-    const detail::file_descriptor fd(
-        detail::uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); }));
-    if (fd.get() < 0) {
+    const detail::file_descriptor fd(detail::open_to_read(path_));
+    if (!fd.is_open()) {
       const std::string reason = detail::last_os_error();
       std::error_code error;
       io::file_failure(path_, std::filesystem::is_symlink(path_, error) ? "is a symbolic link, and " : "",
                        "cannot be opened: ", reason);
     }
-    struct stat info{};
-    if (::fstat(fd.get(), &info) != 0) {
+    const auto facts = detail::examine(fd.get());
+    if (!facts.known) {
       io::file_failure(path_, "cannot be examined: ", detail::last_os_error());
     }
-    if (!S_ISREG(info.st_mode)) {
+    if (!facts.regular) {
       io::file_failure(path_, "is not a regular file");
     }
-    size_ = static_cast<std::size_t>(info.st_size);
+    size_ = facts.size;
     if (size_ != 0) {
-      void* const base = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-      if (base == MAP_FAILED) {
+      base_ = detail::map_to_read(fd.get(), size_);
+      if (base_ == nullptr) {
         io::file_failure(path_, "cannot be mapped: ", detail::last_os_error());
       }
-      base_ = base;
     }
   }
 
@@ -61,7 +55,7 @@ class mapped_file {
   mapped_file& operator=(const mapped_file&) = delete;
   ~mapped_file() {
     if (base_ != nullptr) {
-      ::munmap(base_, size_);
+      detail::unmap(base_, size_);
     }
   }
 

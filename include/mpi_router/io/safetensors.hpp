@@ -1,5 +1,5 @@
 // Reads and writes safetensors checkpoints: safetensors_file, checkpoint (shards) and write_safetensors.
-// Needs nlohmann-json and POSIX; not part of <mpi_router/mpi_router.hpp>.
+// Needs nlohmann-json, and POSIX or Windows; not part of <mpi_router/mpi_router.hpp>.
 //
 //   const mpi_router::checkpoint model("model-folder");
 //   const auto* t = model.find("model.layers.0.mlp.experts.gate_proj");

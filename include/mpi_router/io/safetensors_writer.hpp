@@ -57,7 +57,8 @@ inline void check_sources(const std::filesystem::path& path, std::span<const ten
                  "write_safetensors: no tensor may be called '", name, "'");
     core::expect(names.insert(t.name).second, "write_safetensors: two tensors are called '", name, "'");
     if (!t.origin.empty() && origins.insert(t.origin).second) {
-      core::expect(!same_file(t.origin, path), "write_safetensors: ", io::printable(path.string(), 4096),
+      core::expect(!same_file(t.origin, path),
+                   "write_safetensors: ", io::printable(io::path_text(path), 4096),
                    " is the file that tensor '", name, "' comes from");
     }
   }

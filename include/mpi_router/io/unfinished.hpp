@@ -2,13 +2,12 @@
 // them.
 #pragma once
 
-#include <mpi_router/core/config.hpp>
-
-#include <unistd.h>
+#include <mpi_router/io/system.hpp>
 
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <memory>
 #include <string>
 
 MPIROUTER_BEGIN_TYPES
@@ -18,10 +17,11 @@ namespace io {
 /// A place for one name. There are as many as were ever in use at once; they are reused and never freed, so a
 /// signal handler can walk over them whatever else happens. Whoever takes the name out owns it.
 struct unfinished_slot {
-  std::atomic<const std::string*> name = nullptr;
+  std::atomic<const std::filesystem::path*> name = nullptr;
   unfinished_slot* next = nullptr;
 };
-static_assert(std::atomic<const std::string*>::is_always_lock_free, "a signal handler takes names out");
+static_assert(std::atomic<const std::filesystem::path*>::is_always_lock_free,
+              "a signal handler takes names out");
 
 /// One list for all of a program, whatever its parts are compiled for.
 inline std::atomic<unfinished_slot*> unfinished_slots = nullptr;
@@ -35,9 +35,9 @@ MPIROUTER_BEGIN
 namespace detail {
 
 /// Puts the name into a free slot, or a new one.
-inline io::unfinished_slot& put_unfinished(const std::string* name) {
+inline io::unfinished_slot& put_unfinished(const std::filesystem::path* name) {
   for (auto* slot = io::unfinished_slots.load(); slot != nullptr; slot = slot->next) {
-    const std::string* free = nullptr;
+    const std::filesystem::path* free = nullptr;
     if (slot->name.compare_exchange_strong(free, name)) {
       return *slot;
     }
@@ -55,7 +55,7 @@ inline io::unfinished_slot& put_unfinished(const std::string* name) {
 class unfinished {
  public:
   explicit unfinished(const std::filesystem::path& path)
-      : slot_(detail::put_unfinished(new std::string(path.string()))) {}
+      : slot_(detail::put_unfinished(new std::filesystem::path(path))) {}
   unfinished(const unfinished&) = delete;
   unfinished& operator=(const unfinished&) = delete;
   ~unfinished() { delete slot_.name.exchange(nullptr); }
@@ -69,16 +69,16 @@ class unfinished {
 /// the program. The library installs no handler.
 inline void remove_unfinished() noexcept {
   const int error_before = errno;
-  const auto visit = [](int (*remove)(const char*)) {
+  const auto visit = [](void (*remove)(const detail::native_name*) noexcept) {
     for (auto* slot = io::unfinished_slots.load(); slot != nullptr; slot = slot->next) {
-      if (const std::string* const name = slot->name.exchange(nullptr); name != nullptr) {
+      if (const std::filesystem::path* const name = slot->name.exchange(nullptr); name != nullptr) {
         remove(name->c_str());
         slot->name = name;
       }
     }
   };
-  visit(::unlink);
-  visit(::rmdir);  // folders, now that they are empty
+  visit(detail::remove_file);
+  visit(detail::remove_folder);  // folders, now that they are empty
   errno = error_before;
 }
 

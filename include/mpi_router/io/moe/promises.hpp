@@ -48,15 +48,15 @@ inline void note_missing_files(const checkpoint& model, found_parts& found) {
   const bool one_file = model.shards().size() == 1 && model.shards()[0].path() == model.path();
   if (!absent.empty()) {
     const auto shard = std::ranges::find_if(model.shards(), [](const auto& file) {
-      return shard_name_of(file.path().filename().string()).has_value();
+      return shard_name_of(io::path_text(file.path().filename())).has_value();
     });
-    const auto name = shard->path().filename().string();  // there is one: it made the promise
+    const auto name = io::path_text(shard->path().filename());  // there is one: it made the promise
     omissions.push_back({first_and_count(absent[0], absent.size()),
                          core::concatenate("not ", one_file ? "read" : "here", ", though the name of ", name,
                                            " says that it is one of ", shard_name_of(name)->count, " shards"),
                          omission_kind::missing});
   }
-  const std::string not_named = "not read: " + model.index().filename().string() + " does not name it";
+  const std::string not_named = "not read: " + io::path_text(model.index().filename()) + " does not name it";
   if (!unlisted.empty()) {
     omissions.push_back({first_and_count(unlisted[0], unlisted.size()),
                          not_named + ", though its name is one of the shards'", omission_kind::missing});

@@ -142,7 +142,7 @@ inline void note_unindexed(const checkpoint& model, found_parts& found) {
   }
   const bool one = omitted.size() == 1;
   found.result.omissions.push_back(
-      {model.index().filename().string(),
+      {io::path_text(model.index().filename()),
        core::concatenate(
            omitted.size(), one ? " tensor" : " tensors", " of the shards ", one ? "is" : "are",
            " not in the index, the first is '", omitted[0]->name(), "'",
