@@ -8,18 +8,12 @@ MPIROUTER_BEGIN_TYPES
 namespace core {
 
 const packed_tables* packed_tables_of(instruction_set s) noexcept {
-  if (tables_of(s) == nullptr) return nullptr;
-  switch (s) {
-    case instruction_set::baseline: return &baseline_packed_tables;
+  constexpr const packed_tables* in_order[] = {&baseline_packed_tables,
 #if defined(__x86_64__)
-    case instruction_set::x86_64_v3: return &x86_64_v3_packed_tables;
-    case instruction_set::x86_64_v4: return &x86_64_v4_packed_tables;
-#else
-    case instruction_set::x86_64_v3:
-    case instruction_set::x86_64_v4: break;
+                                               &x86_64_v3_packed_tables, &x86_64_v4_packed_tables
 #endif
-  }
-  return nullptr;
+  };
+  return tables_of(s) != nullptr ? in_order[static_cast<std::size_t>(s)] : nullptr;
 }
 
 }  // namespace core

@@ -2,6 +2,7 @@
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
 #include "order.hpp"
+#include "told.hpp"
 
 #include <algorithm>
 
@@ -313,12 +314,7 @@ void sweep(const cuda::context& ctx, generator& g, int count) {
   for (int i = 0; i < count; ++i) {
     typename problem<T, R>::spec s;
     s.order = static_cast<layout>(uniform(g, 0, layouts - 1));
-    const auto odd = [&](index_t most) {
-      return uniform(g, 0, 2) == 0 ? uniform(g, 1, 9)
-             : uniform(g, 0, 1)    ? uniform(g, 1, most)
-                                   : uniform(g, 1, most / 8 + 1) * 8;
-    };
-    s.shape = {uniform(g, 1, 6), odd(120), odd(500)};
+    s.shape = {uniform(g, 1, 6), any_extent(g, 120), any_extent(g, 500)};
     if (i % 8 == 0) {
       s.shape = {uniform(g, 1, 2), uniform(g, 1, 30), uniform(g, 300, 4700)};
     }

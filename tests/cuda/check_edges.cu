@@ -2,6 +2,7 @@
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
 #include "order.hpp"
+#include "told.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -20,34 +21,9 @@ bool all_are(const device_array<T>& memory, T wanted) {
 }
 std::size_t to_size(index_t count) { return static_cast<std::size_t>(count); }
 
-/// All that a forward tells, in poisoned memory.
-struct everything_told {
-  device_array<double> rayleigh, cosine, residual, energy, row_norm, image_norm, saved_norm;
-  device_array<float> direction;
-  device_array<status> statuses, saved_statuses;
-  everything_told(index_t n, index_t d)
-      : rayleigh(to_size(n)),
-        cosine(to_size(n)),
-        residual(to_size(n)),
-        energy(to_size(n)),
-        row_norm(to_size(n)),
-        image_norm(to_size(n)),
-        saved_norm(to_size(n)),
-        direction(to_size(n * d)),
-        statuses(to_size(n)),
-        saved_statuses(to_size(n)) {}
-  [[nodiscard]] cuda::step_by_products by_products() const {
-    return {.statuses = statuses.data(),
-            .rayleigh = rayleigh.data(),
-            .cosine = cosine.data(),
-            .residual = residual.data(),
-            .energy = energy.data(),
-            .row_norm = row_norm.data(),
-            .image_norm = image_norm.data()};
-  }
-  [[nodiscard]] cuda::saved_step saved() const {
-    return {direction.data(), saved_norm.data(), saved_statuses.data()};
-  }
+/// All that a forward tells, and whether it is nothing.
+struct everything_told : told_on_device {
+  using told_on_device::told_on_device;
   [[nodiscard]] bool nothing(status wanted) const {
     return all_are(rayleigh, 0.0) && all_are(cosine, 0.0) && all_are(residual, 0.0) && all_are(energy, 0.0) &&
            all_are(row_norm, 0.0) && all_are(image_norm, 0.0) && all_are(statuses, wanted);
@@ -98,7 +74,7 @@ struct nothing_to_read {
       const device_array<float> rows(to_size(n * d));
       const std::size_t bytes = cuda::router_rows_workspace(ctx, experts(), steps);
       const device_array<unsigned char> scratch(bytes);
-      cuda::router_rows(ctx, experts(), in(router), out(rows), told.by_products(), told.saved(),
+      cuda::router_rows(ctx, experts(), in(router), out(rows), told.told(), told.saved(),
                         {scratch.data(), bytes}, {.steps = steps, .degenerate = policy});
       sync();
       const std::string what = name + ", " + std::to_string(steps) + " steps: ";
@@ -114,8 +90,8 @@ struct nothing_to_read {
     const device_array<float> images(to_size(n * d)), rows(to_size(n * d));
     const device_array<double> energies(to_size(n));
     cuda::images_of_rows(ctx, experts(), in(router), out(images), energies.data(), {});
-    cuda::retract_images(ctx, in(images), energies.data(), in(router), out(rows), told.by_products(),
-                         told.saved(), {.degenerate = policy});
+    cuda::retract_images(ctx, in(images), energies.data(), in(router), out(rows), told.told(), told.saved(),
+                         {.degenerate = policy});
     sync();
     check(all_are(images, 0.0F) && all_are(energies, 0.0), name + ": the image");
     check(told.nothing(expected()) && told.nothing_saved(expected()), name + ": the image retracted");

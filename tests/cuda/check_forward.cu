@@ -2,40 +2,12 @@
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
 #include "order.hpp"
+#include "told.hpp"
 
 #include <tuple>
 
 namespace gpu_check {
 namespace {
-
-struct by_products_on_device {
-  device_array<double> rayleigh, cosine, residual, energy, row_norm, image_norm, saved_norm;
-  device_array<float> direction;
-  device_array<status> statuses;
-  explicit by_products_on_device(index_t n, index_t d)
-      : rayleigh(size(n)),
-        cosine(size(n)),
-        residual(size(n)),
-        energy(size(n)),
-        row_norm(size(n)),
-        image_norm(size(n)),
-        saved_norm(size(n)),
-        direction(size(n * d)),
-        statuses(size(n)) {}
-  static std::size_t size(index_t n) { return static_cast<std::size_t>(n); }
-  [[nodiscard]] cuda::step_by_products told() const {
-    return {.statuses = statuses.data(),
-            .rayleigh = rayleigh.data(),
-            .cosine = cosine.data(),
-            .residual = residual.data(),
-            .energy = energy.data(),
-            .row_norm = row_norm.data(),
-            .image_norm = image_norm.data()};
-  }
-  [[nodiscard]] cuda::saved_step saved() const {
-    return {direction.data(), saved_norm.data(), statuses.data()};
-  }
-};
 
 template <class O>
 constexpr double output_tolerance = std::is_same_v<O, bf16>  ? 4e-3
@@ -50,7 +22,7 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   const double radius = uniform(g, 1, 100) * 0.03;
   const cuda::step_options options{radius, 1, uniform(g, 0, 1) ? degenerate_row::keep : degenerate_row::zero};
   const device_array<O> out(size);
-  const by_products_on_device by(n, d);
+  const told_on_device by(n, d);
   const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
   const device_array<unsigned char> scratch(bytes);
   const auto to = row_major<device_space>(out.data(), n, d);
@@ -285,12 +257,7 @@ void sweep(const cuda::context& ctx, generator& g, int count) {
   for (int i = 0; i < count; ++i) {
     typename problem<T, R>::spec s;
     s.order = static_cast<layout>(uniform(g, 0, layouts - 1));
-    const auto odd = [&](index_t most) {
-      return uniform(g, 0, 2) == 0 ? uniform(g, 1, 9)
-             : uniform(g, 0, 1)    ? uniform(g, 1, most)
-                                   : uniform(g, 1, most / 8 + 1) * 8;
-    };
-    s.shape = {uniform(g, 1, 9), odd(200), odd(700)};
+    s.shape = {uniform(g, 1, 9), any_extent(g, 200), any_extent(g, 700)};
     if (i % 8 == 0) {
       s.shape = {uniform(g, 1, 3), uniform(g, 1, 40), uniform(g, 1, 2) * uniform(g, 300, 4700)};
     }

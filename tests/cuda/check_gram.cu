@@ -5,6 +5,7 @@
 
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
+#include "told.hpp"
 
 namespace gpu_check {
 namespace {
@@ -228,17 +229,6 @@ void check_empty(const cuda::context& ctx) {
                                   row_major<device_space>(static_cast<const float*>(weights.data()), 4, 0),
                                   memory.scratch(), memory.host());
   check(flat.apply(std::vector<double>{}, vector_view<double>()) == 0, "gram of D = 0: no energy");
-}
-
-template <class Call>
-void refused(const std::string& words, const Call& call) {
-  try {
-    call();
-    check(false, "not refused: " + words);
-  } catch (const usage_error& e) {
-    check(std::string(e.what()).find(words) != std::string::npos,
-          "refused with \"" + std::string(e.what()) + "\", not \"" + words + "\"");
-  }
 }
 
 void check_gram_refusals(const cuda::context& ctx) {

@@ -3,21 +3,10 @@
 
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
+#include "told.hpp"
 
 namespace gpu_check {
 namespace {
-
-/// The call throws usage_error, and says these words.
-template <class Call>
-void refused(const std::string& words, const Call& call) {
-  try {
-    call();
-    check(false, "not refused: " + words);
-  } catch (const usage_error& e) {
-    check(std::string(e.what()).find(words) != std::string::npos,
-          "refused with \"" + std::string(e.what()) + "\", not \"" + words + "\"");
-  }
-}
 
 constexpr index_t n = 2, f = 4, d = 8;
 

@@ -82,7 +82,7 @@ void gpu_expert::combine(double* vectors, index_t from, vector_view<const double
   map(out) = implementation_->vectors(vectors, from + y.size()).rightCols(y.size()) * map(y);
 }
 index_t gpu_expert::lanczos(double* vectors, index_t newest, bool is_first, double scale, double before,
-                            std::span<gpu_step> found) {
+                            std::span<mpi_router::lanczos_step> found) {
   ++host_gpu::launches;
   const auto& a = implementation_->a;
   index_t taken = 0;

@@ -3,6 +3,7 @@
 #include <mpi_router/io/moe/names.hpp>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 namespace verify {
@@ -46,7 +47,10 @@ layer_match match_layers(const layer_list& a, const layer_list& b) {
   return match;
 }
 
-expert_match match_experts(const Eigen::MatrixXd& likeness) {
+namespace {
+
+/// For each expert of A the one of B that neither is liker to another than to; −1 where there is none.
+std::vector<index_t> partners_of(const Eigen::MatrixXd& likeness) {
   constexpr double equal = 1e-9;
   const Eigen::VectorXd best_of_a = likeness.rowwise().maxCoeff();
   const Eigen::RowVectorXd best_of_b = likeness.colwise().maxCoeff();
@@ -63,26 +67,36 @@ expert_match match_experts(const Eigen::MatrixXd& likeness) {
   for (index_t i = 0; i < std::min(likeness.rows(), likeness.cols()); ++i) {
     try_pair(i, i);
   }
-  bool by_number = likeness.rows() == likeness.cols();
   for (index_t i = 0; i < likeness.rows(); ++i) {
     for (index_t j = 0; j < likeness.cols(); ++j) {
       try_pair(i, j);
     }
-    const index_t j = partner[static_cast<std::size_t>(i)];
-    by_number = by_number && (j < 0 || j == i);
   }
+  return partner;
+}
+
+}  // namespace
+
+expert_match match_experts(const Eigen::MatrixXd& likeness) {
+  std::vector<index_t> partner = partners_of(likeness);
   expert_match match;
-  match.by_number = by_number;
+  match.by_number = likeness.rows() == likeness.cols();
   for (index_t i = 0; i < likeness.rows(); ++i) {
-    const index_t j = by_number ? i : partner[static_cast<std::size_t>(i)];
-    if (j < 0) {
-      match.only_a.push_back(i);
-    } else {
+    const index_t j = partner[static_cast<std::size_t>(i)];
+    match.by_number = match.by_number && (j < 0 || j == i);
+  }
+  if (match.by_number) {
+    std::iota(partner.begin(), partner.end(), index_t{0});
+  }
+  for (index_t i = 0; i < likeness.rows(); ++i) {
+    if (const index_t j = partner[static_cast<std::size_t>(i)]; j >= 0) {
       match.pairs.emplace_back(i, j);
+    } else {
+      match.only_a.push_back(i);
     }
   }
-  for (index_t j = 0; j < likeness.cols() && !by_number; ++j) {
-    if (!taken[static_cast<std::size_t>(j)]) {
+  for (index_t j = 0; j < likeness.cols(); ++j) {
+    if (std::ranges::find(partner, j) == partner.end()) {
       match.only_b.push_back(j);
     }
   }

@@ -201,6 +201,28 @@ void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
   app.footer([] { return describe_layouts() + compare_footer; });
 }
 
+namespace {
+
+/// Writes what was asked for; a report that could not be drawn is told, and is no failure.
+void write_outputs(const arguments& a, const comparison_result& result, index_t num_experts,
+                   const outputs& files) {
+  std::string problem;
+  if (files.page) {
+    problem = write_comparison(*files.page, places_of(a.report).data, result, a.command);
+  }
+  if (files.json) {
+    files.json->write(to_json(result));
+  }
+  const bool lines = a.experts || (!a.summary && num_experts <= 256);
+  fmt::print("{}",
+             a.json == "-" ? to_json(result) : format_comparison(result, {lines, wants_colour(a.colour)}));
+  flush_output();
+  files.commit();
+  tell_report(files, a.report, problem);
+}
+
+}  // namespace
+
 int run_compare(const arguments& a, const compare_arguments& c) {
   require(!c.top_k || *c.top_k >= 1, "--top-k must be at least 1");
   require(!c.require_cosine || std::abs(*c.require_cosine) <= 1,
@@ -232,19 +254,7 @@ int run_compare(const arguments& a, const compare_arguments& c) {
   }
   check_common(result);
   result.others = left_out_of(result, commands);
-  std::string problem;
-  if (files.page) {
-    problem = write_comparison(*files.page, places_of(a.report).data, result, a.command);
-  }
-  if (files.json) {
-    files.json->write(to_json(result));
-  }
-  const bool lines = a.experts || (!a.summary && found.num_experts() <= 256);
-  fmt::print("{}",
-             a.json == "-" ? to_json(result) : format_comparison(result, {lines, wants_colour(a.colour)}));
-  flush_output();
-  files.commit();
-  tell_report(files, a.report, problem);
+  write_outputs(a, result, found.num_experts(), files);
   return verdict(result, c.require_cosine);
 }
 

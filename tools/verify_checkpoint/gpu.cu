@@ -267,15 +267,11 @@ void gpu_expert::combine(double* vectors, index_t from, vector_view<const double
              *implementation_->op);
 }
 index_t gpu_expert::lanczos(double* vectors, index_t newest, bool is_first, double scale, double before,
-                            std::span<gpu_step> found) {
-  std::array<cuda::lanczos_step, 16> steps;
-  const auto some = std::span(steps).first(std::min(steps.size(), found.size()));
+                            std::span<lanczos_step> found) {
   const cuda::lanczos_place place{newest, is_first, scale, before};
-  const index_t taken =
-      std::visit([&](auto& op) { return op.lanczos(implementation_->vectors(vectors), place, some); },
-                 *implementation_->op);
-  std::ranges::transform(some, found.begin(), [](const auto& s) { return gpu_step{s.along, s.left}; });
-  return taken;
+  const auto some = found.first(std::min<std::size_t>(found.size(), 16));
+  return std::visit([&](auto& op) { return op.lanczos(implementation_->vectors(vectors), place, some); },
+                    *implementation_->op);
 }
 
 }  // namespace verify

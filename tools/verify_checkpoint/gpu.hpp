@@ -2,6 +2,7 @@
 // so.
 #pragma once
 
+#include <mpi_router/core/lanczos_step.hpp>
 #include <mpi_router/core/storage_traits.hpp>
 #include <mpi_router/core/views.hpp>
 
@@ -40,12 +41,6 @@ template <class T>
           a.row_stride(),
           a.col_stride()};
 }
-
-/// What a step of Lanczos finds: mpi_router::lanczos_step, whose header needs Eigen.
-struct gpu_step {
-  double along = 0;
-  double left = 0;
-};
 
 /// The device that the experts of a process go to, with a stream and page-locked memory for each of those
 /// under way. Any number of threads.
@@ -97,7 +92,7 @@ class gpu_expert {
                mpi_router::vector_view<double> out);
   /// Steps of Lanczos from vector `newest` on, in units of `scale`; how many were taken.
   index_t lanczos(double* vectors, index_t newest, bool is_first, double scale, double before,
-                  std::span<gpu_step> found);
+                  std::span<mpi_router::lanczos_step> found);
 
  private:
   struct implementation;

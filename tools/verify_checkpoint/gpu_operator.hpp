@@ -71,8 +71,7 @@ class gpu_basis {
       ahead_count_ = expert_->lanczos(vectors_, first_ + steps, steps == 0, scale, before,
                                       std::span(ahead_).first(static_cast<std::size_t>(room)));
     }
-    const auto& found = ahead_[static_cast<std::size_t>(steps - ahead_from_)];
-    return {found.along, found.left};
+    return ahead_[static_cast<std::size_t>(steps - ahead_from_)];
   }
   [[nodiscard]] Eigen::VectorXd combine(index_t from, const Eigen::VectorXd& y) const {
     Eigen::VectorXd out(dimension_);
@@ -87,7 +86,7 @@ class gpu_basis {
   double* vectors_;
   mpi_router::krylov_basis<double> beside_;  // where a start is made orthogonal to what is deflated
   index_t first_ = 0;
-  std::array<gpu_step, 4> ahead_{};
+  std::array<mpi_router::lanczos_step, 4> ahead_{};
   index_t ahead_from_ = 0;
   index_t ahead_count_ = 0;
 };

@@ -139,6 +139,36 @@ int run_list(const arguments& a) {
   return 0;
 }
 
+/// Writes what was asked for; a report that could not be drawn is told, and is no failure.
+void write_outputs(const arguments& a, const analysis_options& options, index_t num_experts,
+                   const std::vector<checkpoint_result>& checkpoints, const coverage& covered,
+                   const outputs& files) {
+  std::string problem;
+  if (files.page) {
+    problem = write_report(*files.page, places_of(a.report).data, checkpoints, {options, a.command});
+  }
+  if (files.json) {
+    files.json->write(to_json(checkpoints, options, covered));
+  }
+  if (files.trace) {
+    files.trace->write(to_csv(checkpoints));
+  }
+  if (a.json == "-") {
+    fmt::print("{}", to_json(checkpoints, options, covered));
+  } else {
+    fmt::print("{}", format_table(checkpoints, {.experts = a.experts || (!a.summary && num_experts <= 128),
+                                                .worst_first = a.worst_first,
+                                                .colour = wants_colour(a.colour),
+                                                .tolerance = a.tolerance,
+                                                .max_steps = a.max_steps,
+                                                .exact = all_decomposed(checkpoints),
+                                                .again = a.again}));
+  }
+  flush_output();
+  files.commit();
+  tell_report(files, a.report, problem);
+}
+
 int run_verify(const arguments& a, ranks& all) {
   std::optional<gpu> device;
   if (a.gpu) {
@@ -162,31 +192,7 @@ int run_verify(const arguments& a, ranks& all) {
     return 0;
   }
   const auto covered = coverage_of(checkpoints, a.require_angle);
-  std::string problem;
-  if (files.page) {
-    problem = write_report(*files.page, places_of(a.report).data, checkpoints, {options, a.command});
-  }
-  if (files.json) {
-    files.json->write(to_json(checkpoints, options, covered));
-  }
-  if (files.trace) {
-    files.trace->write(to_csv(checkpoints));
-  }
-  if (a.json == "-") {
-    fmt::print("{}", to_json(checkpoints, options, covered));
-  } else {
-    fmt::print("{}",
-               format_table(checkpoints, {.experts = a.experts || (!a.summary && inputs.num_experts <= 128),
-                                          .worst_first = a.worst_first,
-                                          .colour = wants_colour(a.colour),
-                                          .tolerance = a.tolerance,
-                                          .max_steps = a.max_steps,
-                                          .exact = all_decomposed(checkpoints),
-                                          .again = a.again}));
-  }
-  flush_output();
-  files.commit();
-  tell_report(files, a.report, problem);
+  write_outputs(a, options, inputs.num_experts, checkpoints, covered, files);
   return verdict(a, covered);
 }
 
@@ -211,6 +217,20 @@ int run_recondition(arguments a) {
              found.size() == 1 ? "" : "s", a.recondition.steps, a.recondition.steps == 1 ? "" : "s",
              printable(a.source, 4096));
   return 0;
+}
+
+/// The word that says what is done comes first, its options behind it.
+void check_order(const CLI::App& app, const arguments& a) {
+  if (app.get_subcommands().empty()) {
+    return;
+  }
+  const std::string& word = app.get_subcommands().front()->get_name();
+  require(a.inputs.empty(), fmt::format("{} comes first, before the {}", word,
+                                        word == "compare" ? "checkpoints" : "checkpoint"));
+  for (const auto* option : app.get_options()) {
+    require(option->count() == 0,
+            fmt::format("{} before {} is not heeded: options come after it", option->get_name(), word));
+  }
 }
 
 /// Parses the arguments and does what they say. Throws what main turns into one line.
@@ -244,13 +264,7 @@ int run(int argc, char** argv, ranks& all) {
   }
   a.again = words_again(app.get_subcommands().empty() ? app : *app.get_subcommands().front());
   check(a);
-  require(!*rewrite || a.inputs.empty(), "recondition comes first, before the checkpoint");
-  require(!*versions || a.inputs.empty(), "compare comes first, before the checkpoints");
-  for (const auto* option : app.get_options()) {
-    require(app.get_subcommands().empty() || option->count() == 0,
-            fmt::format("{} before {} is not heeded: options come after it", option->get_name(),
-                        app.get_subcommands().empty() ? "" : app.get_subcommands().front()->get_name()));
-  }
+  check_order(app, a);
   require(all.size() == 1 || (app.get_subcommands().empty() && !a.list),
           "only the verification itself is spread over processes: run this without mpirun");
   use_threads(a.threads > 0 ? a.threads : all.threads());

@@ -31,7 +31,7 @@ void gpu_expert::store(double* /*vectors*/, index_t /*k*/, mpi_router::vector_vi
 void gpu_expert::combine(double* /*vectors*/, index_t /*from*/, mpi_router::vector_view<const double> /*y*/,
                          mpi_router::vector_view<double> /*out*/) {}
 index_t gpu_expert::lanczos(double* /*vectors*/, index_t /*newest*/, bool /*is_first*/, double /*scale*/,
-                            double /*before*/, std::span<gpu_step> /*found*/) {
+                            double /*before*/, std::span<mpi_router::lanczos_step> /*found*/) {
   return 0;
 }
 

@@ -10,13 +10,16 @@ MPIROUTER_BEGIN_TYPES
 
 namespace core {
 
-/// A matrix as it lies in memory: `rows` runs of `cols` contiguous elements, `stride` elements apart. The
-/// runs are neurons ([N, F, D]) or hidden dimensions ([N, D, F]).
-struct stored_matrix {
-  const void* data = nullptr;
+/// A matrix as it lies in memory: `rows` runs of `cols` contiguous elements, `stride` elements apart.
+template <class T>
+struct stored_rows {
+  T* data = nullptr;
   index_t rows = 0;
   index_t cols = 0;
   index_t stride = 0;
+};
+/// One of any element type, whose runs are neurons ([N, F, D]) or hidden dimensions ([N, D, F]).
+struct stored_matrix : stored_rows<const void> {
   bool by_neurons = true;
 };
 

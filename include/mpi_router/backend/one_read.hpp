@@ -135,10 +135,10 @@ class one_read_backend {
   [[nodiscard]] core::stored_matrix stored_as(const matrix_view<const T>& a) const {
     const index_t shortest = table<T>().shortest_run;
     if (a.col_stride() == 1 && a.cols() >= shortest) {
-      return {a.data(), a.rows(), a.cols(), a.row_stride(), true};
+      return {{a.data(), a.rows(), a.cols(), a.row_stride()}, true};
     }
     if (a.row_stride() == 1 && a.rows() >= shortest) {
-      return {a.data(), a.cols(), a.rows(), a.col_stride(), false};
+      return {{a.data(), a.cols(), a.rows(), a.col_stride()}, false};
     }
     return {};
   }

@@ -8,7 +8,7 @@
 
 MPIROUTER_BEGIN
 
-/// A view whose codes there are kernels for: fp8_view, mxfp4_view, q8_0_view, q4_k_view.
+/// A view whose codes there are kernels for: those of core/packed_views.hpp.
 template <class View>
 concept PackedView = requires(const View& a) { detail::kernels::packed_format<View>::check(a); };
 
@@ -59,7 +59,9 @@ class packed_operator {
   scaled_energy<float> apply_scaled(vector_view<const float> x, vector_view<float> u) const {
     detail::expect_operands("apply_scaled", *this, x, dimension(), u, dimension());
     const int a_exponent = elements(a_).exponent();
-    const int x_exponent = elements::exponent_of(x);
+    detail::largest_magnitude<float> largest_x;
+    largest_x.see(x);
+    const int x_exponent = largest_x.exponent();
     const float energy = elements(a_, -a_exponent).apply(x, u, -x_exponent);
     return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
   }

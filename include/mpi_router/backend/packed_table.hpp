@@ -25,7 +25,7 @@ struct packed_tables_for : packed_kernel_table<Views>... {
   }
 };
 /// Kernels of every packed format that there are kernels for.
-using packed_tables = packed_tables_for<fp8_view, mxfp4_view, q8_0_view, q4_k_view>;
+using packed_tables = of_packed_views<packed_tables_for>;
 
 }  // namespace core
 

@@ -1,97 +1,14 @@
 // Plain loops over any view: the default backend, and the oracle of every test.
 #pragma once
 
-#include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/vector_loops.hpp>
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cmath>
 
 MPIROUTER_BEGIN
 
 namespace detail {
-
-/// 2^exponent as a product of two finite factors, so that it may lie outside the range of S.
-template <Accumulator S>
-struct power_of_two {
-  S first;
-  S second;
-  explicit power_of_two(int exponent)
-      : first(std::ldexp(S{1}, exponent / 2)), second(std::ldexp(S{1}, exponent - exponent / 2)) {}
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S operator()(S x) const noexcept { return x * first * second; }
-};
-
-struct as_stored {
-  template <Accumulator S>
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S operator()(S x) const noexcept {
-    return x;
-  }
-};
-
-// Eight fixed lanes: the compiler may vectorise without being allowed to reorder, and the rounding error
-// grows with D/8 instead of D.
-inline constexpr index_t lanes = 8;
-
-template <Accumulator S>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sum_lanes(const std::array<S, lanes>& lane) noexcept {
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-}
-
-template <Accumulator S, class T, class Load, class LoadX>
-[[nodiscard]] S dot(const vector_view<const T>& a, const vector_view<const S>& x, Load load,
-                    LoadX load_x) noexcept {
-  std::array<S, lanes> lane{};
-  const index_t n = a.size();
-  const index_t whole = n - n % lanes;
-  const auto run = [&](auto stride_a, auto stride_x) {
-    for (index_t i = 0; i < whole; i += lanes) {
-      for (index_t k = 0; k < lanes; ++k) {
-        lane[static_cast<std::size_t>(k)] +=
-            load(widen<S>(a.data()[(i + k) * stride_a])) * load_x(x.data()[(i + k) * stride_x]);
-      }
-    }
-    for (index_t i = whole; i < n; ++i) {
-      lane[static_cast<std::size_t>(i - whole)] +=
-          load(widen<S>(a.data()[i * stride_a])) * load_x(x.data()[i * stride_x]);
-    }
-  };
-  if (a.is_contiguous() && x.is_contiguous()) {
-    run(std::integral_constant<index_t, 1>{}, std::integral_constant<index_t, 1>{});
-  } else {
-    run(a.stride(), x.stride());
-  }
-  return sum_lanes(lane);
-}
-
-template <Accumulator S, class T, class Load>
-void axpy(S alpha, const vector_view<const T>& a, const vector_view<S>& u, Load load) noexcept {
-  const auto run = [&](auto stride_a, auto stride_u) {
-    for (index_t i = 0; i < a.size(); ++i) {
-      u.data()[i * stride_u] += alpha * load(widen<S>(a.data()[i * stride_a]));
-    }
-  };
-  if (a.is_contiguous() && u.is_contiguous()) {
-    run(std::integral_constant<index_t, 1>{}, std::integral_constant<index_t, 1>{});
-  } else {
-    run(a.stride(), u.stride());
-  }
-}
-
-template <Accumulator S>
-void fill_zero(const vector_view<S>& u) noexcept {
-  for (index_t i = 0; i < u.size(); ++i) {
-    u[i] = S{0};
-  }
-}
-
-/// out = in, rounded where out is stored in fewer bits than S.
-template <Accumulator S, class T, class O>
-void copy_into(const vector_view<T>& in, const vector_view<O>& out) noexcept {
-  for (index_t i = 0; i < in.size(); ++i) {
-    out[i] = narrow<O>(widen<S>(in[i]));
-  }
-}
 
 /// Whether walking along a row touches memory in larger steps than walking down a column.
 template <class T>
@@ -134,21 +51,16 @@ template <Accumulator S, class T, class Load, class LoadX>
   return energy;
 }
 
-/// The exponent of the largest magnitude among the elements, in the sense of std::ilogb; 0 where there is
-/// none.
+/// The exponent of the largest finite magnitude among the elements, in the sense of std::ilogb; 0 where there
+/// is none.
 template <Accumulator S, class T>
 [[nodiscard]] int largest_exponent(const matrix_view<const T>& a) noexcept {
-  S largest{0};
+  largest_magnitude<S> largest;
   const auto m = stored_by_columns(a) ? a.transposed() : a;
   for (index_t f = 0; f < m.rows(); ++f) {
-    for (index_t d = 0; d < m.cols(); ++d) {
-      const S value = std::abs(widen<S>(m(f, d)));
-      if (is_finite(value)) {
-        largest = std::max(largest, value);
-      }
-    }
+    largest.see(m.row(f));
   }
-  return largest > S{0} ? std::ilogb(largest) : 0;
+  return largest.exponent();
 }
 
 }  // namespace detail
@@ -180,8 +92,9 @@ struct reference {
   template <Scalar T, Accumulator S>
   scaled_energy<S> apply_scaled(matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) const {
     const int a_exponent = detail::largest_exponent<S>(a);
-    const int x_exponent =
-        detail::largest_exponent<S>(matrix_view<const S>(x.data(), x.size(), 1, x.stride(), 1));
+    detail::largest_magnitude<S> largest_x;
+    largest_x.see(x);
+    const int x_exponent = largest_x.exponent();
     const S energy = detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent),
                                         detail::power_of_two<S>(-x_exponent));
     return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};

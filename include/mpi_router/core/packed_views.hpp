@@ -52,4 +52,12 @@ struct q4_k_view {
   index_t row_bytes = 0;  ///< from one row to the next
 };
 
+namespace core {
+
+/// List<…> of every view whose codes there are kernels for.
+template <template <class...> class List>
+using of_packed_views = List<fp8_view, mxfp4_view, q8_0_view, q4_k_view>;
+
+}  // namespace core
+
 MPIROUTER_END_TYPES

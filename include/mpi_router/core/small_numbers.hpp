@@ -94,6 +94,29 @@ template <class T>
   return widen<float>(read<bf16>(bytes, i));
 }
 
+/// The six-bit numbers of a block of ggml's Q4_K and Q5_K, in twelve bytes: eight scales, then eight minima.
+struct k_scales {
+  std::byte number[16];
+
+  MPIROUTER_ALWAYS_INLINE explicit k_scales(const std::byte* in) noexcept {
+    // Of the last four of each kind the lower four bits are in the third word, the upper two in the first or
+    // the second, four numbers side by side.
+    const auto scales = read<std::uint32_t>(in);
+    const auto minima = read<std::uint32_t>(in + 4);
+    const auto lower = read<std::uint32_t>(in + 8);
+    const std::uint32_t words[4] = {
+        scales & 0x3f3f3f3fU, (lower & 0x0f0f0f0fU) | (scales >> 2 & 0x30303030U),  //
+        minima & 0x3f3f3f3fU, (lower >> 4 & 0x0f0f0f0fU) | (minima >> 2 & 0x30303030U)};
+    std::memcpy(number, words, sizeof number);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE int scale(index_t part) const noexcept {
+    return static_cast<int>(number[part]);
+  }
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE int minimum(index_t part) const noexcept {
+    return static_cast<int>(number[8 + part]);
+  }
+};
+
 /// How many parts of `size` hold `count`, the last one perhaps not full. size > 0.
 [[nodiscard]] constexpr index_t parts_of(index_t count, index_t size) noexcept {
   return count / size + (count % size != 0 ? 1 : 0);

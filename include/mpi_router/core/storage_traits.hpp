@@ -175,10 +175,6 @@ using compiled_formats =
 template <class T>
 struct storage_traits;
 
-/// The older name of storage_traits.
-template <class T>
-using scalar_traits = storage_traits<T>;
-
 /// Of a struct T whose member `bits` is an unsigned integer of as many bits as the format has.
 template <class T, storage_format Format>
 struct bits_storage {

@@ -1,6 +1,7 @@
 // M = AᵀA of a gate matrix in device memory, applied for a host that looks at one row at a time.
 #pragma once
 
+#include <mpi_router/core/lanczos_step.hpp>
 #include <mpi_router/core/operands.hpp>
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
@@ -9,16 +10,11 @@
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 
 #include <algorithm>
-#include <cstring>
 #include <span>
 
 MPIROUTER_CUDA_BEGIN
 
-/// What a step of Lanczos on the device finds, in units of its scale.
-struct lanczos_step {
-  double along = 0;  ///< the entry on the diagonal of T
-  double left = 0;   ///< the norm of what is orthogonal to all before; 0 if nothing, NaN if not finite
-};
+using mpi_router::lanczos_step;
 
 /// Where a step of Lanczos is: vectors 0 to `newest` are orthonormal, the deflated ones first.
 struct lanczos_place {

@@ -43,49 +43,13 @@ class logits_product {
   logits_product(cublasLtHandle_t handle, index_t tokens, index_t num_experts, index_t hidden_dim,
                  std::size_t workspace_bytes = 32 << 20)
       : handle_(handle), bytes_(workspace_bytes) {
-    constexpr const char* name = "cuda::logits_product";
-    detail::expect(tokens >= 0 && num_experts >= 0 && hidden_dim >= 0, name, ": [", tokens, ", ", hidden_dim,
-                   "] times [", num_experts, ", ", hidden_dim, "]");
-    const double most = core::most_reach<float>;  // what the two factors and the product may take
-    const double t_size = static_cast<double>(tokens), n_size = static_cast<double>(num_experts);
-    detail::expect(t_size * n_size <= most && t_size * static_cast<double>(hidden_dim) <= most &&
-                       n_size * static_cast<double>(hidden_dim) <= most,
-                   name, ": [", tokens, ", ", hidden_dim, "] times [", num_experts, ", ", hidden_dim,
-                   "] elements do not fit in memory");
+    expect_sizes(tokens, num_experts, hidden_dim);
     logits_in_all_ = tokens * num_experts;
     if (logits_in_all_ == 0 || hidden_dim == 0) {
       return;  // nothing to multiply
     }
-    constexpr cudaDataType_t type = detail::data_type(storage_traits<T>::format);
-    const auto t = static_cast<std::uint64_t>(tokens), n = static_cast<std::uint64_t>(num_experts),
-               d = static_cast<std::uint64_t>(hidden_dim);
-    cublasLtMatmulPreference_t preference = nullptr;
-    const auto build = [&] {
-      // Column by column, as cuBLAS counts: logitsᵀ [N, T] = rows [N, D] · tokensᵀ [D, T].
-      try_("cublasLtMatmulDescCreate", cublasLtMatmulDescCreate(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-      const cublasOperation_t transposed = CUBLAS_OP_T;
-      try_("cublasLtMatmulDescSetAttribute",
-           cublasLtMatmulDescSetAttribute(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                          sizeof(transposed)));
-      try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&rows_, type, d, n, hidden_dim));
-      try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&tokens_, type, d, t, hidden_dim));
-      try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&logits_, CUDA_R_32F, n, t, num_experts));
-      try_("cublasLtMatmulPreferenceCreate", cublasLtMatmulPreferenceCreate(&preference));
-      try_("cublasLtMatmulPreferenceSetAttribute",
-           cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes_,
-                                                sizeof(bytes_)));
-      int found = 0;
-      try_("cublasLtMatmulAlgoGetHeuristic",
-           cublasLtMatmulAlgoGetHeuristic(handle_, product_, rows_, tokens_, logits_, logits_, preference, 1,
-                                          &best_, &found));
-      if (found == 0) {
-        failed_ = "cublasLtMatmulAlgoGetHeuristic: no algorithm";
-      }
-    };
-    build();
-    if (preference != nullptr) {
-      cublasLtMatmulPreferenceDestroy(preference);
-    }
+    describe(tokens, num_experts, hidden_dim);
+    choose_algorithm();
     if (failed_ != nullptr) {
       release();
       detail::cuda_failure(failed_, static_cast<int>(code_), cublasLtGetStatusString(code_));
@@ -127,6 +91,47 @@ class logits_product {
   }
 
  private:
+  static void expect_sizes(index_t tokens, index_t num_experts, index_t hidden_dim) {
+    constexpr const char* name = "cuda::logits_product";
+    detail::expect(tokens >= 0 && num_experts >= 0 && hidden_dim >= 0, name, ": [", tokens, ", ", hidden_dim,
+                   "] times [", num_experts, ", ", hidden_dim, "]");
+    const double most = core::most_reach<float>;  // what the two factors and the product may take
+    const auto t = static_cast<double>(tokens), n = static_cast<double>(num_experts),
+               d = static_cast<double>(hidden_dim);
+    detail::expect(t * n <= most && t * d <= most && n * d <= most, name, ": [", tokens, ", ", hidden_dim,
+                   "] times [", num_experts, ", ", hidden_dim, "] elements do not fit in memory");
+  }
+  /// Column by column, as cuBLAS counts: logitsᵀ [N, T] = rows [N, D] · tokensᵀ [D, T].
+  void describe(index_t tokens, index_t num_experts, index_t hidden_dim) {
+    constexpr cudaDataType_t type = detail::data_type(storage_traits<T>::format);
+    const auto t = static_cast<std::uint64_t>(tokens), n = static_cast<std::uint64_t>(num_experts),
+               d = static_cast<std::uint64_t>(hidden_dim);
+    try_("cublasLtMatmulDescCreate", cublasLtMatmulDescCreate(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    try_("cublasLtMatmulDescSetAttribute",
+         cublasLtMatmulDescSetAttribute(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                        sizeof(transposed)));
+    try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&rows_, type, d, n, hidden_dim));
+    try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&tokens_, type, d, t, hidden_dim));
+    try_("cublasLtMatrixLayoutCreate", cublasLtMatrixLayoutCreate(&logits_, CUDA_R_32F, n, t, num_experts));
+  }
+  void choose_algorithm() {
+    cublasLtMatmulPreference_t preference = nullptr;
+    try_("cublasLtMatmulPreferenceCreate", cublasLtMatmulPreferenceCreate(&preference));
+    try_("cublasLtMatmulPreferenceSetAttribute",
+         cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes_,
+                                              sizeof(bytes_)));
+    int found = 0;
+    try_("cublasLtMatmulAlgoGetHeuristic",
+         cublasLtMatmulAlgoGetHeuristic(handle_, product_, rows_, tokens_, logits_, logits_, preference, 1,
+                                        &best_, &found));
+    if (found == 0) {
+      failed_ = "cublasLtMatmulAlgoGetHeuristic: no algorithm";
+    }
+    if (preference != nullptr) {
+      cublasLtMatmulPreferenceDestroy(preference);
+    }
+  }
   /// Products of no terms.
   void set_zero(const context& ctx, float* logits) const {
     if (logits_in_all_ > 0) {

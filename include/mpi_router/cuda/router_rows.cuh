@@ -183,19 +183,6 @@ void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>
   });
 }
 
-template <class T, class R, class O>
-[[deprecated("images_of_rows, as on the host")]] void image_of_rows(
-    const context& ctx, const expert_batch_view<T, device_space>& experts,
-    const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images, double* energies,
-    const workspace& scratch) {
-  images_of_rows(ctx, experts, router, images, energies, scratch);
-}
-template <class T>
-[[deprecated("images_of_rows_workspace, as on the host")]] [[nodiscard]] std::size_t image_of_rows_workspace(
-    const context& ctx, const expert_batch_view<T, device_space>& experts) {
-  return images_of_rows_workspace(ctx, experts);
-}
-
 /// Second half of the partial form: rows_i = C · u_i / ‖u_i‖ from images [N, D] and energies [N] (may be null
 /// if no by-product needs them) that were summed over shards. router [N, D] is what images_of_rows was given:
 /// it says what a row without a step becomes; rows may be the router itself. D up to 32768, N up to 2^30 − 1.

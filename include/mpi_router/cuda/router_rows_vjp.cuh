@@ -90,6 +90,33 @@ inline void backward_of_nothing(const char* name, const context& ctx, const expe
   }
 }
 
+/// One read of the weights where the plan has one, else the generic path; then the sums of the parts.
+template <vjp_mode mode, class T, class G>
+void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
+                  const expert_batch_view<const T, device_space>& experts, const any_matrix& router,
+                  const dual_source& dual, const any_matrix& to_router,
+                  const expert_batch_view<G, device_space>& grad_experts, const gradient_factors& factors) {
+  const batch<const T> weights(experts);
+  const batch<G> gradient(grad_experts);
+  const auto use = [&](const auto& images) {
+    if (to_router.data != nullptr) {
+      collect(ctx, experts.num_experts(),
+              collect_args<std::remove_cvref_t<decltype(images)>>{
+                  images, to_router, nullptr, dual.saved.statuses,
+                  dual.passes_on() ? dual.grad_rows : any_matrix(), static_cast<int>(experts.hidden_dim())});
+    }
+  };
+  if constexpr (has_vectors<T> && has_vectors<G>) {
+    if (plan.rows.vectors > 0) {
+      row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), router, dual, to_router, gradient,
+                          factors, plan.sums);
+      return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
+    }
+  }
+  generic_vjp<T, G, mode>(ctx, weights, experts.shape(), router, dual, gradient, factors, plan.generic);
+  use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});
+}
+
 template <vjp_mode mode, class T, class G, class R, class U, class V>
 void backward(const char* name, const context& ctx, const expert_batch_view<const T, device_space>& experts,
               const matrix_view<R, device_space>& router, const saved_step& saved,
@@ -121,26 +148,7 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   if (experts.empty()) {
     return backward_of_nothing(name, ctx, experts.shape(), dual, to_router, factors);
   }
-  const batch<const T> weights(experts);
-  const batch<G> gradient(grad_experts);
-  const auto use = [&](const auto& images) {
-    if (to_router.data != nullptr) {
-      collect(ctx, experts.num_experts(),
-              collect_args<std::remove_cvref_t<decltype(images)>>{
-                  images, to_router, nullptr, saved.statuses,
-                  dual.passes_on() ? dual.grad_rows : any_matrix(), static_cast<int>(experts.hidden_dim())});
-    }
-  };
-  if constexpr (has_vectors<T> && has_vectors<G>) {
-    if (plan.rows.vectors > 0) {
-      row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), any_matrix(router), dual, to_router,
-                          gradient, factors, plan.sums);
-      return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
-    }
-  }
-  generic_vjp<T, G, mode>(ctx, weights, experts.shape(), any_matrix(router), dual, gradient, factors,
-                          plan.generic);
-  use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});
+  run_backward(ctx, plan, experts, any_matrix(router), dual, to_router, grad_experts, factors);
 }
 
 /// `of_all`: these neurons are all that the saved direction was made of.

@@ -9,8 +9,6 @@
 #include <bit>
 #include <cstdint>
 #include <exception>
-#include <span>
-#include <string>
 #include <vector>
 
 MPIROUTER_BEGIN

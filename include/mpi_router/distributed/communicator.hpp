@@ -5,7 +5,6 @@
 
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 MPIROUTER_BEGIN_TYPES

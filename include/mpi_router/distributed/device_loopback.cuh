@@ -51,11 +51,11 @@ class device_loopback_communicator {
 
   void all_gather(vector_view<const float, device_space> mine, vector_view<float, device_space> all,
                   stream_t stream) const {
-    core::expect(mine.is_contiguous() && all.is_contiguous() && all.size() == size() * mine.size(),
-                 "device_loopback: all_gather of ", mine.size(), " elements from each of ", size(),
-                 " ranks into ", all.size());
+    constexpr const char* call = "device_loopback: all_gather";
+    core::expect(mine.is_contiguous() && all.is_contiguous() && all.size() == size() * mine.size(), call,
+                 " of ", mine.size(), " elements from each of ", size(), " ranks into ", all.size());
     detail::check("cudaEventRecord", cudaEventRecord(events_->ready(rank_), stream));
-    show(mine);
+    meeting_->show(call, rank_, {mine.data(), mine.size(), sizeof(float)});
     const auto bytes = static_cast<std::size_t>(mine.size()) * sizeof(float);
     for (index_t other = 0; other < size(); ++other) {
       detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->ready(other), 0));
@@ -64,30 +64,13 @@ class device_loopback_communicator {
                                     cudaMemcpyDefault, stream));
     }
     detail::check("cudaEventRecord", cudaEventRecord(events_->done(rank_), stream));
-    meeting_->wait("all_gather", rank_);
+    meeting_->wait(call, rank_);
     for (index_t other = 0; other < size(); ++other) {  // none writes again what another still reads
       detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->done(other), 0));
     }
   }
 
  private:
-  /// Returns when all have shown theirs and all are alike; else throws, on every rank.
-  void show(const vector_view<const float, device_space>& mine) const {
-    constexpr const char* call = "all_gather on a device";
-    meeting_->shown(rank_) = {mine.data(), mine.size(), sizeof(float)};
-    meeting_->wait(call, rank_);
-    const index_t first = meeting_->shown(0).elements;
-    for (index_t other = 1; other < size(); ++other) {
-      const index_t theirs = meeting_->shown(other).elements;
-      if (first != theirs) {
-        meeting_->wait(call, rank_);
-        core::communication_failure(core::concatenate("device_loopback: all_gather on rank ", rank_, " of ",
-                                                      size(), ": rank 0 has ", first, " elements, rank ",
-                                                      other, " has ", theirs));
-      }
-    }
-  }
-
   mpi_router::detail::loopback_meeting* meeting_;
   const loopback_events* events_;
   index_t rank_;

@@ -6,7 +6,6 @@
 #include <mpi_router/cuda/types.hpp>
 #include <mpi_router/distributed/shards.hpp>
 
-#include <algorithm>
 #include <array>
 
 MPIROUTER_CUDA_DETAIL_BEGIN

@@ -36,7 +36,9 @@ class loopback_meeting {
 
   [[nodiscard]] index_t size() const noexcept { return size_; }
   /// Written by its own rank before, read by all between two waits.
-  [[nodiscard]] loopback_message& shown(index_t rank) { return shown_[static_cast<std::size_t>(rank)]; }
+  [[nodiscard]] const loopback_message& shown(index_t rank) const {
+    return shown_[static_cast<std::size_t>(rank)];
+  }
 
   void wait(const char* call, index_t rank) {
     std::unique_lock lock(mutex_);
@@ -50,8 +52,25 @@ class loopback_meeting {
     }
     all_here_.wait(lock, [&] { return round_ != round || gone_ >= 0; });
     if (round_ == round) {  // for good: a group that has lost a member never meets again
-      core::communication_failure(concatenate("loopback: ", call, " on rank ", rank, " of ", size_,
-                                              ", but rank ", gone_, " has gone"));
+      core::communication_failure(
+          concatenate(call, " on rank ", rank, " of ", size_, ", but rank ", gone_, " has gone"));
+    }
+  }
+  /// Shows the others a message. Returns when all have shown theirs and all are alike; else throws, on every
+  /// rank.
+  void show(const char* call, index_t rank, const loopback_message& mine) {
+    shown_[static_cast<std::size_t>(rank)] = mine;
+    wait(call, rank);
+    const loopback_message first = shown(0);
+    for (index_t other = 1; other < size_; ++other) {
+      const loopback_message theirs = shown(other);
+      if (!is_like(first, theirs)) {
+        wait(call, rank);
+        core::communication_failure(concatenate(call, " on rank ", rank, " of ", size_, ": rank 0 has ",
+                                                first.elements, " elements of ", first.element_size,
+                                                " bytes, rank ", other, " has ", theirs.elements, " of ",
+                                                theirs.element_size));
+      }
     }
   }
   void leave(index_t rank) {
@@ -90,9 +109,9 @@ class loopback_communicator {
 
   template <Accumulator S>
   void all_gather(vector_view<const S> mine, vector_view<S> all) const {
-    constexpr const char* call = "all_gather";
+    constexpr const char* call = "loopback: all_gather";
     core::expect_all_gather("loopback", mine, all, size());
-    show(call, mine);
+    meeting_->show(call, rank_, {mine.data(), mine.size(), sizeof(S)});
     for (index_t other = 0; other < size(); ++other) {
       std::copy_n(data_of<S>(other), mine.size(), all.data() + other * mine.size());
     }
@@ -108,10 +127,10 @@ class loopback_communicator {
 
   template <Accumulator S>
   void all_reduce_sum(vector_view<S> elements) const {
-    constexpr const char* call = "all_reduce_sum";
+    constexpr const char* call = "loopback: all_reduce_sum";
     core::expect(elements.is_contiguous(), "loopback: all_reduce_sum of elements ", elements.stride(),
                  " apart");
-    show(call, vector_view<const S>(elements));
+    meeting_->show(call, rank_, {elements.data(), elements.size(), sizeof(S)});
     std::array<S, 256> sums{};
     constexpr auto most = static_cast<index_t>(sums.size());
     for (index_t first = 0; first < elements.size(); first += most) {
@@ -132,24 +151,6 @@ class loopback_communicator {
   [[nodiscard]] const S* data_of(index_t rank) const {
     return static_cast<const S*>(meeting_->shown(rank).data);
   }
-  /// Returns when all have shown theirs and all are alike; else throws, on every rank.
-  template <class S>
-  void show(const char* call, const vector_view<const S>& mine) const {
-    meeting_->shown(rank_) = {mine.data(), mine.size(), sizeof(S)};
-    meeting_->wait(call, rank_);
-    const detail::loopback_message first = meeting_->shown(0);
-    for (index_t other = 1; other < size(); ++other) {
-      const detail::loopback_message theirs = meeting_->shown(other);
-      if (!is_like(first, theirs)) {
-        meeting_->wait(call, rank_);
-        core::communication_failure(core::concatenate("loopback: ", call, " on rank ", rank_, " of ", size(),
-                                                      ": rank 0 has ", first.elements, " elements of ",
-                                                      first.element_size, " bytes, rank ", other, " has ",
-                                                      theirs.elements, " of ", theirs.element_size));
-      }
-    }
-  }
-
   detail::loopback_meeting* meeting_;
   index_t rank_;
 };

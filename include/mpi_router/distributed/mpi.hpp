@@ -15,7 +15,6 @@
 #include <array>
 #include <limits>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 MPIROUTER_BEGIN

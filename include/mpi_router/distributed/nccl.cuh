@@ -7,8 +7,6 @@
 
 #include <nccl.h>
 
-#include <string>
-
 MPIROUTER_CUDA_BEGIN
 
 /// A borrowed ncclComm_t as a DeviceCommunicator: one ncclAllGather of floats a message, on the stream of the

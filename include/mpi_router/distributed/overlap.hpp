@@ -4,7 +4,6 @@
 #include <mpi_router/distributed/communicator.hpp>
 
 #include <array>
-#include <concepts>
 #include <optional>
 #include <type_traits>
 #include <utility>

@@ -7,8 +7,6 @@
 #include <mpi_router/distributed/overlap.hpp>
 #include <mpi_router/router/router_rows.hpp>
 
-#include <optional>
-
 MPIROUTER_BEGIN
 namespace detail {
 

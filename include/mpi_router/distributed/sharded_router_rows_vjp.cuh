@@ -126,6 +126,22 @@ void pull_columns(const context& ctx, const Layer& layer, const double* y, const
   }
 }
 
+/// z̄ of a layer, whole on every rank, into `dual`; y and w of the columns that are here into `projections`.
+template <class T, class Layer, class GradRows>
+void project_columns_of(const char* name, const context& ctx, const Layer& layer, const GradRows& grad_rows,
+                        const step_options& options, double* dual, double* projections) {
+  const auto [n, f, d] = layer.experts.shape();
+  const dual_source source{any_matrix(grad_rows), any_matrix(layer.saved.direction, d),
+                           layer.saved,           options.radius.of(n),
+                           options.degenerate,    false};
+  launch("dual_kernel", ctx, {static_cast<unsigned>(n), generic_threads}, dual_kernel<>, source,
+         static_cast<const double*>(nullptr), static_cast<int>(d), dual);
+  const expert_batch_view<const T, device_space> here = layer.experts.local();
+  const matrix_view<double, device_space> dual_rows(dual, n, d, d, 1);
+  project_columns<2, T>(name, ctx, here, {columns_of(layer, layer.router), columns_of(layer, dual_rows)},
+                        projections);
+}
+
 template <class T, class Comm, class Layers>
 void backward_by_columns(const char* name, const context& ctx, const Comm& comm, const Layers& layers,
                          gradient_mode mode, const workspace& scratch, const step_options& options,
@@ -137,27 +153,12 @@ void backward_by_columns(const char* name, const context& ctx, const Comm& comm,
   if (message.experts == 0) return;
   const upstream given(layers, memory.upstream, upstream_size(layers, tokens));
   given.add_up(ctx, comm, reinterpret_cast<float*>(memory.mine), reinterpret_cast<float*>(memory.all));
-  const auto here = [](const auto& layer) -> expert_batch_view<const T, device_space> {
-    return layer.experts.local();
-  };
-  const auto dual_rows = [](const auto& layer, double* dual) {
-    const auto [n, f, d] = layer.experts.shape();
-    return matrix_view<double, device_space>(dual, n, d, d, 1);
-  };
   for_each_columns(layers, 2, message, [&](const auto& layer, const column_offsets& at) {
-    const auto [n, f, d] = layer.experts.shape();
-    if (n == 0) return;
-    const any_matrix direction(layer.saved.direction, d);
-    given.of(layer, [&, n = n, d = d](const auto& grad_rows) {
-      const dual_source source{any_matrix(grad_rows), direction,          layer.saved,
-                               options.radius.of(n),  options.degenerate, false};
-      launch("dual_kernel", ctx, {static_cast<unsigned>(n), generic_threads}, dual_kernel<>, source,
-             static_cast<const double*>(nullptr), static_cast<int>(d), memory.dual + at.row);
+    if (layer.experts.shape().num_experts == 0) return;
+    given.of(layer, [&](const auto& grad_rows) {
+      project_columns_of<T>(name, ctx, layer, grad_rows, options, memory.dual + at.row,
+                            memory.mine + at.projection);
     });
-    project_columns<2, T>(
-        name, ctx, here(layer),
-        {columns_of(layer, layer.router), columns_of(layer, dual_rows(layer, memory.dual + at.row))},
-        memory.mine + at.projection);
   });
   add_up(ctx, comm, message, memory);
   put_places(ctx, layers, reinterpret_cast<rank_place*>(memory.mine));
@@ -165,7 +166,8 @@ void backward_by_columns(const char* name, const context& ctx, const Comm& comm,
     const auto [n, f, d] = layer.experts.shape();
     const double* const y = memory.sums + at.projection;
     pull_columns(ctx, layer, y, memory.dual + at.row, mode);
-    lift_columns<T>(ctx, here(layer), y + n * f, memory.mine + at.piece);
+    const expert_batch_view<const T, device_space> here = layer.experts.local();
+    lift_columns<T>(ctx, here, y + n * f, memory.mine + at.piece);
   });
   gather(ctx, comm, memory.mine, memory.all, message.pieces);
   for_each_columns(layers, 2, message, [&](const auto& layer, const column_offsets& at) {

@@ -140,6 +140,23 @@ void write_router_gradients(const layer_batch<Layer>& layers, const matrix_view<
   });
 }
 
+/// use(the gradients of the rows), which are whole on every rank: as they are, or summed into `sums`, by
+/// messages in `scratch`.
+template <Accumulator S, class Comm, class Layer, class Placements, class Run, class Use>
+void with_whole_gradients(const char* what, tokens_of_rows tokens, const Comm& comm,
+                          const layer_batch<Layer>& batch, const Placements& placements,
+                          const matrix_view<S>& sums, S* scratch, const Run& executor, const Use& use) {
+  const layered_rows grad_rows(batch, [](const Layer& l) { return l.grad_rows; });
+  switch (tokens) {
+    case tokens_of_rows::same_on_all_ranks: return use(grad_rows);
+    case tokens_of_rows::split_over_ranks:
+      executor(batch.total(), [&](index_t i) { copy_into<S>(grad_rows.row(i), sums.row(i)); });
+      sum_over_ranks<S>(what, comm, sums, placements, scratch, executor);
+      return use(sums);
+  }
+  core::unknown_value("tokens_of_rows", tokens);
+}
+
 }  // namespace detail
 
 /// Elements of the workspace of sharded_router_rows_vjp on this rank; `most` as in
@@ -208,20 +225,13 @@ void sharded_router_rows_vjp(const Comm& comm, std::span<Layer> layers,
   detail::backward_steps<S, experts_type, decltype(target), Run, decltype(radius)> steps(
       experts, target, executor, options, radius, tape, scratch);
   const detail::layered_rows router(batch, [](const layer& l) { return l.router; });
-  const detail::layered_rows grad_rows(batch, [](const layer& l) { return l.grad_rows; });
-  const auto run = [&](const auto& gradient) {
-    detail::write_router_gradients<S>(batch, steps.run(router, gradient), core::accumulates(mode), executor);
-  };
-  switch (tokens) {
-    case tokens_of_rows::same_on_all_ranks: return run(grad_rows);
-    case tokens_of_rows::split_over_ranks:
-      executor(n, [&](index_t i) { detail::copy_into<S>(grad_rows.row(i), sums.row(i)); });
-      detail::workspace_pieces<S> rest = pieces;
-      const index_t own = experts_type::own_scratch(batch);
-      detail::sum_over_ranks<S>(what, comm, sums, placements, rest.vector(own).data() + own, executor);
-      return run(sums);
-  }
-  core::unknown_value("tokens_of_rows", tokens);
+  const index_t own = experts_type::own_scratch(batch);
+  S* const message = pieces.vector(own).data() + own;
+  detail::with_whole_gradients<S>(what, tokens, comm, batch, placements, sums, message, executor,
+                                  [&](const auto& gradient) {
+                                    detail::write_router_gradients<S>(batch, steps.run(router, gradient),
+                                                                      core::accumulates(mode), executor);
+                                  });
 }
 /// Of one layer.
 template <Communicator Comm, class Shard, class R, class GR, class RG, class G, class Backend = reference,

@@ -4,7 +4,6 @@
 #include <mpi_router/io/file_kind.hpp>
 
 #include <fstream>
-#include <optional>
 #include <set>
 #include <system_error>
 #include <utility>

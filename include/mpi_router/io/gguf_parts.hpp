@@ -2,47 +2,18 @@
 #pragma once
 
 #include <mpi_router/io/gguf_file.hpp>
+#include <mpi_router/io/shards.hpp>
 
 MPIROUTER_BEGIN
 
 namespace detail {
 
-/// "-00002-of-00003.gguf" taken off the name of a file: part 2 of 3.
-struct part_name {
-  std::string stem;
-  std::uint64_t part;
-  std::uint64_t count;
-};
-
-/// Nothing for a name that is not of this form.
-[[nodiscard]] inline std::optional<part_name> part_name_of(std::string_view name) {
-  constexpr std::string_view form = "-ddddd-of-ddddd.gguf";
-  if (name.size() <= form.size()) {
-    return std::nullopt;
-  }
-  const std::string_view end = name.substr(name.size() - form.size());
-  std::array<std::uint64_t, 2> numbers{};
-  for (std::size_t i = 0; i < form.size(); ++i) {
-    if (form[i] != 'd' && end[i] != form[i]) {
-      return std::nullopt;
-    }
-    if (form[i] == 'd') {
-      if (end[i] < '0' || end[i] > '9') {
-        return std::nullopt;
-      }
-      std::uint64_t& number = numbers[i < form.size() / 2 ? 0 : 1];
-      number = 10 * number + static_cast<std::uint64_t>(end[i] - '0');
-    }
-  }
-  return part_name{std::string(name.substr(0, name.size() - form.size())), numbers[0], numbers[1]};
-}
-
-[[nodiscard]] inline std::string name_of_part(const part_name& series, std::uint64_t part) {
-  const auto five_digits = [](std::uint64_t number) {
-    const std::string digits = std::to_string(number);
-    return std::string(5 - digits.size(), '0') + digits;
-  };
-  return series.stem + "-" + five_digits(part) + "-of-" + five_digits(series.count) + ".gguf";
+/// "NAME-00002-of-00003.gguf": shard 2 of 3. Nothing for a name that is not of this form.
+[[nodiscard]] inline std::optional<shard_name> gguf_part_of(std::string_view file) {
+  auto name = shard_name_of(file);
+  const bool is_part = name && name->before.size() > 1 && name->before.ends_with('-') &&
+                       name->after == ".gguf" && name->number_digits == 5 && name->count_text.size() == 5;
+  return is_part ? std::move(name) : std::nullopt;
 }
 
 }  // namespace detail
@@ -51,20 +22,21 @@ struct part_name {
 /// series. Only names are looked at. Throws file_error where a part is missing, which it names, or where the
 /// name says something like "part 4 of 3".
 [[nodiscard]] inline std::vector<std::filesystem::path> gguf_parts(const std::filesystem::path& path) {
-  const auto name = detail::part_name_of(path.filename().string());
+  const auto name = detail::gguf_part_of(path.filename().string());
   if (!name) {
     return {path};
   }
-  if (name->part == 0 || name->part > name->count) {
-    io::file_failure(path, "is part ", name->part, " of ", name->count, " by its name");
+  if (name->number == 0 || name->number > name->count) {
+    io::file_failure(path, "is part ", name->number, " of ", name->count, " by its name");
   }
   std::vector<std::filesystem::path> parts;
   for (std::uint64_t part = 1; part <= name->count; ++part) {
-    parts.push_back(path.parent_path() / detail::name_of_part(*name, part));
+    parts.push_back(path.parent_path() / name->sibling(part));
     std::error_code error;
     if (!std::filesystem::exists(parts.back(), error)) {
+      const auto stem = std::string_view(name->before).substr(0, name->before.size() - 1);
       io::file_failure(parts.back(), "is missing: part ", part, " of ", name->count, " of '",
-                       io::printable(name->stem), "'");
+                       io::printable(stem), "'");
     }
   }
   return parts;

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
-#include <memory>
 #include <string>
 
 MPIROUTER_BEGIN_TYPES

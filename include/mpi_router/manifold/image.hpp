@@ -8,8 +8,6 @@
 
 #include <mpi_router/manifold/sphere.hpp>
 
-#include <cstddef>
-
 MPIROUTER_BEGIN_TYPES
 
 /// What is known of a row r and its image rM, besides the image itself.

@@ -1,14 +1,12 @@
 // Numbers and norms with their scale taken out, so that the method works wherever its input can be stored.
 #pragma once
 
-#include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/vector_loops.hpp>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 MPIROUTER_BEGIN_TYPES
 
@@ -82,22 +80,6 @@ template <Accumulator S>
                           [&x](const auto& element) { return largest_magnitude_bits<S>(x.size(), element); });
 }
 
-/// Σ f(i) over [0, n) in eight fixed lanes.
-template <Accumulator S, class Term>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sum_terms(index_t n, Term term) noexcept {
-  std::array<S, 8> lane{};
-  const index_t whole = n - n % 8;
-  for (index_t i = 0; i < whole; i += 8) {
-    for (index_t k = 0; k < 8; ++k) {
-      lane[static_cast<std::size_t>(k)] += term(i + k);
-    }
-  }
-  for (index_t i = whole; i < n; ++i) {
-    lane[static_cast<std::size_t>(i - whole)] += term(i);
-  }
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-}
-
 enum class magnitude : unsigned char { zero, finite, non_finite };
 
 /// ‖x‖ with its scale taken out: value in [1, 2√n) for a finite x that is not zero.
@@ -118,10 +100,9 @@ template <Accumulator S, class Element>
     return {};
   }
   const int exponent = std::ilogb(largest);
-  const S first = std::ldexp(S{1}, -exponent / 2);  // in two halves: it may be out of range
-  const S second = std::ldexp(S{1}, -exponent - -exponent / 2);
+  const power_of_two<S> unscale(-exponent);
   const S squares = sum_terms<S>(n, [&](index_t i) {
-    const S value = element(i) * first * second;
+    const S value = unscale(element(i));
     return value * value;
   });
   return {{std::sqrt(squares), exponent}, magnitude::finite};

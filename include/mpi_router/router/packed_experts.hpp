@@ -24,8 +24,9 @@ class any_packed_operator {
   using by_rows = rows_operator<packed_gate, float>;
   template <PackedView View>
   using in_registers = decltype(gram(std::declval<const View&>(), std::declval<const Backend&>()));
-  using alternatives = std::variant<by_rows, in_registers<fp8_view>, in_registers<mxfp4_view>,
-                                    in_registers<q8_0_view>, in_registers<q4_k_view>>;
+  template <class... Views>
+  using any_of = std::variant<by_rows, in_registers<Views>...>;
+  using alternatives = core::of_packed_views<any_of>;
 
   template <class Op>
     requires std::constructible_from<alternatives, Op>

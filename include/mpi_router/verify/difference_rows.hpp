@@ -4,7 +4,6 @@
 #include <mpi_router/core/matrix_rows.hpp>
 #include <mpi_router/core/views.hpp>
 
-#include <concepts>
 #include <span>
 #include <type_traits>
 #include <utility>

@@ -2,21 +2,12 @@
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
+#include <mpi_router/core/lanczos_step.hpp>
 
 #include <Eigen/Core>
 
 #include <algorithm>
 #include <limits>
-
-MPIROUTER_BEGIN_TYPES
-
-/// What a step of Lanczos finds, in units of the space's scale.
-struct lanczos_step {
-  double along = 0;  ///< the entry on the diagonal of T
-  double left = 0;   ///< the norm of what is orthogonal to all before; 0 if nothing, NaN if not finite
-};
-
-MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
@@ -84,10 +75,10 @@ class krylov_basis {
       return norm_of(x);
     };
     double norm = make_orthogonal();
-    if (norm < 0.3 * before) {  // much was taken away: once more, and what shrinks again was rounding error
+    if (norm < core::little_left * before) {
       const double once = norm;
       norm = make_orthogonal();
-      if (norm < 0.5 * once) {
+      if (norm < core::only_rounding * once) {
         return 0;
       }
     }

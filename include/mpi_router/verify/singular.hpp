@@ -6,9 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <optional>
-#include <utility>
 
 MPIROUTER_BEGIN
 

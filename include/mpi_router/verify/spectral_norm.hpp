@@ -13,7 +13,6 @@
 #include <limits>
 #include <numbers>
 #include <random>
-#include <utility>
 
 MPIROUTER_BEGIN_TYPES
 

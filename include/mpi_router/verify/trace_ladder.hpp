@@ -6,7 +6,6 @@
 #include <Eigen/Core>
 
 #include <cmath>
-#include <utility>
 
 MPIROUTER_BEGIN
 

@@ -3,9 +3,8 @@
 #pragma once
 
 #include <mpi_router/backend/packed/format.hpp>
-#include <mpi_router/core/concepts.hpp>
+#include <mpi_router/core/vector_loops.hpp>
 
-#include <algorithm>
 #include <cmath>
 
 MPIROUTER_BEGIN
@@ -22,27 +21,20 @@ class packed_elements {
 
   /// The exponent of the largest finite magnitude, in the sense of std::ilogb; 0 where there is none.
   [[nodiscard]] int exponent() const noexcept {
-    double largest = 0;
+    largest_magnitude<double> largest;
     for (index_t f = 0; f < a_.rows; ++f) {
       for (index_t d = 0; d < a_.cols; ++d) {
-        largest = larger(largest, at(f, d));
+        largest.see(at(f, d));
       }
     }
-    return exponent_of(largest);
-  }
-  [[nodiscard]] static int exponent_of(const vector_view<const float>& x) noexcept {
-    double largest = 0;
-    for (index_t d = 0; d < x.size(); ++d) {
-      largest = larger(largest, double{x[d]});
-    }
-    return exponent_of(largest);
+    return largest.exponent();
   }
 
   /// u = x 2^x_exponent M; returns the energy.
   [[nodiscard]] float apply(const vector_view<const float>& x, const vector_view<float>& u,
                             int x_exponent = 0) const noexcept {
     const double x_factor = std::ldexp(1.0, x_exponent);
-    clear(u);
+    detail::fill_zero(u);
     double energy = 0;
     for (index_t f = 0; f < a_.rows; ++f) {
       const double y = dot(f, x) * x_factor;
@@ -57,7 +49,7 @@ class packed_elements {
     }
   }
   void lift(const vector_view<const float>& y, const vector_view<float>& u) const noexcept {
-    clear(u);
+    detail::fill_zero(u);
     for (index_t f = 0; f < a_.rows; ++f) {
       axpy(double{y[f]}, f, u);
     }
@@ -66,17 +58,6 @@ class packed_elements {
  private:
   [[nodiscard]] double at(index_t f, index_t d) const noexcept {
     return packed_format<View>::at(a_, f, d) * factor_;
-  }
-  [[nodiscard]] static double larger(double most, double x) noexcept {
-    return is_finite(x) ? std::max(most, std::abs(x)) : most;
-  }
-  [[nodiscard]] static int exponent_of(double magnitude) noexcept {
-    return magnitude > 0 ? std::ilogb(magnitude) : 0;
-  }
-  static void clear(const vector_view<float>& u) noexcept {
-    for (index_t d = 0; d < u.size(); ++d) {
-      u[d] = 0;
-    }
   }
   [[nodiscard]] double dot(index_t f, const vector_view<const float>& x) const noexcept {
     double sum = 0;

@@ -137,23 +137,6 @@ struct packed_format<q8_0_view> {
   }
 };
 
-/// The six-bit numbers of a block of Q4_K: eight scales, then eight minima.
-struct q4_k_parts {
-  std::byte number[16];
-
-  MPIROUTER_ALWAYS_INLINE explicit q4_k_parts(const std::byte* in) noexcept {
-    // Of the last four of each kind the lower four bits are in the third word, the upper two in the first or
-    // the second, four numbers side by side.
-    const auto scales = packed::read<std::uint32_t>(in);
-    const auto minima = packed::read<std::uint32_t>(in + 4);
-    const auto lower = packed::read<std::uint32_t>(in + 8);
-    const std::uint32_t words[4] = {
-        scales & 0x3f3f3f3fU, (lower & 0x0f0f0f0fU) | (scales >> 2 & 0x30303030U),  //
-        minima & 0x3f3f3f3fU, (lower >> 4 & 0x0f0f0f0fU) | (minima >> 2 & 0x30303030U)};
-    std::memcpy(number, words, sizeof number);
-  }
-};
-
 template <>
 struct packed_format<q4_k_view> {
   static constexpr index_t block_cols = 256;
@@ -166,11 +149,11 @@ struct packed_format<q4_k_view> {
   [[nodiscard]] static double at(const q4_k_view& a, index_t f, index_t d) noexcept {
     const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
     const index_t part = d % block_cols / 32;
-    const q4_k_parts parts(in + 4);
+    const packed::k_scales parts(in + 4);
     const auto pair = static_cast<unsigned>(in[16 + part / 2 * 32 + d % 32]);
     const double q{static_cast<float>(part % 2 == 0 ? pair & 15U : pair >> 4)};
-    return double{packed::read_f16(in)} * static_cast<int>(parts.number[part]) * q -
-           double{packed::read_f16(in + 2)} * static_cast<int>(parts.number[8 + part]);
+    return double{packed::read_f16(in)} * parts.scale(part) * q -
+           double{packed::read_f16(in + 2)} * parts.minimum(part);
   }
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static row row_of(const q4_k_view& a, index_t f) noexcept {

@@ -54,7 +54,7 @@ struct packed_codes<q4_k_view, Arch> : packed_format<q4_k_view> {
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open(row r, index_t b, index_t) noexcept {
     const std::byte* const in = r + b * block_bytes;
-    const q4_k_parts parts(in + 4);
+    const packed::k_scales parts(in + 4);
     const auto d = broadcast_f16<batch>(in);
     const auto dmin = broadcast_f16<batch>(in + 2);
     block of;

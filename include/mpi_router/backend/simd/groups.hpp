@@ -2,6 +2,7 @@
 // lifting one (axpys), and a rank-2 update of as many rows of a gradient.
 #pragma once
 
+#include <mpi_router/backend/kernel_table.hpp>
 #include <mpi_router/backend/simd/f16.hpp>
 #include <mpi_router/backend/simd/lanes.hpp>
 
@@ -11,14 +12,7 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
-/// A matrix as it lies in memory: `rows` runs of `cols` contiguous elements, `stride` elements apart.
-template <class T>
-struct stored_rows {
-  T* data = nullptr;
-  index_t rows = 0;
-  index_t cols = 0;
-  index_t stride = 0;
-};
+using core::stored_rows;
 
 /// Prefetches the line at base + offset, which may lie outside the matrix: it is only a hint. Into the L2:
 /// the L1 has few fill buffers, and the lines at work need them.
@@ -73,57 +67,6 @@ struct prefetched_rows {
   static constexpr bool of_gradient = all;
 };
 
-/// y[p][g] = ⟨row g, probe p⟩; prefetches the first `Prefetched` of the rows `ahead` elements further on.
-template <class Lanes, std::size_t Prefetched = 0, std::size_t Rows, std::size_t Probes, class T, class S>
-MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index_t cols,
-                                           const few<const S*, Probes>& probe, const S* mask,
-                                           S (&y)[Probes][Rows], index_t ahead = 0) noexcept {
-  using batch = typename Lanes::batch;
-  using line = typename Lanes::line;
-  // A sum for each part of a line where there are registers for it: additions that do not wait for each
-  // other.
-  constexpr std::size_t registers = sizeof(batch) == 64 ? 16 : 8;
-  constexpr std::size_t chains = Probes * Rows * Lanes::count <= registers ? Lanes::count : 1;
-  batch chain[Probes * Rows][chains];
-  unroll<Probes * Rows * chains>(
-      [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { chain[i / chains][i % chains] = batch(S{0}); });
-  const auto at = [&](index_t c, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    line x[Probes];
-    unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      x[p] = Lanes::load_sums(probe[p] + c);
-      if constexpr (masked) multiply(x[p], Lanes::load_sums(mask));
-    });
-    unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      if constexpr (g < Prefetched) prefetch(row[g] + c, ahead);
-      const line a = Lanes::load(row[g] + c);
-      unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
-          batch& sum = chain[p * Rows + g][n % chains];
-          sum = xsimd::fma(a.part[n], x[p].part[n], sum);
-        });
-      });
-    });
-  };
-  index_t c = 0;
-  for (; c + Lanes::width <= cols; c += Lanes::width) {
-    at(c, std::false_type{});
-  }
-  if (c < cols) {
-    at(cols - Lanes::width, std::true_type{});
-  }
-  batch sums[Probes * Rows];
-  unroll<Probes * Rows>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
-    sums[i] = chain[i][0];
-    unroll<chains - 1>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA { sums[i] = sums[i] + chain[i][n + 1]; });
-  });
-  const auto totals = sum_lanes_of(sums);
-  for (std::size_t p = 0; p < Probes; ++p) {
-    for (std::size_t g = 0; g < Rows; ++g) {
-      y[p][g] = totals[p * Rows + g];
-    }
-  }
-}
-
 template <std::size_t N>
 using line_count = std::integral_constant<std::size_t, N>;
 
@@ -142,6 +85,56 @@ MPIROUTER_ALWAYS_INLINE void for_each_line(index_t cols, At&& at) noexcept {
   }
   if (c < cols) {
     at(cols - Lanes::width, line_count<1>{}, std::true_type{});
+  }
+}
+
+/// Σ over the chains and the lanes of each sum.
+template <class Batch, std::size_t Sums, std::size_t Chains>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE auto totals_of(const Batch (&chain)[Sums][Chains]) noexcept {
+  Batch sums[Sums];
+  unroll<Sums>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    sums[i] = chain[i][0];
+    unroll<Chains - 1>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA { sums[i] = sums[i] + chain[i][n + 1]; });
+  });
+  return sum_lanes_of(sums);
+}
+
+/// y[p][g] = ⟨row g, probe p⟩; prefetches the first `Prefetched` of the rows `ahead` elements further on.
+template <class Lanes, std::size_t Prefetched = 0, std::size_t Rows, std::size_t Probes, class T, class S>
+MPIROUTER_ALWAYS_INLINE void project_group(const few<const T*, Rows>& row, index_t cols,
+                                           const few<const S*, Probes>& probe, const S* mask,
+                                           S (&y)[Probes][Rows], index_t ahead = 0) noexcept {
+  using batch = typename Lanes::batch;
+  using line = typename Lanes::line;
+  // A sum for each part of a line where there are registers for it: additions that do not wait for each
+  // other.
+  constexpr std::size_t registers = sizeof(batch) == 64 ? 16 : 8;
+  constexpr std::size_t chains = Probes * Rows * Lanes::count <= registers ? Lanes::count : 1;
+  batch chain[Probes * Rows][chains];
+  unroll<Probes * Rows * chains>(
+      [&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA { chain[i / chains][i % chains] = batch(S{0}); });
+  for_each_line<Lanes, 1>(cols, [&](index_t c, auto, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    line x[Probes];
+    unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      x[p] = Lanes::load_sums(probe[p] + c);
+      if constexpr (masked) multiply(x[p], Lanes::load_sums(mask));
+    });
+    unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      if constexpr (g < Prefetched) prefetch(row[g] + c, ahead);
+      const line a = Lanes::load(row[g] + c);
+      unroll<Probes>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
+        unroll<Lanes::count>([&](auto n) MPIROUTER_DETAIL_INLINE_LAMBDA {
+          batch& sum = chain[p * Rows + g][n % chains];
+          sum = xsimd::fma(a.part[n], x[p].part[n], sum);
+        });
+      });
+    });
+  });
+  const auto totals = totals_of(chain);
+  for (std::size_t p = 0; p < Probes; ++p) {
+    for (std::size_t g = 0; g < Rows; ++g) {
+      y[p][g] = totals[p * Rows + g];
+    }
   }
 }
 

@@ -6,19 +6,6 @@
 MPIROUTER_BEGIN
 namespace packed::detail {
 
-/// The eight scales and minima of Q4_K and Q5_K, six bits each in twelve bytes.
-struct k_scale {
-  int scale;
-  int minimum;
-};
-[[nodiscard]] inline k_scale k_scale_at(const std::byte* s, index_t j) noexcept {
-  if (j < 4) {
-    return {byte_at(s, j) & 63, byte_at(s, j + 4) & 63};
-  }
-  return {(byte_at(s, j + 4) & 15) | (byte_at(s, j - 4) >> 6) << 4,
-          byte_at(s, j + 4) >> 4 | (byte_at(s, j) >> 6) << 4};
-}
-
 /// d · sc · q − dmin · mn of Q4_K and Q5_K: of each 32 bytes the low halves are one part, the high ones the
 /// next. code(part, i, q) adds what lies elsewhere.
 template <Accumulator S, class Code>
@@ -26,10 +13,10 @@ MPIROUTER_ALWAYS_INLINE void decode_k(const std::byte* in, const std::byte* qs, 
                                       const Code& code) noexcept {
   const S d = read_f16(in);
   const S dmin = read_f16(in, 1);
+  const k_scales parts(in + 4);
   for (index_t part = 0; part < 8; ++part) {
-    const k_scale s = k_scale_at(in + 4, part);
-    const S scale = d * static_cast<S>(s.scale);
-    const S minimum = dmin * static_cast<S>(s.minimum);
+    const S scale = d * static_cast<S>(parts.scale(part));
+    const S minimum = dmin * static_cast<S>(parts.minimum(part));
     const std::byte* const q = qs + 32 * (part / 2);
     const int shift = part % 2 == 0 ? 0 : 4;
     for (index_t i = 0; i < 32; ++i) {

@@ -4,6 +4,10 @@
 
 #include <mpi_router/io/packed/scaled.hpp>
 
+#include <algorithm>
+#include <array>
+#include <iterator>
+
 MPIROUTER_BEGIN
 
 namespace detail::packing {
@@ -39,11 +43,8 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   const auto* extents = parts.find(weight_name + "_shape");
   const auto* zeros = parts.find(weight_name + "_zero_point");
   const auto* order = parts.find(weight_name + "_g_idx");
-  for (const auto* part : {extents, zeros, order}) {
-    if (part != nullptr) {
-      out.parts.push_back(part);
-    }
-  }
+  std::ranges::copy_if(std::array{extents, zeros, order}, std::back_inserter(out.parts),
+                       [](const auto* part) { return part != nullptr; });
   const auto refuse = [&](const stored_tensor& other, std::string_view what) {
     out.refuse(misfit(codes, other, what));
   };

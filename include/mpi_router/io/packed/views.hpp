@@ -12,7 +12,7 @@ MPIROUTER_BEGIN
 namespace packed {
 
 /// What has a view, and an operator of its own (backend/packed.hpp).
-using any_view = std::variant<fp8_view, mxfp4_view, q8_0_view, q4_k_view>;
+using any_view = core::of_packed_views<std::variant>;
 
 namespace detail {
 

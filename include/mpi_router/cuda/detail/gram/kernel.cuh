@@ -1,6 +1,7 @@
 // The image of one row under M of one expert, and steps of Lanczos, by one block, in double.
 #pragma once
 
+#include <mpi_router/core/lanczos_step.hpp>
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/gram/products.cuh>
 
@@ -135,10 +136,10 @@ __device__ double append(const gram_args<T>& a, const lanczos_args& l, int count
   const int dimension = dimension_of(a);
   const auto known = vectors_of(l.basis, l.stride, count, dimension);
   double norm = make_orthogonal(a, known, shared);
-  if (norm < 0.3 * before) {
+  if (norm < core::little_left * before) {
     const double once = norm;
     norm = make_orthogonal(a, known, shared);
-    if (norm < 0.5 * once) {
+    if (norm < core::only_rounding * once) {
       return 0.0;
     }
   }

@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
-#include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
