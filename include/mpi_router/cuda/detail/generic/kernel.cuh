@@ -19,64 +19,75 @@ struct contract_args {
   double* results[2] = {};  // [N, out_extent]
 };
 
+/// sum[k] += Σ_j A_e(i, j) vectors[k][e, j] for j = first, first + step, …
+template <class T, int count>
+__device__ __forceinline__ void add_products(const contract_args<T>& a, int e, int i, int first, int step,
+                                             double (&sum)[count]) {
+  const T* const base = a.weights.of(e);
+  for (int j = first; j < a.sum_extent; j += step) {
+    const double x = to_double(base[i * a.out_stride + j * a.sum_stride]);
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      sum[k] = fma(x, a.vectors[k].load(e, j), sum[k]);
+    }
+  }
+}
+
+/// The lanes of a warp share sum i.
+template <class T, int count>
+__device__ __forceinline__ void contract_over_lanes(const contract_args<T>& a, int e, int i, int lane) {
+  if (i >= a.out_extent) {
+    return;
+  }
+  double sum[count] = {};
+  add_products(a, e, i, lane, 32, sum);
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    for (int mask = 16; mask >= 1; mask /= 2) {
+      sum[k] += __shfl_xor_sync(0xffffffffU, sum[k], mask);
+    }
+    if (lane == 0) {
+      a.results[k][static_cast<long long>(e) * a.out_extent + i] = sum[k];
+    }
+  }
+}
+/// The warps of the block share sum i of a lane.
+template <class T, int count>
+__device__ __forceinline__ void contract_over_warps(const contract_args<T>& a, int e, int i, int lane,
+                                                    int warp) {
+  __shared__ double partial[generic_warps][warp_threads][count];
+  double sum[count] = {};
+  if (i < a.out_extent) {
+    add_products(a, e, i, warp, generic_warps, sum);
+  }
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    partial[warp][lane][k] = sum[k];
+  }
+  __syncthreads();
+  if (warp < count && i < a.out_extent) {
+    double total = 0.0;
+    for (int w = 0; w < generic_warps; ++w) {
+      total += partial[w][lane][warp];
+    }
+    a.results[warp][static_cast<long long>(e) * a.out_extent + i] = total;
+  }
+}
+
 /// results[k][e, i] = Σ_j A_e(i, j) vectors[k][e, j] for k < count. `lanes_sum`: the lanes of a warp share
 /// one sum (right where the summed axis is the contiguous one); otherwise each lane has a sum of its own and
 /// the warps of the block share it. Every sum is taken in an order that depends on the shape alone.
 template <class T, int count, bool lanes_sum>
 __global__ void __launch_bounds__(generic_threads)
     contract_kernel(const __grid_constant__ contract_args<T> a) {
-  __shared__ double partial[generic_warps][warp_threads][count];
   wait_for_previous_kernel();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int e = static_cast<int>(blockIdx.y);
-  const T* const base = a.weights.of(e);
   if constexpr (lanes_sum) {
-    const int i = static_cast<int>(blockIdx.x) * generic_warps + warp;
-    if (i >= a.out_extent) {
-      return;
-    }
-    double sum[count] = {};
-    for (int j = lane; j < a.sum_extent; j += 32) {
-      const double x = to_double(base[i * a.out_stride + j * a.sum_stride]);
-#pragma unroll
-      for (int k = 0; k < count; ++k) {
-        sum[k] = fma(x, a.vectors[k].load(e, j), sum[k]);
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      for (int mask = 16; mask >= 1; mask /= 2) {
-        sum[k] += __shfl_xor_sync(0xffffffffU, sum[k], mask);
-      }
-      if (lane == 0) {
-        a.results[k][static_cast<long long>(e) * a.out_extent + i] = sum[k];
-      }
-    }
+    contract_over_lanes<T, count>(a, e, static_cast<int>(blockIdx.x) * generic_warps + warp, lane);
   } else {
-    const int i = static_cast<int>(blockIdx.x) * 32 + lane;
-    double sum[count] = {};
-    if (i < a.out_extent) {
-      for (int j = warp; j < a.sum_extent; j += generic_warps) {
-        const double x = to_double(base[i * a.out_stride + j * a.sum_stride]);
-#pragma unroll
-        for (int k = 0; k < count; ++k) {
-          sum[k] = fma(x, a.vectors[k].load(e, j), sum[k]);
-        }
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      partial[warp][lane][k] = sum[k];
-    }
-    __syncthreads();
-    if (warp < count && i < a.out_extent) {
-      double total = 0.0;
-      for (int w = 0; w < generic_warps; ++w) {
-        total += partial[w][lane][warp];
-      }
-      a.results[warp][static_cast<long long>(e) * a.out_extent + i] = total;
-    }
+    contract_over_warps<T, count>(a, e, static_cast<int>(blockIdx.x) * 32 + lane, lane, warp);
   }
 }
 

@@ -87,6 +87,20 @@ __device__ __forceinline__ void load_columns(const stored_matrix<T>& m, const T*
   }
 }
 
+/// `in`, and zeros up to a whole tile, in the order in which lanes ask for it.
+template <int width, class T>
+__device__ __forceinline__ void spread_out(const stored_matrix<T>& m, const double* in, double* spread,
+                                           int tiles, int lane, int warp) {
+  for (int tile = warp; tile < tiles; tile += gram_warps) {
+#pragma unroll
+    for (int k = 0; k < lane_columns; ++k) {
+      const int i = column_of<width>(tile, lane, k);
+      spread[tile * tile_columns + k * warp_threads + lane] = i < m.inner ? in[i] : 0.0;
+    }
+  }
+  __syncthreads();
+}
+
 /// out[o] = Σ_i M(o, i) in[i]: a warp takes some rows at once. `spread` has room for `in` and a tile more.
 template <int width, class T>
 __device__ __forceinline__ void rows_times(const stored_matrix<T>& m, const double* in, double* out,
@@ -95,14 +109,7 @@ __device__ __forceinline__ void rows_times(const stored_matrix<T>& m, const doub
   const int lane = static_cast<int>(threadIdx.x) % warp_threads;
   const int warp = static_cast<int>(threadIdx.x) / warp_threads;
   const int tiles = (m.inner + tile_columns - 1) / tile_columns;
-  for (int tile = warp; tile < tiles; tile += gram_warps) {  // in the order in which lanes ask for it
-#pragma unroll
-    for (int k = 0; k < lane_columns; ++k) {
-      const int i = column_of<width>(tile, lane, k);
-      spread[tile * tile_columns + k * warp_threads + lane] = i < m.inner ? in[i] : 0.0;
-    }
-  }
-  __syncthreads();
+  spread_out<width>(m, in, spread, tiles, lane, warp);
   for (int first = warp * at_once; first < m.outer; first += gram_warps * at_once) {
     double sum[at_once] = {};
 #pragma unroll(width > 1 ? 2 : 1)

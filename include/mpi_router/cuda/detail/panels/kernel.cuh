@@ -32,15 +32,182 @@ struct panel_step_args {
   finish_args finish;
 };
 
-/// This thread's part of a panel that the asynchronous copies left out, element by element: `from` is its
-/// first element of the first pass.
-template <class T, bool large, int line>
-__device__ __forceinline__ void fetch_panel(const panel_ring<T, large, line>& ring, const T* from,
-                                            long long step, int passes, int columns) {
-  wait_for_copy_groups<0>();
+/// Which panels a block has, and where their weights are.
+template <class T, class Place, class Ring>
+struct panel_sweep {
+  const panel_step_args<T>& a;
+  const Place& at;
+  Ring& ring;
+  bool aligned;
+  int tile;        // the first panel of the team in the present expert
+  int end;         // of the team's panels
+  int mine;        // the next panel of this member of the team
+  int next_panel;  // to copy
+
+  __device__ __forceinline__ panel_sweep(const panel_step_args<T>& args, const Place& place, Ring& its_ring,
+                                         bool is_aligned)
+      : a(args),
+        at(place),
+        ring(its_ring),
+        aligned(is_aligned),
+        tile(a.part.first_tile(at.run)),
+        end(a.part.first_tile(at.run + 1)),
+        mine(tile + at.member(a.part.team)),
+        next_panel(mine) {}
+  [[nodiscard]] __device__ __forceinline__ bool fast(const T* base) const {
+    return aligned && aligned_to_16(base, 0, 0);
+  }
+  /// This thread's first column in a panel of expert e.
+  [[nodiscard]] __device__ __forceinline__ int column(int panel, int e) const {
+    return (panel - e * a.part.tiles_per_expert) * Place::panel + at.own;
+  }
+  /// Has the ring copy the next panel.
+  __device__ __forceinline__ void aim_at_next() {
+    const T* first = nullptr;
+    int present = 0;
+    if (next_panel < end) {
+      const int e = next_panel / a.part.tiles_per_expert;
+      const int c = column(next_panel, e);
+      const T* const base = a.weights.of(e);
+      if (fast(base) && c < a.ffn) {
+        first = base + at.first_row * a.weights.hidden + c;
+        present = at.rows;
+      }
+    }
+    ring.aim(first, present);
+    next_panel += a.part.team;
+  }
+  /// This thread's part of the panel at hand, which the asynchronous copies left out, element by element.
+  __device__ __forceinline__ void fetch(int expert) const {
+    const int c = column(mine, expert);
+    const T* const from = a.weights.of(expert) + at.first_row * a.weights.hidden + c;
+    const int passes = c < a.ffn ? at.rows : 0;
+    wait_for_copy_groups<0>();
 #pragma unroll 1
-  for (int p = 0; p < passes; ++p) {
-    *ring.slot(p) = gather_vector(from + p * step, min(vector_width<T>, columns));
+    for (int p = 0; p < passes; ++p) {
+      *ring.slot(p) =
+          gather_vector(from + p * (Place::pass_rows * a.weights.hidden), min(vector_width<T>, a.ffn - c));
+    }
+  }
+};
+
+/// Whether rows and columns start at multiples of 16 bytes, where the experts do.
+template <class T>
+[[nodiscard]] __device__ __forceinline__ bool is_aligned(const panel_step_args<T>& a) {
+  return aligned_to_16(nullptr, a.weights.hidden * static_cast<long long>(sizeof(T)),
+                       a.ffn * static_cast<long long>(sizeof(T)));
+}
+
+/// The first copies, as far as they need not wait for the kernel ahead.
+template <class Sweep>
+__device__ __forceinline__ void start(Sweep& sweep) {
+  if (!sweep.a.at_rest && sweep.a.weights.table != nullptr) {  // which the kernel ahead may write
+    wait_for_previous_kernel();
+  }
+  sweep.aim_at_next();
+  if (!sweep.a.at_rest) {
+    wait_for_previous_kernel();
+  }
+  let_next_kernel_start();
+}
+
+/// A router row in the registers of a block, and what the sweep over the panels adds up.
+struct panel_sums {
+  float r[panel_passes];
+  float u[panel_passes];
+  float energy = 0.0F;
+  row_shift shift;
+  sum_scale scale;
+};
+
+/// Loads the row of an expert and starts the copies of its first panel: behind the loads of the row, which
+/// would queue behind them. And not all at once, or what comes before the first dots, be it code, would.
+/// Returns the exponent that is taken out of r.
+template <int lanes, class Sweep>
+__device__ __forceinline__ int begin_row(Sweep& sweep, const panel_memory& memory, const thread_group& group,
+                                         int expert, int& turn, float (&r)[panel_passes]) {
+  const panel_row<lanes> row(sweep.a.finish.rows, expert, sweep.a.hidden,
+                             sweep.at.first_row - sweep.at.lane / lanes, group);
+  const bool first = sweep.next_panel == sweep.mine + sweep.a.part.team;  // later two are asked for ahead
+  if (first) {
+    push_passes<0, panel_early_passes>(sweep.ring);
+  }
+  const int exponent = row.scaled(group, memory.scratch, turn, memory.row_squares, r);
+  if (first) {
+    push_passes<panel_early_passes, panel_passes>(sweep.ring);
+    sweep.ring.advance();
+    sweep.aim_at_next();
+  }
+  return exponent;
+}
+
+/// The projections of the panel at hand; returns the bits of the largest.
+template <int width, int lanes, class Ring>
+__device__ __forceinline__ unsigned project_panel(Ring& ring, panel_exchange<width, lanes>& exchange,
+                                                  const panel_place<width, lanes>& at, panel_sums& sums,
+                                                  float (&y)[width]) {
+  bool again = false;
+  sums.shift.begin_tile();
+  while (true) {
+    clear(y);
+    if (!again) [[likely]] {
+      dot_passes<false, 0>(ring, sums.r, y);
+    } else {
+      dot_passes<true, 0>(ring, sums.r, y);
+    }
+    again = true;
+    exchange.sum(at, y);
+    const unsigned most = largest_over_lanes<lanes>(y);
+    const float factor = sums.shift.retry(most);
+    if (factor == 0.0F) [[likely]] {
+      return most;
+    }
+    multiply(sums.r, factor);
+  }
+}
+
+/// Adds the panel at hand, by its projections, to energy and image.
+template <int width, class Ring>
+__device__ __forceinline__ void lift_panel(Ring& ring, unsigned most, panel_sums& sums, float (&y)[width]) {
+  if (most != 0) {
+    sums.scale.admit(most, sums.shift.exponent(), [&](float image_factor, float energy_factor) {
+      sums.energy *= energy_factor;
+      multiply(sums.u, image_factor);
+    });
+  }
+#pragma unroll
+  for (int i = 0; i < width; ++i) {
+    const float e = y[i] * sums.scale.energy_factor;
+    sums.energy = fmaf(e, e, sums.energy);
+    y[i] *= sums.scale.image_factor;
+  }
+  lift_passes(ring, y, sums.u);
+}
+
+/// What becomes of a block's sums over the panels of one expert.
+template <int width, int lanes, class T>
+__device__ __forceinline__ void end_expert(const panel_step_args<T>& a, const panel_place<width, lanes>& at,
+                                           const panel_memory& memory, panel_exchange<width, lanes>& exchange,
+                                           int expert, int row_exponent, panel_sums& sums) {
+#pragma unroll
+  for (int m = lanes / 2; m >= 1; m /= 2) {
+    sums.energy += __shfl_xor_sync(0xffffffffU, sums.energy, m);
+  }
+  halve_over_warp<panel_passes, lanes / 2, panel_passes / lanes>(sums.u, at.lane);
+  wait_for_previous_kernel();
+  const slot_header header{sums.energy, 2 * sums.scale.projection + 2 * row_exponent,
+                           sums.scale.image + row_exponent, 0};
+  if (!a.fused) {
+    leave_image(at, a.out, a.part.slot(at.run, expert) + at.member(a.part.team), header, sums.u);
+    return;
+  }
+  // No part of this cluster's next expert comes too early: it follows an exchange in which the leader takes
+  // part, and only a cluster whose blocks share the rows has a next expert.
+  const leader_inbox inbox = send_image(at, memory, a.part.team, header, sums.u);
+  if (leader_inbox::leads()) {
+    const image_parts image = inbox.collect(exchange.image_turn());
+    finish_expert<0>(a.finish, expert, image, at.thread < at.warps ? memory.row_squares[at.thread] : 0.0,
+                     *memory.leader);
   }
 }
 
@@ -54,127 +221,30 @@ __global__ void __launch_bounds__(panel_threads, 1)
   panel_exchange<width, lanes> exchange(memory);
   const thread_group group(panel_threads);
   const place at(a.passes, a.row_blocks, a.part.team, a.hidden);
-  const int end = a.part.first_tile(at.run + 1);
-  int tile = a.part.first_tile(at.run);
-  int mine = tile + at.member(a.part.team);  // the next panel of this member of the team
-
-  const bool aligned = aligned_to_16(nullptr, a.weights.hidden * static_cast<long long>(sizeof(T)),
-                                     a.ffn * static_cast<long long>(sizeof(T)));
-  const auto fast = [&](const T* base) { return aligned && aligned_to_16(base, 0, 0); };
+  const bool aligned = is_aligned(a);
   panel_ring<T, large, line> ring(memory.ring, a.passes, aligned ? place::pass_rows * a.weights.hidden : 0);
-  int next_panel = mine;
-  const auto aim_at_next = [&] {
-    const T* first = nullptr;
-    int present = 0;
-    if (next_panel < end) {
-      const int e = next_panel / a.part.tiles_per_expert;
-      const int column = (next_panel - e * a.part.tiles_per_expert) * place::panel + at.own;
-      const T* const base = a.weights.of(e);
-      if (fast(base) && column < a.ffn) {
-        first = base + at.first_row * a.weights.hidden + column;
-        present = at.rows;
-      }
-    }
-    ring.aim(first, present);
-    next_panel += a.part.team;
-  };
-  int expert = tile / a.part.tiles_per_expert;
-  if (!a.at_rest && a.weights.table != nullptr) {  // which the kernel ahead may write
-    wait_for_previous_kernel();
-  }
-  aim_at_next();
-  if (!a.at_rest) {
-    wait_for_previous_kernel();
-  }
-  let_next_kernel_start();
+  panel_sweep sweep(a, at, ring, aligned);
+  start(sweep);
 
   int turn = 0;
-  for (; tile < end; ++expert) {
-    const int stop = min(end, (expert + 1) * a.part.tiles_per_expert);
-    const bool in_ring = fast(a.weights.of(expert));
-    float r[panel_passes];
-    float u[panel_passes];
-    // The first copies: behind the loads of the row, which would queue behind them. And not all at once, or
-    // what comes before the first dots, be it code, would.
-    const panel_row<lanes> row(a.finish.rows, expert, a.hidden, at.first_row - at.lane / lanes, group);
-    const bool first = next_panel == mine + a.part.team;  // later two are asked for ahead
-    if (first) {
-      push_passes<0, panel_early_passes>(ring);
-    }
-    const int row_exponent = row.scaled(group, memory.scratch, turn, memory.row_squares, r);
-    if (first) {
-      push_passes<panel_early_passes, panel_passes>(ring);
-      ring.advance();
-      aim_at_next();
-    }
-    clear(u);
-    float energy = 0.0F;
-    row_shift shift;
-    sum_scale scale;
-
-    for (; mine < stop; mine += a.part.team) {
+  for (int expert = sweep.tile / a.part.tiles_per_expert; sweep.tile < sweep.end; ++expert) {
+    const int stop = min(sweep.end, (expert + 1) * a.part.tiles_per_expert);
+    const bool in_ring = sweep.fast(a.weights.of(expert));
+    panel_sums sums;
+    const int row_exponent = begin_row<lanes>(sweep, memory, group, expert, turn, sums.r);
+    clear(sums.u);
+    for (; sweep.mine < stop; sweep.mine += a.part.team) {
       if (!in_ring) [[unlikely]] {
-        const int column = (mine - expert * a.part.tiles_per_expert) * place::panel + at.own;
-        fetch_panel(ring, a.weights.of(expert) + at.first_row * a.weights.hidden + column,
-                    place::pass_rows * a.weights.hidden, column < a.ffn ? at.rows : 0, a.ffn - column);
+        sweep.fetch(expert);
       }
       float y[width];
-      unsigned most = 0;
-      bool again = false;
-      shift.begin_tile();
-      while (true) {
-        clear(y);
-        if (!again) [[likely]] {
-          dot_passes<false, 0>(ring, r, y);
-        } else {
-          dot_passes<true, 0>(ring, r, y);
-        }
-        again = true;
-        exchange.sum(at, y);
-        most = largest_over_lanes<lanes>(y);
-        const float factor = shift.retry(most);
-        if (factor == 0.0F) [[likely]] {
-          break;
-        }
-        multiply(r, factor);
-      }
-      if (most != 0) {
-        scale.admit(most, shift.exponent(), [&](float image_factor, float energy_factor) {
-          energy *= energy_factor;
-          multiply(u, image_factor);
-        });
-      }
-#pragma unroll
-      for (int i = 0; i < width; ++i) {
-        const float e = y[i] * scale.energy_factor;
-        energy = fmaf(e, e, energy);
-        y[i] *= scale.image_factor;
-      }
-      lift_passes(ring, y, u);
+      const unsigned most = project_panel(ring, exchange, at, sums, y);
+      lift_panel(ring, most, sums, y);
       ring.advance();
-      aim_at_next();
+      sweep.aim_at_next();
     }
-
-#pragma unroll
-    for (int m = lanes / 2; m >= 1; m /= 2) {
-      energy += __shfl_xor_sync(0xffffffffU, energy, m);
-    }
-    halve_over_warp<panel_passes, lanes / 2, panel_passes / lanes>(u, at.lane);
-    wait_for_previous_kernel();
-    const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
-    if (!a.fused) {
-      leave_image(at, a.out, a.part.slot(at.run, expert) + at.member(a.part.team), header, u);
-    } else {
-      // No part of this cluster's next expert comes too early: it follows an exchange in which the leader
-      // takes part, and only a cluster whose blocks share the rows has a next expert.
-      const leader_inbox inbox = send_image(at, memory, a.part.team, header, u);
-      if (leader_inbox::leads()) {
-        const image_parts image = inbox.collect(exchange.image_turn());
-        finish_expert<0>(a.finish, expert, image,
-                         at.thread < place::warps ? memory.row_squares[at.thread] : 0.0, *memory.leader);
-      }
-    }
-    tile = stop;
+    end_expert(a, at, memory, exchange, expert, row_exponent, sums);
+    sweep.tile = stop;
   }
 }
 

@@ -19,6 +19,75 @@ struct row_step_args {
   finish_args finish;
 };
 
+/// A router row in the registers of a group, and what the sweep over the stored rows adds up.
+template <int columns>
+struct row_sums {
+  float r[columns];
+  float u[columns];
+  float energy = 0.0F;
+  row_shift shift;
+  sum_scale scale;
+};
+
+/// Loads the row of an expert and starts the copies of its first tiles. Returns the exponent that is taken
+/// out of r; ‖r‖² goes to shared memory, a part from each warp of the block's first group.
+template <int vectors, class T, class Sweep, int columns>
+__device__ __forceinline__ int begin_row(const row_step_args<T>& a, Sweep& sweep, int expert,
+                                         float (&r)[columns]) {
+  const thread_group& group = sweep.group;
+  const stored_row<vectors, columns / vectors> row(a.finish.rows, expert, a.sweep.tiles.hidden, group);
+  sweep.begin_copies(1);
+  if (group.id == 0) {
+    const double square = add_over_warp(row.square());
+    if (group.lane() == 0) {
+      sweep.memory.row_squares[group.warp()] = square;
+    }
+  }
+  const int exponent = exponent_of_high_word(max_over_group(row.most(), group, sweep.scratch, sweep.turn));
+  row.scaled(exponent, r);
+  sweep.begin_copies(a.sweep.ring.stages);
+  return exponent;
+}
+
+/// u += Σ ⟨a_f, r⟩ a_f over the rows of the group's next tile, which it keeps in registers in between.
+template <class T, int vectors, int rows, class Sweep, int columns>
+__device__ __forceinline__ void step_tile(Sweep& sweep, const T* base, bool in_ring, int first,
+                                          row_sums<columns>& sums) {
+  const auto share = sweep.template take<rows>(base, in_ring, first);
+  uint4 stored[rows][vectors];
+#pragma unroll
+  for (int g = 0; g < rows; ++g) {
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) {
+      stored[g][v] = share.load(g, v);
+    }
+  }
+  const auto load = [&stored](int g, int v) { return stored[g][v]; };
+  sweep.copy();
+  sweep.begin_tile(true);
+  float y[rows];
+  const unsigned most = project(
+                            sweep, sums.shift, false, y,
+                            [&](float(&dots)[rows]) { take_dots<T, vectors, rows>(load, dots, sums.r); },
+                            [&](float factor) { multiply(sums.r, factor); })
+                            .most;
+  if (most == 0) {
+    return;
+  }
+  sums.scale.admit(most, sums.shift.exponent(), [&](float image_factor, float energy_factor) {
+    sums.energy *= energy_factor;
+    multiply(sums.u, image_factor);
+  });
+  lift<T, vectors, rows>(
+      load, sums.u,
+      [&](int g) {
+        const float e = y[g] * sums.scale.energy_factor;
+        sums.energy = fmaf(e, e, sums.energy);
+        return y[g] * sums.scale.image_factor;
+      },
+      [](int, int, const float(&)[vector_width<T>]) {});
+}
+
 template <class T, int vectors, int rows, copier by>
 __global__ void __launch_bounds__(most_threads, 1)
     row_step_kernel(const __grid_constant__ row_step_args<T> a) {
@@ -26,12 +95,10 @@ __global__ void __launch_bounds__(most_threads, 1)
     return;
   }
   constexpr int width = vector_width<T>;
-  constexpr int columns = vectors * width;
   extern __shared__ __align__(128) unsigned char shared[];
   const tile_shape& tiles = a.sweep.tiles;
   const auto lanes = [&a](const auto& use) { use(a.sweep.weights); };
   row_sweep<by, T, vectors, decltype(lanes)> sweep(a.sweep, lanes, shared);
-  const thread_group& group = sweep.group;
   if (!a.at_rest) {
     wait_for_previous_kernel();
   }
@@ -41,67 +108,20 @@ __global__ void __launch_bounds__(most_threads, 1)
     const int stop = min(sweep.end, (expert + 1) * tiles.per_expert);
     const T* const base = a.sweep.weights.tensor.of(expert);
     const bool in_ring = a.sweep.weights.fast(base, tiles.hidden);
-    float r[columns];
-    float u[columns];
-    const stored_row<vectors, width> row(a.finish.rows, expert, tiles.hidden, group);
-    sweep.begin_copies(1);
-    if (group.id == 0) {
-      const double square = add_over_warp(row.square());
-      if (group.lane() == 0) {
-        sweep.memory.row_squares[group.warp()] = square;
-      }
-    }
-    const int row_exponent =
-        exponent_of_high_word(max_over_group(row.most(), group, sweep.scratch, sweep.turn));
-    row.scaled(row_exponent, r);
-    sweep.begin_copies(a.sweep.ring.stages);
-    clear(u);
-    float energy = 0.0F;
-    row_shift shift;
-    sum_scale scale;
+    row_sums<vectors * width> sums;
+    const int row_exponent = begin_row<vectors>(a, sweep, expert, sums.r);
+    clear(sums.u);
     int first = (sweep.mine - expert * tiles.per_expert) * rows;
-
     for (; sweep.mine < stop; sweep.advance(), first += a.sweep.ring.groups * rows) {
-      const auto share = sweep.template take<rows>(base, in_ring, first);
-      uint4 stored[rows][vectors];
-#pragma unroll
-      for (int g = 0; g < rows; ++g) {
-#pragma unroll
-        for (int v = 0; v < vectors; ++v) {
-          stored[g][v] = share.load(g, v);
-        }
-      }
-      const auto load = [&stored](int g, int v) { return stored[g][v]; };
-      sweep.copy();
-      sweep.begin_tile(true);
-      float y[rows];
-      const unsigned most =
-          project(
-              sweep, shift, false, y, [&](float(&dots)[rows]) { take_dots<T, vectors, rows>(load, dots, r); },
-              [&](float factor) { multiply(r, factor); })
-              .most;
-      if (most == 0) {
-        continue;
-      }
-      scale.admit(most, shift.exponent(), [&](float image_factor, float energy_factor) {
-        energy *= energy_factor;
-        multiply(u, image_factor);
-      });
-      lift<T, vectors, rows>(
-          load, u,
-          [&](int g) {
-            const float e = y[g] * scale.energy_factor;
-            energy = fmaf(e, e, energy);
-            return y[g] * scale.image_factor;
-          },
-          [](int, int, const float(&)[width]) {});
+      step_tile<T, vectors, rows>(sweep, base, in_ring, first, sums);
     }
     wait_for_previous_kernel();
-    const slot_header header{energy, 2 * scale.projection + 2 * row_exponent, scale.image + row_exponent, 0};
+    const slot_header header{sums.energy, 2 * sums.scale.projection + 2 * row_exponent,
+                             sums.scale.image + row_exponent, 0};
     end_segment<vectors, width>(
-        a.sweep, sweep.memory, group, expert, header, u, [&](const image_parts& image) {
+        a.sweep, sweep.memory, sweep.group, expert, header, sums.u, [&](const image_parts& image) {
           const int warp = static_cast<int>(threadIdx.x);
-          const double row_square = warp < group.warps() ? sweep.memory.row_squares[warp] : 0.0;
+          const double row_square = warp < sweep.group.warps() ? sweep.memory.row_squares[warp] : 0.0;
           finish_expert<0>(a.finish, expert, image, row_square, *sweep.memory.leader);
         });
     sweep.tile = stop;

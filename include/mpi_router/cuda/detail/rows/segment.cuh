@@ -7,6 +7,52 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
+/// put(column, four) for this thread's columns of a segment's sums.
+template <int vectors, int width, class Put>
+__device__ __forceinline__ void for_fours(const thread_group& group, int vectors_in_row,
+                                          const float (&u)[vectors * width], const Put& put) {
+#pragma unroll
+  for (int v = 0; v < vectors; ++v) {
+    const int at = v * group.threads + group.rank;
+    if (at < vectors_in_row) {
+#pragma unroll
+      for (int i = 0; i < width; i += 4) {
+        const float* const from = u + v * width + i;
+        put(at * width + i, make_float4(from[0], from[1], from[2], from[3]));
+      }
+    }
+  }
+}
+
+/// What the groups of a block have summed up, in one scale.
+__device__ __forceinline__ slot_header total_of(const slot_header* headers, int groups) {
+  slot_header total = headers[0];
+  for (int g = 1; g < groups; ++g) {
+    total.image_exponent = max(total.image_exponent, headers[g].image_exponent);
+    total.energy_exponent = max(total.energy_exponent, headers[g].energy_exponent);
+  }
+  total.energy = 0.0F;
+  for (int g = 0; g < groups; ++g) {
+    total.energy += headers[g].energy * power_of_two(headers[g].energy_exponent - total.energy_exponent);
+  }
+  return total;
+}
+
+/// Four columns of the groups' sums, `distance` floats apart, added up in the order of the groups.
+__device__ __forceinline__ float4 sum_of_groups(const float* sums, int distance, const slot_header* headers,
+                                                int groups, int exponent) {
+  float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
+  for (int g = 0; g < groups; ++g) {
+    const float scale = power_of_two(headers[g].image_exponent - exponent);
+    const float4 x = *reinterpret_cast<const float4*>(sums + g * distance);
+    sum.x = fmaf(x.x, scale, sum.x);
+    sum.y = fmaf(x.y, scale, sum.y);
+    sum.z = fmaf(x.z, scale, sum.z);
+    sum.w = fmaf(x.w, scale, sum.w);
+  }
+  return sum;
+}
+
 /// Adds up a block's sums of one segment and puts them where `to` says: those of a single group from
 /// registers, those of several groups through `group_sums` (`distance` floats apart; the first may be where
 /// they go) in the order of the groups.
@@ -16,22 +62,13 @@ __device__ __forceinline__ void gather_segment(const Place& to, float* group_sum
                                                int groups, int vectors_in_row, const slot_header& own_header,
                                                const float (&u)[vectors * width]) {
   float* const own = group_sums + group.id * distance;
-#pragma unroll
-  for (int v = 0; v < vectors; ++v) {
-    const int at = v * group.threads + group.rank;
-    if (at < vectors_in_row) {
-#pragma unroll
-      for (int i = 0; i < width; i += 4) {
-        const float* const from = u + v * width + i;
-        const float4 four = make_float4(from[0], from[1], from[2], from[3]);
-        if (groups == 1) {
-          to.put(at * width + i, four);
-        } else {
-          *reinterpret_cast<float4*>(own + at * width + i) = four;
-        }
-      }
+  for_fours<vectors, width>(group, vectors_in_row, u, [&](int column, const float4& four) {
+    if (groups == 1) {
+      to.put(column, four);
+    } else {
+      *reinterpret_cast<float4*>(own + column) = four;
     }
-  }
+  });
   if (groups == 1) {
     if (threadIdx.x == 0) {
       to.put(own_header);
@@ -42,28 +79,10 @@ __device__ __forceinline__ void gather_segment(const Place& to, float* group_sum
     group_headers[group.id] = own_header;
   }
   block_sync();
-  slot_header total = group_headers[0];
-  for (int g = 1; g < groups; ++g) {
-    total.image_exponent = max(total.image_exponent, group_headers[g].image_exponent);
-    total.energy_exponent = max(total.energy_exponent, group_headers[g].energy_exponent);
-  }
-  total.energy = 0.0F;
-  for (int g = 0; g < groups; ++g) {
-    total.energy +=
-        group_headers[g].energy * power_of_two(group_headers[g].energy_exponent - total.energy_exponent);
-  }
+  const slot_header total = total_of(group_headers, groups);
   for (int at = static_cast<int>(threadIdx.x) * 4; at < vectors_in_row * width;
        at += static_cast<int>(blockDim.x) * 4) {
-    float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
-    for (int g = 0; g < groups; ++g) {
-      const float scale = power_of_two(group_headers[g].image_exponent - total.image_exponent);
-      const float4 x = *reinterpret_cast<const float4*>(group_sums + g * distance + at);
-      sum.x = fmaf(x.x, scale, sum.x);
-      sum.y = fmaf(x.y, scale, sum.y);
-      sum.z = fmaf(x.z, scale, sum.z);
-      sum.w = fmaf(x.w, scale, sum.w);
-    }
-    to.put(at, sum);
+    to.put(at, sum_of_groups(group_sums + at, distance, group_headers, groups, total.image_exponent));
   }
   if (threadIdx.x == 0) {
     to.put(total);
