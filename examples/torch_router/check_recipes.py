@@ -7,6 +7,7 @@ and call is theirs. Exit status 77: nothing to run.
 """
 
 import copy
+import dataclasses
 import importlib
 import importlib.machinery
 import pathlib
@@ -130,6 +131,18 @@ def imported(name):
 
 # ---- TorchTitan --------------------------------------------------------------------------------------------------
 
+def model_config(moe):
+    """A configuration with a MoE in a field and two in a list, as those of models have them."""
+    from torchtitan.config import Configurable
+
+    @dataclasses.dataclass(kw_only=True, slots=True)
+    class Config(Configurable.Config):
+        moe: object
+        layers: list
+
+    return Config(moe=moe, layers=[copy.deepcopy(moe) for _ in range(2)])
+
+
 def torchtitan(folder):
     sys.path.insert(0, folder)
     recipe = imported("torchtitan_router")
@@ -144,6 +157,9 @@ def torchtitan(folder):
         routed_experts=RoutedExperts.Config(
             inner_experts=GroupedExperts.Config(dim=D, hidden_dim=FFN, num_experts=N),
             token_dispatcher=LocalTokenDispatcher.Config(num_experts=N, top_k=2)))
+    whole = model_config(config)
+    check(recipe.use_mpi_routers(whole, radius=1.0) == 3 and type(whole.moe) is recipe.MpiMoE.Config
+          and all(moe.router.radius == 1.0 for moe in whole.layers), "TorchTitan: every MoE of a configuration is replaced")
     usual, mpi = config.build().to(device), recipe.mpi_config(config).build().to(device)
     check(list(usual.state_dict()) == list(mpi.state_dict()), "TorchTitan: the names in state_dict are those of the usual MoE")
     with torch.no_grad():
