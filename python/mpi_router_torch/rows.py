@@ -248,7 +248,7 @@ def _is_compiling() -> bool:
 
 if _HAS_OPERATORS:
 
-    @torch.library.custom_op("mpi_router::rows", mutates_args=())
+    @torch.library.custom_op("mpi_router_torch::rows", mutates_args=())
     def _rows_op(gates: List[Tensor], router: Tensor, main_grad: List[Tensor], radius: float, steps: int,
                  through: str) -> Tuple[Tensor, Tensor, Tensor]:
         return _forward(gates, router, Options(radius, steps, through))
@@ -259,7 +259,7 @@ if _HAS_OPERATORS:
         _expect_call(gates, router, main_grad, options)
         return _made(gates, router, options)
 
-    @torch.library.custom_op("mpi_router::rows_vjp", mutates_args=())
+    @torch.library.custom_op("mpi_router_torch::rows_vjp", mutates_args=())
     def _vjp_op(gates: List[Tensor], router: Tensor, statuses: Tensor, tape: Tensor, grad_rows: Tensor, radius: float,
                 steps: int, through: str, wants_gates: bool) -> List[Tensor]:
         """The gradients to the router and, where it is wanted, to the gates, in one piece."""
@@ -272,7 +272,7 @@ if _HAS_OPERATORS:
         to_router = torch.empty_like(router, memory_format=torch.contiguous_format)
         return [to_router, *([_like(gates)] if wants_gates else [])]
 
-    @torch.library.custom_op("mpi_router::rows_vjp_added", mutates_args={"main_grad"})
+    @torch.library.custom_op("mpi_router_torch::rows_vjp_added", mutates_args={"main_grad"})
     def _vjp_added_op(gates: List[Tensor], router: Tensor, statuses: Tensor, tape: Tensor, grad_rows: Tensor,
                       main_grad: List[Tensor], radius: float, steps: int, through: str) -> Tensor:
         """The gradient to the router; that to the gates is added to main_grad."""
