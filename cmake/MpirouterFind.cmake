@@ -28,6 +28,13 @@ macro(mpirouter_find package target)
     message(STATUS "mpi_router: Eigen ${Eigen3_VERSION} is too old, 3.4 or newer is needed")
     set(Eigen3_FOUND FALSE)
   endif()
+  # ggml's backends ask for a C compiler of their users, which a project in C++ alone has not.
+  if("${package}" STREQUAL "ggml" AND TARGET ggml::all AND NOT CMAKE_C_COMPILER_LOADED)
+    get_target_property(mpirouter_ggml_backends ggml::all INTERFACE_LINK_LIBRARIES)
+    if(mpirouter_ggml_backends)
+      set_property(TARGET ${mpirouter_ggml_backends} PROPERTY INTERFACE_COMPILE_FEATURES "")
+    endif()
+  endif()
   # Debian 12's xsimd asks to be linked with xtl, which it does not use unless told to, and does not install.
   if("${package}" STREQUAL "xsimd" AND TARGET xsimd AND NOT TARGET xtl)
     get_target_property(mpirouter_xsimd_links xsimd INTERFACE_LINK_LIBRARIES)
