@@ -48,19 +48,20 @@ inline void expect_device(const char* what, const char* name, const Tensor& t, c
               other.device(), " with the rest");
 }
 
-/// A matrix [rows, cols] on the device of `of`.
-inline void expect_matrix(const char* what, const char* name, const Tensor& t, std::int64_t rows,
-                          std::int64_t cols, const char* of_name, const Tensor& of) {
-  TORCH_CHECK(t.dim() == 2 && extent(t, 0) == rows && extent(t, 1) == cols, what, ": ", name, " is ",
-              words(t), ", not [", rows, ", ", cols, "] as ", of_name, ", ", words(of), ", asks");
-  expect_device(what, name, t, of);
+/// A matrix [N, D] of experts, on their device.
+inline void expect_rows(const char* what, const char* name, const Tensor& t, const Tensor& experts) {
+  const std::int64_t n = extent(experts, 0);
+  const std::int64_t d = extent(experts, 2);
+  TORCH_CHECK(t.dim() == 2 && extent(t, 0) == n && extent(t, 1) == d, what, ": ", name, " is ", words(t),
+              ", not [", n, ", ", d, "], as the experts, ", words(experts), ", ask");
+  expect_device(what, name, t, experts);
 }
 
 /// Experts [N, F, D] and a router [N, D] of types that the step takes, on one device.
 inline void expect_router(const char* what, const Tensor& experts, const Tensor& router) {
   expect_axes(what, "experts", experts, 3, "[N, F, D]");
   const mpi_router_dtype sums = mpi_router_sums_dtype(dtype_of(what, "experts", experts));
-  expect_matrix(what, "router", router, extent(experts, 0), extent(experts, 2), "experts", experts);
+  expect_rows(what, "router", router, experts);
   TORCH_CHECK_TYPE(dtype_of(what, "router", router) != MPIROUTER_F64 || sums == MPIROUTER_F64, what,
                    ": router is ", words(router), " and experts is ", words(experts),
                    ": Double goes with experts of Double alone");

@@ -75,7 +75,7 @@ inline void expect_tape(const char* what, const Tensor& experts, const mpi_route
 inline void expect_backward(const char* what, const Tensor& experts, const Tensor& router, const Tensor& tape,
                             const Tensor& grad_rows, const mpi_router_options& o) {
   expect_router(what, experts, router);
-  expect_matrix(what, "grad_rows", grad_rows, extent(experts, 0), extent(experts, 2), "experts", experts);
+  expect_rows(what, "grad_rows", grad_rows, experts);
   static_cast<void>(dtype_of(what, "grad_rows", grad_rows));
   expect_tape(what, experts, o, tape);
 }
@@ -269,6 +269,7 @@ struct rows_with_gradient {
   };
   static std::tuple<Tensor, Tensor> rows(const Tensor& experts, const Tensor& router, Options... options) {
     if (at::GradMode::is_enabled() && (experts.requires_grad() || router.requires_grad())) {
+      expect_router("mpi_router::router_rows", experts, router);  // under the name that was called
       const auto out = step::apply(experts, router, options...);
       return {out[0], out[1]};
     }

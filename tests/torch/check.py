@@ -4,6 +4,7 @@ and, where PyTorch has it, under torch.compile; on the host and, where there are
     python3 check.py LIBRARY [cpu] [cuda]
 
 LIBRARY is libmpi_router_torch.so; the devices, by default cpu, must be there. Exit status 77: there is no PyTorch."""
+import io
 import math
 import sys
 
@@ -143,7 +144,11 @@ def step(experts: torch.Tensor, router: torch.Tensor, steps: int = 1):
 def check_script(device):
     scripted = torch.jit.script(step)
     check("mpi_router::router_rows" in str(scripted.graph), "TorchScript calls the operator")
-    check_step(device, "[N, F, D]", (3, 50, 77), torch.float32, torch.float32, scripted)
+    saved = io.BytesIO()
+    torch.jit.save(scripted, saved)
+    saved.seek(0)
+    loaded = torch.jit.load(saved)
+    check_step(device, "[N, F, D]", (3, 50, 77), torch.float32, torch.float32, lambda e, r: loaded(e, r, 1))
 
 
 def check_host():
