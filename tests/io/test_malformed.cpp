@@ -217,10 +217,11 @@ TEST_CASE("text from files is printable UTF-8 in messages") {
                   7) ==
         "abc\xe2\x82\xac"
         "d");
-  // Names of files, too.
+#ifndef _WIN32  // Names of files, too.
   const auto path = scratch() / "a\x1b\xff.safetensors";
   CHECK(contains(message_of([&] { safetensors_file file(path); }),
                  "/a\\x1b\\xff.safetensors: cannot be opened"));
+#endif
 }
 
 TEST_CASE("entries that are incomplete") {
