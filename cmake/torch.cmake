@@ -13,7 +13,8 @@ endif()
 
 add_library(mpi_router_torch SHARED cmake/torch/operators.cpp)
 add_library(mpi_router::torch ALIAS mpi_router_torch)
-target_compile_features(mpi_router_torch PRIVATE cxx_std_20)
+# Of the standard that libtorch's headers are written in: clang does not take those of 1.13 as C++20.
+target_compile_features(mpi_router_torch PRIVATE cxx_std_17)
 target_link_libraries(mpi_router_torch PUBLIC mpi_router_c torch)
 mpirouter_set_options(mpi_router_torch)
 set_target_properties(mpi_router_torch PROPERTIES INSTALL_RPATH "$ORIGIN" VERSION ${PROJECT_VERSION}
