@@ -1,4 +1,5 @@
-/* mpi_router for C (C99) and for whatever can call C: the batched step of a MoE router over its experts, its
+/** @file
+ * mpi_router for C (C99) and for whatever can call C: the batched step of a MoE router over its experts, its
  * gradients, the gate and certificates, behind types, shapes and strides that are known when the program
  * runs. Link mpi_router::c (shared) or mpi_router::c_static; docs/guide-c.md has whole programs.
  *
