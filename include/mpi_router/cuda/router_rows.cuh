@@ -183,6 +183,7 @@ void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>
   });
 }
 
+/// The old name of images_of_rows.
 template <class T, class R, class O>
 [[deprecated("images_of_rows, as on the host")]] void image_of_rows(
     const context& ctx, const expert_batch_view<T, device_space>& experts,
@@ -190,6 +191,7 @@ template <class T, class R, class O>
     const workspace& scratch) {
   images_of_rows(ctx, experts, router, images, energies, scratch);
 }
+/// The old name of images_of_rows_workspace.
 template <class T>
 [[deprecated("images_of_rows_workspace, as on the host")]] [[nodiscard]] std::size_t image_of_rows_workspace(
     const context& ctx, const expert_batch_view<T, device_space>& experts) {
