@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What it costs to compile programs of the pages: processor seconds of the compiler, medians of five in turn, and the size of
+# What it costs to compile programs of the pages: processor seconds of the compiler, the least of five in turn, and the size of
 # the program, stripped. Needs g++, gcc, Eigen, xsimd, and for the last line a built libmpi_router_c.so.
 #   bench/compile/compile.sh [FOLDER of libmpi_router_c.so]
 set -euo pipefail
@@ -44,5 +44,5 @@ for case in "${cases[@]}"; do
     strip "$work/program"
     size="$(($(stat -c %s "$work/program") / 1024)) KiB"
   fi
-  printf '| %-9s | %-46s | %5.2f s | %s |\n' "$name" "\`$compile -c\`" "$(sort -n "$work/$name.times" | sed -n 3p)" "$size"
+  printf '| %-9s | %-46s | %5.2f s | %s |\n' "$name" "\`$compile -c\`" "$(sort -n "$work/$name.times" | head -1)" "$size"
 done

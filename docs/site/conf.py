@@ -57,14 +57,11 @@ pygments_dark_style = "github-dark"
 navigation = """
 ```{toctree}
 :hidden:
+:glob:
 :caption: Guides
 docs/guide-embed
 docs/guide-verify
-docs/guide-train
-docs/guide-gpu
-docs/guide-c
-docs/guide-distributed
-docs/guide-teach
+docs/guide-*
 ```
 ```{toctree}
 :hidden:
@@ -75,17 +72,15 @@ docs/lecture-exercises
 ```
 ```{toctree}
 :hidden:
+:glob:
 :caption: More
 docs/layouts
-docs/families
 docs/performance
-docs/architecture
+docs/[!glt]*
 docs/lab-notebook
 CHANGELOG
 ```
 """
-
-
 headers = {}  # the page of the API reference for each
 
 
