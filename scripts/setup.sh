@@ -37,6 +37,8 @@ install_packages() {
 build_packages=(g++ cmake ninja-build)
 # Header-only libraries, and the small one of the programs.
 library_packages=(libeigen3-dev libxsimd-dev nlohmann-json3-dev libcli11-dev libfmt-dev)
+# Sphinx with its reader of Markdown and its theme, doxygen with a theme, and what the slides need.
+site_packages=(python3-sphinx python3-myst-parser furo doxygen doxygen-awesome-css pandoc librsvg2-bin)
 
 # The compiler cache is used where it is there, and by all clones alike.
 CCACHE_BASEDIR=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)

@@ -431,10 +431,6 @@ using compiled_formats =
 template <class T>
 struct storage_traits;
 
-/// The older name of storage_traits.
-template <class T>
-using scalar_traits = storage_traits<T>;
-
 /// Of a struct T whose member `bits` is an unsigned integer of as many bits as the format has.
 template <class T, storage_format Format>
 struct bits_storage {
@@ -1202,8 +1198,9 @@ using namespace core;  // expect, overlap: one set for every instruction set
 }
 MPIROUTER_END
 
-// ---- mpi_router/backend/reference.hpp
-// Plain loops over any view: the default backend, and the oracle of every test.
+// ---- mpi_router/core/vector_loops.hpp
+// Loops over the elements of vectors, which the plain operators share. Sums are taken in an order that
+// depends on the size alone.
 
 #include <algorithm>
 #include <array>
@@ -1230,55 +1227,6 @@ struct as_stored {
   }
 };
 
-// Eight fixed lanes: the compiler may vectorise without being allowed to reorder, and the rounding error
-// grows with D/8 instead of D.
-inline constexpr index_t lanes = 8;
-
-template <Accumulator S>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sum_lanes(const std::array<S, lanes>& lane) noexcept {
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-}
-
-template <Accumulator S, class T, class Load, class LoadX>
-[[nodiscard]] S dot(const vector_view<const T>& a, const vector_view<const S>& x, Load load,
-                    LoadX load_x) noexcept {
-  std::array<S, lanes> lane{};
-  const index_t n = a.size();
-  const index_t whole = n - n % lanes;
-  const auto run = [&](auto stride_a, auto stride_x) {
-    for (index_t i = 0; i < whole; i += lanes) {
-      for (index_t k = 0; k < lanes; ++k) {
-        lane[static_cast<std::size_t>(k)] +=
-            load(widen<S>(a.data()[(i + k) * stride_a])) * load_x(x.data()[(i + k) * stride_x]);
-      }
-    }
-    for (index_t i = whole; i < n; ++i) {
-      lane[static_cast<std::size_t>(i - whole)] +=
-          load(widen<S>(a.data()[i * stride_a])) * load_x(x.data()[i * stride_x]);
-    }
-  };
-  if (a.is_contiguous() && x.is_contiguous()) {
-    run(std::integral_constant<index_t, 1>{}, std::integral_constant<index_t, 1>{});
-  } else {
-    run(a.stride(), x.stride());
-  }
-  return sum_lanes(lane);
-}
-
-template <Accumulator S, class T, class Load>
-void axpy(S alpha, const vector_view<const T>& a, const vector_view<S>& u, Load load) noexcept {
-  const auto run = [&](auto stride_a, auto stride_u) {
-    for (index_t i = 0; i < a.size(); ++i) {
-      u.data()[i * stride_u] += alpha * load(widen<S>(a.data()[i * stride_a]));
-    }
-  };
-  if (a.is_contiguous() && u.is_contiguous()) {
-    run(std::integral_constant<index_t, 1>{}, std::integral_constant<index_t, 1>{});
-  } else {
-    run(a.stride(), u.stride());
-  }
-}
-
 template <Accumulator S>
 void fill_zero(const vector_view<S>& u) noexcept {
   for (index_t i = 0; i < u.size(); ++i) {
@@ -1293,6 +1241,96 @@ void copy_into(const vector_view<T>& in, const vector_view<O>& out) noexcept {
     out[i] = narrow<O>(widen<S>(in[i]));
   }
 }
+
+/// Σ over [0, n) in a power of two of lanes, which are added pairwise: add(sum, i) adds term i. Fixed lanes:
+/// the compiler may vectorise without being allowed to reorder, and the rounding error grows with n / Lanes.
+template <Accumulator S, std::size_t Lanes = 8, class Add>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sum_in_lanes(index_t n, const Add& add) noexcept {
+  std::array<S, Lanes> lane{};
+  const index_t whole = n - n % index_t{Lanes};
+  for (index_t i = 0; i < whole; i += index_t{Lanes}) {
+    for (std::size_t k = 0; k < Lanes; ++k) {
+      add(lane[k], i + static_cast<index_t>(k));
+    }
+  }
+  for (index_t i = whole; i < n; ++i) {
+    add(lane[static_cast<std::size_t>(i - whole)], i);
+  }
+  for (std::size_t half = Lanes / 2; half > 0; half /= 2) {
+    for (std::size_t k = 0; k < half; ++k) {
+      lane[k] += lane[k + half];
+    }
+  }
+  return lane[0];
+}
+
+/// Σ term(i) over [0, n).
+template <Accumulator S, class Term>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sum_terms(index_t n, const Term& term) noexcept {
+  return sum_in_lanes<S>(n, [&](S& sum, index_t i) { sum += term(i); });
+}
+
+/// f(stride of v, stride of w), which the compiler knows where both are contiguous.
+template <class V, class W, class F>
+MPIROUTER_ALWAYS_INLINE auto with_strides(const V& v, const W& w, const F& f) noexcept {
+  constexpr std::integral_constant<index_t, 1> one;
+  return v.is_contiguous() && w.is_contiguous() ? f(one, one) : f(v.stride(), w.stride());
+}
+
+/// ⟨load(a), load_x(x)⟩.
+template <Accumulator S, std::size_t Lanes = 8, class T, class Load, class LoadX>
+[[nodiscard]] S dot(const vector_view<const T>& a, const vector_view<const S>& x, const Load& load,
+                    const LoadX& load_x) noexcept {
+  return with_strides(a, x, [&](auto stride_a, auto stride_x) {
+    return sum_in_lanes<S, Lanes>(a.size(), [&](S& sum, index_t i) {
+      sum += load(widen<S>(a.data()[i * stride_a])) * load_x(x.data()[i * stride_x]);
+    });
+  });
+}
+
+/// u += alpha · load(a).
+template <Accumulator S, class T, class Load>
+void axpy(S alpha, const vector_view<const T>& a, const vector_view<S>& u, const Load& load) noexcept {
+  with_strides(a, u, [&](auto stride_a, auto stride_u) {
+    for (index_t i = 0; i < a.size(); ++i) {
+      u.data()[i * stride_u] += alpha * load(widen<S>(a.data()[i * stride_a]));
+    }
+  });
+}
+
+/// The largest finite magnitude of the elements that it has seen.
+template <Accumulator S>
+class largest_magnitude {
+ public:
+  MPIROUTER_ALWAYS_INLINE void see(S x) noexcept {
+    const S magnitude = std::abs(x);
+    if (is_finite(magnitude)) {
+      largest_ = std::max(largest_, magnitude);
+    }
+  }
+  template <class T>
+  void see(const vector_view<const T>& v) noexcept {
+    for (index_t i = 0; i < v.size(); ++i) {
+      see(widen<S>(v[i]));
+    }
+  }
+  /// In the sense of std::ilogb; 0 where there is none but zeros.
+  [[nodiscard]] int exponent() const noexcept { return largest_ > S{0} ? std::ilogb(largest_) : 0; }
+
+ private:
+  S largest_{0};
+};
+
+}  // namespace detail
+
+MPIROUTER_END
+
+// ---- mpi_router/backend/reference.hpp
+// Plain loops over any view: the default backend, and the oracle of every test.
+
+MPIROUTER_BEGIN
+
+namespace detail {
 
 /// Whether walking along a row touches memory in larger steps than walking down a column.
 template <class T>
@@ -1335,21 +1373,16 @@ template <Accumulator S, class T, class Load, class LoadX>
   return energy;
 }
 
-/// The exponent of the largest magnitude among the elements, in the sense of std::ilogb; 0 where there is
-/// none.
+/// The exponent of the largest finite magnitude among the elements, in the sense of std::ilogb; 0 where there
+/// is none.
 template <Accumulator S, class T>
 [[nodiscard]] int largest_exponent(const matrix_view<const T>& a) noexcept {
-  S largest{0};
+  largest_magnitude<S> largest;
   const auto m = stored_by_columns(a) ? a.transposed() : a;
   for (index_t f = 0; f < m.rows(); ++f) {
-    for (index_t d = 0; d < m.cols(); ++d) {
-      const S value = std::abs(widen<S>(m(f, d)));
-      if (is_finite(value)) {
-        largest = std::max(largest, value);
-      }
-    }
+    largest.see(m.row(f));
   }
-  return largest > S{0} ? std::ilogb(largest) : 0;
+  return largest.exponent();
 }
 
 }  // namespace detail
@@ -1381,8 +1414,9 @@ struct reference {
   template <Scalar T, Accumulator S>
   scaled_energy<S> apply_scaled(matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) const {
     const int a_exponent = detail::largest_exponent<S>(a);
-    const int x_exponent =
-        detail::largest_exponent<S>(matrix_view<const S>(x.data(), x.size(), 1, x.stride(), 1));
+    detail::largest_magnitude<S> largest_x;
+    largest_x.see(x);
+    const int x_exponent = largest_x.exponent();
     const S energy = detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent),
                                         detail::power_of_two<S>(-x_exponent));
     return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
@@ -1981,22 +2015,6 @@ template <Accumulator S>
                           [&x](const auto& element) { return largest_magnitude_bits<S>(x.size(), element); });
 }
 
-/// Σ f(i) over [0, n) in eight fixed lanes.
-template <Accumulator S, class Term>
-[[nodiscard]] MPIROUTER_ALWAYS_INLINE S sum_terms(index_t n, Term term) noexcept {
-  std::array<S, 8> lane{};
-  const index_t whole = n - n % 8;
-  for (index_t i = 0; i < whole; i += 8) {
-    for (index_t k = 0; k < 8; ++k) {
-      lane[static_cast<std::size_t>(k)] += term(i + k);
-    }
-  }
-  for (index_t i = whole; i < n; ++i) {
-    lane[static_cast<std::size_t>(i - whole)] += term(i);
-  }
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-}
-
 enum class magnitude : unsigned char { zero, finite, non_finite };
 
 /// ‖x‖ with its scale taken out: value in [1, 2√n) for a finite x that is not zero.
@@ -2017,10 +2035,9 @@ template <Accumulator S, class Element>
     return {};
   }
   const int exponent = std::ilogb(largest);
-  const S first = std::ldexp(S{1}, -exponent / 2);  // in two halves: it may be out of range
-  const S second = std::ldexp(S{1}, -exponent - -exponent / 2);
+  const power_of_two<S> unscale(-exponent);
   const S squares = sum_terms<S>(n, [&](index_t i) {
-    const S value = element(i) * first * second;
+    const S value = unscale(element(i));
     return value * value;
   });
   return {{std::sqrt(squares), exponent}, magnitude::finite};
@@ -2574,6 +2591,7 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
   }
 }
 
+/// The same without a callback.
 template <GramOperator Op>
 iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> workspace,
@@ -3160,6 +3178,7 @@ template <Accumulator S>
   return rayleigh - S{1} / eta;
 }
 
+/// How far the step with η = 1/ρ goes: tan ψ = ‖g‖/ρ along the tangent, ψ on the sphere.
 template <Accumulator S>
 [[nodiscard]] step_length<S> adaptive_step_length(const rayleigh_result<S>& at) {
   return {at.relative_residual, std::atan(at.relative_residual)};

@@ -248,6 +248,12 @@ for delta in (0, 0.02, 0.5):
         r = after
 compare("one_step", rows, np.array(o.tolist())[:, :5], relative=1e-4)
 
+# %% One step on the sphere: the row, its ascent by 1/ρ, and the ascent brought back
+p = np.array(read("layer-points").tolist())
+M = np.diag([1, 0.75, 0.4]) @ np.diag([1, 0.75, 0.4])
+r = unit(np.array([0.35, 0.35, 0.87]))
+compare("layer", [r, r @ M / (r @ M @ r), unit(r @ M)], p)
+
 # %% Layouts: addresses by arithmetic; N = 2, F = 2, D = 3
 strips = [lambda e, f, d, up: 6 * e + 3 * f + d, lambda e, f, d, up: 6 * e + 2 * d + f,
           lambda e, f, d, up: 12 * e + 3 * (f + 2 * up) + d, lambda e, f, d, up: 12 * e + 3 * (2 * f + up) + d,

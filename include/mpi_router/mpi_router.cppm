@@ -144,7 +144,6 @@ using mpi_router::running_statistics;
 using mpi_router::saved_norm;
 using mpi_router::scalar_of;
 using mpi_router::scalar_of_operators;
-using mpi_router::scalar_traits;
 using mpi_router::scaled;
 using mpi_router::scaled_energy;
 using mpi_router::score_function;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# pages.sh ROOT: lines of the pages end at column 100, links lead somewhere, and files that the pages name exist.
+# pages.sh ROOT: lines of the pages end at column 100, links lead somewhere, files and functions that the pages name exist, and
+# every program of the guides says how it is compiled and what it prints.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 cd -- "$1"
@@ -45,4 +46,28 @@ for page in README.md CHANGELOG.md docs/*.md; do
     prose "$page" | found '`[a-z0-9_/]+/([a-z0-9_]+\.(hpp|cuh|cpp|cu))?`' | tr -d '`'
   } | sed 's/^[^A-Za-z.]//; s/[.,:]*$//' | sort -u)
 done
+
+# A program's block is followed by one whose first line is the command that compiles and runs it.
+for page in README.md docs/guide-*.md; do
+  complaints=$(awk '
+    /^```/ {
+      inside = !inside
+      if (inside && ended) {
+        if (NR == ended + 1 && $0 == "```") expected = NR + 1
+        else print "line " ended
+        ended = 0
+      }
+      if (!inside && program) ended = NR
+      program = inside && /^```(cpp|c)$/
+      next
+    }
+    NR == expected && !/^[$] / { print "line " NR }
+    END { if (ended) print "line " ended }' "$page")
+  [[ -z $complaints ]] || complain "$page: a program without its command and its output: $complaints"
+done
+
+# The functions that README's tables name are in the headers.
+while IFS= read -r name; do
+  grep -rqwF -- "$name" include python tools/verify_checkpoint || complain "README.md: there is no function $name"
+done < <(grep '^|' README.md | found '`[a-z0-9]+_[a-z0-9_]+`' | tr -d '`' | sort -u)
 exit "$failed"

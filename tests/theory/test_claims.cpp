@@ -6,7 +6,8 @@ using namespace claims;
 
 TEST_CASE(
     "every picture has a title, parameters and a caption, suits black paper, or its absence is explained") {
-  const std::map<std::string, std::vector<std::string>> pictures{{"router", {"router"}},
+  const std::map<std::string, std::vector<std::string>> pictures{{"layer", {"layer"}},
+                                                                 {"router", {"router"}},
                                                                  {"ellipse", {"ellipse", "ellipse-quotient"}},
                                                                  {"logits", {"logits"}},
                                                                  {"targets", {"targets"}},
@@ -47,6 +48,29 @@ TEST_CASE(
   CHECK(without.picture("drift").empty());
   CHECK(without.words().find("gnuplot is missing") != std::string::npos);
   CHECK(without.read("course").size() == 161);
+}
+
+TEST_CASE("layer: the ascent by 1/ρ is tangent at the row, and r′ lies on its radius, nearer to v₁") {
+  const demonstration demo("layer");
+  const auto points = demo.read("points");
+  REQUIRE(points.size() == 3);
+  const auto dot = [&](std::size_t i, std::size_t j) {
+    return points[i].at("v1") * points[j].at("v1") + points[i].at("v2") * points[j].at("v2") +
+           points[i].at("v3") * points[j].at("v3");
+  };
+  CHECK(dot(0, 0) == doctest::Approx(1).epsilon(1e-10));
+  CHECK(dot(2, 2) == doctest::Approx(1).epsilon(1e-10));
+  CHECK(dot(0, 1) == doctest::Approx(1).epsilon(1e-10));  // ⟨r̂, r̂ + g/ρ⟩ = 1: g is tangent
+  CHECK(dot(1, 2) == doctest::Approx(std::sqrt(dot(1, 1))).epsilon(1e-10));
+  CHECK(dot(1, 1) > 1);
+  CHECK(points[2].at("v1") > points[0].at("v1"));
+  const auto degrees = [&](std::size_t i) {
+    return rounded(std::acos(points[i].at("v1")) * 180 / std::numbers::pi, 0);
+  };
+  CHECK(demo.words().find("from " + degrees(0) + "° to " + degrees(2) + "° from v₁") != std::string::npos);
+  for (const auto& at : demo.read("arc")) {  // on the sphere
+    CHECK(std::hypot(at.at("v1"), at.at("v2"), at.at("v3")) == doctest::Approx(1).epsilon(1e-10));
+  }
 }
 
 TEST_CASE("sphere: MPI is Eq. 9 with η = 1/ρ; a fixed η takes fewer steps, more, or never arrives") {

@@ -93,6 +93,7 @@ template <Scalar T>
   return Eigen::Map<maybe_const, 0, Eigen::InnerStride<>>(v.data(), v.size(),
                                                           Eigen::InnerStride<>(v.stride()));
 }
+/// A matrix, of whatever strides.
 template <Scalar T>
 [[nodiscard]] auto map(const matrix_view<T>& m) {
   using plain = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, Eigen::Dynamic>;

@@ -17,6 +17,7 @@ struct compiled_kernels {
   }
 };
 
+/// One read of A, for an architecture of xsimd: see one_read_backend.
 template <class Arch = xsimd::default_arch>
 using basic_simd = one_read_backend<compiled_kernels<Arch>>;
 

@@ -1,4 +1,5 @@
-/* mpi_router for C (C99) and for whatever can call C: the batched step of a MoE router over its experts, its
+/** @file
+ * mpi_router for C (C99) and for whatever can call C: the batched step of a MoE router over its experts, its
  * gradients, the gate and certificates, behind types, shapes and strides that are known when the program
  * runs. Link mpi_router::c (shared) or mpi_router::c_static; docs/guide-c.md has whole programs.
  *
@@ -155,6 +156,7 @@ typedef struct mpi_router_options {
   int32_t through;       /**< of the backward: A of every step (all), of the last one, or of none */
   int32_t reserved;      /**< 0 */
 } mpi_router_options;
+/** What a null pointer to options means. */
 MPIROUTER_C_API mpi_router_options mpi_router_default_options(void);
 
 /** What the step tells besides the rows, N elements each, of the row that the last step started from; null
@@ -267,6 +269,7 @@ typedef struct mpi_router_gating_options {
   int64_t n_group;        /**< groups of N/n_group consecutive experts; by default 1 */
   int64_t topk_group;     /**< groups that a token may choose from; by default 1 */
 } mpi_router_gating_options;
+/** The defaults, for top_k experts of each token. */
 MPIROUTER_C_API mpi_router_gating_options mpi_router_default_gating_options(int64_t top_k);
 
 /** Selects K experts for each token and weighs them (Eq. 6).
@@ -316,6 +319,7 @@ typedef struct mpi_router_certify_options {
   int64_t probe_max_steps;    /**< by default 300 */
   uint64_t seed;
 } mpi_router_certify_options;
+/** What a null pointer to options means. */
 MPIROUTER_C_API mpi_router_certify_options mpi_router_default_certify_options(void);
 
 /** What is proven of the direction that was found for one expert. */

@@ -133,6 +133,7 @@ template <Accumulator S = float, MatrixRows Rows>
 [[nodiscard]] rows_operator<Rows, S> gram_of_rows(Rows rows, std::span<float> scratch) {
   return {std::move(rows), scratch};
 }
+/// The same of rows that are decoded exactly, to double.
 template <std::same_as<double> S = double, MatrixRowsIn<double> Rows>
 [[nodiscard]] rows_operator<Rows, S, double> gram_of_rows(Rows rows, std::span<double> scratch) {
   return {std::move(rows), scratch};

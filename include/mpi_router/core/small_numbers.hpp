@@ -22,6 +22,7 @@ namespace packed {
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint32_t if_negative(std::uint32_t x) noexcept {
   return static_cast<std::uint32_t>(static_cast<std::int32_t>(x) >> 31);
 }
+/// The bits of `then` where the mask has ones, those of `otherwise` where it has none.
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr std::uint32_t choose(std::uint32_t mask, std::uint32_t then,
                                                                      std::uint32_t otherwise) noexcept {
   return (then & mask) | (otherwise & ~mask);
@@ -87,9 +88,11 @@ template <class T>
   std::memcpy(&value, bytes + i * static_cast<index_t>(sizeof(T)), sizeof(T));
   return value;
 }
+/// The i-th f16 of bytes of any alignment.
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE float read_f16(const std::byte* bytes, index_t i = 0) noexcept {
   return binary16(read<std::uint16_t>(bytes, i));
 }
+/// The i-th bf16 of bytes of any alignment.
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE float read_bf16(const std::byte* bytes, index_t i = 0) noexcept {
   return widen<float>(read<bf16>(bytes, i));
 }

@@ -50,7 +50,7 @@ struct dtype_entry {
   unsigned bits;
 };
 
-// In the order of the enumeration.
+/// In the order of the enumeration.
 inline constexpr std::array dtype_table{dtype_entry{dtype::boolean, "BOOL", 8},
                                         dtype_entry{dtype::f4, "F4", 4},
                                         dtype_entry{dtype::f6_e2m3, "F6_E2M3", 6},

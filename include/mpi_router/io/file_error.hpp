@@ -51,7 +51,7 @@ namespace io {
 }
 
 /// Text from a file, fit for one line of a terminal and for readers of UTF-8: whatever byte is not part of a
-/// printable_character() becomes \xNN; text of more than `most` bytes is cut.
+/// printable_character() becomes `\xNN`; text of more than `most` bytes is cut.
 [[nodiscard]] inline std::string printable(std::string_view text, std::size_t most = 200) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::string out;

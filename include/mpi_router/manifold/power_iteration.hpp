@@ -170,6 +170,7 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
   }
 }
 
+/// The same without a callback.
 template <GramOperator Op>
 iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> workspace,

@@ -31,6 +31,7 @@ template <Accumulator S>
   return rayleigh - S{1} / eta;
 }
 
+/// How far the step with η = 1/ρ goes: tan ψ = ‖g‖/ρ along the tangent, ψ on the sphere.
 template <Accumulator S>
 [[nodiscard]] step_length<S> adaptive_step_length(const rayleigh_result<S>& at) {
   return {at.relative_residual, std::atan(at.relative_residual)};

@@ -38,6 +38,7 @@ template <MatrixRowsIn<double> Rows>
 [[nodiscard]] Rows as_rows(Rows rows) {
   return rows;
 }
+/// The rows of a matrix in memory, decoded.
 template <Scalar T>
 [[nodiscard]] rows_of_view<std::remove_const_t<T>> as_rows(const matrix_view<T>& a) {
   return rows_of_view<std::remove_const_t<T>>(a);

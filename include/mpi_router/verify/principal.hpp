@@ -148,6 +148,7 @@ template <GramOperator Op, GramOperator Fast>
   return detail::find_principal_in(exact, coarse, start, options, krylov);
 }
 
+/// The same with one operator for search and proof.
 template <GramOperator Op>
 [[nodiscard]] principal_direction find_principal(Op&& op, vector_view<const double> start,
                                                  const certify_options& options = {}) {

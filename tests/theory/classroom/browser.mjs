@@ -1,4 +1,4 @@
-// A browser for the tests of the classroom page. What is not there skips the test, with a line that says so.
+// A browser for the tests of the classroom page and of the site. What is not there skips the test, with a line that says so.
 import { execFileSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -30,11 +30,11 @@ function install(folder) {
   }
 }
 
-// Opens the page of `folder`. Every page that open() gives counts its errors; close() fails where there were any.
-export async function launch(folder, chromium) {
+// Opens pages of `folder`, with `modules` from npm. Every page that open() gives counts its errors; close() fails where there
+// were any.
+export async function launch(folder, chromium, modules = join(folder, "npm-tests")) {
   if (!existsSync(join(folder, "index.html"))) skip("the page was not built");
   if (!chromium || !existsSync(chromium)) skip("there is no chromium");
-  const modules = join(folder, "npm-tests");
   install(modules);
   const from = createRequire(pathToFileURL(resolve(modules, "x")));
   const { default: puppeteer } = await import(pathToFileURL(from.resolve("puppeteer-core")));

@@ -24,6 +24,7 @@ MPIROUTER_END_TYPES
 
 MPIROUTER_BEGIN
 
+/// All of them, in order.
 inline constexpr std::array expert_parts{expert_part::gate, expert_part::up, expert_part::down};
 
 /// "gate", "up" or "down".

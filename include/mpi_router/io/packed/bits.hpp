@@ -12,6 +12,7 @@ namespace packed {
 /// Codes are unpacked in parts of this many: they fill whole 32-bit words whatever their width, and loops
 /// over them are long enough for the widest registers.
 inline constexpr index_t codes_of_part = 256;
+/// The codes of one part, a byte each.
 using code_part = std::array<std::uint8_t, static_cast<std::size_t>(codes_of_part)>;
 
 /// A part from 32 · Bits bytes, eight codes from each Bits of them.
@@ -26,6 +27,7 @@ void unpack_part(const std::byte* in, code_part& codes) noexcept {
     }
   }
 }
+/// Of four bits: two codes in a byte.
 template <>
 inline void unpack_part<4>(const std::byte* in, code_part& codes) noexcept {
   std::array<std::uint16_t, static_cast<std::size_t>(codes_of_part / 2)> pairs;  // the two codes of a byte
@@ -35,6 +37,7 @@ inline void unpack_part<4>(const std::byte* in, code_part& codes) noexcept {
   }
   std::memcpy(codes.data(), pairs.data(), codes.size());
 }
+/// Of eight bits: as they are.
 template <>
 inline void unpack_part<8>(const std::byte* in, code_part& codes) noexcept {
   std::memcpy(codes.data(), in, codes.size());

@@ -131,6 +131,7 @@ inline constexpr std::array<ggml_entry, 35> ggml_table{{
 [[nodiscard]] constexpr bool is_known(ggml_type type) noexcept { return detail::find_entry(type) != nullptr; }
 /// "Q4_K". Throws usage_error for a number that names no type, as do the others.
 [[nodiscard]] constexpr std::string_view name_of(ggml_type type) { return detail::entry_of(type).name; }
+/// How many elements and bytes a block has.
 [[nodiscard]] constexpr ggml_block ggml_block_of(ggml_type type) { return detail::entry_of(type).block; }
 /// Whether ggml_matrix decodes it.
 [[nodiscard]] constexpr bool is_decoded(ggml_type type) {
