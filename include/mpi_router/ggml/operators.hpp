@@ -21,7 +21,8 @@ namespace detail {
 template <class Backend, class... InRegisters>
 using operator_of_experts =
     operator_variant<dense_operator<float, float, Backend>, dense_operator<bf16, float, Backend>,
-                 dense_operator<f16, float, Backend>, rows_operator<quantised_matrix, float>, InRegisters...>;
+                     dense_operator<f16, float, Backend>, rows_operator<quantised_matrix, float>,
+                     InRegisters...>;
 
 /// Backends without kernels over packed weights go row by row.
 template <class Backend>

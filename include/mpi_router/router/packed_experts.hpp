@@ -3,8 +3,8 @@
 #pragma once
 
 #include <mpi_router/backend/packed_operator.hpp>
-#include <mpi_router/core/operator_variant.hpp>
 #include <mpi_router/core/matrix_rows.hpp>
+#include <mpi_router/core/operator_variant.hpp>
 #include <mpi_router/io/moe/packed_gates.hpp>
 
 #include <memory>
