@@ -59,6 +59,10 @@ if(TARGET mpi_router_c)
   mpirouter_install_target(mpi_router_c c mpi_router_c_static)
   list(TRANSFORM mpirouter_cxx_libraries PREPEND -l OUTPUT_VARIABLE mpirouter_cxx_flags)
   list(JOIN mpirouter_cxx_flags " " mpirouter_cxx_flags)
+  if(MPIROUTER_CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    string(APPEND mpirouter_cxx_flags " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt -lpthread")
+  endif()
   mpirouter_install_pkgconfig(
     mpi_router_c ${CMAKE_INSTALL_LIBDIR}
     DESCRIPTION "${PROJECT_DESCRIPTION}, for C"

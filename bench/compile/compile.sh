@@ -34,7 +34,7 @@ for _ in 1 2 3 4 5; do
     IFS='|' read -r name compile _ <<<"$case"
     source=$(ls "$work/$name".c*)
     TIMEFORMAT='%U %S'
-    { time $compile -Iinclude -c "$source" -o "$work/$name.o"; } 2>&1 | awk '{ print $1 + $2 }' >>"$work/$name.times"
+    { time $compile -Iinclude -c "$source" -o "$work/$name.o" 2>"$work/why"; } 2>&1 | awk '{ print $1 + $2 }' >>"$work/$name.times"
   done
 done
 for case in "${cases[@]}"; do

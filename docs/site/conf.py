@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 project = "mpi_router"
 author = "the mpi_router authors"
 extensions = ["myst_parser"]
-include_patterns = ["README.md", "CHANGELOG.md", "docs/*.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "docs/*.md", "packaging/README.md"]
 exclude_patterns = ["docs/lecture-slides.md"]  # the source of slides.html
 root_doc = "README"
 myst_heading_anchors = 4  # named as GitHub names them
@@ -78,6 +78,7 @@ docs/layouts
 docs/performance
 docs/[!glt]*
 docs/lab-notebook
+packaging/README
 CHANGELOG
 ```
 """

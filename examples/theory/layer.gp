@@ -50,7 +50,7 @@ set arrow from 178,122 to 178,170 as 2
 set arrow from 70,92 to 120,92 as 2
 set arrow from 354,150 to 354,92 nohead lw 2 lc rgb "#d0660a"
 set arrow from 354,92 to 236,92 as 2
-plot NaN
+plot NaN notitle
 
 # Below: the sphere.
 unset object

@@ -13,6 +13,7 @@ line=$(<"$3.run")
 for word in $line; do # a compiler, a launcher or a library that is not here
   case $word in
     g++ | cc | mpicxx | mpirun) command -v "$word" >/dev/null || { echo "skipped: $word is not installed" && exit 77; } ;;
+    *PREFIX/*) echo "skipped: PREFIX is the reader's" && exit 77 ;;
     -lmpi_router_*) compgen -G "$2/lib${word#-l}.*" >/dev/null || { echo "skipped: $word was not built" && exit 77; } ;;
   esac
 done

@@ -120,8 +120,10 @@ TEST_CASE("every quantised type: rows are those of ggml, to the last bit, whatev
       static_cast<unsigned char*>(any->data)[k] = static_cast<unsigned char>(random.integer(0, 255));
     }
     if (type == GGML_TYPE_MXFP4) {
-      for (std::size_t k = 0; k < ggml_nbytes(any); k += 17)
-        static_cast<unsigned char*>(any->data)[k] &= 0xfeU;
+      for (std::size_t k = 0; k < ggml_nbytes(any); k += 17) {
+        auto& scale = static_cast<unsigned char*>(any->data)[k];
+        scale = scale == 255 ? 254 : scale;  // NaN here, a number there
+      }
     }
     every_expert_is_decoded(any);
   }

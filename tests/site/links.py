@@ -30,7 +30,7 @@ class Page(HTMLParser):
 
 def is_known(path, anchor):
     """The state of the classroom page; and doxygen 1.9.4 leads to sections of a page that it has left out."""
-    return "=" in anchor or (path.parent.name == "reference" and anchor in ("nested-classes", "define-members"))
+    return ("=" in anchor and "classroom" in path.parts) or (path.parent.name == "reference" and anchor in ("nested-classes", "define-members"))
 
 
 def faults(site):

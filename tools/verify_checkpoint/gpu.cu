@@ -162,12 +162,12 @@ int gpu::make_room(index_t ffn_dim, index_t hidden_dim) {
 namespace {
 
 /// M of whatever type the elements are of.
-using any_operator = std::variant<cuda::gram_operator<float>, cuda::gram_operator<double>,
-                                  cuda::gram_operator<bf16>, cuda::gram_operator<f16>>;
+using device_operator = std::variant<cuda::gram_operator<float>, cuda::gram_operator<double>,
+                                     cuda::gram_operator<bf16>, cuda::gram_operator<f16>>;
 
-any_operator make_operator(const cuda::context& ctx, const stored_bytes& a, const std::byte* on_device,
-                           const cuda::workspace& scratch, const cuda::workspace& staging) {
-  const auto of = [&]<class T>(T) -> any_operator {
+device_operator make_operator(const cuda::context& ctx, const stored_bytes& a, const std::byte* on_device,
+                              const cuda::workspace& scratch, const cuda::workspace& staging) {
+  const auto of = [&]<class T>(T) -> device_operator {
     const auto* const data = reinterpret_cast<const T*>(on_device + a.start);
     return cuda::gram_operator<T>(
         ctx, matrix_view<const T, device_space>(data, a.rows, a.cols, a.row_stride, a.col_stride), scratch,
@@ -188,7 +188,7 @@ struct gpu_expert::implementation {
   gpu::implementation& device;
   slot own;
   std::byte* memory = nullptr;
-  std::optional<any_operator> op;
+  std::optional<device_operator> op;
 
   implementation(gpu::implementation& d, const stored_bytes& a) : device(d), own(d.take()) {
     try {

@@ -48,8 +48,8 @@ bool cut(raw_descriptor fd, std::size_t length) { return ::ftruncate(fd, static_
 
 lines_file::lines_file(std::filesystem::path path, const json& header, bool resume) : path_(std::move(path)) {
   open(resume);
-  read(header);
-  if (!cut(fd_.get(), length_)) {  // behind the last whole line, now that nothing is mapped
+  const bool has_rest = read(header);
+  if (has_rest && !cut(fd_.get(), length_)) {  // behind the last whole line, now that nothing is mapped
     file_failure(path_, "cannot be written: ", last_os_error());
   }
   if (length_ == 0) {
@@ -73,7 +73,7 @@ void lines_file::open(bool resume) {
   }
 }
 
-void lines_file::read(const json& header) {
+bool lines_file::read(const json& header) {
   const mpi_router::mapped_file file(path_);
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   const auto length_of_line = [&text](std::size_t begin) { return text.find('\n', begin) - begin; };
@@ -101,6 +101,7 @@ void lines_file::read(const json& header) {
     found_.push_back(std::move(*one));
   }
   length_ = end;
+  return end < text.size();
 }
 
 void lines_file::append(const placed_result& one) { write(to_line(one)); }

@@ -30,7 +30,7 @@ class lines_file {
 
  private:
   void open(bool resume);
-  void read(const nlohmann::ordered_json& header);
+  bool read(const nlohmann::ordered_json& header);  ///< whether half a line is behind the last
   void write(const std::string& line);
 
   std::filesystem::path path_;

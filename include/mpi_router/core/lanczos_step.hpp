@@ -13,10 +13,9 @@ struct lanczos_step {
 
 namespace core {
 
-/// A vector of which less than this part is left, beside those before it, is made orthogonal to them once
-/// more,
+/// A vector of which less than this part is left, beside those before it, is made orthogonal to them again.
 inline constexpr double little_left = 0.3;
-/// and what then leaves less than this part of it was rounding error.
+/// Where that leaves less than this part of it, it was rounding error.
 inline constexpr double only_rounding = 0.5;
 
 }  // namespace core

@@ -68,9 +68,10 @@ template <class Backend>
 template <class Backend>
 using expert_operator = typename detail::operator_with<Backend>::type;
 
-/// That of expert i. `row`: D floats of the caller's, into which rows are decoded where they must be; one
-/// operator a thread. With `simd` include backend/packed.hpp, with `dispatch` backend/packed_dispatch.hpp.
-/// O(1). Throws usage_error where i is out of range, or the row is not of D floats.
+/// That of expert i. `row`: D floats of the caller's, into which rows are decoded where they must be (it may
+/// be empty where the tensor is dense); one operator a thread. With `simd` include backend/packed.hpp, with
+/// `dispatch` backend/packed_dispatch.hpp. O(1). Throws usage_error where i is out of range, or rows are
+/// decoded and `row` is not of D floats.
 template <class Backend = reference>
 [[nodiscard]] expert_operator<Backend> gram_of_expert(const any_experts& experts, index_t i,
                                                       std::span<float> row, const Backend& backend = {}) {

@@ -40,6 +40,12 @@ inline void expect_blocks(const ::ggml_tensor& t) {
          " bytes apart");
   expect(t.ne[1] <= 1 || t.nb[1] >= row_bytes, t, "its rows of ", row_bytes, " bytes are ", t.nb[1],
          " bytes apart");
+  if (!is_decoded_here(t.type)) {  // ggml reads its blocks as structs with halves in them
+    constexpr std::size_t unit = sizeof(::ggml_fp16_t);
+    expect(reinterpret_cast<std::uintptr_t>(t.data) % unit == 0 && (t.ne[1] <= 1 || t.nb[1] % unit == 0) &&
+               (t.ne[2] <= 1 || t.nb[2] % unit == 0),
+           t, "its blocks are not aligned to ", unit, " bytes, as ggml needs them");
+  }
   expect_host(t);
 }
 
@@ -60,7 +66,7 @@ struct matrix_of_traits {
 
 /// The gate matrix A, [F, D], of one expert of a quantised tensor, whose memory it must not outlive. A model
 /// of MatrixRows: rows are decoded by packed::ggml_matrix where it knows the type, else by ggml's to_float,
-/// and are the same floats.
+/// and are the same floats, but for the scale 255 of MXFP4, which is NaN here and a number there.
 class quantised_matrix {
  public:
   explicit quantised_matrix(const packed::ggml_matrix& matrix) : matrix_(matrix) {}

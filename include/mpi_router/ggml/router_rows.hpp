@@ -68,8 +68,8 @@ class first_error {
 /// A custom op of ggml that makes r′ of the router's rows from the gate matrices, at every compute of its
 /// graph: the stateless router, whose parameter stays as it is.
 ///
-///   ggml::router_rows_op<simd> op({.radius = 2});                        // one for each layer; with
-///   <reference> no simd ggml_tensor* rows = op.build(ctx, gate_exps, router);                // [D, N], F32
+///   ggml::router_rows_op<> op({.radius = 2});                            // one for each layer
+///   ggml_tensor* rows = op.build(ctx, gate_exps, router);                // [D, N], F32
 ///   ggml_tensor* logits = ggml_mul_mat(ctx, rows, tokens);               // [N, T]
 ///   …
 ///   ggml_graph_compute(graph, &plan);

@@ -27,7 +27,7 @@ class any_operator {
     requires(!std::same_as<std::remove_const_t<Op>, any_operator>)
   explicit any_operator(Op& op) : any_operator(&op) {}
   template <GramOperator Op>
-  explicit any_operator(std::shared_ptr<Op> op) : any_operator(op.get()) {
+  explicit any_operator(std::shared_ptr<Op> op) : any_operator(there_is(op.get())) {
     owned_ = std::move(op);
   }
 
@@ -48,6 +48,11 @@ class any_operator {
   }
 
  private:
+  template <class Op>
+  [[nodiscard]] static Op* there_is(Op* op) {
+    detail::expect(op != nullptr, "any_operator: there is no operator");
+    return op;
+  }
   template <class Op>
   explicit any_operator(Op* op)
       : op_(const_cast<std::remove_const_t<Op>*>(op)),
