@@ -623,6 +623,8 @@ class Cuda:
         structs = self._kept.__dict__
         struct = structs.get((use, dtype, shape, strides))
         if struct is None:
+            if len(structs) > 1024:  # of shapes that change from call to call
+                structs.clear()
             if len(shape) != axes:
                 raise ValueError(f"{use} has the shape {tuple(shape)}, not {axes} axes")
             struct = structs[use, dtype, shape, strides] = make(_device_dtype(dtype), shape, strides)

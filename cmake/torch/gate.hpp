@@ -93,7 +93,7 @@ struct gate_on_device {
     if (logits.is_cuda()) {
       gpu::gate(logits, in, o, bias.get(), counted, out, ids, told);
     } else {
-      must(mpi_router_gate(&in, &o, bias.get(), counted, &out, ids, told, threads()));
+      must(mpi_router_gate(&in, &o, bias.get(), counted, &out, ids, told, threads(logits.numel())));
     }
     return {weights, experts.to(at::kLong), statuses};
   }
@@ -114,7 +114,7 @@ struct gate_on_device {
     const auto from = matrix_of(what, "grad_weights", grad_weights);
     const auto to = matrix_of(what, "grad_logits", grad_logits);
     must(mpi_router_gate_vjp(&in, &o, bias.get(), ids.data_ptr<std::int32_t>(), told.data_ptr<std::uint8_t>(),
-                             &from, &to, MPIROUTER_WRITE, threads()));
+                             &from, &to, MPIROUTER_WRITE, threads(logits.numel())));
     return grad_logits;
   }
 };
@@ -201,6 +201,7 @@ struct gate_with_gradient {
   static std::tuple<Tensor, Tensor, Tensor> gate(const Tensor& logits, std::int64_t top_k,
                                                  const optional<Tensor>& selection_bias,
                                                  const optional<Tensor>& mask, Options... options) {
+    expect_no_tangent("mpi_router::gate", logits);
     if (at::GradMode::is_enabled() && logits.requires_grad()) {
       TORCH_CHECK_NOT_IMPLEMENTED(!logits.is_cuda(), "mpi_router::gate: logits is ", words(logits),
                                   " and requires a gradient, which a gate has on the host alone");

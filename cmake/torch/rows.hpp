@@ -90,7 +90,7 @@ inline void step(const char* what, const Tensor& experts, const Tensor& router, 
   if (experts.is_cuda()) {
     gpu::rows(experts, e, r, o, out, told, tape);
   } else {
-    must(mpi_router_rows(&e, &r, &o, &out, &told, tape, threads()));
+    must(mpi_router_rows(&e, &r, &o, &out, &told, tape, threads(experts.numel())));
   }
   if (o.degenerate == MPIROUTER_DEGENERATE_ZERO) {  // NaN goes on, as through normalize: zeros would hide it
     rows.masked_fill_(statuses.eq(MPIROUTER_STATUS_NON_FINITE).unsqueeze(1),
@@ -117,9 +117,10 @@ inline void pull_back(const char* what, const Tensor& experts, const Tensor& rou
     if (mode == MPIROUTER_ACCUMULATE) {
       grad_router.zero_();  // on the host the mode is of both
     }
-    must(mpi_router_rows_vjp(&e, &r, &o, &saved, &from, &to_router, &to_experts, mode, threads()));
+    must(mpi_router_rows_vjp(&e, &r, &o, &saved, &from, &to_router, &to_experts, mode,
+                             threads(experts.numel())));
   } else {
-    must(mpi_router_rows_vjp_detached(&e, &r, &o, &saved, &from, &to_router, mode, threads()));
+    must(mpi_router_rows_vjp_detached(&e, &r, &o, &saved, &from, &to_router, mode, threads(experts.numel())));
   }
 }
 
@@ -268,6 +269,8 @@ struct rows_with_gradient {
     }
   };
   static std::tuple<Tensor, Tensor> rows(const Tensor& experts, const Tensor& router, Options... options) {
+    expect_no_tangent("mpi_router::router_rows", experts);
+    expect_no_tangent("mpi_router::router_rows", router);
     if (at::GradMode::is_enabled() && (experts.requires_grad() || router.requires_grad())) {
       expect_router("mpi_router::router_rows", experts, router);  // under the name that was called
       const auto out = step::apply(experts, router, options...);

@@ -4,6 +4,7 @@
 #include <mpi_router/c/mpi_router.h>
 
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
 #include <cstdint>
@@ -16,8 +17,14 @@ inline void must(mpi_router_code code) {
   TORCH_CHECK(code == MPIROUTER_OK, mpi_router_last_error());
 }
 
-/// at::parallel_for as the executor.
-inline const mpi_router_threads* threads() {
+/// Forward-mode derivatives would be lost without a word.
+inline void expect_no_tangent(const char* what, const at::Tensor& t) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(0).defined(), what, ": there is no forward-mode derivative");
+}
+
+/// at::parallel_for as the executor of work on so many numbers; none where waking threads would take longer.
+inline const mpi_router_threads* threads(std::int64_t numbers) {
+  constexpr std::int64_t alone = 1 << 18;
   static const mpi_router_threads of_at{
       [](void*, std::int64_t tasks, void (*task)(void*, std::int64_t), void* data) {
         at::parallel_for(0, tasks, 1, [=](std::int64_t begin, std::int64_t end) {
@@ -27,7 +34,7 @@ inline const mpi_router_threads* threads() {
         });
       },
       nullptr};
-  return &of_at;
+  return numbers > alone ? &of_at : nullptr;
 }
 
 }  // namespace mpi_router_torch

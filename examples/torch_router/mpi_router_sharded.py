@@ -72,8 +72,8 @@ _libraries = {}
 def _library(device: torch.device):
     kind = device.type
     if kind not in _libraries:
-        variable, name = {"cuda": ("MPI_ROUTER_LIBRARY", "libmpi_router_torch.so"),
-                          "cpu": ("MPI_ROUTER_CPU_LIBRARY", "libmpi_router_torch_cpu.so")}[kind]
+        variable, name = {"cuda": ("MPI_ROUTER_LIBRARY", "libmpi_router_sharded.so"),
+                          "cpu": ("MPI_ROUTER_CPU_LIBRARY", "libmpi_router_sharded_cpu.so")}[kind]
         library = ctypes.CDLL(os.environ.get(variable, str(pathlib.Path(__file__).with_name(name))))
         library.mpi_router_sharded_error.restype = ctypes.c_char_p
         if kind == "cuda":

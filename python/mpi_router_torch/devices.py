@@ -10,6 +10,7 @@ to the library alone. All memory is the caller's, and grad_router is zero when i
 
 import ctypes
 import functools
+import threading
 from typing import List, NamedTuple, Tuple
 
 import torch
@@ -109,7 +110,7 @@ class GpuLibrary(_CStructs):
 
     def __init__(self, device: torch.device):
         super().__init__()
-        self._gpus, self._tables = {}, {}
+        self._gpus, self._tables, self._captured, self._lock = {}, {}, {}, threading.Lock()
         self._gpu(device)  # raises where the library was built without CUDA
 
     def forward(self, gates, router, options, rows, tape, statuses):
@@ -137,12 +138,15 @@ class GpuLibrary(_CStructs):
         if gates[0].dim() == 3:
             return gates[0]
         addresses = (gates[0].device, *[gate.data_ptr() for gate in gates])
-        table = self._tables.pop(addresses, None)
-        if table is None:
-            table = torch.tensor(addresses[1:], dtype=torch.int64, device=gates[0].device)
-        self._tables[addresses] = table  # the last used is the last
-        if len(self._tables) > self.KEPT:
-            self._tables.pop(next(iter(self._tables)))
+        with self._lock:  # the backward may run on a thread of autograd's
+            table = self._tables.pop(addresses, None)
+            if table is None:
+                table = torch.tensor(addresses[1:], dtype=torch.int64, device=gates[0].device)
+            self._tables[addresses] = table  # the last used is the last
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                self._captured[addresses] = table  # a graph reads it whenever it is replayed
+            if len(self._tables) > self.KEPT:
+                self._tables.pop(next(iter(self._tables)))
         return self._gpu(gates[0].device).expert_pointers(table, gates[0], len(gates))
 
     @staticmethod

@@ -41,6 +41,8 @@ class MoeLayer:
     radius: Optional[float] = None
     steps: int = 1
     through: str = "all"
+    plain_class: Optional[type] = dataclasses.field(default=None, repr=False)  # of the router before it was converted
+    own_class: Optional[type] = dataclasses.field(default=None, repr=False)  # and since
 
     def gates(self) -> Gates:
         """The gate matrices as they are now, views of the model's parameters."""
@@ -78,7 +80,8 @@ def convert(model: nn.Module, *, radius: Optional[float] = None, steps: int = 1,
             warnings.warn(f"mpi_router_torch: {layer}", stacklevel=2)
         router = layer.router
         router.__dict__["_mpi_router"] = layer  # no submodule: the experts stay where they are
-        router.__class__ = _converted(type(router))
+        layer.plain_class, layer.own_class = type(router), _converted(type(router))
+        router.__class__ = layer.own_class
     return layers
 
 
@@ -89,6 +92,10 @@ def bake(model: nn.Module) -> List[MoeLayer]:
     layers = [module._mpi_router for module in model.modules() if "_mpi_router" in module.__dict__]
     if not layers:
         raise ValueError(f"bake: no router of this {type(model).__name__} is converted")
+    for layer in layers:
+        if type(layer.router) is not layer.own_class:
+            raise ValueError(f"bake: {layer.router_name} was given another class since it was converted, "
+                             f"{type(layer.router).__name__}")
     with torch.no_grad():
         made = [layer.rows(statuses=True) for layer in layers]  # all, before the first is written
         for layer, (rows, statuses) in zip(layers, made):
@@ -97,7 +104,7 @@ def bake(model: nn.Module) -> List[MoeLayer]:
                 warnings.warn(f"bake: {layer.router_name}: rows {bad} have no step and become zero", stacklevel=2)
             router = layer.router
             router._parameters["weight"].copy_(rows)
-            router.__class__ = type(router).__mro__[1]
+            router.__class__ = layer.plain_class
             del router.__dict__["_mpi_router"]
     return layers
 

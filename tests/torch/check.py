@@ -15,6 +15,8 @@ except ImportError:
     sys.exit(77)
 
 torch.ops.load_library(sys.argv[1])
+from torch.autograd import forward_ad  # noqa: E402
+
 ops = torch.ops.mpi_router
 VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 checks = failures = 0
@@ -25,7 +27,7 @@ def check(condition, what):
     checks += 1
     if not condition:
         failures += 1
-        print("FAILED:", what)
+        print("FAILED:", what, flush=True)
 
 
 def refused(text, call):
@@ -109,6 +111,11 @@ def check_edges(device):
     refused("experts is Long [3, 5, 16]", lambda: ops.router_rows(torch.ones(3, 5, 16, dtype=torch.long, device=device), router))
     refused('through is "some", which is none of all, last, none', lambda: ops.router_rows(fused, router, through="some"))
     refused("radius", lambda: ops.router_rows(fused, router, radius=-1.0))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(fused.detach(), torch.ones_like(fused))
+        refused("there is no forward-mode derivative", lambda: ops.router_rows(dual, router))
+        logits = forward_ad.make_dual(torch.randn(4, 3, device=device), torch.ones(4, 3, device=device))
+        refused("there is no forward-mode derivative", lambda: ops.gate(logits, 2))
 
 
 def check_accumulate(device):
@@ -219,6 +226,8 @@ for device in devices:
     check_script(device)
     if VERSION >= (2, 4):
         check_version_2(device)
+    else:
+        print("torch.compile: not checked, PyTorch is older than 2.4", flush=True)
 if "cpu" in devices:
     check_host()
 if "cuda" in devices:

@@ -145,6 +145,10 @@ for kind in m.KINDS:
 
     # bake: the same, bit for bit, from the model's own class.
     classes = [type(router_of(m.model(kind).layers[0].mlp))] * 2
+    router = router_of(model.layers[0].mlp)
+    own, router.__class__ = type(router), type("Other", (type(router),), {})
+    refused("was given another class", bake, model)
+    router.__class__ = own
     baked = bake(model)
     assert [type(router_of(layer.mlp)) for layer in model.layers] == classes
     assert all(torch.equal(a, b) for a, b in zip(logits_of(model, x), trained)), kind
