@@ -8,7 +8,7 @@ if ! python3 -c 'import numpy' 2>/dev/null; then
 fi
 folder=$(mktemp -d)
 trap 'rm -rf -- "$folder"' EXIT
-for name in router ellipse logits targets sphere eta lambda drift gap one_step layouts; do
+for name in layer router ellipse logits targets sphere eta lambda drift gap one_step layouts; do
   PATH=/nonexistent "$2/theory_$name" "$folder" >/dev/null # no pictures: they are another test's
 done
 python3 "$1/examples/theory/notebook.py" "$folder"

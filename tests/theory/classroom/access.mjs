@@ -119,6 +119,7 @@ export async function touch(browser, library) {
   await page.touchscreen.touchEnd();
   assert.equal((await state(page)).turn, "32");
   await (await page.$("[data-preset=long]")).tap();
+  for (let i = 0; i < 100 && (await state(page)).t !== "2.5"; ++i) await new Promise((done) => setTimeout(done, 20));
   assert.equal((await state(page)).t, "2.5");
   await page.close();
 }
