@@ -85,9 +85,11 @@ std::vector<unsigned char> everything(const expert_shape& shape, batch_layout la
 
 #if defined(MPIROUTER_TEST_SANITIZED)
 constexpr int thread_counts[] = {3};
+constexpr bool sanitized = true;
 #define STORAGE_TYPES bf16  // one has the memory accesses of all
 #else
 constexpr int thread_counts[] = {1, 2, 3, 8};
+constexpr bool sanitized = false;
 #define STORAGE_TYPES double, float, bf16
 #endif
 
@@ -101,12 +103,14 @@ TEST_CASE_TEMPLATE("forward and backward do not depend on who runs the tasks", T
     for (const auto& [shape, layout] : {whole, cut[0], cut[1]}) {
       const auto serial = everything<T>(shape, layout, backend, serial_executor{});
       CHECK(serial.size() > 100000);
-      CHECK(everything<T>(shape, layout, backend, reverse_executor{}) == serial);
+      CHECK((sanitized || everything<T>(shape, layout, backend, reverse_executor{}) == serial));
       for (const int threads : thread_counts) {
         CHECK(everything<T>(shape, layout, backend, thread_executor{threads}) == serial);
       }
     }
   };
-  check(reference{});
+  if constexpr (!sanitized) {
+    check(reference{});
+  }
   check(simd{});
 }

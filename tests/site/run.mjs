@@ -16,7 +16,7 @@ const pages = [
   "CHANGELOG.html",
   "reference/index.html",
   "reference/files.html",
-  "reference/router__rows_8hpp.html",
+  "reference/power__step_8hpp.html",
   "reference/structmpi__router_1_1router__options.html",
   "reference/mpi__router_8h.html",
   "classroom/index.html",
