@@ -86,6 +86,7 @@ template <Scalar T>
 [[nodiscard]] expert_batch_view<const T> experts(const ::ggml_tensor* t) {
   return detail::view_of_experts<const T>(t);
 }
+/// The same, to write to.
 template <Scalar T>
 [[nodiscard]] expert_batch_view<T> experts(::ggml_tensor* t) {
   return detail::view_of_experts<T>(t);
@@ -96,6 +97,7 @@ template <Scalar T>
 [[nodiscard]] matrix_view<const T> rows(const ::ggml_tensor* t) {
   return detail::view_of_rows<const T>(t);
 }
+/// The same, to write to.
 template <Scalar T>
 [[nodiscard]] matrix_view<T> rows(::ggml_tensor* t) {
   return detail::view_of_rows<T>(t);
