@@ -118,6 +118,7 @@ export async function touch(browser, library) {
   for (let i = 1; i <= 5; ++i) await page.touchscreen.touchMove(x + 10 * i, y);
   await page.touchscreen.touchEnd();
   assert.equal((await state(page)).turn, "32");
+  await new Promise((done) => setTimeout(done, 500)); // while a drag rolls out a tap only stops it
   await (await page.$("[data-preset=long]")).tap();
   for (let i = 0; i < 100 && (await state(page)).t !== "2.5"; ++i) await new Promise((done) => setTimeout(done, 20));
   assert.equal((await state(page)).t, "2.5");
