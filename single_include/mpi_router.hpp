@@ -1,3 +1,4 @@
+// clang-format off: made by scripts/amalgamate, whose parts are formatted
 // mpi_router 0.1.0: Manifold Power Iteration for Mixture-of-Experts routers (arXiv 2606.12397).
 // The host library in one file, made by scripts/amalgamate from include/mpi_router/mpi_router.hpp and what it includes.
 // Needs a C++20 compiler and nothing else.

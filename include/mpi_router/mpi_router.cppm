@@ -1,3 +1,4 @@
+// clang-format off: made by scripts/amalgamate
 // The public names of mpi_router.hpp as a C++20 module: import mpi_router;
 // Made by scripts/amalgamate. Macros are not exported: MPIROUTER_VERSION_… is in <mpi_router/core/version.hpp>.
 module;
