@@ -265,7 +265,7 @@ TEST_CASE("rival targets: what the page says of the rows, of v₁ and of the mea
   CAPTURE(shares);
   CHECK(page_says("theory.md", shares.substr(0, shares.size() - 2) + " % of ‖A‖_F²"));
   CAPTURE(nulls);
-  CHECK(page_says("theory.md", "λ with σ₁ has the root mean square ‖A‖_F/(√D σ₁), on any matrix: " +
+  CHECK(page_says("theory.md", "Of a random row λ has the root mean square ‖A‖_F/(√D σ₁), on any matrix: " +
                                    nulls.substr(0, nulls.size() - 2) + " in the four layers"));
   const auto null = mpi_router::null_model(128, 256);
   CHECK(page_says("theory.md", "(F = 128, D = 256) is " + rounded(null.stored, 3) + ", and " +
