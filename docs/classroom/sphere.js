@@ -58,6 +58,9 @@ function arcs(from, to, camera) {
   return pieces;
 }
 
+// What lies behind the sphere's middle is thin and dotted, its marks are hollow: paler colours would be hard to see.
+const behind = { "stroke-dasharray": "2 4", "stroke-width": 1.5 };
+
 function path(rows, camera, { color, dash, mark }) {
   const group = element("g", { stroke: color, fill: color, "stroke-width": 2.5, "stroke-linejoin": "round" });
   rows.slice(1).forEach((row, i) => {
@@ -66,20 +69,21 @@ function path(rows, camera, { color, dash, mark }) {
         element("polyline", {
           points: points.join(" "),
           fill: "none",
-          opacity: front ? 1 : 0.3,
-          ...(dash && { "stroke-dasharray": dash }),
+          ...(front ? dash && { "stroke-dasharray": dash } : behind),
         }),
       );
   });
   rows.forEach((row, i) => {
     const { x, y, front } = place(row, camera);
-    group.append(mark(x, y, i === rows.length - 1 ? 6.5 : 3.5, front ? 1 : 0.35));
+    const at = mark(x, y, i === rows.length - 1 ? 6.5 : 3.5);
+    for (const [name, value] of Object.entries(front ? { stroke: "none" } : { fill: "none", "stroke-width": 1.5 }))
+      at.setAttribute(name, value);
+    group.append(at);
   });
   return group;
 }
-const disc = (x, y, r, opacity) => element("circle", { cx: x, cy: y, r, opacity, stroke: "none" });
-const square = (x, y, r, opacity) =>
-  element("rect", { x: x - r, y: y - r, width: 2 * r, height: 2 * r, opacity, stroke: "none" });
+const disc = (x, y, r) => element("circle", { cx: x, cy: y, r });
+const square = (x, y, r) => element("rect", { x: x - r, y: y - r, width: 2 * r, height: 2 * r });
 
 // A direction without a sign: the line through the centre, solid before the sphere's middle, dashed behind.
 function line(p, camera, { color, width, reach }) {
@@ -99,7 +103,7 @@ function line(p, camera, { color, width, reach }) {
         y1: centre,
         x2: x,
         y2: y,
-        ...(!front && { "stroke-dasharray": "4 4", opacity: 0.7 }),
+        ...(!front && { "stroke-dasharray": "4 4" }),
       }),
     ),
   );

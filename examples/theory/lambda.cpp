@@ -3,6 +3,8 @@
 
 #include <mpi_router/verify/null_model.hpp>
 
+#include <array>
+
 using namespace theory;
 
 namespace {
@@ -19,17 +21,15 @@ std::pair<VectorXd, double> principal(const MatrixXd& a, std::uint64_t seed) {
 
 /// After 0, 1, … steps: λ, |cos| to v₁ and λ with ‖A‖_F, means over 24 random rows.
 table mean_course(const MatrixXd& a, int steps, std::uint64_t seed) {
-  constexpr int count = 24;
   const auto [v, sigma_1] = principal(a, seed);
-  const double norm = a.norm();
   table course(static_cast<std::size_t>(steps) + 1, {0, 0, 0});
-  for (int i = 0; i < count; ++i) {
-    VectorXd row = gaussian(a.cols(), 1, 1000 + static_cast<std::uint64_t>(i));
+  for (std::uint64_t i = 0; i < 24; ++i) {
+    VectorXd row = gaussian(a.cols(), 1, 1000 + i);
     for (auto& at : course) {
       const double rho = quotient(a, row);
-      at[0] += alignment_spectral(rho, sigma_1) / count;
-      at[1] += std::abs(std::cos(angle_between(row, v))) / count;
-      at[2] += alignment_frobenius(rho, norm) / count;
+      at[0] += alignment_spectral(rho, sigma_1) / 24;
+      at[1] += std::abs(std::cos(angle_between(row, v))) / 24;
+      at[2] += alignment_frobenius(rho, a.norm()) / 24;
       row = stepped(a, row);
     }
   }
@@ -42,36 +42,29 @@ int main(int argc, char** argv) {
   return run(argc, argv, "lambda", [](const demonstration& demo) {
     const auto course = mean_course(gaussian(1024, 1024, 11), 40, 12);
     table steps;
-    for (std::size_t k = 0; k < course.size(); ++k) {
-      steps.push_back({static_cast<double>(k), course[k][0], course[k][1]});
+    for (double k = 0; const auto& at : course) {
+      steps.push_back({k++, at[0], at[1]});
     }
     demo.csv("steps", "step,lambda,cosine", steps);
 
     table shapes;
-    for (const auto& [f, d] : {std::pair{2048, 256},
-                               {1024, 256},
-                               {1024, 512},
-                               {512, 512},
-                               {512, 1024},
-                               {256, 1024},
-                               {256, 2048},
-                               {352, 1024}}) {
+    using shape = std::array<index_t, 2>;  // F, D
+    for (const auto& [f, d] : {shape{2048, 256}, shape{1024, 256}, shape{1024, 512}, shape{512, 512},
+                               shape{512, 1024}, shape{256, 1024}, shape{256, 2048}, shape{352, 1024}}) {
+      const auto [ff, dd] = std::pair(static_cast<double>(f), static_cast<double>(d));
       const auto null = null_model(f, d);
-      const auto seen = mean_course(gaussian(f, d, 13), 1, 14);
-      shapes.push_back({static_cast<double>(d) / f, null.stored, seen[0][0], null.one_step, seen[1][0],
-                        seen[1][1], static_cast<double>(f), static_cast<double>(d), seen[0][2], seen[1][2]});
+      const auto at = mean_course(gaussian(f, d, 13), 1, 14);
+      shapes.push_back(
+          {dd / ff, null.stored, at[0][0], null.one_step, at[1][0], at[1][1], ff, dd, at[0][2], at[1][2]});
     }
     demo.csv("shapes",
              "q,null_stored,lambda_stored,null_one_step,lambda_one_step,cosine_one_step,F,D,frobenius_stored,"
              "frobenius_one_step",
              shapes);
-
     const auto null = null_model(1024, 1024);
     fmt::print(
-        "A Gaussian matrix, [F, D] = [1024, 1024], never trained: there is nothing to align with.\n"
-        "One step lifts λ from {:.3f} to {:.3f} (limits for large matrices: {:.3f} and {:.3f}),\n"
-        "yet the cosine to v₁ goes from {:.3f} to {:.3f} only: still nearly orthogonal.\n"
-        "So λ alone is no certificate. Read it beside its null, the angle and the gap.\n",
+        "A Gaussian matrix, 1024 × 1024, has nothing to align with. One step lifts λ from {:.3f} to {:.3f}\n"
+        "(limits {:.3f} and {:.3f}), the cosine to v₁ from {:.3f} to {:.3f} only: λ is no certificate.\n",
         course[0][0], course[1][0], null.stored, null.one_step, course[0][1], course[1][1]);
     demo.figure("lambda", "a Gaussian matrix, F = D = 1024; means over 24 random rows");
     demo.figure("lambda-shapes", "Gaussian matrices, F·D from 2¹⁸ to 2¹⁹; means over 24 random rows");

@@ -18,19 +18,9 @@ std::vector<double> point(const VectorXd& at) { return {at[0], at[1], at[2]}; }
 
 int main(int argc, char** argv) {
   return run(argc, argv, "layer", [](const demonstration& demo) {
-    table landscape;
-    for (int latitude = -90; latitude <= 90; latitude += 15) {
-      for (int longitude = 0; longitude <= 360; longitude += 15) {
-        const double cosine = std::cos(latitude * degree);
-        const VectorXd at{{std::sin(latitude * degree), cosine * std::cos(longitude * degree),
-                           cosine * std::sin(longitude * degree)}};
-        landscape.push_back({at[0], at[1], at[2], quotient(expert(), at)});
-      }
-      landscape.emplace_back();  // gnuplot's sign that a line of the grid ends
-    }
-    demo.csv("landscape", "v1,v2,v3,rho", landscape);
-
     const MatrixXd a = expert();
+    demo.csv("landscape", "v1,v2,v3,rho", landscape(a, 15));
+
     const double rho = quotient(a, row);
     const VectorXd ascent = a.transpose() * (a * row) / rho;  // r̂ + g/ρ = r̂M/ρ, on the tangent at r̂
     const VectorXd next = stepped(a, row);

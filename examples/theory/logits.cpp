@@ -1,14 +1,9 @@
-// Eq. 6 and 7: the logits of a layer with more and more experts, with C = C′/√N and with a C that stays.
+// Eq. 7: the logits of a layer with more and more experts, with C = C′/√N and with a C that stays.
 #include "demonstration.hpp"
-
-#include <mpi_router/core/experts.hpp>
-#include <mpi_router/router/router_rows.hpp>
 
 using namespace theory;
 
 namespace {
-
-using rows_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 constexpr index_t hidden_dim = 64;
 constexpr index_t ffn_dim = 32;
@@ -16,15 +11,8 @@ constexpr double c_prime = 4;
 
 /// r′ of N Gaussian experts and rows, [N, D].
 rows_matrix rows_of(index_t num_experts, router_radius radius) {
-  const expert_shape shape{num_experts, ffn_dim, hidden_dim};
-  const VectorXd gates = gaussian(num_experts * ffn_dim * hidden_dim, 1, 41);
-  const rows_matrix router = gaussian(num_experts, hidden_dim, 43);
-  rows_matrix rows(num_experts, hidden_dim);
-  std::vector<double> workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
-  router_rows(experts_nfd(gates.data(), shape), row_major(router.data(), num_experts, hidden_dim),
-              row_major(rows.data(), num_experts, hidden_dim), {.radius = radius},
-              vector_view<double>(workspace));
-  return rows;
+  return stepped_rows(gaussian(num_experts * ffn_dim * hidden_dim, 1, 41),
+                      gaussian(num_experts, hidden_dim, 43), radius);
 }
 
 }  // namespace

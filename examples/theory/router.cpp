@@ -1,34 +1,18 @@
 // The router: three experts in a plane, tokens coloured by the expert that wins, before and after a step.
 #include "demonstration.hpp"
 
-#include <mpi_router/core/experts.hpp>
-#include <mpi_router/router/router_rows.hpp>
-
 using namespace theory;
 
 int main(int argc, char** argv) {
   return run(argc, argv, "router", [](const demonstration& demo) {
-    constexpr expert_shape shape{.num_experts = 3, .ffn_dim = 2, .hidden_dim = 2};
-    const std::vector<double> directions{20, 135, 260};  // of v₁, degrees
-    const std::vector<double> stored{75, 165, 300};      // of the rows, degrees
-    using rows_of_two = Eigen::Matrix<double, 3, 2, Eigen::RowMajor>;
-    rows_of_two router;
-    rows_of_two rows;
-    std::vector<double> gates;  // [N, F, D], σ = 1, 0.6
-    for (std::size_t e = 0; e < 3; ++e) {
-      const double v = directions[e] * degree;
-      gates.insert(gates.end(), {std::cos(v), std::sin(v), -0.6 * std::sin(v), 0.6 * std::cos(v)});
-      router.row(static_cast<index_t>(e)) << std::cos(stored[e] * degree), std::sin(stored[e] * degree);
-    }
-    std::vector<double> workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
-    router_rows(experts_nfd(gates.data(), shape), row_major(router.data(), 3, 2),
-                row_major(rows.data(), 3, 2), {.radius = 1.0}, vector_view<double>(workspace));
+    const rows_matrix principal = directions_at({20, 135, 260});
+    const rows_matrix router = directions_at({75, 165, 300});
+    const rows_matrix rows = stepped_rows(plane_experts(principal), router, 1.0);
 
     table arrows;
     for (index_t e = 0; e < 3; ++e) {
       arrows.push_back({static_cast<double>(e), router(e, 0), router(e, 1), rows(e, 0), rows(e, 1),
-                        std::cos(directions[static_cast<std::size_t>(e)] * degree),
-                        std::sin(directions[static_cast<std::size_t>(e)] * degree)});
+                        principal(e, 0), principal(e, 1)});
     }
     demo.csv("rows", "expert,r_x,r_y,step_x,step_y,v1_x,v1_y", arrows);
 

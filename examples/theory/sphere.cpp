@@ -21,12 +21,9 @@ double angle_of(const VectorXd& row) { return angle_between(row, VectorXd::Unit(
 std::vector<VectorXd> walk(const MatrixXd& a, double eta) {
   std::vector<VectorXd> rows{start};
   while (angle_of(rows.back()) >= 1 && rows.size() <= patience) {
-    VectorXd next = stepped(a, rows.back());
-    if (eta != mpi) {
-      const double step = eta == adaptive ? adaptive_step(quotient(a, rows.back())) : eta;
-      steepest_ascent_step(gram(a), view(std::as_const(rows.back())), view(next), 1.0, step);
-    }
-    rows.push_back(std::move(next));
+    const VectorXd& row = rows.back();
+    rows.push_back(eta == mpi ? stepped(a, row)
+                              : ascended(a, row, eta == adaptive ? adaptive_step(quotient(a, row)) : eta));
   }
   return rows;
 }
@@ -36,58 +33,31 @@ double steps_of(const std::vector<VectorXd>& rows) {
   return angle_of(rows.back()) < 1 ? static_cast<double>(rows.size() - 1) : no_number;
 }
 
-table landscape() {
-  table points;
-  for (int latitude = -90; latitude <= 90; latitude += 10) {
-    for (int longitude = 0; longitude <= 360; longitude += 10) {
-      const double cosine = std::cos(latitude * degree);
-      const VectorXd row{{std::sin(latitude * degree), cosine * std::cos(longitude * degree),
-                          cosine * std::sin(longitude * degree)}};
-      points.push_back({row[0], row[1], row[2], quotient(expert(), row)});
-    }
-    points.emplace_back();  // gnuplot's sign that a line of the grid ends
-  }
-  return points;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   return run(argc, argv, "sphere", [](const demonstration& demo) {
-    demo.csv("landscape", "v1,v2,v3,rho", landscape());
-    fmt::print(
-        "Eq. 9 on the unit sphere, σ = 1, 0.75, 0.4, from {:.0f}° away: steps until within 1° of v₁, and "
-        "those\n"
-        "after the weights have doubled and η has not (nan: never, the step is too long):\n",
-        angle_of(start));
+    demo.csv("landscape", "v1,v2,v3,rho", landscape(expert(), 10));
     table path;
-    double rule = 0;
-    for (const double eta : {mpi, adaptive, 0.05, 0.5, 1.5, 2.0, 2.5}) {
+    fmt::print("Steps from {:.0f}° until within 1° of v₁; and with doubled weights (nan: never):\n",
+               angle_of(start));
+    for (double rule = 0; const double eta : {mpi, adaptive, 0.05, 0.5, 1.5, 2.0, 2.5}) {
       const auto rows = walk(expert(), eta);
-      for (std::size_t k = 0; k < rows.size(); ++k) {
-        path.push_back({rule, static_cast<double>(k), rows[k][0], rows[k][1], rows[k][2],
-                        quotient(expert(), rows[k]), angle_of(rows[k])});
+      for (double k = 0; const VectorXd& row : rows) {
+        path.push_back({rule, k++, row[0], row[1], row[2], quotient(expert(), row), angle_of(row)});
       }
-      fmt::print("  {:<10} {:>5.0f} {:>5.0f}\n",
-                 eta == mpi        ? "MPI"
-                 : eta == adaptive ? "η = 1/ρ"
-                                   : fmt::format("η = {}", eta),
-                 steps_of(rows), steps_of(walk(expert(2), eta)));
+      const auto name = eta == mpi ? "MPI" : eta == adaptive ? "η = 1/ρ" : fmt::format("η = {}", eta);
+      fmt::print("  {:<10} {:>5.0f} {:>5.0f}\n", name, steps_of(rows), steps_of(walk(expert(2), eta)));
       ++rule;
     }
     demo.csv("path", "rule,step,v1,v2,v3,rho,angle_deg", path);
-
     table steps;
     for (double eta = 0.02; eta < 4; eta *= 1.04) {
       steps.push_back({eta, steps_of(walk(expert(), eta)), steps_of(walk(expert(2), eta)),
                        steps_of(walk(expert(), mpi)), steps_of(walk(expert(2), mpi))});
     }
     demo.csv("steps", "eta,steps,steps_doubled,mpi,mpi_doubled", steps);
-    fmt::print(
-        "MPI is Eq. 9 with η = 1/ρ. A fixed η can be faster, slower, or never arrive, and which of them "
-        "depends\n"
-        "on σ₁, which differs from expert to expert and moves in training. MPI needs neither σ₁ nor a step "
-        "size.\n");
+    fmt::print("A fixed η is faster, slower, or never arrives, by σ₁; MPI is η = 1/ρ and needs neither.\n");
     const auto parameters = fmt::format("σ = 1, 0.75, 0.4 (D = 3); start {:.0f}° from v₁", angle_of(start));
     demo.figure("sphere", parameters);
     demo.figure("sphere-steps", parameters + "; doubled weights keep their η");

@@ -9,6 +9,7 @@ TEST_CASE(
   const std::map<std::string, std::vector<std::string>> pictures{{"layer", {"layer"}},
                                                                  {"router", {"router"}},
                                                                  {"ellipse", {"ellipse", "ellipse-quotient"}},
+                                                                 {"weights", {"weights"}},
                                                                  {"logits", {"logits"}},
                                                                  {"targets", {"targets"}},
                                                                  {"sphere", {"sphere", "sphere-steps"}},
@@ -128,7 +129,7 @@ TEST_CASE(
   CHECK(slower > 50);
 }
 
-TEST_CASE("η: measured rates are those of theory within 5 %, and η = 1/ρ is the power step to rounding") {
+TEST_CASE("η: measured rates are those of theory within 5 %, and κ² at t = 1, which is MPI") {
   const demonstration demo("eta");
   int arrived = 0;
   for (const auto& row : demo.read("rates")) {
@@ -137,6 +138,9 @@ TEST_CASE("η: measured rates are those of theory within 5 %, and η = 1/ρ is t
     const double theory =
         std::max(std::abs(1 - row.at("t") * (1 - 0.64)), std::abs(1 - row.at("t") * (1 - 0.09)));
     CHECK(row.at("predicted") == doctest::Approx(theory).epsilon(1e-9));
+    if (row.at("t") == 1) {
+      CHECK(row.at("predicted") == doctest::Approx(0.64).epsilon(1e-9));
+    }
     if (std::isnan(row.at("measured"))) {
       CHECK(theory > 0.99);  // only what should not arrive does not
     } else {
@@ -145,7 +149,6 @@ TEST_CASE("η: measured rates are those of theory within 5 %, and η = 1/ρ is t
     }
   }
   CHECK(arrived > 40);
-  CHECK(demo.read("equality")[0].at("largest_difference") < 1e-14);
   const auto last = demo.read("angles").back();
   CHECK(last.at("t_over") > 5);  // degrees: it never comes near
   CHECK(last.at("t_best") < last.at("t_1"));

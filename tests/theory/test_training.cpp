@@ -103,6 +103,10 @@ TEST_CASE("ablation: the page's table and what it says, seed by seed, are of fig
   CHECK(page_says("theory.md", "lower in two seeds and higher, by " + rounded(-power[0], 4) + ", in one"));
   CHECK(runs.at("retraction-only").means[2] < usual.means[2]);  // rows no nearer to v₁
   CHECK(runs.at("mpi").means[3] > usual.means[3]);              // balance no better
+  const auto balance = [](double from, double to) {
+    return "| " + rounded(from, 3) + " → " + rounded(to, 3) + " |";
+  };
+  CHECK(page_says("theory.md", balance(usual.means[3], runs.at("mpi").means[3])));
   const auto null = mpi_router::null_model(64, 64);
   CHECK(page_says("theory.md", "are " + rounded(null.stored, 3) + " with σ₁, " + rounded(null.one_step, 3) +
                                    " after one step, and " + rounded(1 / std::sqrt(64.0), 3) +

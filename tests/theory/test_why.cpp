@@ -1,9 +1,10 @@
-// Why v₁, the paper's numbers beside the null, and the exact floor of drift: sections 0, 8 and 10 of
-// docs/theory.md.
+// Why v₁, Eq. 6 and 7, the paper's numbers beside the null, and the exact floor of drift: sections 0, 8 and
+// 10 of docs/theory.md.
 #include "demonstration.hpp"
 
 #include <mpi_router/backend/dense.hpp>
 #include <mpi_router/manifold/power_step.hpp>
+#include <mpi_router/router/gating_vjp.hpp>
 #include <mpi_router/verify/null_model.hpp>
 
 using namespace claims;
@@ -54,6 +55,150 @@ TEST_CASE(
         tangent ==
         doctest::Approx(std::pow(0.25, r.at("step")) * std::tan(75 * std::numbers::pi / 180)).epsilon(1e-6));
   }
+}
+
+namespace {
+
+constexpr mpi_router::index_t gated_experts = 5;
+constexpr mpi_router::index_t gated_k = 3;
+constexpr double gated_logits[gated_experts] = {0.3, -0.4, 1.1, 0.2, -2};
+
+struct gated {
+  std::vector<double> weights = std::vector<double>(gated_k);
+  std::vector<mpi_router::expert_id> experts = std::vector<mpi_router::expert_id>(gated_k);
+};
+
+/// The gate of one token with the logits scale · ℓ + shift.
+gated gate_of(const mpi_router::gating_options& options, double scale = 1, double shift = 0) {
+  using namespace mpi_router;
+  std::vector<double> logits;
+  for (const double l : gated_logits) {
+    logits.push_back(scale * l + shift);
+  }
+  gated out;
+  out.weights.resize(static_cast<std::size_t>(options.top_k));
+  out.experts.resize(static_cast<std::size_t>(options.top_k));
+  std::vector<double> workspace(static_cast<std::size_t>(gating_workspace(1, gated_experts)));
+  gate<double>(row_major(logits.data(), 1, gated_experts), options, {},
+               {row_major(out.weights.data(), 1, options.top_k), out.experts}, workspace);
+  return out;
+}
+
+/// ℓ̄ of the token, by the library.
+std::vector<double> gate_gradient(const mpi_router::gating_options& options, const gated& of,
+                                  const std::vector<double>& grad_weights) {
+  using namespace mpi_router;
+  std::vector<double> grad(gated_experts);
+  std::vector<double> workspace(static_cast<std::size_t>(gating_workspace(1, gated_experts)));
+  gate_vjp<double>(row_major(gated_logits, 1, gated_experts), options, of.experts,
+                   row_major(grad_weights.data(), 1, options.top_k), row_major(grad.data(), 1, gated_experts),
+                   gradient_mode::write, workspace);
+  return grad;
+}
+
+constexpr mpi_router::gating_options of_chosen{
+    .top_k = gated_k, .order = mpi_router::selection_order::select_then_score, .renormalize = false};
+constexpr mpi_router::gating_options of_all{.top_k = gated_k, .renormalize = false};
+
+}  // namespace
+
+TEST_CASE(
+    "Eq. 6: the choice ignores scale and shift, the weights only the shift; C is an inverse temperature") {
+  const auto plain = gate_of(of_chosen);
+  for (const double c : {1e-3, 0.5, 3.0, 200.0}) {
+    CAPTURE(c);
+    const auto scaled = gate_of(of_chosen, c, -7);
+    CHECK(scaled.experts == plain.experts);
+    for (std::size_t i = 0; i < gated_k; ++i) {
+      for (std::size_t j = 0; j < i; ++j) {
+        const double difference = gated_logits[plain.experts[j]] - gated_logits[plain.experts[i]];
+        CHECK(scaled.weights[i] == doctest::Approx(scaled.weights[j] * std::exp(-c * difference)));
+      }
+    }
+  }
+  CHECK(gate_of(of_chosen, 1e-9).weights[2] == doctest::Approx(1.0 / gated_k));
+  CHECK(gate_of(of_chosen, 1e3).weights[0] == doctest::Approx(1));
+  // Softmax of all, divided by its sum on the chosen, is softmax of the chosen.
+  const auto all = gate_of(of_all);
+  const double sum = all.weights[0] + all.weights[1] + all.weights[2];
+  CHECK(sum < 1 - 1e-3);
+  auto divided = of_all;
+  divided.renormalize = true;
+  for (std::size_t i = 0; i < gated_k; ++i) {
+    CHECK(all.weights[i] / sum == doctest::Approx(plain.weights[i]).epsilon(1e-12));
+    CHECK(gate_of(divided).weights[i] == doctest::Approx(plain.weights[i]).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("Eq. 6: the gradient to the logits is the page's, sums to 0, and is 0 for one expert") {
+  const std::vector<double> w_bar{0.7, -1.3, 0.4};
+  for (const auto& options : {of_chosen, of_all}) {
+    const bool all = options == of_all;
+    CAPTURE(all);
+    const auto of = gate_of(options);
+    const auto grad = gate_gradient(options, of, w_bar);
+    const auto p = gate_of({.top_k = gated_experts, .renormalize = false});  // softmax of all
+    double mean = 0;
+    for (std::size_t i = 0; i < gated_k; ++i) {
+      mean += of.weights[i] * w_bar[i];
+    }
+    double sum = 0;
+    double along = 0;  // Σ ℓⱼℓ̄ⱼ
+    for (int j = 0; j < gated_experts; ++j) {
+      CAPTURE(j);
+      const auto expert = static_cast<std::size_t>(j);
+      const auto at = std::find(of.experts.begin(), of.experts.end(), j) - of.experts.begin();
+      const double bar = at < gated_k ? w_bar[static_cast<std::size_t>(at)] : 0;
+      const auto rank = std::find(p.experts.begin(), p.experts.end(), j) - p.experts.begin();
+      const double weight = all            ? p.weights[static_cast<std::size_t>(rank)]
+                            : at < gated_k ? of.weights[static_cast<std::size_t>(at)]
+                                           : 0;
+      CHECK(grad[expert] == doctest::Approx(weight * (bar - mean)).epsilon(1e-12));
+      sum += grad[expert];
+      along += gated_logits[j] * grad[expert];
+    }
+    CHECK(std::abs(sum) < 1e-15);
+    // ∂/∂C of Σ w w̄, where the logits are C times these: a central difference.
+    const auto loss = [&](double c) {
+      const auto at = gate_of(options, c);
+      return at.weights[0] * w_bar[0] + at.weights[1] * w_bar[1] + at.weights[2] * w_bar[2];
+    };
+    CHECK(along == doctest::Approx((loss(1 + 1e-5) - loss(1 - 1e-5)) / 2e-5).epsilon(1e-7));
+  }
+  auto one = of_chosen;
+  one.top_k = 1;
+  CHECK(gate_of(one).weights[0] == 1);
+  for (const double g : gate_gradient(one, gate_of(one), {1})) {
+    CHECK(g == 0);
+  }
+  const auto sigmoid = gate_of(
+      {.top_k = gated_k, .score_function = mpi_router::score_function::sigmoid, .renormalize = false});
+  CHECK(sigmoid.experts == gate_of(of_chosen).experts);
+  CHECK(sigmoid.weights[0] == doctest::Approx(1 / (1 + std::exp(-1.1))).epsilon(1e-12));
+}
+
+TEST_CASE("weights: at any C the same four, from 1/K each to all for the best") {
+  const demonstration demo("weights");
+  const auto curves = demo.read("curves");
+  REQUIRE(curves.size() == 61);
+  for (const auto& at : curves) {
+    CAPTURE(at.at("c_prime"));
+    const double share = at.at("p1") + at.at("p2") + at.at("p3") + at.at("p4");
+    CHECK(at.at("w1") + at.at("w2") + at.at("w3") + at.at("w4") == doctest::Approx(1).epsilon(1e-9));
+    for (const char* rank : {"1", "2", "3", "4"}) {
+      CHECK(at.at(std::string("w") + rank) ==
+            doctest::Approx(at.at(std::string("p") + rank) / share).epsilon(1e-9));
+    }
+    // Ratios of weights are powers: log(w₁/w₂) is C times what it is at C = 1.
+    CHECK(std::log(at.at("w1") / at.at("w2")) / at.at("c_prime") ==
+          doctest::Approx(std::log(curves[0].at("w1") / curves[0].at("w2")) / 0.1).epsilon(1e-6));
+  }
+  const auto line = [](const auto& at) {
+    return rounded(at.at("w1"), 3) + ", " + rounded(at.at("w2"), 3) + ", " + rounded(at.at("w3"), 3) + ", " +
+           rounded(at.at("w4"), 3);
+  };
+  CHECK(page_says("theory.md", "from " + line(curves.front()) + " to " + line(curves.back()) + "."));
+  CHECK(demo.words().find("the chosen are the same") != std::string::npos);
 }
 
 TEST_CASE(
@@ -120,27 +265,61 @@ TEST_CASE("rival targets: what the page says of the rows, of v₁ and of the mea
   CAPTURE(shares);
   CHECK(page_says("theory.md", shares.substr(0, shares.size() - 2) + " % of ‖A‖_F²"));
   CAPTURE(nulls);
-  CHECK(page_says("theory.md", "λ with σ₁ has the root mean square ‖A‖_F/(√D σ₁), on any matrix: " +
+  CHECK(page_says("theory.md", "Of a random row λ has the root mean square ‖A‖_F/(√D σ₁), on any matrix: " +
                                    nulls.substr(0, nulls.size() - 2) + " in the four layers"));
   const auto null = mpi_router::null_model(128, 256);
   CHECK(page_says("theory.md", "(F = 128, D = 256) is " + rounded(null.stored, 3) + ", and " +
                                    rounded(null.one_step, 3) + " after a step"));
 }
 
-TEST_CASE("Table 5 beside the null: both norms, and no shape has a null after one step below √(5/8)") {
-  const auto null = mpi_router::null_model(1000, 2900);
-  const double frobenius = 1 / std::sqrt(2048.0);
-  const double frobenius_step = std::sqrt((1 + 3 * 2.9 + 2.9 * 2.9) / (3.9 * 2048));
-  CHECK(page_says("theory.md", "0.37 | " + rounded(null.stored, 3) + " | " + rounded(frobenius, 3) + " |"));
-  CHECK(page_says("theory.md", "0.67 | " + rounded(null.stored, 3) + " | " + rounded(frobenius, 3) + " |"));
-  CHECK(page_says("theory.md",
-                  "0.67 | " + rounded(null.one_step, 3) + " | " + rounded(frobenius_step, 3) + " |"));
-  CHECK(page_says("theory.md", "the null is " + rounded(mpi_router::null_model(100, 200).stored, 3) +
-                                   " at q = 2, " + rounded(mpi_router::null_model(100, 267).stored, 3) +
-                                   " at 2.67, " + rounded(mpi_router::null_model(100, 350).stored, 3) +
-                                   " at 3.5."));
+namespace {
+
+/// The numbers of a line of a table, between its name and its end.
+std::vector<double> numbers_of(const std::string& page, const std::string& name) {
+  const std::string text = text_of(std::filesystem::path(THEORY_PAGES) / page);
+  const auto at = text.find("| " + name + " | 0.");
+  REQUIRE(at != text.npos);
+  std::istringstream line(text.substr(at + name.size() + 4, text.find('\n', at) - at - name.size() - 4));
+  std::vector<double> numbers;
+  char bar = 0;
+  for (double x = 0; line >> x; line >> bar) {
+    numbers.push_back(x);
+  }
+  return numbers;
+}
+
+}  // namespace
+
+TEST_CASE("Table 5 beside the null: what is printed, the shape's null, and both norms") {
+  const auto null = mpi_router::null_model(768, 1536);
+  const auto usual = numbers_of("theory.md", "usual");
+  const auto mpi = numbers_of("theory.md", "MPI, r′");
+  REQUIRE(usual.size() == 13);
+  REQUIRE(mpi.size() == 13);
+  CHECK(rounded(usual[12], 3) == rounded(null.stored, 3));
+  CHECK(rounded(mpi[12], 3) == rounded(null.one_step, 3));
+  double least = 1;
+  double most = 0;
+  for (std::size_t layer = 0; layer < 12; ++layer) {
+    CHECK(usual[layer] < null.stored);  // no layer reaches the null
+    CHECK(mpi[layer] < null.one_step);
+    least = std::min(least, mpi[layer] - usual[layer]);
+    most = std::max(most, mpi[layer] - usual[layer]);
+  }
+  CHECK(page_says("theory.md", "rises by " + rounded(least, 2) + " to " + rounded(most, 2) +
+                                   ", and the null, by the step alone, by " +
+                                   rounded(null.one_step - null.stored, 3)));
   CHECK(page_says("theory.md", "√(5/8) = " + rounded(std::sqrt(5.0 / 8), 3)));
-  CHECK(page_says("theory.md", "σ₁² ≥ " + rounded(0.67 * 0.67, 2) + " ‖W_g‖_F²"));
+  CHECK(rounded(mpi_router::null_model(1000, 2900).stored, 2) == rounded(usual[0], 2));
+  // λ² = ‖A‖_F²/(D σ₁²) of a random row: the share σ₁²/‖A‖_F² is 1/(D λ²).
+  const auto [low, high] = std::minmax_element(usual.begin(), usual.end() - 1);
+  CHECK(page_says("theory.md", "where σ₁² is " + rounded(100 / (1536 * *high * *high), 1) + " to " +
+                                   rounded(100 / (1536 * *low * *low), 1) + " % of ‖A‖_F²"));
+  CHECK(page_says("theory.md",
+                  "the Gaussian limit is " + rounded(100 / (1536 * null.stored * null.stored), 1) + " %"));
+  CHECK(page_says("theory.md", "nulls of " + rounded(1 / std::sqrt(1536.0), 3) + " and " +
+                                   rounded(std::sqrt((1 + 3 * 2 + 4) / (3 * 1536.0)), 3) +
+                                   ", and 0.67 would be one direction with " + rounded(0.67 * 0.67, 2)));
   CHECK(page_says("theory.md",
                   "below the " + rounded(mpi_router::null_model(128, 256).stored, 3) + " of their shape"));
   for (int f = 1; f <= 4096; f *= 2) {

@@ -135,8 +135,8 @@ export async function everywhere(browser, library) {
     for (const scheme of ["light", "dark"]) {
       const hash =
         scheme === "light"
-          ? "#s2=0.5&s3=0.3&t=2.5&eta=fixed&theta=40&phi=30&steps=60"
-          : "#s2=0.8&theta=20&phi=150&drift=2&steps=40&experts=6";
+          ? "#s2=0.5&s3=0.3&t=2.5&eta=fixed&theta=40&phi=30&steps=60&turn=200"
+          : "#s2=0.8&theta=20&phi=150&drift=2&steps=40&experts=6&turn=200";
       const page = await browser.open({ width, height, scheme, hash }),
         where = `${width} ${scheme}`;
       await settle(page);
@@ -197,13 +197,24 @@ export async function everywhere(browser, library) {
         const paper = svg.querySelector("rect[rx]")?.getAttribute("fill"),
           under = [...shades].map(shade => shade.split(",").map(Number));
         under.push(paper ? hex(paper) : [255, 255, 255]);
-        const strokes = new Set([...of("g[stroke]", "stroke"), ...of(".legend", "fill")]);
-        const faint = [...strokes].flatMap(stroke =>
-          under.filter(shade => light(shade) / light(hex(stroke)) < 3).map(shade => `${stroke} on ${shade}`),
-        );
+        // As it is seen: each colour at its opacity, and that of the groups around it, over each shade.
+        const opacity = it => (it === svg ? 1 : Number(getComputedStyle(it).opacity) * opacity(it.parentNode));
+        const seen = new Set();
+        for (const it of svg.querySelectorAll("line, polyline, circle, text, rect:not([rx])")) {
+          const { fill, stroke } = getComputedStyle(it); // text has a halo as light as its paper
+          for (const color of it.localName === "text" ? [fill] : [fill, stroke])
+            if (color !== "none") seen.add(`${color.match(/[\d.]+/g)} ${opacity(it)}`);
+        }
+        const faint = [...seen].flatMap(ink => {
+          const [color, alpha] = ink.split(" "),
+            over = shade => color.split(",").map((v, i) => v * alpha + shade[i] * (1 - alpha));
+          return under.filter(shade => light(shade) / light(over(shade)) < 3).map(shade => `${ink} on ${shade}`);
+        });
         return [of(".legend line", "stroke"), of("g[fill][stroke]", "stroke"), faint];
       });
       assert.deepEqual(faint, [], "not to be seen on the sphere at " + where);
+      // Both states have a path that passes behind; it is told from what is before it by dots, not by a paler colour.
+      assert.ok(await page.$("#sphere polyline[stroke-dasharray='2 4']"), "nothing is behind the sphere at " + where);
       assert.equal(legend.length, 2);
       for (const color of legend) assert.ok(paths.includes(color), `the legend’s ${color} is on no path at ${where}`);
       await page.evaluate(browser.axe);
