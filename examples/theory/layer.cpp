@@ -19,7 +19,7 @@ std::vector<double> point(const VectorXd& at) { return {at[0], at[1], at[2]}; }
 int main(int argc, char** argv) {
   return run(argc, argv, "layer", [](const demonstration& demo) {
     table landscape;
-    for (int latitude = -90; latitude <= 90; latitude += 15) {
+    for (int latitude = 0; latitude <= 90; latitude += 15) {  // −r is the line of r
       for (int longitude = 0; longitude <= 360; longitude += 15) {
         const double cosine = std::cos(latitude * degree);
         const VectorXd at{{std::sin(latitude * degree), cosine * std::cos(longitude * degree),

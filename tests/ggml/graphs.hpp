@@ -84,7 +84,8 @@ inline void compute(const context& ctx, ggml_tensor* result, int threads) {
   REQUIRE(ggml_graph_compute_with_ctx(ctx.get(), graph, threads) == GGML_STATUS_SUCCESS);
 }
 
-/// A kind of buffer that the CPU backend keeps weights in, but not in ggml's own layout; null where it has none.
+/// A kind of buffer that the CPU backend keeps weights in, but not in ggml's own layout; null where it has
+/// none.
 inline ggml_backend_buffer_type_t foreign_buffer_type() {
   using extra_bufts = ggml_backend_buffer_type_t* (*)(ggml_backend_dev_t);
   const auto registry = ggml_backend_cpu_reg();

@@ -43,8 +43,8 @@ struct layer {
   ggml_tensor* experts;
   ggml_tensor* router;
 };
-inline layer random_layer(const context& ctx, random_source& random, ggml_type type, index_t d, index_t f, index_t n,
-                   ggml_type router_type = GGML_TYPE_F32) {
+inline layer random_layer(const context& ctx, random_source& random, ggml_type type, index_t d, index_t f,
+                          index_t n, ggml_type router_type = GGML_TYPE_F32) {
   return {random_tensor(ctx, random, type, d, f, n, "blk.7.ffn_gate_exps.weight"),
           random_tensor(ctx, random, router_type, d, n, 1, "blk.7.ffn_gate_inp.weight")};
 }

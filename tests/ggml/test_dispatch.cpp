@@ -13,7 +13,8 @@ TEST_CASE("dispatch: the step in double, the bits of router_rows, on any number 
                           GGML_TYPE_MXFP4, GGML_TYPE_Q6_K, GGML_TYPE_IQ2_XXS}) {
     CAPTURE(std::string(ggml_type_name(type)));
     const context ctx = new_context();
-    is_the_step<dispatch>(random_layer(ctx, random, type, ggml_is_quantized(type) ? 256 : 65, 33, 5), {}, ctx);
+    is_the_step<dispatch>(random_layer(ctx, random, type, ggml_is_quantized(type) ? 256 : 65, 33, 5), {},
+                          ctx);
   }
 }
 

@@ -156,7 +156,8 @@ TEST_CASE("weights that are no host memory are refused when the graph is built")
   ggml_tensor* router = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, 64, 2);
   ggml_set_name(gates, "blk.7.ffn_gate_exps.weight");
   const auto buffer = ggml_backend_buft_alloc_buffer(foreign, 1 << 16);
-  REQUIRE(ggml_backend_tensor_alloc(buffer, gates, ggml_backend_buffer_get_base(buffer)) == GGML_STATUS_SUCCESS);
+  REQUIRE(ggml_backend_tensor_alloc(buffer, gates, ggml_backend_buffer_get_base(buffer)) ==
+          GGML_STATUS_SUCCESS);
   ggml::router_rows_op<> op;
   CHECK(message_of([&] { static_cast<void>(op.build(ctx.get(), gates, router)); }) ==
         "mpi_router: ggml: 'blk.7.ffn_gate_exps.weight', q4_0 [64, 8, 2]: it lies in a buffer of " +
