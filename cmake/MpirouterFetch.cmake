@@ -62,14 +62,21 @@ macro(mpirouter_fetch package target)
     target_compile_definitions(${target} INTERFACE FMT_HEADER_ONLY)
   elseif("${package}" STREQUAL "spectra")
     target_link_libraries(${target} INTERFACE Eigen3::Eigen)
+  elseif("${package}" STREQUAL "ggml")
+    foreach(part IN ITEMS ggml ggml-base ggml-cpu) # as where it is installed: warnings of its headers are not this project's
+      get_target_property(mpirouter_folders ${part} INTERFACE_INCLUDE_DIRECTORIES)
+      set_target_properties(${part} PROPERTIES INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${mpirouter_folders}")
+    endforeach()
   endif()
 endmacro()
 
-# Makes <target> of <package> available: finds it, or else fetches it where that is allowed. Sets
-# <package>_FOUND.
+# Makes <target> of <package> available: finds it, or else fetches it where that is allowed, or where its sources are
+# given (FETCHCONTENT_SOURCE_DIR_<PACKAGE>) and nothing is downloaded. Sets <package>_FOUND.
 macro(mpirouter_require package target)
   mpirouter_find(${package} ${target})
-  if(NOT ${package}_FOUND AND NOT TARGET ${target} AND MPIROUTER_FETCH_DEPENDENCIES AND DEFINED mpirouter_${package}_url
+  string(TOUPPER FETCHCONTENT_SOURCE_DIR_${package} mpirouter_given)
+  if(NOT ${package}_FOUND AND NOT TARGET ${target} AND DEFINED mpirouter_${package}_url
+     AND (MPIROUTER_FETCH_DEPENDENCIES OR ${mpirouter_given})
      AND ("${MPIROUTER_GGML}" STREQUAL "ON" OR NOT "${package}" STREQUAL "ggml"))
     mpirouter_fetch(${package} ${target})
     set(${package}_FOUND TRUE)

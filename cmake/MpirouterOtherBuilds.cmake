@@ -42,16 +42,23 @@ function(mpirouter_other_build name)
   endif()
 endfunction()
 
+# ggml's sources, where this build has them: its tests run sanitized and with clang too.
+FetchContent_GetProperties(ggml)
+set(same_ggml "")
+if(ggml_SOURCE_DIR)
+  set(same_ggml -DMPIROUTER_GGML=ON -DFETCHCONTENT_SOURCE_DIR_GGML=${ggml_SOURCE_DIR})
+endif()
+
 # The tests of the packaging look at installed files and flags of their own: once is enough.
 set(laws -DMPIROUTER_PACKAGING_TESTS=OFF)
 # Sanitized, the programs take longer to compile, or unoptimised to run, than all the rest: that is for full tests.
 mpirouter_other_build(
   clang_sanitized COMPILER clang++-19 PRESET asan-ubsan
   OPTIONS ${laws} -DMPIROUTER_UNITY_BUILD=${MPIROUTER_UNITY_BUILD} -DMPIROUTER_BUILD_TOOLS=${MPIROUTER_FULL_TESTS}
-          -DMPIROUTER_BUILD_EXAMPLES=${MPIROUTER_FULL_TESTS})
+          -DMPIROUTER_BUILD_EXAMPLES=${MPIROUTER_FULL_TESTS} ${same_ggml})
 if(MPIROUTER_FULL_TESTS)
   mpirouter_other_build(gcc_sanitized PRESET asan-ubsan OPTIONS ${laws})
-  mpirouter_other_build(clang_release COMPILER clang++-19 PRESET release OPTIONS -DMPIROUTER_BUILD_DOCS=OFF)
+  mpirouter_other_build(clang_release COMPILER clang++-19 PRESET release OPTIONS -DMPIROUTER_BUILD_DOCS=OFF ${same_ggml})
   mpirouter_other_build(gcc_debug PRESET debug OPTIONS ${laws} -DMPIROUTER_BUILD_DOCS=OFF)
 
   # For Windows, under wine. The header-only packages are taken from this machine, apart from its other headers.

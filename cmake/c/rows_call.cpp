@@ -70,13 +70,10 @@ bool is_of_one_step(const char* what, const mpi_router_experts& experts, const r
   return experts.device == MPIROUTER_CUDA;
 }
 
-/// Experts of either side; on a GPU they need no data, for sizes alone are asked.
+/// Experts of either side, in every build, with data or without: sizes are those of shapes.
 void check_sized(const char* what, const mpi_router_experts* experts) {
   const bool is_gpu = given(what, "experts", experts).device == MPIROUTER_CUDA;
-  if (is_gpu && !is_built_with_cuda) {
-    unsupported(what, ": experts is on a GPU, and this library was built without CUDA");
-  }
-  check(what, "experts", *experts, is_gpu ? place{MPIROUTER_CUDA, false} : place{});
+  check(what, "experts", *experts, {is_gpu ? MPIROUTER_CUDA : MPIROUTER_HOST, false});
 }
 
 }  // namespace

@@ -25,10 +25,10 @@ auto operator_named(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
-/// Bytes of a tape that holds one of either device: a shape must not depend on where a tensor is.
+/// Bytes of a tape that holds one of either device: a shape must not depend on where a tensor is, nor on
+/// whether the C library was built for GPUs, for programs are saved with it.
 inline std::int64_t tape_bytes(const char* what, const Tensor& experts, const mpi_router_options& o) {
-  alignas(double) static char somewhere[sizeof(double)];  // no element is looked at
-  mpi_router_experts e{somewhere,
+  mpi_router_experts e{nullptr,
                        nullptr,
                        dtype_of(what, "experts", experts),
                        MPIROUTER_HOST,
@@ -37,9 +37,9 @@ inline std::int64_t tape_bytes(const char* what, const Tensor& experts, const mp
   std::int64_t on_host = 0;
   std::int64_t on_gpu = 0;
   must(mpi_router_tape_size(&e, &o, &on_host));
-  e.device = MPIROUTER_CUDA;
-  if (mpi_router_tape_size(&e, &o, &on_gpu) != MPIROUTER_OK) {  // built without CUDA
-    on_gpu = 0;
+  if (o.steps == 1) {  // on a GPU there is no tape of several
+    e.device = MPIROUTER_CUDA;
+    must(mpi_router_tape_size(&e, &o, &on_gpu));
   }
   return std::max(on_host, on_gpu);
 }

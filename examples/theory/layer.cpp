@@ -19,7 +19,7 @@ std::vector<double> point(const VectorXd& at) { return {at[0], at[1], at[2]}; }
 int main(int argc, char** argv) {
   return run(argc, argv, "layer", [](const demonstration& demo) {
     const MatrixXd a = expert();
-    demo.csv("landscape", "v1,v2,v3,rho", landscape(a, 15));
+    demo.csv("landscape", "v1,v2,v3,rho", landscape(a, 15, 0));  // −r is the line of r
 
     const double rho = quotient(a, row);
     const VectorXd ascent = a.transpose() * (a * row) / rho;  // r̂ + g/ρ = r̂M/ρ, on the tangent at r̂

@@ -1,8 +1,7 @@
 # title: A router row, and one step of MPI
-# caption: Above: a token x goes to the experts whose rows r′ have the largest dot products with it; the step makes r′ of the
-# caption: trained row r and the expert’s own gate matrix. Below: all rows of one length, shaded by how strongly the expert
-# caption: responds to tokens along them (ρ); the step goes up its steepest way, towards v₁.
-# height: 560
+# caption: Above: tokens x meet rows r′, which the step makes of the trained row r and the expert’s own gate matrix. Below:
+# caption: rows of one length, shaded by how strongly the expert responds to tokens along them (ρ); the step goes up, towards v₁.
+# height: 380
 set multiplot
 unset key
 unset border
@@ -12,7 +11,7 @@ unset grid
 # Above: the layer. Lengths are pixels.
 set lmargin at screen 0
 set rmargin at screen 1
-set bmargin at screen 0.62
+set bmargin at screen 0.445
 set tmargin at screen 1
 set xrange [0:480]
 set yrange [42:255]
@@ -50,7 +49,7 @@ set arrow from 178,122 to 178,170 as 2
 set arrow from 70,92 to 120,92 as 2
 set arrow from 354,150 to 354,92 nohead lw 2 lc rgb "#d0660a"
 set arrow from 354,92 to 236,92 as 2
-plot NaN notitle
+plot '+' using 1:(NaN) notitle
 
 # Below: the sphere.
 unset object
@@ -58,8 +57,8 @@ unset label
 unset arrow
 set lmargin at screen 0.05
 set rmargin at screen 0.95
-set bmargin at screen 0.0
-set tmargin at screen 0.57
+set bmargin at screen -0.45
+set tmargin at screen 0.52
 set view 75,222,1.85
 set view equal xyz
 set palette defined (0 "#fbf8ee", 1 "#8db4e4")
@@ -69,7 +68,7 @@ set hidden3d front
 set pm3d depthorder border lc rgb "#c8d0da" lw 0.2
 set xrange [-1.1:1.1]
 set yrange [-1.1:1.1]
-set zrange [-1.1:1.1]
+set zrange [0:1.1]
 points = "layer-points.csv"
 lift = 1.04
 at(k, column) = real(system(sprintf("awk -F, 'NR == %d { print $%d }' %s", k + 2, column, points)))

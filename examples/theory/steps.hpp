@@ -93,10 +93,10 @@ inline double quotient(const MatrixXd& a, const VectorXd& row) {
 }
 
 /// ρ over the unit sphere of three dimensions, as gnuplot draws a surface: lines of constant latitude, every
-/// so many degrees, an empty one behind each. v₁, v₂, v₃, ρ.
-inline table landscape(const MatrixXd& a, int every) {
+/// so many degrees, from one on, an empty one behind each. v₁, v₂, v₃, ρ.
+inline table landscape(const MatrixXd& a, int every, int from = -90) {
   table points;
-  for (int latitude = -90; latitude <= 90; latitude += every) {
+  for (int latitude = from; latitude <= 90; latitude += every) {
     for (int longitude = 0; longitude <= 360; longitude += every) {
       const double cosine = std::cos(latitude * degree);
       const VectorXd row{{std::sin(latitude * degree), cosine * std::cos(longitude * degree),

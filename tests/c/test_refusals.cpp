@@ -90,6 +90,15 @@ TEST_CASE("null pointers") {
   says("rows is null");
   CHECK(mpi_router_tape_size(&w.experts, nullptr, nullptr) == wrong);
   says("bytes is null");
+  w.experts.data = nullptr;  // sizes need none
+  std::int64_t bytes = 0;
+  CHECK(mpi_router_tape_size(&w.experts, nullptr, &bytes) == MPIROUTER_OK);
+  CHECK(bytes == 4 * 2 * (4 + 2));
+  CHECK(mpi_router_factors_size(&w.experts, nullptr, &bytes) == MPIROUTER_OK);
+  CHECK(bytes == 4 * 2 * 2 * (3 + 4));
+  w.experts.device = 7;
+  CHECK(mpi_router_tape_size(&w.experts, nullptr, &bytes) == wrong);
+  says("experts has the device 7");
   refuses(wrong, "experts of shape [2, 3, 4] has null data", [](working& x) { x.experts.data = nullptr; });
   refuses(wrong, "router of shape [2, 4] has null data", [](working& x) { x.in.data = nullptr; });
   refuses(wrong, "tape has null data", [](working& x) { x.tape.data = nullptr; });

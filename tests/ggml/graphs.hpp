@@ -84,6 +84,22 @@ inline void compute(const context& ctx, ggml_tensor* result, int threads) {
   REQUIRE(ggml_graph_compute_with_ctx(ctx.get(), graph, threads) == GGML_STATUS_SUCCESS);
 }
 
+/// A kind of buffer that the CPU backend keeps weights in, but not in ggml's own layout; null where it has
+/// none.
+inline ggml_backend_buffer_type_t foreign_buffer_type() {
+  using extra_bufts = ggml_backend_buffer_type_t* (*)(ggml_backend_dev_t);
+  const auto registry = ggml_backend_cpu_reg();
+  const auto extra = reinterpret_cast<extra_bufts>(
+      ggml_backend_reg_get_proc_address(registry, "ggml_backend_dev_get_extra_bufts"));
+  REQUIRE((extra != nullptr));
+  ggml_backend_buffer_type_t foreign = nullptr;
+  auto* const types = extra(ggml_backend_reg_dev_get(registry, 0));
+  for (auto* type = types; type != nullptr && *type != nullptr; ++type) {
+    if (!ggml_backend_buft_is_host(*type)) foreign = *type;
+  }
+  return foreign;
+}
+
 inline std::vector<float> floats_of(const ggml_tensor* t) {
   const auto* data = static_cast<const float*>(t->data);
   return {data, data + ggml_nelements(t)};

@@ -1,12 +1,9 @@
 // The op in a graph: the rows of the formula in double, the same bits on any number of threads, and errors
 // that are told and end nothing.
-#include "graphs.hpp"
+#include "layers.hpp"
 
 #include <mpi_router/backend/packed.hpp>
 #include <mpi_router/backend/simd.hpp>
-#include <mpi_router/ggml/router_rows.hpp>
-
-#include <support/tolerance.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -20,77 +17,6 @@ using test_support::message_of;
 using test_support::refused;
 
 namespace {
-
-constexpr double bound = test_support::tolerance<float>.identity;
-
-/// C · rAᵀA/‖rAᵀA‖ in double, `steps` times, of each expert.
-std::vector<double> exact_rows(const ggml_tensor* experts, const ggml_tensor* router, double radius,
-                               index_t steps = 1) {
-  const std::vector<double> a = values_of(experts);
-  std::vector<double> rows = values_of(router);
-  const auto [n, f, d] = expert_shape{experts->ne[2], experts->ne[1], experts->ne[0]};
-  for (index_t i = 0; i < n; ++i) {
-    double* const r = rows.data() + i * d;
-    for (index_t step = 0; step < steps; ++step) {
-      std::vector<double> image(static_cast<std::size_t>(d));
-      for (index_t row = 0; row < f; ++row) {
-        const double* const at = a.data() + (i * f + row) * d;
-        double projection = 0;
-        for (index_t k = 0; k < d; ++k) projection += at[k] * r[k];
-        for (index_t k = 0; k < d; ++k) image[static_cast<std::size_t>(k)] += projection * at[k];
-      }
-      double norm = 0;
-      for (const double x : image) norm = std::hypot(norm, x);
-      for (index_t k = 0; k < d; ++k) r[k] = radius * image[static_cast<std::size_t>(k)] / norm;
-    }
-  }
-  return rows;
-}
-
-struct layer {
-  ggml_tensor* experts;
-  ggml_tensor* router;
-};
-layer random_layer(const context& ctx, random_source& random, ggml_type type, index_t d, index_t f, index_t n,
-                   ggml_type router_type = GGML_TYPE_F32) {
-  return {random_tensor(ctx, random, type, d, f, n, "blk.7.ffn_gate_exps.weight"),
-          random_tensor(ctx, random, router_type, d, n, 1, "blk.7.ffn_gate_inp.weight")};
-}
-
-/// What router_rows makes over the same operators, outside of any graph.
-template <class Backend>
-std::vector<float> rows_without_graph(const layer& l, const router_options& options, const Backend& backend) {
-  const index_t n = l.router->ne[1];
-  const index_t d = l.router->ne[0];
-  std::vector<float> out(static_cast<std::size_t>(n * d));
-  std::vector<float> workspace(static_cast<std::size_t>(router_rows_workspace(n, d)));
-  std::visit(
-      [&](const auto& router) {
-        router_rows(ggml::expert_operators<Backend>(l.experts, backend), router, row_major(out.data(), n, d),
-                    options, workspace);
-      },
-      ggml::rows(l.router));
-  return out;
-}
-
-template <class Backend>
-void is_the_step(const layer& l, const router_options& options, const context& ctx) {
-  const double radius = options.radius.of(l.router->ne[1]);
-  const auto exact = exact_rows(l.experts, l.router, radius, options.steps);
-  const auto outside = rows_without_graph(l, options, Backend{});
-  for (const int threads : {1, 2, 3, 7}) {
-    CAPTURE(threads);
-    ggml::router_rows_op<Backend> op(options);
-    ggml_tensor* rows = op.build(ctx.get(), l.experts, l.router);
-    CHECK(std::string(rows->name) == "blk.7.ffn_gate_inp.weight (mpi)");
-    compute(ctx, rows, threads);
-    CHECK(op.take_error().empty());
-    const auto got = floats_of(rows);
-    CHECK(test_support::relative_distance(got, exact) <= bound);
-    CHECK(got == outside);
-    for (const auto s : op.statuses()) CHECK(s == status::ok);
-  }
-}
 
 /// A backend that throws when an expert's first weight is what it was told.
 struct throwing_backend {
@@ -217,6 +143,27 @@ TEST_CASE("what does not fit is refused when the graph is built, both tensors na
   CHECK(says(l.experts, l.router, {.steps = 0}, "ggml::router_rows_op: steps is 0"));
   CHECK(says(l.experts, l.router, {.radius = -1}, "the radius must be positive and finite as float, not -1"));
   CHECK(says(l.experts, l.router, {.radius = router_radius::scale_free(4, 3)}, "3 experts in all"));
+}
+
+TEST_CASE("weights that are no host memory are refused when the graph is built") {
+  const auto foreign = foreign_buffer_type();
+  if (foreign == nullptr) {
+    MESSAGE("skipped: this ggml has no buffer type that is no host memory");
+    return;
+  }
+  const context ctx = new_context(false);
+  ggml_tensor* gates = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_Q4_0, 64, 8, 2);
+  ggml_tensor* router = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, 64, 2);
+  ggml_set_name(gates, "blk.7.ffn_gate_exps.weight");
+  const auto buffer = ggml_backend_buft_alloc_buffer(foreign, 1 << 16);
+  REQUIRE(ggml_backend_tensor_alloc(buffer, gates, ggml_backend_buffer_get_base(buffer)) ==
+          GGML_STATUS_SUCCESS);
+  ggml::router_rows_op<> op;
+  CHECK(message_of([&] { static_cast<void>(op.build(ctx.get(), gates, router)); }) ==
+        "mpi_router: ggml: 'blk.7.ffn_gate_exps.weight', q4_0 [64, 8, 2]: it lies in a buffer of " +
+            std::string(ggml_backend_buft_name(foreign)) + ", which is no host memory in ggml's own layout");
+  CHECK(op.statuses().empty());
+  ggml_backend_buffer_free(buffer);
 }
 
 TEST_CASE(

@@ -122,16 +122,7 @@ TEST_CASE("what does not fit is refused, by the tensor's name, type and extents"
 }
 
 TEST_CASE("a buffer that is no host memory is refused, also for views into it") {
-  using extra_bufts = ggml_backend_buffer_type_t* (*)(ggml_backend_dev_t);
-  const auto registry = ggml_backend_cpu_reg();
-  const auto extra = reinterpret_cast<extra_bufts>(
-      ggml_backend_reg_get_proc_address(registry, "ggml_backend_dev_get_extra_bufts"));
-  REQUIRE((extra != nullptr));
-  auto* const types = extra(ggml_backend_reg_dev_get(registry, 0));
-  ggml_backend_buffer_type_t foreign = nullptr;
-  for (auto* type = types; type != nullptr && *type != nullptr; ++type) {
-    if (!ggml_backend_buft_is_host(*type)) foreign = *type;
-  }
+  const auto foreign = foreign_buffer_type();
   if (foreign == nullptr) {
     MESSAGE("skipped: this ggml has no buffer type that is no host memory");
     return;

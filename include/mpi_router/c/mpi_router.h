@@ -183,7 +183,9 @@ typedef struct mpi_router_buffer {
  * none. */
 MPIROUTER_C_API mpi_router_dtype mpi_router_sums_dtype(mpi_router_dtype experts);
 
-/** Bytes of the tape, of experts on either device (on a GPU of one step: 4 N (D + 2) + N). */
+/** Bytes of the tape, of experts on either device (on a GPU of one step: 4 N (D + 2) + N): of type
+ * and shape alone, from every build of the library, with CUDA or without. No memory is looked at: data may be
+ * null. */
 MPIROUTER_C_API mpi_router_code mpi_router_tape_size(const mpi_router_experts* experts,
                                                      const mpi_router_options* options, int64_t* bytes);
 

@@ -1,9 +1,10 @@
 // Configuration: what the compiler offers, and the namespaces that keep incompatible builds apart.
 //
-// Types of core/ live in mpi_router::v0_1 (plus "_nx" without exceptions): they may cross translation units
-// that were compiled with different instruction sets. Everything that computes lives one inline
-// namespace deeper, named after the instruction set and math flags (…::avx2_fma), so that
-// the linker can never hand code built with -mavx512f to a program that asked for less.
+// Types of core/ live in mpi_router::v0_1, named after the version (plus "_nx" without exceptions): they may
+// cross translation units that were compiled with different instruction sets, and are never taken for those
+// of another minor version. Everything that computes lives one inline namespace deeper, named after the
+// instruction set and math flags (…::avx2_fma), so that the linker can never hand code built with -mavx512f
+// to a program that asked for less.
 #pragma once
 
 // What follows the first error would hide it: a file that is not there ends the compilation at once.
@@ -79,8 +80,12 @@
 #define MPIROUTER_DETAIL_MATH_SUFFIX
 #endif
 
+#define MPIROUTER_DETAIL_VERSION                                               \
+  MPIROUTER_DETAIL_CONCAT(MPIROUTER_DETAIL_CONCAT(v, MPIROUTER_VERSION_MAJOR), \
+                          MPIROUTER_DETAIL_CONCAT(_, MPIROUTER_VERSION_MINOR))
+
 /// Inline namespace of the types of core/.
-#define MPIROUTER_ABI_NAMESPACE MPIROUTER_DETAIL_CONCAT(v0_1, MPIROUTER_DETAIL_ABI_SUFFIX)
+#define MPIROUTER_ABI_NAMESPACE MPIROUTER_DETAIL_CONCAT(MPIROUTER_DETAIL_VERSION, MPIROUTER_DETAIL_ABI_SUFFIX)
 /// Inline namespace of everything that computes.
 #define MPIROUTER_ISA_NAMESPACE MPIROUTER_DETAIL_CONCAT(MPIROUTER_DETAIL_ISA, MPIROUTER_DETAIL_MATH_SUFFIX)
 
