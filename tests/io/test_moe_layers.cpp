@@ -78,6 +78,15 @@ std::vector<float> arranged(const layer_data& l, gate_layout layout) {
   return {};
 }
 
+/// A config.json of an architecture of the family that has this layout, where it has another of the same
+/// axes.
+std::optional<std::string> config_for(const model_family& family, gate_layout layout) {
+  const bool alone = std::ranges::none_of(
+      family.layouts, [&](auto other) { return other != layout && shape_in(other) == shape_in(layout); });
+  const auto known = std::ranges::find(family.architectures, layout, &architecture_layout::layout);
+  return alone ? std::nullopt : std::optional(json{{"model_type", known->architecture}}.dump());
+}
+
 /// The axes of one expert's own tensor.
 std::vector<index_t> shape_of_one(gate_layout layout) {
   const auto shape = shape_in(layout);
@@ -122,12 +131,13 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       } else {
         builder.add<bf16>(gate, shape_in(layout), arranged(original, layout));
       }
-      const searched s(builder);
+      const auto config = config_for(family, layout);
+      const searched s(builder, {}, config.value_or(""));
       REQUIRE(s.found.size() == 1);
       CHECK(s.found.omissions.empty());
       const auto& layer = s.found[0];
       CHECK(layer.layout == layout);
-      CHECK(layer.layout_known_by == "its shape");
+      CHECK(layer.layout_known_by == (config ? "config.json" : "its shape"));
       CHECK(layer.family == family.name);
       CHECK(layer.part == family.part);
       CHECK(layer.layout_of_router == family.layout_of_router);
@@ -302,9 +312,12 @@ TEST_CASE("a layout that the shape leaves open is asked for, or known by config.
   checkpoint_builder builder;
   builder.add<float>("layers.0.mlp.router.weight", {N, D}, original.router);
   builder.add<bf16>("layers.0.mlp.experts.gate_up_proj", {N, D, D}, nd2f_interleaved(original));
-  CHECK(reason_of(searched(builder)) ==
-        "'layers.0.mlp.experts.gate_up_proj' of shape [4, 10, 10] may be [N, D, 2F], gate and up in turn "
-        "(layout nd2f-interleaved) or [N, 2F, D], gate and up in turn (layout n2fd-interleaved): say which");
+  CHECK(
+      reason_of(searched(builder)) ==
+      "'layers.0.mlp.experts.gate_up_proj' of shape [4, 10, 10] may be [N, D, 2F], gate and up in turn "
+      "(layout nd2f-interleaved) or [N, 2F, D], gate and up in turn (layout n2fd-interleaved) or [N, 2F, D], "
+      "gate before up (layout n2fd-concatenated) or [N, D, 2F], gate before up (layout "
+      "nd2f-concatenated): say which");
   const searched s(builder, {}, R"({"model_type": "gpt_oss"})");
   REQUIRE(s.found.size() == 1);
   CHECK(s.found[0].layout_known_by == "config.json");
@@ -317,6 +330,65 @@ TEST_CASE("a layout that the shape leaves open is asked for, or known by config.
   REQUIRE(t.found.size() == 1);
   CHECK(t.found[0].layout_known_by == "torch's Linear");
   check_shows(t.found[0], square);
+}
+
+TEST_CASE("no shape tells gate and up in turn from gate before up: names that both have are not enough") {
+  const auto original = random_layer(51, N, F, D);
+  for (const bool interleaved : {true, false}) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.router.weight", {N, D}, original.router);
+    builder.add<bf16>("layers.0.mlp.experts.gate_up_proj", {N, 2 * F, D},
+                      interleaved ? n2fd_interleaved(original) : n2fd_concatenated(original));
+    CHECK(contains(reason_of(searched(builder)),
+                   "may be [N, 2F, D], gate and up in turn (layout n2fd-interleaved) or [N, 2F, D], gate "
+                   "before up (layout n2fd-concatenated): say which"));
+    const searched s(builder, {},
+                     interleaved ? R"({"model_type": "gpt_oss"})" : R"({"model_type": "phimoe"})");
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].layout_known_by == "config.json");
+    check_shows(s.found[0], original);
+  }
+}
+
+TEST_CASE("a stack of gate and up that is square is as config.json's architecture has it") {
+  const auto original = random_layer(52, N, D / 2, D);  // D = 2F
+  for (const char* router : {"gate.weight", "router.classifier.weight", "gate.wg.weight"}) {
+    checkpoint_builder builder;
+    builder.add<float>(std::string("layers.0.mlp.") + router, {N, D}, original.router);
+    builder.add<bf16>("layers.0.mlp.experts.gate_up_proj", {N, D, D}, n2fd_concatenated(original));
+    CHECK(contains(reason_of(searched(builder)), "say which"));
+    for (const char* model : {"mistral4", "longcat_flash", "hunyuan_v1_moe", "dots1", "minimax_m2"}) {
+      const searched s(builder, {}, json{{"model_type", model}}.dump());
+      REQUIRE(s.found.size() == 1);
+      CHECK(s.found[0].layout == gate_layout::n2fd_concatenated);
+      check_shows(s.found[0], original);
+    }
+  }
+}
+
+TEST_CASE("experts that all tokens see are no layer, and a router's own scale is said so") {
+  const auto l = random_layer(53, N, F, D);
+  checkpoint_builder builder;  // as Step-3 names them
+  builder.add<float>("layers.0.moe.gate.weight", {N, D}, l.router);
+  builder.add<bf16>("layers.0.moe.gate_proj.weight", {N, F, D}, l.gates);
+  builder.add<bf16>("layers.0.share_expert.gate_proj.weight", {F, D}, one_expert(l, 0));
+  builder.add<bf16>("layers.0.share_expert.up_proj.weight", {F, D}, one_expert(l, 1));
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  CHECK(s.found.omissions.empty());
+  check_shows(s.found[0], l);
+
+  checkpoint_builder scaled;  // as Gemma-4 has it
+  scaled.add<float>("layers.0.router.proj.weight", {N, D}, l.router);
+  scaled.add<float>("layers.0.router.scale", {D}, one_expert(random_layer(54, 1, 1, D), 0));
+  scaled.add<bf16>("layers.0.experts.gate_up_proj", {N, 2 * F, D}, n2fd_concatenated(l));
+  const searched t(scaled);
+  REQUIRE(t.found.size() == 1);
+  REQUIRE(t.found.omissions.size() == 1);
+  CHECK(t.found.omissions[0].name == "layers.0.router.scale");
+  CHECK(t.found.omissions[0].kind == omission_kind::set_aside);
+  CHECK(contains(t.found.omissions[0].reason, "which is not applied"));
+  check_shows(t.found[0], l);
 }
 
 TEST_CASE("why a router and its experts are no layer") {

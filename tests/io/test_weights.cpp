@@ -167,6 +167,36 @@ TEST_CASE("FP8: a scale for each row, for each column, for all; stacks of them")
   }
 }
 
+TEST_CASE("FP8: blocks as compressed-tensors names them, and as ModelOpt writes their scales") {
+  constexpr index_t F = 130, D = 200;
+  const auto by = [](const json& structure) {
+    return json{{"quantization_config",
+                 {{"quant_method", "compressed-tensors"},
+                  {"config_groups", {{"group_0", {{"weights", {{"block_structure", structure}}}}}}}}}};
+  };
+  for (const json& structure : {json({64, 100}), json("64x100")}) {
+    parts p;
+    const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", {3, 2}, 6);
+    check_is(p.open(by(structure)), "a.weight", {F, D}, "64×100",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, f / 64 * 2 + d / 100); });
+  }
+  {
+    parts p;
+    const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", {2, 1, 2, 1}, 4);
+    check_is(p.open(), "a.weight", {F, D}, "128×128",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, f / 128 * 2 + d / 128); });
+  }
+  for (const json& no_structure : {json("64"), json("x"), json({64}), json({0, 0}), json(64)}) {
+    parts p;  // as many scales as blocks, but of the transposed grid
+    p.add("a.weight", dtype::f8_e4m3, {F, 300}, p.codes(F * 300));
+    p.scales("a.weight_scale", {3, 2}, 6);
+    CHECK(contains(problem_of(p.open(by(no_structure)), "a.weight"), "its scales 'a.weight_scale'"));
+    CHECK(contains(problem_of(p.open(with_blocks()), "a.weight"), "its scales 'a.weight_scale'"));
+  }
+}
+
 TEST_CASE("four-bit floats: DeepSeek-V4, gpt-oss, compressed-tensors, ModelOpt") {
   constexpr index_t N = 3, F = 5, D = 64;
   const auto mx = [](const bytes& code, const bytes& scale) {
@@ -205,6 +235,29 @@ TEST_CASE("four-bit floats: DeepSeek-V4, gpt-oss, compressed-tensors, ModelOpt")
       return e2m1[nibble(code, f * D + d)] * e4m3(at(scale, (f * D + d) / 16)) * global;
     });
   }
+}
+
+TEST_CASE("NVFP4 of a stack: scales under its own name, one for all of each expert") {
+  constexpr index_t N = 3, F = 4, D = 32;
+  for (const char* mark : {"_scale", "_weight_scale"}) {
+    for (const index_t globals : {index_t{1}, N}) {
+      parts p;
+      const std::string scale_name = std::string("e.gate_up_proj") + mark;
+      const auto code = p.add("e.gate_up_proj", dtype::u8, {N, F, D / 2}, p.codes(N * F * D / 2));
+      const auto scale = p.add(scale_name, dtype::f8_e4m3, {N, F, D / 16}, p.codes(N * F * D / 16));
+      std::vector<float> global{3, 5, 7};
+      global.resize(static_cast<std::size_t>(globals));
+      p.builder.add<float>(scale_name + "_2", {globals}, global);
+      check_is(p.open(), "e.gate_up_proj", {N, F, D}, "NVFP4", [&](index_t r, index_t d) {
+        return e2m1[nibble(code, r * D + d)] * e4m3(at(scale, (r * D + d) / 16)) *
+               num(global, globals == 1 ? 0 : r / F);
+      });
+    }
+  }
+  parts p;
+  p.add("a.weight_packed", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
+  p.add("a.weight_scale", dtype::f8_e4m3, {F, D / 16}, p.codes(F * D / 16));
+  CHECK(contains(problem_of(p.open(), "a.weight"), "has no weight_global_scale beside it"));
 }
 
 TEST_CASE("integers: compressed-tensors of every width, int8, MLX") {
@@ -253,6 +306,144 @@ TEST_CASE("integers: compressed-tensors of every width, int8, MLX") {
       return num(s, i / 32) * q + num(b, i / 32);
     });
   }
+}
+
+namespace {
+
+json grouped(const char* method, index_t size) {
+  return {{"quantization_config", {{"quant_method", method}, {"bits", 4}, {"group_size", size}}}};
+}
+json compressed_groups(index_t size) {
+  return {{"quantization_config",
+           {{"quant_method", "compressed-tensors"},
+            {"config_groups", {{"group_0", {{"weights", {{"group_size", size}}}}}}}}}};
+}
+
+}  // namespace
+
+TEST_CASE("a last group that is partial: config.json says so, or nothing is read") {
+  constexpr index_t F = 8, D = 96, G = 64;  // two groups: of 64 and 32, or twice 48
+  const auto open_or_problem = [](const parts& p, const json& config) {
+    CHECK(contains(problem_of(p.open(), "a.weight"), "no packing known here has these"));
+    return p.open(config);
+  };
+  {
+    parts p;
+    const auto code = p.add("a.weight_packed", dtype::i32, {F, D / 8}, p.codes(F * D / 2));
+    const auto s = p.scales("a.weight_scale", {F, 2}, F * 2);
+    p.integers("a.weight_shape", {F, D});
+    check_is(open_or_problem(p, compressed_groups(G)), "a.weight", {F, D}, "groups of 64",
+             [&](index_t f, index_t d) {
+               return (static_cast<double>(nibble(code, f * D + d)) - 8) * num(s, f * 2 + d / G);
+             });
+  }
+  {
+    parts p;
+    const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", {F, 2}, F * 2);
+    check_is(open_or_problem(p, compressed_groups(G)), "a.weight", {F, D}, "groups of 64",
+             [&](index_t f, index_t d) {
+               return static_cast<double>(static_cast<std::int8_t>(at(code, f * D + d))) *
+                      num(s, f * 2 + d / G);
+             });
+  }
+  {
+    parts p;
+    const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", {F, 2}, F * 2);
+    check_is(open_or_problem(p, compressed_groups(G)), "a.weight", {F, D}, "1×64",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, f * 2 + d / G); });
+  }
+  {
+    parts p;
+    const auto q = p.add("a.qweight", dtype::i32, {D / 8, F}, p.codes(D * F / 2));
+    p.add("a.qzeros", dtype::i32, {2, F / 8}, bytes(static_cast<std::size_t>(F), std::byte{0x77}));
+    const auto s = p.scales("a.scales", {2, F}, 2 * F);
+    check_is(open_or_problem(p, grouped("gptq", G)), "a.weight", {F, D}, "groups of 64",
+             [&](index_t f, index_t d) {
+               const auto code = at(q, (d / 8 * F + f) * 4 + d % 8 / 2) >> (4 * (d % 2)) & 15U;
+               return (static_cast<double>(code) - 8) * num(s, d / G * F + f);
+             });
+  }
+}
+
+TEST_CASE("GPTQ: the zeros of symmetric ones, whatever the config says of their version") {
+  constexpr index_t F = 8, D = 32;
+  struct given {
+    const char* format;
+    unsigned stored;
+    json symmetric;
+    double zero;
+  };
+  for (const auto& [format, stored, symmetric, zero] :
+       {given{"gptq", 7, true, 8}, given{"gptq_v2", 7, true, 8}, given{"gptq_v2", 7, nullptr, 8},
+        given{"gptq", 8, true, 8}, given{"gptq_v2", 8, true, 8}, given{"gptq_v2", 7, false, 7},
+        given{"gptq", 8, false, 9}, given{"gptq", 15, false, 16}}) {
+    for (const bool beside : {false, true}) {  // in a file of its own, as AutoGPTQ writes it
+      parts p;
+      const auto q = p.add("a.qweight", dtype::i32, {D / 8, F}, p.codes(D * F / 2));
+      p.add("a.qzeros", dtype::i32, {1, F / 8},
+            bytes(static_cast<std::size_t>(F / 2), static_cast<std::byte>(17 * stored)));
+      const auto s = p.scales("a.scales", {1, F}, F);
+      json said{{"bits", 4}, {"sym", symmetric}, {"checkpoint_format", format}};
+      if (beside) {
+        write_bytes(p.folder / "quantize_config.json", said.dump());
+      } else {
+        said["quant_method"] = "gptq";
+      }
+      const json config = beside ? json{{"hidden_size", D}} : json{{"quantization_config", said}};
+      check_is(p.open(config), "a.weight", {F, D}, "GPTQ", [&](index_t f, index_t d) {
+        const auto code = at(q, (d / 8 * F + f) * 4 + d % 8 / 2) >> (4 * (d % 2)) & 15U;
+        return (static_cast<double>(code) - zero) * num(s, f);
+      });
+    }
+  }
+}
+
+TEST_CASE("AWQ: versions that pack otherwise are refused by name") {
+  for (const char* version : {"gemv", "GEMV_fast", "marlin"}) {
+    parts p;
+    p.add("a.qweight", dtype::i32, {32, 2}, p.codes(256));
+    p.add("a.qzeros", dtype::i32, {2, 2}, p.codes(16));
+    p.scales("a.scales", {2, 16}, 32);
+    json config = grouped("awq", 16);
+    CHECK(problem_of(p.open(config), "a.weight") == "");
+    config["quantization_config"]["version"] = "GEMM";
+    CHECK(problem_of(p.open(config), "a.weight") == "");
+    config["quantization_config"]["version"] = version;
+    CHECK(contains(problem_of(p.open(config), "a.weight"), "packed by version '"));
+  }
+}
+
+TEST_CASE("MLX: its own entry of the config counts, and a module without a mode is affine") {
+  constexpr index_t F = 4, D = 64;
+  const auto affine = [&](parts& p, const json& config) {
+    const auto code = p.add("a.weight", dtype::u32, {F, D / 8}, p.codes(F * D / 2));
+    const auto s = p.scales("a.scales", {F, 2}, F * 2);
+    const auto b = p.scales("a.biases", {F, 2}, F * 2);
+    check_is(p.open(config), "a.weight", {F, D}, "MLX affine, 4 bits", [&](index_t f, index_t d) {
+      const index_t g = f * 2 + d / 32;
+      return static_cast<double>(nibble(code, f * D + d)) * num(s, g) + num(b, g);
+    });
+  };
+  const json own{{"bits", 4}, {"group_size", 32}};
+  {
+    parts p;  // the model was converted from one in FP8, whose entry is still there
+    affine(p, {{"quantization", own},
+               {"quantization_config", {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}}});
+  }
+  {
+    parts p;
+    affine(p, {{"quantization", {{"bits", 4}, {"group_size", 32}, {"mode", "mxfp4"}, {"a", own}}}});
+  }
+  parts p;
+  const auto code = p.add("a.weight", dtype::u32, {F, D / 8}, p.codes(F * D / 2));
+  const auto scale = p.add("a.scales", dtype::u8, {F, 2}, p.codes(F * 2, 110, 140));
+  check_is(p.open({{"quantization", {{"bits", 4}, {"group_size", 32}, {"mode", "mxfp4"}, {"a", own}}}}),
+           "a.weight", {F, D}, "MXFP4", [&](index_t f, index_t d) {
+             return e2m1[nibble(code, f * D + d)] *
+                    std::ldexp(1.0, static_cast<int>(at(scale, (f * D + d) / 32)) - 127);
+           });
 }
 
 TEST_CASE("AWQ and GPTQ: stored by inputs, read by outputs") {
@@ -309,6 +500,91 @@ TEST_CASE("bitsandbytes: flat blocks, the high half first") {
     const index_t i = f * D + d;
     return num(map, at(code, i / 2) >> (i % 2 == 0 ? 4 : 0) & 15U) * num(absmax, i / block);
   });
+}
+
+TEST_CASE("bitsandbytes: a stack of experts, whose blocks go on from one to the next") {
+  constexpr index_t N = 3, F = 2, D = 20, block = 32;
+  parts p;
+  const auto code = p.add("e.gate_up_proj", dtype::u8, {N * F * D / 2, 1}, p.codes(N * F * D / 2));
+  std::vector<float> map;
+  for (int i = 0; i < 16; ++i) {
+    map.push_back(static_cast<float>(i - 7) / 8);
+  }
+  p.builder.add<float>("e.gate_up_proj.quant_map", {16}, map);
+  const std::vector<float> absmax{1, 2, 0.5F, 3};
+  p.builder.add<float>("e.gate_up_proj.absmax", {4}, absmax);
+  for (const char* shape : {"[3, 2, 20]", "[120]", "[1, 3, 2, 20]", "[3, 0, 40]", "[3, 2, -20]",
+                            "[4294967296, 4294967296, 4294967296]"}) {
+    const std::string state =
+        core::concatenate(R"({"quant_type": "nf4", "blocksize": 32, "shape": )", shape, "}");
+    bytes text(state.size());
+    std::memcpy(text.data(), state.data(), state.size());
+    auto with = p.builder;
+    with.add_bytes("e.gate_up_proj.quant_state.bitsandbytes__nf4", dtype::u8,
+                   {static_cast<index_t>(state.size())}, text);
+    with.write(p.folder / "model.safetensors");
+    const checkpoint model(p.folder / "model.safetensors");
+    if (std::string_view(shape) != "[3, 2, 20]") {
+      CHECK(contains(problem_of(model, "e.gate_up_proj"), "does not say how 'e.gate_up_proj' is packed"));
+      continue;
+    }
+    check_is(model, "e.gate_up_proj", {N, F, D}, "bitsandbytes", [&](index_t r, index_t d) {
+      const index_t i = r * D + d;
+      return num(map, at(code, i / 2) >> (i % 2 == 0 ? 4 : 0) & 15U) * num(absmax, i / block);
+    });
+  }
+}
+
+TEST_CASE("bitsandbytes: eight bits, 127 times the scale of each row") {
+  constexpr index_t F = 5, D = 12;
+  for (const int format : {-1, 0, 2}) {  // -1: none is there
+    parts p;
+    const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+    const std::vector<float> largest{1, 2, 0.5F, 3, 7};
+    p.builder.add<float>("a.SCB", {F}, largest);
+    if (format >= 0) {
+      p.add("a.weight_format", dtype::u8, {}, {static_cast<std::byte>(format)});
+    }
+    const auto model = p.open();
+    if (format > 0) {
+      CHECK(contains(problem_of(model, "a.weight"), "is not stored row after row"));
+      continue;
+    }
+    check_is(model, "a.weight", {F, D}, "int8", [&](index_t f, index_t d) {
+      return static_cast<double>(static_cast<std::int8_t>(at(code, f * D + d))) * num(largest, f) / 127;
+    });
+  }
+  parts p;
+  p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+  p.builder.add<float>("a.SCB", {F - 1}, {1, 2, 3, 4});
+  CHECK(contains(problem_of(p.open(), "a.weight"), "its scales 'a.SCB' are F32 [4]"));
+}
+
+TEST_CASE("gpt-oss: its blocks of MXFP4 say that gate and up lie in turn, other packings do not") {
+  constexpr index_t N = 2, F = 4, D = 32;
+  const std::string block = "layers.0.mlp.", name = block + "experts.gate_up_proj";
+  for (const bool mxfp4 : {true, false}) {
+    parts p;
+    p.scales(block + "router.weight", {N, D}, N * D);
+    if (mxfp4) {
+      p.add(name + "_blocks", dtype::u8, {N, 2 * F, 1, 16}, p.codes(N * F * D));
+      p.add(name + "_scales", dtype::u8, {N, 2 * F, 1}, p.codes(N * F * 2, 110, 140));
+    } else {
+      p.add(name, dtype::f8_e4m3, {N, 2 * F, D}, p.codes(N * F * 2 * D));
+      p.scales(name + "_scale_inv", {N, 2 * F, 1}, N * F * 2);
+    }
+    const auto model = p.open();
+    const auto found = find_moe_layers(model);
+    if (mxfp4) {
+      REQUIRE(found.size() == 1);
+      CHECK(found[0].layout == gate_layout::n2fd_interleaved);
+      CHECK(found[0].layout_known_by == "its packing");
+    } else {
+      CHECK(found.empty());
+      REQUIRE(found.omissions.size() == 1);
+      CHECK(contains(found.omissions[0].reason, "say which"));
+    }
+  }
 }
 
 TEST_CASE("what is refused: formats nobody knows, parts that are missing or do not fit") {

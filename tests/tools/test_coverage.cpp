@@ -584,6 +584,40 @@ TEST_CASE("two checkpoints, one of them incomplete") {
   CHECK(contains(result.err, "4 of 5 layers, 16 of 20 rows are certified"));
 }
 
+TEST_CASE("of several checkpoints, one that cannot be read is named and the others are done") {
+  model_folder m;
+  m.write();
+  const temporary_folder folder;
+  const std::string broken = folder / "broken.safetensors";
+  write_bytes(broken, "no header");
+  for (const auto& paths : {std::vector{m.path(), broken}, std::vector{broken, m.path()}}) {
+    auto arguments = paths;
+    arguments.insert(arguments.end(), {"--json", "-"});
+    const auto result = run(arguments);
+    CHECK(result.status == 2);
+    CHECK(contains(result.err, "broken.safetensors"));
+    const json document = json::parse(result.out);
+    CHECK(document["layers"].size() == 2);
+    CHECK(document["coverage"]["complete"] == false);
+    REQUIRE(document["unmatched"].size() == 1);
+    CHECK(document["unmatched"][0]["what"] == "missing");
+    CHECK(contains(document["unmatched"][0]["reason"].get<std::string>(), "could not be read: "));
+    arguments = paths;
+    arguments.insert(arguments.end(), {"--require-angle", "1.6"});
+    CHECK(run(arguments).status == 2);
+    arguments.back() = "--list";
+    arguments.erase(arguments.end() - 2);
+    const auto listed = run(arguments);
+    CHECK(listed.status == 2);
+    CHECK(contains(listed.out, "2 layers"));
+  }
+  const auto none = run({broken, folder / "missing.safetensors"});
+  CHECK(none.status == 2);
+  CHECK(none.out.empty());
+  CHECK(contains(none.err, "broken.safetensors"));
+  CHECK(contains(none.err, "missing.safetensors"));
+}
+
 TEST_CASE("the page says what the answer covers") {
   model_folder m({0});
   m.builder.add<bf16>("model.layers.1.mlp.router.weight", {N, D}, random_layer(1, N, F, D).router);

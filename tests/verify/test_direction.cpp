@@ -161,6 +161,32 @@ TEST_CASE("a row that hardly sees v₁, or not at all: found all the same, and �
   }
 }
 
+TEST_CASE(
+    "what float cannot tell from rounding beside ρ has not settled: σ₂ and the steps are found in double") {
+  test_support::random_source random(62);
+  for (const double tiny :
+       {5e-4, 1e-4, 3e-3, 2e-2}) {  // σ₂² from a hundredth of D · ε · ρ to a hundred times
+    Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> a(small, 60);
+    for (auto& x : a.reshaped()) {
+      x = static_cast<float>(tiny * random.normal());
+    }
+    a.col(0) += Eigen::VectorXf::NullaryExpr(small, [&] { return static_cast<float>(random.normal()); });
+    const singular_spectrum spectrum(gate_matrix(a.cast<double>()));
+    const auto row = some_row(60);
+    const auto result = find_expert_direction(view(a), view(row), direction_source::certificate, reference{},
+                                              {.tolerance = 1e-9}, probes_only());
+    CAPTURE(tiny);
+    CHECK(std::abs(result.sigma_2() - spectrum.sigma_2()) <= 1e-5 * spectrum.sigma_1());
+    CHECK(result.sigma_2() <= (1 + 1e-6) * spectrum.sigma_2());
+    const auto steps = spectrum.steps_to(1e-9, view(row), 100);
+    REQUIRE(steps.has_value());
+    if (result.forecast.converged()) {
+      REQUIRE(result.forecast.steps.has_value());
+      CHECK(std::abs(*result.forecast.steps - *steps) <= 1);
+    }
+  }
+}
+
 TEST_CASE("of rank one there is no second singular value, and none is made of rounding") {
   const auto row = some_row(60);
   const auto column = some_row(small);

@@ -100,6 +100,7 @@ mpirun -n N --bind-to none verify_checkpoint ...  spreads the experts over N pro
 
 Exit status: 0 done; 1 done, but with --require-angle a row could not be certified, or something was not looked at or is
   missing; 2 bad input or usage, or no layer that can be read, in which case neither JSON nor trace nor page is written.
+  Of several checkpoints those that can be read are done, and all is written; the others are named, and the status is 2.
 
 Examples:
   verify_checkpoint                                       the two small models that come with the project

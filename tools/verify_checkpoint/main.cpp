@@ -50,12 +50,19 @@ std::filesystem::path own_models() {
   return VERIFY_CHECKPOINT_MODELS;
 }
 
+/// A checkpoint of several that could not be read, as a result that has no layers and says why.
+struct unread {
+  std::string path;
+  moe_layers nothing;
+};
+
 /// The checkpoints of a run and their layers.
 struct opened {
-  std::vector<std::string> paths;
+  std::vector<std::string> paths;  ///< of those that could be read
   std::deque<mpi_router::checkpoint> models;
   std::deque<moe_layers> found;
   std::vector<chosen_layers> chosen;  ///< of each
+  std::deque<unread> failed;
   index_t num_experts = 0;
 
   [[nodiscard]] std::vector<const moe_layer*> layers() const {
@@ -67,18 +74,56 @@ struct opened {
   }
 };
 
-opened open_inputs(const arguments& a) {
-  opened inputs{a.inputs, {}, {}, {}, 0};
-  if (inputs.paths.empty()) {
+/// Adds the checkpoint and its layers. Throws where it cannot be read, or has none.
+void add_input(const std::string& path, const arguments& a, opened& inputs) {
+  const auto& model = inputs.models.emplace_back(path);
+  try {
+    inputs.found.push_back(find_some(model, a));
+  } catch (...) {
+    inputs.models.pop_back();
+    throw;
+  }
+  inputs.paths.push_back(path);
+  for (const auto* layer : inputs.chosen.emplace_back(choose(inputs.found.back(), selected(a))).asked) {
+    inputs.num_experts += layer->num_experts;
+  }
+}
+
+/// Notes, and tells once, that a checkpoint of several could not be read.
+void note_unread(const std::string& path, std::string reason, const ranks& all, opened& inputs) {
+  if (all.is_first()) {
+    std::replace(reason.begin(), reason.end(), '\n', ' ');
+    fmt::print(stderr, "verify_checkpoint: {}\n", printable(reason, longest_line));
+  }
+  if (reason.starts_with(path + ": ")) {
+    reason.erase(0, path.size() + 2);
+  }
+  auto& failed = inputs.failed.emplace_back(unread{path, {}});
+  failed.nothing.omissions.push_back({path, "could not be read: " + reason, omission_kind::missing});
+}
+
+/// One checkpoint must be readable; of several, in one process, those that are not are noted and the others
+/// done.
+opened open_inputs(const arguments& a, const ranks& all) {
+  auto paths = a.inputs;
+  if (paths.empty()) {
     for (const char* name : {"tiny-vanilla.safetensors", "tiny-mpi.safetensors"}) {
-      inputs.paths.push_back((own_models() / name).string());
+      paths.push_back((own_models() / name).string());
     }
   }
-  for (const auto& path : inputs.paths) {
-    const auto& found = inputs.found.emplace_back(find_some(inputs.models.emplace_back(path), a));
-    for (const auto* layer : inputs.chosen.emplace_back(choose(found, selected(a))).asked) {
-      inputs.num_experts += layer->num_experts;
+  opened inputs;
+  for (const auto& path : paths) {
+    try {
+      add_input(path, a, inputs);
+    } catch (const std::exception& error) {
+      if (paths.size() == 1 || all.size() > 1) {  // processes must not differ in what they could read
+        throw;
+      }
+      note_unread(path, error.what(), all, inputs);
     }
+  }
+  if (inputs.models.empty()) {
+    throw told_already();
   }
   require(!inputs.layers().empty(), fmt::format("no layer has a number of --layers {}", a.layers));
   return inputs;
@@ -93,6 +138,9 @@ std::vector<checkpoint_result> without_results(const opened& inputs) {
     for (const auto* layer : inputs.chosen[i].asked) {
       c.layers.push_back({layer, {}});
     }
+  }
+  for (const auto& failed : inputs.failed) {
+    checkpoints.push_back(checkpoint_result{failed.path, &failed.nothing, {}, {}});
   }
   return checkpoints;
 }
@@ -125,8 +173,8 @@ int verdict(const arguments& a, const coverage& covered) {
 }
 
 /// What is there and how it would be read; no weight is touched.
-int run_list(const arguments& a) {
-  const auto inputs = open_inputs(a);
+int run_list(const arguments& a, const ranks& all) {
+  const auto inputs = open_inputs(a, all);
   const auto checkpoints = without_results(inputs);
   const auto files = open_outputs({a.json == "-" ? "" : a.json, "", "", ""}, inputs.models);
   if (files.json) {
@@ -136,7 +184,7 @@ int run_list(const arguments& a) {
                                  : format_list(checkpoints, wants_colour(a.colour), a.again));
   flush_output();
   files.commit();
-  return 0;
+  return inputs.failed.empty() ? 0 : 2;
 }
 
 /// Writes what was asked for; a report that could not be drawn is told, and is no failure.
@@ -174,7 +222,7 @@ int run_verify(const arguments& a, ranks& all) {
   if (a.gpu) {
     device.emplace(all.rank());
   }
-  const auto inputs = open_inputs(a);
+  const auto inputs = open_inputs(a, all);
   require(a.trace != "-", "--trace needs a file");
   const analysis_options options{.tolerance = a.tolerance,
                                  .max_steps = a.max_steps,
@@ -189,11 +237,12 @@ int run_verify(const arguments& a, ranks& all) {
   auto checkpoints = without_results(inputs);
   const auto files = verify_experts(a, inputs.models, options, checkpoints, all);
   if (!all.is_first()) {
-    return 0;
+    return inputs.failed.empty() ? 0 : 2;
   }
   const auto covered = coverage_of(checkpoints, a.require_angle);
   write_outputs(a, options, inputs.num_experts, checkpoints, covered, files);
-  return verdict(a, covered);
+  const int status = verdict(a, covered);
+  return inputs.failed.empty() ? status : 2;
 }
 
 int run_recondition(arguments a) {
@@ -270,7 +319,7 @@ int run(int argc, char** argv, ranks& all) {
   use_threads(a.threads > 0 ? a.threads : all.threads());
   return *rewrite    ? run_recondition(a)
          : *versions ? run_compare(a, c)
-         : a.list    ? run_list(a)
+         : a.list    ? run_list(a, all)
                      : run_verify(a, all);
 }
 

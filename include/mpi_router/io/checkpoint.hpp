@@ -49,9 +49,7 @@ class checkpoint {
       twice[1]->fail("is in ", io::printable(io::path_text(twice[0]->file().filename())), " too");
     }
     if (gguf_.empty()) {
-      if (const auto config = read_beside(path_, "config.json"); config && config->problem.empty()) {
-        packing_ = parse_quantization(nlohmann::json::parse(config->text, nullptr, false));
-      }
+      packing_ = read_quantization(path_);
       weights_ = weights_of(tensors_, packing_);
     }
   }

@@ -43,14 +43,16 @@ namespace detail::moe {
     return {};
   }
   auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
-  search.of_architecture = config ? layout_of_architecture(family, *config) : std::nullopt;
+  search.of_architecture = layouts_of_architecture(family.architectures, config);
+  search.in_fp4 = family.in_fp4;
   search.layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router);
   search.part = family.part;
   auto made = assemble(model, router, search);
   if (made.layer && !search.asked && is_ungated(model, *made.layer)) {
     search.family += ", without gates";
     search.layouts = {gate_layout::nfd, gate_layout::ndf};
-    search.of_architecture = std::nullopt;
+    search.of_architecture.clear();
+    search.in_fp4 = std::nullopt;
     search.part = expert_part::up;
     made = assemble(model, router, search);
   }

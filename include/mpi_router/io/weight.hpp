@@ -56,6 +56,11 @@ class weight {
              !std::holds_alternative<packed::int8_matrix>(m.format());
     });
   }
+  /// Whether it is packed in four-bit floats, MXFP4 or NVFP4.
+  [[nodiscard]] bool is_fp4() const {
+    return std::ranges::any_of(
+        matrices_, [](const auto& m) { return std::holds_alternative<packed::fp4_matrix>(m.format()); });
+  }
   /// Why its numbers cannot be had; empty if they can.
   [[nodiscard]] const std::string& problem() const noexcept { return problem_; }
   void set_problem(std::string reason) { problem_ = std::move(reason); }

@@ -75,6 +75,12 @@ template <Scalar T>
   return out;
 }
 
+/// What has_settled is to measure an eigenvalue against so that its root, a σ, is right to some 1e-5 of σ₁:
+/// ρ, but for small ones, whose roots move more than they do.
+[[nodiscard]] inline double reference_of(double eigenvalue, double rayleigh) {
+  return eigenvalue < 0.01 * rayleigh ? std::sqrt(std::max(0.0, eigenvalue) * rayleigh) : rayleigh;
+}
+
 /// The largest Ritz value beside v̂, from a random start.
 template <GramOperator Op>
 [[nodiscard]] double largest_beside(Op& op, const principal_direction& found) {
@@ -90,7 +96,7 @@ template <GramOperator Op>
     const auto pair = krylov.top();
     largest = is_finite(pair.value) ? std::max(largest, pair.value) : largest;
     if (more && pair.residual <= 1e-3 * found.at.rayleigh) {
-      more = !has_settled(krylov.largest(2), 0, found.at.rayleigh);
+      more = !has_settled(krylov.largest(2), 0, reference_of(pair.value, found.at.rayleigh));
     }
   }
   return largest;
@@ -130,8 +136,14 @@ void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const doubl
   // The space of a row on a singular direction has no other in it, and that of a row orthogonal to v₁ lacks
   // v₁.
   const bool is_of_found = !pairs.empty() && pairs[0].value >= (1 - 2e-6) * found.at.rayleigh;
-  if (!is_of_found || !has_settled(pairs, 1, found.at.rayleigh)) {
-    result.ritz_2 = std::max(result.ritz_2, largest_beside(fast, found));
+  if (!is_of_found || !has_settled(pairs, 1, reference_of(result.ritz_2, found.at.rayleigh))) {
+    double beside = largest_beside(fast, found);
+    constexpr auto unit = static_cast<double>(std::numeric_limits<scalar_of<Fast>>::epsilon());
+    const auto dimension = static_cast<double>(found.direction.size());
+    if (unit > std::numeric_limits<double>::epsilon() && beside < 4 * unit * dimension * found.at.rayleigh) {
+      beside = largest_beside(op, found);  // in float it would drown in the rounding of ρ
+    }
+    result.ritz_2 = std::max(result.ritz_2, beside);
   }
 }
 

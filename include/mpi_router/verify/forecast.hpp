@@ -10,10 +10,10 @@
 
 MPIROUTER_BEGIN_TYPES
 
-/// What a Krylov space says of the power iteration from its start.
+/// What a Krylov space says of the power iteration from its start. An estimate: nothing about it is proven.
 struct step_forecast {
   std::optional<index_t> steps;  ///< to the tolerance; nothing where max_steps do not suffice
-  bool is_spanned = false;       ///< the space is large enough for that to be right to one step,
+  bool is_spanned = false;       ///< the space seems large enough for that to be right to one step,
   bool is_sharp = false;         ///< and the rounding error of its eigenvalues small enough
 
   [[nodiscard]] bool converged() const { return is_spanned && is_sharp; }
@@ -24,11 +24,12 @@ MPIROUTER_END_TYPES
 MPIROUTER_BEGIN
 
 /// How what a Krylov space leaves outside of it shrinks in a step: by σ₂²/σ₁², or the best that is known of
-/// it; but for a share of it by the next eigenvalue that the space has not found.
+/// it; but for a share of it by the next eigenvalue that the space has not found. That one is an estimate, a
+/// Ritz value and its residual, and no bound: the largest eigenvalue outside of the space may be larger.
 struct shrinking_outside {
   double kappa_squared;
-  double rest_squared = kappa_squared;
-  double share = 0;  ///< along the directions between
+  double rest_squared = kappa_squared;  ///< estimated
+  double share = 0;                     ///< along the directions between
 };
 
 /// The power iteration from the start r of a Krylov space, in the basis Q that Lanczos has built from r: M^k
@@ -38,7 +39,10 @@ class krylov_iteration {
  public:
   template <Accumulator S, class Basis>
   explicit krylov_iteration(const lanczos<S, Basis>& krylov)
-      : unit_(std::numeric_limits<S>::epsilon()), scale_(krylov.scale()), pair_(krylov.top()) {
+      : unit_(std::numeric_limits<S>::epsilon()),
+        scale_(krylov.scale()),
+        outside_(krylov.left_outside()),
+        pair_(krylov.top()) {
     diagonal_ = krylov.diagonal();
     beside_ = krylov.off_diagonal();
     rho_ = pair_.value / scale_;
@@ -72,7 +76,7 @@ class krylov_iteration {
     for (index_t k = 0;; ++k) {
       const double along = y.dot(s);
       next = s - along * y;
-      const double leaves = beside_[last] / rho_ * std::abs(next[last]);
+      const double leaves = outside_ / rho_ * std::abs(next[last]);
       const double away = next.norm();
       const double length = std::hypot(along, away);
       const double outside = near + rest;
@@ -109,6 +113,7 @@ class krylov_iteration {
 
   double unit_;
   double scale_;
+  double outside_;  ///< what couples the space to the rest, relative to scale_
   double rho_ = 1;
   ritz_pair pair_;
   Eigen::VectorXd diagonal_;

@@ -44,6 +44,7 @@ class lanczos {
   template <class Columns>
   void deflate(const Eigen::MatrixBase<Columns>& v) {
     basis_.deflate(v);
+    deflated_ = v.cols();
   }
 
   /// Begins anew from x, which needs no norm. False if nothing of x is left, or it is not finite.
@@ -58,6 +59,7 @@ class lanczos {
     const double norm = g.stableNorm();
     const bool more = norm > 0 && is_finite(norm / rayleigh) && basis_.dimension() > 1;
     basis_.deflate(Eigen::MatrixXd(x.size(), 0));
+    deflated_ = 0;
     steps_ = 1;
     scale_ = rayleigh;
     basis_.set(0, x);
@@ -69,7 +71,8 @@ class lanczos {
     return more;
   }
 
-  /// One more application. False once the space is exhausted: then the Ritz values are eigenvalues.
+  /// One more application. False once the space is exhausted, as far as S can tell: then the Ritz values are
+  /// eigenvalues to within ε·D of `scale`, of which their residuals tell.
   template <GramOperator Op>
   bool step(Op& op) {
     const auto [along, left] = basis_.step(op, steps_, scale_, steps_ > 0 ? off_diagonal_[steps_ - 1] : 0);
@@ -117,13 +120,18 @@ class lanczos {
   [[nodiscard]] auto diagonal() const { return diagonal_.head(steps_); }
   [[nodiscard]] auto off_diagonal() const { return off_diagonal_.head(steps_); }
   [[nodiscard]] double scale() const noexcept { return scale_; }
+  /// What couples the space to the rest, relative to `scale`, at most: what the last step left or, where that
+  /// was nothing but rounding to S, that. 0 where the space is all there is.
+  [[nodiscard]] double left_outside() const {
+    const bool is_all = deflated_ + steps_ >= basis_.dimension();
+    return off_diagonal_[steps_ - 1] > 0 || is_all ? off_diagonal_[steps_ - 1] : rounding();
+  }
 
   /// log(|det(xI − T)| / Πβ_k) for an x above all Ritz values, β_k the norms that the steps left (see
   /// probe.hpp). O(k).
   [[nodiscard]] double log_level(double x) const {
     x /= scale_;
-    const double least =
-        static_cast<double>(std::numeric_limits<S>::epsilon()) * static_cast<double>(basis_.dimension());
+    const double least = rounding();
     double level = 0;
     double pivot = 1;
     for (index_t k = 0; k < steps_; ++k) {
@@ -145,13 +153,17 @@ class lanczos {
   }
 
  private:
+  /// What a step cannot tell from nothing, relative to `scale`.
+  [[nodiscard]] double rounding() const {
+    return static_cast<double>(std::numeric_limits<S>::epsilon()) * static_cast<double>(basis_.dimension());
+  }
   /// T/scale.
   [[nodiscard]] detail::tridiagonal matrix() const {
     return {diagonal_.head(steps_), off_diagonal_.head(steps_ - 1)};
   }
   [[nodiscard]] ritz_pair pair_at(double theta) const {
     Eigen::VectorXd y = detail::eigenvector(matrix(), theta);
-    const double outside = scale_ * off_diagonal_[steps_ - 1] * std::abs(y[steps_ - 1]);
+    const double outside = scale_ * left_outside() * std::abs(y[steps_ - 1]);
     return {scale_ * theta, outside, std::move(y)};
   }
 
@@ -159,6 +171,7 @@ class lanczos {
   Eigen::VectorXd diagonal_;
   Eigen::VectorXd off_diagonal_;
   double scale_;
+  index_t deflated_ = 0;
   index_t steps_ = 0;
 };
 

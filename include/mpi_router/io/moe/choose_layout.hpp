@@ -15,10 +15,11 @@ namespace detail::moe {
 /// The gates to look for, and what is known of them beforehand.
 struct gate_search {
   std::string family;
-  std::string pattern;                         ///< a name, or one with {expert}
-  std::vector<gate_layout> layouts;            ///< that the family has, or the one that is asked for
-  bool asked = false;                          ///< the caller names the layout
-  std::optional<gate_layout> of_architecture;  ///< config.json names it
+  std::string pattern;                       ///< a name, or one with {expert}
+  std::vector<gate_layout> layouts;          ///< that the family has, or the one that is asked for
+  bool asked = false;                        ///< the caller names the layout
+  std::vector<gate_layout> of_architecture;  ///< config.json names it
+  std::optional<gate_layout> in_fp4;         ///< of four-bit floats, where nothing else tells
   router_layout layout_of_router = router_layout::nd;
   bool router_asked = false;  ///< the caller names the router's layout
   expert_part part = expert_part::gate;
@@ -105,23 +106,31 @@ struct layout_choice {
                            ", D = ", hidden_dim);
 }
 
-/// One rule for all families: a layout is taken if no other of the same kind has such shapes; if groups of
-/// packed numbers, which run along D, leave but one; if config.json names an architecture that has but the
-/// one; if torch's Linear leaves no choice; or if the caller says so.
+/// The first of `wanted` that is among `fitting`.
+[[nodiscard]] inline std::optional<gate_layout> first_of(const std::vector<gate_layout>& wanted,
+                                                         const std::vector<gate_layout>& fitting) {
+  const auto found = std::ranges::find_first_of(wanted, fitting);
+  return found == wanted.end() ? std::nullopt : std::optional(*found);
+}
+
+/// One rule for all families: a layout is taken if no other that the family has, and none with the axes of an
+/// expert exchanged, has such shapes; if groups of packed numbers, which run along D, leave but one; if
+/// config.json names an architecture that has but the one; if the family has but one in four-bit floats; if
+/// torch's Linear leaves no choice; or if the caller says so.
 [[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
                                                  index_t experts, index_t hidden_dim) {
+  auto fitting = wanted.layouts;
+  std::erase_if(fitting, [&](gate_layout how) { return !fits(how, gates, experts, hidden_dim); });
+  if (fitting.empty()) {
+    return {{}, "", wrong_shape(wanted, gates, experts, hidden_dim)};
+  }
   std::vector<gate_layout> possible;
-  for (const gate_layout layout : wanted.layouts) {
+  for (const gate_layout layout : fitting) {
     for (const gate_layout other : {layout, transposed(layout)}) {
       if (fits(other, gates, experts, hidden_dim) && std::ranges::find(possible, other) == possible.end()) {
         possible.push_back(other);
       }
     }
-  }
-  auto fitting = wanted.layouts;
-  std::erase_if(fitting, [&](gate_layout how) { return !fits(how, gates, experts, hidden_dim); });
-  if (fitting.empty()) {
-    return {{}, "", wrong_shape(wanted, gates, experts, hidden_dim)};
   }
   if (wanted.asked) {
     return {fitting[0], std::string(wanted.words.layout), ""};
@@ -135,8 +144,12 @@ struct layout_choice {
       return {fitting[0], "its packing", ""};
     }
   }
-  if (wanted.of_architecture && std::ranges::find(fitting, *wanted.of_architecture) != fitting.end()) {
-    return {wanted.of_architecture, "config.json", ""};
+  if (const auto named = first_of(wanted.of_architecture, fitting)) {
+    return {named, "config.json", ""};
+  }
+  if (gates.first().is_fp4() && wanted.in_fp4 &&
+      std::ranges::find(fitting, *wanted.in_fp4) != fitting.end()) {
+    return {wanted.in_fp4, "its packing", ""};
   }
   if (fitting.size() == 1 && is_linear(gates, wanted.pattern)) {
     return {fitting[0], "torch's Linear", ""};

@@ -24,18 +24,29 @@ struct model_family {
   std::vector<architecture_layout> architectures;
   router_layout layout_of_router = router_layout::nd;
   expert_part part = expert_part::gate;
+  std::optional<gate_layout> in_fp4 = {};  ///< of four-bit floats, where nothing else tells
 };
+
+/// Architectures whose experts' "gate_up_proj" is [N, 2F, D] wherever it is one tensor.
+[[nodiscard]] inline const std::vector<architecture_layout>& fused_architectures() {
+  static const auto table = [] {
+    std::vector<architecture_layout> out;
+    for (const std::string_view name :
+         {"qwen35moe", "qwen2moe", "qwen3moe", "qwen3next", "qwen3omnimoe", "mixtral", "olmoe", "deepseek",
+          "glm4moe", "glm4vmoe", "dots1", "ernie45moe", "flexolmo", "hunyuanv1moe", "longcatflash", "minimax",
+          "mistral4", "phimoe"}) {
+      out.push_back({name, gate_layout::n2fd_concatenated});
+    }
+    return out;
+  }();
+  return table;
+}
 
 /// All that are known here.
 [[nodiscard]] inline std::span<const model_family> model_families() {
   using enum gate_layout;
   using enum router_layout;
   constexpr auto up = expert_part::up;
-  // Releases whose name does not tell the layout, but whose architecture does.
-  static const std::vector<architecture_layout> fused{
-      {"qwen35moe", n2fd_concatenated}, {"qwen2moe", n2fd_concatenated}, {"qwen3moe", n2fd_concatenated},
-      {"qwen3next", n2fd_concatenated}, {"mixtral", n2fd_concatenated},  {"olmoe", n2fd_concatenated},
-      {"deepseek", n2fd_concatenated},  {"glm4moe", n2fd_concatenated},  {"glm4vmoe", n2fd_concatenated}};
   static const std::vector<model_family> table{
       {"mpi_router", "{layer}mlp.router.weight", "{layer}mlp.experts.gate_proj", {nfd}, {}},
       {"OLMoE, Qwen-MoE, DeepSeek, GLM",
@@ -76,12 +87,16 @@ struct model_family {
        "{layer}block_sparse_moe.experts.gate_up_proj",
        {n2fd_concatenated},
        {{"granitemoe", n2fd_concatenated}}},
-      // gpt-oss unpacked is [N, D, 2F]; its blocks of MXFP4 are stored as [N, 2F, D].
-      {"gpt-oss",
+      // gpt-oss unpacked is [N, D, 2F]; its blocks of MXFP4 are stored as [N, 2F, D]. Phi-MoE, written by
+      // modules, has these names too, and no shape tells rows in turn from rows of gate before rows of up.
+      {"gpt-oss, Phi-MoE by modules",
        "{layer}mlp.router.weight",
        "{layer}mlp.experts.gate_up_proj",
-       {nd2f_interleaved, n2fd_interleaved},
-       {{"gptoss", nd2f_interleaved}}},
+       {nd2f_interleaved, n2fd_interleaved, n2fd_concatenated},
+       {{"gptoss", nd2f_interleaved}, {"gptoss", n2fd_interleaved}, {"phimoe", n2fd_concatenated}},
+       nd,
+       expert_part::gate,
+       n2fd_interleaved},
       {"gpt-oss (original)",
        "{layer}mlp.gate.weight",
        "{layer}mlp.mlp1_weight",
@@ -97,7 +112,7 @@ struct model_family {
        "{layer}mlp.gate.weight",
        "{layer}mlp.experts.gate_up_proj",
        {nd2f_concatenated, n2fd_concatenated},
-       fused},
+       fused_architectures()},
       {"Jamba",
        "{layer}feed_forward.router.weight",
        "{layer}feed_forward.experts.{expert}.gate_proj.weight",
@@ -177,15 +192,16 @@ struct model_family {
 
 namespace detail::moe {
 
-/// The layout of the architecture that config.json names, if the family knows it.
-[[nodiscard]] inline std::optional<gate_layout> layout_of_architecture(const model_family& family,
-                                                                       const model_config& config) {
-  for (const auto& known : family.architectures) {
-    if (config.is_called(known.architecture)) {
-      return known.layout;
+/// The layouts that the architecture which config.json names has, of those in the table.
+[[nodiscard]] inline std::vector<gate_layout> layouts_of_architecture(
+    const std::vector<architecture_layout>& table, const std::optional<model_config>& config) {
+  std::vector<gate_layout> out;
+  for (const auto& known : table) {
+    if (config && config->is_called(known.architecture)) {
+      out.push_back(known.layout);
     }
   }
-  return std::nullopt;
+  return out;
 }
 
 }  // namespace detail::moe

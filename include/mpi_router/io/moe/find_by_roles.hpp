@@ -3,6 +3,7 @@
 
 #include <mpi_router/io/moe/assemble.hpp>
 #include <mpi_router/io/moe/expert_words.hpp>
+#include <mpi_router/io/moe/families.hpp>
 #include <mpi_router/io/moe/model_config.hpp>
 #include <mpi_router/io/moe/remainder.hpp>
 
@@ -158,7 +159,7 @@ struct gate_guess {
     return nullptr;
   }
   const auto is_router = [&](const weight& w) {
-    return part_of(w.name()).role != tensor_role::expert && !contains(w.name(), "shared") &&
+    return part_of(w.name()).role != tensor_role::expert && !is_shared_word(w.name()) &&
            experts.front().fit_router(w);
   };
   const weight* found = nullptr;
@@ -213,6 +214,9 @@ struct gate_guess {
   auto search = search_for("no known family: taken by what names look like and by shapes",
                            guess.gates->pattern, guess.layouts, wanted, config);
   search.part = guess.part;
+  if (guess.gates->pattern.ends_with("experts.gate_up_proj")) {
+    search.of_architecture = layouts_of_architecture(fused_architectures(), config);
+  }
   return assemble(model, router, search);
 }
 

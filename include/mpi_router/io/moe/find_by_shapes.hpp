@@ -34,7 +34,7 @@ struct layer_by_shape {
 [[nodiscard]] inline bool is_no_expert(std::string_view name) {
   const auto role = part_of(name).role;
   return role == tensor_role::optimizer || role == tensor_role::adapter || is_of_attention(name) ||
-         contains(name, "shared") || contains(name, "norm") || contains(name, "conv");
+         is_shared_word(name) || contains(name, "norm") || contains(name, "conv");
 }
 
 [[nodiscard]] inline layer_by_shape parts_of_layer(std::span<const weight> weights, const std::string& layer,

@@ -171,10 +171,28 @@ inline void note_set_aside(const checkpoint& model, found_parts& found) {
        "both");
 }
 
+/// Gemma-4's routers weigh what they see, channel by channel, before the rows do: "router.scale", [D].
+inline void note_scaled_routers(const checkpoint& model, found_parts& found) {
+  for (const auto& layer : found.result.layers) {
+    const auto& name = layer.router->name();
+    constexpr std::string_view word = "router.";
+    const auto at = name.rfind(word);
+    const auto* scale =
+        at == name.npos ? nullptr : model.find_weight(name.substr(0, at + word.size()) + "scale");
+    if (scale != nullptr && element_count(scale->shape()) == layer.hidden_dim) {
+      found.result.omissions.push_back(
+          {scale->name(),
+           "a scale of what the router sees, which is not applied: rows are looked at as they are stored",
+           omission_kind::set_aside});
+    }
+  }
+}
+
 inline void note_remainder(const checkpoint& model, const search_words& words, found_parts& found) {
   note_blocks(model, words, found);
   note_unindexed(model, found);
   note_set_aside(model, found);
+  note_scaled_routers(model, found);
 }
 
 }  // namespace detail::moe

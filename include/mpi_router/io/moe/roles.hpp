@@ -40,6 +40,11 @@ template <std::size_t N>
   return c == "lora" || c.starts_with("lora_");
 }
 
+/// "shared_experts", "share_expert": they see every token, and no row of the router is theirs.
+[[nodiscard]] inline bool is_shared_word(std::string_view c) {
+  return contains(c, "shared") || contains(c, "share_expert");
+}
+
 /// "experts", "local_experts", "expert_3", "switch_mlp"; not "shared_experts", "expert_bias",
 /// "per_expert_scale".
 [[nodiscard]] inline bool is_expert_word(std::string_view c) {
@@ -48,7 +53,7 @@ template <std::size_t N>
   if (is_one_of(c, words) || c.ends_with("_exps")) {
     return true;
   }
-  return contains(c, "expert") && !contains(c, "shared") && !contains(c, "per_expert") &&
+  return contains(c, "expert") && !is_shared_word(c) && !contains(c, "per_expert") &&
          !c.starts_with("routed_expert_") && !c.starts_with("num_") && !c.ends_with("_bias") &&
          c != "expert_gate";
 }
@@ -133,15 +138,15 @@ template <std::size_t N>
   if (const auto suffix = router_suffix(all, plain); suffix > 0) {
     const auto before = all.first(c.size() - suffix);
     const bool elsewhere = std::ranges::any_of(before, [](auto part) {
-      return contains(part, "shared") || contains(part, "attn") || contains(part, "attention");
+      return is_shared_word(part) || contains(part, "attn") || contains(part, "attention");
     });
     const bool of_an_expert = expert < before.size() && (plain || expert_number(before.subspan(expert)));
     if (!of_an_expert && !(plain && elsewhere)) {
       return {tensor_role::router, joined(all.first(std::min(expert, before.size()))), {}, plain};
     }
   }
-  const auto shared = [](auto part) { return contains(part, "shared"); };
-  if (expert == c.size() || is_auxiliary(c.back()) || std::ranges::any_of(all.first(expert), shared)) {
+  if (expert == c.size() || is_auxiliary(c.back()) ||
+      std::ranges::any_of(all.first(expert), is_shared_word)) {
     return {};
   }
   return {tensor_role::expert, joined(all.first(expert)), expert_number(all.subspan(expert))};

@@ -85,8 +85,8 @@ struct matrices_choice {
     return {ndf, "its packing", ""};  // groups run along F, which it contracts
   }
   const auto family = std::ranges::find(model_families(), layer.family, &model_family::name);
-  if (config && family != model_families().end() && is_fused(layer.layout) &&
-      layout_of_architecture(*family, *config) == layer.layout) {
+  if (family != model_families().end() && is_fused(layer.layout) &&
+      std::ranges::count(layouts_of_architecture(family->architectures, config), layer.layout) > 0) {
     return {ffn_comes_first(layer.layout) ? ndf : nfd, "config.json", ""};  // as it has the gates: [out, in]
   }
   if (ffn_comes_first(layer.layout) && is_linear(tensors, name)) {  // beside gates that are one's too

@@ -1,4 +1,4 @@
-// Weights packed along the inputs of a layer: AWQ and GPTQ; and the flat ones of bitsandbytes.
+// Weights packed along the inputs of a layer: AWQ and GPTQ; and those of bitsandbytes.
 #pragma once
 
 #include <mpi_router/io/packed/parts.hpp>
@@ -29,32 +29,43 @@ struct quantised_parts {
   return whole ? std::optional(found) : std::nullopt;
 }
 
+/// A word of 32 / bits times the same code.
+[[nodiscard]] inline std::uint32_t word_of(std::uint32_t code, index_t bits) {
+  std::uint32_t word = 0;
+  for (index_t shift = 0; shift < 32; shift += bits) {
+    word |= code << static_cast<unsigned>(shift);
+  }
+  return word;
+}
+
 /// GPTQ's stored zero is one less than the zero ("gptq") or the zero itself ("gptq_v2"); checkpoints are
-/// known whose config says the first and whose zeros are the second. Symmetric ones have but one zero, half
-/// of the range, which settles it.
+/// known whose config says the one and whose zeros are the other. Symmetric ones have but one zero, half of
+/// the range, which settles it.
 [[nodiscard]] inline bool stores_zero_minus_one(const quantised_parts& p, index_t bits,
                                                 const quantization& said) {
   const auto word = number_at<std::uint32_t>(*p.zeros, 0);
-  const std::uint32_t half = std::uint32_t{1} << static_cast<unsigned>(bits - 1);
-  std::uint32_t of_halves = 0;
-  for (index_t shift = 0; shift < 32; shift += bits) {
-    of_halves |= half << static_cast<unsigned>(shift);
-  }
   bool all_alike = true;
   for (std::size_t i = 1; i < p.zeros->bytes().size() / 4; ++i) {
     all_alike = all_alike && number_at<std::uint32_t>(*p.zeros, i) == word;
   }
-  if (all_alike && word == of_halves) {
-    return false;
+  const std::uint32_t half = std::uint32_t{1} << static_cast<unsigned>(bits - 1);
+  if (all_alike && said.symmetric.value_or(true)) {
+    if (word == word_of(half, bits)) {
+      return false;
+    }
+    if (word == word_of(half - 1, bits)) {
+      return true;
+    }
   }
   return said.checkpoint_format != "gptq_v2";
 }
 
-inline void read_awq(const quantised_parts& p, recognised& out) {
+inline void read_awq(const quantised_parts& p, const quantization& said, recognised& out) {
   const index_t inputs = p.codes->shape()[0];
   const auto type = scale_type_of(p.scale->type());
-  const bool fits = type && inputs % p.groups() == 0 && p.zeros->shape()[0] == p.groups() &&
-                    p.zeros->shape()[1] == p.codes->shape()[1];
+  const auto group = columns_of_group(said, inputs, p.groups());
+  const bool fits =
+      type && group && p.zeros->shape()[0] == p.groups() && p.zeros->shape()[1] == p.codes->shape()[1];
   if (!fits) {
     out.refuse(misfit(*p.codes, *p.zeros, "zero points"));
     return;
@@ -62,7 +73,7 @@ inline void read_awq(const quantised_parts& p, recognised& out) {
   out.shape = {p.outputs(), inputs};
   out.matrices.emplace_back(packed::awq_matrix(p.codes->bytes(), p.zeros->bytes(),
                                                grid(*p.scale, *type, 0, 1, p.groups(), p.outputs()),
-                                               p.outputs(), inputs, inputs / p.groups()));
+                                               p.outputs(), inputs, *group));
 }
 
 inline void read_gptq(const quantised_parts& p, index_t bits, const quantization& said, recognised& out) {
@@ -70,7 +81,11 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   const auto type = scale_type_of(p.scale->type());
   const bool order_fits =
       p.order == nullptr || (p.order->type() == dtype::i32 && element_count(p.order->shape()) == inputs);
-  const bool fits = type && inputs % p.groups() == 0 && p.zeros->shape()[0] == p.groups() &&
+  auto group = columns_of_group(said, inputs, p.groups());
+  if (!group && p.order != nullptr) {  // which says of which group each column is: the size does not matter
+    group = packed::parts_of(inputs, p.groups());
+  }
+  const bool fits = type && group && p.zeros->shape()[0] == p.groups() &&
                     p.zeros->shape()[1] * 32 == p.outputs() * bits && order_fits;
   if (!fits) {
     out.refuse(order_fits ? misfit(*p.codes, *p.zeros, "zero points")
@@ -80,8 +95,8 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   out.shape = {p.outputs(), inputs};
   out.matrices.emplace_back(packed::gptq_matrix(
       p.codes->bytes(), p.zeros->bytes(), grid(*p.scale, *type, 0, 1, p.groups(), p.outputs()),
-      p.order == nullptr ? std::span<const std::byte>() : p.order->bytes(), p.outputs(), inputs, bits,
-      inputs / p.groups(), stores_zero_minus_one(p, bits, said)));
+      p.order == nullptr ? std::span<const std::byte>() : p.order->bytes(), p.outputs(), inputs, bits, *group,
+      stores_zero_minus_one(p, bits, said)));
 }
 
 /// X.qweight: AWQ packs the outputs, [D, F / 8]; GPTQ the inputs, [D · bits / 32, F].
@@ -104,7 +119,7 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   const bool awq = packed_outputs * 8 == p->outputs() && p->order == nullptr;
   const bool gptq = packed_outputs == p->outputs();
   if (awq && parts.said.method != "gptq" && own.bits.value_or(4) == 4) {
-    read_awq(*p, out);
+    read_awq(*p, parts.said, out);
   } else if (gptq && parts.said.method != "awq") {
     const index_t bits = own.bits.value_or(p->zeros->shape()[1] * 32 / p->outputs());
     if (bits != 2 && bits != 4 && bits != 8) {
@@ -155,6 +170,25 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   return packed::block_maxima(absmax->bytes(), nested->bytes(), map->bytes(), *size, offset->get<float>());
 }
 
+/// Two or three extents, as the state of a quantiser names them; nothing where their product is too large.
+[[nodiscard]] inline std::optional<std::vector<index_t>> extents_in(const nlohmann::json& list) {
+  if (!list.is_array() || list.size() < 2 || list.size() > 3) {
+    return std::nullopt;
+  }
+  constexpr std::uint64_t most = std::uint64_t{1} << 48U;
+  std::vector<index_t> out;
+  std::uint64_t size = 1;
+  for (const auto& extent : list) {
+    const auto value = extent.is_number_unsigned() ? extent.get<std::uint64_t>() : 0;
+    if (value == 0 || value > most / size) {
+      return std::nullopt;
+    }
+    size *= value;
+    out.push_back(static_cast<index_t>(value));
+  }
+  return out;
+}
+
 /// X.weight U8 [n / 2, 1] of bitsandbytes, four bits a code: X.weight.absmax, .quant_map, .quant_state.….
 [[nodiscard]] inline std::optional<recognised> as_four_bit(const parts_list& parts,
                                                            const stored_tensor& codes) {
@@ -172,27 +206,52 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   const auto extents = state.is_object() ? state.find("shape") : state.end();
   const auto block = state.is_object() ? count_of(state, "blocksize") : std::nullopt;
   const bool whole = state.is_object() && block && map != nullptr && map->type() == dtype::f32 &&
-                     element_count(map->shape()) == 16 && extents != state.end() && extents->is_array() &&
-                     extents->size() == 2 && (*extents)[0].is_number_unsigned() &&
-                     (*extents)[1].is_number_unsigned();
-  if (!whole) {
+                     element_count(map->shape()) == 16 && extents != state.end();
+  const auto shape = whole ? extents_in(*extents) : std::nullopt;
+  if (!shape) {
     return out.refuse(core::concatenate("'", kept->name(), "' does not say how '", name, "' is packed"));
   }
-  const auto rows = (*extents)[0].get<std::uint64_t>();
-  const auto cols = (*extents)[1].get<std::uint64_t>();
   const auto maxima = maxima_of(parts, name, state, out);
-  if (!maxima || rows == 0 || cols == 0 || rows > (std::uint64_t{1} << 31U) ||
-      cols > (std::uint64_t{1} << 31U) || (rows * cols + 1) / 2 != codes.bytes().size() ||
-      static_cast<std::uint64_t>(maxima->size()) !=
-          (rows * cols + static_cast<std::uint64_t>(*block) - 1) / static_cast<std::uint64_t>(*block)) {
+  const index_t size = element_count(*shape);
+  if (!maxima || packed::parts_of(size, 2) != static_cast<index_t>(codes.bytes().size()) ||
+      maxima->size() != packed::parts_of(size, *block)) {
     return out.refuse(core::concatenate("'", name, "' has ", codes.bytes().size(),
                                         " bytes of codes and absmax for ", maxima ? maxima->size() : 0,
-                                        " blocks, where '", kept->name(), "' says [", rows, ", ", cols,
-                                        "] in blocks of ", *block));
+                                        " blocks, where '", kept->name(), "' says ", to_string(*shape),
+                                        " in blocks of ", *block));
   }
-  out.shape = {static_cast<index_t>(rows), static_cast<index_t>(cols)};
+  out.shape = *shape;  // blocks go on from one matrix to the next, so that all are one
   out.matrices.emplace_back(
-      packed::nf4_matrix(codes.bytes(), out.shape[0], out.shape[1], map->bytes(), *maxima, *block));
+      packed::nf4_matrix(codes.bytes(), size / shape->back(), shape->back(), map->bytes(), *maxima, *block));
+  return out;
+}
+
+/// X.weight I8 [F, D] of bitsandbytes, eight bits a code, and X.SCB F32 [F], 127 times the scale of each row;
+/// X.weight_format, where it is there, is 0 for rows one after the other.
+[[nodiscard]] inline std::optional<recognised> as_eight_bit(const parts_list& parts,
+                                                            const stored_tensor& codes) {
+  const std::string& name = codes.name();
+  const auto* largest = name.ends_with(".weight") ? parts.find(without(name, "weight") + "SCB") : nullptr;
+  if (codes.type() != dtype::i8 || largest == nullptr) {
+    return std::nullopt;
+  }
+  recognised out{name, {}, {}, {&codes, largest}, ""};
+  const auto* format = parts.find(name + "_format");
+  if (format != nullptr) {
+    out.parts.push_back(format);
+    if (format->bytes().size() != 1 || format->bytes()[0] != std::byte{0}) {
+      return out.refuse(core::concatenate("'", format->name(), "' says that '", name,
+                                          "' is not stored row after row, but in an order of one GPU"));
+    }
+  }
+  const stack_shape w(codes.shape());
+  if (codes.rank() != 2 || !w.is_matrix() || largest->type() != dtype::f32 ||
+      element_count(largest->shape()) != w.rows) {
+    return out.refuse(misfit(codes, *largest));
+  }
+  out.shape = {w.rows, w.cols};
+  out.matrices.emplace_back(packed::int8_matrix(
+      codes.bytes(), w.rows, w.cols, grid(*largest, packed::scale_type::f32, 0, 1, w.rows, 1), 0, 127));
   return out;
 }
 

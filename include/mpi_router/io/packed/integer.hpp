@@ -6,17 +6,20 @@
 MPIROUTER_BEGIN
 namespace packed {
 
-/// W[f, d] = code[f, d] · scale of signed bytes [rows, cols]. Scales are [rows, cols / group], or [1, …] for
-/// all rows alike; without a group, one serves the row. A model of MatrixRows.
+/// W[f, d] = code[f, d] · (scale / of) of signed bytes [rows, cols]. Scales are [rows, cols / group], or [1,
+/// …] for all rows alike; without a group, one serves the row. `of` is 127 where the scale is that of the
+/// largest code (bitsandbytes). A model of MatrixRows.
 class int8_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where codes or scales are not as many as they must be. `group` 0 is the whole row.
   int8_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
-              index_t group = 0)
+              index_t group = 0, int of = 1)
       : detail::grouped_matrix(rows, cols, 8, group == 0 ? std::max<index_t>(cols, 1) : group, scales),
-        codes_(codes.data()) {
+        codes_(codes.data()),
+        of_(of) {
     expect_bytes("int8_matrix", codes, rows, cols, cols);
     core::expect(group >= 0, "int8_matrix: groups of ", group, " columns");
+    core::expect(of > 0, "int8_matrix: scales of ", of, " codes");
     scales_.expect_grid("int8_matrix", scales.rows() == 1 ? 1 : rows, parts_of(cols, group_));
   }
 
@@ -24,7 +27,7 @@ class int8_matrix : public detail::grouped_matrix {
   void load_row(index_t f, S* out) const noexcept {
     const std::byte* const codes = codes_ + f * cols_;
     for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
-      const S scale = scales_.at(scales_.rows() == 1 ? 0 : f, g);
+      const S scale = scales_.at(scales_.rows() == 1 ? 0 : f, g) / static_cast<S>(of_);
       decode_each(codes + first, count, out + first, [scale](std::uint8_t code) {
         return static_cast<S>(static_cast<std::int8_t>(code)) * scale;
       });
@@ -33,6 +36,7 @@ class int8_matrix : public detail::grouped_matrix {
 
  private:
   const std::byte* codes_;
+  int of_;
 };
 
 /// The group of each input column, I32 [count], as activation order ("g_idx") stores it.

@@ -70,13 +70,14 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   if (order != nullptr && (order->type() != dtype::i32 || element_count(order->shape()) != cols)) {
     return refuse(*order, "order of groups");
   }
-  if (!bits || groups == 0 || cols % groups != 0) {
+  const auto group = columns_of_group(parts.said, cols, groups);
+  if (!bits || !group) {
     return refuse(scale, "scales");
   }
   out.shape = *shape;
   out.matrices.emplace_back(packed::pack_quantized_matrix(codes.bytes(), rows, cols, *bits,
-                                                          grid(scale, *type, 0, 1, rows, groups),
-                                                          cols / groups, bytes_of(zeros), bytes_of(order)));
+                                                          grid(scale, *type, 0, 1, rows, groups), *group,
+                                                          bytes_of(zeros), bytes_of(order)));
 }
 
 /// X.weight_packed of compressed-tensors: int, MXFP4, NVFP4.
@@ -102,6 +103,9 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
              is_fp4(bytes, *scale, 16)) {
     out.parts.push_back(global);
     read_fp4(codes, *scale, *type, 16, global, true, out);  // stored as the reciprocal of ModelOpt's
+  } else if (codes.type() == dtype::u8 && global == nullptr && type == packed::scale_type::e4m3 &&
+             is_fp4(bytes, *scale, 16)) {
+    out.refuse(lacks(codes, "weight_global_scale"));
   } else if (codes.type() == dtype::u8 && global == nullptr && type == packed::scale_type::e8m0 &&
              is_fp4(bytes, *scale, 32)) {
     read_fp4(codes, *scale, *type, 32, nullptr, false, out);
@@ -140,7 +144,7 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   return out;
 }
 
-/// Older configs omit the mode, which is affine.
+/// Older configs omit the mode, and so do modules of their own: MLX's default is affine.
 [[nodiscard]] inline bool is_affine(const module_packing& own) {
   return own.mode.empty() || own.mode == "affine";
 }
@@ -200,7 +204,10 @@ inline void read_mlx(const stored_tensor& codes, const stored_tensor& scale, con
   if (bias != nullptr) {
     out.parts.push_back(bias);
   }
-  const auto own = parts.said.of_weight(codes.name());
+  auto own = parts.said.of_weight(codes.name());
+  if (bias == nullptr && own.mode.empty()) {  // affine has biases
+    own.mode = parts.said.all.mode;
+  }
   if (!own.bits || !own.group) {
     return out.refuse(core::concatenate("'", codes.name(),
                                         "' is packed by MLX, whose bits and group_size are in a config.json "

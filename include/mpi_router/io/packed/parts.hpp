@@ -181,6 +181,29 @@ struct stack_shape {
   }
 };
 
+/// Columns of a group, where `groups` of them make a row of `cols`: the size that config.json names, whose
+/// last group may be partial; else cols / groups. Nothing where there is no telling: a usual size with a
+/// partial last group would make as many.
+[[nodiscard]] inline std::optional<index_t> columns_of_group(const quantization& said, index_t cols,
+                                                             index_t groups) {
+  if (groups <= 0 || cols <= 0) {
+    return std::nullopt;
+  }
+  for (const index_t size : said.groups) {
+    if (packed::parts_of(cols, size) == groups) {
+      return size;
+    }
+  }
+  const bool even = cols % groups == 0;
+  for (const index_t usual : {16, 32, 64, 128, 256}) {
+    const bool as_many = groups > 1 && packed::parts_of(cols, usual) == groups;
+    if (as_many && !(even && usual == cols / groups)) {
+      return std::nullopt;
+    }
+  }
+  return even ? std::optional(cols / groups) : std::nullopt;
+}
+
 /// Elements of `t` for each of `count` matrices; 0 where they do not divide.
 [[nodiscard]] inline index_t each_of(const stored_tensor& t, index_t count) {
   const index_t size = element_count(t.shape());

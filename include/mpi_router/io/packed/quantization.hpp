@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -19,7 +20,7 @@ MPIROUTER_BEGIN
 struct module_packing {
   std::optional<index_t> bits;
   std::optional<index_t> group;
-  std::string mode;  ///< MLX: "affine", "mxfp4", …
+  std::string mode;  ///< MLX: "affine", "mxfp4", …; empty: affine
 };
 
 /// How weights are packed, as far as config.json says.
@@ -28,10 +29,12 @@ struct quantization {
   std::vector<std::string> formats;  ///< compressed-tensors: "pack-quantized", …
   std::optional<index_t> block_rows;
   std::optional<index_t> block_cols;
+  std::vector<index_t> groups;  ///< columns of a group: of all modules, or of some (compressed-tensors)
   module_packing all;
   std::map<std::string, module_packing, std::less<>> modules;  ///< MLX: modules of their own
   std::string checkpoint_format;                               ///< GPTQ: "gptq" or "gptq_v2"
-  std::string unknown;  ///< a method or format that is not known here; empty if all are
+  std::optional<bool> symmetric;  ///< GPTQ: whether all zeros are half of the range
+  std::string unknown;            ///< a method or format that is not known here; empty if all are
 
   [[nodiscard]] bool has_format(std::string_view name) const {
     return std::ranges::find(formats, name) != formats.end();
@@ -66,20 +69,39 @@ namespace detail::packing {
   return {count_of(object, "bits"), count_of(object, "group_size"), text_of(object, "mode")};
 }
 
-inline void read_block(const nlohmann::json& object, quantization& out) {
-  const auto block = object.find("weight_block_size");
-  if (block != object.end() && block->is_array() && block->size() == 2) {
-    const nlohmann::json named{{"rows", (*block)[0]}, {"cols", (*block)[1]}};
+/// "weight_block_size" or "block_structure": [128, 128], or "128x128".
+inline void read_block(const nlohmann::json& object, const char* key, quantization& out) {
+  const auto block = object.find(key);
+  if (block == object.end()) {
+    return;
+  }
+  nlohmann::json pair = *block;
+  if (const auto* text = block->get_ptr<const std::string*>()) {
+    const auto cross = text->find('x');
+    pair = nlohmann::json::parse(core::concatenate("[", text->substr(0, cross), ",",
+                                                   cross == text->npos ? "" : text->substr(cross + 1), "]"),
+                                 nullptr, false);
+  }
+  if (pair.is_array() && pair.size() == 2) {
+    const nlohmann::json named{{"rows", pair[0]}, {"cols", pair[1]}};
     out.block_rows = count_of(named, "rows");
     out.block_cols = count_of(named, "cols");
   }
 }
 
-/// The formats of compressed-tensors: at the top, of each group, or both.
+/// What compressed-tensors says at the top, of each of its groups of modules, or both: formats, blocks, sizes
+/// of groups of columns.
 inline void read_formats(const nlohmann::json& object, quantization& out) {
   const auto add = [&](const nlohmann::json& of) {
     if (const auto format = text_of(of, "format"); !format.empty() && !out.has_format(format)) {
       out.formats.push_back(format);
+    }
+    const auto weights = of.find("weights");
+    if (weights != of.end() && weights->is_object()) {
+      read_block(*weights, "block_structure", out);
+      if (const auto group = count_of(*weights, "group_size")) {
+        out.groups.push_back(*group);
+      }
     }
   };
   add(object);
@@ -99,9 +121,22 @@ inline void read_modules(const nlohmann::json& object, quantization& out) {
       auto own = module_of(value);
       own.bits = own.bits ? own.bits : out.all.bits;
       own.group = own.group ? own.group : out.all.group;
-      own.mode = own.mode.empty() ? out.all.mode : own.mode;
       out.modules.emplace(name, own);
     }
+  }
+}
+
+/// What GPTQ and AWQ say of zero points, and how they pack: AutoAWQ's "gemm", or others.
+inline void read_input_major(const nlohmann::json& object, quantization& out) {
+  out.checkpoint_format = text_of(object, "checkpoint_format");
+  if (const auto symmetric = object.find("sym"); symmetric != object.end() && symmetric->is_boolean()) {
+    out.symmetric = symmetric->get<bool>();
+  }
+  auto version = text_of(object, "version");
+  std::ranges::transform(version, version.begin(),
+                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (out.method == "awq" && !version.empty() && version != "gemm") {
+    out.unknown = core::concatenate("version '", version, "' of AWQ");
   }
 }
 
@@ -117,6 +152,9 @@ inline void read_modules(const nlohmann::json& object, quantization& out) {
   if (std::ranges::find(methods, said.method) == methods.end()) {
     return core::concatenate("quant_method '", said.method, "'");
   }
+  if (!said.unknown.empty()) {
+    return said.unknown;
+  }
   for (const auto& format : said.formats) {
     if (said.method == "compressed-tensors" && std::ranges::find(formats, format) == formats.end()) {
       return core::concatenate("format '", format, "'");
@@ -127,14 +165,30 @@ inline void read_modules(const nlohmann::json& object, quantization& out) {
              : "";
 }
 
+/// MLX's "quantization", whatever the config of the model that was converted still says beside it.
+[[nodiscard]] inline const nlohmann::json* find_mlx(const nlohmann::json& config) {
+  const auto* found = find_object(config, {"quantization"});
+  const auto own = found == nullptr ? module_packing{} : module_of(*found);
+  return own.bits && own.group && text_of(*found, "quant_method").empty() ? found : nullptr;
+}
+
+/// The JSON of a file of that name beside a checkpoint; null where there is none.
+[[nodiscard]] inline nlohmann::json json_beside(const std::filesystem::path& checkpoint, const char* name) {
+  const auto file = read_beside(checkpoint, name);
+  return file && file->problem.empty() ? nlohmann::json::parse(file->text, nullptr, false) : nlohmann::json();
+}
+
 }  // namespace detail::packing
 
-/// Reads what a config.json says of packing: quantization_config at the top or in a part of a composite
-/// config, or MLX's quantization. Never throws for what the text says.
+/// Reads what a config.json says of packing: MLX's quantization, or quantization_config at the top or in a
+/// part of a composite config. Never throws for what the text says.
 [[nodiscard]] inline quantization parse_quantization(const nlohmann::json& config) {
   using namespace detail::packing;
   quantization out;
-  const auto* found = find_object(config, {"quantization_config", "compression_config", "quantization"});
+  const auto* found = find_mlx(config);
+  if (found == nullptr) {
+    found = find_object(config, {"quantization_config", "compression_config", "quantization"});
+  }
   if (found == nullptr) {
     return out;
   }
@@ -143,11 +197,28 @@ inline void read_modules(const nlohmann::json& object, quantization& out) {
   if (out.method.empty() && out.all.bits && out.all.group) {
     out.method = "mlx";
   }
-  out.checkpoint_format = text_of(*found, "checkpoint_format");
-  read_block(*found, out);
+  if (out.all.group) {
+    out.groups.push_back(*out.all.group);
+  }
+  read_input_major(*found, out);
+  read_block(*found, "weight_block_size", out);
   read_formats(*found, out);
   read_modules(*found, out);
   out.unknown = unknown_in(out);
+  return out;
+}
+
+/// What the config.json in a folder or beside a file says of packing or, where that says nothing, the
+/// quantize_config.json that writers of GPTQ put there.
+[[nodiscard]] inline quantization read_quantization(const std::filesystem::path& checkpoint) {
+  using detail::packing::json_beside;
+  auto out = parse_quantization(json_beside(checkpoint, "config.json"));
+  const bool said = !out.method.empty() || !out.formats.empty() || out.block_rows || out.all.bits;
+  if (auto other = said ? nlohmann::json() : json_beside(checkpoint, "quantize_config.json");
+      other.is_object()) {
+    other.emplace("quant_method", "gptq");
+    out = parse_quantization({{"quantization_config", std::move(other)}});
+  }
   return out;
 }
 

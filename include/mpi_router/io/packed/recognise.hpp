@@ -30,7 +30,8 @@ template <class Scheme>
   if (is_floating(codes.type()) || codes.bytes().empty()) {
     return std::nullopt;
   }
-  for (const auto& scheme : {as_compressed, as_blocks, as_quantised, as_four_bit, as_mlx, as_scaled}) {
+  for (const auto& scheme :
+       {as_compressed, as_blocks, as_quantised, as_four_bit, as_eight_bit, as_mlx, as_scaled}) {
     if (auto found = read_by(scheme, parts, codes)) {
       if (const auto* other = decoding_beside(parts, codes, found->parts);
           other != nullptr && found->problem.empty()) {

@@ -3,14 +3,16 @@
 
 #include <mpi_router/io/packed/parts.hpp>
 
+#include <iterator>
+
 MPIROUTER_BEGIN
 
 namespace detail::packing {
 
 /// The scales of a weight, by the names that its writers give them.
 [[nodiscard]] inline const stored_tensor* scales_beside(const parts_list& parts, const std::string& name) {
-  std::vector<std::string> names{name + "_scale_inv", name + "_scales_inv", name + "_scale",
-                                 name + "_scales"};
+  std::vector<std::string> names{name + "_scale_inv", name + "_scales_inv",       name + "_scale",
+                                 name + "_scales",    name + "_weight_scale_inv", name + "_weight_scale"};
   if (name.ends_with(".weight")) {
     names.push_back(without(name, "weight") + "scale");
   } else {
@@ -26,13 +28,24 @@ struct block_shape {
   index_t cols = 0;
 };
 
+/// The extents that are not 1: writers leave such axes out, [2] for [1, 2], or put them in, [2, 1, 3, 1].
+[[nodiscard]] inline std::vector<index_t> extents_but_one(std::span<const index_t> shape) {
+  std::vector<index_t> out;
+  std::ranges::copy_if(shape, std::back_inserter(out), [](index_t extent) { return extent != 1; });
+  return out;
+}
+
 /// The blocks that `n` scales of a matrix [rows, cols] stand for; none of size 0 × 0 where there is no
 /// telling. The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block
 /// is partial.
 [[nodiscard]] inline block_shape blocks_of(const stack_shape& w, const stored_tensor& scale, index_t n,
                                            const quantization& said) {
   const auto is_grid = [&](block_shape b) {
-    return packed::parts_of(w.rows, b.rows) * packed::parts_of(w.cols, b.cols) == n;
+    const index_t rows = packed::parts_of(w.rows, b.rows);
+    const index_t cols = packed::parts_of(w.cols, b.cols);
+    const auto written = extents_but_one(scale.shape());
+    return rows * cols == n && (written == extents_but_one(w.with(rows, cols)) ||
+                                written == extents_but_one(w.with(1, n)));  // one after the other
   };
   if (n == 1) {
     return {w.rows, w.cols};
@@ -51,15 +64,12 @@ struct block_shape {
     return {w.rows, 1};
   }
   constexpr index_t usual = 128;
-  if (!said.block_rows && shape.size() >= 2 && shape[shape.size() - 2] == packed::parts_of(w.rows, usual) &&
-      shape.back() == packed::parts_of(w.cols, usual)) {
+  if (!said.block_rows && shape.size() >= 2 && is_grid({usual, usual})) {
     return {usual, usual};
   }
   const index_t groups = shape.back();  // of each row, as MXFP8 has them
-  if (shape.size() >= 2 && groups > 0 && n == w.rows * groups && w.cols % groups == 0) {
-    return {1, w.cols / groups};
-  }
-  return {};
+  const auto group = columns_of_group(said, w.cols, groups);
+  return shape.size() >= 2 && group && n == w.rows * groups ? block_shape{1, *group} : block_shape{};
 }
 
 inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, const quantization& said,
@@ -108,25 +118,28 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
   }
 }
 
-inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, recognised& out) {
+inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, const quantization& said,
+                      recognised& out) {
   const stack_shape w(codes.shape());
   const auto type = scale_type_of(scale.type());
   const bool shared = element_count(scale.shape()) == 1;
   const index_t n = shared ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const bool by_row = n == w.rows;
-  const bool by_group = w.is_matrix() && n > w.rows && n % w.rows == 0 && w.cols % (n / w.rows) == 0 &&
-                        scale.rank() >= 2 && scale.shape().back() == n / w.rows;
-  const bool fits = n == 1 || by_row || by_group;
+  const auto group = w.is_matrix() && n > w.rows && n % w.rows == 0 && scale.rank() >= 2 &&
+                             scale.shape().back() == n / w.rows
+                         ? columns_of_group(said, w.cols, n / w.rows)
+                         : std::nullopt;
+  const bool fits = n == 1 || by_row || group;
   if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !fits) {
     out.refuse(misfit(codes, scale));
     return;
   }
   out.shape.assign(codes.shape().begin(), codes.shape().end());
   for (index_t i = 0; i < w.count; ++i) {
-    const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, n == 1 ? 1 : w.rows,
-                        by_group ? n / w.rows : 1);
+    const auto s =
+        grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, n == 1 ? 1 : w.rows, group ? n / w.rows : 1);
     out.matrices.emplace_back(
-        packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, by_group ? w.cols / s.cols() : 0));
+        packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, group.value_or(0)));
   }
 }
 
@@ -138,7 +151,7 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
   if (type == packed::scale_type::e8m0 && is_fp4(bytes, scale, 32)) {
     read_fp4(codes, scale, *type, 32, nullptr, false, out);
   } else if (codes.type() == dtype::u8 && type == packed::scale_type::e4m3 && is_fp4(bytes, scale, 16)) {
-    const auto* global = parts.find(codes.name() + "_scale_2");
+    const auto* global = parts.find(scale.name() + "_2");
     if (global == nullptr) {
       out.refuse(lacks(codes, "weight_scale_2"));
       return;
@@ -146,7 +159,7 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
     out.parts.push_back(global);
     read_fp4(codes, scale, *type, 16, global, false, out);
   } else if (codes.type() == dtype::i8) {
-    read_int8(codes, scale, out);
+    read_int8(codes, scale, parts.said, out);
   } else {
     out.refuse(misfit(codes, scale));
   }
