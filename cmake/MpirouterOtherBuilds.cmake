@@ -44,7 +44,7 @@ endfunction()
 
 # ggml's sources, where this build has them: its tests run sanitized and with clang too.
 FetchContent_GetProperties(ggml)
-set(same_ggml "")
+set(same_ggml -DMPIROUTER_GGML=AUTO -DFETCHCONTENT_SOURCE_DIR_GGML=)
 if(ggml_SOURCE_DIR)
   set(same_ggml -DMPIROUTER_GGML=ON -DFETCHCONTENT_SOURCE_DIR_GGML=${ggml_SOURCE_DIR})
 endif()

@@ -11,6 +11,7 @@ local function arranged(blocks)
   for _, block in ipairs(blocks) do
     if is_picture(block) then
       local image = block.content[1]
+      image.src = (image.src:gsub("%.svg$", ".pdf")) -- LaTeX takes no SVG
       image.attributes.width, image.attributes.height = "100%", "78%" -- of the column and of the slide: the smaller counts
       pictures:insert(block)
     else
@@ -18,6 +19,7 @@ local function arranged(blocks)
     end
   end
   if #pictures == 0 then return words end
+  if #words == 0 then return pictures end
   return { pandoc.Div({ column(words, "44%"), column(pictures, "54%") }, pandoc.Attr("", { "columns" })) }
 end
 

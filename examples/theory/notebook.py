@@ -395,6 +395,7 @@ draw("layouts", *[(label, addresses[of], -c["strip"][of], "s") for label, of in
                    ("up", c["up"] == 1))], x="address", y="", yticks=[])
 
 # %%
+print("rows and weights: compared with the library too" if mpi_router else "rows and weights: no library to compare with")
 print("all agree" if not failures else "differ: " + ", ".join(failures))
 if drawn:
     print(f"{len(drawn)} figures in {folder / 'notebook'}")

@@ -9,7 +9,7 @@ if [[ -e $1/lecture-slides.md ]]; then page="$1/lecture-slides.md"; fi
 make() { pandoc "$page" -f markdown-implicit_figures --standalone --slide-level=2 --fail-if-warnings --resource-path="$1" "${@:2}"; }
 mkdir -p "$2"
 make "$1" -t dzslides --self-contained --mathml --css "$here/slides.css" -o "$2/slides.html"
-make "$1" -t beamer -V aspectratio=169 --lua-filter="$here/columns.lua" | sed 's/\.svg}/.pdf}/' >"$2/lecture.tex"
+make "$1" -t beamer -V aspectratio=169 --lua-filter="$here/columns.lua" -o "$2/lecture.tex"
 mapfile -t pictures < <(grep -oE '[A-Za-z0-9_/-]+\.svg' "$page")
 for picture in "${pictures[@]}"; do
   mkdir -p "$2/$(dirname "$picture")"

@@ -14,7 +14,7 @@ trap 'rm -rf -- "$folder"' EXIT
 cd "$folder"
 fail() { echo "$*"; exit 1; }
 if ! "$latex" -interaction=nonstopmode -halt-on-error lecture.tex >said; then
-  if grep -q '^! LaTeX Error: File .* not found' said; then
+  if grep -qE "^! LaTeX Error: File .*\.(sty|cls|def)' not found" said; then
     grep '^! LaTeX Error: File' said | sed 's/^! LaTeX Error: /skipped: /'
     exit 77
   fi

@@ -22,6 +22,10 @@ elif ! grep -q 'no figures, for there is no matplotlib' "$folder/said"; then
   echo "that there are no figures is not said"
   exit 1
 fi
+if [[ -n ${MPIROUTER_LIBRARY-} ]] && ! grep -q 'compared with the library too' "$folder/said"; then
+  echo "the library is there and was not asked"
+  exit 1
+fi
 # The first cells, as a project of their own, on a number that was changed.
 project=$folder/project
 mkdir -p "$project/examples/data" "$project/examples/theory" "$project/build/theory"

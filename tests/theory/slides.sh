@@ -10,7 +10,7 @@ trap 'rm -rf -- "$folder"' EXIT
 "$1/examples/theory/slides.sh" "$1/docs" "$folder"
 fail() { echo "$*"; exit 1; }
 [[ -s $folder/lecture.tex ]] || fail "no LaTeX"
-! grep -q '\.svg}' "$folder/lecture.tex" || fail "LaTeX takes no SVG"
+! grep -qE '\.svg}|includesvg' "$folder/lecture.tex" || fail "LaTeX takes no SVG"
 ! grep '^\\begin{frame}' "$folder/lecture.tex" | LC_ALL=C grep -q '[^ -~]' || fail "a frame's title has more than ASCII"
 grep -q '^\\begin{frame}{' "$folder/lecture.tex" || fail "no frame has a title"
 count=0

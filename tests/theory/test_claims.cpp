@@ -133,6 +133,7 @@ TEST_CASE(
 TEST_CASE("η: measured rates are those of theory within 5 %, and κ² at t = 1, which is MPI") {
   const demonstration demo("eta");
   int arrived = 0;
+  int of_mpi = 0;
   for (const auto& row : demo.read("rates")) {
     CAPTURE(row.at("t"));
     // σ = 1, 0.8, …, 0.3: the slowest of the two ends of the rest of the spectrum.
@@ -140,7 +141,8 @@ TEST_CASE("η: measured rates are those of theory within 5 %, and κ² at t = 1,
         std::max(std::abs(1 - row.at("t") * (1 - 0.64)), std::abs(1 - row.at("t") * (1 - 0.09)));
     CHECK(row.at("predicted") == doctest::Approx(theory).epsilon(1e-9));
     if (row.at("t") == 1) {
-      CHECK(row.at("predicted") == doctest::Approx(0.64).epsilon(1e-9));
+      ++of_mpi;
+      CHECK(row.at("measured") == doctest::Approx(0.64).epsilon(1e-3));
     }
     if (std::isnan(row.at("measured"))) {
       CHECK(theory > 0.99);  // only what should not arrive does not
@@ -150,6 +152,7 @@ TEST_CASE("η: measured rates are those of theory within 5 %, and κ² at t = 1,
     }
   }
   CHECK(arrived > 40);
+  CHECK(of_mpi == 1);
   const auto last = demo.read("angles").back();
   CHECK(last.at("t_over") > 5);  // degrees: it never comes near
   CHECK(last.at("t_best") < last.at("t_1"));

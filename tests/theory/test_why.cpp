@@ -112,7 +112,7 @@ TEST_CASE(
     for (std::size_t i = 0; i < gated_k; ++i) {
       for (std::size_t j = 0; j < i; ++j) {
         const double difference = gated_logits[plain.experts[j]] - gated_logits[plain.experts[i]];
-        CHECK(scaled.weights[i] == doctest::Approx(scaled.weights[j] * std::exp(-c * difference)));
+        CHECK(std::log(scaled.weights[i] / scaled.weights[j]) == doctest::Approx(-c * difference));
       }
     }
   }
@@ -171,10 +171,17 @@ TEST_CASE("Eq. 6: the gradient to the logits is the page's, sums to 0, and is 0 
   for (const double g : gate_gradient(one, gate_of(one), {1})) {
     CHECK(g == 0);
   }
-  const auto sigmoid = gate_of(
-      {.top_k = gated_k, .score_function = mpi_router::score_function::sigmoid, .renormalize = false});
+  const mpi_router::gating_options of_sigmoid{
+      .top_k = gated_k, .score_function = mpi_router::score_function::sigmoid, .renormalize = false};
+  const auto sigmoid = gate_of(of_sigmoid);
+  const auto grad = gate_gradient(of_sigmoid, sigmoid, w_bar);
   CHECK(sigmoid.experts == gate_of(of_chosen).experts);
-  CHECK(sigmoid.weights[0] == doctest::Approx(1 / (1 + std::exp(-1.1))).epsilon(1e-12));
+  for (std::size_t i = 0; i < gated_k; ++i) {
+    const auto expert = static_cast<std::size_t>(sigmoid.experts[i]);
+    const double w = 1 / (1 + std::exp(-gated_logits[expert]));
+    CHECK(sigmoid.weights[i] == doctest::Approx(w).epsilon(1e-12));
+    CHECK(grad[expert] == doctest::Approx(w * (1 - w) * w_bar[i]).epsilon(1e-12));
+  }
 }
 
 TEST_CASE("weights: at any C the same four, from 1/K each to all for the best") {
