@@ -84,6 +84,7 @@ std::optional<std::string> config_for(const model_family& family, gate_layout la
   const bool alone = std::ranges::none_of(
       family.layouts, [&](auto other) { return other != layout && shape_in(other) == shape_in(layout); });
   const auto known = std::ranges::find(family.architectures, layout, &architecture_layout::layout);
+  REQUIRE((alone || known != family.architectures.end()));
   return alone ? std::nullopt : std::optional(json{{"model_type", known->architecture}}.dump());
 }
 

@@ -44,7 +44,8 @@ namespace detail::moe {
   }
   auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
   search.of_architecture = layouts_of_architecture(family.architectures, config);
-  search.in_fp4 = family.in_fp4;
+  const bool is_named = config && !config->names.empty();
+  search.in_mxfp4 = is_named ? std::nullopt : family.in_mxfp4;
   search.layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router);
   search.part = family.part;
   auto made = assemble(model, router, search);
@@ -52,7 +53,7 @@ namespace detail::moe {
     search.family += ", without gates";
     search.layouts = {gate_layout::nfd, gate_layout::ndf};
     search.of_architecture.clear();
-    search.in_fp4 = std::nullopt;
+    search.in_mxfp4 = std::nullopt;
     search.part = expert_part::up;
     made = assemble(model, router, search);
   }

@@ -49,17 +49,20 @@ class weight {
   /// The tensor that it is, or whose type it has; null where it is packed.
   [[nodiscard]] const stored_tensor* plain() const noexcept { return plain_; }
   /// Whether groups of numbers along the last axis share a scale, as every such packing has it along the
-  /// inputs of a layer: then the last axis is D.
+  /// inputs of a layer: then the last axis is D. Blocks of FP8, rows of int8 and the blocks of bitsandbytes,
+  /// which know no axes, tell nothing.
   [[nodiscard]] bool is_grouped() const {
     return std::ranges::any_of(matrices_, [](const auto& m) {
       return !std::holds_alternative<packed::fp8_matrix>(m.format()) &&
-             !std::holds_alternative<packed::int8_matrix>(m.format());
+             !std::holds_alternative<packed::int8_matrix>(m.format()) &&
+             !std::holds_alternative<packed::nf4_matrix>(m.format());
     });
   }
-  /// Whether it is packed in four-bit floats, MXFP4 or NVFP4.
-  [[nodiscard]] bool is_fp4() const {
-    return std::ranges::any_of(
-        matrices_, [](const auto& m) { return std::holds_alternative<packed::fp4_matrix>(m.format()); });
+  [[nodiscard]] bool is_mxfp4() const {
+    return std::ranges::any_of(matrices_, [](const auto& m) {
+      const auto* fp4 = std::get_if<packed::fp4_matrix>(&m.format());
+      return fp4 != nullptr && fp4->group() == 32;
+    });
   }
   /// Why its numbers cannot be had; empty if they can.
   [[nodiscard]] const std::string& problem() const noexcept { return problem_; }

@@ -123,8 +123,8 @@ class lanczos {
   /// What couples the space to the rest, relative to `scale`, at most: what the last step left or, where that
   /// was nothing but rounding to S, that. 0 where the space is all there is.
   [[nodiscard]] double left_outside() const {
-    const bool is_all = deflated_ + steps_ >= basis_.dimension();
-    return off_diagonal_[steps_ - 1] > 0 || is_all ? off_diagonal_[steps_ - 1] : rounding();
+    const double left = off_diagonal_[steps_ - 1];
+    return left == 0 && deflated_ + steps_ < basis_.dimension() ? rounding() : left;
   }
 
   /// log(|det(xI − T)| / Πβ_k) for an x above all Ritz values, β_k the norms that the steps left (see

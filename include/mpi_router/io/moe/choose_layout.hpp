@@ -19,7 +19,7 @@ struct gate_search {
   std::vector<gate_layout> layouts;          ///< that the family has, or the one that is asked for
   bool asked = false;                        ///< the caller names the layout
   std::vector<gate_layout> of_architecture;  ///< config.json names it
-  std::optional<gate_layout> in_fp4;         ///< of four-bit floats, where nothing else tells
+  std::optional<gate_layout> in_mxfp4;       ///< of MXFP4, where nothing else tells
   router_layout layout_of_router = router_layout::nd;
   bool router_asked = false;  ///< the caller names the router's layout
   expert_part part = expert_part::gate;
@@ -113,17 +113,10 @@ struct layout_choice {
   return found == wanted.end() ? std::nullopt : std::optional(*found);
 }
 
-/// One rule for all families: a layout is taken if no other that the family has, and none with the axes of an
-/// expert exchanged, has such shapes; if groups of packed numbers, which run along D, leave but one; if
-/// config.json names an architecture that has but the one; if the family has but one in four-bit floats; if
-/// torch's Linear leaves no choice; or if the caller says so.
-[[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
-                                                 index_t experts, index_t hidden_dim) {
-  auto fitting = wanted.layouts;
-  std::erase_if(fitting, [&](gate_layout how) { return !fits(how, gates, experts, hidden_dim); });
-  if (fitting.empty()) {
-    return {{}, "", wrong_shape(wanted, gates, experts, hidden_dim)};
-  }
+/// The layouts that have such shapes: those that fit, and with the axes of an expert exchanged.
+[[nodiscard]] inline std::vector<gate_layout> possible_of(const std::vector<gate_layout>& fitting,
+                                                          const gate_tensors& gates, index_t experts,
+                                                          index_t hidden_dim) {
   std::vector<gate_layout> possible;
   for (const gate_layout layout : fitting) {
     for (const gate_layout other : {layout, transposed(layout)}) {
@@ -132,6 +125,21 @@ struct layout_choice {
       }
     }
   }
+  return possible;
+}
+
+/// One rule for all families: a layout is taken if no other that the family has, and none with the axes of an
+/// expert exchanged, has such shapes; if groups of packed numbers, which run along D, leave but one; if
+/// config.json names an architecture that has but the one; if the family has but one in MXFP4; if
+/// torch's Linear leaves no choice; or if the caller says so.
+[[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
+                                                 index_t experts, index_t hidden_dim) {
+  auto fitting = wanted.layouts;
+  std::erase_if(fitting, [&](gate_layout how) { return !fits(how, gates, experts, hidden_dim); });
+  if (fitting.empty()) {
+    return {{}, "", wrong_shape(wanted, gates, experts, hidden_dim)};
+  }
+  const auto possible = possible_of(fitting, gates, experts, hidden_dim);
   if (wanted.asked) {
     return {fitting[0], std::string(wanted.words.layout), ""};
   }
@@ -147,9 +155,8 @@ struct layout_choice {
   if (const auto named = first_of(wanted.of_architecture, fitting)) {
     return {named, "config.json", ""};
   }
-  if (gates.first().is_fp4() && wanted.in_fp4 &&
-      std::ranges::find(fitting, *wanted.in_fp4) != fitting.end()) {
-    return {wanted.in_fp4, "its packing", ""};
+  if (gates.first().is_mxfp4() && wanted.in_mxfp4 && std::ranges::count(fitting, *wanted.in_mxfp4) > 0) {
+    return {wanted.in_mxfp4, "its packing", ""};
   }
   if (fitting.size() == 1 && is_linear(gates, wanted.pattern)) {
     return {fitting[0], "torch's Linear", ""};

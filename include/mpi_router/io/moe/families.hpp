@@ -24,7 +24,7 @@ struct model_family {
   std::vector<architecture_layout> architectures;
   router_layout layout_of_router = router_layout::nd;
   expert_part part = expert_part::gate;
-  std::optional<gate_layout> in_fp4 = {};  ///< of four-bit floats, where nothing else tells
+  std::optional<gate_layout> in_mxfp4 = {};  ///< of MXFP4, where nothing else tells
 };
 
 /// Architectures whose experts' "gate_up_proj" is [N, 2F, D] wherever it is one tensor.

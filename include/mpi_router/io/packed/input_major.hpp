@@ -38,9 +38,9 @@ struct quantised_parts {
   return word;
 }
 
-/// GPTQ's stored zero is one less than the zero ("gptq") or the zero itself ("gptq_v2"); checkpoints are
-/// known whose config says the one and whose zeros are the other. Symmetric ones have but one zero, half of
-/// the range, which settles it.
+/// GPTQ's stored zero is one less than the zero ("gptq") or the zero itself ("gptq_v2", "gptq_p");
+/// checkpoints are known whose config says the one and whose zeros are the other. Symmetric ones have but one
+/// zero, half of the range, which settles it.
 [[nodiscard]] inline bool stores_zero_minus_one(const quantised_parts& p, index_t bits,
                                                 const quantization& said) {
   const auto word = number_at<std::uint32_t>(*p.zeros, 0);
@@ -57,7 +57,7 @@ struct quantised_parts {
       return true;
     }
   }
-  return said.checkpoint_format != "gptq_v2";
+  return said.checkpoint_format != "gptq_v2" && said.checkpoint_format != "gptq_p";
 }
 
 inline void read_awq(const quantised_parts& p, const quantization& said, recognised& out) {

@@ -70,7 +70,10 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   if (order != nullptr && (order->type() != dtype::i32 || element_count(order->shape()) != cols)) {
     return refuse(*order, "order of groups");
   }
-  const auto group = columns_of_group(parts.said, cols, groups);
+  auto group = columns_of_group(parts.said, cols, groups);
+  if (!group && groups > 0 && order != nullptr && number_at<std::int32_t>(*order, 0) >= 0) {
+    group = packed::parts_of(cols, groups);  // the order says of which group each column is
+  }
   if (!bits || !group) {
     return refuse(scale, "scales");
   }
@@ -204,9 +207,10 @@ inline void read_mlx(const stored_tensor& codes, const stored_tensor& scale, con
   if (bias != nullptr) {
     out.parts.push_back(bias);
   }
-  auto own = parts.said.of_weight(codes.name());
+  const auto& said = parts.said.of_mlx();
+  auto own = said.of_weight(codes.name());
   if (bias == nullptr && own.mode.empty()) {  // affine has biases
-    own.mode = parts.said.all.mode;
+    own.mode = said.all.mode;
   }
   if (!own.bits || !own.group) {
     return out.refuse(core::concatenate("'", codes.name(),

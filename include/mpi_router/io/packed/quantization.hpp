@@ -32,10 +32,13 @@ struct quantization {
   std::vector<index_t> groups;  ///< columns of a group: of all modules, or of some (compressed-tensors)
   module_packing all;
   std::map<std::string, module_packing, std::less<>> modules;  ///< MLX: modules of their own
-  std::string checkpoint_format;                               ///< GPTQ: "gptq" or "gptq_v2"
+  std::string checkpoint_format;                               ///< GPTQ: "gptq", "gptq_v2" or "gptq_p"
   std::optional<bool> symmetric;  ///< GPTQ: whether all zeros are half of the range
   std::string unknown;            ///< a method or format that is not known here; empty if all are
+  std::vector<quantization> mlx;  ///< MLX's own entry, where another's stands beside it: of the model that
+                                  ///< was converted, or left over
 
+  [[nodiscard]] const quantization& of_mlx() const { return mlx.empty() ? *this : mlx.front(); }
   [[nodiscard]] bool has_format(std::string_view name) const {
     return std::ranges::find(formats, name) != formats.end();
   }
@@ -56,13 +59,14 @@ namespace detail::packing {
   return it != object.end() && it->is_string() ? it->get<std::string>() : "";
 }
 
+[[nodiscard]] inline std::optional<index_t> count_in(const nlohmann::json& number) {
+  const auto value = number.is_number_integer() ? number.get<std::int64_t>() : 0;
+  return value >= 1 && value <= 1'000'000 ? std::optional(static_cast<index_t>(value)) : std::nullopt;
+}
+
 [[nodiscard]] inline std::optional<index_t> count_of(const nlohmann::json& object, const char* key) {
   const auto it = object.find(key);
-  if (it == object.end() || !it->is_number_integer()) {
-    return std::nullopt;
-  }
-  const auto value = it->get<std::int64_t>();
-  return value >= 1 && value <= 1'000'000 ? std::optional(static_cast<index_t>(value)) : std::nullopt;
+  return it == object.end() ? std::nullopt : count_in(*it);
 }
 
 [[nodiscard]] inline module_packing module_of(const nlohmann::json& object) {
@@ -75,32 +79,49 @@ inline void read_block(const nlohmann::json& object, const char* key, quantizati
   if (block == object.end()) {
     return;
   }
-  nlohmann::json pair = *block;
+  nlohmann::json written;
+  const nlohmann::json* pair = &*block;  // not copied, which recurses: a file may nest it as deep as it likes
   if (const auto* text = block->get_ptr<const std::string*>()) {
     const auto cross = text->find('x');
-    pair = nlohmann::json::parse(core::concatenate("[", text->substr(0, cross), ",",
-                                                   cross == text->npos ? "" : text->substr(cross + 1), "]"),
-                                 nullptr, false);
+    written =
+        nlohmann::json::parse(core::concatenate("[", text->substr(0, cross), ",",
+                                                cross == text->npos ? "" : text->substr(cross + 1), "]"),
+                              nullptr, false);
+    pair = &written;
   }
-  if (pair.is_array() && pair.size() == 2) {
-    const nlohmann::json named{{"rows", pair[0]}, {"cols", pair[1]}};
-    out.block_rows = count_of(named, "rows");
-    out.block_cols = count_of(named, "cols");
+  if (pair->is_array() && pair->size() == 2) {
+    out.block_rows = count_in((*pair)[0]);
+    out.block_cols = count_in((*pair)[1]);
   }
+}
+
+/// Adds a value that is new. No model has more than a few: a file that names many is refused, for each is
+/// looked at for each weight.
+template <class T>
+void add_new(std::vector<T>& list, const T& value, quantization& out) {
+  constexpr std::size_t most = 64;
+  if (std::ranges::find(list, value) != list.end()) {
+    return;
+  }
+  if (list.size() == most) {
+    out.unknown = core::concatenate("more than ", most, " formats or sizes of groups");
+    return;
+  }
+  list.push_back(value);
 }
 
 /// What compressed-tensors says at the top, of each of its groups of modules, or both: formats, blocks, sizes
 /// of groups of columns.
 inline void read_formats(const nlohmann::json& object, quantization& out) {
   const auto add = [&](const nlohmann::json& of) {
-    if (const auto format = text_of(of, "format"); !format.empty() && !out.has_format(format)) {
-      out.formats.push_back(format);
+    if (const auto format = text_of(of, "format"); !format.empty()) {
+      add_new(out.formats, format, out);
     }
     const auto weights = of.find("weights");
     if (weights != of.end() && weights->is_object()) {
       read_block(*weights, "block_structure", out);
       if (const auto group = count_of(*weights, "group_size")) {
-        out.groups.push_back(*group);
+        add_new(out.groups, *group, out);
       }
     }
   };
@@ -138,6 +159,10 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   if (out.method == "awq" && !version.empty() && version != "gemm") {
     out.unknown = core::concatenate("version '", version, "' of AWQ");
   }
+  constexpr std::array<std::string_view, 4> formats{"", "gptq", "gptq_v2", "gptq_p"};
+  if (out.method == "gptq" && std::ranges::find(formats, out.checkpoint_format) == formats.end()) {
+    out.unknown = core::concatenate("checkpoint_format '", out.checkpoint_format, "' of GPTQ");
+  }
 }
 
 /// A method or format that no reader here knows: what it packs is refused, never guessed.
@@ -165,7 +190,7 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
              : "";
 }
 
-/// MLX's "quantization", whatever the config of the model that was converted still says beside it.
+/// MLX's "quantization".
 [[nodiscard]] inline const nlohmann::json* find_mlx(const nlohmann::json& config) {
   const auto* found = find_object(config, {"quantization"});
   const auto own = found == nullptr ? module_packing{} : module_of(*found);
@@ -178,33 +203,36 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   return file && file->problem.empty() ? nlohmann::json::parse(file->text, nullptr, false) : nlohmann::json();
 }
 
-}  // namespace detail::packing
-
-/// Reads what a config.json says of packing: MLX's quantization, or quantization_config at the top or in a
-/// part of a composite config. Never throws for what the text says.
-[[nodiscard]] inline quantization parse_quantization(const nlohmann::json& config) {
-  using namespace detail::packing;
+/// What an entry says. `method`: where it names none.
+[[nodiscard]] inline quantization parse_entry(const nlohmann::json& entry, const char* method = "") {
   quantization out;
-  const auto* found = find_mlx(config);
-  if (found == nullptr) {
-    found = find_object(config, {"quantization_config", "compression_config", "quantization"});
-  }
-  if (found == nullptr) {
-    return out;
-  }
-  out.method = text_of(*found, "quant_method");
-  out.all = module_of(*found);
-  if (out.method.empty() && out.all.bits && out.all.group) {
-    out.method = "mlx";
+  out.method = text_of(entry, "quant_method");
+  out.all = module_of(entry);
+  if (out.method.empty()) {
+    out.method = *method == '\0' && out.all.bits && out.all.group ? "mlx" : method;
   }
   if (out.all.group) {
     out.groups.push_back(*out.all.group);
   }
-  read_input_major(*found, out);
-  read_block(*found, "weight_block_size", out);
-  read_formats(*found, out);
-  read_modules(*found, out);
+  read_input_major(entry, out);
+  read_block(entry, "weight_block_size", out);
+  read_formats(entry, out);
+  read_modules(entry, out);
   out.unknown = unknown_in(out);
+  return out;
+}
+
+}  // namespace detail::packing
+
+/// Reads what a config.json says of packing: quantization_config at the top or in a part of a composite
+/// config, and MLX's quantization. Never throws for what the text says.
+[[nodiscard]] inline quantization parse_quantization(const nlohmann::json& config) {
+  using namespace detail::packing;
+  const auto* found = find_object(config, {"quantization_config", "compression_config", "quantization"});
+  auto out = found == nullptr ? quantization() : parse_entry(*found);
+  if (const auto* mlx = find_mlx(config); mlx != nullptr && mlx != found) {
+    out.mlx.push_back(parse_entry(*mlx));
+  }
   return out;
 }
 
@@ -214,10 +242,9 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   using detail::packing::json_beside;
   auto out = parse_quantization(json_beside(checkpoint, "config.json"));
   const bool said = !out.method.empty() || !out.formats.empty() || out.block_rows || out.all.bits;
-  if (auto other = said ? nlohmann::json() : json_beside(checkpoint, "quantize_config.json");
+  if (const auto other = said ? nlohmann::json() : json_beside(checkpoint, "quantize_config.json");
       other.is_object()) {
-    other.emplace("quant_method", "gptq");
-    out = parse_quantization({{"quantization_config", std::move(other)}});
+    out = detail::packing::parse_entry(other, "gptq");
   }
   return out;
 }

@@ -38,8 +38,9 @@ template <class Scheme>
         found->refuse(core::concatenate("'", codes.name(), "' has '", other->name(),
                                         "' beside it, which no packing known here uses"));
       }
-      if (!parts.said.unknown.empty()) {
-        found->refuse(core::concatenate("'", codes.name(), "' is packed by ", parts.said.unknown,
+      const auto& said = codes.type() == dtype::u32 ? parts.said.of_mlx() : parts.said;
+      if (!said.unknown.empty()) {
+        found->refuse(core::concatenate("'", codes.name(), "' is packed by ", said.unknown,
                                         " of config.json, which is not known here"));
       }
       return found;

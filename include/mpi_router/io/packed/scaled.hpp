@@ -55,7 +55,8 @@ struct block_shape {
   }
   const auto shape = scale.shape();
   const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
-  const bool one_col = shape.back() == 1 || shape.size() < 2 || shape.size() == w.lead.size() + 1;
+  const bool one_col = shape.size() < 2 || shape.size() == w.lead.size() + 1 ||
+                       (shape.back() == 1 && shape[shape.size() - 2] == w.rows);
   const bool is_square_row = one_row && w.rows == w.cols;
   if (n == w.rows && one_col && !is_square_row) {
     return {1, w.cols};
@@ -92,10 +93,11 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
   }
 }
 
-/// Codes of four bits, two a byte: their scales must be one for each `group` of a row.
+/// Codes of four bits, two a byte: their scales must be one for each `group` of a row, and lie so. (Those of
+/// a weight that was packed along D and then transposed are as many.)
 [[nodiscard]] inline bool is_fp4(const stack_shape& bytes, const stored_tensor& scale, index_t group) {
   return bytes.is_matrix() && 2 * bytes.cols % group == 0 &&
-         each_of(scale, bytes.count) == bytes.rows * (2 * bytes.cols / group);
+         extents_but_one(scale.shape()) == extents_but_one(bytes.with(bytes.rows, 2 * bytes.cols / group));
 }
 
 /// globals: one number for all matrices, or one for each; null for none.
