@@ -258,6 +258,43 @@ TEST_CASE("NVFP4 of a stack: scales under its own name, one for all of each expe
   p.add("a.weight_packed", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
   p.add("a.weight_scale", dtype::f8_e4m3, {F, D / 16}, p.codes(F * D / 16));
   CHECK(contains(problem_of(p.open(), "a.weight"), "has no weight_global_scale beside it"));
+
+  parts q;  // packed along D, then transposed, as ModelOpt exports some stacks: as many scales
+  q.add("e.gate_up_proj", dtype::u8, {N, D / 2, F}, q.codes(N * F * D / 2));
+  q.add("e.gate_up_proj_weight_scale", dtype::f8_e4m3, {N, D / 16, F}, q.codes(N * F * D / 16));
+  q.builder.add<float>("e.gate_up_proj_weight_scale_2", {1}, {1});
+  CHECK(contains(problem_of(q.open(), "e.gate_up_proj"), "its scales 'e.gate_up_proj_weight_scale'"));
+}
+
+TEST_CASE(
+    "FP8: ModelOpt's [rows / 128, 1, columns / 128, 1] of 128 columns of blocks is no column of scales") {
+  constexpr index_t F = 128, D = 128 * 128;
+  parts p;
+  const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+  const auto s = p.scales("a.weight_scale", {1, 1, 128, 1}, 128);
+  check_is(p.open(), "a.weight", {F, D}, "128×128",
+           [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, d / 128); });
+}
+
+TEST_CASE("a config.json that nests as deep as it likes, or names more sizes than any model has") {
+  const auto open_with = [](const std::string& entry) {
+    parts p;
+    p.add("a.weight", dtype::f8_e4m3, {4, 8}, p.codes(32));
+    p.scales("a.weight_scale", {4}, 4);
+    p.builder.write(p.folder / "model.safetensors");
+    write_bytes(p.folder / "config.json", R"({"quantization_config": )" + entry + "}");
+    return problem_of(checkpoint(p.folder / "model.safetensors"), "a.weight");
+  };
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  CHECK(open_with(R"({"quant_method": "fp8", "weight_block_size": )" + deep + "}") == "");
+  CHECK(open_with(R"({"quant_method": "fp8", "weight_block_size": [)" + deep + "," + deep + "]}") == "");
+  std::string groups;
+  for (int size = 1; size <= 100; ++size) {
+    groups +=
+        core::concatenate(size > 1 ? "," : "", "\"", size, R"(": {"weights": {"group_size": )", size, "}}");
+  }
+  CHECK(contains(open_with(R"({"quant_method": "compressed-tensors", "config_groups": {)" + groups + "}}"),
+                 "packed by more than 64 formats or sizes of groups"));
 }
 
 TEST_CASE("integers: compressed-tensors of every width, int8, MLX") {
@@ -378,7 +415,7 @@ TEST_CASE("GPTQ: the zeros of symmetric ones, whatever the config says of their 
   for (const auto& [format, stored, symmetric, zero] :
        {given{"gptq", 7, true, 8}, given{"gptq_v2", 7, true, 8}, given{"gptq_v2", 7, nullptr, 8},
         given{"gptq", 8, true, 8}, given{"gptq_v2", 8, true, 8}, given{"gptq_v2", 7, false, 7},
-        given{"gptq", 8, false, 9}, given{"gptq", 15, false, 16}}) {
+        given{"gptq", 8, false, 9}, given{"gptq", 15, false, 16}, given{"gptq_p", 5, false, 5}}) {
     for (const bool beside : {false, true}) {  // in a file of its own, as AutoGPTQ writes it
       parts p;
       const auto q = p.add("a.qweight", dtype::i32, {D / 8, F}, p.codes(D * F / 2));
@@ -413,6 +450,14 @@ TEST_CASE("AWQ: versions that pack otherwise are refused by name") {
     config["quantization_config"]["version"] = version;
     CHECK(contains(problem_of(p.open(config), "a.weight"), "packed by version '"));
   }
+  parts p;
+  p.add("a.qweight", dtype::i32, {4, 8}, p.codes(128));
+  p.add("a.qzeros", dtype::i32, {2, 1}, p.codes(8));
+  p.scales("a.scales", {2, 8}, 16);
+  json config = grouped("gptq", 16);
+  CHECK(problem_of(p.open(config), "a.weight") == "");
+  config["quantization_config"]["checkpoint_format"] = "marlin";
+  CHECK(contains(problem_of(p.open(config), "a.weight"), "packed by checkpoint_format 'marlin' of GPTQ"));
 }
 
 TEST_CASE("MLX: its own entry of the config counts, and a module without a mode is affine") {
@@ -431,6 +476,14 @@ TEST_CASE("MLX: its own entry of the config counts, and a module without a mode 
     parts p;  // the model was converted from one in FP8, whose entry is still there
     affine(p, {{"quantization", own},
                {"quantization_config", {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}}});
+  }
+  {
+    parts p;  // an entry of MLX that is left over says nothing of others' codes
+    p.add("a.weight", dtype::f8_e4m3, {4, 8}, p.codes(32));
+    p.scales("a.weight_scale", {4}, 4);
+    const auto model =
+        p.open({{"quantization", own}, {"quantization_config", {{"quant_method", "nobody's"}}}});
+    CHECK(contains(problem_of(model, "a.weight"), "packed by quant_method 'nobody's'"));
   }
   {
     parts p;
@@ -584,7 +637,39 @@ TEST_CASE("gpt-oss: its blocks of MXFP4 say that gate and up lie in turn, other 
       REQUIRE(found.omissions.size() == 1);
       CHECK(contains(found.omissions[0].reason, "say which"));
     }
+    if (mxfp4) {  // a model of another name is not taken for gpt-oss
+      const auto phi = p.open({{"model_type", "phimoe"}});
+      REQUIRE(find_moe_layers(phi).size() == 1);
+      CHECK(find_moe_layers(phi)[0].layout == gate_layout::n2fd_concatenated);
+      const auto unknown = p.open({{"model_type", "my_moe"}});
+      const auto other = find_moe_layers(unknown);
+      CHECK(other.empty());
+      REQUIRE(other.omissions.size() == 1);
+      CHECK(contains(other.omissions[0].reason, "say which"));
+    }
   }
+}
+
+TEST_CASE("bitsandbytes: blocks that know no axes do not say which of two of one length is D") {
+  constexpr index_t N = 2, D = 32, block = 64;
+  const std::string layer = "layers.0.feed_forward.", name = layer + "experts.gate_up_proj";
+  parts p;
+  p.scales(layer + "router.weight", {N, D}, N * D);
+  p.add(name, dtype::u8, {N * D * D / 2, 1}, p.codes(N * D * D / 2));
+  p.builder.add<float>(name + ".quant_map", {16}, std::vector<float>(16, 1));
+  p.builder.add<float>(name + ".absmax", {N * D * D / block},
+                       std::vector<float>(static_cast<std::size_t>(N * D * D / block), 1));
+  const std::string state = R"({"quant_type": "nf4", "blocksize": 64, "shape": [2, 32, 32]})";
+  bytes text(state.size());
+  std::memcpy(text.data(), state.data(), state.size());
+  p.builder.add_bytes(name + ".quant_state.bitsandbytes__nf4", dtype::u8,
+                      {static_cast<index_t>(state.size())}, text);
+  const auto model = p.open();
+  CHECK(problem_of(model, name) == "");
+  const auto found = find_moe_layers(model);
+  CHECK(found.empty());
+  REQUIRE(found.omissions.size() == 1);
+  CHECK(contains(found.omissions[0].reason, "say which"));
 }
 
 TEST_CASE("what is refused: formats nobody knows, parts that are missing or do not fit") {

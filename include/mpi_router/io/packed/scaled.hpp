@@ -56,7 +56,7 @@ struct block_shape {
   const auto shape = scale.shape();
   const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
   const bool one_col = shape.size() < 2 || shape.size() == w.lead.size() + 1 ||
-                       (shape.back() == 1 && shape[shape.size() - 2] == w.rows);
+                       (shape.back() == 1 && shape.size() <= w.lead.size() + 2);
   const bool is_square_row = one_row && w.rows == w.cols;
   if (n == w.rows && one_col && !is_square_row) {
     return {1, w.cols};
