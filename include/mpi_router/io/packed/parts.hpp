@@ -197,7 +197,7 @@ struct stack_shape {
   const bool even = cols % groups == 0;
   for (const index_t usual : {16, 32, 64, 128, 256}) {
     const bool as_many = groups > 1 && packed::parts_of(cols, usual) == groups;
-    if (as_many && !(even && usual == cols / groups)) {
+    if (as_many && (!even || usual != cols / groups)) {
       return std::nullopt;
     }
   }
