@@ -21,18 +21,16 @@ VectorXd relative_step(const VectorXd& row, double t) { return ascended(a, row, 
 /// tan θ shrinks by this factor a step once the row is near: seen over the steps between 1e-5 and 1e-11.
 double measured_rate(double t) {
   VectorXd row = start;
-  const auto steps_until = [&](double tangent) {
-    int k = 0;
-    for (; k < 20000 && std::tan(angle_of(row)) >= tangent; ++k) {
-      row = relative_step(row, t);
+  std::vector<double> near;  // tan θ
+  for (int k = 0; k < 40000 && (near.empty() || near.back() >= 1e-11); ++k) {
+    if (const double tangent = std::tan(angle_of(row)); tangent < 1e-5) {
+      near.push_back(tangent);
     }
-    return k;
-  };
-  steps_until(1e-5);
-  const double from = std::tan(angle_of(row));
-  const int count = steps_until(1e-11);
-  const double to = std::tan(angle_of(row));
-  return to < 1e-11 ? std::pow(to / from, 1.0 / count) : no_number;  // it does not arrive
+    row = relative_step(row, t);
+  }
+  const bool arrives = !near.empty() && near.back() < 1e-11;
+  return arrives ? std::pow(near.back() / near.front(), 1 / (static_cast<double>(near.size()) - 1))
+                 : no_number;
 }
 
 }  // namespace
@@ -65,10 +63,8 @@ int main(int argc, char** argv) {
     demo.csv("angles", "step,t_0_1,t_0_4,t_1,t_best,t_over", angles);
     fmt::print(
         "Each η = t/ρ is a power step with M shifted by ρ(1 − 1/t). t → 0: Oja's rule. t = 1, MPI: tan θ\n"
-        "shrinks by κ² = {:.2f} a step, with nothing to choose. t = {:.3f}: the best here, by {:.3f}; to "
-        "choose "
-        "it one\nmust know the spectrum. t > {:.3f}: the smallest singular direction grows, nothing "
-        "arrives.\n",
+        "shrinks by κ² = {:.2f} a step, with nothing to choose. t = {:.3f}: the best here, by {:.3f}; that "
+        "needs\nthe spectrum. t > {:.3f}: the smallest singular direction grows, nothing arrives.\n",
         std::pow(sigma[1], 2), best, predicted_rate(best), limit);
     const auto values = fmt::format("limit = {}\nbest = {}\nover = {}", limit, best, shown.back());
     for (const char* picture : {"eta", "eta-angles"}) {

@@ -32,6 +32,6 @@ if pkg-config --exists mpi_router_c && command -v cc >/dev/null; then
   "$folder/in_c"
   # shellcheck disable=SC2046 # words
   cc -std=c99 "$sources/c_project/main.c" $(pkg-config --cflags mpi_router_c) "$library/libmpi_router_c.a" \
-    $(pkg-config --static --libs-only-l mpi_router_c | sed 's/-lmpi_router_c//') -o "$folder/in_c_static"
+    $(pkg-config --static --libs mpi_router_c | sed 's/-lmpi_router_c//') -o "$folder/in_c_static"
   "$folder/in_c_static"
 fi
