@@ -260,8 +260,8 @@ TEST_CASE("NVFP4 of a stack: scales under its own name, one for all of each expe
   CHECK(contains(problem_of(p.open(), "a.weight"), "has no weight_global_scale beside it"));
 
   parts q;  // packed along D, then transposed, as ModelOpt exports some stacks: as many scales
-  q.add("e.gate_up_proj", dtype::u8, {N, D / 2, F}, q.codes(N * F * D / 2));
-  q.add("e.gate_up_proj_weight_scale", dtype::f8_e4m3, {N, D / 16, F}, q.codes(N * F * D / 16));
+  q.add("e.gate_up_proj", dtype::u8, {N, D / 2, 2 * F}, q.codes(N * F * D));
+  q.add("e.gate_up_proj_weight_scale", dtype::f8_e4m3, {N, D / 16, 2 * F}, q.codes(N * F * D / 8));
   q.builder.add<float>("e.gate_up_proj_weight_scale_2", {1}, {1});
   CHECK(contains(problem_of(q.open(), "e.gate_up_proj"), "its scales 'e.gate_up_proj_weight_scale'"));
 }
@@ -437,27 +437,26 @@ TEST_CASE("GPTQ: the zeros of symmetric ones, whatever the config says of their 
   }
 }
 
-TEST_CASE("AWQ: versions that pack otherwise are refused by name") {
+TEST_CASE("AWQ and GPTQ: versions that pack otherwise are refused by name") {
+  const auto problem_with = [](const parts& p, json config, const char* key, const char* value) {
+    CHECK(problem_of(p.open(config), "a.weight") == "");
+    config["quantization_config"][key] = value;
+    return problem_of(p.open(config), "a.weight");
+  };
+  parts awq;
+  awq.add("a.qweight", dtype::i32, {32, 2}, awq.codes(256));
+  awq.add("a.qzeros", dtype::i32, {2, 2}, awq.codes(16));
+  awq.scales("a.scales", {2, 16}, 32);
+  CHECK(problem_with(awq, grouped("awq", 16), "version", "GEMM") == "");
   for (const char* version : {"gemv", "GEMV_fast", "marlin"}) {
-    parts p;
-    p.add("a.qweight", dtype::i32, {32, 2}, p.codes(256));
-    p.add("a.qzeros", dtype::i32, {2, 2}, p.codes(16));
-    p.scales("a.scales", {2, 16}, 32);
-    json config = grouped("awq", 16);
-    CHECK(problem_of(p.open(config), "a.weight") == "");
-    config["quantization_config"]["version"] = "GEMM";
-    CHECK(problem_of(p.open(config), "a.weight") == "");
-    config["quantization_config"]["version"] = version;
-    CHECK(contains(problem_of(p.open(config), "a.weight"), "packed by version '"));
+    CHECK(contains(problem_with(awq, grouped("awq", 16), "version", version), "packed by version '"));
   }
-  parts p;
-  p.add("a.qweight", dtype::i32, {4, 8}, p.codes(128));
-  p.add("a.qzeros", dtype::i32, {2, 1}, p.codes(8));
-  p.scales("a.scales", {2, 8}, 16);
-  json config = grouped("gptq", 16);
-  CHECK(problem_of(p.open(config), "a.weight") == "");
-  config["quantization_config"]["checkpoint_format"] = "marlin";
-  CHECK(contains(problem_of(p.open(config), "a.weight"), "packed by checkpoint_format 'marlin' of GPTQ"));
+  parts gptq;
+  gptq.add("a.qweight", dtype::i32, {4, 8}, gptq.codes(128));
+  gptq.add("a.qzeros", dtype::i32, {2, 1}, gptq.codes(8));
+  gptq.scales("a.scales", {2, 8}, 16);
+  CHECK(contains(problem_with(gptq, grouped("gptq", 16), "checkpoint_format", "marlin"),
+                 "packed by checkpoint_format 'marlin' of GPTQ"));
 }
 
 TEST_CASE("MLX: its own entry of the config counts, and a module without a mode is affine") {
