@@ -8,6 +8,12 @@
 #include <mpi_router/distributed/sharded_router_rows_vjp.cuh>
 #ifdef MPIROUTER_TEST_NCCL
 #include <mpi_router/distributed/nccl.cuh>
+#if __has_include(<nccl_device.h>)  // NCCL 2.28
+#define MPIROUTER_TEST_NCCL_WINDOWS
+#include <mpi_router/distributed/nccl_window.cuh>
+
+#include "nccl_memory.hpp"
+#endif
 #endif
 
 #include <functional>
@@ -20,6 +26,8 @@ using namespace mpi_router;
 using namespace sharded_checks;
 
 namespace {
+
+namespace cuda = mpi_router::cuda;  // nccl_device.h brings another
 
 struct layer_numbers {
   index_t n, f, d;
@@ -87,6 +95,8 @@ struct layer_on_device {
 using forward_layer = cuda::sharded_layer<const bf16, float, float>;
 using backward_layer = cuda::sharded_layer_vjp<const bf16, bf16, float, float, float>;
 
+constexpr std::size_t most_work = 64 << 20;
+
 struct outcome {
   std::vector<std::vector<float>> rows, to_router;
   std::vector<std::vector<bf16>> to_weights;
@@ -94,9 +104,10 @@ struct outcome {
   std::vector<std::vector<status>> statuses;
 };
 
+/// `work`: of at least 64 MiB, or none of the caller's.
 template <class Comm>
 outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, const std::vector<index_t>& cuts,
-                 bool captured, const cuda::step_options& options) {
+                 bool captured, const cuda::step_options& options, void* work = nullptr) {
   cudaStream_t stream;
   must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   const auto ctx = cuda::make_context(stream);
@@ -117,11 +128,13 @@ outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, cons
   const std::size_t forward_bytes = cuda::sharded_router_rows_workspace(ctx, f, comm.size());
   const std::size_t backward_bytes =
       cuda::sharded_router_rows_vjp_workspace(ctx, b, comm.size(), gradient_mode::write);
-  const buffer<unsigned char> scratch(std::max(forward_bytes, backward_bytes));
+  const std::size_t bytes = std::max(forward_bytes, backward_bytes);
+  const buffer<unsigned char> scratch(bytes);
+  check(work == nullptr || bytes <= most_work, "a workspace beyond the window");
+  if (work == nullptr) work = scratch.data();
   const auto both = [&] {
-    cuda::sharded_router_rows(ctx, comm, f, {scratch.data(), forward_bytes}, options);
-    cuda::sharded_router_rows_vjp(ctx, comm, b, gradient_mode::write, {scratch.data(), backward_bytes},
-                                  options);
+    cuda::sharded_router_rows(ctx, comm, f, {work, forward_bytes}, options);
+    cuda::sharded_router_rows_vjp(ctx, comm, b, gradient_mode::write, {work, backward_bytes}, options);
   };
   run_on(stream, captured, both);
   outcome out;
@@ -204,16 +217,30 @@ void compare(const std::string& what, const std::vector<outcome>& ranks, const o
   }
 }
 
-void threads_on_one_gpu() {
+/// Layers that differ in all that they can.
+std::vector<layer_numbers> mixed_model() {
   std::vector<layer_numbers> model{random_layer(0, 40, 256, 10), random_layer(3, 40, 256, 1),
                                    random_layer(5, 33, 130, 2), random_layer(1, 64, 1024, 3),
                                    random_layer(0, 8, 64, 11), random_layer(2, 19, 2048, 12),
                                    // longer than what stays in registers; squares out of the range of f32; a
                                    // NaN among the neurons of one rank
                                    random_layer(2, 9, 9000, 13), random_layer(3, 24, 128, 7, 0x1p80F),
-                                   random_layer(3, 24, 128, 8, 0x1p-80F), random_layer(4, 24, 128, 9)};
+                                   random_layer(3, 24, 128, 8, 0x1p-80F),
+                                   // in two pieces, where messages go beside the reads
+                                   random_layer(70, 3, 8192, 15), random_layer(4, 24, 128, 9)};
   model.back().weights[static_cast<std::size_t>(2 * 24 * 128 + 5)] =
       narrow<bf16>(std::numeric_limits<float>::quiet_NaN());
+  return model;
+}
+
+/// More layers that are alike than one launch stacks.
+std::vector<layer_numbers> model_of_one_shape() {
+  std::vector<layer_numbers> model;
+  for (unsigned l = 0; l < 23; ++l) model.push_back(random_layer(3, 17, 72, 30 + l));
+  return model;
+}
+
+void threads_on_one_gpu(const std::vector<layer_numbers>& model) {
   for (const auto degenerate : {degenerate_row::keep, degenerate_row::zero}) {
     cuda::step_options options;
     options.radius = router_radius::scale_free(4);
@@ -223,16 +250,29 @@ void threads_on_one_gpu() {
     for (const auto& cuts : std::vector<std::vector<index_t>>{
              {0, 1}, {0, 1, 2}, {0, 1, 3}, {0, 0, 1, 4}, {0, 1, 2, 3, 4, 5, 6, 7}}) {
       const int size = static_cast<int>(cuts.size()) - 1;
-      std::vector<outcome> first(static_cast<std::size_t>(size)), second(first);
+      std::vector<outcome> first(static_cast<std::size_t>(size)), second(first), beside(first), peers(first);
       for (auto* const results : {&first, &second}) {
         cuda::run_device_ranks(size, [&](const cuda::device_loopback_communicator& comm) {
           (*results)[static_cast<std::size_t>(comm.rank())] = run_rank(comm, model, cuts, false, options);
         });
       }
+      cuda::run_device_ranks(size, [&](const cuda::device_loopback_communicator& comm) {
+        const cuda::message_stream messages;
+        beside[static_cast<std::size_t>(comm.rank())] =
+            run_rank(cuda::overlap_layers(comm, messages), model, cuts, false, options);
+      });
+      cuda::run_device_ranks(size, [&](const cuda::device_loopback_communicator& comm) {
+        const buffer<unsigned char> work(most_work);
+        peers[static_cast<std::size_t>(comm.rank())] =
+            run_rank(cuda::device_loopback_peer(comm, work.data()), model, cuts, false, options, work.data());
+      });
       compare(std::to_string(size) + " threads", first, expected, model, cuts);
+      compare(std::to_string(size) + " threads, messages beside", beside, expected, model, cuts);
       for (std::size_t r = 0; r < first.size(); ++r) {
         check(same(first[r], second[r]) && same_gradients(first[r], second[r]),
               std::to_string(size) + " threads: other bits in a second run");
+        check(same(first[r], peers[r]) && same_gradients(first[r], peers[r]),
+              std::to_string(size) + " threads: other bits where ranks write to each other");
       }
     }
   }
@@ -380,39 +420,67 @@ void refusals() {
 }
 
 #ifdef MPIROUTER_TEST_NCCL
-void nccl(int devices) {
+void over_nccl(int devices, bool all_kinds) {
   std::vector<ncclComm_t> comms(static_cast<std::size_t>(devices));
   if (ncclCommInitAll(comms.data(), devices, nullptr) != ncclSuccess) {
     check(false, "ncclCommInitAll");
     return;
   }
-  const std::vector<layer_numbers> model{random_layer(8, 96, 512, 5), random_layer(5, 33, 130, 6)};
+  const std::vector<layer_numbers> model{random_layer(8, 96, 512, 5), random_layer(5, 33, 130, 6),
+                                         random_layer(70, 9, 8192, 15)};
   cuda::step_options options;
   options.radius = router_radius::scale_free(4);
   must(cudaSetDevice(0));
   const outcome expected = whole(model, options);
   std::vector<index_t> cuts;
   for (index_t r = 0; r <= devices; ++r) cuts.push_back(r);
-  std::vector<outcome> eager(static_cast<std::size_t>(devices)), again(eager), captured(eager);
-  for (auto* const results : {&eager, &again, &captured}) {
+  std::vector<outcome> eager(static_cast<std::size_t>(devices)), again(eager), captured(eager), beside(eager),
+      captured_beside(eager), peers(eager), captured_peers(eager);
+  for (auto* const results :
+       {&eager, &again, &captured, &beside, &captured_beside, &peers, &captured_peers}) {
     std::vector<std::thread> threads;
     for (int r = 0; r < devices; ++r) {
       threads.emplace_back([&, r] {
         must(cudaSetDevice(r));
         const cuda::nccl_communicator comm(comms[static_cast<std::size_t>(r)]);
         check(comm.rank() == r && comm.size() == devices, "nccl: rank and size");
-        (*results)[static_cast<std::size_t>(r)] = run_rank(comm, model, cuts, results == &captured, options);
+        outcome& out = (*results)[static_cast<std::size_t>(r)];
+        if (results == &beside || results == &captured_beside) {
+          const cuda::message_stream messages;
+          out = run_rank(cuda::overlap_layers(comm, messages), model, cuts, results == &captured_beside,
+                         options);
+#ifdef MPIROUTER_TEST_NCCL_WINDOWS
+        } else if (results == &peers || results == &captured_peers) {
+          const nccl_memory memory(comm.handle(), most_work);
+          const cuda::nccl_window_communicator window(comm.handle(), memory.device(), memory.window(),
+                                                      memory.data(), memory.size());
+          out = run_rank(window, model, cuts, results == &captured_peers, options, memory.data());
+#endif
+        } else {
+          out = run_rank(comm, model, cuts, results == &captured, options);
+        }
       });
     }
     for (auto& t : threads) t.join();
   }
   const std::string what = "nccl on " + std::to_string(devices);
   compare(what, eager, expected, model, cuts);
+  compare(what + ", messages beside", beside, expected, model, cuts);
+#ifdef MPIROUTER_TEST_NCCL_WINDOWS
+  compare(what + ", ranks that write to each other", peers, expected, model, cuts);
+#endif
   for (std::size_t r = 0; r < eager.size(); ++r) {
     check(same(eager[r], again[r]) && same_gradients(eager[r], again[r]),
           what + ": other bits in a second run");
     check(same(eager[r], captured[r]) && same_gradients(eager[r], captured[r]),
           what + ": other bits from a graph");
+    check(same(beside[r], captured_beside[r]) && same_gradients(beside[r], captured_beside[r]),
+          what + ": other bits from a graph with messages beside");
+#ifdef MPIROUTER_TEST_NCCL_WINDOWS
+    check(same(eager[r], peers[r]), what + ": other bits where ranks write to each other");
+    check(same(peers[r], captured_peers[r]) && same_gradients(peers[r], captured_peers[r]),
+          what + ": other bits from a graph where ranks write to each other");
+#endif
   }
   std::uint64_t sum = 0;
   for (const float x : eager[0].rows[0]) {
@@ -421,10 +489,12 @@ void nccl(int devices) {
     sum = sum * 1099511628211ULL + bits;
   }
   std::printf("%s: bits %016llx\n", what.c_str(), static_cast<unsigned long long>(sum));
-  bf16_over_nccl(comms);
-  f16_over_nccl(comms);
-  f32_over_nccl(comms);
-  f64_over_nccl(comms);
+  if (all_kinds) {
+    bf16_over_nccl(comms);
+    f16_over_nccl(comms);
+    f32_over_nccl(comms);
+    f64_over_nccl(comms);
+  }
   for (const auto c : comms) ncclCommDestroy(c);
   try {
     const cuda::nccl_communicator none(nullptr);
@@ -436,20 +506,26 @@ void nccl(int devices) {
 
 }  // namespace
 
-int main(int argc, char**) {
-  quick = argc > 1;
+/// `quick`: a few cases of each kind. `bits`: over NCCL alone, whose bits are printed, to be compared between
+/// algorithms and protocols of it.
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "";
+  quick = mode == "quick";
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return 77;
-  threads_on_one_gpu();
-  bf16_on_one_gpu();
-  f16_on_one_gpu();
-  f32_on_one_gpu();
-  f64_on_one_gpu();
-  in_place();
-  broken_groups();
-  refusals();
+  if (mode != "bits") {
+    threads_on_one_gpu(mixed_model());
+    threads_on_one_gpu(model_of_one_shape());
+    bf16_on_one_gpu();
+    f16_on_one_gpu();
+    f32_on_one_gpu();
+    f64_on_one_gpu();
+    in_place();
+    broken_groups();
+    refusals();
+  }
 #ifdef MPIROUTER_TEST_NCCL
-  for (int count = 1; count <= devices; count *= 2) nccl(count);
+  for (int count = 1; count <= devices; count *= 2) over_nccl(count, mode != "bits");
 #endif
   std::printf("%ld checks, %d failures\n", checks, failures);
   return sharded_checks::failures == 0 ? 0 : 1;

@@ -52,6 +52,12 @@ std::vector<whole_layer<T>> model_of(float large) {
   return model;
 }
 
+/// Layers that are alike, which go as one batch.
+template <class T>
+std::vector<whole_layer<T>> model_of_one_shape() {
+  return {{{7, 19, 130}, 11}, {{7, 19, 130}, 12}, {{7, 19, 130}, 13}};
+}
+
 /// A rank's part [first, end) of an axis.
 struct cut {
   index_t first, end;
@@ -277,7 +283,7 @@ struct kinds {
 
   template <bool columns, class Comm>
   static outcome on_rank(const Comm& comm, const std::vector<whole_layer<T>>& model, const kind_case& c,
-                         bool captured) {
+                         bool captured, void* work) {
     using shard =
         std::conditional_t<columns, column_shard<const T, device_space>, neuron_shard<const T, device_space>>;
     using to_shard =
@@ -318,10 +324,10 @@ struct kinds {
     const std::size_t backward_bytes =
         cuda::sharded_router_rows_vjp_workspace(ctx, b, comm.size(), c.mode, c.tokens);
     const buffer<unsigned char> scratch(std::max(forward_bytes, backward_bytes));
+    if (work == nullptr) work = scratch.data();
     run_on(stream, captured, [&] {
-      cuda::sharded_router_rows(ctx, comm, f, {scratch.data(), forward_bytes}, c.options);
-      cuda::sharded_router_rows_vjp(ctx, comm, b, c.mode, {scratch.data(), backward_bytes}, c.options,
-                                    c.tokens);
+      cuda::sharded_router_rows(ctx, comm, f, {work, forward_bytes}, c.options);
+      cuda::sharded_router_rows_vjp(ctx, comm, b, c.mode, {work, backward_bytes}, c.options, c.tokens);
     });
     outcome out;
     for (const auto& h : held) h->read(out);
@@ -330,9 +336,16 @@ struct kinds {
   }
   template <class Comm>
   static outcome on_rank(const Comm& comm, const std::vector<whole_layer<T>>& model, const kind_case& c,
-                         bool captured) {
-    return c.kind == shard_kind::columns ? on_rank<true>(comm, model, c, captured)
-                                         : on_rank<false>(comm, model, c, captured);
+                         bool captured, void* work = nullptr) {
+    return c.kind == shard_kind::columns ? on_rank<true>(comm, model, c, captured, work)
+                                         : on_rank<false>(comm, model, c, captured, work);
+  }
+
+  /// A rank that writes to the others.
+  static outcome on_peer(const cuda::device_loopback_communicator& comm,
+                         const std::vector<whole_layer<T>>& model, const kind_case& c) {
+    const buffer<unsigned char> work(std::size_t{64} << 20);
+    return on_rank(cuda::device_loopback_peer(comm, work.data()), model, c, false, work.data());
   }
 
   static void compare(const std::string& what, const std::vector<outcome>& ranks, const outcome& expected,
@@ -391,7 +404,11 @@ struct kinds {
 
   /// Ranks that are threads of this program, all on the GPU at hand.
   static void on_one_gpu(const std::string& type, float large, const tolerance& near) {
-    const auto model = model_of<T>(large);
+    on_one_gpu(type, model_of<T>(large), near);
+    on_one_gpu(type + ", layers alike", model_of_one_shape<T>(), near);
+  }
+  static void on_one_gpu(const std::string& type, const std::vector<whole_layer<T>>& model,
+                         const tolerance& near) {
     // Even and uneven cuts, and ranks that have nothing.
     std::vector<std::vector<index_t>> ways{{0, 1, 2}, {0, 0, 1, 4}};
     if (!quick) ways.insert(ways.end(), {{0, 1}, {0, 1, 3}, {0, 3, 4, 5, 7}, {0, 1, 2, 3, 4, 5, 6, 7}});
@@ -399,16 +416,18 @@ struct kinds {
       const auto size = static_cast<index_t>(cuts.size()) - 1;
       for (const kind_case& c : cases(cuts)) {
         const outcome expected = on_one(model, c);
-        std::vector<outcome> first(static_cast<std::size_t>(size)), second(first);
-        for (auto* const results : {&first, &second}) {
+        std::vector<outcome> first(static_cast<std::size_t>(size)), second(first), peers(first);
+        for (auto* const results : {&first, &second, &peers}) {
           cuda::run_device_ranks(size, [&](const cuda::device_loopback_communicator& comm) {
-            (*results)[static_cast<std::size_t>(comm.rank())] = on_rank(comm, model, c, false);
+            (*results)[static_cast<std::size_t>(comm.rank())] =
+                results == &peers ? on_peer(comm, model, c) : on_rank(comm, model, c, false);
           });
         }
         const std::string what = type + ", " + c.name();
         compare(what, first, expected, model, c, near);
         for (std::size_t r = 0; r < first.size(); ++r) {
           check(same(first[r], second[r], true), what + ": other bits in a second run");
+          check(same(first[r], peers[r], true), what + ": other bits where ranks write to each other");
         }
       }
     }

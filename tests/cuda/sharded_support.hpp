@@ -18,6 +18,7 @@
 namespace sharded_checks {
 
 using namespace mpi_router;
+namespace cuda = mpi_router::cuda;  // nccl_device.h brings another
 
 inline bool quick = false;  // a few cases of each kind: for sanitizers
 inline std::mutex mutex;

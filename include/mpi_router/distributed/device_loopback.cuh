@@ -4,7 +4,7 @@
 
 #include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/distributed/loopback.hpp>
-#include <mpi_router/distributed/rank_message.cuh>
+#include <mpi_router/distributed/peers.cuh>
 
 #include <array>
 #include <cstddef>
@@ -63,19 +63,57 @@ class device_loopback_communicator {
                     cudaMemcpyAsync(all.data() + other * mine.size(), meeting_->shown(other).data, bytes,
                                     cudaMemcpyDefault, stream));
     }
+    leave(call, stream);
+  }
+
+ protected:
+  /// peers[i], where it is wanted, is `offset` after what rank (rank() + 1 + i) mod size() shows; all have
+  /// come to here.
+  void show(stream_t stream, const float* work, std::ptrdiff_t offset, float** peers) const {
+    constexpr const char* call = "device_loopback: meet";
+    detail::check("cudaEventRecord", cudaEventRecord(events_->ready(rank_), stream));
+    meeting_->show(call, rank_, {work, 1, sizeof(float)});
+    for (index_t i = 0; i + 1 < size(); ++i) {
+      const index_t other = (rank_ + 1 + i) % size();
+      detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->ready(other), 0));
+      if (peers == nullptr) continue;
+      const float* const there = static_cast<const float*>(meeting_->shown(other).data) + offset;
+      detail::check("cudaMemcpyAsync", cudaMemcpyAsync(peers + i, &there, sizeof(there), cudaMemcpyDefault,
+                                                       stream));  // pageable: taken when it returns
+    }
+    leave(call, stream);
+  }
+
+ private:
+  /// None writes again what another still reads.
+  void leave(const char* call, stream_t stream) const {
     detail::check("cudaEventRecord", cudaEventRecord(events_->done(rank_), stream));
     meeting_->wait(call, rank_);
-    for (index_t other = 0; other < size(); ++other) {  // none writes again what another still reads
+    for (index_t other = 0; other < size(); ++other) {
       detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->done(other), 0));
     }
   }
 
- private:
   mpi_router::detail::loopback_meeting* meeting_;
   const loopback_events* events_;
   index_t rank_;
 };
 static_assert(DeviceCommunicator<device_loopback_communicator>);
+
+/// The same member, a PeerCommunicator: on one device every rank reaches the memory of all. `work`: where
+/// this rank's workspace begins.
+class device_loopback_peer : public device_loopback_communicator {
+ public:
+  device_loopback_peer(const device_loopback_communicator& comm, void* work)
+      : device_loopback_communicator(comm), work_(static_cast<float*>(work)) {}
+  void meet(const context& ctx, float* mine, float** peers) const {
+    show(ctx.stream, work_, peers == nullptr ? 0 : mine - work_, peers);
+  }
+
+ private:
+  float* work_;
+};
+static_assert(PeerCommunicator<device_loopback_peer>);
 
 /// Runs work(communicator) on `size` threads, one a rank, all on the device that is current, and waits for
 /// the threads (not for their streams). As run_ranks().

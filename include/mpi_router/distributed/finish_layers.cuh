@@ -1,60 +1,91 @@
-// The kernel that normalises the images of several layers at once: a launch for each would cost more than its
-// work.
+// The kernels that normalise the images of several layers at once, or write their sums: a launch for each
+// would cost more than its work.
 #pragma once
 
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 
 #include <algorithm>
+#include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// The layers that one launch finishes.
+/// What becomes of the images of a layer.
 template <class Images>
-struct finished_layers {
-  static constexpr int most = 8;
-  Images images[most];
-  finish_args args[most];
+struct layer_to_finish {
+  static constexpr int kept = finish_kept;
+  Images images;
+  finish_args args;
+  template <int in_registers>
+  __device__ __forceinline__ void by_block(int e, leader_scratch& scratch) const {
+    finish_by_block<in_registers>(images, args, e, scratch);
+  }
+  [[nodiscard]] int hidden() const { return args.hidden; }
+};
+template <class Images>
+struct layer_to_collect {
+  static constexpr int kept = 0;  // each element is met once
+  collect_args<Images> args;
+  template <int>
+  __device__ __forceinline__ void by_block(int e, leader_scratch&) const {
+    collect_by_block(args, e);
+  }
+  [[nodiscard]] int hidden() const { return args.hidden; }
+};
+
+/// The layers that one launch takes.
+template <class Layer>
+struct layers_at_once {
+  static constexpr int most = 14;
+  Layer layers[most];
   int first[most];  // block of each
   int count = 0;
   int experts = 0;
   int hidden = 0;  // the largest
-
-  void add(const Images& image, const finish_args& arg, index_t num_experts) {
-    images[count] = image;
-    args[count] = arg;
-    first[count] = experts;
-    experts += static_cast<int>(num_experts);
-    hidden = std::max(hidden, arg.hidden);
-    ++count;
-  }
 };
 
 /// One block for each expert of each layer.
-template <class Images, int kept>
+template <class Layer, int kept>
 __global__ void __launch_bounds__(finish_most_threads, 1)
-    finish_layers_kernel(const __grid_constant__ finished_layers<Images> layers) {
+    finish_layers_kernel(const __grid_constant__ layers_at_once<Layer> some) {
+  static_assert(sizeof(layers_at_once<Layer>) <= 4096, "a kernel takes no more");
   __shared__ leader_scratch scratch;
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int block = static_cast<int>(blockIdx.x);
   int l = 0;
-  while (l + 1 < layers.count && block >= layers.first[l + 1]) {
+  while (l + 1 < some.count && block >= some.first[l + 1]) {
     ++l;
   }
-  finish_by_block<kept>(layers.images[l], layers.args[l], block - layers.first[l], scratch);
+  some.layers[l].template by_block<kept>(block - some.first[l], scratch);
 }
 
-/// Finishes what was added, if anything, and begins anew.
-template <class Images>
-void finish_and_clear(const context& ctx, finished_layers<Images>& layers) {
-  if (layers.experts > 0) {
-    const launch_shape shape = one_block_each(layers.experts, layers.hidden);
-    const bool kept = layers.hidden <= finish_kept_columns;
-    launch("finish_layers_kernel", ctx, shape,
-           kept ? finish_layers_kernel<Images, finish_kept> : finish_layers_kernel<Images, 0>, layers);
+/// Finishes the layers that it is given, several in a launch; those that are left, at the end.
+template <class Layer>
+class layers_finisher {
+ public:
+  explicit layers_finisher(const context& ctx) : ctx_(ctx) {}
+
+  void add(const Layer& layer, index_t num_experts) {
+    some_.layers[some_.count] = layer;
+    some_.first[some_.count++] = some_.experts;
+    some_.experts += static_cast<int>(num_experts);
+    some_.hidden = std::max(some_.hidden, layer.hidden());
+    if (some_.count == some_.most) finish();
   }
-  layers = {};
-}
+  void finish() {
+    if (some_.experts > 0) {
+      const launch_shape shape = one_block_each(ctx_, some_.experts, some_.hidden);
+      const bool kept = some_.hidden <= finish_kept_columns;
+      launch("finish_layers_kernel", ctx_, shape,
+             kept ? finish_layers_kernel<Layer, Layer::kept> : finish_layers_kernel<Layer, 0>, some_);
+    }
+    some_ = {};
+  }
+
+ private:
+  const context& ctx_;
+  layers_at_once<Layer> some_{};
+};
 
 /// What becomes of the images of a layer of a sharded forward.
 template <class Layer>

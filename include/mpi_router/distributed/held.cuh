@@ -96,6 +96,7 @@ class neuron_batches {
 
   [[nodiscard]] const neuron_batch<T>* begin() const { return batches_.data(); }
   [[nodiscard]] const neuron_batch<T>* end() const { return batches_.data() + count_; }
+  [[nodiscard]] std::size_t size() const { return count_; }
   [[nodiscard]] const neuron_batch<T>& operator[](index_t i) const {
     return batches_[static_cast<std::size_t>(i)];
   }

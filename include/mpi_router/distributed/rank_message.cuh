@@ -49,8 +49,9 @@ struct rank_parts {
   }
   [[nodiscard]] __device__ __forceinline__ double norm(int slot, long long rank_at) const {
     if (norms == nullptr) return 1.0;
-    const status* const states = statuses + rank_at * static_cast<long long>(sizeof(float));
-    return states[slot] == status::non_finite ? nan("") : norms[rank_at / 2 + slot];
+    const status state = statuses[rank_at * static_cast<long long>(sizeof(float)) + slot];
+    const double norm = norms[rank_at / 2 + slot];  // loaded beside the status, not after it
+    return state == status::non_finite ? nan("") : norm;
   }
 };
 
@@ -78,14 +79,16 @@ struct rank_images {
     }
     __device__ __forceinline__ void load(int column, double (&out)[4]) const {
       out[0] = out[1] = out[2] = out[3] = 0.0;
-#pragma unroll 2
-      for (int r = first_rank; r < end_rank; ++r) {
+#pragma unroll 4
+      for (int r = first_rank; r < end_rank;
+           ++r) {  // no branch: the loads of four ranks are under way at once
         const long long at = r * of.stride;
-        const int slot = of.parts.slot(expert, at);
-        if (slot < 0) continue;
-        const double norm = of.parts.norm(slot, at);
-        const float4 x = *reinterpret_cast<const float4*>(of.parts.directions + at +
-                                                          static_cast<long long>(slot) * of.pitch + column);
+        const int place = of.parts.slot(expert, at);
+        const int slot = max(place, 0);
+        const double norm = place < 0 ? 0.0 : of.parts.norm(slot, at);
+        float4 x = *reinterpret_cast<const float4*>(of.parts.directions + at +
+                                                    static_cast<long long>(slot) * of.pitch + column);
+        if (place < 0) x = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
         out[0] = fma(norm, double{x.x}, out[0]);
         out[1] = fma(norm, double{x.y}, out[1]);
         out[2] = fma(norm, double{x.z}, out[2]);
@@ -161,7 +164,8 @@ static_assert(sizeof(status) == 1);
 struct rank_memory {
   float* mine = nullptr;
   float* all = nullptr;
-  float* sums = nullptr;  // of gradients that come from other tokens on each rank
+  float* sums = nullptr;    // of gradients that come from other tokens on each rank
+  float** peers = nullptr;  // where this rank's parts lie on the others, if it can write there
   workspace scratch;
   std::size_t bytes = 0;
 
@@ -171,8 +175,24 @@ struct rank_memory {
     mine = memory.take<float>(most);
     all = memory.take<float>(ranks * most);
     sums = memory.take<float>(sum);
+    peers = memory.take<float*>(ranks);
     scratch = {memory.take<unsigned char>(static_cast<index_t>(scratch_bytes)), scratch_bytes};
     bytes = memory.used();
+  }
+  /// This rank's parts where all are, and no copy of them: `floats` from each.
+  [[nodiscard]] rank_memory in_place(index_t rank, index_t floats) const {
+    rank_memory here = *this;
+    here.mine = all + rank * floats;
+    return here;
+  }
+  /// Where the message that begins after `floats` of a rank's lies.
+  [[nodiscard]] rank_memory from(index_t floats, index_t ranks) const {
+    rank_memory here = *this;
+    if (mine != nullptr) {
+      here.mine += floats;
+      here.all += ranks * floats;
+    }
+    return here;
   }
 };
 

@@ -40,18 +40,25 @@ void expect_held_apart(const char* name, const Held& experts, std::initializer_l
   for_each_view(experts, [&](const auto& view) { expect_weights_apart(name, view, written, told); });
 }
 
+/// The steps and the shapes, of which the size of the workspace is made.
+template <class Layers>
+void expect_forward_shapes(const char* name, const Layers& layers, const step_options& options) {
+  expect(options.steps == 1, name, ": ", options.steps, " steps; take them one call at a time");
+  for (const auto& layer : layers) {
+    expect_held(name, layer, options);
+    expect_like_experts(name, "the output", layer.experts.shape(), layer.rows);
+  }
+}
+
 /// What is written lies apart from all that any layer reads later.
 template <class Layers>
-void expect_sharded_forward(const char* name, const Layers& layers, const step_options& options,
-                            const workspace& scratch, std::size_t bytes) {
-  expect(options.steps == 1, name, ": ", options.steps, " steps; take them one call at a time");
+void expect_sharded_forward(const char* name, const Layers& layers, const workspace& scratch,
+                            std::size_t bytes) {
   expect_workspace(name, scratch, bytes);
   const named_range work{"the workspace", addresses_of(scratch, bytes)};
   for (const auto& layer : layers) {
-    expect_held(name, layer, options);
     const named_range router{"the router", core::addresses(layer.router)};
     const named_range rows{"the output", core::addresses(layer.rows)};
-    expect_like_experts(name, "the output", layer.experts.shape(), layer.rows);
     expect_in_place_or_apart(name, layer.router, layer.rows);
     expect_apart(name, work, {router, rows});
     expect_told_apart(name, layer.told, layer.saved, layer.rows.rows(), layer.rows.cols(),
@@ -123,17 +130,22 @@ void expect_backward_apart(const char* name, const Layer& layer, const Layer& ot
   });
 }
 
+/// The options and the shapes, of which the size of the workspace is made.
 template <class Layers>
-void expect_sharded_backward(const char* name, const Layers& layers, const step_options& options,
-                             const workspace& scratch, std::size_t bytes) {
+void expect_backward_shapes(const char* name, const Layers& layers, const step_options& options) {
   expect(options.steps == 1, name, ": the gradient of ", options.steps,
          " steps; take it of one step at a time");
   expect(options.through != differentiate::none, name,
          ": nothing is differentiated, as options.through says");
+  for (const auto& layer : layers) expect_backward_of(name, layer, options);
+}
+
+template <class Layers>
+void expect_sharded_backward(const char* name, const Layers& layers, const workspace& scratch,
+                             std::size_t bytes) {
   expect_workspace(name, scratch, bytes);
   const named_range work{"the workspace", addresses_of(scratch, bytes)};
   for (const auto& layer : layers) {
-    expect_backward_of(name, layer, options);
     expect_apart(name, work, {{"the gradient to the router", core::addresses(layer.grad_router)}});
     for (const auto& other : layers) {
       expect_backward_apart(name, layer, other, work);

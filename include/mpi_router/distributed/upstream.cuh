@@ -1,8 +1,8 @@
 // The gradients that come for the rows, where every rank has tokens of its own: their sums over the ranks.
 #pragma once
 
-#include <mpi_router/cuda/detail/finish/launch.cuh>
-#include <mpi_router/distributed/rank_message.cuh>
+#include <mpi_router/distributed/finish_layers.cuh>
+#include <mpi_router/distributed/message_groups.cuh>
 #include <mpi_router/distributed/tokens_of_rows.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -19,12 +19,13 @@ template <class Layers>
   return rank_message::whole_lines(floats);
 }
 
+/// Sums of a layer's rows, to be written.
 template <class Images, class Layer>
-void collect_rows(const context& ctx, const Layer& layer, const Images& images, const any_matrix& out,
-                  const status* statuses, const any_matrix& instead) {
-  const auto [n, f, d] = layer.experts.shape();
-  if (n == 0) return;
-  collect(ctx, n, collect_args<Images>{images, out, nullptr, statuses, instead, static_cast<int>(d)});
+[[nodiscard]] layer_to_collect<Images> rows_to_collect(const Layer& layer, const Images& images,
+                                                       const any_matrix& out, const status* statuses,
+                                                       const any_matrix& instead) {
+  const int hidden = static_cast<int>(layer.experts.shape().hidden_dim);
+  return {{images, out, nullptr, statuses, instead, hidden}};
 }
 
 /// The gradients of the rows of each layer, summed over the ranks if there is anything to sum: use(layer,
@@ -37,18 +38,37 @@ class upstream {
   template <class Comm>
   void add_up(const context& ctx, const Comm& comm, float* mine, float* all) const {
     if (size_ == 0) return;
+    layers_finisher<layer_to_collect<matrix_images>> own(ctx);
     for_each([&](const auto& layer, index_t at, index_t pitch) {
-      collect_rows(ctx, layer, matrix_images{any_matrix(layer.grad_rows)}, any_matrix(mine + at, pitch),
-                   nullptr, {});
+      own.add(rows_to_collect(layer, matrix_images{any_matrix(layer.grad_rows)}, any_matrix(mine + at, pitch),
+                              nullptr, {}),
+              layer.experts.shape().num_experts);
     });
+    own.finish();
     gather(ctx, comm, mine, all, size_);
+    layers_finisher<layer_to_collect<rank_images>> sums(ctx);
     for_each([&](const auto& layer, index_t at, index_t pitch) {
       const rank_images ranks{{all + at, nullptr, nullptr, nullptr, nullptr},
                               size_,
                               static_cast<int>(pitch),
                               static_cast<int>(comm.size())};
-      collect_rows(ctx, layer, ranks, any_matrix(sums_ + at, pitch), nullptr, {});
+      sums.add(rows_to_collect(layer, ranks, any_matrix(sums_ + at, pitch), nullptr, {}),
+               layer.experts.shape().num_experts);
     });
+    sums.finish();
+  }
+  /// use(ḡ) of a layer of a message, a piece of a layer maybe.
+  template <class Layer, class Use>
+  void of(const message_group<Layer>& group, const Layer& piece, const Use& use) const {
+    of(group.whole_of(piece), [&](const auto& grad_rows) {
+      use(grad_rows.middle_rows(group.first, piece.experts.shape().num_experts));
+    });
+  }
+  /// use(std::type_identity<U>()) for the type of ḡ.
+  template <class Layer, class Use>
+  void with_type(const Layer& layer, const Use& use) const {
+    if (size_ > 0) return use(std::type_identity<float>());
+    use(std::type_identity<std::remove_const_t<std::remove_pointer_t<decltype(layer.grad_rows.data())>>>());
   }
   /// use(ḡ), a [N, D] view of the sums, or of what the layer was given.
   template <class Use>

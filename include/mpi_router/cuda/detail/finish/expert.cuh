@@ -9,6 +9,26 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
+/// Where other GPUs want the same rows: there too they are f32, contiguous, and begin `offset` floats after
+/// bases[i].
+struct peer_rows {
+  float* const* bases = nullptr;
+  int count = 0;
+  long long offset = 0;
+
+  __device__ __forceinline__ void store_four(long long at, const double (&in)[4]) const {
+    const float4 x = make_float4(static_cast<float>(in[0]), static_cast<float>(in[1]),
+                                 static_cast<float>(in[2]), static_cast<float>(in[3]));
+    for (int i = 0; i < count; ++i) {
+      *reinterpret_cast<float4*>(bases[i] + offset + at) = x;
+    }
+  }
+  /// After this thread's stores: a kernel that ends need not have them seen beyond its own GPU.
+  __device__ __forceinline__ void settle() const {
+    if (count > 0) __threadfence_system();
+  }
+};
+
 /// What becomes of an image.
 struct finish_args {
   any_matrix rows;
@@ -20,6 +40,7 @@ struct finish_args {
   status* final_status;   // where `earlier` of the next step is read from; may be null
   step_by_products told;
   saved_step saved;
+  peer_rows peers{};
 };
 
 /// A thread's columns of an image, four at a time. `kept` chunks of them stay in registers from the first
@@ -116,6 +137,7 @@ template <int kept, class Image>
       out[i] = ok ? x[i] * scale : keeps ? r[i] : 0.0;
     }
     a.out.store_four(e, column, a.hidden, out);
+    if (a.peers.count > 0) a.peers.store_four(e * a.out.row_stride + column, out);
     if (a.saved.direction != nullptr) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -126,6 +148,7 @@ template <int kept, class Image>
       }
     }
   });
+  a.peers.settle();
   return residual;
 }
 

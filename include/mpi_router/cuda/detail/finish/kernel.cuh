@@ -87,12 +87,9 @@ struct collect_args {
   int hidden;
 };
 
+/// Writes the sums of expert e, with all threads of the block.
 template <class Images>
-__global__ void __launch_bounds__(finish_most_threads, 1)
-    collect_kernel(const __grid_constant__ collect_args<Images> a) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int e = static_cast<int>(blockIdx.x);
+__device__ __forceinline__ void collect_by_block(const collect_args<Images>& a, int e) {
   const auto image = a.images.of(e, a.hidden);
   const bool dead = a.statuses != nullptr && a.statuses[e] != status::ok;
   if (dead && a.instead.data != nullptr) [[unlikely]] {
@@ -103,6 +100,14 @@ __global__ void __launch_bounds__(finish_most_threads, 1)
   if (a.energies != nullptr && threadIdx.x == 0) {
     a.energies[e] = image.energy();
   }
+}
+
+template <class Images>
+__global__ void __launch_bounds__(finish_most_threads, 1)
+    collect_kernel(const __grid_constant__ collect_args<Images> a) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  collect_by_block(a, static_cast<int>(blockIdx.x));
 }
 
 MPIROUTER_CUDA_DETAIL_END

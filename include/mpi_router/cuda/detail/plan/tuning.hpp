@@ -79,6 +79,7 @@ constexpr int most_grid_y = 65535;         // a grid's second extent has 16 bits
 constexpr int most_generic_rows = 1024;    // blocks of one expert that write a gradient; each takes some rows
 constexpr int finish_most_threads = 512;   // the hardware has 128 registers for each
 constexpr int finish_few_threads = 256;    // where a row has up to
+constexpr int finish_least_threads = 128;  // where there are more experts than multiprocessors
 constexpr int finish_few_columns = 1024;   // columns: each thread has a vector of four
 constexpr int finish_kept = 4;             // fours of an image that stay in a thread's registers: all that
 constexpr int finish_kept_columns = 8192;  // columns make, 4 · 4 · 512. Longer images are read twice
@@ -100,6 +101,13 @@ constexpr int gate_warps = 8;                   // of a block that needs little 
 constexpr int gate_blocks_per_multiprocessor = 5;
 constexpr int balance_threads = 256;
 constexpr int most_grid = 0x7fffffff;  // a grid's first extent
+
+// --- Messages between GPUs
+
+/// Floats of the directions in a message that goes while weights are read, about: 4 MiB. Of smaller ones the
+/// latency takes as long.
+constexpr index_t message_floats = 1 << 20;
+constexpr index_t least_message_floats = 1 << 17;
 
 // --- Dealing tiles to blocks
 
