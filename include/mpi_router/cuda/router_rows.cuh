@@ -11,6 +11,7 @@
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/forward_path.hpp>
 #include <mpi_router/cuda/detail/rows/launch.cuh>
+#include <mpi_router/cuda/detail/two_reads/launch.cuh>
 
 #include <cstddef>
 #include <type_traits>
@@ -44,8 +45,13 @@ struct forward_plan : forward_path {
         panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, at_rest, args);
         return fused ? void() : use(slot_images{sums, panels.part});
       }
+      if (in_vectors) {
+        step_of_products(vector_products<T>{ctx, weights, experts.shape(), scaled}, args.rows, y, u,
+                         energies);
+        return use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
+      }
     }
-    generic_step<T>(ctx, weights, experts.shape(), args.rows, y, u, energies);
+    step_of_products(plain_products<T>{ctx, weights, experts.shape()}, args.rows, y, u, energies);
     use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
   }
 };

@@ -10,6 +10,7 @@
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/rows/vjp_launch.cuh>
+#include <mpi_router/cuda/detail/two_reads/vjp_launch.cuh>
 #include <mpi_router/cuda/router_rows.cuh>
 
 #include <cstddef>
@@ -22,8 +23,7 @@ template <class T, class G, vjp_mode mode>
 struct backward_plan : backward_path<T, G> {
   backward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts,
                 index_t gradient_hidden_stride, void* data)
-      : backward_path<T, G>(ctx, experts.shape(), experts.strides().hidden, gradient_hidden_stride, mode,
-                            data) {}
+      : backward_path<T, G>(ctx, experts.shape(), experts.strides(), gradient_hidden_stride, mode, data) {}
 };
 
 /// The shapes and the memory of a backward; what is written lies apart from all else.
@@ -89,7 +89,7 @@ inline void backward_of_nothing(const char* name, const context& ctx, const expe
   }
 }
 
-/// One read of the weights where the plan has one, else the generic path; then the sums of the parts.
+/// One read of the weights where the plan has one, else two, or the generic path; then the sums of the parts.
 template <vjp_mode mode, class T, class G>
 void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
                   const expert_batch_view<const T, device_space>& experts, const any_matrix& router,
@@ -110,6 +110,13 @@ void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
       row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), router, dual, to_router, gradient,
                           factors, plan.sums);
       return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
+    }
+  }
+  if constexpr (has_vectors<T>) {
+    if (plan.in_vectors) {
+      vjp_in_two_reads<T, G, mode>(ctx, weights, experts.shape(), router, dual, gradient, factors,
+                                   plan.generic, plan.scaled);
+      return use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});
     }
   }
   generic_vjp<T, G, mode>(ctx, weights, experts.shape(), router, dual, gradient, factors, plan.generic);

@@ -33,37 +33,41 @@ void contract(const context& ctx, index_t experts, const contract_args<T>& args)
   }
 }
 
-/// y_k = A r_k for `count` rows of each expert.
-template <int count, class T>
-void generic_project(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
-                     const any_matrix (&rows)[count], double* const (&y)[count]) {
-  contract_args<T> args{weights, weights.ffn, weights.hidden, static_cast<int>(shape.ffn_dim),
-                        static_cast<int>(shape.hidden_dim)};
-  for (int k = 0; k < count; ++k) {
-    args.vectors[k] = rows[k];
-    args.results[k] = y[k];
-  }
-  contract<T, count>(ctx, shape.num_experts, args);
-}
-/// u = y A.
+/// The products with all gate matrices, element by element in f64.
 template <class T>
-void generic_lift(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
-                  const double* y, double* u) {
-  contract_args<T> args{weights, weights.hidden, weights.ffn, static_cast<int>(shape.hidden_dim),
-                        static_cast<int>(shape.ffn_dim)};
-  args.vectors[0] = any_matrix(y, shape.ffn_dim);
-  args.results[0] = u;
-  contract<T, 1>(ctx, shape.num_experts, args);
-}
+struct plain_products {
+  const context& ctx;
+  batch<const T> weights;
+  expert_shape shape;
 
-/// u = (r Aᵀ) A by two passes; y [N, F], u [N, D] and the energies [N] in f64.
-template <class T>
-void generic_step(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
-                  const any_matrix& rows, double* y, double* u, double* energies) {
-  generic_project<1, T>(ctx, weights, shape, {rows}, {y});
-  launch("square_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads}, square_kernel<>,
-         y, static_cast<int>(shape.ffn_dim), energies);
-  generic_lift(ctx, weights, shape, y, u);
+  /// y_k = A r_k for `count` rows of each expert; y_k [N, F].
+  template <int count>
+  void project(const any_matrix (&rows)[count], double* const (&y)[count]) const {
+    contract_args<T> args{weights, weights.ffn, weights.hidden, static_cast<int>(shape.ffn_dim),
+                          static_cast<int>(shape.hidden_dim)};
+    for (int k = 0; k < count; ++k) {
+      args.vectors[k] = rows[k];
+      args.results[k] = y[k];
+    }
+    contract<T, count>(ctx, shape.num_experts, args);
+  }
+  /// u = y A [N, D].
+  void lift(const double* y, double* u) const {
+    contract_args<T> args{weights, weights.hidden, weights.ffn, static_cast<int>(shape.hidden_dim),
+                          static_cast<int>(shape.ffn_dim)};
+    args.vectors[0] = any_matrix(y, shape.ffn_dim);
+    args.results[0] = u;
+    contract<T, 1>(ctx, shape.num_experts, args);
+  }
+};
+
+/// u = (r Aᵀ) A by two products, each a read of the weights; y [N, F], u [N, D] and the energies [N] in f64.
+template <class Products>
+void step_of_products(const Products& of, const any_matrix& rows, double* y, double* u, double* energies) {
+  of.template project<1>({rows}, {y});
+  launch("square_kernel", of.ctx, {static_cast<unsigned>(of.shape.num_experts), generic_threads},
+         square_kernel<>, y, static_cast<int>(of.shape.ffn_dim), energies);
+  of.lift(y, u);
 }
 
 MPIROUTER_CUDA_DETAIL_END

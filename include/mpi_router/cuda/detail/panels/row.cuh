@@ -9,7 +9,7 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// This thread's rows of a router row, in two halves: other work can start while the loads are under way.
 /// `first_row` is the warp's in pass 0; its lanes load each of its rows once and hand them round.
-template <int lanes>
+template <int passes, int lanes>
 class panel_row {
  public:
   __device__ __forceinline__ panel_row(const any_matrix& rows, int e, int hidden, int first_row,
@@ -32,7 +32,7 @@ class panel_row {
   /// r[p], scaled so that the whole row's largest element is in [1, 2), zero beyond D; returns the exponent
   /// that was taken out. `squares` takes each warp's part of ‖r‖².
   __device__ __forceinline__ int scaled(const thread_group& group, float* scratch, int& turn, double* squares,
-                                        float (&r)[panel_passes]) const {
+                                        float (&r)[passes]) const {
     unsigned most = 0;
     double square = 0.0;
     const auto admit = [&](double x) {
@@ -71,7 +71,7 @@ class panel_row {
  private:
   static constexpr int warp_rows = 32 / lanes;  // of one pass
   static constexpr int pass_rows = panel_threads / lanes;
-  static constexpr int loads = panel_passes / lanes;
+  static constexpr int loads = passes / lanes;
   const any_matrix& rows_;
   int e_;
   int hidden_;
