@@ -303,12 +303,14 @@ void check_forward(const cuda::context& ctx, int effort) {
     check_step<bf16, bf16, float>(ctx, {.shape = {8, 130, 520}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {2, 130, 2048}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {192, 20, 2048}, .order = layout::ndf}, g);  // 3 a cluster
+    check_step<bf16, float, float>(ctx, {.shape = {2, 36, 16400}}, g);                        // two reads
+    check_step<float, float, float>(ctx, {.shape = {2, 36, 4100}, .order = layout::ndf, .offset = 1}, g);
     std::printf("forward: %d checks so far, %d failures\n", checks, failures);
     return;
   }
   // Sizes at the seams of the launch shapes, and the largest.
   for (const index_t d :
-       {1, 2, 7, 8, 255, 256, 2048, 2056, 4096, 4104, 7168, 8192, 8200, 16384, 16392, 32768}) {
+       {1, 2, 7, 8, 255, 256, 2048, 2056, 4096, 4104, 7168, 8192, 8200, 12288, 16384, 16392, 32768}) {
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<bf16, float, float>(ctx, {.shape = {2, 72, d}, .order = l}, g);
       check_step<float, float, float>(ctx, {.shape = {3, 33, d}, .order = l}, g);
@@ -351,6 +353,20 @@ void check_forward(const cuda::context& ctx, int effort) {
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<float, float, float>(ctx, {.shape = {3, 40, 512}, .order = l, .scale = scale * 0.1}, g);
       check_step<float, float, float>(ctx, {.shape = {3, 40, 512}, .order = l, .row_scale = scale * 0.1}, g);
+    }
+  }
+  // Two reads: what cannot be loaded 16 bytes at a time, and sums that leave the range of f32.
+  for (const layout l : {layout::nfd, layout::ndf, layout::padded_fd, layout::padded_df, layout::fd_pointers,
+                         layout::df_pointers}) {
+    for (const int offset : {0, 3}) {
+      const expert_shape shape{2, 45, l == layout::ndf ? 32765 : 16401};
+      check_step<bf16, float, float>(ctx, {.shape = shape, .order = l, .offset = offset, .specials = true},
+                                     g);
+      check_step<f16, f16, float>(ctx, {.shape = {2, 77, 16392}, .order = l, .offset = offset}, g);
+    }
+    for (const double scale : {1e-40, 1e-30, 1e-18, 1e18, 1e30, 1e37}) {
+      check_step<float, float, float>(ctx, {.shape = {2, 40, 16388}, .order = l, .scale = scale}, g);
+      check_step<bf16, float, float>(ctx, {.shape = {2, 40, 16388}, .order = l, .row_scale = scale}, g);
     }
   }
   check_step<bf16, float, float>(ctx, {.shape = {1, 100000, 64}, .order = layout::nfd}, g);

@@ -7,11 +7,11 @@
 #include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/launch.cuh>
+#include <mpi_router/cuda/detail/generic/vector_launch.cuh>
 #include <mpi_router/cuda/detail/panels/launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/forward_path.hpp>
 #include <mpi_router/cuda/detail/rows/launch.cuh>
-#include <mpi_router/cuda/detail/two_reads/launch.cuh>
 
 #include <cstddef>
 #include <type_traits>

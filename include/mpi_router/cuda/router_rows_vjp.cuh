@@ -6,11 +6,11 @@
 #include <mpi_router/cuda/context.cuh>
 #include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
+#include <mpi_router/cuda/detail/generic/vector_vjp_launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/rows/vjp_launch.cuh>
-#include <mpi_router/cuda/detail/two_reads/vjp_launch.cuh>
 #include <mpi_router/cuda/router_rows.cuh>
 
 #include <cstddef>

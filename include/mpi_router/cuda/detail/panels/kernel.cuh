@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
   for (int expert = sweep.tile / a.part.tiles_per_expert; sweep.tile < sweep.end; ++expert) {
     const int stop = min(sweep.end, (expert + 1) * a.part.tiles_per_expert);
     const bool in_ring = sweep.fast(a.weights.of(expert));
-    panel_sums<depth.passes> sums;
+    panel_sums<panel_passes(depth)> sums;
     const int row_exponent = begin_row<lanes>(sweep, memory, group, expert, turn, sums.r);
     clear(sums.u);
     for (; sweep.mine < stop; sweep.mine += a.part.team) {

@@ -13,7 +13,7 @@ template <class T, panel_depth depth>
     case 8: return panel_step_kernel<T, 8, depth, panel_line>;
     case 4: return panel_step_kernel<T, 4, depth, panel_line>;
     case 2: return panel_step_kernel<T, 2, depth, panel_line>;
-    default: return panel_step_kernel<T, 1, depth, panel_line>;
+    default: return panel_step_kernel<T, panel_least_lanes(depth), depth, panel_line>;
   }
 }
 
@@ -37,15 +37,15 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                           panel_threads, plan.shared_bytes,
                           static_cast<unsigned>(plan.row_blocks * (fused ? plan.members : 1))};
   const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
-  if (plan.depth == panel_deep && plan.lanes == 8 &&
+  if (plan.depth == panel_depth::deep && plan.lanes == 8 &&
       plan.part.team > 1) {  // its neighbour reads what lies beside
-    run(panel_step_kernel<T, 8, panel_deep, panel_team_line>);
-  } else if (plan.depth == panel_deep) {
-    run(panel_kernel_of<T, panel_deep>(plan.lanes));
-  } else if (plan.depth == panel_even) {
-    run(panel_kernel_of<T, panel_even>(plan.lanes));
+    run(panel_step_kernel<T, 8, panel_depth::deep, panel_team_line>);
+  } else if (plan.depth == panel_depth::deep) {
+    run(panel_kernel_of<T, panel_depth::deep>(plan.lanes));
+  } else if (plan.depth == panel_depth::even) {
+    run(panel_kernel_of<T, panel_depth::even>(plan.lanes));
   } else {
-    run(panel_kernel_of<T, panel_low>(plan.lanes));
+    run(panel_kernel_of<T, panel_depth::low>(plan.lanes));
   }
 }
 

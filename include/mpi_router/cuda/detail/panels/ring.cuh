@@ -13,8 +13,8 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 template <class T, panel_depth depth, int line>
 class panel_ring {
  public:
-  static constexpr int most_passes = depth.passes;
-  static constexpr int doubled = depth.doubled;
+  static constexpr int most_passes = panel_passes(depth);
+  static constexpr int doubled = panel_doubled(depth);
   static constexpr int every = most_passes / doubled;  // a copy during the dots of so many passes
 
   __device__ __forceinline__ panel_ring(unsigned char* memory, int passes, long long step)
@@ -72,14 +72,14 @@ __device__ __forceinline__ void push_passes(Ring& ring) {
 /// y += this thread's part of a panel times its rows, as the passes arrive. Starts the copies of the next
 /// panel's doubled passes. A panel that is done `again`, with rows of another scale, has arrived already.
 template <bool again, int p, class T, panel_depth depth, int line, int width>
-__device__ __forceinline__ void dot_passes(panel_ring<T, depth, line>& ring, const float (&r)[depth.passes],
-                                           float (&y)[width]) {
+__device__ __forceinline__ void dot_passes(panel_ring<T, depth, line>& ring,
+                                           const float (&r)[panel_passes(depth)], float (&y)[width]) {
   constexpr int every = panel_ring<T, depth, line>::every;
-  if constexpr (p < depth.passes) {
+  if constexpr (p < panel_passes(depth)) {
     if (p < ring.passes()) {
       if constexpr (!again) {
         // Has arrived when all copies but those closed after it have.
-        wait_for_copy_groups<depth.passes - 1 - p + p / every>();
+        wait_for_copy_groups<panel_passes(depth) - 1 - p + p / every>();
       }
       float x[width];
       unpack<T>(*ring.slot(p), x);
@@ -99,9 +99,9 @@ __device__ __forceinline__ void dot_passes(panel_ring<T, depth, line>& ring, con
 /// passes: these come first, for each copy takes the place of what was read just before.
 template <class T, panel_depth depth, int line, int width>
 __device__ __forceinline__ void lift_passes(panel_ring<T, depth, line>& ring, const float (&y)[width],
-                                            float (&u)[depth.passes]) {
-  constexpr int passes = depth.passes;
-  constexpr int doubled = depth.doubled;
+                                            float (&u)[panel_passes(depth)]) {
+  constexpr int passes = panel_passes(depth);
+  constexpr int doubled = panel_doubled(depth);
   uint4 stored = *ring.slot(doubled);
 #pragma unroll
   for (int i = 0; i < passes; ++i) {

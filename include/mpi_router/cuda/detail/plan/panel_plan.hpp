@@ -15,7 +15,7 @@ struct panel_plan {
   int row_blocks = 1;  // that share the rows of a panel
   int members = 0;     // that share the panels of an expert, where one cluster can have them all; else 0
   int passes = 0;
-  panel_depth depth{};
+  panel_depth depth = panel_depth::deep;
   int pitch = 0;
   std::size_t shared_bytes = 0;
   partition part;
@@ -25,10 +25,12 @@ struct panel_plan {
 };
 
 /// The lanes and blocks that share D stored rows; no lanes where the largest cluster cannot hold them.
-[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster, int most_passes) {
+[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster, panel_depth depth) {
   panel_plan p;
+  p.depth = depth;
+  const int most_passes = panel_passes(depth);
   p.lanes = panel_most_lanes;  // whole lines if it may be
-  while (p.lanes > 1 && hidden > p.pass_rows() * most_passes * largest_cluster) {
+  while (p.lanes > panel_least_lanes(depth) && hidden > p.pass_rows() * most_passes * largest_cluster) {
     p.lanes /= 2;
   }
   while (hidden > p.pass_rows() * most_passes * p.row_blocks) {
@@ -71,10 +73,8 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
 
 /// With rings of `depth`, if they fit.
 [[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
-                                                int element_bytes, const panel_depth& depth) {
-  panel_plan p =
-      share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1, depth.passes);
-  p.depth = depth;
+                                                int element_bytes, panel_depth depth) {
+  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1, depth);
   const int units = resident_clusters(ctx, p.row_blocks);
   if (p.lanes == 0 || units == 0) {
     return {};
@@ -94,8 +94,8 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   if (shape.hidden_dim > most_hidden) {
     return {};
   }
-  for (const panel_depth& depth : {panel_deep, panel_even, panel_low}) {
-    const bool has_code = depth != panel_deep || has_tma(ctx);
+  for (const panel_depth depth : {panel_depth::deep, panel_depth::even, panel_depth::low}) {
+    const bool has_code = depth != panel_depth::deep || has_tma(ctx);
     if (const panel_plan p = has_code ? make_panel_plan(ctx, shape, element_bytes, depth) : panel_plan{};
         p.lanes > 0) {
       return p;

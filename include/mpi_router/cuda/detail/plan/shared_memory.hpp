@@ -85,9 +85,8 @@ struct panel_memory {
 
   /// Only a plan needs to know how large the inbox is.
   template <class Blocks>
-  MPIROUTER_HOST_DEVICE panel_memory(Blocks&& blocks, const panel_depth& depth, int panel, int inbox = 0)
-      : ring(blocks.template take<unsigned char>((depth.passes + depth.doubled) * panel_threads *
-                                                 vector_bytes)),
+  MPIROUTER_HOST_DEVICE panel_memory(Blocks&& blocks, panel_depth depth, int panel, int inbox = 0)
+      : ring(blocks.template take<unsigned char>(panel_slots(depth) * panel_threads * vector_bytes)),
         leader(blocks.template take<leader_scratch>(1)),
         row_squares(blocks.template take<double>(warps)),
         arrived(blocks.template take<std::uint64_t>(2)),
@@ -95,7 +94,7 @@ struct panel_memory {
         by_block(blocks.template take<float>(2 * most_cluster * panel)),
         scratch(blocks.template take<float>(warps * 2 * sums_at_once)),
         image(blocks.template take<float>(inbox)) {}
-  [[nodiscard]] static int bytes(const panel_depth& depth, int panel, int inbox) {
+  [[nodiscard]] static int bytes(panel_depth depth, int panel, int inbox) {
     counted_blocks blocks;
     (void)panel_memory(blocks, depth, panel, inbox);
     return blocks.bytes();

@@ -55,18 +55,23 @@ constexpr int inbox_share = 4;
 constexpr int panel_threads = 512;
 constexpr int panel_most_lanes = 8;  // that share a row's part of a panel: 8 · 16 bytes are a line of L2
 
-/// A thread's share of a panel: up to `passes` rows, of which it has r and u in registers. The first
-/// `doubled` have two places in the ring, so that the next panel's can arrive before those of this one are
-/// done with; the others have one.
-struct panel_depth {
-  int passes;
-  int doubled;
-  friend constexpr bool operator==(const panel_depth&, const panel_depth&) = default;
-};
-/// For the shared memory of sm_90, of sm_80, and of sm_86, sm_89 and sm_120.
-constexpr panel_depth panel_deep{16, 8};
-constexpr panel_depth panel_even{16, 2};
-constexpr panel_depth panel_low{8, 2};
+/// How much of a panel a thread has at once: up to `panel_passes` rows, of which it has r and u in registers.
+/// The first `panel_doubled` have two places in the ring, so that the next panel's can arrive before those of
+/// this one are done with; the others have one. For the shared memory of sm_90, of sm_80, and of sm_86, sm_89
+/// and sm_120.
+enum class panel_depth { deep, even, low };
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_passes(panel_depth depth) {
+  return depth == panel_depth::low ? 8 : 16;
+}
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(panel_depth depth) {
+  return depth == panel_depth::deep ? 8 : 2;
+}
+/// Lanes with less than 32 bytes of a row, a sector of memory, read it twice: two reads along the rows take
+/// half the time. (Plans for sm_80 with one lane are as they were.)
+[[nodiscard]] constexpr int panel_least_lanes(panel_depth depth) { return depth == panel_depth::low ? 2 : 1; }
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(panel_depth depth) {
+  return panel_passes(depth) + panel_doubled(depth);
+}
 
 /// Copies of the first panel that are started ahead of what comes before its first dots, be it loads or code:
 /// these would queue behind more of them.

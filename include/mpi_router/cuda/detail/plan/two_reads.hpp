@@ -3,7 +3,6 @@
 
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
-#include <mpi_router/cuda/detail/plan/workspace.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -21,10 +20,11 @@ struct scaled_vectors {
   int* exponents = nullptr;  // [N]
   int pitch = 0;
 
-  void take(arena& memory, index_t experts, index_t extent) {
+  template <class Arena>
+  void take(Arena& memory, index_t experts, index_t extent) {
     pitch = static_cast<int>((extent + unit - 1) / unit * unit);
-    values = memory.take<float>(experts * pitch);
-    exponents = memory.take<int>(experts);
+    values = memory.template take<float>(experts * pitch);
+    exponents = memory.template take<int>(experts);
   }
 };
 
@@ -35,7 +35,8 @@ struct scaled_operands {
   scaled_vectors dual;
   scaled_vectors dual_projection;
 
-  void take(arena& memory, const expert_shape& shape, bool of_backward) {
+  template <class Arena>
+  void take(Arena& memory, const expert_shape& shape, bool of_backward) {
     row.take(memory, shape.num_experts, shape.hidden_dim);
     projection.take(memory, shape.num_experts, shape.ffn_dim);
     if (of_backward) {

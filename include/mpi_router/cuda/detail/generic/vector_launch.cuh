@@ -3,7 +3,7 @@
 
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/detail/device/launch.cuh>
-#include <mpi_router/cuda/detail/two_reads/kernel.cuh>
+#include <mpi_router/cuda/detail/generic/vector_kernel.cuh>
 
 #include <utility>
 

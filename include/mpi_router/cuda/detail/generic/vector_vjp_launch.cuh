@@ -1,10 +1,10 @@
 // The launches of the backward over weights that are read twice, in vectors.
 #pragma once
 
+#include <mpi_router/cuda/detail/generic/vector_launch.cuh>
+#include <mpi_router/cuda/detail/generic/vector_vjp_kernel.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
-#include <mpi_router/cuda/detail/two_reads/launch.cuh>
-#include <mpi_router/cuda/detail/two_reads/vjp_kernel.cuh>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/device/batch.cuh>
+#include <mpi_router/cuda/detail/device/gradient.cuh>
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/device/scaling.cuh>
-#include <mpi_router/cuda/detail/rows/gradient.cuh>
-#include <mpi_router/cuda/detail/two_reads/kernel.cuh>
+#include <mpi_router/cuda/detail/generic/vector_kernel.cuh>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
