@@ -35,17 +35,18 @@ struct forward_plan : forward_path {
     }
     const batch<const T> weights(experts);
     if constexpr (has_vectors<T>) {
-      if (rows.vectors > 0) {
+      const bool in_floats = !args.rows.is_double();
+      if (in_floats && rows.vectors > 0) {
         const bool fused = fuse && rows.cluster > 0;
         row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, at_rest, args);
         return fused ? void() : use(slot_images{sums, rows.part});
       }
-      if (panels.lanes > 0) {
+      if (in_floats && panels.lanes > 0) {
         const bool fused = fuse && panels.members > 0;
         panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, at_rest, args);
         return fused ? void() : use(slot_images{sums, panels.part});
       }
-      if (in_vectors) {
+      if (in_floats && in_vectors) {
         step_of_products(vector_products<T>{ctx, weights, experts.shape(), scaled}, args.rows, y, u,
                          energies);
         return use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
@@ -232,6 +233,31 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
                  detail::finish_args{detail::any_matrix(router), detail::any_matrix(rows), radius,
                                      static_cast<int>(images.cols()), options.degenerate, nullptr, nullptr,
                                      told, saved});
+}
+
+/// to = from [N, D] in the type of `to`: of any storage types, rounded to nearest, infinite where it is out
+/// of range. Rows of f64, with which a call goes the generic way, in f32, with which it reads the weights
+/// once. No workspace; O(N·D).
+template <class U, class V>
+void narrow_rows(const context& ctx, const matrix_view<U, device_space>& from,
+                 const matrix_view<V, device_space>& to) {
+  static_assert(!std::is_const_v<V>, "narrow_rows: the output is const");
+  constexpr const char* name = "cuda::narrow_rows";
+  detail::expect_context(name, ctx);
+  detail::expect(from.rows() <= detail::most_extent && from.cols() <= detail::most_extent &&
+                     to.rows() == from.rows() && to.cols() == from.cols(),
+                 name, ": rows [", from.rows(), ", ", from.cols(), "] into [", to.rows(), ", ", to.cols(),
+                 "], where N and D may be up to 2^30 - 1");
+  detail::expect(!core::overlap(from, to), name, ": the rows and the output overlap");
+  if (from.rows() > 0) {
+    detail::collect(ctx, from.rows(),
+                    detail::collect_args<detail::matrix_images>{{detail::any_matrix(from)},
+                                                                detail::any_matrix(to),
+                                                                nullptr,
+                                                                nullptr,
+                                                                {},
+                                                                static_cast<int>(from.cols())});
+  }
 }
 
 MPIROUTER_CUDA_END

@@ -105,15 +105,16 @@ void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
                   dual.passes_on() ? dual.grad_rows : any_matrix(), static_cast<int>(experts.hidden_dim())});
     }
   };
+  [[maybe_unused]] const bool in_floats = !router.is_double() && !dual.grad_rows.is_double();
   if constexpr (has_vectors<T> && has_vectors<G>) {
-    if (plan.rows.vectors > 0) {
+    if (in_floats && plan.rows.vectors > 0) {
       row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), router, dual, to_router, gradient,
                           factors, plan.sums);
       return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
     }
   }
   if constexpr (has_vectors<T>) {
-    if (plan.in_vectors) {
+    if (in_floats && plan.in_vectors) {
       vjp_in_two_reads<T, G, mode>(ctx, weights, experts.shape(), router, dual, gradient, factors,
                                    plan.generic, plan.scaled);
       return use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});

@@ -43,12 +43,12 @@ class panel_row {
     for (int i = 0; i < panel_early_loads; ++i) {
       const int row = group.rank + i * panel_threads;
       if (row < hidden_) {
-        admit(rows_.from_bits(all_[i], e_, row));
+        admit(rows_.from_bits(all_[i]));
       }
     }
 #pragma unroll 4
     for (int row = group.rank + panel_early_loads * panel_threads; row < hidden_; row += panel_threads) {
-      admit(rows_.load(e_, row));
+      admit(rows_.from_bits(rows_.load_bits(e_, row)));
     }
     square = add_over_warp(square);
     if (group.lane() == 0) {
@@ -59,7 +59,7 @@ class panel_row {
 #pragma unroll
     for (int i = 0; i < loads; ++i) {
       const int row = first_ + i * lanes * pass_rows;
-      const float x = row < hidden_ ? static_cast<float>(rows_.from_bits(own_[i], e_, row) * scale) : 0.0F;
+      const float x = row < hidden_ ? static_cast<float>(rows_.from_bits(own_[i]) * scale) : 0.0F;
 #pragma unroll
       for (int p = 0; p < lanes; ++p) {
         r[i * lanes + p] = __shfl_sync(0xffffffffU, x, p * warp_rows + group.lane() / lanes);

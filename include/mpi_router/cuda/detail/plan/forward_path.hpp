@@ -18,7 +18,7 @@ struct forward_path {
   partial_sums sums;
   bool in_vectors = false;     // two reads, along the contiguous axis
   scaled_operands scaled;      // of those
-  double* y = nullptr;         // [N, F], of two reads and of the generic path
+  double* y = nullptr;         // [N, F], of two reads, and of the generic path, which rows of f64 take
   double* u = nullptr;         // [N, D], likewise
   double* energies = nullptr;  // [N]
   float* between[2] = {};      // rows between steps, [N, D] each
@@ -54,18 +54,19 @@ struct forward_path {
     in_vectors = rows.vectors == 0 && panels.lanes == 0;
   }
   void take_images(arena& memory, const expert_shape& shape) {
+    arena products = memory;
+    y = products.take<double>(shape.num_experts * shape.ffn_dim);
+    u = products.take<double>(shape.num_experts * shape.hidden_dim);
+    energies = products.take<double>(shape.num_experts);
+    if (in_vectors) {
+      scaled.take(products, shape, false);
+    }
     if (rows.vectors > 0) {
       sums = take_partial_sums(memory, rows.part, rows.pitch);  // images_of_rows needs them in any case
     } else if (panels.lanes > 0) {
       sums = take_partial_sums(memory, panels.part, panels.pitch);
-    } else {
-      y = memory.take<double>(shape.num_experts * shape.ffn_dim);
-      u = memory.take<double>(shape.num_experts * shape.hidden_dim);
-      energies = memory.take<double>(shape.num_experts);
-      if (in_vectors) {
-        scaled.take(memory, shape, false);
-      }
     }
+    memory.reach(products);
   }
 };
 

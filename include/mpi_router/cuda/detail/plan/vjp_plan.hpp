@@ -17,7 +17,7 @@ template <class T, class G>
   return {sizeof(T), with_old ? int{sizeof(G)} : 0, vjp_most_columns, vjp_vectors_in_flight(mode)};
 }
 
-/// The scratch of two reads, and of the generic path.
+/// The scratch of two reads, and of the generic path, which rows of f64 take.
 struct generic_vjp_memory {
   double* y = nullptr;       // [N, F]
   double* w = nullptr;       // [N, F]
@@ -55,15 +55,15 @@ struct backward_path {
     if (has_vectors<T> && has_vectors<G> && strides.hidden == 1 && gradient_hidden_stride == 1) {
       rows = make_row_plan(ctx, shape, vjp_demand<T, G>(mode));
     }
+    arena products = memory;
+    generic.take(products, shape);
     if (rows.vectors > 0) {
       sums = take_partial_sums(memory, rows.part, rows.pitch);
-    } else {
-      generic.take(memory, shape);
-      in_vectors = has_vectors<T> && has_contiguous_axis(strides, sizeof(T));
-      if (in_vectors) {
-        scaled.take(memory, shape, true);
-      }
+    } else if (has_vectors<T> && has_contiguous_axis(strides, sizeof(T))) {
+      in_vectors = true;
+      scaled.take(products, shape, true);
     }
+    memory.reach(products);
     bytes = memory.used();
   }
 };
