@@ -52,8 +52,8 @@ struct forward_plan : forward_path {
         return use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
       }
     }
-    step_of_products(plain_products<T>{ctx, weights, experts.shape()}, args.rows, y, u, energies);
-    use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
+    generic_step(plain_products<T>{ctx, weights, experts.shape()}, args.rows, y, u, energies, exponents);
+    use(scaled_images{u, energies, exponents});
   }
 };
 

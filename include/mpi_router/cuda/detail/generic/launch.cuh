@@ -4,6 +4,7 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/cuda/detail/generic/kernel.cuh>
+#include <mpi_router/cuda/detail/plan/two_reads.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -61,13 +62,31 @@ struct plain_products {
   }
 };
 
-/// u = (r Aᵀ) A by two products, each a read of the weights; y [N, F], u [N, D] and the energies [N] in f64.
-template <class Products>
-void step_of_products(const Products& of, const any_matrix& rows, double* y, double* u, double* energies) {
-  of.template project<1>({rows}, {y});
-  launch("square_kernel", of.ctx, {static_cast<unsigned>(of.shape.num_experts), generic_threads},
-         square_kernel<>, y, static_cast<int>(of.shape.ffn_dim), energies);
+/// energies = ‖y‖² [N] of y [N, F].
+inline void square(const context& ctx, const expert_shape& shape, const double* y, double* energies) {
+  launch("square_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads}, square_kernel<>,
+         y, static_cast<int>(shape.ffn_dim), energies);
+}
+
+/// to [N, extent] = from without its powers of two, which go to `exponents`.
+inline void normalise(const context& ctx, const expert_shape& shape, const any_matrix& from, index_t extent,
+                      double* to, int* exponents) {
+  launch("scale_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads},
+         scale_kernel<double>, from, to, static_cast<int>(extent), exponents, static_cast<int>(extent));
+}
+
+/// u = (r Aᵀ) A by two products, each a read of the weights; y [N, F], u [N, D] and the energies ‖y‖² [N] in
+/// f64, all without the powers of two that `exponents` have: no number leaves the range where A does not.
+template <class T>
+void generic_step(const plain_products<T>& of, const any_matrix& rows, double* y, double* u, double* energies,
+                  const step_exponents& exponents) {
+  const auto [n, f, d] = of.shape;
+  normalise(of.ctx, of.shape, rows, d, u, exponents.row);
+  of.template project<1>({any_matrix(u, d)}, {y});
+  normalise(of.ctx, of.shape, any_matrix(y, f), f, y, exponents.projection);
+  square(of.ctx, of.shape, y, energies);
   of.lift(y, u);
+  normalise(of.ctx, of.shape, any_matrix(u, d), d, u, exponents.image);
 }
 
 MPIROUTER_CUDA_DETAIL_END

@@ -9,6 +9,7 @@
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/device/scaling.cuh>
 #include <mpi_router/cuda/detail/device/sums.cuh>
+#include <mpi_router/cuda/detail/generic/kernel.cuh>
 #include <mpi_router/cuda/detail/plan/two_reads.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -24,34 +25,6 @@ struct product_args {
   double* results[2] = {};
   int first_expert = 0;
 };
-
-/// A row of `from` for each block.
-template <class = void>
-__global__ void __launch_bounds__(generic_threads)
-    scale_kernel(const __grid_constant__ any_matrix from, scaled_vectors to, int extent) {
-  __shared__ unsigned most_of_warp[generic_warps];
-  wait_for_previous_kernel();
-  const int e = static_cast<int>(blockIdx.x);
-  const int thread = static_cast<int>(threadIdx.x);
-  unsigned most = 0;
-  for (int i = thread; i < extent; i += generic_threads) {
-    most = max(most, high_word(from.load(e, i)));
-  }
-  most_of_warp[thread / warp_threads] = __reduce_max_sync(0xffffffffU, most);
-  __syncthreads();
-  for (const unsigned of_warp : most_of_warp) {
-    most = max(most, of_warp);
-  }
-  const int exponent = exponent_of_high_word(most);
-  const double factor = wide_power_of_two(-exponent);
-  float* const values = to.values + static_cast<long long>(e) * to.pitch;
-  for (int i = thread; i < to.pitch; i += generic_threads) {
-    values[i] = i < extent ? static_cast<float>(from.load(e, i) * factor) : 0.0F;
-  }
-  if (thread == 0) {
-    to.exponents[e] = most == 0 ? exponent_unset : exponent;
-  }
-}
 
 /// Whether sums of weights and vectors below 2 may have lost what is too small for a float, or too large.
 [[nodiscard]] __device__ __forceinline__ bool is_too_large(float sum) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
-#include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/generic/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vector_kernel.cuh>
 
 #include <utility>
@@ -22,8 +22,17 @@ void launch_for_experts(const char* name, const context& ctx, index_t experts, u
 
 inline void scale(const context& ctx, const expert_shape& shape, const any_matrix& from, index_t extent,
                   const scaled_vectors& to) {
-  launch("scale_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads}, scale_kernel<>,
-         from, to, static_cast<int>(extent));
+  launch("scale_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads},
+         scale_kernel<float>, from, to.values, to.pitch, to.exponents, static_cast<int>(extent));
+}
+
+/// u = (r Aᵀ) A by two products, each a read of the weights; y [N, F], u [N, D] and the energies [N] in f64,
+/// which holds all of them where r is of floats.
+template <class Products>
+void step_of_products(const Products& of, const any_matrix& rows, double* y, double* u, double* energies) {
+  of.template project<1>({rows}, {y});
+  square(of.ctx, of.shape, y, energies);
+  of.lift(y, u);
 }
 
 /// The products with all gate matrices, one of whose axes is contiguous, in f32: as plain_products.

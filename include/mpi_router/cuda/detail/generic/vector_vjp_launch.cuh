@@ -39,8 +39,8 @@ void vjp_in_two_reads(const context& ctx, const batch<const T>& weights, const e
                       const any_matrix& rows, const dual_source& dual, const batch<G>& gradient,
                       const gradient_factors& factors, const generic_vjp_memory& memory,
                       const scaled_operands& scaled) {
-  vjp_of_products(vector_products<T>{ctx, weights, shape, scaled}, rows, dual, mode == vjp_mode::factored,
-                  factors, memory, false);
+  vjp_of_products(vector_products<T>{ctx, weights, shape, scaled}, rows, dual, nullptr,
+                  mode == vjp_mode::factored, factors, memory);
   if constexpr (mode != vjp_mode::factored) {
     if constexpr (has_vectors<G>) {
       if (gradient.hidden == 1 || gradient.ffn == 1) {

@@ -34,18 +34,16 @@ void write_outer(const context& ctx, const expert_shape& shape, const any_matrix
          mode == vjp_mode::accumulate >, args);
 }
 
-/// Leaves y, w, z̄ and r̄ = w A in `memory`, and the factors if these are what is wanted of Ā.
+/// Leaves y, w, z̄ and r̄ = w A in `memory`, and the factors if these are what is wanted of Ā. `image`: z in
+/// f64 but for a factor, if the saved direction is too short.
 template <class Products>
-void vjp_of_products(const Products& of, const any_matrix& rows, const dual_source& dual, bool factored,
-                     const gradient_factors& factors, const generic_vjp_memory& memory, bool again) {
+void vjp_of_products(const Products& of, const any_matrix& rows, const dual_source& dual, const double* image,
+                     bool factored, const gradient_factors& factors, const generic_vjp_memory& memory) {
   const int ffn = static_cast<int>(of.shape.ffn_dim);
   const int hidden = static_cast<int>(of.shape.hidden_dim);
   const index_t experts = of.shape.num_experts;
-  if (again) {  // an f32 direction is too short for f64 weights
-    step_of_products(of, rows, memory.y, memory.u, memory.energy);
-  }
-  launch("dual_kernel", of.ctx, {static_cast<unsigned>(experts), generic_threads}, dual_kernel<>, dual,
-         again ? memory.u : nullptr, hidden, memory.dual);
+  launch("dual_kernel", of.ctx, {static_cast<unsigned>(experts), generic_threads}, dual_kernel<>, dual, image,
+         hidden, memory.dual);
   of.template project<2>({rows, any_matrix(memory.dual, hidden)}, {memory.y, memory.w});
   of.lift(memory.w, memory.u);
   if (factored) {
@@ -61,8 +59,13 @@ template <class T, class G, vjp_mode mode>
 void generic_vjp(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
                  const any_matrix& rows, const dual_source& dual, const batch<G>& gradient,
                  const gradient_factors& factors, const generic_vjp_memory& memory) {
-  vjp_of_products(plain_products<T>{ctx, weights, shape}, rows, dual, mode == vjp_mode::factored, factors,
-                  memory, sizeof(T) == 8 && dual.of_all);
+  const plain_products<T> products{ctx, weights, shape};
+  const bool again = sizeof(T) == 8 && dual.of_all;  // an f32 direction is too short for f64 weights
+  if (again) {
+    generic_step(products, rows, memory.y, memory.u, memory.energy, memory.exponents);
+  }
+  vjp_of_products(products, rows, dual, again ? memory.u : nullptr, mode == vjp_mode::factored, factors,
+                  memory);
   if constexpr (mode != vjp_mode::factored) {
     write_outer<mode>(ctx, shape, rows, gradient, memory, dual.saved.statuses);
   }

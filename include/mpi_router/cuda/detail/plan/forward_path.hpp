@@ -21,6 +21,7 @@ struct forward_path {
   double* y = nullptr;         // [N, F], of two reads, and of the generic path, which rows of f64 take
   double* u = nullptr;         // [N, D], likewise
   double* energies = nullptr;  // [N]
+  step_exponents exponents;    // of the generic path
   float* between[2] = {};      // rows between steps, [N, D] each
   status* statuses = nullptr;  // [N]
   std::size_t bytes = 0;
@@ -58,6 +59,7 @@ struct forward_path {
     y = products.take<double>(shape.num_experts * shape.ffn_dim);
     u = products.take<double>(shape.num_experts * shape.hidden_dim);
     energies = products.take<double>(shape.num_experts);
+    exponents.take(products, shape.num_experts);
     if (in_vectors) {
       scaled.take(products, shape, false);
     }

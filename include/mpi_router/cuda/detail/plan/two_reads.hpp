@@ -1,4 +1,4 @@
-// What the kernels that read the weights twice, in vectors, are given besides them.
+// What the kernels that read the weights twice are given besides them.
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
@@ -10,6 +10,21 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 [[nodiscard]] inline bool has_contiguous_axis(const expert_strides& strides, int element_bytes) {
   return element_bytes <= 4 && (strides.hidden == 1 || strides.ffn == 1);
 }
+
+/// The powers of two that were taken out of r, of y = A r and of the image yA, [N] each: true are those and
+/// these multiplied, so that no square of a row of f64 leaves the range.
+struct step_exponents {
+  int* row = nullptr;
+  int* projection = nullptr;
+  int* image = nullptr;
+
+  template <class Arena>
+  void take(Arena& memory, index_t experts) {
+    row = memory.template take<int>(experts);
+    projection = memory.template take<int>(experts);
+    image = memory.template take<int>(experts);
+  }
+};
 
 /// A vector of each expert as floats, the largest of them in [1, 2), and the power of two that was taken out.
 /// Zeros lie between its end and the pitch.

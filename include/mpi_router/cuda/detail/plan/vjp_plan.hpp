@@ -24,6 +24,7 @@ struct generic_vjp_memory {
   double* dual = nullptr;    // [N, D]
   double* u = nullptr;       // [N, D]
   double* energy = nullptr;  // [N]
+  step_exponents exponents;
 
   void take(arena& memory, const expert_shape& shape) {
     y = memory.take<double>(shape.num_experts * shape.ffn_dim);
@@ -31,6 +32,7 @@ struct generic_vjp_memory {
     dual = memory.take<double>(shape.num_experts * shape.hidden_dim);
     u = memory.take<double>(shape.num_experts * shape.hidden_dim);
     energy = memory.take<double>(shape.num_experts);
+    exponents.take(memory, shape.num_experts);
   }
 };
 
