@@ -113,7 +113,7 @@ MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
-/// Bytes of workspace that router_rows, and images_of_rows with one step, need.
+/// Bytes of workspace that router_rows, and images_of_rows with one step, need, of routers of any type.
 template <class T>
 [[nodiscard]] std::size_t router_rows_workspace(const context& ctx,
                                                 const expert_batch_view<T, device_space>& experts,
@@ -129,12 +129,14 @@ template <class T>
 /// result; of any storage types. rows may be the router itself (the stateful form); else nothing overlaps.
 /// `told` and `saved`: what the caller wants to know besides; saved is of the last step.
 ///
-/// Reads the weights once a step where one axis of theirs has stride 1, twice on the generic path: f64, other
-/// strides, more than 16384 columns (with stride 1 along F more than 32768, on sm_80 and sm_87 8192, and any
-/// number on sm_86, sm_89 and sm_120, for want of shared memory). Stream-ordered, no synchronisation, no
-/// allocation, may be captured in a graph. Bitwise the same from run to run on one kind of device. Sums in
-/// f32 with a scale of their own, for weights of any magnitude; f64 on the generic path. ‖r‖² and ‖rM‖² are
-/// f64: rows of f64 outside about 1e±150 count as zero or not finite, unlike on the host.
+/// Reads the weights once a step where one axis of theirs has stride 1 and a block, or a cluster, holds what
+/// belongs to D: with stride 1 along D up to 16384 columns (f32 on sm_86, sm_89 and sm_120: 12128), along F
+/// up to 32768 (sm_120: 16384; sm_80 and sm_87: 8192; sm_86 and sm_89: 2048); beyond that twice, likewise in
+/// f32. Twice and in f64 on the generic path: weights or router of f64 (narrow_rows makes floats of the
+/// latter), and other strides. Sums in f32 have a scale of their own, and so do those of rows and images of
+/// f64: for weights and rows of any magnitude, but for denormal f64. By-products out of the range of f64 are
+/// infinite or 0. Stream-ordered, no synchronisation, no allocation, may be captured in a graph. Bitwise the
+/// same from run to run on one kind of device.
 ///
 /// Throws usage_error for shapes, workspace, or another current device than the context's, cuda_error if a
 /// launch fails. A row without a step becomes what `options.degenerate` says; its by-products are zero. With
