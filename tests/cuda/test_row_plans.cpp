@@ -241,6 +241,24 @@ TEST_CASE("the row plans keep their laws for every D, type and device") {
   CHECK(found > 500000);
 }
 
+TEST_CASE("and with shared memory that no device has so little of") {
+  for (const case_of& c : cases()) {
+    for (const int capability : {80, 90}) {
+      for (int kib = 4; kib <= 96; kib += 4) {
+        const cuda::context ctx = device(132, capability, kib);
+        for (const index_t d : hidden_dims()) {
+          const expert_shape s{64, 1024, d};
+          const row_plan p = make_row_plan(ctx, s, c.demand);
+          if (p.vectors > 0) {
+            const laws l = check_plan(p, ctx, s, c.demand);
+            CHECK_MESSAGE(l.kept(), l.broken(), ": ", c.what, " ", name(ctx, s));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("no ring waits for itself, and each tile comes once, where it is wanted") {
   for (const case_of& c : cases()) {
     for (const cuda::context& ctx : devices()) {

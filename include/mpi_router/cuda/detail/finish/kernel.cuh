@@ -110,25 +110,24 @@ struct scaled_images {
 template <int kept, class Images>
 __device__ __forceinline__ void finish_by_block(const Images& images, const finish_args& a, int e,
                                                 leader_scratch& scratch) {
-  const auto image = [&] {
-    if constexpr (requires { images.scaled_of(e, a.hidden); }) {
-      return images.scaled_of(e, a.hidden);
-    } else {
-      return images.of(e, a.hidden);
-    }
-  }();
   const int threads = static_cast<int>(blockDim.x);
   double square = 0.0;
   for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += threads * 4) {
     double r[4];
     a.rows.load_four(e, column, a.hidden, r);
-    in_units_of(image, r);
+    if constexpr (requires { images.scaled_of(e, a.hidden); }) {
+      in_units_of(images.scaled_of(e, a.hidden), r);
+    }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       square = fma(r[i], r[i], square);
     }
   }
-  finish_expert<kept>(a, e, image, square, scratch);
+  if constexpr (requires { images.scaled_of(e, a.hidden); }) {
+    finish_expert<kept>(a, e, images.scaled_of(e, a.hidden), square, scratch);
+  } else {
+    finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
+  }
 }
 
 /// One block for each expert.
