@@ -55,15 +55,14 @@ __global__ void __launch_bounds__(generic_threads)
     load_floats(of_expert(a.by_column[k]) + column, across[k]);
     multiply(across[k], power_of_two(exponents[k] - exponent));
   }
-  const float* const y = of_expert(a.by_row[0]);
-  const float* const w = of_expert(a.by_row[1]);
+  const float* const down[2] = {of_expert(a.by_row[0]), of_expert(a.by_row[1])};
   const int groups = generic_threads / a.row_threads;
   const int first = static_cast<int>(blockIdx.x) / tiles * outer_rows;
   for (int r = first + thread / a.row_threads; r < min(first + outer_rows, a.rows); r += groups) {
     float x[width];
 #pragma unroll
     for (int i = 0; i < width; ++i) {
-      x[i] = dead ? 0.0F : scale_by(fmaf(y[r], across[0][i], w[r] * across[1][i]), exponent);
+      x[i] = dead ? 0.0F : scale_by(fmaf(down[0][r], across[0][i], down[1][r] * across[1][i]), exponent);
     }
     G* const to = base + r * a.stride + column;
     write_gradient<G, width, add>(to, aligned, a.columns - column, to, x);

@@ -94,9 +94,8 @@ struct row_demand {
   row_plan p;
   p.rows = rows;
   p.group_threads = ((in_row + vectors - 1) / vectors + warp_threads - 1) / warp_threads * warp_threads;
-  if ((vectors - 1) * p.group_threads >
-      in_row) {  // more than the last of a thread's would lie beyond the row
-    return {};
+  if ((vectors - 1) * p.group_threads > in_row) {
+    return {};  // more than the last of a thread's vectors would lie beyond the row
   }
   p.pitch = in_row * width;
   p.ring.stage_bytes = p.rows * p.pitch * (demand.element_bytes + demand.extra_bytes);
