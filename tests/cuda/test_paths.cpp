@@ -7,10 +7,10 @@ using namespace plan_test;
 
 namespace {
 
-[[nodiscard]] expert_strides rows_of(const expert_shape& s) {
+[[nodiscard]] expert_strides gate_rows_of(const expert_shape& s) {
   return {2 * s.ffn_dim * s.hidden_dim, s.hidden_dim, 1};
 }
-[[nodiscard]] expert_strides columns_of(const expert_shape& s) {
+[[nodiscard]] expert_strides gate_columns_of(const expert_shape& s) {
   return {2 * s.ffn_dim * s.hidden_dim, 1, 2 * s.ffn_dim};
 }
 
@@ -23,7 +23,7 @@ template <class Path>
 
 [[nodiscard]] laws check_forward(const cuda::context& ctx, const expert_shape& s, int element_bytes) {
   laws l;
-  for (const expert_strides& strides : {rows_of(s), columns_of(s)}) {
+  for (const expert_strides& strides : {gate_rows_of(s), gate_columns_of(s)}) {
     const forward_path p(ctx, s, strides, element_bytes, 1, nullptr);
     l.hold(ways(p) == 1, "one way");
     l.hold(p.rows.vectors == 0 || strides.hidden == 1, "rows that are contiguous");
@@ -38,7 +38,7 @@ template <class T, class G>
 [[nodiscard]] laws check_backward(const cuda::context& ctx, const expert_shape& s) {
   laws l;
   for (const vjp_mode mode : {vjp_mode::factored, vjp_mode::write, vjp_mode::accumulate}) {
-    for (const expert_strides& strides : {rows_of(s), columns_of(s)}) {
+    for (const expert_strides& strides : {gate_rows_of(s), gate_columns_of(s)}) {
       const backward_path<T, G> p(ctx, s, strides, strides.hidden, mode, nullptr);
       l.hold(ways(p) == 1, "one way");
       l.hold(p.rows.vectors == 0 || strides.hidden == 1, "rows that are contiguous");
@@ -69,11 +69,11 @@ TEST_CASE("weights with a contiguous axis do not go the generic way, forward or 
 TEST_CASE("f64, and weights without a contiguous axis, go the generic way") {
   const cuda::context h100 = device(132, 90, 227);
   const expert_shape s{8, 64, 256};
-  CHECK(ways(forward_path(h100, s, rows_of(s), 8, 1, nullptr)) == 0);
+  CHECK(ways(forward_path(h100, s, gate_rows_of(s), 8, 1, nullptr)) == 0);
   CHECK(ways(forward_path(h100, s, {32768, 512, 2}, 2, 1, nullptr)) == 0);
-  CHECK(ways(backward_path<double, double>(h100, s, rows_of(s), 1, vjp_mode::write, nullptr)) == 0);
+  CHECK(ways(backward_path<double, double>(h100, s, gate_rows_of(s), 1, vjp_mode::write, nullptr)) == 0);
   CHECK(ways(backward_path<bf16, bf16>(h100, s, {32768, 512, 2}, 1, vjp_mode::write, nullptr)) == 0);
   // What becomes of the products does not matter to how they are taken.
-  CHECK(ways(backward_path<bf16, double>(h100, s, rows_of(s), 1, vjp_mode::write, nullptr)) == 1);
-  CHECK(ways(backward_path<bf16, bf16>(h100, s, rows_of(s), 2, vjp_mode::write, nullptr)) == 1);
+  CHECK(ways(backward_path<bf16, double>(h100, s, gate_rows_of(s), 1, vjp_mode::write, nullptr)) == 1);
+  CHECK(ways(backward_path<bf16, bf16>(h100, s, gate_rows_of(s), 2, vjp_mode::write, nullptr)) == 1);
 }
