@@ -341,7 +341,8 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_order<bf16, bf16>(ctx, {2, 40, 2048}, layout::nfd, g);
     check_order<bf16, float>(ctx, {100, 24, 512}, layout::nfd, g);  // blocks with rows of several experts
     check_order<float, float>(ctx, {3, 30, 1000}, layout::nfd, g);
-    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::ndf, g);  // the generic path
+    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::ndf, g);               // two reads
+    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::nd2f_interleaved, g);  // the generic path
   }
   sweep<bf16, float, bf16>(ctx, g, effort);
   sweep<bf16, bf16, float>(ctx, g, effort);
@@ -350,11 +351,14 @@ void check_backward(const cuda::context& ctx, int effort) {
   sweep<double, double, double>(ctx, g, effort / 2);
   const std::vector<index_t> seams =
       effort < 4 ? std::vector<index_t>{256, 2056}
-                 : std::vector<index_t>{1, 8, 256, 2048, 2056, 4096, 7168, 8192, 8200};
+                 : std::vector<index_t>{1, 8, 256, 2048, 2056, 4096, 5120, 7168, 8192, 8200, 16392, 32768};
   for (const index_t d : seams) {
     check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 72, d}}, layout::nfd, g);
     check_gradient<bf16, float, float>(ctx, {.shape = {3, 33, d}}, layout::n2fd_interleaved, g);
     check_gradient<float, float, float>(ctx, {.shape = {2, 41, d}}, layout::nfd, g);
+    check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 72, d}, .order = layout::ndf}, layout::ndf, g);
+    check_gradient<float, float, float>(ctx, {.shape = {2, 41, d}, .order = layout::padded_df}, layout::ndf,
+                                        g);
   }
   if (effort >= 4) {  // segments of several experts in a block: the least of stages that a ring can have
     check_gradient<bf16, float, bf16>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);

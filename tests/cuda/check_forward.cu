@@ -126,6 +126,41 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   }
 }
 
+/// Rows of f64, and weights of f64, times powers of two whose squares no double holds: the same bits but for
+/// these powers.
+template <class T>
+void check_range(const cuda::context& ctx, layout order, double scale, double row_scale) {
+  const expert_shape shape{3, 37, 130};
+  const auto [n, f, d] = shape;
+  generator same(41), seed(41);
+  const problem<T, double> plain({.shape = shape, .order = order}, same);
+  const problem<T, double> scaled({.shape = shape, .order = order, .scale = scale, .row_scale = row_scale},
+                                  seed);
+  const auto step = [&, n = n, d = d](const problem<T, double>& p, const told_on_device& by) {
+    const device_array<double> out(static_cast<std::size_t>(n * d));
+    const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
+    const device_array<unsigned char> scratch(bytes);
+    cuda::router_rows(ctx, p.view(), p.rows(), row_major<device_space>(out.data(), n, d), by.told(),
+                      by.saved(), {scratch.data(), bytes}, {.radius = 2.0});
+    sync();
+    return out.host();
+  };
+  const told_on_device a(n, d), b(n, d);
+  check(step(plain, a) == step(scaled, b), scaled.name + ": rows of another scale");
+  check(a.statuses.host() == b.statuses.host(), scaled.name + ": statuses");
+  const auto times = [&](const auto& x, const auto& y, double factor, const char* what) {
+    const auto one = x.host(), other = y.host();
+    for (std::size_t e = 0; e < one.size(); ++e) {
+      check(one[e] > 0 && one[e] * factor == other[e], scaled.name + ": " + what);
+    }
+  };
+  times(a.rayleigh, b.rayleigh, scale * scale, "rayleigh");
+  times(a.residual, b.residual, scale * scale, "residual");
+  times(a.cosine, b.cosine, 1.0, "cosine");
+  times(a.row_norm, b.row_norm, row_scale, "row norm");
+  times(a.image_norm, b.image_norm, row_scale * scale * scale, "image norm");
+}
+
 template <class T>
 void check_several_steps(const cuda::context& ctx, generator& g) {
   const expert_shape shape{uniform(g, 1, 5), uniform(g, 1, 60), uniform(g, 1, 300)};
@@ -303,12 +338,14 @@ void check_forward(const cuda::context& ctx, int effort) {
     check_step<bf16, bf16, float>(ctx, {.shape = {8, 130, 520}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {2, 130, 2048}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {192, 20, 2048}, .order = layout::ndf}, g);  // 3 a cluster
+    check_step<bf16, float, float>(ctx, {.shape = {2, 36, 16400}}, g);                        // two reads
+    check_step<float, float, float>(ctx, {.shape = {2, 36, 4100}, .order = layout::ndf, .offset = 1}, g);
     std::printf("forward: %d checks so far, %d failures\n", checks, failures);
     return;
   }
   // Sizes at the seams of the launch shapes, and the largest.
   for (const index_t d :
-       {1, 2, 7, 8, 255, 256, 2048, 2056, 4096, 4104, 7168, 8192, 8200, 16384, 16392, 32768}) {
+       {1, 2, 7, 8, 255, 256, 2048, 2056, 4096, 4104, 7168, 8192, 8200, 12288, 16384, 16392, 32768}) {
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<bf16, float, float>(ctx, {.shape = {2, 72, d}, .order = l}, g);
       check_step<float, float, float>(ctx, {.shape = {3, 33, d}, .order = l}, g);
@@ -347,10 +384,44 @@ void check_forward(const cuda::context& ctx, int effort) {
       check_step<float, f16, float>(ctx, {.shape = shape, .order = l, .offset = 1, .specials = true}, g);
     }
   }
+  for (const layout l : {layout::nfd, layout::ndf, layout::both_strided}) {
+    for (const double row_scale : {0x1p-900, 0x1p-540, 0x1p540, 0x1p900}) {
+      check_range<bf16>(ctx, l, 1.0, row_scale);
+      check_range<float>(ctx, l, 0x1p20, row_scale);
+      check_range<double>(ctx, l, 1.0, row_scale);
+    }
+    for (const double scale : {0x1p-440, 0x1p-300, 0x1p300, 0x1p440}) {
+      check_range<double>(ctx, l, scale, 1.0);
+      check_range<double>(ctx, l, scale, 1 / scale);
+    }
+  }
+  {
+    const device_array<double> from(std::vector<double>{1.0, -0x1p-30, 0.1, 1e300, 3.0, -1e-300});
+    const device_array<float> to(6);
+    cuda::narrow_rows(ctx, row_major<device_space>(static_cast<const double*>(from.data()), 2, 3),
+                      row_major<device_space>(to.data(), 2, 3));
+    sync();
+    check(to.intact() && to.host() == std::vector<float>{1.0F, -0x1p-30F, 0.1F, HUGE_VALF, 3.0F, -0.0F},
+          "rows narrowed to f32");
+  }
   for (const double scale : {1e-40, 1e-38, 1e-30, 1e30, 1e38}) {  // denormals, and the ends of the range
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<float, float, float>(ctx, {.shape = {3, 40, 512}, .order = l, .scale = scale * 0.1}, g);
       check_step<float, float, float>(ctx, {.shape = {3, 40, 512}, .order = l, .row_scale = scale * 0.1}, g);
+    }
+  }
+  // Two reads: what cannot be loaded 16 bytes at a time, and sums that leave the range of f32.
+  for (const layout l : {layout::nfd, layout::ndf, layout::padded_fd, layout::padded_df, layout::fd_pointers,
+                         layout::df_pointers}) {
+    for (const int offset : {0, 3}) {
+      const expert_shape shape{2, 45, l == layout::ndf ? 32765 : 16401};
+      check_step<bf16, float, float>(ctx, {.shape = shape, .order = l, .offset = offset, .specials = true},
+                                     g);
+      check_step<f16, f16, float>(ctx, {.shape = {2, 77, 16392}, .order = l, .offset = offset}, g);
+    }
+    for (const double scale : {1e-40, 1e-30, 1e-18, 1e18, 1e30, 1e37}) {
+      check_step<float, float, float>(ctx, {.shape = {2, 40, 16388}, .order = l, .scale = scale}, g);
+      check_step<bf16, float, float>(ctx, {.shape = {2, 40, 16388}, .order = l, .row_scale = scale}, g);
     }
   }
   check_step<bf16, float, float>(ctx, {.shape = {1, 100000, 64}, .order = layout::nfd}, g);

@@ -33,10 +33,16 @@ int main(int argc, char** argv) {
     check_gating(ctx, effort);
     if (ctx.capability >= 90) {
       std::printf("the same along the path of sm_80\n");
-      ctx.capability = 80;
-      check_edges(ctx, effort);
-      check_forward(ctx, effort);
-      check_backward(ctx, effort);
+      cuda::context old = ctx;
+      old.capability = 80;
+      check_edges(old, effort);
+      check_forward(old, effort);
+      check_backward(old, effort);
+    }
+    for (const forced_device& d : forced_devices(ctx)) {
+      std::printf("as on %s\n", d.like);
+      check_forward(d.ctx, effort);
+      check_backward(d.ctx, effort);
     }
   } catch (const std::exception& e) {
     std::printf("FAILED: %s\n", e.what());

@@ -97,6 +97,25 @@ class laws {
   const char* broken_ = nullptr;
 };
 
+/// All numbers of many plans in one (FNV-1a): whether they are those that they were.
+class digest {
+ public:
+  template <class... Numbers>
+  void add(Numbers... numbers) {
+    (take(static_cast<std::uint64_t>(static_cast<std::int64_t>(numbers))), ...);
+  }
+  void add_partition(const partition& p) { add(p.experts, p.tiles_per_expert, p.blocks, p.whole, p.team); }
+  [[nodiscard]] std::uint64_t value() const { return value_; }
+
+ private:
+  void take(std::uint64_t number) {
+    for (int byte = 0; byte < 8; ++byte) {
+      value_ = (value_ ^ (number >> (8 * byte) & 0xffU)) * 1099511628211U;
+    }
+  }
+  std::uint64_t value_ = 14695981039346656037U;
+};
+
 [[nodiscard]] inline bool is_power_of_two(int x) { return x > 0 && (x & (x - 1)) == 0; }
 
 /// As much as any plan wants, of which no byte is touched.

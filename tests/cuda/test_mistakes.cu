@@ -355,6 +355,19 @@ TEST_CASE("images that are retracted: extents beyond what the kernels count") {
   CHECK(retracted(0, 8) == "returned");
 }
 
+TEST_CASE("rows that are narrowed: shapes and overlap") {
+  const auto narrowed = [](index_t rows, index_t cols, const matrix<float>& to) {
+    return outcome(
+        [&] { cuda::narrow_rows(made(), matrix<const double>(buffer<double>(1), rows, cols, 8, 1), to); });
+  };
+  CHECK(narrowed(2, 8, array<float>(2, 2, 8)) == "cuda");
+  CHECK(narrowed(0, 8, array<float>(2, 0, 8)) == "returned");
+  refused(narrowed(2, 7, array<float>(2, 2, 8)), "narrow_rows", "rows [2, 7] into [2, 8]");
+  refused(narrowed(3, 8, array<float>(2, 2, 8)), "narrow_rows", "rows [3, 8] into [2, 8]");
+  refused(narrowed(2, 8, matrix<float>(buffer<float>(1) + 31, 2, 8, 8, 1)), "narrow_rows", "overlap");
+  refused(narrowed(two_to_30, 8, array<float>(2, 2, 8)), "narrow_rows", "may be up to 2^30 - 1");
+}
+
 TEST_CASE("radii by the number of experts") {
   step s;
   s.options.radius = router_radius::scale_free(4, 1);
@@ -377,12 +390,13 @@ TEST_CASE("workspaces: a byte short, not there, not aligned") {
             core::concatenate("a workspace of ", needed - 1, " bytes where ", needed, " are needed").c_str());
   }
   const std::size_t needed = cuda::images_of_rows_workspace(s.ctx, s.experts);
-  CHECK(needed == 2 * 4 * 8 + 2 * 8 * 8 + (256 - 64) + (256 - 128) + 256);  // y, u and the energies
+  // y, u, the energies, and the exponents of r, y and u.
+  CHECK(needed == 2 * 4 * 8 + 2 * 8 * 8 + (256 - 64) + (256 - 128) + 256 + 3 * 256);
   s.scratch.bytes = needed;
   CHECK(s.images_of_rows() == "cuda");
   s.scratch.bytes = needed - 1;
-  refused(s.images_of_rows(), "images_of_rows", "bytes where 768 are needed");
-  refused_by_steps([](step& t) { t.scratch = {}; }, "a workspace of 0 bytes where 768 are needed");
+  refused(s.images_of_rows(), "images_of_rows", "bytes where 1536 are needed");
+  refused_by_steps([](step& t) { t.scratch = {}; }, "a workspace of 0 bytes where 1536 are needed");
   refused_by_steps([](step& t) { t.scratch.data = nullptr; }, "null workspace");
   refused_by_steps([](step& t) { t.scratch.data = buffer<char>(3) + 128; },
                    "the workspace is not aligned to 256");

@@ -7,6 +7,7 @@
 #include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/launch.cuh>
+#include <mpi_router/cuda/detail/generic/vector_launch.cuh>
 #include <mpi_router/cuda/detail/panels/launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/forward_path.hpp>
@@ -34,19 +35,25 @@ struct forward_plan : forward_path {
     }
     const batch<const T> weights(experts);
     if constexpr (has_vectors<T>) {
-      if (rows.vectors > 0) {
+      const bool in_floats = !args.rows.is_double();
+      if (in_floats && rows.vectors > 0) {
         const bool fused = fuse && rows.cluster > 0;
         row_step<T>(ctx, rows, weights, experts.shape(), sums, fused, at_rest, args);
         return fused ? void() : use(slot_images{sums, rows.part});
       }
-      if (panels.lanes > 0) {
+      if (in_floats && panels.lanes > 0) {
         const bool fused = fuse && panels.members > 0;
         panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, at_rest, args);
         return fused ? void() : use(slot_images{sums, panels.part});
       }
+      if (in_floats && in_vectors) {
+        step_of_products(vector_products<T>{ctx, weights, experts.shape(), scaled}, args.rows, y, u,
+                         energies);
+        return use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
+      }
     }
-    generic_step<T>(ctx, weights, experts.shape(), args.rows, y, u, energies);
-    use(matrix_images{any_matrix(u, experts.hidden_dim()), energies});
+    generic_step(plain_products<T>{ctx, weights, experts.shape()}, args.rows, y, u, energies, exponents);
+    use(scaled_images{u, energies, exponents});
   }
 };
 
@@ -108,7 +115,7 @@ MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
-/// Bytes of workspace that router_rows, and images_of_rows with one step, need.
+/// Bytes of workspace that router_rows, and images_of_rows with one step, need, of routers of any type.
 template <class T>
 [[nodiscard]] std::size_t router_rows_workspace(const context& ctx,
                                                 const expert_batch_view<T, device_space>& experts,
@@ -124,12 +131,14 @@ template <class T>
 /// result; of any storage types. rows may be the router itself (the stateful form); else nothing overlaps.
 /// `told` and `saved`: what the caller wants to know besides; saved is of the last step.
 ///
-/// Reads the weights once a step where one axis of theirs has stride 1, twice on the generic path: f64, other
-/// strides, more than 16384 columns (with stride 1 along F more than 32768, on sm_80 and sm_87 8192, and any
-/// number on sm_86, sm_89 and sm_120, for want of shared memory). Stream-ordered, no synchronisation, no
-/// allocation, may be captured in a graph. Bitwise the same from run to run on one kind of device. Sums in
-/// f32 with a scale of their own, for weights of any magnitude; f64 on the generic path. ‖r‖² and ‖rM‖² are
-/// f64: rows of f64 outside about 1e±150 count as zero or not finite, unlike on the host.
+/// Reads the weights once a step where one axis of theirs has stride 1 and a block, or a cluster, holds what
+/// belongs to D: with stride 1 along D up to 16384 columns (f32 on sm_86, sm_89 and sm_120: 12128), along F
+/// up to 32768 (sm_120: 16384; sm_80 and sm_87: 8192; sm_86 and sm_89: 2048); beyond that twice, likewise in
+/// f32. Twice and in f64 on the generic path: weights or router of f64 (narrow_rows makes floats of the
+/// latter), and other strides. Sums in f32 have a scale of their own, and so do those of rows and images of
+/// f64: for weights and rows of any magnitude, but for denormal f64. By-products out of the range of f64 are
+/// infinite or 0. Stream-ordered, no synchronisation, no allocation, may be captured in a graph. Bitwise the
+/// same from run to run on one kind of device.
 ///
 /// Throws usage_error for shapes, workspace, or another current device than the context's, cuda_error if a
 /// launch fails. A row without a step becomes what `options.degenerate` says; its by-products are zero. With
@@ -228,6 +237,31 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
                  detail::finish_args{detail::any_matrix(router), detail::any_matrix(rows), radius,
                                      static_cast<int>(images.cols()), options.degenerate, nullptr, nullptr,
                                      told, saved});
+}
+
+/// to = from [N, D] in the type of `to`: of any storage types, rounded to nearest, infinite where it is out
+/// of range. Rows of f64, with which a call goes the generic way, in f32, with which it reads the weights
+/// once. No workspace; O(N·D).
+template <class U, class V>
+void narrow_rows(const context& ctx, const matrix_view<U, device_space>& from,
+                 const matrix_view<V, device_space>& to) {
+  static_assert(!std::is_const_v<V>, "narrow_rows: the output is const");
+  constexpr const char* name = "cuda::narrow_rows";
+  detail::expect_context(name, ctx);
+  detail::expect(from.rows() <= detail::most_extent && from.cols() <= detail::most_extent &&
+                     to.rows() == from.rows() && to.cols() == from.cols(),
+                 name, ": rows [", from.rows(), ", ", from.cols(), "] into [", to.rows(), ", ", to.cols(),
+                 "], where N and D may be up to 2^30 - 1");
+  detail::expect(!core::overlap(from, to), name, ": the rows and the output overlap");
+  if (from.rows() > 0) {
+    detail::collect(ctx, from.rows(),
+                    detail::collect_args<detail::matrix_images>{{detail::any_matrix(from)},
+                                                                detail::any_matrix(to),
+                                                                nullptr,
+                                                                nullptr,
+                                                                {},
+                                                                static_cast<int>(from.cols())});
+  }
 }
 
 MPIROUTER_CUDA_END

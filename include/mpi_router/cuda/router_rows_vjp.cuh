@@ -6,6 +6,7 @@
 #include <mpi_router/cuda/context.cuh>
 #include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
+#include <mpi_router/cuda/detail/generic/vector_vjp_launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
@@ -22,8 +23,7 @@ template <class T, class G, vjp_mode mode>
 struct backward_plan : backward_path<T, G> {
   backward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts,
                 index_t gradient_hidden_stride, void* data)
-      : backward_path<T, G>(ctx, experts.shape(), experts.strides().hidden, gradient_hidden_stride, mode,
-                            data) {}
+      : backward_path<T, G>(ctx, experts.shape(), experts.strides(), gradient_hidden_stride, mode, data) {}
 };
 
 /// The shapes and the memory of a backward; what is written lies apart from all else.
@@ -89,7 +89,7 @@ inline void backward_of_nothing(const char* name, const context& ctx, const expe
   }
 }
 
-/// One read of the weights where the plan has one, else the generic path; then the sums of the parts.
+/// One read of the weights where the plan has one, else two, or the generic path; then the sums of the parts.
 template <vjp_mode mode, class T, class G>
 void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
                   const expert_batch_view<const T, device_space>& experts, const any_matrix& router,
@@ -105,11 +105,19 @@ void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
                   dual.passes_on() ? dual.grad_rows : any_matrix(), static_cast<int>(experts.hidden_dim())});
     }
   };
+  [[maybe_unused]] const bool in_floats = !router.is_double() && !dual.grad_rows.is_double();
   if constexpr (has_vectors<T> && has_vectors<G>) {
-    if (plan.rows.vectors > 0) {
+    if (in_floats && plan.rows.vectors > 0) {
       row_vjp<T, G, mode>(ctx, plan.rows, weights, experts.shape(), router, dual, to_router, gradient,
                           factors, plan.sums);
       return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
+    }
+  }
+  if constexpr (has_vectors<T>) {
+    if (in_floats && plan.in_vectors) {
+      vjp_in_two_reads<T, G, mode>(ctx, weights, experts.shape(), router, dual, gradient, factors,
+                                   plan.generic, plan.scaled);
+      return use(matrix_images{any_matrix(plan.generic.u, experts.hidden_dim())});
     }
   }
   generic_vjp<T, G, mode>(ctx, weights, experts.shape(), router, dual, gradient, factors, plan.generic);
@@ -203,8 +211,10 @@ template <class T, class G>
 /// view: not wanted. grad_experts has the shape of experts, any layout (the gate half of a fused tensor) and
 /// storage type: f32 to accumulate over many micro-batches; values beyond its range become infinite. One read
 /// of the weights and one write, or read and write, of the gradient where both have stride 1 along D and D ≤
-/// 8192; else by the generic path (two reads, f64). Deterministic, stream-ordered, no allocation. Throws
-/// usage_error on shapes, overlap and another current device.
+/// 8192 (to accumulate in f32 on sm_86, sm_89 and sm_120 somewhat less: 6064 where the weights are f32); two
+/// reads, and the same of the gradient, where one axis of the weights has stride 1; else, and where router or
+/// grad_rows are f64, by the generic path (two reads, f64). Deterministic, stream-ordered, no allocation.
+/// Throws usage_error on shapes, overlap and another current device.
 template <class T, class G, class R, class U, class V>
 void router_rows_vjp(const context& ctx, const expert_batch_view<T, device_space>& experts,
                      const matrix_view<R, device_space>& router, const saved_step& saved,

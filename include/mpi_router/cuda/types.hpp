@@ -55,7 +55,7 @@ struct context {
   /// without it, the others with it. In a graph it must hold at every replay. Since such a call lets the
   /// kernel after it start before it has waited, a kernel launched with programmatic serialisation after it
   /// must wait (griddepcontrol.wait) for what came before, too. No effect on other calls, on steps after the
-  /// first, where out is rows, on f64, and where no axis of the weights has stride 1.
+  /// first, where out is rows, and where the weights are read twice (router_rows says where).
   bool inputs_at_rest = false;
   /// That was current when the context was made. A call where another is current throws usage_error.
   int device = 0;

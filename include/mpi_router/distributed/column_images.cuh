@@ -170,7 +170,7 @@ void project_columns(const char* name, const context& ctx,
   for (int k = 0; k < count; ++k) {
     results[k] = to + k * size;
   }
-  generic_project<count, T>(ctx, batch<const T>(here), here.shape(), rows, results);
+  plain_products<T>{ctx, batch<const T>(here), here.shape()}.project(rows, results);
 }
 
 /// The pieces u = yA.
@@ -179,7 +179,7 @@ void lift_columns(const context& ctx, const expert_batch_view<const T, device_sp
                   double* to) {
   if (here.num_experts() == 0 || here.hidden_dim() == 0) return;  // no piece
   if (here.ffn_dim() == 0) return set_zero("lift", ctx, to, here.num_experts() * here.hidden_dim());
-  generic_lift<T>(ctx, batch<const T>(here), here.shape(), y, to);
+  plain_products<T>{ctx, batch<const T>(here), here.shape()}.lift(y, to);
 }
 
 /// Columns of a [N, D] matrix.

@@ -53,7 +53,7 @@ template <class T, class G>
                                          gradient_mode mode) {
   const auto [n, f, d] = like.shape();
   const vjp_mode as = mode == gradient_mode::accumulate ? vjp_mode::accumulate : vjp_mode::write;
-  return backward_path<std::remove_const_t<T>, G>(ctx, {count, f, d}, like.strides().hidden,
+  return backward_path<std::remove_const_t<T>, G>(ctx, {count, f, d}, like.strides(),
                                                   gradient.strides().hidden, as, nullptr)
       .bytes;
 }

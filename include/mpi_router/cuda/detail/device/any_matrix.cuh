@@ -34,6 +34,8 @@ struct any_matrix {
     static_assert(is_stored_here<std::remove_const_t<T>>, "cuda: f64, f32, bf16 or f16");
   }
 
+  /// Whether its numbers are beyond the kernels that read the weights in vectors, whose rows are floats.
+  [[nodiscard]] bool is_double() const { return format == storage_format::f64; }
   [[nodiscard]] any_matrix from_row(long long first) const {
     any_matrix m = *this;
     m.data =
@@ -51,19 +53,17 @@ struct any_matrix {
     }
     __builtin_unreachable();
   }
-  /// An element in two halves, so that other work can start while the load is under way: its bits (none of
-  /// f64, which is loaded in the second half), and what they mean.
+  // What follows, up to load_four, is for no matrix that is_double.
+
+  /// An element in two halves, so that other work can start while the load is under way: its bits, and what
+  /// they mean.
   [[nodiscard]] __device__ __forceinline__ unsigned load_bits(int row, int col) const {
     const long long at = row * row_stride + col * col_stride;
-    return format == storage_format::f32 ? static_cast<const unsigned*>(data)[at]
-           : format == storage_format::f64
-               ? 0U
+    return format == storage_format::f32
+               ? static_cast<const unsigned*>(data)[at]
                : static_cast<const unsigned short*>(data)[at];  // the two of 16 bits
   }
-  [[nodiscard]] __device__ __forceinline__ double from_bits(unsigned bits, int row, int col) const {
-    if (format == storage_format::f64) {
-      return load(row, col);
-    }
+  [[nodiscard]] __device__ __forceinline__ float from_bits(unsigned bits) const {
     return format == storage_format::f32 ? __uint_as_float(bits)
            : format == storage_format::bf16
                ? __uint_as_float(bits << 16)
@@ -72,13 +72,13 @@ struct any_matrix {
   }
   /// Elements of a row, four at a time, in two halves again: the bits of n fours, one after another in pieces
   /// of `width` columns that begin at `first` and lie `step` apart, and the numbers that they are; zero
-  /// beyond `cols`. Those of f64 have no bits: load_four_rarely.
+  /// beyond `cols`.
   template <int n, int width>
   __device__ __forceinline__ void load_fours_bits(int row, int cols, int first, int step,
                                                   unsigned (&bits)[n][4]) const {
     const int limit = fours_at_once(row, cols);
     const auto column = [&](int i) { return first + 4 * i / width * step + 4 * i % width; };
-    if (limit < cols && column(n - 1) >= limit && format != storage_format::f64) [[unlikely]] {
+    if (limit < cols && column(n - 1) >= limit) [[unlikely]] {
       unsigned gathered[n][4];
       gather_fours_bits<n, width>(row, cols, first, step, gathered);
 #pragma unroll
@@ -112,7 +112,7 @@ struct any_matrix {
       }
     } else if (format == storage_format::bf16) {
       halves(bf16{});
-    } else {  // f16, for no others are let in; the bits of f64 are zeros
+    } else {  // f16, for no others are let in
       halves(f16{});
     }
   }

@@ -147,6 +147,11 @@ __device__ __forceinline__ float scale_by(float x, int e) {
   return x * power_of_two(e / 2) * power_of_two(e - e / 2);
 }
 
+/// Likewise; a factor alone may leave the range where the result does not.
+__device__ __forceinline__ double scale_by(double x, int e) {
+  return x * wide_power_of_two(e / 2) * wide_power_of_two(e - e / 2);
+}
+
 __device__ __forceinline__ bool aligned_to_16(const void* p, long long stride_bytes, long long extent_bytes) {
   return ((reinterpret_cast<unsigned long long>(p) | static_cast<unsigned long long>(stride_bytes) |
            static_cast<unsigned long long>(extent_bytes)) &

@@ -94,6 +94,22 @@ class own_columns {
   double z_[kept > 0 ? kept : 1][4];
 };
 
+/// Whether powers of two were taken out of an image, and of its row.
+template <class Image>
+constexpr bool is_scaled = requires(const Image& image) { image.ratio; };
+
+/// Elements of a router row in the units of its image.
+template <class Image>
+__device__ __forceinline__ void in_units_of([[maybe_unused]] const Image& image,
+                                            [[maybe_unused]] double (&r)[4]) {
+  if constexpr (is_scaled<Image>) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      r[i] = scale_by(r[i], -image.row);
+    }
+  }
+}
+
 /// What a step is, given ‖r‖² and ‖rM‖².
 [[nodiscard]] __device__ __forceinline__ status state_of_step(double row_square, double image_square) {
   return !isfinite(row_square)     ? status::non_finite
@@ -116,7 +132,7 @@ struct finished_step {
 /// saved direction. Returns this thread's part of ‖rM − ρ r‖².
 template <int kept, class Image>
 [[nodiscard]] __device__ __forceinline__ double write_row(const finish_args& a, int e,
-                                                          const finished_step& step,
+                                                          const finished_step& step, const Image& source,
                                                           own_columns<kept, Image>& image) {
   const bool ok = step.state == status::ok;
   const bool keeps = a.degenerate == degenerate_row::keep;
@@ -128,6 +144,9 @@ template <int kept, class Image>
     double r[4] = {};
     if (wants_row) {
       a.rows.load_four(e, column, a.hidden, r);
+      if (ok) {
+        in_units_of(source, r);
+      }
     }
     double out[4];
 #pragma unroll
@@ -190,7 +209,16 @@ __device__ __forceinline__ void tell(const finish_args& a, int e, const finished
                        : lane == 1 ? image.energy()
                        : lane == 5 ? fmin(root, 1.0)
                                    : root;
-  numbers[e] = state == status::ok ? value : 0.0;
+  const double in_units = state == status::ok ? value : 0.0;
+  if constexpr (is_scaled<Image>) {
+    const int norm = image.row + (lane == 3 ? 0 : image.ratio);
+    numbers[e] = scale_by(in_units, lane == 5                ? 0
+                                    : lane == 0 || lane == 2 ? image.ratio
+                                    : lane == 1              ? image.ratio + 2 * image.row
+                                                             : norm);
+  } else {
+    numbers[e] = in_units;
+  }
 }
 
 /// Normalises the image of expert e, and tells of it. `row_square` is this thread's part of ‖r‖². `kept`: see
@@ -206,7 +234,7 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
   const bool wants_rayleigh = wants_residual || a.told.rayleigh != nullptr;
   finished_step step{state_of_step(norms[0], norms[1]), norms[0], norms[1],
                      wants_rayleigh ? image.energy() / norms[0] : 0.0};
-  double residual[1] = {write_row(a, e, step, columns)};
+  double residual[1] = {write_row(a, e, step, image, columns)};
   if (wants_residual) {
     sum_over_block(residual, scratch.residual, threads);
   }

@@ -9,6 +9,7 @@
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
+#include <mpi_router/cuda/detail/plan/two_reads.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -49,6 +50,62 @@ struct matrix_images {
   }
 };
 
+/// Images in f64, [N, D], of which powers of two were taken out.
+struct scaled_images {
+  const double* images;
+  const double* energies;
+  step_exponents exponents;
+
+  /// As finish_expert takes it: image, row and energy in the units in which none of their squares leaves the
+  /// range, and the exponents of what is told.
+  struct scaled_row {
+    const double* image;
+    double sum;
+    int row;
+    int ratio;  // of the Rayleigh quotient
+    int hidden;
+    [[nodiscard]] __device__ __forceinline__ double energy() const { return sum; }
+    __device__ __forceinline__ void load(int column, double (&out)[4]) const {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        out[i] = column + i < hidden ? image[column + i] : 0.0;
+      }
+    }
+  };
+  /// As it is.
+  struct true_row {
+    scaled_row scaled;
+    int exponent;
+    int energy_exponent;
+    [[nodiscard]] __device__ __forceinline__ double energy() const {
+      return scale_by(scaled.sum, energy_exponent);
+    }
+    __device__ __forceinline__ void load(int column, double (&out)[4]) const {
+      scaled.load(column, out);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        out[i] = scale_by(out[i], exponent);
+      }
+    }
+  };
+  [[nodiscard]] __device__ __forceinline__ true_row of(int expert, int hidden) const {
+    const int row = exponents.row[expert];
+    const int projection = exponents.projection[expert];
+    return {row_of(expert, hidden, energies[expert]), row + projection + exponents.image[expert],
+            2 * (row + projection)};
+  }
+  [[nodiscard]] __device__ __forceinline__ scaled_row scaled_of(int expert, int hidden) const {
+    const int apart = exponents.projection[expert] - exponents.image[expert];
+    return row_of(expert, hidden, scale_by(energies[expert], apart));
+  }
+
+ private:
+  [[nodiscard]] __device__ __forceinline__ scaled_row row_of(int expert, int hidden, double energy) const {
+    return {images + static_cast<long long>(expert) * hidden, energy, exponents.row[expert],
+            exponents.projection[expert] + exponents.image[expert], hidden};
+  }
+};
+
 /// Finishes expert e, with all threads of the block.
 template <int kept, class Images>
 __device__ __forceinline__ void finish_by_block(const Images& images, const finish_args& a, int e,
@@ -58,12 +115,19 @@ __device__ __forceinline__ void finish_by_block(const Images& images, const fini
   for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += threads * 4) {
     double r[4];
     a.rows.load_four(e, column, a.hidden, r);
+    if constexpr (requires { images.scaled_of(e, a.hidden); }) {
+      in_units_of(images.scaled_of(e, a.hidden), r);
+    }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       square = fma(r[i], r[i], square);
     }
   }
-  finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
+  if constexpr (requires { images.scaled_of(e, a.hidden); }) {
+    finish_expert<kept>(a, e, images.scaled_of(e, a.hidden), square, scratch);
+  } else {
+    finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
+  }
 }
 
 /// One block for each expert.

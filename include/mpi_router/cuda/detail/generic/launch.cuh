@@ -4,6 +4,7 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/cuda/detail/generic/kernel.cuh>
+#include <mpi_router/cuda/detail/plan/two_reads.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -33,37 +34,59 @@ void contract(const context& ctx, index_t experts, const contract_args<T>& args)
   }
 }
 
-/// y_k = A r_k for `count` rows of each expert.
-template <int count, class T>
-void generic_project(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
-                     const any_matrix (&rows)[count], double* const (&y)[count]) {
-  contract_args<T> args{weights, weights.ffn, weights.hidden, static_cast<int>(shape.ffn_dim),
-                        static_cast<int>(shape.hidden_dim)};
-  for (int k = 0; k < count; ++k) {
-    args.vectors[k] = rows[k];
-    args.results[k] = y[k];
-  }
-  contract<T, count>(ctx, shape.num_experts, args);
-}
-/// u = y A.
+/// The products with all gate matrices, element by element in f64.
 template <class T>
-void generic_lift(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
-                  const double* y, double* u) {
-  contract_args<T> args{weights, weights.hidden, weights.ffn, static_cast<int>(shape.hidden_dim),
-                        static_cast<int>(shape.ffn_dim)};
-  args.vectors[0] = any_matrix(y, shape.ffn_dim);
-  args.results[0] = u;
-  contract<T, 1>(ctx, shape.num_experts, args);
-}
+struct plain_products {
+  const context& ctx;
+  batch<const T> weights;
+  expert_shape shape;
 
-/// u = (r Aᵀ) A by two passes; y [N, F], u [N, D] and the energies [N] in f64.
-template <class T>
-void generic_step(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
-                  const any_matrix& rows, double* y, double* u, double* energies) {
-  generic_project<1, T>(ctx, weights, shape, {rows}, {y});
+  /// y_k = A r_k for `count` rows of each expert; y_k [N, F].
+  template <int count>
+  void project(const any_matrix (&rows)[count], double* const (&y)[count]) const {
+    contract_args<T> args{weights, weights.ffn, weights.hidden, static_cast<int>(shape.ffn_dim),
+                          static_cast<int>(shape.hidden_dim)};
+    for (int k = 0; k < count; ++k) {
+      args.vectors[k] = rows[k];
+      args.results[k] = y[k];
+    }
+    contract<T, count>(ctx, shape.num_experts, args);
+  }
+  /// u = y A [N, D].
+  void lift(const double* y, double* u) const {
+    contract_args<T> args{weights, weights.hidden, weights.ffn, static_cast<int>(shape.hidden_dim),
+                          static_cast<int>(shape.ffn_dim)};
+    args.vectors[0] = any_matrix(y, shape.ffn_dim);
+    args.results[0] = u;
+    contract<T, 1>(ctx, shape.num_experts, args);
+  }
+};
+
+/// energies = ‖y‖² [N] of y [N, F].
+inline void square(const context& ctx, const expert_shape& shape, const double* y, double* energies) {
   launch("square_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads}, square_kernel<>,
          y, static_cast<int>(shape.ffn_dim), energies);
-  generic_lift(ctx, weights, shape, y, u);
+}
+
+/// to [N, extent] = from without its powers of two, which go to `exponents`.
+inline void normalise(const context& ctx, const expert_shape& shape, const any_matrix& from, index_t extent,
+                      double* to, int* exponents) {
+  launch("scale_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads},
+         scale_kernel<double>, from, to, static_cast<int>(extent), exponents, static_cast<int>(extent));
+}
+
+/// u = (r Aᵀ) A by two products, each a read of the weights; y [N, F], u [N, D] and the energies ‖y‖² [N] in
+/// f64, all without the powers of two that `exponents` have: no number leaves the range where A does not.
+template <class T>
+void generic_step(const plain_products<T>& of, const any_matrix& rows, double* y, double* u, double* energies,
+                  const step_exponents& exponents) {
+  const auto [n, f, d] = of.shape;
+  normalise(of.ctx, of.shape, rows, d, u, exponents.row);
+  of.template project<1>({any_matrix(u, d)}, {y});
+  normalise(of.ctx, of.shape, any_matrix(y, f), f, y, exponents.projection);
+  square(of.ctx, of.shape, y, energies);
+  of.lift(y, u);
+  normalise(of.ctx, of.shape, any_matrix(u, d), d, u, exponents.image);
 }
 
 MPIROUTER_CUDA_DETAIL_END

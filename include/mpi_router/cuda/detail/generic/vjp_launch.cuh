@@ -23,31 +23,51 @@ void narrow(const context& ctx, index_t experts, const double* from, float* to, 
   }
 }
 
+/// Ā = y z̄ᵀ + w rᵀ, or that added, element by element in f64.
+template <vjp_mode mode, class G>
+void write_outer(const context& ctx, const expert_shape& shape, const any_matrix& rows,
+                 const batch<G>& gradient, const generic_vjp_memory& memory, const status* statuses) {
+  const int ffn = static_cast<int>(shape.ffn_dim);
+  const int hidden = static_cast<int>(shape.hidden_dim);
+  const outer_args<G> args{gradient, rows, memory.y, memory.w, memory.dual, statuses, ffn, hidden, hidden};
+  launch("outer_kernel", ctx, shape_of_rows(shape.num_experts, ffn > hidden ? ffn : hidden), outer_kernel < G,
+         mode == vjp_mode::accumulate >, args);
+}
+
+/// Leaves y, w, z̄ and r̄ = w A in `memory`, and the factors if these are what is wanted of Ā. `image`: z in
+/// f64 but for a factor, if the saved direction is too short.
+template <class Products>
+void vjp_of_products(const Products& of, const any_matrix& rows, const dual_source& dual, const double* image,
+                     bool factored, const gradient_factors& factors, const generic_vjp_memory& memory) {
+  const int ffn = static_cast<int>(of.shape.ffn_dim);
+  const int hidden = static_cast<int>(of.shape.hidden_dim);
+  const index_t experts = of.shape.num_experts;
+  launch("dual_kernel", of.ctx, {static_cast<unsigned>(experts), generic_threads}, dual_kernel<>, dual, image,
+         hidden, memory.dual);
+  of.template project<2>({rows, any_matrix(memory.dual, hidden)}, {memory.y, memory.w});
+  of.lift(memory.w, memory.u);
+  if (factored) {
+    const status* const statuses = dual.saved.statuses;
+    narrow(of.ctx, experts, memory.y, factors.projection, statuses, ffn);
+    narrow(of.ctx, experts, memory.w, factors.dual_projection, statuses, ffn);
+    narrow(of.ctx, experts, memory.dual, factors.dual_row, statuses, hidden);
+  }
+}
+
 /// Leaves y, w, z̄ and u = w A in `memory`, and what `mode` says of Ā.
 template <class T, class G, vjp_mode mode>
 void generic_vjp(const context& ctx, const batch<const T>& weights, const expert_shape& shape,
                  const any_matrix& rows, const dual_source& dual, const batch<G>& gradient,
                  const gradient_factors& factors, const generic_vjp_memory& memory) {
-  const int ffn = static_cast<int>(shape.ffn_dim);
-  const int hidden = static_cast<int>(shape.hidden_dim);
-  const index_t experts = shape.num_experts;
+  const plain_products<T> products{ctx, weights, shape};
   const bool again = sizeof(T) == 8 && dual.of_all;  // an f32 direction is too short for f64 weights
   if (again) {
-    generic_step<T>(ctx, weights, shape, rows, memory.y, memory.u, memory.energy);
+    generic_step(products, rows, memory.y, memory.u, memory.energy, memory.exponents);
   }
-  launch("dual_kernel", ctx, {static_cast<unsigned>(experts), generic_threads}, dual_kernel<>, dual,
-         again ? memory.u : nullptr, hidden, memory.dual);
-  generic_project<2, T>(ctx, weights, shape, {rows, any_matrix(memory.dual, hidden)}, {memory.y, memory.w});
-  generic_lift(ctx, weights, shape, memory.w, memory.u);
-  const status* const statuses = dual.saved.statuses;
-  if constexpr (mode == vjp_mode::factored) {
-    narrow(ctx, experts, memory.y, factors.projection, statuses, ffn);
-    narrow(ctx, experts, memory.w, factors.dual_projection, statuses, ffn);
-    narrow(ctx, experts, memory.dual, factors.dual_row, statuses, hidden);
-  } else {
-    const outer_args<G> args{gradient, rows, memory.y, memory.w, memory.dual, statuses, ffn, hidden, hidden};
-    launch("outer_kernel", ctx, shape_of_rows(experts, ffn > hidden ? ffn : hidden), outer_kernel < G,
-           mode == vjp_mode::accumulate >, args);
+  vjp_of_products(products, rows, dual, again ? memory.u : nullptr, mode == vjp_mode::factored, factors,
+                  memory);
+  if constexpr (mode != vjp_mode::factored) {
+    write_outer<mode>(ctx, shape, rows, gradient, memory, dual.saved.statuses);
   }
 }
 

@@ -9,20 +9,19 @@
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// put(row, x) for the rows whose sums this thread ends with, the first of `u`; some lie beyond the block's.
-template <int width, int lanes, class Put>
+template <int passes, int width, int lanes, class Put>
 __device__ __forceinline__ void for_rows_of_image(const panel_place<width, lanes>& at,
-                                                  const float (&u)[panel_passes], const Put& put) {
-  constexpr int left = panel_passes / lanes;
+                                                  const float (&u)[passes], const Put& put) {
+  constexpr int left = passes / lanes;
 #pragma unroll
   for (int i = 0; i < left; ++i) {
     put(at.rank * at.block_rows + at.thread / lanes + (at.thread % lanes * left + i) * at.pass_rows, u[i]);
   }
 }
 
-template <int width, int lanes>
+template <int passes, int width, int lanes>
 __device__ __forceinline__ void leave_image(const panel_place<width, lanes>& at, const partial_sums& out,
-                                            int slot, const slot_header& header,
-                                            const float (&u)[panel_passes]) {
+                                            int slot, const slot_header& header, const float (&u)[passes]) {
   float* const image = out.rows + static_cast<long long>(slot) * out.pitch;
   for_rows_of_image(at, u, [&](int row, float x) {
     if (row < min((at.rank + 1) * at.block_rows, out.pitch)) {
@@ -34,11 +33,10 @@ __device__ __forceinline__ void leave_image(const panel_place<width, lanes>& at,
   }
 }
 
-template <int width, int lanes>
+template <int passes, int width, int lanes>
 __device__ __forceinline__ leader_inbox send_image(const panel_place<width, lanes>& at,
                                                    const panel_memory& memory, int team,
-                                                   const slot_header& header,
-                                                   const float (&u)[panel_passes]) {
+                                                   const slot_header& header, const float (&u)[passes]) {
   const int pitch = at.blocks * at.block_rows;
   const int member = at.member(team);
   const leader_inbox inbox{memory.image, memory.image + pitch, memory.leader, team, pitch, at.block_rows};

@@ -112,9 +112,10 @@ __device__ __forceinline__ void start(Sweep& sweep) {
 }
 
 /// A router row in the registers of a block, and what the sweep over the panels adds up.
+template <int passes>
 struct panel_sums {
-  float r[panel_passes];
-  float u[panel_passes];
+  float r[passes];
+  float u[passes];
   float energy = 0.0F;
   row_shift shift;
   sum_scale scale;
@@ -123,18 +124,18 @@ struct panel_sums {
 /// Loads the row of an expert and starts the copies of its first panel: behind the loads of the row, which
 /// would queue behind them. And not all at once, or what comes before the first dots, be it code, would.
 /// Returns the exponent that is taken out of r.
-template <int lanes, class Sweep>
+template <int lanes, int passes, class Sweep>
 __device__ __forceinline__ int begin_row(Sweep& sweep, const panel_memory& memory, const thread_group& group,
-                                         int expert, int& turn, float (&r)[panel_passes]) {
-  const panel_row<lanes> row(sweep.a.finish.rows, expert, sweep.a.hidden,
-                             sweep.at.first_row - sweep.at.lane / lanes, group);
+                                         int expert, int& turn, float (&r)[passes]) {
+  const panel_row<passes, lanes> row(sweep.a.finish.rows, expert, sweep.a.hidden,
+                                     sweep.at.first_row - sweep.at.lane / lanes, group);
   const bool first = sweep.next_panel == sweep.mine + sweep.a.part.team;  // later two are asked for ahead
   if (first) {
     push_passes<0, panel_early_passes>(sweep.ring);
   }
   const int exponent = row.scaled(group, memory.scratch, turn, memory.row_squares, r);
   if (first) {
-    push_passes<panel_early_passes, panel_passes>(sweep.ring);
+    push_passes<panel_early_passes, passes>(sweep.ring);
     sweep.ring.advance();
     sweep.aim_at_next();
   }
@@ -142,10 +143,10 @@ __device__ __forceinline__ int begin_row(Sweep& sweep, const panel_memory& memor
 }
 
 /// The projections of the panel at hand; returns the bits of the largest.
-template <int width, int lanes, class Ring>
+template <int passes, int width, int lanes, class Ring>
 __device__ __forceinline__ unsigned project_panel(Ring& ring, panel_exchange<width, lanes>& exchange,
-                                                  const panel_place<width, lanes>& at, panel_sums& sums,
-                                                  float (&y)[width]) {
+                                                  const panel_place<width, lanes>& at,
+                                                  panel_sums<passes>& sums, float (&y)[width]) {
   bool again = false;
   sums.shift.begin_tile();
   while (true) {
@@ -167,8 +168,9 @@ __device__ __forceinline__ unsigned project_panel(Ring& ring, panel_exchange<wid
 }
 
 /// Adds the panel at hand, by its projections, to energy and image.
-template <int width, class Ring>
-__device__ __forceinline__ void lift_panel(Ring& ring, unsigned most, panel_sums& sums, float (&y)[width]) {
+template <int passes, int width, class Ring>
+__device__ __forceinline__ void lift_panel(Ring& ring, unsigned most, panel_sums<passes>& sums,
+                                           float (&y)[width]) {
   if (most != 0) {
     sums.scale.admit(most, sums.shift.exponent(), [&](float image_factor, float energy_factor) {
       sums.energy *= energy_factor;
@@ -185,15 +187,15 @@ __device__ __forceinline__ void lift_panel(Ring& ring, unsigned most, panel_sums
 }
 
 /// What becomes of a block's sums over the panels of one expert.
-template <int width, int lanes, class T>
+template <int passes, int width, int lanes, class T>
 __device__ __forceinline__ void end_expert(const panel_step_args<T>& a, const panel_place<width, lanes>& at,
                                            const panel_memory& memory, panel_exchange<width, lanes>& exchange,
-                                           int expert, int row_exponent, panel_sums& sums) {
+                                           int expert, int row_exponent, panel_sums<passes>& sums) {
 #pragma unroll
   for (int m = lanes / 2; m >= 1; m /= 2) {
     sums.energy += __shfl_xor_sync(0xffffffffU, sums.energy, m);
   }
-  halve_over_warp<panel_passes, lanes / 2, panel_passes / lanes>(sums.u, at.lane);
+  halve_over_warp<passes, lanes / 2, passes / lanes>(sums.u, at.lane);
   wait_for_previous_kernel();
   const slot_header header{sums.energy, 2 * sums.scale.projection + 2 * row_exponent,
                            sums.scale.image + row_exponent, 0};
@@ -211,18 +213,18 @@ __device__ __forceinline__ void end_expert(const panel_step_args<T>& a, const pa
   }
 }
 
-template <class T, int lanes, bool large, int line>
+template <class T, int lanes, panel_depth depth, int line>
 __global__ void __launch_bounds__(panel_threads, 1)
     panel_step_kernel(const __grid_constant__ panel_step_args<T> a) {
   constexpr int width = vector_width<T>;
   using place = panel_place<width, lanes>;
   extern __shared__ __align__(128) unsigned char shared[];
-  const panel_memory memory(placed_blocks(shared), large, place::panel);
+  const panel_memory memory(placed_blocks(shared), depth, place::panel);
   panel_exchange<width, lanes> exchange(memory);
   const thread_group group(panel_threads);
   const place at(a.passes, a.row_blocks, a.part.team, a.hidden);
   const bool aligned = is_aligned(a);
-  panel_ring<T, large, line> ring(memory.ring, a.passes, aligned ? place::pass_rows * a.weights.hidden : 0);
+  panel_ring<T, depth, line> ring(memory.ring, a.passes, aligned ? place::pass_rows * a.weights.hidden : 0);
   panel_sweep sweep(a, at, ring, aligned);
   start(sweep);
 
@@ -230,7 +232,7 @@ __global__ void __launch_bounds__(panel_threads, 1)
   for (int expert = sweep.tile / a.part.tiles_per_expert; sweep.tile < sweep.end; ++expert) {
     const int stop = min(sweep.end, (expert + 1) * a.part.tiles_per_expert);
     const bool in_ring = sweep.fast(a.weights.of(expert));
-    panel_sums sums;
+    panel_sums<panel_passes(depth)> sums;
     const int row_exponent = begin_row<lanes>(sweep, memory, group, expert, turn, sums.r);
     clear(sums.u);
     for (; sweep.mine < stop; sweep.mine += a.part.team) {

@@ -7,6 +7,16 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
+template <class T, panel_depth depth>
+[[nodiscard]] auto panel_kernel_of(int lanes) {
+  switch (lanes) {
+    case 8: return panel_step_kernel<T, 8, depth, panel_line>;
+    case 4: return panel_step_kernel<T, 4, depth, panel_line>;
+    case 2: return panel_step_kernel<T, 2, depth, panel_line>;
+    default: return panel_step_kernel<T, panel_least_lanes(depth), depth, panel_line>;
+  }
+}
+
 /// The forward over weights whose columns are contiguous: partial sums in `out`, or the finished rows if
 /// `fused`.
 template <class T>
@@ -27,26 +37,15 @@ void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>
                           panel_threads, plan.shared_bytes,
                           static_cast<unsigned>(plan.row_blocks * (fused ? plan.members : 1))};
   const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
-  if (plan.lanes == 8 && plan.large && plan.part.team > 1) {  // its neighbour reads what lies beside
-    run(panel_step_kernel<T, 8, true, panel_team_line>);
-    return;
-  }
-  switch (plan.lanes) {
-    case 8:
-      run(plan.large ? panel_step_kernel<T, 8, true, panel_line>
-                     : panel_step_kernel<T, 8, false, panel_line>);
-      break;
-    case 4:
-      run(plan.large ? panel_step_kernel<T, 4, true, panel_line>
-                     : panel_step_kernel<T, 4, false, panel_line>);
-      break;
-    case 2:
-      run(plan.large ? panel_step_kernel<T, 2, true, panel_line>
-                     : panel_step_kernel<T, 2, false, panel_line>);
-      break;
-    default:
-      run(plan.large ? panel_step_kernel<T, 1, true, panel_line>
-                     : panel_step_kernel<T, 1, false, panel_line>);
+  if (plan.depth == panel_depth::deep && plan.lanes == 8 &&
+      plan.part.team > 1) {  // its neighbour reads what lies beside
+    run(panel_step_kernel<T, 8, panel_depth::deep, panel_team_line>);
+  } else if (plan.depth == panel_depth::deep) {
+    run(panel_kernel_of<T, panel_depth::deep>(plan.lanes));
+  } else if (plan.depth == panel_depth::even) {
+    run(panel_kernel_of<T, panel_depth::even>(plan.lanes));
+  } else {
+    run(panel_kernel_of<T, panel_depth::low>(plan.lanes));
   }
 }
 

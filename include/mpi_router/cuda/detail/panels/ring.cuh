@@ -1,5 +1,5 @@
 // The ring of a block that works on panels of stored columns: each thread copies, and works on, its own 16
-// bytes of up to panel_passes rows of a panel, so that it waits for its own copies only.
+// bytes of up to `passes` rows of a panel, so that it waits for its own copies only.
 #pragma once
 
 #include <mpi_router/cuda/detail/device/instructions.cuh>
@@ -10,16 +10,17 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// A thread's slots in the ring, 16 bytes each, and the copies to them: one pass of a panel after the other,
 /// a group of copies each, be there anything to copy or not.
-template <class T, bool large, int line>
+template <class T, panel_depth depth, int line>
 class panel_ring {
  public:
-  static constexpr int doubled = panel_doubled(large);
-  static constexpr int every = panel_passes / doubled;  // a copy during the dots of so many passes
+  static constexpr int most_passes = panel_passes(depth);
+  static constexpr int doubled = panel_doubled(depth);
+  static constexpr int every = most_passes / doubled;  // a copy during the dots of so many passes
 
   __device__ __forceinline__ panel_ring(unsigned char* memory, int passes, long long step)
       : own_(reinterpret_cast<uint4*>(memory) + threadIdx.x),
         first_(own_),
-        next_first_(own_ + panel_passes * panel_threads),
+        next_first_(own_ + most_passes * panel_threads),
         passes_(passes),
         step_(step) {}
 
@@ -70,15 +71,15 @@ __device__ __forceinline__ void push_passes(Ring& ring) {
 
 /// y += this thread's part of a panel times its rows, as the passes arrive. Starts the copies of the next
 /// panel's doubled passes. A panel that is done `again`, with rows of another scale, has arrived already.
-template <bool again, int p, class T, bool large, int line, int width>
-__device__ __forceinline__ void dot_passes(panel_ring<T, large, line>& ring, const float (&r)[panel_passes],
-                                           float (&y)[width]) {
-  constexpr int every = panel_ring<T, large, line>::every;
-  if constexpr (p < panel_passes) {
+template <bool again, int p, class T, panel_depth depth, int line, int width>
+__device__ __forceinline__ void dot_passes(panel_ring<T, depth, line>& ring,
+                                           const float (&r)[panel_passes(depth)], float (&y)[width]) {
+  constexpr int every = panel_ring<T, depth, line>::every;
+  if constexpr (p < panel_passes(depth)) {
     if (p < ring.passes()) {
       if constexpr (!again) {
         // Has arrived when all copies but those closed after it have.
-        wait_for_copy_groups<panel_passes - 1 - p + p / every>();
+        wait_for_copy_groups<panel_passes(depth) - 1 - p + p / every>();
       }
       float x[width];
       unpack<T>(*ring.slot(p), x);
@@ -96,18 +97,19 @@ __device__ __forceinline__ void dot_passes(panel_ring<T, large, line>& ring, con
 
 /// u[p] += row p of this thread's part of a panel times y. Starts the copies of the next panel's other
 /// passes: these come first, for each copy takes the place of what was read just before.
-template <class T, bool large, int line, int width>
-__device__ __forceinline__ void lift_passes(panel_ring<T, large, line>& ring, const float (&y)[width],
-                                            float (&u)[panel_passes]) {
-  constexpr int doubled = panel_ring<T, large, line>::doubled;
+template <class T, panel_depth depth, int line, int width>
+__device__ __forceinline__ void lift_passes(panel_ring<T, depth, line>& ring, const float (&y)[width],
+                                            float (&u)[panel_passes(depth)]) {
+  constexpr int passes = panel_passes(depth);
+  constexpr int doubled = panel_doubled(depth);
   uint4 stored = *ring.slot(doubled);
 #pragma unroll
-  for (int i = 0; i < panel_passes; ++i) {
-    const int p = (i + doubled) % panel_passes;
+  for (int i = 0; i < passes; ++i) {
+    const int p = (i + doubled) % passes;
     float x[width];
     unpack<T>(stored, x);
-    if (i + 1 < panel_passes) {
-      stored = *ring.slot((p + 1) % panel_passes);
+    if (i + 1 < passes) {
+      stored = *ring.slot((p + 1) % passes);
     }
     if (p < ring.passes()) {
 #pragma unroll

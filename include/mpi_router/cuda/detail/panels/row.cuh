@@ -9,7 +9,7 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// This thread's rows of a router row, in two halves: other work can start while the loads are under way.
 /// `first_row` is the warp's in pass 0; its lanes load each of its rows once and hand them round.
-template <int lanes>
+template <int passes, int lanes>
 class panel_row {
  public:
   __device__ __forceinline__ panel_row(const any_matrix& rows, int e, int hidden, int first_row,
@@ -32,7 +32,7 @@ class panel_row {
   /// r[p], scaled so that the whole row's largest element is in [1, 2), zero beyond D; returns the exponent
   /// that was taken out. `squares` takes each warp's part of ‖r‖².
   __device__ __forceinline__ int scaled(const thread_group& group, float* scratch, int& turn, double* squares,
-                                        float (&r)[panel_passes]) const {
+                                        float (&r)[passes]) const {
     unsigned most = 0;
     double square = 0.0;
     const auto admit = [&](double x) {
@@ -43,12 +43,12 @@ class panel_row {
     for (int i = 0; i < panel_early_loads; ++i) {
       const int row = group.rank + i * panel_threads;
       if (row < hidden_) {
-        admit(rows_.from_bits(all_[i], e_, row));
+        admit(rows_.from_bits(all_[i]));
       }
     }
 #pragma unroll 4
     for (int row = group.rank + panel_early_loads * panel_threads; row < hidden_; row += panel_threads) {
-      admit(rows_.load(e_, row));
+      admit(rows_.from_bits(rows_.load_bits(e_, row)));
     }
     square = add_over_warp(square);
     if (group.lane() == 0) {
@@ -59,7 +59,7 @@ class panel_row {
 #pragma unroll
     for (int i = 0; i < loads; ++i) {
       const int row = first_ + i * lanes * pass_rows;
-      const float x = row < hidden_ ? static_cast<float>(rows_.from_bits(own_[i], e_, row) * scale) : 0.0F;
+      const float x = row < hidden_ ? static_cast<float>(rows_.from_bits(own_[i]) * scale) : 0.0F;
 #pragma unroll
       for (int p = 0; p < lanes; ++p) {
         r[i * lanes + p] = __shfl_sync(0xffffffffU, x, p * warp_rows + group.lane() / lanes);
@@ -71,7 +71,7 @@ class panel_row {
  private:
   static constexpr int warp_rows = 32 / lanes;  // of one pass
   static constexpr int pass_rows = panel_threads / lanes;
-  static constexpr int loads = panel_passes / lanes;
+  static constexpr int loads = passes / lanes;
   const any_matrix& rows_;
   int e_;
   int hidden_;

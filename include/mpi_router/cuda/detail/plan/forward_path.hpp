@@ -3,21 +3,25 @@
 
 #include <mpi_router/cuda/detail/plan/panel_plan.hpp>
 #include <mpi_router/cuda/detail/plan/row_plan.hpp>
+#include <mpi_router/cuda/detail/plan/two_reads.hpp>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 
 #include <cstddef>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// How a batch of weights is walked (by rows, by panels, or else by the generic kernels), and the scratch of
-/// one forward.
+/// How a batch of weights is walked (by rows or by panels, in one read; by vectors in two; or else by the
+/// generic kernels), and the scratch of one forward.
 struct forward_path {
   row_plan rows;
   panel_plan panels;
   partial_sums sums;
-  double* y = nullptr;         // [N, F], of the generic path
+  bool in_vectors = false;     // two reads, along the contiguous axis
+  scaled_operands scaled;      // of those
+  double* y = nullptr;         // [N, F], of two reads, and of the generic path, which rows of f64 take
   double* u = nullptr;         // [N, D], likewise
   double* energies = nullptr;  // [N]
+  step_exponents exponents;    // of the generic path
   float* between[2] = {};      // rows between steps, [N, D] each
   status* statuses = nullptr;  // [N]
   std::size_t bytes = 0;
@@ -27,7 +31,9 @@ struct forward_path {
                int element_bytes, index_t steps, void* data) {
     arena memory(data);
     if (shape.num_experts > 0 && shape.ffn_dim > 0 && shape.hidden_dim > 0) {  // else every image is zero
-      choose(ctx, shape, strides, element_bytes);
+      if (has_contiguous_axis(strides, element_bytes)) {
+        choose(ctx, shape, strides, element_bytes);
+      }
       take_images(memory, shape);
     }
     if (steps > 1) {
@@ -41,25 +47,28 @@ struct forward_path {
  private:
   void choose(const context& ctx, const expert_shape& shape, const expert_strides& strides,
               int element_bytes) {
-    if (element_bytes > 4) {
-      return;
-    }
     if (strides.hidden == 1) {
       rows = make_row_plan(ctx, shape, element_bytes);
-    } else if (strides.ffn == 1) {
+    } else {
       panels = make_panel_plan(ctx, shape, element_bytes);
     }
+    in_vectors = rows.vectors == 0 && panels.lanes == 0;
   }
   void take_images(arena& memory, const expert_shape& shape) {
+    arena products = memory;
+    y = products.take<double>(shape.num_experts * shape.ffn_dim);
+    u = products.take<double>(shape.num_experts * shape.hidden_dim);
+    energies = products.take<double>(shape.num_experts);
+    exponents.take(products, shape.num_experts);
+    if (in_vectors) {
+      scaled.take(products, shape, false);
+    }
     if (rows.vectors > 0) {
       sums = take_partial_sums(memory, rows.part, rows.pitch);  // images_of_rows needs them in any case
     } else if (panels.lanes > 0) {
       sums = take_partial_sums(memory, panels.part, panels.pitch);
-    } else {
-      y = memory.take<double>(shape.num_experts * shape.ffn_dim);
-      u = memory.take<double>(shape.num_experts * shape.hidden_dim);
-      energies = memory.take<double>(shape.num_experts);
     }
+    memory.reach(products);
   }
 };
 

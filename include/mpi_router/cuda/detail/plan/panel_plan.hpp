@@ -15,7 +15,7 @@ struct panel_plan {
   int row_blocks = 1;  // that share the rows of a panel
   int members = 0;     // that share the panels of an expert, where one cluster can have them all; else 0
   int passes = 0;
-  bool large = false;  // a deep ring
+  panel_depth depth = panel_depth::deep;
   int pitch = 0;
   std::size_t shared_bytes = 0;
   partition part;
@@ -25,13 +25,15 @@ struct panel_plan {
 };
 
 /// The lanes and blocks that share D stored rows; no lanes where the largest cluster cannot hold them.
-[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster) {
+[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster, panel_depth depth) {
   panel_plan p;
+  p.depth = depth;
+  const int most_passes = panel_passes(depth);
   p.lanes = panel_most_lanes;  // whole lines if it may be
-  while (p.lanes > 1 && hidden > p.pass_rows() * panel_passes * largest_cluster) {
+  while (p.lanes > panel_least_lanes(depth) && hidden > p.pass_rows() * most_passes * largest_cluster) {
     p.lanes /= 2;
   }
-  while (hidden > p.pass_rows() * panel_passes * p.row_blocks) {
+  while (hidden > p.pass_rows() * most_passes * p.row_blocks) {
     p.row_blocks *= 2;
     if (p.row_blocks > largest_cluster) {
       return {};
@@ -64,29 +66,42 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   expect_countable(shape, tiles, p.part.slots());
 }
 
-[[nodiscard]] inline std::size_t panel_shared_bytes(const panel_plan& p, int panel, bool large, int members) {
+[[nodiscard]] inline std::size_t panel_shared_bytes(const panel_plan& p, int panel, int members) {
   return static_cast<std::size_t>(
-      panel_memory::bytes(large, panel, members * p.row_blocks * p.passes * p.pass_rows()));
+      panel_memory::bytes(p.depth, panel, members * p.row_blocks * p.passes * p.pass_rows()));
 }
 
+/// With rings of `depth`, if they fit.
 [[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
-                                                int element_bytes) {
-  if (shape.hidden_dim > most_hidden) {
-    return {};
-  }
-  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1);
+                                                int element_bytes, panel_depth depth) {
+  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1, depth);
   const int units = resident_clusters(ctx, p.row_blocks);
   if (p.lanes == 0 || units == 0) {
     return {};
   }
   const int panel = p.panel(element_bytes);
   deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
-  p.large = has_tma(ctx) && panel_shared_bytes(p, panel, true, 0) <= ctx.shared_memory;
-  if (panel_shared_bytes(p, panel, p.large, p.members) > ctx.shared_memory) {
+  if (panel_shared_bytes(p, panel, p.members) > ctx.shared_memory) {
     p.members = 0;
   }
-  p.shared_bytes = panel_shared_bytes(p, panel, p.large, p.members);
+  p.shared_bytes = panel_shared_bytes(p, panel, p.members);
   return p.shared_bytes <= ctx.shared_memory ? p : panel_plan{};
+}
+
+/// The deepest rings that fit.
+[[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
+                                                int element_bytes) {
+  if (shape.hidden_dim > most_hidden) {
+    return {};
+  }
+  for (const panel_depth depth : {panel_depth::deep, panel_depth::even, panel_depth::low}) {
+    const bool has_code = depth != panel_depth::deep || has_tma(ctx);
+    if (const panel_plan p = has_code ? make_panel_plan(ctx, shape, element_bytes, depth) : panel_plan{};
+        p.lanes > 0) {
+      return p;
+    }
+  }
+  return {};
 }
 
 MPIROUTER_CUDA_DETAIL_END

@@ -39,6 +39,8 @@ struct row_demand {
 [[nodiscard]] constexpr int tile_rows(int vectors_in_flight, int vectors) {
   return vectors_in_flight > vectors ? vectors_in_flight / vectors : 1;
 }
+/// In half a tile.
+[[nodiscard]] constexpr int half_of(int rows) { return rows > 1 ? rows / 2 : 1; }
 
 /// 16-byte vectors of a row of `in_row` that a thread owns: so few that no group has more than most_threads.
 [[nodiscard]] inline int vectors_of_thread(int in_row) {
@@ -84,25 +86,45 @@ struct row_demand {
   return {};
 }
 
+/// With tiles of `rows`, of which a thread owns `vectors` each.
+[[nodiscard]] inline row_plan with_tiles(const context& ctx, const expert_shape& shape,
+                                         const row_demand& demand, int vectors, int rows) {
+  const int width = vector_bytes / demand.element_bytes;
+  const int in_row = (static_cast<int>(shape.hidden_dim) + width - 1) / width;
+  row_plan p;
+  p.rows = rows;
+  p.group_threads = ((in_row + vectors - 1) / vectors + warp_threads - 1) / warp_threads * warp_threads;
+  if ((vectors - 1) * p.group_threads > in_row) {
+    return {};  // more than the last of a thread's vectors would lie beyond the row
+  }
+  p.pitch = in_row * width;
+  p.ring.stage_bytes = p.rows * p.pitch * (demand.element_bytes + demand.extra_bytes);
+  p.part = make_partition(shape, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
+  p.cluster = finishing_cluster(ctx, p.part, p.pitch);
+  const row_plan finishing = with_rings(ctx, p, vectors, width);
+  p.cluster = 0;  // then its leader needs no room for what it is sent
+  return finishing.vectors > 0 ? finishing : with_rings(ctx, p, vectors, width);
+}
+
+/// Where there is no room for a ring of whole tiles, threads own twice as many vectors, and tiles have half
+/// as many rows; or the latter alone, where a thread can own no more.
 [[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
                                             const row_demand& demand) {
   if (shape.hidden_dim > most_hidden) {
     return {};
   }
   const int width = vector_bytes / demand.element_bytes;
-  const int in_row = (static_cast<int>(shape.hidden_dim) + width - 1) / width;
-  const int vectors = vectors_of_thread(in_row);
-  if (vectors * width > demand.most_columns) {  // at most 8 vectors: then only a thread's last can lie beyond
-    return {};
-  }
+  const int most = demand.most_columns / width;
+  int vectors = vectors_of_thread((static_cast<int>(shape.hidden_dim) + width - 1) / width);
   row_plan p;
-  p.rows = tile_rows(demand.vectors_in_flight, vectors);
-  p.group_threads = ((in_row + vectors - 1) / vectors + warp_threads - 1) / warp_threads * warp_threads;
-  p.pitch = in_row * width;
-  p.ring.stage_bytes = p.rows * p.pitch * (demand.element_bytes + demand.extra_bytes);
-  p.part = make_partition(shape, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
-  p.cluster = finishing_cluster(ctx, p.part, p.pitch);
-  return with_rings(ctx, p, vectors, width);
+  for (; vectors <= most && p.vectors == 0; vectors *= 2) {
+    const int rows = tile_rows(demand.vectors_in_flight, vectors);
+    p = with_tiles(ctx, shape, demand, vectors, rows);
+    if (p.vectors == 0 && vectors == most && rows > 1) {
+      p = with_tiles(ctx, shape, demand, vectors, half_of(rows));
+    }
+  }
+  return p;
 }
 
 /// The forward's plan.

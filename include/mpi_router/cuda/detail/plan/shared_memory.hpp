@@ -71,18 +71,10 @@ struct row_memory {
   }
 };
 
-/// Of a panel's passes, those that have two places in the ring.
-[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(bool large) {
-  return large ? panel_doubled_large : panel_doubled_small;
-}
-[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(bool large) {
-  return panel_passes + panel_doubled(large);
-}
-
 /// Of a block over panels of `panel` columns.
 struct panel_memory {
   static constexpr int warps = panel_threads / warp_threads;
-  unsigned char* ring;  // [panel_slots, panel_threads, vector_bytes]
+  unsigned char* ring;  // [slots, panel_threads, vector_bytes]
   leader_scratch* leader;
   double* row_squares;     // [warps]: each warp's part of ‖r‖²
   std::uint64_t* arrived;  // [2]
@@ -93,8 +85,8 @@ struct panel_memory {
 
   /// Only a plan needs to know how large the inbox is.
   template <class Blocks>
-  MPIROUTER_HOST_DEVICE panel_memory(Blocks&& blocks, bool large, int panel, int inbox = 0)
-      : ring(blocks.template take<unsigned char>(panel_slots(large) * panel_threads * vector_bytes)),
+  MPIROUTER_HOST_DEVICE panel_memory(Blocks&& blocks, panel_depth depth, int panel, int inbox = 0)
+      : ring(blocks.template take<unsigned char>(panel_slots(depth) * panel_threads * vector_bytes)),
         leader(blocks.template take<leader_scratch>(1)),
         row_squares(blocks.template take<double>(warps)),
         arrived(blocks.template take<std::uint64_t>(2)),
@@ -102,9 +94,9 @@ struct panel_memory {
         by_block(blocks.template take<float>(2 * most_cluster * panel)),
         scratch(blocks.template take<float>(warps * 2 * sums_at_once)),
         image(blocks.template take<float>(inbox)) {}
-  [[nodiscard]] static int bytes(bool large, int panel, int inbox) {
+  [[nodiscard]] static int bytes(panel_depth depth, int panel, int inbox) {
     counted_blocks blocks;
-    (void)panel_memory(blocks, large, panel, inbox);
+    (void)panel_memory(blocks, depth, panel, inbox);
     return blocks.bytes();
   }
 };

@@ -53,14 +53,25 @@ constexpr int inbox_share = 4;
 // --- The kernel over stored columns
 
 constexpr int panel_threads = 512;
-constexpr int panel_passes = 16;  // rows of a panel that a thread owns, at most; it has r and u in registers
 constexpr int panel_most_lanes = 8;  // that share a row's part of a panel: 8 · 16 bytes are a line of L2
 
-/// The passes that have two places in the ring, so that the next panel's can arrive before those of this one
-/// are done with. The others have one. A large ring fills the shared memory of sm_90, the other that of
-/// sm_80.
-constexpr int panel_doubled_large = 8;
-constexpr int panel_doubled_small = 2;
+/// How much of a panel a thread has at once: up to `panel_passes` rows, of which it has r and u in registers.
+/// The first `panel_doubled` have two places in the ring, so that the next panel's can arrive before those of
+/// this one are done with; the others have one. For the shared memory of sm_90, of sm_80, and of sm_86, sm_89
+/// and sm_120.
+enum class panel_depth { deep, even, low };
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_passes(panel_depth depth) {
+  return depth == panel_depth::low ? 8 : 16;
+}
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(panel_depth depth) {
+  return depth == panel_depth::deep ? 8 : 2;
+}
+/// Lanes with less than 32 bytes of a row, a sector of memory, read it twice: two reads along the rows take
+/// half the time. (Plans for sm_80 with one lane are as they were.)
+[[nodiscard]] constexpr int panel_least_lanes(panel_depth depth) { return depth == panel_depth::low ? 2 : 1; }
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(panel_depth depth) {
+  return panel_passes(depth) + panel_doubled(depth);
+}
 
 /// Copies of the first panel that are started ahead of what comes before its first dots, be it loads or code:
 /// these would queue behind more of them.
@@ -75,7 +86,10 @@ constexpr int panel_team_line = 256;
 
 constexpr int generic_threads = 256;
 constexpr int generic_warps = generic_threads / warp_threads;
-constexpr int most_grid_y = 65535;         // a grid's second extent has 16 bits
+constexpr int dots_at_once = 4;     // rows that a warp multiplies by a vector at once
+constexpr int sums_lanes = 16;      // threads side by side over a row where a block sums up rows: 256 bytes
+constexpr int outer_rows = 64;      // of a gradient that a block writes, at least
+constexpr int most_grid_y = 65535;  // a grid's second extent has 16 bits
 constexpr int most_generic_rows = 1024;    // blocks of one expert that write a gradient; each takes some rows
 constexpr int finish_most_threads = 512;   // the hardware has 128 registers for each
 constexpr int finish_few_threads = 256;    // where a row has up to

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/row_plan.hpp>
+#include <mpi_router/cuda/detail/plan/two_reads.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_mode.hpp>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 
@@ -16,13 +17,14 @@ template <class T, class G>
   return {sizeof(T), with_old ? int{sizeof(G)} : 0, vjp_most_columns, vjp_vectors_in_flight(mode)};
 }
 
-/// The scratch of the generic path.
+/// The scratch of two reads, and of the generic path, which rows of f64 take.
 struct generic_vjp_memory {
   double* y = nullptr;       // [N, F]
   double* w = nullptr;       // [N, F]
   double* dual = nullptr;    // [N, D]
   double* u = nullptr;       // [N, D]
   double* energy = nullptr;  // [N]
+  step_exponents exponents;
 
   void take(arena& memory, const expert_shape& shape) {
     y = memory.take<double>(shape.num_experts * shape.ffn_dim);
@@ -30,33 +32,40 @@ struct generic_vjp_memory {
     dual = memory.take<double>(shape.num_experts * shape.hidden_dim);
     u = memory.take<double>(shape.num_experts * shape.hidden_dim);
     energy = memory.take<double>(shape.num_experts);
+    exponents.take(memory, shape.num_experts);
   }
 };
 
-/// How the backward walks the weights (by rows, or else by the generic kernels), and its scratch. T and G: of
-/// weights and gradient.
+/// How the backward walks the weights (by rows, in one read; by vectors in two; or else by the generic
+/// kernels), and its scratch. T and G: of weights and gradient.
 template <class T, class G>
 struct backward_path {
   row_plan rows;
   partial_sums sums;
+  bool in_vectors = false;  // two reads, along the contiguous axis
   generic_vjp_memory generic;
+  scaled_operands scaled;  // of two reads
   std::size_t bytes = 0;
 
   /// Without data it only counts.
-  backward_path(const context& ctx, const expert_shape& shape, index_t hidden_stride,
+  backward_path(const context& ctx, const expert_shape& shape, const expert_strides& strides,
                 index_t gradient_hidden_stride, vjp_mode mode, void* data) {
     if (shape.num_experts == 0 || shape.ffn_dim == 0 || shape.hidden_dim == 0) {
       return;
     }
     arena memory(data);
-    if (has_vectors<T> && has_vectors<G> && hidden_stride == 1 && gradient_hidden_stride == 1) {
+    if (has_vectors<T> && has_vectors<G> && strides.hidden == 1 && gradient_hidden_stride == 1) {
       rows = make_row_plan(ctx, shape, vjp_demand<T, G>(mode));
     }
+    arena products = memory;
+    generic.take(products, shape);
     if (rows.vectors > 0) {
       sums = take_partial_sums(memory, rows.part, rows.pitch);
-    } else {
-      generic.take(memory, shape);
+    } else if (has_vectors<T> && has_contiguous_axis(strides, sizeof(T))) {
+      in_vectors = true;
+      scaled.take(products, shape, true);
     }
+    memory.reach(products);
     bytes = memory.used();
   }
 };

@@ -20,6 +20,8 @@ class arena {
     return data_ == nullptr ? nullptr : reinterpret_cast<U*>(data_ + at);
   }
   [[nodiscard]] std::size_t used() const noexcept { return used_; }
+  /// As far as another that began at the same place: one of the two is used.
+  void reach(const arena& other) noexcept { used_ = other.used_ > used_ ? other.used_ : used_; }
 
  private:
   unsigned char* data_;

@@ -15,17 +15,26 @@ MPIROUTER_CUDA_DETAIL_BEGIN
           static_cast<unsigned>(fused ? plan.cluster : 1)};
 }
 
-/// use<vectors, by>() for the vectors of the plan, up to `most`, and for who fills rings on the device.
-template <int most, int vectors = 1, class Use>
+/// use<vectors, rows, by>() for the vectors of the plan, up to `most`, for its tiles, whole ones or half ones
+/// of `in_flight` vectors, and for who fills rings on the device.
+template <int most, int in_flight, int vectors = 1, class Use>
 void with_constants(const context& ctx, const row_plan& plan, const Use& use) {
+  constexpr int rows = tile_rows(in_flight, vectors);
+  const auto with_rows = [&]<int count>() {
+    if (has_tma(ctx)) {
+      use.template operator()<vectors, count, copier::tma>();
+    } else {
+      use.template operator()<vectors, count, copier::threads>();
+    }
+  };
   if (plan.vectors > vectors) {
     if constexpr (vectors < most) {
-      with_constants<most, 2 * vectors>(ctx, plan, use);
+      with_constants<most, in_flight, 2 * vectors>(ctx, plan, use);
     }
-  } else if (has_tma(ctx)) {
-    use.template operator()<vectors, copier::tma>();
-  } else {
-    use.template operator()<vectors, copier::threads>();
+  } else if (plan.rows == rows) {
+    with_rows.template operator()<rows>();
+  } else if constexpr (vectors == most) {
+    with_rows.template operator()<half_of(rows)>();
   }
 }
 

@@ -61,7 +61,7 @@ struct dual_scale {
 
 /// This thread's columns of r and of z̄ without their powers of two, which are returned: the largest element
 /// of r is in [1, 2), those of z̄ are below 8√D. Zero where there was no step, if `dead`. `norm` is ‖z‖. The
-/// loads of the rows (but those of f64) are under way; one barrier is enough.
+/// loads of the rows are under way; one barrier is enough.
 template <class Row, int columns>
 __device__ __forceinline__ row_exponents dual_rows(const Row& row, const Row& upstream, const Row& direction,
                                                    double norm, double radius, bool dead,
