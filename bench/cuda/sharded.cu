@@ -358,8 +358,8 @@ void compare(const char* what, const group_of_ranks& group, const pair_of_times&
 
 }  // namespace
 
-/// bench_sharded: all ways on all GPUs, and on fewer. bench_sharded RANKS KINDS [ROW]: on one GPU, what a
-/// rank does without its messages; kinds by their first letters.
+/// bench_sharded [fewer]: all ways, or the faster ones, on all GPUs, and on fewer. bench_sharded RANKS KINDS
+/// [ROW]: on one GPU, what a rank does without its messages; kinds by their first letters.
 int main(int argc, char** argv) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess) return 77;
@@ -397,6 +397,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (devices < 2) return 77;
+  const bool fewer = argc > 1;
   std::vector<pair_of_times> ones;
   for (const auto& [shape, layers] : rows) ones.push_back(on_one(shape, layers));
   for (int size = devices; size >= 2; size /= 2) {
@@ -406,9 +407,11 @@ int main(int argc, char** argv) {
       const pair_of_times& one = ones[i++];
       for (const way how :
            {way::silent, way::message, way::beside, way::window, way::beside_in_window, way::peers}) {
+        if (fewer && how != way::beside_in_window && how != way::peers) continue;
         compare<split::neurons>("neurons", group, one, shape, layers, how);
       }
       for (const way how : {way::message, way::window, way::peers}) {
+        if (fewer && how != way::peers) continue;
         compare<split::experts>("experts", group, one, shape, layers, how);
         compare<split::rows>("rows", group, one, shape, layers, how);
       }
