@@ -69,12 +69,14 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
       x /= ref.image_norm;
     }
     check(difference(direction.data() + e * d, unit.data(), d) <= tolerance + 1e-7, what + ": direction");
-    check(close(rayleigh[i], ref.rayleigh, tolerance), what + ": rayleigh");
-    check(close(energy[i], ref.energy, tolerance), what + ": energy");
-    check(close(cosine[i], ref.rayleigh * ref.row_norm / ref.image_norm, tolerance), what + ": cosine");
+    // The projection of a single neuron may be small beside what it is the sum of.
+    const double near = tolerance * (f == 1 ? 1 + 0.01 * ref.image_norm / ref.energy * ref.row_norm : 1.0);
+    check(close(rayleigh[i], ref.rayleigh, near), what + ": rayleigh");
+    check(close(energy[i], ref.energy, near), what + ": energy");
+    check(close(cosine[i], ref.rayleigh * ref.row_norm / ref.image_norm, near), what + ": cosine");
     check(close(row_norm[i], ref.row_norm, 1e-12), what + ": row norm");
-    check(close(image_norm[i], ref.image_norm, tolerance), what + ": image norm");
-    check(std::abs(residual[i] - ref.residual) <= tolerance * 4 * (ref.residual + ref.rayleigh),
+    check(close(image_norm[i], ref.image_norm, near), what + ": image norm");
+    check(std::abs(residual[i] - ref.residual) <= near * 4 * (ref.residual + ref.rayleigh),
           what + ": residual");
   }
 
