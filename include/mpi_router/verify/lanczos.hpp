@@ -198,9 +198,10 @@ namespace detail {
   if (pairs.size() <= k) {
     return false;
   }
-  const double next = pairs.size() > k + 1 ? pairs[k + 1].value : 0;
+  const double gap = pairs[k].value - (pairs.size() > k + 1 ? pairs[k + 1].value : 0);
   const double residual = pairs[k].residual;
-  return std::min(residual, residual / (pairs[k].value - next) * residual) <= 2e-6 * rayleigh;
+  const double near = gap > residual ? residual / gap * residual : residual;
+  return near <= 2e-6 * rayleigh;
 }
 
 }  // namespace detail
