@@ -164,7 +164,7 @@ void more_images_equal_reference(const Backend& backend) {
     const vector_view<const S> p(given.p), q(given.q);
     const auto energies =
         backend.template apply_two<T, S>(a, {p, q}, {vector_view<S>(two[0]), vector_view<S>(two[1])});
-    for (const std::size_t k : {0, 1}) {
+    for (std::size_t k = 0; k < 2; ++k) {
       const std::vector<double> x = wide(k == 0 ? given.p : given.q);
       std::vector<double> image(d), in_double(d, 7.0);
       const double energy =

@@ -36,7 +36,7 @@ class dense_operator {
   /// else.
   std::array<S, 2> apply_two(const std::array<vector_view<const S>, 2>& x,
                              const std::array<vector_view<S>, 2>& u) const {
-    for (const std::size_t k : {0, 1}) {
+    for (std::size_t k = 0; k < 2; ++k) {
       detail::expect_operands("apply_two", *this, x[k], dimension(), u[k], dimension());
     }
     if constexpr (requires { backend_.apply_two(a_, x, u); }) {

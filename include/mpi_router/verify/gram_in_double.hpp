@@ -1,5 +1,6 @@
-// M in double of an A that is not in double: stored in fewer bits, or packed. A few rows at a time are
-// brought to double, where they stay in cache.
+// M in double of an A that is not in double: stored in fewer bits, or packed. By kernels that widen in
+// registers, where the backend has such; else a few rows at a time are brought to double, where they stay in
+// cache.
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>

@@ -99,17 +99,19 @@ void sweep_two(const stored_rows<const T>& a, const few<const S*, 2>& x, const f
   using prefetched = prefetched_rows<Lanes, Rows>;
   const tail_mask<S, Lanes::width> mask(a.cols);
   few<S, 2> sum{};
-  unroll<2>([&](auto p) { fill_zero(u[p], a.cols); });
+  unroll<2>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA { fill_zero(u[p], a.cols); });
   for (index_t first = 0; first < a.rows; first += group) {
     const index_t count = a.rows - first < group ? a.rows - first : group;
     const auto row = rows_of<Rows>(a, first, count);
     S y[2][Rows];
     project_group<Lanes, prefetched::projecting>(row, a.cols, x, mask.value, y, rows_ahead * a.stride);
-    unroll<2>([&](auto p) { sum[p] += leave_group<Rows>(first, count, y[p], static_cast<S*>(nullptr)); });
+    unroll<2>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      sum[p] += leave_group<Rows>(first, count, y[p], static_cast<S*>(nullptr));
+    });
     lift_group<Lanes, prefetched::lifting>(row, a.cols, few<const S*, 2>{{y[0], y[1]}}, u, mask.value,
                                            rows_ahead * a.stride);
   }
-  unroll<2>([&](auto p) {
+  unroll<2>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
     leave_lane_order<Lanes>(u[p], a.cols);
     energy[p] = sum[p];
   });
