@@ -2,6 +2,7 @@
 #include <mpi_router/verify/expert_direction.hpp>
 
 #include <doctest/doctest.h>
+#include <support/oracle.hpp>
 #include <support/random.hpp>
 
 using namespace mpi_router;
@@ -188,6 +189,37 @@ TEST_CASE(
     }
   }
   CHECK(converged >= 1);
+}
+
+TEST_CASE("a small σ₂ is found from any start, though the space of the start ends in the rounding of float") {
+  test_support::random_source random(63);
+  for (const double second : {1e-4, 3e-4, 1e-3, 3e-3}) {  // σ₂², relative, from ε/10 to D · ε
+    for (int trial = 0; trial < 40; ++trial) {
+      std::vector<double> sigma{1};
+      for (int k = 0; k < 6; ++k) {
+        sigma.push_back(second * std::pow(0.5, k));
+      }
+      const auto made = test_support::random_with_spectrum(random, small, 60, sigma);
+      const std::vector<float> stored(made.a.begin(), made.a.end());
+      const auto a = row_major(stored.data(), small, 60);
+      const singular_spectrum spectrum(a);
+      const Eigen::VectorXd v1 = spectrum.principal_direction();
+      const Eigen::VectorXd any = test_support::values(test_support::random_vector<double>(random, 60));
+      for (const double away : {1e3, 0.3, 1e-3}) {  // tan of the angle to v₁, about
+        const Eigen::VectorXd row = v1 + away * any.normalized();
+        CAPTURE(second);
+        CAPTURE(trial);
+        CAPTURE(away);
+        const auto found = find_expert_direction(a, view(row), direction_source::certificate, reference{},
+                                                 {.tolerance = 1e-9}, probes_only());
+        CHECK(std::abs(found.sigma_2() - spectrum.sigma_2()) <= 1e-5 * spectrum.sigma_1());
+        if (found.forecast.converged()) {
+          const auto steps = spectrum.steps_to(1e-9, view(row), 100);
+          CHECK(std::abs(found.forecast.steps.value_or(200) - steps.value_or(200)) <= 1);
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("of rank one there is no second singular value, and none is made of rounding") {

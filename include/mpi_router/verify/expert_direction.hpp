@@ -81,25 +81,32 @@ template <Scalar T>
   return eigenvalue < 0.01 * rayleigh ? std::sqrt(std::max(0.0, eigenvalue) * rayleigh) : rayleigh;
 }
 
-/// The largest Ritz value beside v̂, from a random start.
+/// The largest Ritz value beside v̂, and whether its space was lost in rounding before it had settled.
+struct beside_direction {
+  double value = 0;
+  bool is_lost = false;
+};
+
+/// From a random start.
 template <GramOperator Op>
-[[nodiscard]] double largest_beside(Op& op, const principal_direction& found) {
+[[nodiscard]] beside_direction largest_beside(Op& op, const principal_direction& found) {
   using S = scalar_of<Op>;
   constexpr index_t most_steps = 100;
   const index_t dimension = found.direction.size();
   auto krylov = krylov_space(op, std::min(most_steps, dimension), found.at.rayleigh);
   krylov.deflate(found.direction);
   std::mt19937_64 random(1);
-  double largest = 0;
-  for (bool more = krylov.start(gaussian<S>(dimension, random)); more;) {
+  beside_direction beside;
+  bool settled = false;
+  for (bool more = krylov.start(gaussian<S>(dimension, random)); more && !settled;) {
     more = krylov.step(op) && krylov.can_grow();
     const auto pair = krylov.top();
-    largest = is_finite(pair.value) ? std::max(largest, pair.value) : largest;
-    if (more && pair.residual <= 1e-3 * found.at.rayleigh) {
-      more = !has_settled(krylov.largest(2), 0, reference_of(pair.value, found.at.rayleigh));
-    }
+    beside.value = is_finite(pair.value) ? std::max(beside.value, pair.value) : beside.value;
+    settled = pair.residual <= 1e-3 * pair.value &&
+              has_settled(krylov.largest(2), 0, reference_of(pair.value, found.at.rayleigh));
   }
-  return largest;
+  beside.is_lost = !settled && krylov.steps() < krylov.capacity();
+  return beside;
 }
 
 /// The Rayleigh quotient, in double, of what x has beside v̂; 0 where it has nothing.
@@ -137,13 +144,11 @@ void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const doubl
   // v₁.
   const bool is_of_found = !pairs.empty() && pairs[0].value >= (1 - 2e-6) * found.at.rayleigh;
   if (!is_of_found || !has_settled(pairs, 1, reference_of(result.ritz_2, found.at.rayleigh))) {
-    double beside = largest_beside(fast, found);
-    constexpr auto unit = static_cast<double>(std::numeric_limits<scalar_of<Fast>>::epsilon());
-    const auto dimension = static_cast<double>(found.direction.size());
-    if (unit > std::numeric_limits<double>::epsilon() && beside < 4 * unit * dimension * found.at.rayleigh) {
-      beside = largest_beside(op, found);  // in float it would drown in the rounding of ρ
+    auto beside = largest_beside(fast, found);
+    if (beside.is_lost && !std::same_as<scalar_of<Fast>, double>) {
+      beside = largest_beside(op, found);
     }
-    result.ritz_2 = std::max(result.ritz_2, beside);
+    result.ritz_2 = std::max(result.ritz_2, beside.value);
   }
 }
 
