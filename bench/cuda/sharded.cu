@@ -204,23 +204,21 @@ struct silent {
 };
 
 /// How the parts of the ranks come together.
-enum class way { silent, message, beside, window, beside_in_window, peers };
+enum class way { silent, message, beside, peers };
 const char* name_of(way how) {
   switch (how) {
     case way::silent: return "no message";
     case way::message: return "message";
     case way::beside: return "message beside";
-    case way::window: return "message, window";
-    case way::beside_in_window: return "beside, window";
     case way::peers: return "peers";
   }
   return "";
 }
 
-/// `work`: a window of NCCL, or null.
-template <split kind, class Comm>
-pair_of_times times_of(const Comm& comm, const nccl_memory* work, std::barrier<>& together,
-                       const expert_shape& whole, int layers, cudaStream_t stream) {
+/// `work`: a window of NCCL for the forward, or null. `messages`: who sends those of the backward.
+template <split kind, class Comm, class Messages>
+pair_of_times times_of(const Comm& comm, const Messages& messages, const nccl_memory* work,
+                       std::barrier<>& together, const expert_shape& whole, int layers, cudaStream_t stream) {
   const auto ctx = cuda::make_context(stream);
   std::vector<std::unique_ptr<layer>> held;
   const auto experts = [&](const layer& h) {
@@ -251,16 +249,10 @@ pair_of_times times_of(const Comm& comm, const nccl_memory* work, std::barrier<>
   const std::size_t bytes =
       std::max(cuda::sharded_router_rows_workspace(ctx, forward, comm.size()),
                cuda::sharded_router_rows_vjp_workspace(ctx, backward, comm.size(), gradient_mode::write));
-  const memory own(work == nullptr ? bytes : 0);
+  const memory own(bytes);
   const cuda::workspace scratch{work == nullptr ? own.data : work->data(), bytes};
   if (work != nullptr && bytes > work->size()) std::exit(1);
   const auto go = [&] { cuda::sharded_router_rows(ctx, comm, forward, scratch, usual()); };
-  if (std::getenv("PROFILE") != nullptr) {
-    go();
-    cuda::sharded_router_rows_vjp(ctx, comm, backward, gradient_mode::write, scratch, usual());
-    must(cudaStreamSynchronize(stream));
-    return {};
-  }
   together.arrive_and_wait();
   go();  // NCCL connects the ranks at their first message, which a capture cannot hold
   must(cudaStreamSynchronize(stream));
@@ -270,8 +262,8 @@ pair_of_times times_of(const Comm& comm, const nccl_memory* work, std::barrier<>
   t.both = microseconds(stream, together,
                         [&] {
                           go();
-                          cuda::sharded_router_rows_vjp(ctx, comm, backward, gradient_mode::write, scratch,
-                                                        usual());
+                          cuda::sharded_router_rows_vjp(ctx, messages, backward, gradient_mode::write,
+                                                        {own.data, bytes}, usual());
                         }) /
            layers;
   together.arrive_and_wait();
@@ -287,20 +279,26 @@ pair_of_times on_rank(ncclComm_t handle, const nccl_memory& window, std::barrier
   must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   const cuda::message_stream beside;
   const cuda::nccl_communicator comm(handle);
-  const auto with = [&](const auto& c, const nccl_memory* work) {
-    return times_of<kind>(c, work, together, whole, layers, stream);
+  const auto with = [&](const auto& c, const auto& messages, const nccl_memory* work) {
+    return times_of<kind>(c, messages, work, together, whole, layers, stream);
   };
   pair_of_times t;
   switch (how) {
-    case way::silent: t = with(silent{comm.rank(), comm.size()}, nullptr); break;
-    case way::message: t = with(comm, nullptr); break;
-    case way::beside: t = with(cuda::overlap_layers(comm, beside), nullptr); break;
-    case way::window: t = with(comm, &window); break;
-    case way::beside_in_window: t = with(cuda::overlap_layers(comm, beside), &window); break;
+    case way::silent: {
+      const silent none{comm.rank(), comm.size()};
+      t = with(none, none, nullptr);
+      break;
+    }
+    case way::message: t = with(comm, comm, nullptr); break;
+    case way::beside: {
+      const auto overlapped = cuda::overlap_layers(comm, beside);
+      t = with(overlapped, overlapped, nullptr);
+      break;
+    }
     case way::peers:
       t = with(cuda::nccl_window_communicator(handle, window.device(), window.window(), window.data(),
                                               window.size()),
-               &window);
+               comm, &window);
       break;
   }
   must(cudaStreamDestroy(stream));
@@ -358,7 +356,7 @@ void compare(const char* what, const group_of_ranks& group, const pair_of_times&
 
 }  // namespace
 
-/// bench_sharded [fewer]: all ways, or the faster ones, on all GPUs, and on fewer. bench_sharded RANKS KINDS
+/// bench_sharded: all ways on all GPUs, and on fewer. bench_sharded RANKS KINDS
 /// [ROW]: on one GPU, what a rank does without its messages; kinds by their first letters.
 int main(int argc, char** argv) {
   int devices = 0;
@@ -381,7 +379,8 @@ int main(int argc, char** argv) {
         std::barrier<> alone(1);
         cudaStream_t stream;
         must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-        const auto t = times_of<kind>(silent{0, ranks}, nullptr, alone, shape, layers, stream);
+        const auto t =
+            times_of<kind>(silent{0, ranks}, silent{0, ranks}, nullptr, alone, shape, layers, stream);
         const auto [n, f, d] = shape;
         std::printf(
             "%2dx %3ldx%4ldx%4ld %-7s alone of %d: forward %7.1f (%7.1f on one) %.2f; both %7.1f (%7.1f) "
@@ -397,7 +396,6 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (devices < 2) return 77;
-  const bool fewer = argc > 1;
   std::vector<pair_of_times> ones;
   for (const auto& [shape, layers] : rows) ones.push_back(on_one(shape, layers));
   for (int size = devices; size >= 2; size /= 2) {
@@ -405,13 +403,10 @@ int main(int argc, char** argv) {
     std::size_t i = 0;
     for (const auto& [shape, layers] : rows) {
       const pair_of_times& one = ones[i++];
-      for (const way how :
-           {way::silent, way::message, way::beside, way::window, way::beside_in_window, way::peers}) {
-        if (fewer && how != way::beside_in_window && how != way::peers) continue;
+      for (const way how : {way::silent, way::message, way::beside, way::peers}) {
         compare<split::neurons>("neurons", group, one, shape, layers, how);
       }
-      for (const way how : {way::message, way::window, way::peers}) {
-        if (fewer && how != way::peers) continue;
+      for (const way how : {way::message, way::peers}) {
         compare<split::experts>("experts", group, one, shape, layers, how);
         compare<split::rows>("rows", group, one, shape, layers, how);
       }

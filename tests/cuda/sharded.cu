@@ -104,7 +104,18 @@ struct outcome {
   std::vector<std::vector<status>> statuses;
 };
 
-/// `work`: of at least 64 MiB, or none of the caller's.
+/// What sends messages: the communicator itself, or for those that have none, one beside it.
+template <class Comm>
+const Comm& messages_of(const Comm& comm) {
+  return comm;
+}
+#ifdef MPIROUTER_TEST_NCCL_WINDOWS
+cuda::nccl_communicator messages_of(const cuda::nccl_window_communicator& comm) {
+  return cuda::nccl_communicator(comm.handle());
+}
+#endif
+
+/// `work`: of the forward, of at least 64 MiB, or none of the caller's.
 template <class Comm>
 outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, const std::vector<index_t>& cuts,
                  bool captured, const cuda::step_options& options, void* work = nullptr) {
@@ -132,9 +143,11 @@ outcome run_rank(const Comm& comm, const std::vector<layer_numbers>& model, cons
   const buffer<unsigned char> scratch(bytes);
   check(work == nullptr || bytes <= most_work, "a workspace beyond the window");
   if (work == nullptr) work = scratch.data();
+  const auto& messages = messages_of(comm);
   const auto both = [&] {
     cuda::sharded_router_rows(ctx, comm, f, {work, forward_bytes}, options);
-    cuda::sharded_router_rows_vjp(ctx, comm, b, gradient_mode::write, {work, backward_bytes}, options);
+    cuda::sharded_router_rows_vjp(ctx, messages, b, gradient_mode::write, {scratch.data(), backward_bytes},
+                                  options);
   };
   run_on(stream, captured, both);
   outcome out;

@@ -7,6 +7,14 @@
 
 #include <nccl.h>
 
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// Nothing, after what is in the stream by now: it does not let the next kernel start before it has ended.
+template <class = void>
+__global__ void full_stop_kernel() {}
+
+MPIROUTER_CUDA_DETAIL_END
+
 MPIROUTER_CUDA_BEGIN
 
 /// A borrowed ncclComm_t as a DeviceCommunicator: one ncclAllGather of floats a message, on the stream of the
@@ -39,6 +47,9 @@ class nccl_communicator {
     core::expect(mine.is_contiguous() && all.is_contiguous() && all.size() == size_ * mine.size(),
                  "nccl_communicator: all_gather of ", mine.size(), " elements from each of ", size_,
                  " ranks into ", all.size());
+    // In a window NCCL launches its kernel so that it may start while the last of ours runs, which lets it.
+    detail::full_stop_kernel<><<<1, 1, 0, stream>>>();
+    detail::check("full_stop_kernel", cudaGetLastError());
     ncclResult_t state = ncclAllGather(mine.data(), all.data(), static_cast<std::size_t>(mine.size()),
                                        ncclFloat, comm_, stream);
     while (state ==

@@ -32,8 +32,8 @@ MPIROUTER_CUDA_DETAIL_END
 MPIROUTER_CUDA_BEGIN
 
 /// A borrowed ncclComm_t whose workspace is a window, as a PeerCommunicator: sharded_router_rows then writes
-/// each direction to all ranks as it is made, over NVLink, in place of a message after the reads; the
-/// backward gathers by ncclAllGather, which NCCL makes faster in a window too.
+/// each direction to all ranks as it is made, over NVLink, in place of a message after the reads. It sends no
+/// messages: columns and the backward take nccl_communicator, and a workspace that is in no window.
 ///
 /// device: made by ncclDevCommCreate with lsaBarrierCount of 1 or more, of which the first barrier is used.
 /// window: of ncclCommWindowRegister with NCCL_WIN_COLL_SYMMETRIC, of `bytes` at `base`. All borrowed. The
@@ -41,11 +41,11 @@ MPIROUTER_CUDA_BEGIN
 ///
 /// Throws usage_error as nccl_communicator, where not all ranks reach each other's memory (they are not of
 /// one NVLink domain), and where a workspace does not lie in the window.
-class nccl_window_communicator : public nccl_communicator {
+class nccl_window_communicator {
  public:
   nccl_window_communicator(ncclComm_t comm, const ncclDevComm& device, ncclWindow_t window, void* base,
                            std::size_t bytes)
-      : nccl_communicator(comm),
+      : comm_(comm),
         device_(device),
         window_(window),
         base_(static_cast<unsigned char*>(base)),
@@ -56,6 +56,10 @@ class nccl_window_communicator : public nccl_communicator {
                  " alone: use nccl_communicator");
   }
 
+  [[nodiscard]] index_t rank() const noexcept { return comm_.rank(); }
+  [[nodiscard]] index_t size() const noexcept { return comm_.size(); }
+  [[nodiscard]] ncclComm_t handle() const noexcept { return comm_.handle(); }
+
   void meet(const context& ctx, float* mine, float** peers) const {
     const std::ptrdiff_t offset = reinterpret_cast<unsigned char*>(mine) - base_;
     core::expect(peers == nullptr || (offset >= 0 && static_cast<std::size_t>(offset) < bytes_),
@@ -65,11 +69,12 @@ class nccl_window_communicator : public nccl_communicator {
   }
 
  private:
+  nccl_communicator comm_;
   ncclDevComm device_;
   ncclWindow_t window_;
   unsigned char* base_;
   std::size_t bytes_;
 };
-static_assert(PeerCommunicator<nccl_window_communicator>);
+static_assert(PeerCommunicator<nccl_window_communicator> && !DeviceCommunicator<nccl_window_communicator>);
 
 MPIROUTER_CUDA_END

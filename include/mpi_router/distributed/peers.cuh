@@ -9,7 +9,7 @@
 
 MPIROUTER_CUDA_BEGIN
 
-/// A DeviceCommunicator whose ranks have their workspaces at the same place of memory that all can write to.
+/// A communicator whose ranks have their workspaces at the same place of memory that all can write to.
 /// `meet(ctx, mine, peers)` is enqueued on the stream of ctx: what is enqueued after it on any rank runs
 /// after what was enqueued before it on all, and sees what that wrote. Where `peers` is not null, peers[i],
 /// memory of this device, becomes the address that rank (rank() + 1 + i) mod size() has for what lies at
@@ -17,8 +17,11 @@ MPIROUTER_CUDA_BEGIN
 /// in a graph. distributed/nccl_window.cuh adapts a window of NCCL.
 template <class C>
 concept PeerCommunicator =
-    DeviceCommunicator<C> && requires(const std::remove_cvref_t<C>& comm, const context& ctx, float* mine,
-                                      float** peers) { comm.meet(ctx, mine, peers); };
+    requires(const std::remove_cvref_t<C>& comm, const context& ctx, float* mine, float** peers) {
+      { comm.rank() } -> std::convertible_to<index_t>;
+      { comm.size() } -> std::convertible_to<index_t>;
+      comm.meet(ctx, mine, peers);
+    };
 
 MPIROUTER_CUDA_END
 

@@ -338,9 +338,13 @@ template <class T, class R, class O>
 /// below. Columns: two messages, of 8 · Σ N · F and 8 · Σ N · `most` bytes, two reads of the weights, all in
 /// f64, by the generic path.
 ///
+/// Over a PeerCommunicator there is no message: directions go to the others as they are made, which all wait
+/// for at the end (and at the beginning, until none reads those of the last call). Not for columns.
+///
 /// Stream-ordered, no synchronisation, no allocation; may be captured in a graph where the message may.
 /// Throws usage_error on shapes, overlap, workspace, radius, steps; what `comm` throws passes through.
-template <DeviceCommunicator Comm, class T, class R, class O>
+template <class Comm, class T, class R, class O>
+  requires(DeviceCommunicator<Comm> || PeerCommunicator<Comm>)
 void sharded_router_rows(const context& ctx, const Comm& comm, std::span<const sharded_layer<T, R, O>> layers,
                          const workspace& scratch, const step_options& options) {
   static_assert(!std::is_const_v<O>, "sharded_router_rows: the output is const");
@@ -348,6 +352,7 @@ void sharded_router_rows(const context& ctx, const Comm& comm, std::span<const s
   detail::expect_context(name, ctx);
   detail::expect_forward_shapes(name, layers, options);
   if constexpr (detail::is_columns<T>) {
+    static_assert(DeviceCommunicator<Comm>, "sharded_router_rows: columns go by messages");
     using value = std::remove_const_t<typename detail::held<T>::element>;
     detail::forward_by_columns<value>(name, ctx, comm, layers, scratch, options);
   } else {
