@@ -16,7 +16,9 @@ MPIROUTER_BEGIN_TYPES
 
 /// A communicator of GPUs, which the caller owns and the library borrows: as Communicator, on a stream.
 /// `all_gather(mine, all, stream)` moves the numbers bit for bit (some are no floats), is enqueued when it
-/// returns, waits for nothing on the host, allocates nothing, and may be captured in a graph.
+/// returns, waits for nothing on the host, allocates nothing, and may be captured in a graph. What makes the
+/// parts lets the next kernel of the stream start early: one that is launched with programmatic serialisation
+/// must wait for it (griddepcontrol.wait) before it reads.
 /// distributed/nccl.cuh adapts ncclComm_t, distributed/device_loopback.cuh threads.
 template <class C>
 concept DeviceCommunicator =
