@@ -130,7 +130,7 @@ template <MatrixRowsIn<double> Rows>
     version.sigma_1 = version.sigma_2 = std::numeric_limits<double>::quiet_NaN();
   } else if (version.found.direction.size() > 0) {
     version.sigma_1 = std::sqrt(version.found.at.rayleigh);
-    version.sigma_2 = std::sqrt(largest_beside(op, version.found));
+    version.sigma_2 = std::sqrt(largest_beside(op, version.found).value);
   }
   return version;
 }
