@@ -15,7 +15,11 @@ class nccl_memory {
   nccl_memory(ncclComm_t comm, std::size_t bytes) : comm_(comm), bytes_(bytes) {
     must(ncclMemAlloc(&data_, bytes));
     must(ncclCommWindowRegister(comm, data_, bytes, &window_, NCCL_WIN_COLL_SYMMETRIC));
+#ifdef NCCL_DEV_COMM_REQUIREMENTS_INITIALIZER
+    ncclDevCommRequirements needs = NCCL_DEV_COMM_REQUIREMENTS_INITIALIZER;
+#else
     ncclDevCommRequirements needs = {};
+#endif
     needs.lsaBarrierCount = 1;
     must(ncclDevCommCreate(comm, &needs, &device_));
   }

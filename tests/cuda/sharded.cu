@@ -246,10 +246,11 @@ std::vector<layer_numbers> mixed_model() {
   return model;
 }
 
-/// More layers that are alike than one launch stacks.
-std::vector<layer_numbers> model_of_one_shape() {
+/// Layers that are alike: so many that it takes two launches to stack them, or of a shape that the forward
+/// stacks.
+std::vector<layer_numbers> model_of_one_shape(index_t ffn, unsigned layers) {
   std::vector<layer_numbers> model;
-  for (unsigned l = 0; l < 23; ++l) model.push_back(random_layer(3, 17, 72, 30 + l));
+  for (unsigned l = 0; l < layers; ++l) model.push_back(random_layer(3, ffn, 72, 30 + l));
   return model;
 }
 
@@ -528,7 +529,8 @@ int main(int argc, char** argv) {
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return 77;
   if (mode != "bits") {
     threads_on_one_gpu(mixed_model());
-    threads_on_one_gpu(model_of_one_shape());
+    threads_on_one_gpu(model_of_one_shape(17, 23));
+    threads_on_one_gpu(model_of_one_shape(1000, 3));
     bf16_on_one_gpu();
     f16_on_one_gpu();
     f32_on_one_gpu();

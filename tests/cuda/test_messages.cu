@@ -144,6 +144,23 @@ TEST_CASE("layers are read by one launch where they differ in nothing but addres
   CHECK_FALSE(gpu::make_stacks(std::span<const shard_layer>(shifted)));
 }
 
+TEST_CASE("the forward reads layers by one launch where a second kernel finishes them anyway") {
+  cuda::context ctx;
+  ctx.multiprocessors = 132;
+  ctx.capability = 90;
+  ctx.shared_memory = 227 * 1024;
+  for (int i = 0; i < 4; ++i) ctx.clusters[i] = 132 >> i;
+  const auto stacks = [&](const expert_shape& s) {
+    const std::vector<view_layer> both{layer_of(s, 0), layer_of(s, 3)};
+    return gpu::stack_forward(ctx, std::span<const view_layer>(both));
+  };
+  CHECK_FALSE(stacks({64, 256, 2048}));  // clusters of two finish by themselves
+  CHECK_FALSE(stacks({128, 192, 2048}));
+  CHECK(stacks({256, 512, 7168}));  // more experts than multiprocessors
+  CHECK(stacks({3, 1000, 72}));     // more blocks an expert than a cluster has
+  CHECK(stacks({1, 341, 2048}));    // a part of one
+}
+
 TEST_CASE("what begins at an expert, of what is wanted") {
   cuda::step_by_products told_of;
   told_of.rayleigh = somewhere<double>(0);

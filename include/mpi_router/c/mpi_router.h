@@ -408,7 +408,7 @@ MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_workspace_size(const mpi_ro
 
 /** mpi_router_rows on a GPU, with the same options. experts, router and rows: types as there. told: statuses
  * and numbers (double) on the device. tape: or null; of one step. One read of the experts a step where one of
- * their axes has stride 1 and they are not f64. */
+ * their axes has stride 1 and they are not f64, two where D is too large for the device. */
 MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows(
     const mpi_router_cuda* cuda, const mpi_router_experts* experts, const mpi_router_matrix* router,
     const mpi_router_options* options, const mpi_router_matrix* rows, const mpi_router_by_products* told,

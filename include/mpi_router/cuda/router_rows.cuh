@@ -163,7 +163,9 @@ template <class T>
 /// The partial form: images u_i = r_i M_i [N, D] and energies ‖A_i r_i‖² [N] (device memory, or null) of the
 /// shard of the weights at hand, before any normalising. Where F is sharded, sum both over the shards, then
 /// retract_images; where the experts are sharded there is nothing to sum. Cost and guarantees as for
-/// router_rows. In f32 images of weights beyond about 1e±18 leave the range: give an f64 `images` then.
+/// router_rows, but that ‖r‖² and ‖u‖² are f64 in retract_images: rows and images of f64 outside about 1e±150
+/// count as zero or not finite there. In f32 images of weights beyond about 1e±18 leave the range: give an
+/// f64 `images` then.
 template <class T, class R, class O>
 void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>& experts,
                     const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& images,
@@ -239,9 +241,9 @@ void retract_images(const context& ctx, const matrix_view<U, device_space>& imag
                                      told, saved});
 }
 
-/// to = from [N, D] in the type of `to`: of any storage types, rounded to nearest, infinite where it is out
-/// of range. Rows of f64, with which a call goes the generic way, in f32, with which it reads the weights
-/// once. No workspace; O(N·D).
+/// to = from [N, D] in the type of `to`: of any storage types, rounded to nearest (to 16 bits from f64 by way
+/// of f32), infinite where it is out of range. Rows of f64, with which a call goes the generic way, in f32,
+/// with which it reads the weights once. No workspace; O(N·D).
 template <class U, class V>
 void narrow_rows(const context& ctx, const matrix_view<U, device_space>& from,
                  const matrix_view<V, device_space>& to) {

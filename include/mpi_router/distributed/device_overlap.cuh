@@ -82,10 +82,10 @@ class device_layer_overlap {
   const message_stream* beside_;
 };
 
-/// The same communicator, with which sharded_router_rows and its backward send every layer by itself (a large
-/// one in pieces) on `beside`, and read the next while that is under way. The bits are those of one message
-/// for all. `beside` is borrowed, for one call at a time. Columns, whose messages wait for each other, are
-/// sent as ever.
+/// The same communicator, with which sharded_router_rows and its backward send some layers by themselves (a
+/// large one in pieces; some 4 MiB a message) on `beside`, and read the next while that is under way. Bits
+/// may differ from those of one message for all: layers are read by other launches. `beside` is borrowed, for
+/// one call at a time. Columns, whose messages wait for each other, are sent as ever.
 template <DeviceCommunicator C>
 [[nodiscard]] device_layer_overlap<C> overlap_layers(C comm, const message_stream& beside) {
   return {std::move(comm), beside};

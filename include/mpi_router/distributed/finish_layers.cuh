@@ -74,7 +74,7 @@ class layers_finisher {
   }
   void finish() {
     if (some_.experts > 0) {
-      const launch_shape shape = one_block_each(ctx_, some_.experts, some_.hidden);
+      const launch_shape shape = one_block_each(finish_many_experts, some_.experts, some_.hidden);
       const bool kept = some_.hidden <= finish_kept_columns;
       launch("finish_layers_kernel", ctx_, shape,
              kept ? finish_layers_kernel<Layer, Layer::kept> : finish_layers_kernel<Layer, 0>, some_);

@@ -36,8 +36,9 @@ MPIROUTER_CUDA_BEGIN
 /// messages: columns and the backward take nccl_communicator, and a workspace that is in no window.
 ///
 /// device: made by ncclDevCommCreate with lsaBarrierCount of 1 or more, of which the first barrier is used.
-/// window: of ncclCommWindowRegister with NCCL_WIN_COLL_SYMMETRIC, of `bytes` at `base`. All borrowed. The
-/// workspace of a call lies in it, on every rank as far from the base. One call at a time, on one stream.
+/// window: of ncclCommWindowRegister with NCCL_WIN_COLL_SYMMETRIC, of `bytes` at `base`, as many on every
+/// rank: what the rank with the largest workspace needs. All borrowed. The workspace of a call lies in it, on
+/// every rank as far from the base. One call at a time, on one stream.
 ///
 /// Throws usage_error as nccl_communicator, where not all ranks reach each other's memory (they are not of
 /// one NVLink domain), and where a workspace does not lie in the window.
@@ -60,12 +61,19 @@ class nccl_window_communicator {
   [[nodiscard]] index_t size() const noexcept { return comm_.size(); }
   [[nodiscard]] ncclComm_t handle() const noexcept { return comm_.handle(); }
 
+  /// That what the ranks write lies in the window.
+  void expect_holds(const float* first, std::size_t bytes) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(first);
+    const auto begin = reinterpret_cast<std::uintptr_t>(base_);
+    core::expect(at >= begin && at - begin <= bytes_ && bytes <= bytes_ - (at - begin),
+                 "nccl_window_communicator: the workspace does not lie in the window of ", bytes_, " bytes");
+  }
   void meet(const context& ctx, float* mine, float** peers) const {
-    const std::ptrdiff_t offset = reinterpret_cast<unsigned char*>(mine) - base_;
-    core::expect(peers == nullptr || (offset >= 0 && static_cast<std::size_t>(offset) < bytes_),
-                 "nccl_window_communicator: the workspace does not lie in the window");
+    const std::size_t offset =
+        mine == nullptr ? 0
+                        : reinterpret_cast<std::uintptr_t>(mine) - reinterpret_cast<std::uintptr_t>(base_);
     detail::launch("meet_kernel", ctx, {1, detail::warp_threads}, detail::meet_kernel<>, device_, window_,
-                   peers == nullptr ? std::size_t{0} : static_cast<std::size_t>(offset), peers);
+                   offset, peers);
   }
 
  private:

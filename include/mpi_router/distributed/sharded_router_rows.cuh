@@ -226,7 +226,7 @@ void forward_by_messages(const context& ctx, const Comm& comm, std::span<const L
     take_parts(reading, group, here, options, [](const float*) { return peer_rows{}; });
     start_gather(ctx, comm, here.mine, here.all, group.message.size);
   });
-  wait_for_messages(ctx, comm);
+  if (rank_message(layers).slots > 0) wait_for_messages(ctx, comm);
   finish_rows<apart>(ctx, layers, memory, ranks, options);
 }
 
@@ -235,6 +235,10 @@ template <class Comm, class Layer>
 void forward_to_peers(const context& ctx, const Comm& comm, std::span<const Layer> layers,
                       const rank_memory& memory, const step_options& options) {
   const index_t ranks = comm.size();
+  if constexpr (requires { comm.expect_holds(memory.all, std::size_t{}); }) {
+    comm.expect_holds(memory.all,
+                      static_cast<std::size_t>(ranks * rank_message(layers).size) * sizeof(float));
+  }
   context reading = ctx;
   reading.inputs_at_rest = rows_at_rest(ctx, layers);
   for_each_message<false>(layers, [&](const auto& group) {
@@ -309,7 +313,8 @@ MPIROUTER_CUDA_DETAIL_END
 MPIROUTER_CUDA_BEGIN
 
 /// Bytes of workspace that sharded_router_rows needs: some 4 · (ranks + 1) · N · (D + 5) for all layers
-/// together (of shards with `most` m in place of N), and what router_rows needs of one; of columns 8 · (ranks
+/// together (of shards with `most` m in place of N), and what router_rows needs of one; of layers that are
+/// read by one launch what it needs of all, and a copy of their rows; of columns 8 · (ranks
 /// + 2) · N · max(F, most columns of a rank).
 template <class T, class R, class O>
 [[nodiscard]] std::size_t sharded_router_rows_workspace(const context& ctx,
@@ -334,9 +339,9 @@ template <class T, class R, class O>
 /// energies as f64, so that weights of any magnitude work as in router_rows. Cost: one read of this rank's
 /// weights, and one message of some 4 · Σ m · (D + 5) bytes for all layers, m = N or `most`. A run of rows is
 /// up to three steps, for the parts of experts at its ends. Sums go in the order of the ranks, in f64: the
-/// bits depend on which rank holds what, and neither on the network nor on the algorithm of the library
-/// below. Columns: two messages, of 8 · Σ N · F and 8 · Σ N · `most` bytes, two reads of the weights, all in
-/// f64, by the generic path.
+/// bits depend on which rank holds what, on the layers of a call and on whether messages go beside the reads,
+/// and neither on the network nor on the algorithm of the library below. Columns: two messages, of 8 · Σ N ·
+/// F and 8 · Σ N · `most` bytes, two reads of the weights, all in f64, by the generic path.
 ///
 /// Over a PeerCommunicator there is no message: directions go to the others as they are made, which all wait
 /// for at the end (and at the beginning, until none reads those of the last call). Not for columns.

@@ -74,11 +74,14 @@ class upstream {
   template <class Use>
   void of(const auto& wanted, const Use& use) const {
     if (size_ == 0) return use(wanted.grad_rows);
+    bool found = false;
     for_each([&](const auto& layer, index_t at, index_t pitch) {
       if (&layer != &wanted) return;
+      found = true;
       const auto [n, f, d] = layer.experts.shape();
       use(matrix_view<float, device_space>(sums_ + at, n, d, pitch, 1));
     });
+    expect(found, "sharded_router_rows_vjp: a layer that is none of the call's");
   }
 
  private:

@@ -7,12 +7,11 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// As many threads as there are vectors of four; but where blocks would wait for their turn, as few as can
-/// keep a row in their registers, so that more of them are at work at once.
-[[nodiscard]] inline launch_shape one_block_each(const context& ctx, index_t experts, int hidden) {
+/// As many threads as there are vectors of four; but where there are more experts than run at once, as few as
+/// can keep a row in their registers, so that more of them are at work.
+[[nodiscard]] inline launch_shape one_block_each(index_t at_once, index_t experts, int hidden) {
   int threads = hidden <= finish_few_columns ? finish_few_threads : finish_most_threads;
-  while (experts > ctx.multiprocessors && threads > finish_least_threads &&
-         hidden <= finish_kept * 4 * (threads / 2)) {
+  while (experts > at_once && threads > finish_least_threads && hidden <= finish_kept * 4 * (threads / 2)) {
     threads /= 2;
   }
   return {static_cast<unsigned>(experts), static_cast<unsigned>(threads)};
@@ -20,12 +19,13 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 
 template <class Images>
 void collect(const context& ctx, index_t experts, const collect_args<Images>& args) {
-  launch("collect_kernel", ctx, one_block_each(ctx, experts, args.hidden), collect_kernel<Images>, args);
+  launch("collect_kernel", ctx, one_block_each(ctx.multiprocessors, experts, args.hidden),
+         collect_kernel<Images>, args);
 }
 
 template <class Images>
 void finish(const context& ctx, index_t experts, const Images& images, const finish_args& args) {
-  const launch_shape shape = one_block_each(ctx, experts, args.hidden);
+  const launch_shape shape = one_block_each(ctx.multiprocessors, experts, args.hidden);
   if (args.hidden <= finish_kept_columns) {
     launch("finish_kernel", ctx, shape, finish_kernel<Images, finish_kept>, images, args);
   } else {

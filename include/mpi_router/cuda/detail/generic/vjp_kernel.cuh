@@ -25,7 +25,9 @@ __global__ void __launch_bounds__(generic_threads)
   }
   sum_over_block(sums, scratch, generic_threads);
   const bool dead = from.saved.statuses != nullptr && from.saved.statuses[e] != status::ok;
-  const double gain = from.radius / from.saved.image_norm[e];
+  // A norm that no double holds has no gradient that could be told: NaN, not zero.
+  const double norm = from.saved.image_norm[e];
+  const double gain = norm > 0.0 && !isinf(norm) ? from.radius / norm : nan("");
   for (int d = static_cast<int>(threadIdx.x); d < hidden; d += generic_threads) {
     dual[row + d] = dead ? 0.0 : gain * (from.grad_rows.load(e, d) - direction(d) * (sums[1] / sums[0]));
   }

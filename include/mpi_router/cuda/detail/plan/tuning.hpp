@@ -94,6 +94,8 @@ constexpr int most_generic_rows = 1024;    // blocks of one expert that write a 
 constexpr int finish_most_threads = 512;   // the hardware has 128 registers for each
 constexpr int finish_few_threads = 256;    // where a row has up to
 constexpr int finish_least_threads = 128;  // where there are more experts than multiprocessors
+/// In place of these where ranks must agree in their bits: some may have fewer multiprocessors.
+constexpr int finish_many_experts = 128;
 constexpr int finish_few_columns = 1024;   // columns: each thread has a vector of four
 constexpr int finish_kept = 4;             // fours of an image that stay in a thread's registers: all that
 constexpr int finish_kept_columns = 8192;  // columns make, 4 · 4 · 512. Longer images are read twice
