@@ -28,6 +28,11 @@ template <class Images, class Layer>
   return {{images, out, nullptr, statuses, instead, hidden}};
 }
 
+/// What rows without a step are given, if they pass it on.
+[[nodiscard]] any_matrix passed_on(const auto& grad_rows, const step_options& options) {
+  return options.degenerate == degenerate_row::keep ? any_matrix(grad_rows) : any_matrix();
+}
+
 /// The gradients of the rows of each layer, summed over the ranks if there is anything to sum: use(layer,
 /// ḡ).
 template <class Layers>

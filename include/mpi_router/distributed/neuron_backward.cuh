@@ -1,0 +1,185 @@
+// The backward over ranks that have neurons: gradients of the weights stay, those of the router are added up.
+#pragma once
+
+#include <mpi_router/cuda/router_rows_vjp.cuh>
+#include <mpi_router/distributed/device_overlap.cuh>
+#include <mpi_router/distributed/layer_stack.cuh>
+#include <mpi_router/distributed/message_groups.cuh>
+#include <mpi_router/distributed/sharded_expect.cuh>
+#include <mpi_router/distributed/upstream.cuh>
+
+#include <algorithm>
+#include <span>
+#include <type_traits>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// What router_rows_vjp needs for a batch of `count` experts like this one.
+template <class T, class G>
+[[nodiscard]] std::size_t backward_bytes(const context& ctx, const expert_batch_view<T, device_space>& like,
+                                         const expert_batch_view<G, device_space>& gradient, index_t count,
+                                         gradient_mode mode) {
+  const auto [n, f, d] = like.shape();
+  const vjp_mode as = mode == gradient_mode::accumulate ? vjp_mode::accumulate : vjp_mode::write;
+  return backward_path<std::remove_const_t<T>, G>(ctx, {count, f, d}, like.strides(),
+                                                  gradient.strides().hidden, as, nullptr)
+      .bytes;
+}
+
+/// The k-th batches of the layers of a message as one, ḡ as given or as summed.
+template <class U, class Layer>
+[[nodiscard]] auto backward_stack(const context& ctx, std::span<const Layer> layers, const auto& batch,
+                                  const auto& gradient, gradient_mode mode, const rank_parts& mine,
+                                  void* data) {
+  using value = std::remove_const_t<typename std::remove_cvref_t<decltype(batch.experts)>::element_type>;
+  using to_value = typename std::remove_cvref_t<decltype(gradient)>::element_type;
+  using element = std::remove_const_t<std::remove_pointer_t<decltype(layers.front().router.data())>>;
+  const index_t all = batch.experts.num_experts() * static_cast<index_t>(layers.size());
+  layer_stack<value, element, to_value, U> stack(
+      layers, neuron_batch<const value>{batch.experts, batch.first, batch.slot}, true,
+      backward_bytes(ctx, batch.experts, gradient, all, mode), mine, data);
+  stack.put_gradients(gradient);
+  return stack;
+}
+
+/// Scratch for the parts of the layers of a message.
+template <class Layer>
+[[nodiscard]] std::size_t backward_scratch(const context& ctx, std::span<const Layer> layers,
+                                           gradient_mode mode, bool summed) {
+  std::size_t most = 0;
+  const bool stacks = make_stacks(layers);
+  for (const Layer& layer : layers) {
+    const neuron_batches gradients(layer.grad_experts);
+    index_t i = 0;
+    for (const auto& batch : neuron_batches(layer.experts)) {
+      const auto& gradient = gradients[i++].experts;
+      using given = std::remove_const_t<std::remove_pointer_t<decltype(layer.grad_rows.data())>>;
+      most = std::max(
+          most, !stacks  ? router_rows_vjp_workspace(ctx, batch.experts, gradient, mode)
+                : summed ? backward_stack<float>(ctx, layers, batch, gradient, mode, {}, nullptr).bytes
+                         : backward_stack<given>(ctx, layers, batch, gradient, mode, {}, nullptr).bytes);
+    }
+    if (stacks) break;
+  }
+  return most;
+}
+
+template <class Layer>
+[[nodiscard]] rank_memory neuron_backward_memory(const context& ctx, std::span<const Layer> layers,
+                                                 index_t ranks, gradient_mode mode, tokens_of_rows tokens,
+                                                 void* data) {
+  std::size_t scratch = 0;
+  const auto use = [&](const auto& group) {
+    scratch = std::max(scratch,
+                       backward_scratch(ctx, group.layers, mode, tokens == tokens_of_rows::split_over_ranks));
+  };
+  for_each_message<false>(layers, use);
+  for_each_message<true>(layers, use);
+  return {size_of_messages(layers), upstream_size(layers, tokens), ranks, scratch, data};
+}
+
+/// The gradients to this rank's neurons, and its parts of those to the router.
+template <class T, class Layer, class Upstream>
+void pull_parts(const char* name, const context& ctx, const Layer& layer, const rank_parts& mine,
+                const Upstream& grad_rows, gradient_mode mode, const workspace& scratch,
+                const step_options& options) {
+  step_options fixed = options;
+  fixed.radius = router_radius::fixed(options.radius.of(std::max<index_t>(total_experts(layer.experts), 1)));
+  const neuron_batches gradients(layer.grad_experts);
+  index_t i = 0;
+  for (const auto& batch : neuron_batches(layer.experts)) {
+    const index_t count = batch.experts.num_experts();
+    const auto part = directions_of(layer, mine, batch.slot, count);
+    const auto& gradient = gradients[i++].experts;
+    if (batch.experts.empty()) {  // alone it would pass on what rows without a step are given
+      set_zero(name, ctx, part.data(), part.rows() * part.row_stride());
+      continue;
+    }
+    backward_in_mode(name, ctx, expert_batch_view<const T, device_space>(batch.experts),
+                     layer.router.middle_rows(batch.first, count),
+                     from_expert(layer.saved, batch.first, layer.experts.shape().hidden_dim),
+                     grad_rows.middle_rows(batch.first, count), part, gradient, mode, scratch, fixed, false);
+  }
+}
+
+/// The same for layers that are alike: one launch for all.
+template <class U, class T, class Layer, class Given>
+void pull_stacked_parts(const char* name, const context& ctx, const message_group<Layer>& group,
+                        const rank_parts& mine, const Given& given, gradient_mode mode,
+                        const workspace& scratch, const step_options& options) {
+  const std::span<const Layer> layers = group.layers;
+  const Layer& first = layers.front();
+  const index_t pitch = rank_message::pitch_of(first);
+  step_options fixed = options;
+  fixed.radius = router_radius::fixed(options.radius.of(std::max<index_t>(total_experts(first.experts), 1)));
+  const neuron_batches gradients(first.grad_experts);
+  index_t k = 0;
+  for (const auto& batch : neuron_batches(first.experts)) {
+    const auto stack = backward_stack<U>(ctx, layers, batch, gradients[k].experts, mode, mine, scratch.data);
+    stack.put_together(ctx, layers, [&](const Layer& layer) {
+      const auto own = neuron_batches(layer.experts)[k];
+      const index_t count = own.experts.num_experts();
+      stack_part part{expert_addresses(own.experts),
+                      expert_addresses(neuron_batches(layer.grad_experts)[k].experts),
+                      any_matrix(layer.router.middle_rows(own.first, count)),
+                      {},
+                      from_expert(layer.saved, own.first, layer.experts.shape().hidden_dim)};
+      given.of(group, layer, [&](const auto& grad_rows) {
+        part.grad_rows = any_matrix(grad_rows.middle_rows(own.first, count));
+      });
+      return part;
+    });
+    backward_in_mode(name, ctx, expert_batch_view<const T, device_space>(stack.experts), stack.router,
+                     stack.saved, stack.grad_rows, stack.directions(pitch), stack.gradients, mode, stack.rest,
+                     fixed, false);
+    stack.send(ctx, mine, pitch);
+    ++k;
+  }
+}
+
+template <class T, class Comm, class Layer>
+void backward_by_neurons(const char* name, const context& ctx, const Comm& comm,
+                         std::span<const Layer> layers, gradient_mode mode, const workspace& scratch,
+                         const step_options& options, tokens_of_rows tokens) {
+  const index_t ranks = comm.size();
+  const rank_memory memory = neuron_backward_memory(ctx, layers, ranks, mode, tokens, scratch.data);
+  expect_sharded_backward(name, layers, scratch, memory.bytes);
+  const upstream given(layers, memory.sums, upstream_size(layers, tokens));
+  given.add_up(ctx, comm, memory.mine, memory.all);
+  for_each_message<StartingDeviceCommunicator<Comm>>(layers, [&](const auto& group) {
+    const rank_memory here = memory.from(group.at, ranks);
+    put_places(ctx, group.layers, reinterpret_cast<rank_place*>(here.mine + group.message.first_place));
+    if (make_stacks(group.layers)) {
+      rank_parts mine = group.message.parts(here.mine, 0, 0, 0, false);
+      mine.norms = nullptr;
+      given.with_type(group.layers.front(), [&]<class U>(std::type_identity<U>) {
+        pull_stacked_parts<U, T>(name, ctx, group, mine, given, mode, memory.scratch, options);
+      });
+    } else {
+      for_each_part(group.layers, group.message, here,
+                    [&](const auto& layer, const rank_parts& mine, const auto&) {
+                      given.of(group, layer, [&](const auto& grad_rows) {
+                        pull_parts<T>(name, ctx, layer, mine, grad_rows, mode, memory.scratch, options);
+                      });
+                    });
+    }
+    start_gather(ctx, comm, here.mine, here.all, group.message.size);
+  });
+  if (rank_message(layers).slots > 0) wait_for_messages(ctx, comm);
+  layers_finisher<layer_to_collect<rank_images>> sums(ctx);
+  for_each_message<StartingDeviceCommunicator<Comm>>(layers, [&](const auto& group) {
+    const rank_memory here = memory.from(group.at, ranks);
+    for_each_part(group.layers, group.message, here, [&](const auto& layer, const auto&, rank_parts all) {
+      all.norms = nullptr;  // gradients come as they are
+      given.of(group, layer, [&](const auto& grad_rows) {
+        sums.add(
+            rows_to_collect(layer, images_of(layer, group.message, all, ranks), any_matrix(layer.grad_router),
+                            layer.saved.statuses, passed_on(grad_rows, options)),
+            layer.experts.shape().num_experts);
+      });
+    });
+  });
+  sums.finish();
+}
+
+MPIROUTER_CUDA_DETAIL_END
