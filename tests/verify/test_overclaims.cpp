@@ -367,6 +367,18 @@ TEST_CASE("a restart finds what a direction lacks beside its neighbours, in as m
   const auto known = detail::images_beside(op, exact, exact, matrix(D, 0), 1.0);
   CHECK(detail::restart(op, known, exact, 1e-10, D) == 0);
   CHECK(exact == column::Unit(D, 0));
+  // Of what is known alone: where v̂ lacks a neighbour and nothing else, no step can tell, and none is needed.
+  for (const double rounding : {0.0, 1e-15}) {
+    column off = column::Unit(D, 0) + 1e-4 * column::Unit(D, 1) + rounding * column::Unit(D, 7);
+    off.normalize();
+    matrix beside = matrix::Zero(D, 1);
+    beside(0, 0) = -off[1];
+    beside(1, 0) = off[0];
+    const auto both = detail::images_beside(op, off, op.lambda.cwiseProduct(off), beside, 1.0);
+    CHECK(detail::restart(op, both, off, 1e-10, D) == 0);
+    CHECK(std::abs(off[1]) < 1e-12);
+    CHECK(std::abs(off[0]) == doctest::Approx(1).epsilon(1e-14));
+  }
 }
 
 TEST_CASE("an image that overflows beside a finite energy: no space that is exhausted, and no bound") {

@@ -80,13 +80,12 @@ index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double 
   double left = outside.col(0).norm();
   auto krylov = krylov_space(op, std::min<index_t>(capacity, v.rows() - m), known.scale, m);
   krylov.deflate(v);
-  if (!(left > 0) || krylov.capacity() < 1 ||
-      !krylov.start((outside.col(0) / left).template cast<scalar_of<Op>>())) {
-    return 0;
-  }
+  // Nothing may be left outside where v̂ lacks a neighbour alone.
+  const bool starts = left > 0 && krylov.capacity() > 0 &&
+                      krylov.start((outside.col(0) / left).template cast<scalar_of<Op>>());
   const double enough = std::max(0.5 * tolerance, 4 * std::numeric_limits<scalar_of<Op>>::epsilon() * left);
   double pivot = 1, before = 0;
-  while (left > enough * rho && pivot > 0 && krylov.can_grow()) {
+  while (left > enough * rho && pivot > 0 && starts && krylov.can_grow()) {
     krylov.step(op);
     const index_t k = krylov.steps() - 1;
     pivot = rho - krylov.diagonal()[k] - before / pivot * before;
@@ -94,15 +93,17 @@ index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double 
     left *= before / pivot;
   }
   const index_t k = krylov.steps();
-  if (k == 0 || !krylov.diagonal().allFinite() || !krylov.off_diagonal().allFinite()) {
+  if (m + k == 1 || !krylov.diagonal().allFinite() || !krylov.off_diagonal().allFinite()) {
     return k;
   }
   const Eigen::MatrixXd q = krylov.vectors();
   Eigen::MatrixXd ritz = Eigen::MatrixXd::Zero(m + k, m + k);  // of which the lower half is read
   ritz.topLeftCorner(m, m) = inside;
-  ritz.bottomLeftCorner(k, m) = q.transpose() * outside;
-  ritz.bottomRightCorner(k, k).diagonal() = krylov.diagonal();
-  ritz.bottomRightCorner(k, k).diagonal(-1) = krylov.off_diagonal().head(k - 1);
+  if (k > 0) {
+    ritz.bottomLeftCorner(k, m) = q.transpose() * outside;
+    ritz.bottomRightCorner(k, k).diagonal() = krylov.diagonal();
+    ritz.bottomRightCorner(k, k).diagonal(-1) = krylov.off_diagonal().head(k - 1);
+  }
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(ritz);
   const auto y = solver.eigenvectors().col(m + k - 1);
   row = (v * y.head(m) + q * y.tail(k)).normalized();
