@@ -1502,6 +1502,19 @@ class dense_operator {
     detail::expect_operands("apply", *this, x, dimension(), u, dimension());
     return backend_.apply(a_, x, u);
   }
+  /// Two images, and their energies: one read where the backend has it. What is written overlaps nothing
+  /// else.
+  std::array<S, 2> apply_two(const std::array<vector_view<const S>, 2>& x,
+                             const std::array<vector_view<S>, 2>& u) const {
+    for (std::size_t k = 0; k < 2; ++k) {
+      detail::expect_operands("apply_two", *this, x[k], dimension(), u[k], dimension());
+    }
+    if constexpr (requires { backend_.apply_two(a_, x, u); }) {
+      return backend_.apply_two(a_, x, u);
+    } else {
+      return {backend_.apply(a_, x[0], u[0]), backend_.apply(a_, x[1], u[1])};
+    }
+  }
   /// y = A x.
   void project(vector_view<const S> x, vector_view<S> y) const {
     detail::expect_operands("project", *this, x, dimension(), y, ffn_dim());

@@ -151,6 +151,35 @@ void apply_equals_reference(const Backend& backend) {
   });
 }
 
+/// Two images in one read, and an image with sums in double.
+template <Scalar T, class Backend>
+void more_images_equal_reference(const Backend& backend) {
+  using S = accumulator_t<T>;
+  const double bound = test_support::tolerance<T>.arithmetic;
+  for_each_problem<T>(shapes_of<T>(), [&](const problem<T>& given) {
+    const matrix_view<const T> a = given.a.view();
+    const auto d = static_cast<std::size_t>(a.cols());
+    const double size = given.size();
+    std::vector<S> two[2] = {std::vector<S>(d, S{7}), std::vector<S>(d, S{7})};
+    const vector_view<const S> p(given.p), q(given.q);
+    const auto energies =
+        backend.template apply_two<T, S>(a, {p, q}, {vector_view<S>(two[0]), vector_view<S>(two[1])});
+    for (std::size_t k = 0; k < 2; ++k) {
+      const std::vector<double> x = wide(k == 0 ? given.p : given.q);
+      std::vector<double> image(d), in_double(d, 7.0);
+      const double energy =
+          reference{}.apply<T, double>(a, vector_view<const double>(x), vector_view<double>(image));
+      CHECK(distance(two[k], image, size * size * norm(x)) <= bound);
+      CHECK(std::abs(static_cast<double>(energies[k]) - energy) <= bound * size * size * norm(x) * norm(x));
+      const double e =
+          backend.template apply<T, double>(a, vector_view<const double>(x), vector_view<double>(in_double));
+      const double exact = test_support::tolerance<double>.arithmetic;
+      CHECK(distance(in_double, image, size * size * norm(x)) <= exact);
+      CHECK(std::abs(e - energy) <= exact * size * size * norm(x) * norm(x));
+    }
+  });
+}
+
 template <Scalar T, Scalar G, class Backend>
 void pull_back_equals_reference(const Backend& backend) {
   using S = accumulator_t<T>;
@@ -267,6 +296,19 @@ void touches_nothing_outside(const Backend& backend) {
         const S e = backend.template apply<T, S>(a, in_p, out_u);
         CHECK(e == static_cast<S>(f * d * d));
         CHECK(u.data()[d - 1] == static_cast<S>(f * d));
+        const sums v(d, sum_at);
+        const auto two =
+            backend.template apply_two<T, S>(a, {in_p, in_q}, {out_u, vector_view<S>(v.data(), d)});
+        CHECK(two[1] == static_cast<S>(4 * f * d * d));
+        CHECK(v.data()[d - 1] == static_cast<S>(2 * f * d));
+        using doubles = test_support::guarded<double>;
+        const auto double_at = after ? doubles::side::after : doubles::side::before;
+        const doubles x(d, double_at);
+        const doubles image(d, double_at);
+        std::fill(x.data(), x.data() + d, 1.0);
+        CHECK(backend.template apply<T, double>(a, vector_view<const double>(x.data(), d),
+                                                vector_view<double>(image.data(), d)) ==
+              static_cast<double>(f * d * d));
         backend.template project<T, S>(a, in_p, out_y);
         backend.template lift<T, S>(a, vector_view<const S>(y.data(), f), out_u);
         backend.pull_back(a, in_p, in_q, out_y, out_w, out_u, view(gradient.data()), mode::write);
@@ -291,6 +333,10 @@ void carries_what_is_not_finite(const Backend& backend) {
         const S e =
             backend.template apply<T, S>(given.a.view(), vector_view<const S>(given.p), vector_view<S>(u));
         CHECK_FALSE(mpi_router::is_finite(e));
+        const std::vector<double> x = wide(given.p);
+        std::vector<double> image(45);
+        CHECK_FALSE(mpi_router::is_finite(backend.template apply<T, double>(
+            given.a.view(), vector_view<const double>(x), vector_view<double>(image))));
       }
     }
     problem<T> given(random, 37, 45, l, 0);
@@ -305,6 +351,7 @@ void carries_what_is_not_finite(const Backend& backend) {
 template <Scalar T, class Backend>
 void all(const Backend& backend) {
   SUBCASE("apply, project and lift equal the reference") { apply_equals_reference<T>(backend); }
+  SUBCASE("two images, and images in double") { more_images_equal_reference<T>(backend); }
   SUBCASE("the fused backward, gradient in the accumulator") {
     pull_back_equals_reference<T, accumulator_t<T>>(backend);
   }

@@ -61,6 +61,20 @@ TEST_CASE_TEMPLATE("the numbers of an operator are the same behind functions", S
     vector_of<S> from_any(7);
     CHECK(op.apply(view(x), view(u)) == any.apply(view(x), view(from_any)));
     CHECK(u == from_any);
+    const vector_of<S> other = some_matrix<S>(7, 1, 3);
+    vector_of<S> two[2] = {vector_of<S>(7), vector_of<S>(7)};
+    auto bare = gram_operator<S>(7, [&](auto in, auto out) { return op.apply(in, out); });
+    for (auto seen : {any_operator<S>(op), any_operator<S>(any)}) {
+      const auto energies = seen.apply_two({view(x), view(other)}, {view(two[0]), view(two[1])});
+      CHECK(two[0] == u);
+      CHECK(energies[1] == op.apply(view(other), view(from_any)));
+      CHECK(two[1] == from_any);
+    }
+    any_operator<S, false> without(bare);  // twice one image
+    const auto energies = without.apply_two({view(other), view(x)}, {view(two[0]), view(two[1])});
+    CHECK(energies[1] == op.apply(view(x), view(from_any)));
+    CHECK(two[0] != two[1]);
+    CHECK(two[1] == u);
     const auto plain = op.apply_scaled(view(x), view(u));
     const auto scaled = any.apply_scaled(view(x), view(from_any));
     CHECK(plain.energy == scaled.energy);

@@ -45,9 +45,14 @@ template <Accumulator S>
 struct kernel_table {
   index_t shortest_run = 0;  ///< fewest contiguous elements that a run may have
   S (*apply)(const stored_matrix& a, const S* x, S* u) = nullptr;
+  /// apply to x[0] and x[1] in one read of an A whose runs are neurons. Null where there is none.
+  void (*apply_two)(const stored_matrix& a, const S* const* x, S* const* u, S* energy) = nullptr;
   void (*pull_back)(const stored_matrix& a, const pull_back_work<S>& work) = nullptr;
   void (*dots)(const stored_matrix& a, const S* x, S* y) = nullptr;   ///< one for each run
   void (*axpys)(const stored_matrix& a, const S* y, S* u) = nullptr;  ///< the sum of the runs, weighted
+  /// apply with sums in double, of weights stored in fewer bits whose runs are neurons. Null where there is
+  /// none.
+  double (*apply_in_double)(const stored_matrix& a, const double* x, double* u) = nullptr;
 };
 
 /// The type that values of a format are summed in.

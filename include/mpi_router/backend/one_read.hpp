@@ -8,6 +8,7 @@
 #include <mpi_router/backend/kernel_table.hpp>
 #include <mpi_router/backend/reference.hpp>
 
+#include <array>
 #include <type_traits>
 
 MPIROUTER_BEGIN
@@ -18,8 +19,8 @@ MPIROUTER_BEGIN
 /// Hidden-contiguous matrices ([N, F, D] and its fused and strided variants: unit column stride) go by stored
 /// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns; what is narrower than float
 /// is converted in registers. Any extents and addresses; no read outside. What has no kernel (no unit stride,
-/// fewer contiguous elements than fill a register or two, strided vectors, sums in double of narrower
-/// weights) goes to `reference`: the same function, slower.
+/// fewer contiguous elements than fill a register or two, strided vectors, sums in double of narrower weights
+/// but for the images of hidden-contiguous bf16 and f32) goes to `reference`: the same function, slower.
 ///
 /// One thread, no allocation, at most 36 KiB of stack. O(F·D). Deterministic: the order of the sums depends
 /// on shape, layout and instruction set alone. Products are not guarded against overflow, as in `reference`.
@@ -38,8 +39,41 @@ class one_read_backend {
       if (const auto stored = stored_as<T>(a); stored.data != nullptr && contiguous(x, u)) {
         return table<T>().apply(stored, x.data(), u.data());
       }
+    } else if constexpr (std::is_same_v<S, double>) {
+      if (sums_in_double(a) && contiguous(x, u)) {
+        return table<T>().apply_in_double(stored_as<T>(a), x.data(), u.data());
+      }
     }
     return reference{}.apply(a, x, u);
+  }
+
+  /// Whether apply in double reads this A, which is stored in fewer bits, once: bf16 and f32, by stored rows.
+  template <Scalar T>
+  [[nodiscard]] bool sums_in_double(matrix_view<const T> a) const {
+    if constexpr (has_kernels<T, accumulator_t<T>> && !std::is_same_v<T, double>) {
+      return table<T>().apply_in_double != nullptr && stored_as<T>(a).by_neurons &&
+             stored_as<T>(a).data != nullptr;
+    } else {
+      return false;
+    }
+  }
+
+  /// u[k] = x[k] M and their energies, in one read where the stored rows of A are neurons.
+  template <Scalar T, Accumulator S>
+  std::array<S, 2> apply_two(matrix_view<const T> a, const std::array<vector_view<const S>, 2>& x,
+                             const std::array<vector_view<S>, 2>& u) const {
+    if constexpr (has_kernels<T, S>) {
+      const auto stored = stored_as<T>(a);
+      if (table<T>().apply_two != nullptr && stored.data != nullptr && stored.by_neurons &&
+          contiguous(x[0], x[1], u[0], u[1])) {
+        const S* const from[] = {x[0].data(), x[1].data()};
+        S* const to[] = {u[0].data(), u[1].data()};
+        std::array<S, 2> energy{};
+        table<T>().apply_two(stored, from, to, energy.data());
+        return energy;
+      }
+    }
+    return {apply(a, x[0], u[0]), apply(a, x[1], u[1])};
   }
 
   /// The projection y = A x. x has D elements, y has F.

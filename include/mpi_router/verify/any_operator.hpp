@@ -8,6 +8,7 @@
 
 #include <Eigen/Core>
 
+#include <array>
 #include <concepts>
 #include <memory>
 #include <type_traits>
@@ -35,6 +36,11 @@ class any_operator {
   /// F; D of an operator that does not tell.
   [[nodiscard]] index_t ffn_dim() const noexcept { return ffn_dim_; }
   S apply(vector_view<const S> x, vector_view<S> u) { return apply_(op_, x, u); }
+  /// Two images, and their energies: in one read where the operator has it.
+  std::array<S, 2> apply_two(const std::array<vector_view<const S>, 2>& x,
+                             const std::array<vector_view<S>, 2>& u) {
+    return apply_two_(op_, x, u);
+  }
   scaled_energy<S> apply_scaled(vector_view<const S> x, vector_view<S> u)
     requires scalable
   {
@@ -65,6 +71,15 @@ class any_operator {
     apply_ = [](void* at, vector_view<const S> x, vector_view<S> u) {
       return static_cast<S>(static_cast<Op*>(at)->apply(x, u));
     };
+    apply_two_ = [](void* at, const std::array<vector_view<const S>, 2>& x,
+                    const std::array<vector_view<S>, 2>& u) -> std::array<S, 2> {
+      auto& it = *static_cast<Op*>(at);
+      if constexpr (requires { it.apply_two(x, u); }) {
+        return it.apply_two(x, u);
+      } else {
+        return {static_cast<S>(it.apply(x[0], u[0])), static_cast<S>(it.apply(x[1], u[1]))};
+      }
+    };
     if constexpr (scalable) {
       apply_scaled_ = [](void* at, vector_view<const S> x, vector_view<S> u) {
         return static_cast<Op*>(at)->apply_scaled(x, u);
@@ -82,6 +97,8 @@ class any_operator {
   index_t dimension_;
   index_t ffn_dim_;
   S (*apply_)(void*, vector_view<const S>, vector_view<S>);
+  std::array<S, 2> (*apply_two_)(void*, const std::array<vector_view<const S>, 2>&,
+                                 const std::array<vector_view<S>, 2>&);
   scaled_energy<S> (*apply_scaled_)(void*, vector_view<const S>, vector_view<S>) = nullptr;
   Eigen::MatrixXd (*images_)(void*, const Eigen::MatrixXd&) = nullptr;
 };

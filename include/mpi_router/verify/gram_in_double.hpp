@@ -1,5 +1,6 @@
-// M in double of an A that is not in double: stored in fewer bits, or packed. A few rows at a time are
-// brought to double, where they stay in cache.
+// M in double of an A that is not in double: stored in fewer bits, or packed. By kernels that widen in
+// registers, where the backend has such; else a few rows at a time are brought to double, where they stay in
+// cache.
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
@@ -26,6 +27,7 @@ class stored_panels {
 
   [[nodiscard]] index_t rows() const noexcept { return a_.rows(); }
   [[nodiscard]] index_t cols() const noexcept { return a_.cols(); }
+  [[nodiscard]] const matrix_view<const T>& stored() const noexcept { return a_; }
 
   /// Rows first … first + count − 1 in double, written to `to`.
   [[nodiscard]] matrix_view<const double> load(index_t first, index_t count, double* to) const {
@@ -113,14 +115,24 @@ class panel_operator {
 
   /// u = xM, returns xMxᵀ. One read of A.
   double apply(vector_view<const double> x, vector_view<double> u) {
+    if (is_direct()) {
+      return direct(x, u);
+    }
     map(u).setZero();
     double energy = 0;
     for_each_panel([&](const matrix_view<const double>& rows) { energy += add(rows, x, u); });
     return energy;
   }
-  /// The images of the columns of x, [D, n], in one read of A.
+  /// The images of the columns of x, [D, n], in one read of A, or n where its elements are widened in
+  /// registers.
   [[nodiscard]] Eigen::MatrixXd images(const Eigen::MatrixXd& x) {
     Eigen::MatrixXd u = Eigen::MatrixXd::Zero(x.rows(), x.cols());
+    if (is_direct()) {
+      for (Eigen::Index k = 0; k < x.cols(); ++k) {
+        direct(view(x.col(k)), view(u.col(k)));
+      }
+      return u;
+    }
     for_each_panel([&](const matrix_view<const double>& rows) {
       for (Eigen::Index k = 0; k < x.cols(); ++k) {
         add(rows, view(x.col(k)), view(u.col(k)));
@@ -134,6 +146,21 @@ class panel_operator {
   }
 
  private:
+  /// Whether the backend itself sums what is stored in double.
+  [[nodiscard]] bool is_direct() const {
+    if constexpr (requires { backend_.sums_in_double(panels_.stored()); }) {
+      return backend_.sums_in_double(panels_.stored());
+    } else {
+      return false;
+    }
+  }
+  double direct(vector_view<const double> x, vector_view<double> u) const {
+    if constexpr (requires { panels_.stored(); }) {
+      return backend_.apply(panels_.stored(), x, u);
+    } else {
+      return 0;
+    }
+  }
   double add(const matrix_view<const double>& rows, vector_view<const double> x, vector_view<double> u) {
     const double energy = backend_.apply(rows, x, view(part_));
     map(u) += part_;

@@ -32,6 +32,12 @@ class krylov_basis {
   /// Vector k of the space.
   void set(index_t k, const Eigen::VectorXd& x) { basis_.col(first_ + k) = x.template cast<S>(); }
 
+  [[nodiscard]] auto vector(index_t k) const { return basis_.col(first_ + k); }
+  /// The first `count` vectors, in double.
+  [[nodiscard]] Eigen::MatrixXd vectors(index_t count) const {
+    return basis_.middleCols(first_, count).template cast<double>();
+  }
+
   /// Makes x the first vector. Returns what was left of its norm, as a step does.
   double start(column x) { return append(x, 0, 0); }
 

@@ -8,6 +8,7 @@
 #include <Eigen/Core>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -81,6 +82,12 @@ class lanczos {
     return off_diagonal_[steps_ - 1] > 0;
   }
 
+  /// What the next step multiplies, where the basis lies in memory.
+  [[nodiscard]] auto newest() const
+    requires requires(const Basis& basis) { basis.vector(index_t{}); }
+  {
+    return basis_.vector(steps_);
+  }
   [[nodiscard]] index_t steps() const noexcept { return steps_; }
   /// Whether step() has something to go on with.
   [[nodiscard]] bool can_grow() const {
@@ -109,11 +116,15 @@ class lanczos {
 
   /// The basis, [D, steps], in double.
   [[nodiscard]] Eigen::MatrixXd vectors() const {
-    Eigen::MatrixXd q(basis_.dimension(), steps_);
-    for (index_t k = 0; k < steps_; ++k) {
-      q.col(k) = basis_.combine(0, Eigen::VectorXd::Unit(steps_, k));
+    if constexpr (requires { basis_.vector(index_t{}); }) {
+      return basis_.vectors(steps_);
+    } else {
+      Eigen::MatrixXd q(basis_.dimension(), steps_);
+      for (index_t k = 0; k < steps_; ++k) {
+        q.col(k) = basis_.combine(0, Eigen::VectorXd::Unit(steps_, k));
+      }
+      return q;
     }
-    return q;
   }
   /// The diagonal of T/scale, and what each step left: T beside its diagonal and, last, what couples the
   /// space to the rest.
@@ -174,6 +185,35 @@ class lanczos {
   index_t deflated_ = 0;
   index_t steps_ = 0;
 };
+
+namespace detail {
+
+/// The operator of a step whose image is known.
+template <Accumulator S>
+struct known_image {
+  using scalar = S;
+  vector_view<const S> image;
+  S energy;
+  [[nodiscard]] index_t dimension() const { return image.size(); }
+  S apply(vector_view<const S> /*x*/, vector_view<S> u) const {
+    map(u) = map(image);
+    return energy;
+  }
+};
+
+}  // namespace detail
+
+/// A step of both spaces, in one read of M where the operator has it. images: [D, 2] for scratch. Whether
+/// they can go on, as step().
+template <class Op, class Krylov, class Images>
+[[nodiscard]] std::array<bool, 2> step_two(Op& op, Krylov& first, Krylov& second, Images& images) {
+  using S = scalar_of<Op>;
+  const auto energies =
+      op.apply_two({view(first.newest()), view(second.newest())}, {view(images.col(0)), view(images.col(1))});
+  detail::known_image<S> image_0{view(std::as_const(images).col(0)), energies[0]};
+  detail::known_image<S> image_1{view(std::as_const(images).col(1)), energies[1]};
+  return {first.step(image_0), second.step(image_1)};
+}
 
 /// An empty Krylov space of an operator, in a basis of the operator's own where it has `make_basis(columns)`.
 template <GramOperator Op>

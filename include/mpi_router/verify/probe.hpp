@@ -94,30 +94,92 @@ struct probed {
     return above + rounding;
   }
 
+  /// What a step of a start has brought. `more`: whether it can take another.
+  enum class progress { goes_on, has_bound, cannot_have_one };
+  template <class Krylov>
+  [[nodiscard]] progress look(const Krylov& krylov, bool more, probe_result& result) {
+    ++result.applications;
+    const bool last = !more || krylov.steps() == krylov.capacity();
+    const auto ritz = krylov.top();
+    const double xi = ritz.value + rounding;
+    if (!is_finite(xi)) {
+      return progress::cannot_have_one;
+    }
+    if (xi >= rayleigh && xi > result.ritz_value) {
+      result.vector = krylov.vector(ritz);
+    }
+    result.ritz_value = std::max(result.ritz_value, xi);
+    if (const auto alpha = bound(krylov, xi, last)) {
+      proven = std::max(proven, *alpha);
+      guessed = std::max(guessed, xi + ritz.residual);
+      return progress::has_bound;
+    }
+    return progress::goes_on;
+  }
+
   /// One start, with steps of Lanczos until there is a bound. False where there cannot be one.
   template <class Op, class Krylov>
   [[nodiscard]] bool go_on(Op& op, Krylov& krylov, probe_result& result) {
-    for (bool last = false; !last;) {
-      last = !krylov.step(op) || krylov.steps() == krylov.capacity();
-      ++result.applications;
-      const auto ritz = krylov.top();
-      const double xi = ritz.value + rounding;
-      if (!is_finite(xi)) {
+    progress at = progress::goes_on;
+    while (at == progress::goes_on) {
+      const bool more = krylov.step(op);
+      at = look(krylov, more, result);
+    }
+    return at == progress::has_bound;
+  }
+  /// Two starts in step, while both have none: two images in one read.
+  template <class Op, class Krylov>
+  [[nodiscard]] bool go_on(Op& op, Krylov& first, Krylov& second, probe_result& result) {
+    Eigen::Matrix<scalar_of<Op>, Eigen::Dynamic, 2> images(static_cast<index_t>(op.dimension()), 2);
+    for (;;) {
+      const auto more = step_two(op, first, second, images);
+      const auto at_first = look(first, more[0], result);
+      const auto at_second = look(second, more[1], result);
+      if (at_first == progress::cannot_have_one || at_second == progress::cannot_have_one) {
         return false;
       }
-      if (xi >= rayleigh && xi > result.ritz_value) {
-        result.vector = krylov.vector(ritz);
+      if (at_first == progress::has_bound) {
+        return at_second == progress::has_bound || go_on(op, second, result);
       }
-      result.ritz_value = std::max(result.ritz_value, xi);
-      if (const auto alpha = bound(krylov, xi, last)) {
-        proven = std::max(proven, *alpha);
-        guessed = std::max(guessed, xi + ritz.residual);
-        break;
+      if (at_second == progress::has_bound) {
+        return go_on(op, first, result);
       }
     }
-    return true;
   }
 };
+
+/// So many starts beside what is known, two at a time where the spaces lie in memory. False where there
+/// cannot be a bound.
+template <GramOperator Op>
+[[nodiscard]] bool probe_from(Op& op, const Eigen::MatrixXd& known, index_t starts,
+                              const probe_options& options, probed& found, probe_result& result) {
+  using S = scalar_of<Op>;
+  const auto dimension = static_cast<index_t>(op.dimension());
+  std::mt19937_64 random(options.seed);
+  const auto empty = [&] {
+    auto krylov = krylov_space(op, std::min(options.max_steps, dimension), found.rayleigh, known.cols());
+    krylov.deflate(known);
+    return krylov;
+  };
+  const auto begin = [&](auto& krylov) { return krylov.start(gaussian<S>(dimension, random)); };
+  auto krylov = empty();
+  if constexpr (requires {
+                  krylov.newest();
+                  op.apply_two({}, {});
+                }) {
+    for (auto other = starts > 1 ? std::optional(empty()) : std::nullopt; starts > 1; starts -= 2) {
+      if (!begin(krylov) || !begin(*other) || !found.go_on(op, krylov, *other, result)) {
+        return false;
+      }
+    }
+  }
+  for (; starts > 0; --starts) {
+    if (!begin(krylov) || !found.go_on(op, krylov, result)) {
+      return false;
+    }
+  }
+  return true;
+}
 
 }  // namespace detail
 
@@ -157,13 +219,8 @@ template <GramOperator Op>
   if (beside.directions.cols() > 0) {
     known.rightCols(beside.directions.cols()) = beside.directions;
   }
-  auto krylov = krylov_space(op, std::min(options.max_steps, dimension), rayleigh, known.cols());
-  krylov.deflate(known);
-  std::mt19937_64 random(options.seed);
-  for (index_t start = 0; start < starts && dimension > known.cols(); ++start) {  // else nothing is left
-    if (!krylov.start(detail::gaussian<S>(dimension, random)) || !found.go_on(op, krylov, result)) {
-      return result;  // no bound
-    }
+  if (dimension > known.cols() && !detail::probe_from(op, known, starts, options, found, result)) {
+    return result;  // no bound
   }
   const double proven = beside.bound(found.proven);
   result.bound = proven < rayleigh

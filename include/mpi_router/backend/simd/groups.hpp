@@ -143,23 +143,26 @@ template <class Lanes, std::size_t Registers>
 inline constexpr std::size_t lines_in =
     Lanes::count < Registers ? (Registers < 8 ? Registers : std::size_t{8}) / Lanes::count : 1;
 
-/// image += Σ_g y[g] row g; prefetches the last `Prefetched` of the rows `ahead` elements further on. The
-/// image is in lane order until leave_lane_order; its last line, where that overlaps the one before, in
-/// natural order.
-template <class Lanes, std::size_t Prefetched = 0, std::size_t Rows, class T, class S>
-MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t cols, const S (&y)[Rows],
-                                        S* image, const S* mask, index_t ahead = 0) noexcept {
+/// image[p] += Σ_g y[p][g] row g; prefetches the last `Prefetched` of the rows `ahead` elements further on.
+/// The images are in lane order until leave_lane_order; their last line, where that overlaps the one before,
+/// in natural order.
+template <class Lanes, std::size_t Prefetched = 0, std::size_t Rows, std::size_t Images, class T, class S>
+MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t cols,
+                                        const few<const S*, Images>& y, const few<S*, Images>& image,
+                                        const S* mask, index_t ahead = 0) noexcept {
   using batch = typename Lanes::batch;
   using line = typename Lanes::line;
-  batch scale[Rows];
-  unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA { scale[g] = batch(y[g]); });
-  constexpr std::size_t registers = (sizeof(batch) == 64 ? 64 : 32) / Rows;
+  batch scale[Images][Rows];
+  unroll<Images * Rows>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    scale[i / Rows][i % Rows] = batch(y[i / Rows][i % Rows]);
+  });
+  constexpr std::size_t registers = (sizeof(batch) == 64 ? 64 : 32) / (Images * Rows);
   for_each_line<Lanes, lines_in<Lanes, registers>>(
       cols, [&]<std::size_t N>(index_t c, line_count<N>, auto masked) MPIROUTER_DETAIL_INLINE_LAMBDA {
-        line u[N];
-        unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
-          S* const from = image + c + index_t{i} * Lanes::width;
-          u[i] = masked ? Lanes::load_sums(from) : load_line<line>(from);
+        line u[Images][N];
+        unroll<Images * N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+          S* const from = image[i / N] + c + index_t{i % N} * Lanes::width;
+          u[i / N][i % N] = masked ? Lanes::load_sums(from) : load_line<line>(from);
         });
         unroll<Rows>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
           unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
@@ -167,14 +170,21 @@ MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t 
             if constexpr (g + Prefetched >= Rows) prefetch(row[g] + k, ahead);
             line a = Lanes::load(row[g] + k);
             if constexpr (masked) multiply(a, Lanes::load_sums(mask));
-            add_product(u[i], scale[g], a);
+            unroll<Images>([&](auto p)
+                               MPIROUTER_DETAIL_INLINE_LAMBDA { add_product(u[p][i], scale[p][g], a); });
           });
         });
-        unroll<N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
-          S* const to = image + c + index_t{i} * Lanes::width;
-          masked ? Lanes::store_sums(to, u[i]) : store_line(to, u[i]);
+        unroll<Images * N>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
+          S* const to = image[i / N] + c + index_t{i % N} * Lanes::width;
+          masked ? Lanes::store_sums(to, u[i / N][i % N]) : store_line(to, u[i / N][i % N]);
         });
       });
+}
+/// The same of one image.
+template <class Lanes, std::size_t Prefetched = 0, std::size_t Rows, class T, class S>
+MPIROUTER_ALWAYS_INLINE void lift_group(const few<const T*, Rows>& row, index_t cols, const S (&y)[Rows],
+                                        S* image, const S* mask, index_t ahead = 0) noexcept {
+  lift_group<Lanes, Prefetched>(row, cols, few<const S*, 1>{{y}}, few<S*, 1>{{image}}, mask, ahead);
 }
 
 /// Brings an image that lift_group has summed into natural order.

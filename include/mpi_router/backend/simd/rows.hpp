@@ -91,6 +91,32 @@ S sweep_rows(const stored_rows<const T>& a, const sweep<S, Probes>& work,
   return energy;
 }
 
+/// Two images and their energies in one read of A.
+template <class Lanes, std::size_t Rows, class T, class S>
+void sweep_two(const stored_rows<const T>& a, const few<const S*, 2>& x, const few<S*, 2>& u,
+               S* energy) noexcept {
+  constexpr auto group = static_cast<index_t>(Rows);
+  using prefetched = prefetched_rows<Lanes, Rows>;
+  const tail_mask<S, Lanes::width> mask(a.cols);
+  few<S, 2> sum{};
+  unroll<2>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA { fill_zero(u[p], a.cols); });
+  for (index_t first = 0; first < a.rows; first += group) {
+    const index_t count = a.rows - first < group ? a.rows - first : group;
+    const auto row = rows_of<Rows>(a, first, count);
+    S y[2][Rows];
+    project_group<Lanes, prefetched::projecting>(row, a.cols, x, mask.value, y, rows_ahead * a.stride);
+    unroll<2>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
+      sum[p] += leave_group<Rows>(first, count, y[p], static_cast<S*>(nullptr));
+    });
+    lift_group<Lanes, prefetched::lifting>(row, a.cols, few<const S*, 2>{{y[0], y[1]}}, u, mask.value,
+                                           rows_ahead * a.stride);
+  }
+  unroll<2>([&](auto p) MPIROUTER_DETAIL_INLINE_LAMBDA {
+    leave_lane_order<Lanes>(u[p], a.cols);
+    energy[p] = sum[p];
+  });
+}
+
 /// y = A x.
 template <class Lanes, std::size_t Rows, class T, class S>
 void project_rows(const stored_rows<const T>& a, const S* x, S* y) noexcept {

@@ -11,6 +11,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
+#include <mpi_router/backend/simd/double_lanes.hpp>
 #include <mpi_router/backend/simd/panels.hpp>
 #include <mpi_router/backend/simd/rows.hpp>
 
@@ -77,6 +78,11 @@ struct kernels_of {
     return sweep_stored(a, work, gradient_rows<S>{});
   }
 
+  static void apply_two(const core::stored_matrix& a, const S* const* x, S* const* u, S* energy) noexcept {
+    sweep_two<lanes, few_rows_at_a_time>(rows_of(a), few<const S*, 2>{{x[0], x[1]}}, few<S*, 2>{{u[0], u[1]}},
+                                         energy);
+  }
+
   static void pull_back(const core::stored_matrix& a, const core::pull_back_work<S>& w) noexcept {
     const sweep<S, 2> work{{w.p, w.q}, {w.y, w.w}, w.u};
     const auto sweep_into = [&]<class G>(G* gradient) {
@@ -97,8 +103,29 @@ struct kernels_of {
     lift_rows<lanes, 4>(rows_of(a), y, u);
   }
 
-  static constexpr core::kernel_table<S> table{
-      .shortest_run = lanes::width, .apply = apply, .pull_back = pull_back, .dots = dots, .axpys = axpys};
+  static double apply_in_double(const core::stored_matrix& a, const double* x, double* u) noexcept
+    requires widens_to_double<Format>
+  {
+    using wide = kernels::lanes<Format, double, Arch>;
+    static_assert(wide::width <= lanes::width);
+    const sweep<double, 1> work{{x}, {}, u};
+    return sweep_rows<wide, few_rows_at_a_time>(rows_of(a), work, gradient_rows<double>{});
+  }
+  [[nodiscard]] static constexpr auto in_double() {
+    if constexpr (widens_to_double<Format>) {
+      return &kernels_of::apply_in_double;
+    } else {
+      return nullptr;
+    }
+  }
+
+  static constexpr core::kernel_table<S> table{.shortest_run = lanes::width,
+                                               .apply = apply,
+                                               .apply_two = apply_two,
+                                               .pull_back = pull_back,
+                                               .dots = dots,
+                                               .axpys = axpys,
+                                               .apply_in_double = in_double()};
 };
 
 }  // namespace detail::kernels
