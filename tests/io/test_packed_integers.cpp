@@ -197,13 +197,17 @@ TEST_CASE("AWQ: outputs in its own order within a word, inputs one after the oth
 
 TEST_CASE("GPTQ: inputs down the words, zeros of both versions, any order of activation") {
   random_source random(16);
-  for (const index_t bits : {2, 4, 8}) {
+  for (const index_t bits : {2, 3, 4, 8}) {
     for (const auto& [rows, cols, group] : {std::array<index_t, 3>{16, 48, 16},
                                             {32, 64, 128},
+                                            {64, 96, 32},
+                                            {32, 32, 5},
+                                            {0, 32, 4},
                                             {16, 16, 3},
                                             {48, 32, 32},
                                             {16, 0, 4},
                                             {0, 16, 4}}) {
+      if (bits == 3 && (rows % 32 != 0 || cols % 32 != 0)) continue;  // three words hold 32
       for (int with = 0; with < 4; ++with) {
         const index_t groups = packed::parts_of(cols, group);
         const code_grid codes(random, cols, rows, bits);
@@ -363,8 +367,10 @@ TEST_CASE("sizes and widths that do not fit are refused, both named") {
                 "needs scales [1, 8], but they are [2, 8]"));
   CHECK(refused([&] { gptq_matrix(some(32), some(4), ones(1, 8), some(4), 8, 8, 4, 8, true); },
                 "g_idx of 8 columns takes 32 bytes, but there are 4"));
-  CHECK(refused([&] { gptq_matrix(some(32), some(4), ones(1, 8), {}, 8, 8, 3, 8, true); },
-                "codes of 3 bits, not 2, 4 or 8"));
+  CHECK(refused([&] { gptq_matrix(some(32), some(4), ones(1, 8), {}, 8, 8, 5, 8, true); },
+                "codes of 5 bits, not 2, 3, 4 or 8"));
+  CHECK(refused([&] { gptq_matrix(some(32), some(4), ones(1, 8), {}, 8, 32, 3, 8, true); },
+                "[8, 32] codes of 3 bits do not fill words"));
   CHECK(refused([&] { gptq_matrix(some(32), some(4), ones(1, 8), {}, 4, 8, 4, 8, true); },
                 "do not fill words"));
   CHECK(refused([&] { gptq_matrix(some(32), some(4), ones(1, 8), {}, 8, 12, 4, 8, true); },

@@ -437,6 +437,49 @@ TEST_CASE("GPTQ: the zeros of symmetric ones, whatever the config says of their 
   }
 }
 
+TEST_CASE("GPTQ of three bits: 32 codes in three words, the zeros of symmetric ones too") {
+  constexpr index_t F = 32, D = 64, G = 32;
+  // Code i of the stream that begins at `first`, whose words lie `stride` apart.
+  const auto code_at = [](const bytes& words, index_t first, index_t stride, index_t i) {
+    unsigned code = 0;
+    for (index_t bit = 3 * i; bit < 3 * i + 3; ++bit) {
+      const index_t byte = (first + bit / 32 * stride) * 4 + bit % 32 / 8;
+      code |= (static_cast<unsigned>(at(words, byte)) >> (bit % 8) & 1U) << (bit - 3 * i);
+    }
+    return static_cast<double>(code);
+  };
+  for (const int stored : {-1, 3, 4}) {  // of any size; three, one less than half; four, which is half
+    parts p;
+    const auto q = p.add("a.qweight", dtype::i32, {D * 3 / 32, F}, p.codes(D * F * 3 / 8));
+    bytes zeros = p.codes(D / G * F * 3 / 8);
+    for (std::size_t bit = 0; stored >= 0 && bit < zeros.size() * 8; ++bit) {
+      const auto mask = static_cast<std::byte>(1U << (bit % 8));
+      const bool one = (static_cast<unsigned>(stored) >> (bit % 3) & 1U) != 0;
+      zeros[bit / 8] = one ? zeros[bit / 8] | mask : zeros[bit / 8] & ~mask;
+    }
+    const auto z = p.add("a.qzeros", dtype::i32, {D / G, F * 3 / 32}, zeros);
+    const auto s = p.scales("a.scales", {D / G, F}, D / G * F);
+    for (const char* format : {"gptq", "gptq_v2"}) {
+      json config = grouped("gptq", G);
+      config["quantization_config"]["bits"] = 3;
+      config["quantization_config"]["checkpoint_format"] = format;
+      const bool minus_one = stored == 3 || (stored < 0 && format == std::string_view("gptq"));
+      check_is(p.open(config), "a.weight", {F, D}, "GPTQ int3", [&](index_t f, index_t d) {
+        const index_t g = d / G;
+        const double zero = code_at(z, g * (F * 3 / 32), 1, f) + (minus_one ? 1 : 0);
+        return (code_at(q, f, F, d) - zero) * num(s, g * F + f);
+      });
+    }
+  }
+  parts p;  // a word short of three
+  p.add("a.qweight", dtype::i32, {7, F}, p.codes(7 * F * 4));
+  p.add("a.qzeros", dtype::i32, {2, 3}, p.codes(24));
+  p.scales("a.scales", {2, F}, 2 * F);
+  json config = grouped("gptq", G);
+  config["quantization_config"]["bits"] = 3;
+  CHECK(contains(problem_of(p.open(config), "a.weight"), "[7, 32]"));
+}
+
 TEST_CASE("AWQ and GPTQ: versions that pack otherwise are refused by name") {
   const auto problem_with = [](const parts& p, json config, const char* key, const char* value) {
     CHECK(problem_of(p.open(config), "a.weight") == "");

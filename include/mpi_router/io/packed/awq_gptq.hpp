@@ -3,6 +3,9 @@
 
 #include <mpi_router/io/packed/integer.hpp>
 
+#include <array>
+#include <numeric>
+
 MPIROUTER_BEGIN
 namespace packed {
 
@@ -68,12 +71,25 @@ class awq_matrix : public detail::grouped_matrix {
 };
 
 /// W[f, d] = (code[d, f] − zero[g, f]) · scale[g, f] of GPTQ files: qweight I32 [cols · bits / 32, rows]
-/// holds 32 / bits inputs in a word, qzeros I32 [groups, rows · bits / 32] as many outputs, scales [groups,
+/// holds a stream of codes down its columns, the least significant bit first, 32 / bits inputs in a word or,
+/// of three bits, 32 in three; qzeros I32 [groups, rows · bits / 32] the same along its rows, scales [groups,
 /// rows]; g is d / group or g_idx[d]. Files of version 1 ("gptq") store zero − 1, which `zero_plus_one` takes
 /// back. Input-major, as AWQ. A model of MatrixRows.
 class gptq_matrix : public detail::grouped_matrix {
  public:
-  /// Throws usage_error where one of them is not as large as it must be, for widths other than 2, 4 and 8
+  /// The widths there are.
+  [[nodiscard]] static constexpr bool has_bits(index_t bits) noexcept {
+    return bits == 2 || bits == 3 || bits == 4 || bits == 8;
+  }
+  /// As few codes as fill whole words, and these words.
+  [[nodiscard]] static constexpr index_t codes_together(index_t bits) noexcept {
+    return 32 / std::gcd(index_t{32}, bits);
+  }
+  [[nodiscard]] static constexpr index_t words_together(index_t bits) noexcept {
+    return bits / std::gcd(index_t{32}, bits);
+  }
+
+  /// Throws usage_error where one of them is not as large as it must be, for widths other than 2, 3, 4 and 8
   /// bits, for rows or cols that do not fill whole words, and where an entry of g_idx is no group.
   gptq_matrix(std::span<const std::byte> qweight, std::span<const std::byte> qzeros,
               const packed::scales& scales, std::span<const std::byte> g_idx, index_t rows, index_t cols,
@@ -82,10 +98,10 @@ class gptq_matrix : public detail::grouped_matrix {
         qweight_(qweight.data()),
         qzeros_(qzeros.data()),
         zero_plus_one_(zero_plus_one) {
-    core::expect(bits == 2 || bits == 4 || bits == 8, "gptq_matrix: codes of ", bits, " bits, not 2, 4 or 8");
+    core::expect(has_bits(bits), "gptq_matrix: codes of ", bits, " bits, not 2, 3, 4 or 8");
     core::expect(group > 0, "gptq_matrix: groups of ", group, " columns");
-    core::expect(rows % (32 / bits) == 0 && cols % (32 / bits) == 0, "gptq_matrix: [", rows, ", ", cols,
-                 "] codes of ", bits, " bits do not fill words");
+    core::expect(rows % codes_together(bits) == 0 && cols % codes_together(bits) == 0, "gptq_matrix: [", rows,
+                 ", ", cols, "] codes of ", bits, " bits do not fill words");
     const index_t groups = parts_of(cols, group);
     expect_bytes("gptq_matrix: qweight", qweight, bytes_of_row("gptq_matrix", cols, bits) / 4, rows,
                  4 * rows);
@@ -96,46 +112,60 @@ class gptq_matrix : public detail::grouped_matrix {
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
-    for (index_t r = 0; r < cols_ / (32 / bits_); ++r) {
-      load_word(r, f, out);
+    for (index_t first = 0; first < cols_; first += codes_together(bits_)) {
+      load_together(first, f, out);
     }
   }
   /// All of W, [rows, cols] row-major.
   template <Accumulator S>
   void load_all(S* out) const noexcept {
-    for (index_t r = 0; r < cols_ / (32 / bits_); ++r) {
+    for (index_t first = 0; first < cols_; first += codes_together(bits_)) {
       for (index_t f = 0; f < rows_; ++f) {
-        load_word(r, f, out + f * cols_);
+        load_together(first, f, out + f * cols_);
       }
     }
   }
 
  private:
-  /// The inputs of word r of output f, to their places in the row.
+  /// Words of a stream, and one of zeros behind them.
+  using stream = std::array<std::uint32_t, 4>;
+
+  /// `words_together` words from word `first` of `words` on, `stride` apart.
+  [[nodiscard]] stream words_at(const std::byte* words, index_t first, index_t stride) const noexcept {
+    stream out{};
+    for (index_t w = 0; w < words_together(bits_); ++w) {
+      out[static_cast<std::size_t>(w)] = read<std::uint32_t>(words, first + w * stride);
+    }
+    return out;
+  }
+  [[nodiscard]] int code(const stream& words, index_t i) const noexcept {
+    const auto bit = static_cast<std::size_t>(i * bits_);
+    const std::uint64_t two = words[bit / 32] | std::uint64_t{words[bit / 32 + 1]} << 32U;
+    return static_cast<int>(two >> bit % 32 & ((std::uint64_t{1} << bits_) - 1));
+  }
+  /// The inputs from `first` on that share words, of output f, to their places in the row.
   template <Accumulator S>
-  void load_word(index_t r, index_t f, S* row) const noexcept {
-    const index_t per_word = 32 / bits_;
-    const auto word = read<std::uint32_t>(qweight_, r * rows_ + f);
-    const std::uint32_t mask = (1U << bits_) - 1U;
+  void load_together(index_t first, index_t f, S* row) const noexcept {
+    const stream words = words_at(qweight_, first * bits_ / 32 * rows_ + f, rows_);
     index_t current = -1;
     S scale = 0;
     int zero = 0;
-    for (index_t i = 0; i < per_word; ++i) {
-      const index_t d = r * per_word + i;
+    for (index_t i = 0; i < codes_together(bits_); ++i) {
+      const index_t d = first + i;
       const index_t g = g_idx_ ? g_idx_[d] : d / group_;
       if (g != current) {
         current = g;
         scale = scales_.at(g, f);
         zero = zero_point(g, f);
       }
-      row[d] = static_cast<S>(static_cast<int>(word >> (i * bits_) & mask) - zero) * scale;
+      row[d] = static_cast<S>(code(words, i) - zero) * scale;
     }
   }
   [[nodiscard]] int zero_point(index_t g, index_t f) const noexcept {
-    const index_t per_word = 32 / bits_;
-    const auto word = read<std::uint32_t>(qzeros_, g * (rows_ / per_word) + f / per_word);
-    const std::uint32_t stored = word >> (f % per_word * bits_) & ((1U << bits_) - 1U);
-    return static_cast<int>(stored) + (zero_plus_one_ ? 1 : 0);
+    const index_t together = codes_together(bits_);
+    const stream words =
+        words_at(qzeros_, (g * (rows_ / together) + f / together) * words_together(bits_), 1);
+    return code(words, f % together) + (zero_plus_one_ ? 1 : 0);
   }
 
   const std::byte* qweight_;

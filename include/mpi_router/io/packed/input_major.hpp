@@ -29,13 +29,19 @@ struct quantised_parts {
   return whole ? std::optional(found) : std::nullopt;
 }
 
-/// A word of 32 / bits times the same code.
-[[nodiscard]] inline std::uint32_t word_of(std::uint32_t code, index_t bits) {
-  std::uint32_t word = 0;
-  for (index_t shift = 0; shift < 32; shift += bits) {
-    word |= code << static_cast<unsigned>(shift);
+/// Whether all codes of a dense stream are this one: eight of them fill `bits` bytes.
+[[nodiscard]] inline bool all_are(std::span<const std::byte> stream, std::uint64_t code, index_t bits) {
+  std::uint64_t eight = 0;
+  for (index_t k = 0; k < 8; ++k) {
+    eight |= code << static_cast<unsigned>(k * bits);
   }
-  return word;
+  const auto width = static_cast<std::size_t>(bits);
+  for (std::size_t i = 0; i < stream.size(); ++i) {
+    if (stream[i] != static_cast<std::byte>(eight >> (8 * (i % width)) & 255U)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 /// GPTQ's stored zero is one less than the zero ("gptq") or the zero itself ("gptq_v2", "gptq_p");
@@ -43,17 +49,12 @@ struct quantised_parts {
 /// zero, half of the range, which settles it.
 [[nodiscard]] inline bool stores_zero_minus_one(const quantised_parts& p, index_t bits,
                                                 const quantization& said) {
-  const auto word = number_at<std::uint32_t>(*p.zeros, 0);
-  bool all_alike = true;
-  for (std::size_t i = 1; i < p.zeros->bytes().size() / 4; ++i) {
-    all_alike = all_alike && number_at<std::uint32_t>(*p.zeros, i) == word;
-  }
-  const std::uint32_t half = std::uint32_t{1} << static_cast<unsigned>(bits - 1);
-  if (all_alike && said.symmetric.value_or(true)) {
-    if (word == word_of(half, bits)) {
+  const std::uint64_t half = std::uint64_t{1} << static_cast<unsigned>(bits - 1);
+  if (said.symmetric.value_or(true)) {
+    if (all_are(p.zeros->bytes(), half, bits)) {
       return false;
     }
-    if (word == word_of(half - 1, bits)) {
+    if (all_are(p.zeros->bytes(), half - 1, bits)) {
       return true;
     }
   }
@@ -85,8 +86,10 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   if (!group && p.order != nullptr) {  // which says of which group each column is: the size does not matter
     group = packed::parts_of(inputs, p.groups());
   }
-  const bool fits = type && group && p.zeros->shape()[0] == p.groups() &&
-                    p.zeros->shape()[1] * 32 == p.outputs() * bits && order_fits;
+  const index_t words = packed::gptq_matrix::words_together(bits);
+  const bool fits = type && group && p.zeros->shape()[0] == p.groups() && p.codes->shape()[0] % words == 0 &&
+                    p.zeros->shape()[1] % words == 0 && p.zeros->shape()[1] * 32 == p.outputs() * bits &&
+                    order_fits;
   if (!fits) {
     out.refuse(order_fits ? misfit(*p.codes, *p.zeros, "zero points")
                           : misfit(*p.codes, *p.order, "order of groups"));
@@ -122,7 +125,7 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
     read_awq(*p, parts.said, out);
   } else if (gptq && parts.said.method != "awq") {
     const index_t bits = own.bits.value_or(p->zeros->shape()[1] * 32 / p->outputs());
-    if (bits != 2 && bits != 4 && bits != 8) {
+    if (!packed::gptq_matrix::has_bits(bits)) {
       return out.refuse(core::concatenate("'", codes.name(), "' has codes of ", bits,
                                           " bits, which GPTQ packs in a way that is not decoded here"));
     }
