@@ -43,15 +43,15 @@ matrix moe_layer::forward(const matrix& x) {
   entries_.resize(static_cast<std::size_t>(entries));
   build_dispatch(ids_, sizes_.top_k, {}, {offsets_, tokens_, entries_});
 
-  gathered_.resize(entries, sizes_.hidden);
+  gathered_.resize(entries + maker_.products() * sizes_.experts, sizes_.hidden);
   gate_out_.resize(entries, sizes_.ffn);
   up_out_.resize(entries, sizes_.ffn);
   expert_out_.resize(entries, sizes_.hidden);
-  for (index_t j = 0; j < entries; ++j) gathered_.row(j) = x.row(tokens_[static_cast<std::size_t>(j)]);
   for (index_t e = 0; e < sizes_.experts; ++e) {
     const index_t first = offsets_[static_cast<std::size_t>(e)];
-    const index_t count = offsets_[static_cast<std::size_t>(e + 1)] - first;
-    const auto in = gathered_.middleRows(first, count);
+    const index_t count = tokens_of(e);
+    auto in = gathered_.middleRows(group(e), count);
+    for (index_t j = 0; j < count; ++j) in.row(j) = x.row(tokens_[static_cast<std::size_t>(first + j)]);
     auto g = gate_out_.middleRows(first, count);
     auto u = up_out_.middleRows(first, count);
     g.noalias() = in * gate.value.middleRows(e * sizes_.ffn, sizes_.ffn).transpose();
@@ -79,29 +79,6 @@ matrix moe_layer::backward(const matrix& grad, float coefficient) {
     grad_out.row(j) = weights_.data()[entries_[k]] * g;
   }
 
-  matrix grad_gathered(entries, sizes_.hidden);
-  for (index_t e = 0; e < sizes_.experts; ++e) {
-    const index_t first = offsets_[static_cast<std::size_t>(e)];
-    const index_t count = offsets_[static_cast<std::size_t>(e + 1)] - first;
-    const index_t row = e * sizes_.ffn;
-    const auto in = gathered_.middleRows(first, count);
-    const auto g = gate_out_.middleRows(first, count).array();
-    const auto u = up_out_.middleRows(first, count).array();
-    const auto out = grad_out.middleRows(first, count);
-    const matrix sigmoid = (1 / (1 + (-g).exp())).matrix();
-    const matrix silu = (g * sigmoid.array()).matrix();
-    const matrix h = (silu.array() * u).matrix();
-    const matrix grad_h = out * down.value.middleRows(row, sizes_.ffn).transpose();
-    down.gradient.middleRows(row, sizes_.ffn).noalias() += h.transpose() * out;
-    const matrix grad_u = (grad_h.array() * silu.array()).matrix();
-    const matrix grad_g =
-        (grad_h.array() * u * (sigmoid.array() + silu.array() * (1 - sigmoid.array()))).matrix();
-    gate.gradient.middleRows(row, sizes_.ffn).noalias() += grad_g.transpose() * in;
-    up.gradient.middleRows(row, sizes_.ffn).noalias() += grad_u.transpose() * in;
-    grad_gathered.middleRows(first, count).noalias() =
-        grad_g * gate.value.middleRows(row, sizes_.ffn) + grad_u * up.value.middleRows(row, sizes_.ffn);
-  }
-
   // The gate: to logits, to tokens and rows, and through the rows to the router and to the gate matrices.
   matrix grad_logits(tokens, sizes_.experts), grad_x(tokens, sizes_.hidden),
       grad_rows(rows_.rows(), rows_.cols());
@@ -111,7 +88,42 @@ matrix moe_layer::backward(const matrix& grad, float coefficient) {
                    view(grad_logits), gradient_mode::accumulate, scratch_);
   router_logits_vjp(view(x_), view(rows_), view(grad_logits), view(grad_x), view(grad_rows),
                     gradient_mode::write);
-  maker_.backward(router.value, gate.value, grad_rows, router.gradient, gate.gradient);
+  maker_.backward(router.value, gate.value, grad_rows, router.gradient);
+
+  matrix grad_gathered(entries, sizes_.hidden);
+  for (index_t e = 0; e < sizes_.experts; ++e) {
+    const index_t first = offsets_[static_cast<std::size_t>(e)];
+    const index_t count = tokens_of(e);
+    const index_t row = e * sizes_.ffn;
+    const auto in = gathered_.middleRows(group(e), count);
+    const auto g = gate_out_.middleRows(first, count).array();
+    const auto u = up_out_.middleRows(first, count).array();
+    const auto out = grad_out.middleRows(first, count);
+    const matrix sigmoid = (1 / (1 + (-g).exp())).matrix();
+    const matrix silu = (g * sigmoid.array()).matrix();
+    const matrix h = (silu.array() * u).matrix();
+    const matrix grad_h = out * down.value.middleRows(row, sizes_.ffn).transpose();
+    down.gradient.middleRows(row, sizes_.ffn).noalias() += h.transpose() * out;
+    const matrix grad_u = (grad_h.array() * silu.array()).matrix();
+    // The gate matrix has a gradient from its tokens and one from its router row, of two outer products:
+    // two more rows of the same product.
+    matrix grad_gate(count + maker_.products(), sizes_.ffn);
+    auto grad_g = grad_gate.topRows(count);
+    grad_g = (grad_h.array() * u * (sigmoid.array() + silu.array() * (1 - sigmoid.array()))).matrix();
+    auto in_gate = gathered_.middleRows(group(e), count + maker_.products());
+    if (maker_.products() > 0) {
+      const auto [projection, dual_row, dual_projection, router_row] = maker_.factors(e);
+      grad_gate.row(count) = map(projection);
+      grad_gate.row(count + 1) = map(dual_projection);
+      in_gate.row(count) = map(dual_row);
+      in_gate.row(count + 1) = map(router_row);
+    }
+    gate.gradient.middleRows(row, sizes_.ffn).noalias() += grad_gate.transpose() * in_gate;
+    up.gradient.middleRows(row, sizes_.ffn).noalias() += grad_u.transpose() * in;
+    grad_gathered.middleRows(first, count).noalias() =
+        grad_g * gate.value.middleRows(row, sizes_.ffn) + grad_u * up.value.middleRows(row, sizes_.ffn);
+  }
+
   for (index_t j = 0; j < entries; ++j)
     grad_x.row(tokens_[static_cast<std::size_t>(j)]) += grad_gathered.row(j);
   return grad_x;

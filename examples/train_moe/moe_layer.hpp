@@ -37,6 +37,14 @@ class moe_layer {
 
  private:
   [[nodiscard]] mpi_router::gating_options gating() const { return {.top_k = sizes_.top_k}; }
+  /// Rows of gathered_ before those of an expert, and how many tokens it has. Behind its tokens each expert
+  /// has room for the outer products of its gate's gradient by the router's rows.
+  [[nodiscard]] index_t group(index_t expert) const {
+    return offsets_[static_cast<std::size_t>(expert)] + expert * maker_.products();
+  }
+  [[nodiscard]] index_t tokens_of(index_t expert) const {
+    return offsets_[static_cast<std::size_t>(expert + 1)] - offsets_[static_cast<std::size_t>(expert)];
+  }
 
   moe_sizes sizes_;
   mpi_router::expert_shape shape_;
@@ -47,7 +55,8 @@ class moe_layer {
 
   // Of the last forward.
   matrix x_, rows_, logits_, weights_;
-  matrix gathered_, gate_out_, up_out_, expert_out_;  ///< T · K rows, sorted by expert
+  matrix gathered_;                        ///< T · K rows, sorted by expert, and room
+  matrix gate_out_, up_out_, expert_out_;  ///< T · K rows
   std::vector<mpi_router::expert_id> ids_;
   std::vector<index_t> offsets_, tokens_, entries_;
   std::vector<float> scratch_;

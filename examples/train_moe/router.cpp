@@ -24,6 +24,7 @@ row_maker::row_maker(router_kind kind, const expert_shape& shape, double c_prime
   options_.radius = router_radius::scale_free(c_prime);
   workspace_.resize(static_cast<std::size_t>(router_rows_vjp_workspace(shape)));
   tape_.resize(static_cast<std::size_t>(router_tape_size(shape, options_)));
+  factors_.resize(static_cast<std::size_t>(router_factors<float>::size(shape, options_)));
 }
 
 void row_maker::forward(const matrix& router, const matrix& gates, matrix& rows) {
@@ -45,15 +46,14 @@ void row_maker::forward(const matrix& router, const matrix& gates, matrix& rows)
 }
 
 void row_maker::backward(const matrix& router, const matrix& gates, const matrix& grad_rows,
-                         matrix& grad_router, matrix& grad_gates) {
+                         matrix& grad_router) {
   const auto experts = experts_nfd(gates.data(), shape_);
-  const auto grad_experts = experts_nfd(grad_gates.data(), shape_);
   const auto radius = static_cast<float>(options_.radius.of(shape_.num_experts));
   switch (kind_) {
     case router_kind::usual: grad_router += grad_rows; return;
     case router_kind::mpi:
-      router_rows_vjp(experts, view(router), tape_, view(grad_rows), options_, view(grad_router),
-                      grad_experts, gradient_mode::accumulate, workspace_);
+      router_rows_vjp_factored(experts, view(router), tape_, view(grad_rows), options_, view(grad_router),
+                               {factors_, shape_, options_}, gradient_mode::accumulate, workspace_);
       return;
     case router_kind::retraction:
       // r̄ = (C/‖r‖)(ḡ − r̂(r̂·ḡ))
@@ -67,15 +67,14 @@ void row_maker::backward(const matrix& router, const matrix& gates, const matrix
       // r̄ = ḡM, Ā = (Ar) ḡᵀ + (Aḡ) rᵀ
       for (index_t i = 0; i < shape_.num_experts; ++i) {
         const auto op = gram(experts[i]);
-        matrix image(1, shape_.hidden_dim), projection(1, shape_.ffn_dim), dual(1, shape_.ffn_dim);
-        matrix r = router.row(i);
-        matrix g = grad_rows.row(i);
-        op.apply(const_row(view(g).row(0)), view(image).row(0));
-        op.project(const_row(view(r).row(0)), view(projection).row(0));
-        op.project(const_row(view(g).row(0)), view(dual).row(0));
+        const auto [projection, dual_row, dual_projection, row] = factors(i);
+        map(row) = router.row(i);
+        map(dual_row) = grad_rows.row(i);
+        matrix image(1, shape_.hidden_dim);
+        op.apply(const_row(dual_row), view(image).row(0));
+        op.project(const_row(row), projection);
+        op.project(const_row(dual_row), dual_projection);
         grad_router.row(i) += image;
-        add_rank2<float>({view(projection).row(0), view(g).row(0), view(dual).row(0), view(r).row(0)},
-                         grad_experts[i], gradient_mode::accumulate);
       }
       return;
   }

@@ -27,9 +27,16 @@ class row_maker {
 
   /// rows: N × D, from router (N × D) and gates ([N, F, D]).
   void forward(const matrix& router, const matrix& gates, matrix& rows);
-  /// Adds to the gradients of both.
-  void backward(const matrix& router, const matrix& gates, const matrix& grad_rows, matrix& grad_router,
-                matrix& grad_gates);
+  /// Adds to the gradient of the router, and leaves that of the gates in factors.
+  void backward(const matrix& router, const matrix& gates, const matrix& grad_rows, matrix& grad_router);
+  /// Outer products that the gradient to each gate matrix is a sum of: two, or none.
+  [[nodiscard]] index_t products() const {
+    return kind_ == router_kind::mpi || kind_ == router_kind::power_step ? 2 : 0;
+  }
+  /// Those of the last backward for one expert.
+  [[nodiscard]] mpi_router::rank2_factors<float> factors(index_t expert) {
+    return mpi_router::router_factors<float>(factors_, shape_, options_).at(0, expert);
+  }
 
  private:
   router_kind kind_;
@@ -37,6 +44,7 @@ class row_maker {
   mpi_router::router_options options_;
   std::vector<float> workspace_;
   std::vector<float> tape_;
+  std::vector<float> factors_;
 };
 
 }  // namespace train

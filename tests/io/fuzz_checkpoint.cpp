@@ -56,8 +56,8 @@ constexpr const char* parts[] = {".weight",
                                  ".weight.quant_state.bitsandbytes__nf4",
                                  ".bias",
                                  ""};
-constexpr const char* methods[] = {"fp8",          "mxfp4", "compressed-tensors", "modelopt", "awq",  "gptq",
-                                   "bitsandbytes", "mlx",   "fbgemm_fp8",         "",         "other"};
+constexpr const char* methods[] = {"fp8",          "mxfp4", "compressed-tensors", "modelopt", "awq", "gptq",
+                                   "bitsandbytes", "mlx",   "fbgemm_fp8",         "mxfp8",    "",    "other"};
 constexpr const char* formats[] = {"pack-quantized",  "mxfp4-pack-quantized", "nvfp4-pack-quantized",
                                    "float-quantized", "int-quantized",        "other"};
 constexpr const char* models[] = {"qwen3_moe", "mixtral",    "gpt_oss", "deepseek_v3",

@@ -135,6 +135,22 @@ TEST_CASE("FP8: blocks with partial ends, whatever shape their scales are writte
   }
 }
 
+TEST_CASE("MXFP8: powers of two for 32 columns of a row each, the last of them fewer") {
+  constexpr index_t F = 6, D = 80;
+  for (const auto type : {dtype::u8, dtype::f8_e8m0}) {
+    parts p;
+    const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    bytes exponents = p.codes(F * 3);
+    for (auto& e : exponents) e = (e & std::byte{31}) | std::byte{96};
+    const auto s = p.add("a.weight_scale_inv", type, {F, 3}, exponents);
+    check_is(p.open(json{{"quantization_config", {{"quant_method", "mxfp8"}}}}), "a.weight", {F, D}, "FP8",
+             [&](index_t f, index_t d) {
+               return e4m3(at(code, f * D + d)) *
+                      std::ldexp(1.0, static_cast<int>(at(s, f * 3 + d / 32)) - 127);
+             });
+  }
+}
+
 TEST_CASE("FP8: a scale for each row, for each column, for all; stacks of them") {
   constexpr index_t N = 3, F = 6, D = 10;
   for (const auto& shape : {std::vector<index_t>{F, 1}, std::vector<index_t>{F}}) {

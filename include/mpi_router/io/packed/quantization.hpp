@@ -167,9 +167,9 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
 
 /// A method or format that no reader here knows: what it packs is refused, never guessed.
 [[nodiscard]] inline std::string unknown_in(const quantization& said) {
-  constexpr std::array<std::string_view, 10> methods{"fp8",        "mxfp4", "compressed-tensors", "modelopt",
-                                                     "awq",        "gptq",  "bitsandbytes",       "mlx",
-                                                     "fbgemm_fp8", ""};
+  constexpr std::array<std::string_view, 11> methods{
+      "fp8",          "mxfp4", "compressed-tensors", "modelopt", "awq", "gptq",
+      "bitsandbytes", "mlx",   "fbgemm_fp8",         "mxfp8",    ""};
   constexpr std::array<std::string_view, 10> formats{
       "dense",           "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized", "float-quantized",
       "naive-quantized", "int-quantized",  "mxfp8-quantized",      "mixed-precision",      "int8-quantized"};
@@ -210,6 +210,9 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   out.all = module_of(entry);
   if (out.method.empty()) {
     out.method = *method == '\0' && out.all.bits && out.all.group ? "mlx" : method;
+  }
+  if (out.method == "mxfp8" && !out.all.group) {
+    out.all.group = 32;  // as OCP's MX formats have it
   }
   if (out.all.group) {
     out.groups.push_back(*out.all.group);
