@@ -296,6 +296,33 @@ TEST_CASE("a transposed router is read where shapes force it, and proposed where
   }
 }
 
+TEST_CASE("stacks beside a router, under names that say nothing of experts") {
+  const auto original = random_layer(53, N, F, D);
+  const auto build = [&](std::vector<index_t> gate_shape, const std::vector<float>& gates) {
+    checkpoint_builder builder;  // MaxText's, and a stack of another extent
+    builder.add<float>("params.decoder.layers_3.moe_block.gate.kernel", {D, N},
+                       transposed(original.router, N, D));
+    builder.add<bf16>("params.decoder.layers_3.moe_block.wi_0", gate_shape, gates);
+    builder.add<bf16>("params.decoder.layers_3.moe_block.wi_1", gate_shape,
+                      std::vector<float>(gates.size(), 1.0F));
+    builder.add<bf16>("params.decoder.layers_3.moe_block.wo", {N, F, D},
+                      std::vector<float>(original.gates.size(), 1.0F));
+    builder.add<float>("params.decoder.layers_3.moe_block.shared.wi_0", {N, D, F},
+                       std::vector<float>(original.gates.size(), 1.0F));
+    return builder;
+  };
+  auto whole = build({N, D, F}, ndf(original));
+  const searched s(whole);
+  REQUIRE(s.found.size() == 1);
+  CHECK(s.found[0].gate_name == "params.decoder.layers_3.moe_block.wi_0");
+  CHECK(s.found[0].layout == gate_layout::ndf);
+  CHECK(s.found[0].layout_of_router == router_layout::dn);
+  CHECK(s.found[0].family.starts_with("no known family"));
+  check_shows(s.found[0], original);
+  auto fewer = build({N - 1, D, F}, std::vector<float>(static_cast<std::size_t>((N - 1) * D * F), 1.0F));
+  CHECK(contains(reason_of(searched(fewer)), "names do not tell which is the gate: "));  // what is left is wo
+}
+
 TEST_CASE("routers with an axis of one, and flat ones whose experts are counted") {
   const auto original = random_layer(50, N, F, D);
   for (const auto& shape : {std::vector<index_t>{1, N, D}, std::vector<index_t>{N * D}}) {

@@ -71,6 +71,22 @@ struct expert_weights {
   return out;
 }
 
+/// Stacks with a matrix for each row of the router beside it, whose names say nothing of experts: MaxText's
+/// "moe_block.wi_0".
+[[nodiscard]] inline std::vector<expert_weights> stacks_beside(const checkpoint& model,
+                                                               const std::string& name,
+                                                               const weight& router) {
+  std::vector<expert_weights> out;
+  for (const auto& w : model.weights_with(name)) {
+    expert_weights stack{w.name(), {&w}};
+    const bool is_stack = w.rank() == 3 && w.shape()[0] > 1 && stack.fit_router(router);
+    if (is_stack && part_of(w.name()).role == tensor_role::other && !is_shared_word(w.name())) {
+      out.push_back(std::move(stack));
+    }
+  }
+  return out;
+}
+
 /// The matrices of one kind.
 [[nodiscard]] inline std::vector<const expert_weights*> of_kind(const std::vector<expert_weights>& all,
                                                                 matrix_kind kind) {
@@ -131,7 +147,7 @@ struct gate_guess {
   if (both.size() == 1 && gate.empty()) {
     return {both[0], fused, expert_part::gate, ""};
   }
-  const auto* alone = up.size() == 1 ? up[0] : all.size() == 1 ? &all[0] : nullptr;
+  const auto* alone = up.size() == 1 ? up[0] : all.size() == 1 && down.empty() ? &all[0] : nullptr;
   if (gate.empty() && both.empty() && alone != nullptr &&
       down.size() + up.size() >= all.size() - (up.empty() ? 1 : 0)) {
     const auto ffn = ffn_dim_of_down(down, hidden_dim);
@@ -237,8 +253,11 @@ inline void find_by_roles(const checkpoint& model, const moe_search& wanted,
         is_of_attention(name)) {
       continue;
     }
-    const auto matrices = matrices_of(name, block);
+    auto matrices = matrices_of(name, block);
     const auto* router = router_of(model, name, block, matrices);
+    if (router != nullptr && matrices.empty()) {
+      matrices = stacks_beside(model, name, *router);
+    }
     if (router != nullptr && !matrices.empty()) {
       note_attempt(*router, try_parts(model, *router, matrices, wanted, config), found);
     }
