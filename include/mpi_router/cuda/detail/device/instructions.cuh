@@ -64,6 +64,12 @@ __device__ __forceinline__ void copy_async_16(void* to_shared, const void* from,
                  : "memory");
   }
 }
+/// The same to an address in shared memory.
+__device__ __forceinline__ void copy_async_16(int to_shared, const void* from, bool present) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from),
+               "r"(present ? 16 : 0)
+               : "memory");
+}
 __device__ __forceinline__ void close_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `pending` of this thread's groups are under way.
 template <int pending>

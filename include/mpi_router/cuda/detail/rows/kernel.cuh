@@ -49,21 +49,9 @@ __device__ __forceinline__ int begin_row(const row_step_args<T>& a, Sweep& sweep
   return exponent;
 }
 
-/// u += Σ ⟨a_f, r⟩ a_f over the rows of the group's next tile, which it keeps in registers in between.
-template <class T, int vectors, int rows, class Sweep, int columns>
-__device__ __forceinline__ void step_tile(Sweep& sweep, const T* base, bool in_ring, int first,
-                                          row_sums<columns>& sums) {
-  const auto share = sweep.template take<rows>(base, in_ring, first);
-  uint4 stored[rows][vectors];
-#pragma unroll
-  for (int g = 0; g < rows; ++g) {
-#pragma unroll
-    for (int v = 0; v < vectors; ++v) {
-      stored[g][v] = share.load(g, v);
-    }
-  }
-  const auto load = [&stored](int g, int v) { return stored[g][v]; };
-  sweep.copy();
+/// u += Σ ⟨a_f, r⟩ a_f over the rows of a tile, whose vectors are load(g, v).
+template <class T, int vectors, int rows, class Sweep, int columns, class Load>
+__device__ __forceinline__ void step_rows(Sweep& sweep, const Load& load, row_sums<columns>& sums) {
   sweep.begin_tile(true);
   float y[rows];
   const unsigned most = project(
@@ -86,6 +74,29 @@ __device__ __forceinline__ void step_tile(Sweep& sweep, const T* base, bool in_r
         return y[g] * sums.scale.image_factor;
       },
       [](int, int, const float(&)[vector_width<T>]) {});
+}
+
+/// Over those of the group's next tile: it is in registers meanwhile, and its stage is filled anew. Threads
+/// that copy have too few registers for it in 16 bits, and read the stage again, as the backward does.
+template <class T, int vectors, int rows, class Sweep, int columns>
+__device__ __forceinline__ void step_tile(Sweep& sweep, const T* base, bool in_ring, int first,
+                                          row_sums<columns>& sums) {
+  const auto share = sweep.template take<rows>(base, in_ring, first);
+  if constexpr (Sweep::threads_copy && sizeof(T) == 2) {
+    step_rows<T, vectors, rows>(sweep, [&share](int g, int v) { return share.load(g, v); }, sums);
+    sweep.copy();
+  } else {
+    uint4 stored[rows][vectors];
+#pragma unroll
+    for (int g = 0; g < rows; ++g) {
+#pragma unroll
+      for (int v = 0; v < vectors; ++v) {
+        stored[g][v] = share.load(g, v);
+      }
+    }
+    sweep.copy();
+    step_rows<T, vectors, rows>(sweep, [&stored](int g, int v) { return stored[g][v]; }, sums);
+  }
 }
 
 template <class T, int vectors, int rows, copier by>

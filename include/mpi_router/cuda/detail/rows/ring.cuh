@@ -90,22 +90,24 @@ class ring_view {
     if (!lane.fast(base, tiles.hidden)) {
       return;
     }
-    unsigned char* const to = memory_ + head_ * stage_bytes_ + lane.offset;
     const int row_bytes = tiles.hidden * static_cast<int>(sizeof(*base));
-    for (int g = 0; g < at.count(tiles); ++g) {
-      const auto* const row =
-          reinterpret_cast<const unsigned char*>(base + (at.first() + g) * lane.tensor.ffn);
+    const long long stride = lane.tensor.ffn * static_cast<long long>(sizeof(*base));
+    const auto* row = reinterpret_cast<const unsigned char*>(base) + at.first() * stride;
+    int to = static_cast<int>(shared_address(memory_ + head_ * stage_bytes_ + lane.offset));
+    for (int g = at.count(tiles); g > 0; --g) {
       for (int offset = group.rank * unit; offset < row_bytes; offset += group.threads * unit) {
 #pragma unroll
         for (int i = offset; i < offset + unit; i += 16) {
           if (i < row_bytes) {
-            copy_async_16(to + g * lane.pitch + i, row + i);
+            copy_async_16(to + i, row + i, true);
           }
         }
         if (vectors == 1) {  // the only one of this thread's, which saves a loop
           break;
         }
       }
+      row += stride;
+      to += lane.pitch;
     }
   }
   /// Threads: closes the copies of one tile, be there any or not.

@@ -29,6 +29,7 @@ struct row_sweep_args {
 template <copier by, class T, int vectors, class Lanes>
 class row_sweep {
  public:
+  static constexpr bool threads_copy = by == copier::threads;
   row_memory memory;
   thread_group group;
   int end;         ///< of the block's tiles
