@@ -43,7 +43,10 @@ struct forward_plan : forward_path {
       }
       if (in_floats && panels.lanes > 0) {
         const bool fused = fuse && panels.members > 0;
-        panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, at_rest, args);
+        const auto step = [&](const auto& columns) {
+          panel_step(ctx, panels, columns, experts.shape(), sums, fused, at_rest, args);
+        };
+        this->in_pairs ? step(detail::in_pairs(weights)) : step(weights);
         return fused ? void() : use(slot_images{sums, panels.part});
       }
       if (in_floats && in_vectors) {

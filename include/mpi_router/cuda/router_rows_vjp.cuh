@@ -8,6 +8,7 @@
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vector_vjp_launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
+#include <mpi_router/cuda/detail/panels/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/rows/vjp_launch.cuh>
@@ -22,8 +23,8 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 template <class T, class G, vjp_mode mode>
 struct backward_plan : backward_path<T, G> {
   backward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts,
-                index_t gradient_hidden_stride, void* data)
-      : backward_path<T, G>(ctx, experts.shape(), experts.strides(), gradient_hidden_stride, mode, data) {}
+                const expert_strides& gradient, void* data)
+      : backward_path<T, G>(ctx, experts.shape(), experts.strides(), gradient, mode, data) {}
 };
 
 /// The shapes and the memory of a backward; what is written lies apart from all else.
@@ -112,6 +113,14 @@ void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
                           factors, plan.sums);
       return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
     }
+    if (in_floats && plan.panels.lanes > 0) {
+      const auto pull = [&](const auto& columns, const auto& to) {
+        panel_vjp<mode>(ctx, plan.panels, columns, experts.shape(), router, dual, to_router, to, factors,
+                        plan.sums);
+      };
+      plan.in_pairs ? pull(in_pairs(weights), in_pairs(gradient)) : pull(weights, gradient);
+      return plan.panels.members > 0 ? void() : use(slot_images{plan.sums, plan.panels.part});
+    }
   }
   if constexpr (has_vectors<T>) {
     if (in_floats && plan.in_vectors) {
@@ -139,7 +148,7 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   expect(options.through != differentiate::none, name,
          ": nothing is differentiated, as options.through says");
   const backward_plan<T, G, mode> plan(
-      ctx, experts, mode == vjp_mode::factored ? 1 : grad_experts.strides().hidden, scratch.data);
+      ctx, experts, mode == vjp_mode::factored ? experts.strides() : grad_experts.strides(), scratch.data);
   expect_backward(name, experts, router, saved, grad_rows, grad_router, grad_experts, factors, scratch,
                   plan.bytes);
   if (experts.num_experts() == 0) {
@@ -190,12 +199,12 @@ template <class T, class G>
                                                     const expert_batch_view<G, device_space>& grad_experts,
                                                     gradient_mode mode) {
   using value = std::remove_const_t<T>;
-  const index_t stride = grad_experts.strides().hidden;
+  const expert_strides& gradient = grad_experts.strides();
   switch (mode) {
     case gradient_mode::write:
-      return detail::backward_plan<value, G, detail::vjp_mode::write>(ctx, experts, stride, nullptr).bytes;
+      return detail::backward_plan<value, G, detail::vjp_mode::write>(ctx, experts, gradient, nullptr).bytes;
     case gradient_mode::accumulate:
-      return detail::backward_plan<value, G, detail::vjp_mode::accumulate>(ctx, experts, stride, nullptr)
+      return detail::backward_plan<value, G, detail::vjp_mode::accumulate>(ctx, experts, gradient, nullptr)
           .bytes;
   }
   core::usage_failure("cuda::router_rows_vjp_workspace: no such gradient_mode");
@@ -233,7 +242,9 @@ template <class T>
 [[nodiscard]] std::size_t router_rows_vjp_factored_workspace(
     const context& ctx, const expert_batch_view<T, device_space>& experts) {
   using value = std::remove_const_t<T>;
-  return detail::backward_plan<value, value, detail::vjp_mode::factored>(ctx, experts, 1, nullptr).bytes;
+  return detail::backward_plan<value, value, detail::vjp_mode::factored>(ctx, experts, experts.strides(),
+                                                                         nullptr)
+      .bytes;
 }
 
 /// The same gradient with Ā left in factored form, Ā = y z̄ᵀ + w rᵀ: nothing of the size of the weights is
