@@ -5,6 +5,7 @@
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
+#include <algorithm>
 #include <cstddef>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -24,14 +25,15 @@ struct panel_plan {
   [[nodiscard]] int panel(int element_bytes) const { return lanes * vector_bytes / element_bytes; }
 };
 
-/// The lanes and blocks that share D stored rows; no lanes where the largest cluster cannot hold them.
-[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster, panel_depth depth,
+/// The lanes and blocks that share D stored rows, at least so many lanes, and up to `few_blocks` blocks where
+/// less lanes will do; no lanes where the largest cluster cannot hold the rows.
+[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster, int few_blocks, panel_depth depth,
                                            int least_lanes) {
   panel_plan p;
   p.depth = depth;
   const int most_passes = panel_passes(depth);
   p.lanes = panel_most_lanes;  // whole lines if it may be
-  while (p.lanes > least_lanes && hidden > p.pass_rows() * most_passes * largest_cluster) {
+  while (p.lanes > least_lanes && hidden > p.pass_rows() * most_passes * few_blocks) {
     p.lanes /= 2;
   }
   while (hidden > p.pass_rows() * most_passes * p.row_blocks) {
@@ -75,6 +77,11 @@ struct panel_demand {
   bool factored = false;
   int old_slots = 0;  // of the ring of what its gradient is added to
 
+  /// Blocks that share rows before lanes are halved. The factors of 16-bit weights take as long to compute as
+  /// to read: there swapping among more blocks costs more than reading in pieces of 64 bytes.
+  [[nodiscard]] int few_blocks() const {
+    return factored && element_bytes == 2 ? panel_factored_blocks : most_cluster;
+  }
   /// Kernels for these are compiled for sm_90, and with less lanes.
   [[nodiscard]] bool is_special() const { return in_pairs || probes > 1; }
 };
@@ -82,8 +89,10 @@ struct panel_demand {
 /// With rings of `depth`, if they fit.
 [[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
                                                 const panel_demand& demand, panel_depth depth) {
-  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1, depth,
-                            demand.is_special() ? panel_less_lanes : panel_least_lanes(depth));
+  const int largest = has_tma(ctx) ? most_cluster : 1;
+  panel_plan p =
+      share_rows(static_cast<int>(shape.hidden_dim), largest, std::min(largest, demand.few_blocks()), depth,
+                 demand.is_special() ? panel_less_lanes : panel_least_lanes(depth));
   const int units = resident_clusters(ctx, p.row_blocks);
   if (p.lanes == 0 || units == 0) {
     return {};

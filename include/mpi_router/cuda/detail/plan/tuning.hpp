@@ -71,6 +71,7 @@ enum class panel_depth { deep, even, low, middle };
 [[nodiscard]] constexpr int panel_least_lanes(panel_depth depth) { return depth == panel_depth::low ? 2 : 1; }
 /// What a backward, and weights two apart, are compiled for besides panel_most_lanes: enough for D ≤ 16384.
 constexpr int panel_less_lanes = 4;
+constexpr int panel_factored_blocks = 4;
 /// Of a backward on sm_90, which keeps its rows in shared memory as well: beside rings of 8 doubled passes
 /// and of an old gradient the leader of a cluster has no room to finish, which only a long backward has time
 /// for.
