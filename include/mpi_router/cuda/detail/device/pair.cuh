@@ -23,8 +23,8 @@ template <class T>
 constexpr bool is_pair<pair_of<T>> = true;
 
 /// A batch whose columns lie two apart, as one of pairs; strides are even.
-template <class T, class P = std::conditional_t<std::is_const_v<T>, const pair_of<std::remove_const_t<T>>,
-                                               pair_of<T>>>
+template <class T,
+          class P = std::conditional_t<std::is_const_v<T>, const pair_of<std::remove_const_t<T>>, pair_of<T>>>
 [[nodiscard]] batch<P> in_pairs(const batch<T>& b) {
   batch<P> pairs;
   pairs.data = reinterpret_cast<P*>(b.data);

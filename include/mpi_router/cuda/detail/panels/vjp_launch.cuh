@@ -1,7 +1,7 @@
 // The launches of the backward over stored columns.
 #pragma once
 
-#include <mpi_router/cuda/detail/panels/launch.cuh>
+#include <mpi_router/cuda/detail/panels/arguments.cuh>
 #include <mpi_router/cuda/detail/panels/vjp_kernel.cuh>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 
