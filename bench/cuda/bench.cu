@@ -84,147 +84,174 @@ double cublas_microseconds(cublasHandle_t handle, bool gemv, const std::vector<d
   });
 }
 
+/// One shape: weights in rotation, gate alone or gate and up `interleaved`, and what a call takes besides.
 template <class T>
-void time_shape(const cuda::context& ctx, cublasHandle_t handle, const expert_shape& s) {
-  const auto [n, f, d] = s;
-  const auto count = static_cast<std::size_t>(n * f * d);
-  const double bytes = static_cast<double>(count) * sizeof(T);
-  const std::string shape = std::to_string(n) + "x" + std::to_string(f) + "x" + std::to_string(d);
-  const int copies = std::max(3, static_cast<int>(400e6 / bytes) + 1);
-  const auto weights = filled<T>(copies, count);
-  const auto rows = filled<T>(1, static_cast<std::size_t>(n * d));
-  const device_buffer<T> out(static_cast<std::size_t>(n * d)), y(static_cast<std::size_t>(n * f));
-  const device_buffer<unsigned> sink(1);
-  const auto at = [&](int i) { return static_cast<const T*>(weights[static_cast<std::size_t>(i)].data()); };
-  const auto line = [&](const char* work, double us, double moved) {
-    print({work, shape, type_name<T>, us, moved});
-  };
+class router_bench {
+ public:
+  router_bench(const cuda::context& ctx, const expert_shape& s, bool interleaved)
+      : ctx_(ctx),
+        s_(s),
+        shape_(std::to_string(s.num_experts) + "x" + std::to_string(s.ffn_dim) + "x" +
+               std::to_string(s.hidden_dim) + (interleaved ? " interleaved" : "")),
+        count_(rows() * static_cast<std::size_t>(interleaved ? 2 * s.ffn_dim : s.ffn_dim)),
+        copies_(std::max(3, static_cast<int>(400e6 / bytes()) + 1)),
+        weights_(filled<T>(copies_, count_)),
+        router_(filled<T>(1, rows())),
+        out_(rows()) {}
 
-  const std::size_t vectors = count * sizeof(T) / 16;
-  line("read floor",
-       microseconds(ctx.stream, copies, rounds,
-                    [&](int i) {
-                      read_kernel<><<<floor_blocks(vectors), floor_threads, 0, ctx.stream>>>(
-                          reinterpret_cast<const uint4*>(at(i)), vectors, sink.data());
-                    }),
-       bytes);
-  line("read floor, started early",
-       microseconds(ctx.stream, copies, rounds,
-                    [&](int i) {
-                      mpi_router::cuda::detail::launch(
-                          "read_kernel", ctx, {floor_blocks(vectors), floor_threads}, read_kernel<>,
-                          reinterpret_cast<const uint4*>(at(i)), vectors, sink.data());
-                    }),
-       bytes);
-  line("copy floor",
-       microseconds(ctx.stream, copies / 2 * 2, rounds,
-                    [&](int i) {
-                      copy_kernel<><<<floor_blocks(vectors), floor_threads, 0, ctx.stream>>>(
-                          reinterpret_cast<const uint4*>(at(i)),
-                          reinterpret_cast<uint4*>(const_cast<T*>(at(i ^ 1))), vectors);
-                    }),
-       2 * bytes);
+  [[nodiscard]] const std::vector<device_buffer<T>>& weights() const { return weights_; }
+  [[nodiscard]] const T* router() const { return router_[0].data(); }
+  [[nodiscard]] T* out() const { return out_.data(); }
+  [[nodiscard]] double bytes() const { return static_cast<double>(count_) * sizeof(T); }
+  void line(const std::string& work, double us, double moved) const {
+    print({work, shape_, type_name<T>, us, moved});
+  }
 
-  const auto forward = [&](const cuda::context& c, const char* work, const auto& layout) {
+  void time_floors() const {
+    const device_buffer<unsigned> sink(1);
+    const std::size_t vectors = count_ * sizeof(T) / 16;
+    line("read floor",
+         microseconds(ctx_.stream, copies_, rounds,
+                      [&](int i) {
+                        read_kernel<><<<floor_blocks(vectors), floor_threads, 0, ctx_.stream>>>(
+                            reinterpret_cast<const uint4*>(at(i)), vectors, sink.data());
+                      }),
+         bytes());
+    line("read floor, started early",
+         microseconds(ctx_.stream, copies_, rounds,
+                      [&](int i) {
+                        mpi_router::cuda::detail::launch(
+                            "read_kernel", ctx_, {floor_blocks(vectors), floor_threads}, read_kernel<>,
+                            reinterpret_cast<const uint4*>(at(i)), vectors, sink.data());
+                      }),
+         bytes());
+    line("copy floor",
+         microseconds(ctx_.stream, copies_ / 2 * 2, rounds,
+                      [&](int i) {
+                        copy_kernel<><<<floor_blocks(vectors), floor_threads, 0, ctx_.stream>>>(
+                            reinterpret_cast<const uint4*>(at(i)),
+                            reinterpret_cast<uint4*>(const_cast<T*>(at(i ^ 1))), vectors);
+                      }),
+         2 * bytes());
+  }
+  /// `layout` makes a view of what is in memory.
+  template <class Layout>
+  void time_forward(const cuda::context& c, const char* work, const Layout& layout) const {
     const std::size_t need = cuda::router_rows_workspace(c, layout(at(0)));
     const device_buffer<unsigned char> scratch(need);
-    const auto r = row_major<device_space>(static_cast<const T*>(rows[0].data()), n, d);
     line(work,
-         microseconds(c.stream, copies, rounds,
+         microseconds(c.stream, copies_, rounds,
                       [&](int i) {
-                        cuda::router_rows(c, layout(at(i)), r, row_major<device_space>(out.data(), n, d), {},
-                                          {}, {scratch.data(), need}, {.radius = 4.0});
+                        cuda::router_rows(c, layout(at(i)), matrix(router()), matrix(out()), {}, {},
+                                          {scratch.data(), need}, {.radius = 4.0});
                       }),
-         bytes);
-    std::fprintf(stderr, "%s %s: workspace %.2f %% of the weights\n", work, shape.c_str(),
-                 100.0 * static_cast<double>(need) / bytes);
-  };
-  const auto backward = [&](const cuda::context& c) {
-    const auto upstream = filled<T>(1, static_cast<std::size_t>(n * d));
-    const device_buffer<float> direction(static_cast<std::size_t>(n * d)),
-        dual(static_cast<std::size_t>(n * d)), grad_rows(static_cast<std::size_t>(n * d)),
-        yf(static_cast<std::size_t>(n * f)), wf(static_cast<std::size_t>(n * f));
-    const device_buffer<double> norms(static_cast<std::size_t>(n));
-    const device_buffer<status> statuses(static_cast<std::size_t>(n));
+         bytes());
+    std::fprintf(stderr, "%s %s: workspace %.2f %% of the weights\n", work, shape_.c_str(),
+                 100.0 * static_cast<double>(need) / bytes());
+  }
+  template <class Layout>
+  void time_backward(const std::string& where, const Layout& layout) const {
+    const auto projections = static_cast<std::size_t>(s_.num_experts * s_.ffn_dim);
+    const auto upstream = filled<T>(1, rows());
+    const device_buffer<float> direction(rows()), dual(rows()), grad_rows(rows()), yf(projections),
+        wf(projections);
+    const device_buffer<double> norms(static_cast<std::size_t>(s_.num_experts));
+    const device_buffer<status> statuses(static_cast<std::size_t>(s_.num_experts));
     const cuda::saved_step saved{direction.data(), norms.data(), statuses.data()};
-    const auto weights_at = [&](int i) { return experts_nfd<device_space>(at(i), s); };
-    const auto r = row_major<device_space>(static_cast<const T*>(rows[0].data()), n, d);
-    const auto g = row_major<device_space>(static_cast<const T*>(upstream[0].data()), n, d);
-    const auto to_rows = row_major<device_space>(grad_rows.data(), n, d);
-    const auto to = row_major<device_space>(out.data(), n, d);
+    const auto r = matrix(router());
+    const auto g = matrix(static_cast<const T*>(upstream[0].data()));
+    const auto to_rows = matrix(grad_rows.data());
     const device_buffer<unsigned char> scratch(std::size_t{64} << 20);
     const cuda::workspace work{scratch.data(), scratch.size()};
     const cuda::step_options options{.radius = 4.0};
-    cuda::router_rows(c, weights_at(0), r, to, {}, saved, work, options);
-    line("backward, factored",
-         microseconds(c.stream, copies, rounds,
-                      [&](int i) {
-                        cuda::router_rows_vjp_factored(c, weights_at(i), r, saved, g, to_rows,
-                                                       {yf.data(), wf.data(), dual.data()}, work, options);
-                      }),
-         bytes);
-    line("forward + backward, factored",
-         microseconds(c.stream, copies, rounds,
-                      [&](int i) {
-                        cuda::router_rows(c, weights_at(i), r, to, {}, saved, work, options);
-                        cuda::router_rows_vjp_factored(c, weights_at(i), r, saved, g, to_rows,
-                                                       {yf.data(), wf.data(), dual.data()}, work, options);
-                      }),
-         2 * bytes);
-    const auto gradients = filled<T>(copies, count);
-    const auto gradient_at = [&](int i) {
-      return experts_nfd<device_space>(gradients[static_cast<std::size_t>(i)].data(), s);
+    const auto forward = [&](int i) {
+      cuda::router_rows(ctx_, layout(at(i)), r, matrix(out()), {}, saved, work, options);
     };
-    for (const auto mode : {cuda::gradient_mode::write, cuda::gradient_mode::accumulate}) {
-      const bool write = mode == cuda::gradient_mode::write;
-      line(write ? "backward, written" : "backward, accumulated",
-           microseconds(c.stream, copies, rounds,
-                        [&](int i) {
-                          cuda::router_rows_vjp(c, weights_at(i), r, saved, g, to_rows, gradient_at(i), mode,
-                                                work, options);
-                        }),
-           (write ? 2 : 3) * bytes);
+    const auto time = [&](const char* what, double moved, const auto& call) {
+      line(what + where, microseconds(ctx_.stream, copies_, rounds, call), moved * bytes());
+    };
+    const auto factored = [&](int i) {
+      cuda::router_rows_vjp_factored(ctx_, layout(at(i)), r, saved, g, to_rows,
+                                     {yf.data(), wf.data(), dual.data()}, work, options);
+    };
+    forward(0);
+    time("backward, factored", 1, factored);
+    time("forward + backward, factored", 2, [&](int i) {
+      forward(i);
+      factored(i);
+    });
+    const auto to_memory = [&](int i, const auto& memory, cuda::gradient_mode mode) {
+      cuda::router_rows_vjp(ctx_, layout(at(i)), r, saved, g, to_rows,
+                            layout(memory[static_cast<std::size_t>(i)].data()), mode, work, options);
+    };
+    constexpr auto write = cuda::gradient_mode::write, add = cuda::gradient_mode::accumulate;
+    {
+      const auto gradients = filled<T>(copies_, count_);
+      time("backward, written", 2, [&](int i) { to_memory(i, gradients, write); });
+      time("backward, accumulated", 3, [&](int i) { to_memory(i, gradients, add); });
+      time("forward + backward, written", 3, [&](int i) {
+        forward(i);
+        to_memory(i, gradients, write);
+      });
     }
-    line("forward + backward, written",
-         microseconds(c.stream, copies, rounds,
-                      [&](int i) {
-                        cuda::router_rows(c, weights_at(i), r, to, {}, saved, work, options);
-                        cuda::router_rows_vjp(c, weights_at(i), r, saved, g, to_rows, gradient_at(i),
-                                              cuda::gradient_mode::write, work, options);
-                      }),
-         3 * bytes);
     if constexpr (is_half<T>) {
-      const auto sums = filled<float>(copies, count);
-      line("backward, accumulated in f32",
-           microseconds(c.stream, copies, rounds,
-                        [&](int i) {
-                          cuda::router_rows_vjp(
-                              c, weights_at(i), r, saved, g, to_rows,
-                              experts_nfd<device_space>(sums[static_cast<std::size_t>(i)].data(), s),
-                              cuda::gradient_mode::accumulate, work, options);
-                        }),
-           5 * bytes);
+      const auto sums = filled<float>(copies_, count_);
+      time("backward, accumulated in f32", 5, [&](int i) { to_memory(i, sums, add); });
     }
-  };
-  const auto nfd = [&](const T* w) { return experts_nfd<device_space>(w, s); };
-  const auto ndf = [&](const T* w) { return experts_ndf<device_space>(w, s); };
-  forward(ctx, "forward", nfd);
-  forward(ctx, "forward [N,D,F]", ndf);
+  }
+
+ private:
+  [[nodiscard]] std::size_t rows() const { return static_cast<std::size_t>(s_.num_experts * s_.hidden_dim); }
+  [[nodiscard]] const T* at(int i) const { return weights_[static_cast<std::size_t>(i)].data(); }
+  template <class U>
+  [[nodiscard]] auto matrix(U* data) const {
+    return row_major<device_space>(data, s_.num_experts, s_.hidden_dim);
+  }
+
+  cuda::context ctx_;
+  expert_shape s_;
+  std::string shape_;
+  std::size_t count_;
+  int copies_;
+  std::vector<device_buffer<T>> weights_, router_;
+  device_buffer<T> out_;
+};
+
+template <class T>
+void time_shape(const cuda::context& ctx, cublasHandle_t handle, const expert_shape& s) {
+  const router_bench<T> bench(ctx, s, false);
+  const auto nfd = [&](auto* w) { return experts_nfd<device_space>(w, s); };
+  const auto ndf = [&](auto* w) { return experts_ndf<device_space>(w, s); };
   cuda::context at_rest = ctx;
   at_rest.inputs_at_rest = true;
-  forward(at_rest, "forward, inputs at rest", nfd);
-  forward(at_rest, "forward [N,D,F], inputs at rest", ndf);
   cuda::context old = ctx;
   old.capability = 80;
-  forward(old, "forward, sm_80 path", nfd);
-  forward(old, "forward [N,D,F], sm_80 path", ndf);
-  backward(ctx);
-  line("cuBLAS gemv",
-       cublas_microseconds<T>(handle, true, weights, rows[0].data(), y.data(), out.data(), s, ctx.stream),
-       bytes);
-  line("cuBLAS gemm",
-       cublas_microseconds<T>(handle, false, weights, rows[0].data(), y.data(), out.data(), s, ctx.stream),
-       bytes);
+  bench.time_floors();
+  bench.time_forward(ctx, "forward", nfd);
+  bench.time_forward(ctx, "forward [N,D,F]", ndf);
+  bench.time_forward(at_rest, "forward, inputs at rest", nfd);
+  bench.time_forward(at_rest, "forward [N,D,F], inputs at rest", ndf);
+  bench.time_forward(old, "forward, sm_80 path", nfd);
+  bench.time_forward(old, "forward [N,D,F], sm_80 path", ndf);
+  bench.time_backward("", nfd);
+  bench.time_backward(" [N,D,F]", ndf);
+  const device_buffer<T> y(static_cast<std::size_t>(s.num_experts * s.ffn_dim));
+  for (const bool gemv : {true, false}) {
+    bench.line(gemv ? "cuBLAS gemv" : "cuBLAS gemm",
+               cublas_microseconds<T>(handle, gemv, bench.weights(), bench.router(), y.data(), bench.out(), s,
+                                      ctx.stream),
+               bench.bytes());
+  }
+}
+
+/// Gate and up in turn along the columns: the floors read and copy both.
+template <class T>
+void time_interleaved(const cuda::context& ctx, const expert_shape& s) {
+  const router_bench<T> bench(ctx, s, true);
+  const auto gate = [&](auto* w) { return experts_nd2f_interleaved<device_space>(w, s); };
+  bench.time_floors();
+  bench.time_forward(ctx, "forward [N,D,2F]", gate);
+  bench.time_backward(" [N,D,2F]", gate);
 }
 
 void time_gating(const cuda::context& ctx, cublasLtHandle_t handle, index_t tokens, index_t n, index_t d,
@@ -272,6 +299,7 @@ int main() {
   for (const mpi_router::expert_shape s :
        {mpi_router::expert_shape{64, 512, 1024}, {64, 1024, 2048}, {128, 768, 2048}, {64, 2048, 7168}}) {
     time_shape<mpi_router::bf16>(ctx, handle, s);
+    time_interleaved<mpi_router::bf16>(ctx, s);
 #ifndef GPU_BENCH_BF16_ONLY  // halves the time to compile
     time_shape<float>(ctx, handle, s);
 #endif

@@ -341,8 +341,10 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_order<bf16, bf16>(ctx, {2, 40, 2048}, layout::nfd, g);
     check_order<bf16, float>(ctx, {100, 24, 512}, layout::nfd, g);  // blocks with rows of several experts
     check_order<float, float>(ctx, {3, 30, 1000}, layout::nfd, g);
-    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::ndf, g);               // two reads
-    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::nd2f_interleaved, g);  // the generic path
+    check_order<bf16, bf16>(ctx, {3, 40, 100}, layout::ndf, g);  // panels, or two reads
+    check_order<bf16, float>(ctx, {100, 24, 512}, layout::ndf, g);
+    check_order<bf16, bf16>(ctx, {3, 40, 2100}, layout::nd2f_interleaved, g);
+    check_order<bf16, bf16>(ctx, {3, 30, 100}, layout::both_strided, g);  // the generic path
   }
   sweep<bf16, float, bf16>(ctx, g, effort);
   sweep<bf16, bf16, float>(ctx, g, effort);
@@ -359,12 +361,29 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 72, d}, .order = layout::ndf}, layout::ndf, g);
     check_gradient<float, float, float>(ctx, {.shape = {2, 41, d}, .order = layout::padded_df}, layout::ndf,
                                         g);
+    const layout pairs = layout::nd2f_interleaved;
+    check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 72, d}, .order = pairs}, pairs, g);
+    check_gradient<bf16, bf16, float>(ctx, {.shape = {2, 44, d}, .order = pairs}, pairs, g);
+    check_gradient<float, float, float>(ctx, {.shape = {2, 42, d}, .order = pairs}, pairs, g);
   }
   if (effort >= 4) {  // segments of several experts in a block: the least of stages that a ring can have
     check_gradient<bf16, float, bf16>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);
     check_gradient<bf16, float, float>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);
     check_gradient<float, float, float>(ctx, {.shape = {50, 72, 2048}}, layout::nfd, g);
+    for (const layout order : {layout::ndf, layout::nd2f_interleaved}) {  // and panels of several
+      check_gradient<bf16, float, bf16>(ctx, {.shape = {50, 200, 1024}, .order = order}, order, g);
+      check_gradient<bf16, float, bf16>(ctx, {.shape = {37, 200, 2880}, .order = order}, order, g);
+      check_gradient<bf16, bf16, float>(ctx, {.shape = {200, 24, 1000}, .order = order}, order, g);
+      check_gradient<float, float, float>(ctx, {.shape = {2, 1000, 520}, .order = order}, order, g);
+      check_gradient<bf16, float, bf16>(ctx, {.shape = {50, 72, 300}, .order = order, .specials = true},
+                                        order, g);
+    }
   }
+  // Pairs that share no vector with half as many bytes of gradient; weights and gradient of other layouts.
+  check_gradient<float, float, bf16>(ctx, {.shape = {2, 40, 300}, .order = layout::nd2f_interleaved},
+                                     layout::nd2f_interleaved, g);
+  check_gradient<bf16, float, bf16>(ctx, {.shape = {2, 40, 300}, .order = layout::nd2f_interleaved},
+                                    layout::ndf, g);
   // Half vectors of a 16-bit gradient, odd ones and even; rows that no float holds, and none that is aligned.
   check_gradient<float, float, bf16>(ctx, {.shape = {2, 41, 1028}}, layout::nfd, g);
   check_gradient<float, float, bf16>(ctx, {.shape = {2, 41, 1032}}, layout::nfd, g);

@@ -243,11 +243,14 @@ void check_row_sizes(const cuda::context& ctx, double small, double rest, double
   const device_array<unsigned char> scratch(std::size_t{1} << 22);
   const cuda::workspace work{scratch.data(), std::size_t{1} << 22};
   const cuda::step_options options{.radius = 1.5};
-  const device_array<G> gradient(std::vector<G>(to_size(n * f * dd), make<G>(0.0)));
+  const experts_in_memory<G> place(shape, order, g, false);
+  const device_array<G> gradient(std::vector<G>(to_size(place.size), make<G>(0.0)));
   const auto view = [&](const device_array<float>& m) { return row_major<device_space>(m.data(), n, dd); };
   cuda::router_rows(ctx, p.view(), p.rows(), view(rows), {}, told.saved(), work, options);
-  cuda::router_rows_vjp(ctx, p.view(), p.rows(), told.saved(), view(grad_rows), view(grad_router),
-                        experts_nfd<device_space>(gradient.data(), shape), mode, work, options);
+  cuda::router_rows_vjp(
+      ctx, p.view(), p.rows(), told.saved(), view(grad_rows), view(grad_router),
+      expert_batch_view<G, device_space>(gradient.data() + place.first, shape, place.strides), mode, work,
+      options);
   sync();
   const auto got = gradient.host();
   const std::string what = std::string("gradient ") + type_name<G> + " of " + type_name<T> + " rows of 1e" +
@@ -274,7 +277,7 @@ void check_row_sizes(const cuda::context& ctx, double small, double rest, double
       }
       for (index_t k = 0; k < dd; ++k) {
         const double x = step.y[to_size(j)] * dual[to_size(k)] + w * r[k];
-        off = std::max(off, std::abs(value(got[to_size((e * f + j) * dd + k)]) - x));
+        off = std::max(off, std::abs(value(got[to_size(place.at(e, j, k))]) - x));
         size = std::max(size, std::abs(x) + 1e-2 * bound * std::abs(r[k]));
       }
       constexpr double tolerance = sizeof(G) == 2 ? 1e-2 : 1e-4;
@@ -295,8 +298,16 @@ void check_small_gradients(const cuda::context& ctx) {
     }
   }
   check_row_sizes<float, bf16>(ctx, 1e-20, 1.0, 1.0, 64, layout::nfd, write);
-  check_row_sizes<float, float>(ctx, 1e-20, 1.0, 1.0, 64, layout::ndf, write);  // the generic path
-  check_row_sizes<bf16, bf16>(ctx, 1e-20, 1.0, 1.0, 300, layout::ndf, add);
+  for (const layout order : {layout::ndf, layout::nd2f_interleaved}) {
+    for (const double small : {1e-6, 1e-20, 1e-31}) {  // of neurons in panels by themselves, and among others
+      check_row_sizes<float, float>(ctx, small, 1.0, 1.0, 64, order, write);
+      check_row_sizes<float, float>(ctx, small, 1.0, 1.0, 2048, order, add);
+      check_row_sizes<bf16, bf16>(ctx, small, 1.0, 1.0, 300, order, add);
+    }
+    check_row_sizes<float, float>(ctx, 1e25, 1.0, 1e10, 64, order, write);
+    check_row_sizes<float, float>(ctx, 1e-12, 1e-10, 1e22, 64, order, write);
+    check_row_sizes<float, float>(ctx, 1e-22, 1e-20, 1e10, 64, order, add);
+  }
   check_row_sizes<float, float>(ctx, 1e25, 1.0, 1e10, 64, layout::nfd, write);     // projections above 2^60
   check_row_sizes<float, float>(ctx, 1e-12, 1e-10, 1e22, 64, layout::nfd, write);  // large factors
   check_row_sizes<float, float>(ctx, 1e-22, 1e-20, 1e10, 64, layout::nfd, write);  // all of them small

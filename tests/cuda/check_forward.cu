@@ -340,7 +340,11 @@ void check_forward(const cuda::context& ctx, int effort) {
     check_step<bf16, bf16, float>(ctx, {.shape = {8, 130, 520}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {2, 130, 2048}, .order = layout::ndf}, g);
     check_step<bf16, bf16, float>(ctx, {.shape = {192, 20, 2048}, .order = layout::ndf}, g);  // 3 a cluster
-    check_step<bf16, float, float>(ctx, {.shape = {2, 36, 16400}}, g);                        // two reads
+    check_step<float, float, float>(ctx, {.shape = {2, 40, 2056}, .order = layout::nd2f_interleaved}, g);
+    check_step<bf16, bf16, float>(ctx, {.shape = {8, 132, 520}, .order = layout::nd2f_interleaved}, g);
+    check_step<bf16, bf16, float>(ctx, {.shape = {192, 20, 2048}, .order = layout::nd2f_interleaved}, g);
+    check_step<f16, f16, f16>(ctx, {.shape = {3, 132, 2880}, .order = layout::nd2f_interleaved}, g);
+    check_step<bf16, float, float>(ctx, {.shape = {2, 36, 16400}}, g);  // two reads
     check_step<float, float, float>(ctx, {.shape = {2, 36, 4100}, .order = layout::ndf, .offset = 1}, g);
     std::printf("forward: %d checks so far, %d failures\n", checks, failures);
     return;

@@ -167,7 +167,7 @@ TEST_CASE("what the counters of the kernels do not hold is refused, and the mess
 
   // Teams of two have two slots in every segment: 2^31 and more where N reaches 2^30.
   const auto panels_of = [](index_t experts) {
-    return [=] { static_cast<void>(make_panel_plan(device(108, 80, 163), {experts, 1, 1}, 2)); };
+    return [=] { static_cast<void>(make_panel_plan(device(108, 80, 163), {experts, 1, 1}, {2})); };
   };
   CHECK(message_of(panels_of(most_extent - 64)).empty());
   CHECK(refused(panels_of(most_extent), "experts [1073741823, 1, 1] make 2147483754 partial sums"));

@@ -137,6 +137,11 @@ TEST_CASE("which way a forward takes") {
   CHECK(way(s, columns_of(s), 2) == std::string("panels"));
   CHECK(way(s, columns_of(s), 8) == std::string("generic"));
   CHECK(way(s, {32768, 512, 2}, 2) == std::string("generic"));
+  CHECK(way(s, {32768, 2, 128}, 2) == std::string("panels"));  // gate and up interleaved
+  CHECK(way(s, {32768, 2, 128}, 4) == std::string("panels"));
+  CHECK(way(s, {32768, 2, 129}, 2) == std::string("generic"));
+  CHECK(way(s, {32769, 2, 128}, 2) == std::string("generic"));
+  CHECK(way(s, {49152, 3, 192}, 2) == std::string("generic"));
   CHECK(way({8, 64, 16385}, {1048640, 16385, 1}, 2) == std::string("two reads"));
   CHECK(way({8, 64, 32769}, {2097216, 1, 64}, 4) == std::string("two reads"));
   CHECK(way({8, 0, 256}, {0, 256, 1}, 2) == std::string("none"));
@@ -159,17 +164,22 @@ TEST_CASE("without weights a forward needs what lies between its steps, and with
 
 TEST_CASE_TEMPLATE("the workspace of a backward", G, bf16, float, double) {
   const auto check = [](const cuda::context& ctx, const expert_shape& s, const expert_strides& strides,
-                        index_t gradient_stride, vjp_mode mode) {
+                        const expert_strides& gradient, vjp_mode mode) {
     CAPTURE(name(ctx, s));
-    const backward_path<bf16, G> p(ctx, s, strides, gradient_stride, mode, memory);
-    CHECK(backward_path<bf16, G>(ctx, s, strides, gradient_stride, mode, nullptr).bytes == p.bytes);
+    const backward_path<bf16, G> p(ctx, s, strides, gradient, mode, memory);
+    CHECK(backward_path<bf16, G>(ctx, s, strides, gradient, mode, nullptr).bytes == p.bytes);
     const bool by_rows =
-        sizeof(G) <= 4 && strides.hidden == 1 && gradient_stride == 1 && s.hidden_dim <= 8192;
+        sizeof(G) <= 4 && strides.hidden == 1 && gradient.hidden == 1 && s.hidden_dim <= 8192;
     CHECK((p.rows.vectors > 0) == by_rows);
+    const bool by_panels = sizeof(G) <= 4 && strides.hidden != 1 && strides.ffn == 1 && gradient.ffn == 1 &&
+                           ctx.capability >= 90 && s.hidden_dim <= 16384;
+    CHECK((p.panels.lanes > 0) == by_panels);
     parts all;
-    if (by_rows) {
-      all.next(p.sums.rows, p.rows.part.slots() * p.rows.pitch);
-      all.next(p.sums.headers, p.rows.part.slots());
+    if (by_rows || by_panels) {
+      const partition& part = by_rows ? p.rows.part : p.panels.part;
+      CHECK(p.sums.pitch == (by_rows ? p.rows.pitch : p.panels.pitch));
+      all.next(p.sums.rows, part.slots() * p.sums.pitch);
+      all.next(p.sums.headers, part.slots());
     }
     parts products;  // of rows of f64, too
     products.next(p.generic.y, s.num_experts * s.ffn_dim);
@@ -178,7 +188,8 @@ TEST_CASE_TEMPLATE("the workspace of a backward", G, bf16, float, double) {
     products.next(p.generic.u, s.num_experts * s.hidden_dim);
     products.next(p.generic.energy, s.num_experts);
     products.next_exponents(p.generic.exponents, s.num_experts);
-    CHECK(p.in_vectors == (!by_rows && (strides.hidden == 1 || strides.ffn == 1)));
+    CHECK_FALSE(p.in_pairs);
+    CHECK(p.in_vectors == (!by_rows && !by_panels && (strides.hidden == 1 || strides.ffn == 1)));
     if (p.in_vectors) {
       products.next_scaled(p.scaled.row, s.num_experts, s.hidden_dim);
       products.next_scaled(p.scaled.projection, s.num_experts, s.ffn_dim);
@@ -191,14 +202,16 @@ TEST_CASE_TEMPLATE("the workspace of a backward", G, bf16, float, double) {
   for (const cuda::context& ctx : {device(108, 80, 163), device(132, 90, 227)}) {
     for (const expert_shape& s : shapes) {
       for (const vjp_mode mode : {vjp_mode::factored, vjp_mode::write, vjp_mode::accumulate}) {
-        check(ctx, s, rows_of(s), 1, mode);
-        check(ctx, s, rows_of(s), 2, mode);
-        check(ctx, s, {s.ffn_dim * s.hidden_dim, 1, s.ffn_dim + 1}, 1, mode);
-        check(ctx, s, {s.ffn_dim * s.hidden_dim * 2, 2 * s.hidden_dim, 2}, 1, mode);
+        const expert_strides padded{(s.ffn_dim + 1) * s.hidden_dim, 1, s.ffn_dim + 1};
+        check(ctx, s, rows_of(s), rows_of(s), mode);
+        check(ctx, s, rows_of(s), {s.ffn_dim * s.hidden_dim * 2, 2 * s.hidden_dim, 2}, mode);
+        check(ctx, s, padded, rows_of(s), mode);
+        check(ctx, s, padded, columns_of(s), mode);
+        check(ctx, s, {s.ffn_dim * s.hidden_dim * 2, 2 * s.hidden_dim, 2}, rows_of(s), mode);
       }
     }
     for (const expert_shape& s : {expert_shape{0, 4, 8}, {3, 0, 8}, {3, 4, 0}}) {
-      CHECK(backward_path<bf16, G>(ctx, s, rows_of(s), 1, vjp_mode::write, nullptr).bytes == 0);
+      CHECK(backward_path<bf16, G>(ctx, s, rows_of(s), rows_of(s), vjp_mode::write, nullptr).bytes == 0);
     }
   }
 }

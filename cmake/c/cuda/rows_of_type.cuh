@@ -3,6 +3,7 @@
 
 #include "rows.hpp"
 
+#include <mpi_router/cuda/router_rows.cuh>
 #include <mpi_router/cuda/router_rows_vjp.cuh>
 
 namespace mpi_router_c {

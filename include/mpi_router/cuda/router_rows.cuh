@@ -43,7 +43,10 @@ struct forward_plan : forward_path {
       }
       if (in_floats && panels.lanes > 0) {
         const bool fused = fuse && panels.members > 0;
-        panel_step<T>(ctx, panels, weights, experts.shape(), sums, fused, at_rest, args);
+        const auto step = [&](const auto& columns) {
+          panel_step(ctx, panels, columns, experts.shape(), sums, fused, at_rest, args);
+        };
+        this->in_pairs ? step(detail::in_pairs(weights)) : step(weights);
         return fused ? void() : use(slot_images{sums, panels.part});
       }
       if (in_floats && in_vectors) {
@@ -134,11 +137,13 @@ template <class T>
 /// Reads the weights once a step where one axis of theirs has stride 1 and a block, or a cluster, holds what
 /// belongs to D: with stride 1 along D up to 16384 columns (f32 on sm_86, sm_89 and sm_120: 12128), along F
 /// up to 32768 (sm_120: 16384; sm_80 and sm_87: 8192; sm_86 and sm_89: 2048); beyond that twice, likewise in
-/// f32. Twice and in f64 on the generic path: weights or router of f64 (narrow_rows makes floats of the
-/// latter), and other strides. Sums in f32 have a scale of their own, and so do those of rows and images of
-/// f64: for weights and rows of any magnitude, but for denormal f64. By-products out of the range of f64 are
-/// infinite or 0. Stream-ordered, no synchronisation, no allocation, may be captured in a graph. Bitwise the
-/// same from run to run on one kind of device.
+/// f32. Once too, on sm_90 and sm_100, with stride 2 along F, the others even, up to 16384 (gate and up
+/// interleaved: whole vectors are read, with what lies between). Twice and in f64 on the generic path:
+/// weights or router of f64 (narrow_rows makes floats of the latter), and other strides. Sums in f32 have a
+/// scale of their own, and so do those of rows and images of f64: for weights and rows of any magnitude, but
+/// for denormal f64. By-products out of the range of f64 are infinite or 0. Stream-ordered, no
+/// synchronisation, no allocation, may be captured in a graph. Bitwise the same from run to run on one kind
+/// of device.
 ///
 /// Throws usage_error for shapes, workspace, or another current device than the context's, cuda_error if a
 /// launch fails. A row without a step becomes what `options.degenerate` says; its by-products are zero. With

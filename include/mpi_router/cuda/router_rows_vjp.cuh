@@ -8,10 +8,10 @@
 #include <mpi_router/cuda/detail/finish/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vector_vjp_launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
+#include <mpi_router/cuda/detail/panels/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 #include <mpi_router/cuda/detail/rows/vjp_launch.cuh>
-#include <mpi_router/cuda/router_rows.cuh>
 
 #include <cstddef>
 #include <type_traits>
@@ -22,8 +22,8 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 template <class T, class G, vjp_mode mode>
 struct backward_plan : backward_path<T, G> {
   backward_plan(const context& ctx, const expert_batch_view<const T, device_space>& experts,
-                index_t gradient_hidden_stride, void* data)
-      : backward_path<T, G>(ctx, experts.shape(), experts.strides(), gradient_hidden_stride, mode, data) {}
+                const expert_strides& gradient, void* data)
+      : backward_path<T, G>(ctx, experts.shape(), experts.strides(), gradient, mode, data) {}
 };
 
 /// The shapes and the memory of a backward; what is written lies apart from all else.
@@ -112,6 +112,14 @@ void run_backward(const context& ctx, const backward_plan<T, G, mode>& plan,
                           factors, plan.sums);
       return plan.rows.cluster > 0 ? void() : use(slot_images{plan.sums, plan.rows.part});
     }
+    if (in_floats && plan.panels.lanes > 0) {
+      const auto pull = [&](const auto& columns, const auto& to) {
+        panel_vjp<mode>(ctx, plan.panels, columns, experts.shape(), router, dual, to_router, to, factors,
+                        plan.sums);
+      };
+      plan.in_pairs ? pull(in_pairs(weights), in_pairs(gradient)) : pull(weights, gradient);
+      return plan.panels.members > 0 ? void() : use(slot_images{plan.sums, plan.panels.part});
+    }
   }
   if constexpr (has_vectors<T>) {
     if (in_floats && plan.in_vectors) {
@@ -139,7 +147,7 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   expect(options.through != differentiate::none, name,
          ": nothing is differentiated, as options.through says");
   const backward_plan<T, G, mode> plan(
-      ctx, experts, mode == vjp_mode::factored ? 1 : grad_experts.strides().hidden, scratch.data);
+      ctx, experts, mode == vjp_mode::factored ? experts.strides() : grad_experts.strides(), scratch.data);
   expect_backward(name, experts, router, saved, grad_rows, grad_router, grad_experts, factors, scratch,
                   plan.bytes);
   if (experts.num_experts() == 0) {
@@ -190,12 +198,12 @@ template <class T, class G>
                                                     const expert_batch_view<G, device_space>& grad_experts,
                                                     gradient_mode mode) {
   using value = std::remove_const_t<T>;
-  const index_t stride = grad_experts.strides().hidden;
+  const expert_strides& gradient = grad_experts.strides();
   switch (mode) {
     case gradient_mode::write:
-      return detail::backward_plan<value, G, detail::vjp_mode::write>(ctx, experts, stride, nullptr).bytes;
+      return detail::backward_plan<value, G, detail::vjp_mode::write>(ctx, experts, gradient, nullptr).bytes;
     case gradient_mode::accumulate:
-      return detail::backward_plan<value, G, detail::vjp_mode::accumulate>(ctx, experts, stride, nullptr)
+      return detail::backward_plan<value, G, detail::vjp_mode::accumulate>(ctx, experts, gradient, nullptr)
           .bytes;
   }
   core::usage_failure("cuda::router_rows_vjp_workspace: no such gradient_mode");
@@ -211,10 +219,13 @@ template <class T, class G>
 /// view: not wanted. grad_experts has the shape of experts, any layout (the gate half of a fused tensor) and
 /// storage type: f32 to accumulate over many micro-batches; values beyond its range become infinite. One read
 /// of the weights and one write, or read and write, of the gradient where both have stride 1 along D and D ≤
-/// 8192 (to accumulate in f32 on sm_86, sm_89 and sm_120 somewhat less: 6064 where the weights are f32); two
-/// reads, and the same of the gradient, where one axis of the weights has stride 1; else, and where router or
-/// grad_rows are f64, by the generic path (two reads, f64). Deterministic, stream-ordered, no allocation.
-/// Throws usage_error on shapes, overlap and another current device.
+/// 8192 (to accumulate in f32 on sm_86, sm_89 and sm_120 somewhat less: 6064 where the weights are f32), and
+/// on sm_90 and sm_100 with D ≤ 16384 where both have stride 1 along F, or both stride 2 and all other
+/// strides even (gate and up interleaved). Of such an interleaved gradient whole vectors are read and
+/// written: what lies between its elements stays as it is, and nothing else may write it meanwhile. Two reads
+/// of the weights, and the same of the gradient, where one axis of theirs has stride 1; else, and where
+/// router or grad_rows are f64, by the generic path (two reads, f64). Deterministic, stream-ordered, no
+/// allocation. Throws usage_error on shapes, overlap and another current device.
 template <class T, class G, class R, class U, class V>
 void router_rows_vjp(const context& ctx, const expert_batch_view<T, device_space>& experts,
                      const matrix_view<R, device_space>& router, const saved_step& saved,
@@ -233,7 +244,9 @@ template <class T>
 [[nodiscard]] std::size_t router_rows_vjp_factored_workspace(
     const context& ctx, const expert_batch_view<T, device_space>& experts) {
   using value = std::remove_const_t<T>;
-  return detail::backward_plan<value, value, detail::vjp_mode::factored>(ctx, experts, 1, nullptr).bytes;
+  return detail::backward_plan<value, value, detail::vjp_mode::factored>(ctx, experts, experts.strides(),
+                                                                         nullptr)
+      .bytes;
 }
 
 /// The same gradient with Ā left in factored form, Ā = y z̄ᵀ + w rᵀ: nothing of the size of the weights is

@@ -21,8 +21,8 @@ template <class T, class G>
                                          gradient_mode mode) {
   const auto [n, f, d] = like.shape();
   const vjp_mode as = mode == gradient_mode::accumulate ? vjp_mode::accumulate : vjp_mode::write;
-  return backward_path<std::remove_const_t<T>, G>(ctx, {count, f, d}, like.strides(),
-                                                  gradient.strides().hidden, as, nullptr)
+  return backward_path<std::remove_const_t<T>, G>(ctx, {count, f, d}, like.strides(), gradient.strides(), as,
+                                                  nullptr)
       .bytes;
 }
 

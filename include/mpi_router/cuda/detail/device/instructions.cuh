@@ -76,6 +76,18 @@ template <int pending>
 __device__ __forceinline__ void wait_for_copy_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
+/// The same of a number up to 6 that is a constant where loops are unrolled.
+__device__ __forceinline__ void wait_for_few_copy_groups(int pending) {
+  switch (pending) {
+    case 6: return wait_for_copy_groups<6>();
+    case 5: return wait_for_copy_groups<5>();
+    case 4: return wait_for_copy_groups<4>();
+    case 3: return wait_for_copy_groups<3>();
+    case 2: return wait_for_copy_groups<2>();
+    case 1: return wait_for_copy_groups<1>();
+    default: return wait_for_copy_groups<0>();
+  }
+}
 
 // --- sm_90: one thread copies a whole tile, an mbarrier counts its bytes
 

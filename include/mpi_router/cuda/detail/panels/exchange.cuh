@@ -10,6 +10,7 @@
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
 #include <cstdint>
+#include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -32,10 +33,12 @@ struct panel_reduction {
 };
 
 /// There are two places for an exchange, used in turn: a block that has all parts of one knows that nobody
-/// reads those of the one before any more.
-template <int width, int lanes>
+/// reads those of the one before any more. The projections of `probes` rows are exchanged at once.
+template <int width, int lanes, int probes>
 class panel_exchange {
  public:
+  static constexpr int values = probes * width;  // of a thread: of the first probe, then of the others
+
   /// All threads of the block call it first.
   __device__ __forceinline__ explicit panel_exchange(const panel_memory& memory) : memory_(memory) {
     if (threadIdx.x == 0) {
@@ -49,14 +52,15 @@ class panel_exchange {
   }
 
   /// Sums this thread's part of the projections of its columns over all that share them.
-  __device__ __forceinline__ void sum(const panel_place<width, lanes>& at, float (&y)[width]) {
-    using reduction = panel_reduction<width, lanes>;
+  __device__ __forceinline__ void sum(const panel_place<width, lanes>& at, float (&y)[values]) {
+    using reduction = panel_reduction<values, lanes>;
+    static_assert(piece % reduction::left == 0, "values that lie side by side");
     reduction::run(y, at.lane);
-    float* const by_warp = memory_.by_warp + turn_ * at.warps * at.panel;
-    float* const parts = memory_.by_block + turn_ * most_cluster * at.panel;
+    float* const by_warp = memory_.by_warp + turn_ * at.warps * all;
+    float* const parts = memory_.by_block + turn_ * most_cluster * all;
     if (reduction::writes(at.lane)) {
-      float* const to = by_warp + at.thread / 32 * at.panel + at.own +
-                        (at.lane >> (5 - reduction::halvings)) * reduction::left;
+      float* const to = by_warp + at.thread / 32 * all +
+                        place_of(at.thread % lanes, (at.lane >> (5 - reduction::halvings)) * reduction::left);
 #pragma unroll
       for (int i = 0; i < reduction::left; ++i) {
         to[i] = y[i];
@@ -65,18 +69,16 @@ class panel_exchange {
     __syncthreads();
     swap(at, by_warp, parts, memory_.arrived + turn_);
     turn_ ^= 1;
-#pragma unroll
-    for (int i = 0; i < width; ++i) {
-      y[i] = 0.0F;
+    const bool many = at.blocks > panel_few_blocks;
+    if (many) {
+      add_up(at, parts);
     }
-    for (int b = 0; b < at.blocks; ++b) {
+    clear(y);
+    for (int b = 0; b < (many ? 1 : at.blocks); ++b) {
+      const float* const part = parts + b * all;
 #pragma unroll
-      for (int i = 0; i < width; i += 4) {
-        const float4 part = *reinterpret_cast<const float4*>(parts + b * at.panel + at.own + i);
-        y[i] += part.x;
-        y[i + 1] += part.y;
-        y[i + 2] += part.z;
-        y[i + 3] += part.w;
+      for (int i = 0; i < values; i += piece) {
+        add_piece(reinterpret_cast<const piece_type*>(part + place_of(at.thread % lanes, i)), y + i);
       }
     }
   }
@@ -88,24 +90,59 @@ class panel_exchange {
   }
 
  private:
+  static constexpr int all = lanes * values;
+  static_assert(panel_threads % all == 0, "a thread sends one projection");
+  static constexpr int piece = values < 4 ? values : 4;
+  using piece_type = std::conditional_t<(piece == 4), float4, float2>;
+
+  /// Where value i of a thread that is the `lane`th of its row lies: pieces of neighbours side by side, so
+  /// that no two of them are in the same bank.
+  [[nodiscard]] __device__ __forceinline__ static int place_of(int lane, int i) {
+    return i / piece * (lanes * piece) + lane * piece + i % piece;
+  }
+  __device__ __forceinline__ static void add_piece(const float4* from, float* to) {
+    const float4 part = *from;
+    to[0] += part.x;
+    to[1] += part.y;
+    to[2] += part.z;
+    to[3] += part.w;
+  }
+  __device__ __forceinline__ static void add_piece(const float2* from, float* to) {
+    const float2 part = *from;
+    to[0] += part.x;
+    to[1] += part.y;
+  }
+  /// Adds the parts of all blocks up in the place of the first: once, where there are many.
+  __device__ __forceinline__ void add_up(const panel_place<width, lanes>& at, float* parts) const {
+    if (at.thread < all) {
+      float sum = 0.0F;
+      for (int b = 0; b < at.blocks; ++b) {
+        sum += parts[b * all + at.thread];
+      }
+      parts[at.thread] = sum;
+    }
+    __syncthreads();
+  }
   /// Each block adds up what its warps have, and sends it to all blocks.
   __device__ __forceinline__ void swap(const panel_place<width, lanes>& at, const float* by_warp,
                                        float* parts, std::uint64_t* arrived) {
     if (at.thread == 0 && at.blocks > 1) {
-      barrier_expect(arrived, static_cast<unsigned>(at.blocks * at.panel) * 4);
+      barrier_expect(arrived, static_cast<unsigned>(at.blocks * all) * 4);
     }
-#pragma unroll 1
-    for (int i = at.thread; i < at.blocks * at.panel; i += panel_threads) {
-      const int c = i % at.panel;
+    const int c = at.thread % all;
+    const int first = at.thread / all;
+    if (first < at.blocks) {
       float sum = 0.0F;
 #pragma unroll
       for (int w = 0; w < at.warps; ++w) {
-        sum += by_warp[w * at.panel + c];
+        sum += by_warp[w * all + c];
       }
       if (at.blocks == 1) {
         parts[c] = sum;
-      } else {
-        send_remote(parts + at.rank * at.panel + c, at.first_block + i / at.panel, sum, arrived);
+      }
+#pragma unroll 1
+      for (int b = first; b < at.blocks && at.blocks > 1; b += panel_threads / all) {
+        send_remote(parts + at.rank * all + c, at.first_block + b, sum, arrived);
       }
     }
     if (at.blocks == 1) {
@@ -116,7 +153,7 @@ class panel_exchange {
     }
   }
 
-  const panel_memory& memory_;
+  panel_memory memory_;
   int turn_ = 0;
   unsigned parity_ = 0;  // bit `turn`: of that exchange; bit 2: of the leader's inbox
 };

@@ -1,9 +1,8 @@
 // The launches of the forward over stored columns.
 #pragma once
 
-#include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/panels/arguments.cuh>
 #include <mpi_router/cuda/detail/panels/kernel.cuh>
-#include <mpi_router/cuda/detail/plan/panel_plan.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -23,22 +22,14 @@ template <class T>
 void panel_step(const context& ctx, const panel_plan& plan, const batch<const T>& weights,
                 const expert_shape& shape, const partial_sums& out, bool fused, bool at_rest,
                 const finish_args& finish) {
-  const panel_step_args<T> args{weights,
-                                static_cast<int>(shape.ffn_dim),
-                                static_cast<int>(shape.hidden_dim),
-                                plan.passes,
-                                plan.row_blocks,
-                                plan.part,
-                                out,
-                                fused,
-                                at_rest,
-                                finish};
-  const launch_shape grid{static_cast<unsigned>(plan.part.blocks * plan.part.team * plan.row_blocks),
-                          panel_threads, plan.shared_bytes,
-                          static_cast<unsigned>(plan.row_blocks * (fused ? plan.members : 1))};
+  const panel_step_args<T> args{sweep_of(plan, weights, shape, out, fused, at_rest), finish};
+  const launch_shape grid = shape_of(plan, fused);
   const auto run = [&](auto kernel) { launch("panel_step_kernel", ctx, grid, kernel, args); };
-  if (plan.depth == panel_depth::deep && plan.lanes == 8 &&
-      plan.part.team > 1) {  // its neighbour reads what lies beside
+  if constexpr (is_pair<T>) {
+    plan.lanes == 8 ? run(panel_step_kernel<T, 8, panel_depth::deep, panel_line>)
+                    : run(panel_step_kernel<T, panel_less_lanes, panel_depth::deep, panel_line>);
+  } else if (plan.depth == panel_depth::deep && plan.lanes == 8 &&
+             plan.part.team > 1) {  // its neighbour reads what lies beside
     run(panel_step_kernel<T, 8, panel_depth::deep, panel_team_line>);
   } else if (plan.depth == panel_depth::deep) {
     run(panel_kernel_of<T, panel_depth::deep>(plan.lanes));

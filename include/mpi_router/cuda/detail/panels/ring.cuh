@@ -3,7 +3,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/device/instructions.cuh>
-#include <mpi_router/cuda/detail/device/number.cuh>
+#include <mpi_router/cuda/detail/device/pair.cuh>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -16,6 +16,8 @@ class panel_ring {
   static constexpr int most_passes = panel_passes(depth);
   static constexpr int doubled = panel_doubled(depth);
   static constexpr int every = most_passes / doubled;  // a copy during the dots of so many passes
+
+  decoder<T> decode;  // of the present expert's weights
 
   __device__ __forceinline__ panel_ring(unsigned char* memory, int passes, long long step)
       : own_(reinterpret_cast<uint4*>(memory) + threadIdx.x),
@@ -69,12 +71,22 @@ __device__ __forceinline__ void push_passes(Ring& ring) {
   }
 }
 
-/// y += this thread's part of a panel times its rows, as the passes arrive. Starts the copies of the next
-/// panel's doubled passes. A panel that is done `again`, with rows of another scale, has arrived already.
-template <bool again, int p, class T, panel_depth depth, int line, int width>
-__device__ __forceinline__ void dot_passes(panel_ring<T, depth, line>& ring,
-                                           const float (&r)[panel_passes(depth)], float (&y)[width]) {
+/// The elements of one probe, or of two, in one stored row.
+[[nodiscard]] __device__ __forceinline__ float of_probe(float only, int) { return only; }
+[[nodiscard]] __device__ __forceinline__ float of_probe(const float2& both, int k) {
+  return k == 0 ? both.x : both.y;
+}
+
+/// y += this thread's part of a panel times its rows(p) of each probe, as the passes arrive: the sums with
+/// the first probe, then those with the second. Starts the copies of the next panel's doubled passes, with()
+/// each of which others can start. A panel that is done `again`, with rows of another scale, has arrived
+/// already.
+template <bool again, int p, int probes, class T, panel_depth depth, int line, int values, class Rows,
+          class With>
+__device__ __forceinline__ void dot_passes(panel_ring<T, depth, line>& ring, float (&y)[values],
+                                           const Rows& rows, const With& with) {
   constexpr int every = panel_ring<T, depth, line>::every;
+  constexpr int width = values / probes;
   if constexpr (p < panel_passes(depth)) {
     if (p < ring.passes()) {
       if constexpr (!again) {
@@ -82,24 +94,27 @@ __device__ __forceinline__ void dot_passes(panel_ring<T, depth, line>& ring,
         wait_for_copy_groups<panel_passes(depth) - 1 - p + p / every>();
       }
       float x[width];
-      unpack<T>(*ring.slot(p), x);
+      ring.decode(*ring.slot(p), x);
+      const auto row = rows(p);
 #pragma unroll
-      for (int i = 0; i < width; ++i) {
-        y[i] = fmaf(x[i], r[p], y[i]);
+      for (int i = 0; i < values; ++i) {
+        y[i] = fmaf(x[i % width], of_probe(row, i / width), y[i]);
       }
     }
     if constexpr (!again && p % every == every - 1) {
+      with(p / every);
       ring.push(p / every);
     }
-    dot_passes<again, p + 1>(ring, r, y);
+    dot_passes<again, p + 1, probes>(ring, y, rows, with);
   }
 }
 
-/// u[p] += row p of this thread's part of a panel times y. Starts the copies of the next panel's other
+/// u[p] += row p of this thread's part of a panel times y; sink(i, p, x) is given each row as it is in
+/// registers, p the ith, and some beyond those that there are. Starts the copies of the next panel's other
 /// passes: these come first, for each copy takes the place of what was read just before.
-template <class T, panel_depth depth, int line, int width>
+template <class T, panel_depth depth, int line, int width, class Sink>
 __device__ __forceinline__ void lift_passes(panel_ring<T, depth, line>& ring, const float (&y)[width],
-                                            float (&u)[panel_passes(depth)]) {
+                                            float (&u)[panel_passes(depth)], const Sink& sink) {
   constexpr int passes = panel_passes(depth);
   constexpr int doubled = panel_doubled(depth);
   uint4 stored = *ring.slot(doubled);
@@ -107,7 +122,7 @@ __device__ __forceinline__ void lift_passes(panel_ring<T, depth, line>& ring, co
   for (int i = 0; i < passes; ++i) {
     const int p = (i + doubled) % passes;
     float x[width];
-    unpack<T>(stored, x);
+    ring.decode(stored, x);
     if (i + 1 < passes) {
       stored = *ring.slot((p + 1) % passes);
     }
@@ -117,6 +132,7 @@ __device__ __forceinline__ void lift_passes(panel_ring<T, depth, line>& ring, co
         u[p] = fmaf(x[k], y[k], u[p]);
       }
     }
+    sink(i, p, x);
     if (p >= doubled) {
       ring.push(p);
     }

@@ -55,6 +55,12 @@ class panel_row {
       squares[group.warp()] = square;
     }
     const int exponent = exponent_of_high_word(max_over_group(most, group, scratch, turn));
+    scaled(exponent, r);
+    return exponent;
+  }
+  /// This thread's rows times 2^-exponent, zero beyond D.
+  __device__ __forceinline__ void scaled(int exponent, float (&r)[passes]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
     const double scale = wide_power_of_two(-exponent);
 #pragma unroll
     for (int i = 0; i < loads; ++i) {
@@ -62,16 +68,47 @@ class panel_row {
       const float x = row < hidden_ ? static_cast<float>(rows_.from_bits(own_[i]) * scale) : 0.0F;
 #pragma unroll
       for (int p = 0; p < lanes; ++p) {
-        r[i * lanes + p] = __shfl_sync(0xffffffffU, x, p * warp_rows + group.lane() / lanes);
+        r[i * lanes + p] = __shfl_sync(0xffffffffU, x, p * warp_rows + lane / lanes);
       }
     }
-    return exponent;
+  }
+  /// The high word of the largest magnitude that this thread has of the whole row.
+  [[nodiscard]] __device__ __forceinline__ unsigned most() const {
+    unsigned bits = 0;
+    for_own_of_all([&](int, float x) { bits = max(bits, magnitude_bits(x)); });
+    return high_word(static_cast<double>(__uint_as_float(bits)));
+  }
+  /// This thread's part of Σ x · other over the whole row.
+  [[nodiscard]] __device__ __forceinline__ double dot(const panel_row& other) const {
+    double sum = 0.0;
+    for_own_of_all([&](int i, float x) {
+      const float y = other.rows_.from_bits(i < panel_early_loads ? other.all_[i] : other.load(i));
+      sum = fma(static_cast<double>(x), static_cast<double>(y), sum);
+    });
+    return sum;
   }
 
  private:
   static constexpr int warp_rows = 32 / lanes;  // of one pass
   static constexpr int pass_rows = panel_threads / lanes;
   static constexpr int loads = passes / lanes;
+
+  [[nodiscard]] __device__ __forceinline__ unsigned load(int i) const {
+    return rows_.load_bits(e_, static_cast<int>(threadIdx.x) + i * panel_threads);
+  }
+  /// use(i, x) for every panel_threads-th element of the whole row from this thread's first on.
+  template <class Use>
+  __device__ __forceinline__ void for_own_of_all(const Use& use) const {
+#pragma unroll
+    for (int i = 0; i < panel_early_loads; ++i) {
+      use(i, rows_.from_bits(all_[i]));  // zero beyond D
+    }
+#pragma unroll 4
+    for (int i = panel_early_loads; static_cast<int>(threadIdx.x) + i * panel_threads < hidden_; ++i) {
+      use(i, rows_.from_bits(load(i)));
+    }
+  }
+
   const any_matrix& rows_;
   int e_;
   int hidden_;

@@ -16,6 +16,7 @@ struct forward_path {
   row_plan rows;
   panel_plan panels;
   partial_sums sums;
+  bool in_pairs = false;       // panels of columns that lie two apart
   bool in_vectors = false;     // two reads, along the contiguous axis
   scaled_operands scaled;      // of those
   double* y = nullptr;         // [N, F], of two reads, and of the generic path, which rows of f64 take
@@ -33,6 +34,9 @@ struct forward_path {
     if (shape.num_experts > 0 && shape.ffn_dim > 0 && shape.hidden_dim > 0) {  // else every image is zero
       if (has_contiguous_axis(strides, element_bytes)) {
         choose(ctx, shape, strides, element_bytes);
+      } else if (has_pairs(strides, element_bytes)) {
+        panels = make_panel_plan(ctx, shape, {2 * element_bytes, true});
+        in_pairs = panels.lanes > 0;
       }
       take_images(memory, shape);
     }
@@ -50,7 +54,7 @@ struct forward_path {
     if (strides.hidden == 1) {
       rows = make_row_plan(ctx, shape, element_bytes);
     } else {
-      panels = make_panel_plan(ctx, shape, element_bytes);
+      panels = make_panel_plan(ctx, shape, {element_bytes});
     }
     in_vectors = rows.vectors == 0 && panels.lanes == 0;
   }

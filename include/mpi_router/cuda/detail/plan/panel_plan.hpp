@@ -5,6 +5,7 @@
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
+#include <algorithm>
 #include <cstddef>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -24,13 +25,15 @@ struct panel_plan {
   [[nodiscard]] int panel(int element_bytes) const { return lanes * vector_bytes / element_bytes; }
 };
 
-/// The lanes and blocks that share D stored rows; no lanes where the largest cluster cannot hold them.
-[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster, panel_depth depth) {
+/// The lanes and blocks that share D stored rows, at least so many lanes, and up to `few_blocks` blocks where
+/// less lanes will do; no lanes where the largest cluster cannot hold the rows.
+[[nodiscard]] inline panel_plan share_rows(int hidden, int largest_cluster, int few_blocks, panel_depth depth,
+                                           int least_lanes) {
   panel_plan p;
   p.depth = depth;
   const int most_passes = panel_passes(depth);
   p.lanes = panel_most_lanes;  // whole lines if it may be
-  while (p.lanes > panel_least_lanes(depth) && hidden > p.pass_rows() * most_passes * largest_cluster) {
+  while (p.lanes > least_lanes && hidden > p.pass_rows() * most_passes * few_blocks) {
     p.lanes /= 2;
   }
   while (hidden > p.pass_rows() * most_passes * p.row_blocks) {
@@ -66,37 +69,62 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   expect_countable(shape, tiles, p.part.slots());
 }
 
-[[nodiscard]] inline std::size_t panel_shared_bytes(const panel_plan& p, int panel, int members) {
-  return static_cast<std::size_t>(
-      panel_memory::bytes(p.depth, panel, members * p.row_blocks * p.passes * p.pass_rows()));
-}
+/// What a kernel over panels asks of its plan.
+struct panel_demand {
+  int element_bytes;      // of a column: of a pair, where columns lie two apart
+  bool in_pairs = false;  // they do
+  int probes = 1;         // of a backward two, r and z̄
+  bool factored = false;
+  int old_slots = 0;  // of the ring of what its gradient is added to
+
+  /// Blocks that share rows before lanes are halved. The factors of 16-bit weights take as long to compute as
+  /// to read: there swapping among more blocks costs more than reading in pieces of 64 bytes.
+  [[nodiscard]] int few_blocks() const {
+    return factored && element_bytes == 2 ? panel_factored_blocks : most_cluster;
+  }
+  /// Kernels for these are compiled for sm_90, and with less lanes.
+  [[nodiscard]] bool is_special() const { return in_pairs || probes > 1; }
+};
 
 /// With rings of `depth`, if they fit.
 [[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
-                                                int element_bytes, panel_depth depth) {
-  panel_plan p = share_rows(static_cast<int>(shape.hidden_dim), has_tma(ctx) ? most_cluster : 1, depth);
+                                                const panel_demand& demand, panel_depth depth) {
+  const int largest = has_tma(ctx) ? most_cluster : 1;
+  panel_plan p =
+      share_rows(static_cast<int>(shape.hidden_dim), largest, std::min(largest, demand.few_blocks()), depth,
+                 demand.is_special() ? panel_less_lanes : panel_least_lanes(depth));
   const int units = resident_clusters(ctx, p.row_blocks);
   if (p.lanes == 0 || units == 0) {
     return {};
   }
-  const int panel = p.panel(element_bytes);
+  const int panel = p.panel(demand.element_bytes);
   deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
-  if (panel_shared_bytes(p, panel, p.members) > ctx.shared_memory) {
+  const auto bytes = [&](int members) {
+    return static_cast<std::size_t>(
+        panel_memory::bytes(depth, {demand.probes * panel, panel_probe_floats(depth, p.lanes, demand.probes),
+                                    demand.old_slots, members * p.row_blocks * p.passes * p.pass_rows()}));
+  };
+  if (bytes(p.members) > ctx.shared_memory) {
     p.members = 0;
   }
-  p.shared_bytes = panel_shared_bytes(p, panel, p.members);
+  p.shared_bytes = bytes(p.members);
   return p.shared_bytes <= ctx.shared_memory ? p : panel_plan{};
 }
 
 /// The deepest rings that fit.
 [[nodiscard]] inline panel_plan make_panel_plan(const context& ctx, const expert_shape& shape,
-                                                int element_bytes) {
+                                                const panel_demand& demand) {
   if (shape.hidden_dim > most_hidden) {
     return {};
   }
+  if (demand.is_special()) {
+    const panel_depth depth =
+        demand.probes > 1 ? panel_vjp_depth(demand.factored, demand.old_slots > 0) : panel_depth::deep;
+    return has_tma(ctx) ? make_panel_plan(ctx, shape, demand, depth) : panel_plan{};
+  }
   for (const panel_depth depth : {panel_depth::deep, panel_depth::even, panel_depth::low}) {
     const bool has_code = depth != panel_depth::deep || has_tma(ctx);
-    if (const panel_plan p = has_code ? make_panel_plan(ctx, shape, element_bytes, depth) : panel_plan{};
+    if (const panel_plan p = has_code ? make_panel_plan(ctx, shape, demand, depth) : panel_plan{};
         p.lanes > 0) {
       return p;
     }

@@ -71,32 +71,50 @@ struct row_memory {
   }
 };
 
-/// Of a block over panels of `panel` columns.
+/// Floats of the rows of several probes that a block over panels keeps in shared memory: all that its threads
+/// own. One probe's are in registers.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_probe_floats(panel_depth depth, int lanes,
+                                                                     int probes) {
+  return probes == 1 ? 0 : probes * panel_passes(depth) * (panel_threads / lanes);
+}
+
+/// What a kernel over panels keeps in shared memory besides the ring of weights.
+struct panel_needs {
+  int projections;       // that it swaps: of a panel's columns with each probe
+  int probe_floats = 0;  // panel_probe_floats
+  int old_slots = 0;     // of the ring of what a gradient is added to
+  int inbox = 0;         // floats; only a plan needs to know
+};
+
+/// Of a block over panels.
 struct panel_memory {
   static constexpr int warps = panel_threads / warp_threads;
   unsigned char* ring;  // [slots, panel_threads, vector_bytes]
+  unsigned char* old;   // [old_slots, panel_threads, vector_bytes]
   leader_scratch* leader;
   double* row_squares;     // [warps]: each warp's part of ‖r‖²
   std::uint64_t* arrived;  // [2]
-  float* by_warp;          // [2, warps, panel]
-  float* by_block;         // [2, most_cluster, panel]
+  float* by_warp;          // [2, warps, projections]
+  float* by_block;         // [2, most_cluster, projections]
   float* scratch;          // [warps, 2, sums_at_once]
+  float* probes;           // [passes, pass_rows, 2], of two
   float* image;            // the leader's inbox, where the step is fused
 
-  /// Only a plan needs to know how large the inbox is.
   template <class Blocks>
-  MPIROUTER_HOST_DEVICE panel_memory(Blocks&& blocks, panel_depth depth, int panel, int inbox = 0)
+  MPIROUTER_HOST_DEVICE panel_memory(Blocks&& blocks, panel_depth depth, const panel_needs& needs)
       : ring(blocks.template take<unsigned char>(panel_slots(depth) * panel_threads * vector_bytes)),
+        old(blocks.template take<unsigned char>(needs.old_slots * panel_threads * vector_bytes)),
         leader(blocks.template take<leader_scratch>(1)),
         row_squares(blocks.template take<double>(warps)),
         arrived(blocks.template take<std::uint64_t>(2)),
-        by_warp(blocks.template take<float>(2 * warps * panel)),
-        by_block(blocks.template take<float>(2 * most_cluster * panel)),
+        by_warp(blocks.template take<float>(2 * warps * needs.projections)),
+        by_block(blocks.template take<float>(2 * most_cluster * needs.projections)),
         scratch(blocks.template take<float>(warps * 2 * sums_at_once)),
-        image(blocks.template take<float>(inbox)) {}
-  [[nodiscard]] static int bytes(panel_depth depth, int panel, int inbox) {
+        probes(blocks.template take<float>(needs.probe_floats)),
+        image(blocks.template take<float>(needs.inbox)) {}
+  [[nodiscard]] static int bytes(panel_depth depth, const panel_needs& needs) {
     counted_blocks blocks;
-    (void)panel_memory(blocks, depth, panel, inbox);
+    (void)panel_memory(blocks, depth, needs);
     return blocks.bytes();
   }
 };

@@ -58,21 +58,35 @@ constexpr int panel_most_lanes = 8;  // that share a row's part of a panel: 8 ·
 /// How much of a panel a thread has at once: up to `panel_passes` rows, of which it has r and u in registers.
 /// The first `panel_doubled` have two places in the ring, so that the next panel's can arrive before those of
 /// this one are done with; the others have one. For the shared memory of sm_90, of sm_80, and of sm_86, sm_89
-/// and sm_120.
-enum class panel_depth { deep, even, low };
+/// and sm_120; `middle` is for a backward on sm_90.
+enum class panel_depth { deep, even, low, middle };
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_passes(panel_depth depth) {
   return depth == panel_depth::low ? 8 : 16;
 }
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_doubled(panel_depth depth) {
-  return depth == panel_depth::deep ? 8 : 2;
+  return depth == panel_depth::deep ? 8 : depth == panel_depth::middle ? 4 : 2;
 }
 /// Lanes with less than 32 bytes of a row, a sector of memory, read it twice: two reads along the rows take
 /// half the time. (Plans for sm_80 with one lane are as they were.)
 [[nodiscard]] constexpr int panel_least_lanes(panel_depth depth) { return depth == panel_depth::low ? 2 : 1; }
+/// What a backward, and weights two apart, are compiled for besides panel_most_lanes: enough for D ≤ 16384.
+constexpr int panel_less_lanes = 4;
+constexpr int panel_factored_blocks = 4;
+/// Of a backward on sm_90, which keeps its rows in shared memory as well: beside rings of 8 doubled passes
+/// and of an old gradient the leader of a cluster has no room to finish, which only a long backward has time
+/// for.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr panel_depth panel_vjp_depth(bool factored, bool with_old) {
+  return factored ? panel_depth::middle : with_old ? panel_depth::even : panel_depth::deep;
+}
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_slots(panel_depth depth) {
   return panel_passes(depth) + panel_doubled(depth);
 }
 
+/// Of these in a cluster the parts of a panel's projections are read by every thread; of more they are added
+/// up first.
+constexpr int panel_few_blocks = 2;
+/// Places of 16 bytes for a thread in the ring of what a gradient is added to.
+constexpr int panel_old_slots = 6;
 /// Copies of the first panel that are started ahead of what comes before its first dots, be it loads or code:
 /// these would queue behind more of them.
 constexpr int panel_early_passes = 6;

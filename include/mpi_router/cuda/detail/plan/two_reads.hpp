@@ -11,6 +11,11 @@ MPIROUTER_CUDA_DETAIL_BEGIN
   return element_bytes <= 4 && (strides.hidden == 1 || strides.ffn == 1);
 }
 
+/// Whether columns lie two apart, so that they are the one half of vectors of pairs.
+[[nodiscard]] inline bool has_pairs(const expert_strides& strides, int element_bytes) {
+  return element_bytes <= 4 && strides.ffn == 2 && strides.hidden % 2 == 0 && strides.expert % 2 == 0;
+}
+
 /// The powers of two that were taken out of r, of y = A r and of the image yA, [N] each: true are those and
 /// these multiplied, so that no square of a row of f64 leaves the range.
 struct step_exponents {

@@ -18,5 +18,11 @@ enum class vjp_mode { factored, write, accumulate };
 /// of it fill vectors.
 template <class T, class G>
 constexpr bool old_in_ring = sizeof(G) >= sizeof(T);
+/// Whether a backward over panels has a ring for the old gradient: also where it is written between elements
+/// that stay, for memory takes no less than 32 bytes at a time.
+template <class T, class G>
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr bool needs_old(vjp_mode mode, bool in_pairs) {
+  return old_in_ring<T, G> && (mode == vjp_mode::accumulate || (in_pairs && mode == vjp_mode::write));
+}
 
 MPIROUTER_CUDA_DETAIL_END

@@ -2,11 +2,11 @@
 // r̄ = Σ_f w_f a_f and Ā = y z̄ᵀ + w rᵀ: each stored row is read once and its gradient written once.
 #pragma once
 
+#include <mpi_router/cuda/detail/device/dual_row.cuh>
 #include <mpi_router/cuda/detail/device/dual_source.cuh>
 #include <mpi_router/cuda/detail/device/gradient.cuh>
 #include <mpi_router/cuda/detail/finish/expert.cuh>
 #include <mpi_router/cuda/detail/plan/vjp_mode.hpp>
-#include <mpi_router/cuda/detail/rows/dual_row.cuh>
 #include <mpi_router/cuda/detail/rows/project.cuh>
 #include <mpi_router/cuda/detail/rows/segment.cuh>
 #include <mpi_router/cuda/detail/rows/stored_row.cuh>
