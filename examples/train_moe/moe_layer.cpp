@@ -67,6 +67,39 @@ matrix moe_layer::forward(const matrix& x) {
   return out;
 }
 
+void moe_layer::backward_of_expert(index_t e, const matrix& grad_out, matrix& grad_gathered) {
+  const index_t first = offsets_[static_cast<std::size_t>(e)];
+  const index_t count = tokens_of(e);
+  const index_t row = e * sizes_.ffn;
+  const auto in = gathered_.middleRows(group(e), count);
+  const auto g = gate_out_.middleRows(first, count).array();
+  const auto u = up_out_.middleRows(first, count).array();
+  const auto out = grad_out.middleRows(first, count);
+  const matrix sigmoid = (1 / (1 + (-g).exp())).matrix();
+  const matrix silu = (g * sigmoid.array()).matrix();
+  const matrix h = (silu.array() * u).matrix();
+  const matrix grad_h = out * down.value.middleRows(row, sizes_.ffn).transpose();
+  down.gradient.middleRows(row, sizes_.ffn).noalias() += h.transpose() * out;
+  const matrix grad_u = (grad_h.array() * silu.array()).matrix();
+  // The gate matrix has a gradient from its tokens and one from its router row, of two outer products:
+  // two more rows of the same product.
+  matrix grad_gate(count + maker_.products(), sizes_.ffn);
+  auto grad_g = grad_gate.topRows(count);
+  grad_g = (grad_h.array() * u * (sigmoid.array() + silu.array() * (1 - sigmoid.array()))).matrix();
+  auto in_gate = gathered_.middleRows(group(e), count + maker_.products());
+  if (maker_.products() > 0) {
+    const auto [projection, dual_row, dual_projection, router_row] = maker_.factors(e);
+    grad_gate.row(count) = map(projection);
+    grad_gate.row(count + 1) = map(dual_projection);
+    in_gate.row(count) = map(dual_row);
+    in_gate.row(count + 1) = map(router_row);
+  }
+  gate.gradient.middleRows(row, sizes_.ffn).noalias() += grad_gate.transpose() * in_gate;
+  up.gradient.middleRows(row, sizes_.ffn).noalias() += grad_u.transpose() * in;
+  grad_gathered.middleRows(first, count).noalias() =
+      grad_g * gate.value.middleRows(row, sizes_.ffn) + grad_u * up.value.middleRows(row, sizes_.ffn);
+}
+
 matrix moe_layer::backward(const matrix& grad, float coefficient) {
   const index_t tokens = x_.rows();
   const index_t entries = tokens * sizes_.top_k;
@@ -91,39 +124,7 @@ matrix moe_layer::backward(const matrix& grad, float coefficient) {
   maker_.backward(router.value, gate.value, grad_rows, router.gradient);
 
   matrix grad_gathered(entries, sizes_.hidden);
-  for (index_t e = 0; e < sizes_.experts; ++e) {
-    const index_t first = offsets_[static_cast<std::size_t>(e)];
-    const index_t count = tokens_of(e);
-    const index_t row = e * sizes_.ffn;
-    const auto in = gathered_.middleRows(group(e), count);
-    const auto g = gate_out_.middleRows(first, count).array();
-    const auto u = up_out_.middleRows(first, count).array();
-    const auto out = grad_out.middleRows(first, count);
-    const matrix sigmoid = (1 / (1 + (-g).exp())).matrix();
-    const matrix silu = (g * sigmoid.array()).matrix();
-    const matrix h = (silu.array() * u).matrix();
-    const matrix grad_h = out * down.value.middleRows(row, sizes_.ffn).transpose();
-    down.gradient.middleRows(row, sizes_.ffn).noalias() += h.transpose() * out;
-    const matrix grad_u = (grad_h.array() * silu.array()).matrix();
-    // The gate matrix has a gradient from its tokens and one from its router row, of two outer products:
-    // two more rows of the same product.
-    matrix grad_gate(count + maker_.products(), sizes_.ffn);
-    auto grad_g = grad_gate.topRows(count);
-    grad_g = (grad_h.array() * u * (sigmoid.array() + silu.array() * (1 - sigmoid.array()))).matrix();
-    auto in_gate = gathered_.middleRows(group(e), count + maker_.products());
-    if (maker_.products() > 0) {
-      const auto [projection, dual_row, dual_projection, router_row] = maker_.factors(e);
-      grad_gate.row(count) = map(projection);
-      grad_gate.row(count + 1) = map(dual_projection);
-      in_gate.row(count) = map(dual_row);
-      in_gate.row(count + 1) = map(router_row);
-    }
-    gate.gradient.middleRows(row, sizes_.ffn).noalias() += grad_gate.transpose() * in_gate;
-    up.gradient.middleRows(row, sizes_.ffn).noalias() += grad_u.transpose() * in;
-    grad_gathered.middleRows(first, count).noalias() =
-        grad_g * gate.value.middleRows(row, sizes_.ffn) + grad_u * up.value.middleRows(row, sizes_.ffn);
-  }
-
+  for (index_t e = 0; e < sizes_.experts; ++e) backward_of_expert(e, grad_out, grad_gathered);
   for (index_t j = 0; j < entries; ++j)
     grad_x.row(tokens_[static_cast<std::size_t>(j)]) += grad_gathered.row(j);
   return grad_x;

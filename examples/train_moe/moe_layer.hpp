@@ -37,14 +37,18 @@ class moe_layer {
 
  private:
   [[nodiscard]] mpi_router::gating_options gating() const { return {.top_k = sizes_.top_k}; }
-  /// Rows of gathered_ before those of an expert, and how many tokens it has. Behind its tokens each expert
-  /// has room for the outer products of its gate's gradient by the router's rows.
+  /// Rows of gathered_ before those of an expert: its tokens, and behind them room for the outer products of
+  /// its gate's gradient by the router's rows.
   [[nodiscard]] index_t group(index_t expert) const {
     return offsets_[static_cast<std::size_t>(expert)] + expert * maker_.products();
   }
+  /// How many tokens it has.
   [[nodiscard]] index_t tokens_of(index_t expert) const {
     return offsets_[static_cast<std::size_t>(expert + 1)] - offsets_[static_cast<std::size_t>(expert)];
   }
+
+  /// From the gradient of its outputs to that of its inputs, and of its matrices.
+  void backward_of_expert(index_t e, const matrix& grad_out, matrix& grad_gathered);
 
   moe_sizes sizes_;
   mpi_router::expert_shape shape_;

@@ -34,9 +34,9 @@ enum class mode : unsigned char { write, accumulate };
 #define MPIROUTER_TEST_FEW_SHAPES
 #endif
 inline constexpr std::pair<index_t, index_t> shapes[] = {
-    {1, 1},    {3, 5},    {8, 16},   {33, 7},   {64, 65},  {12, 300},
+    {1, 1},    {3, 5},    {8, 16},   {33, 7},   {64, 65},  {12, 300}, {31, 129},
 #ifndef MPIROUTER_TEST_FEW_SHAPES
-    {1, 64},   {64, 1},   {4, 4},    {5, 8},    {9, 17},   {7, 33},   {16, 64},  {65, 63},  {31, 129},
+    {1, 64},   {64, 1},   {4, 4},    {5, 8},    {9, 17},   {7, 33},   {16, 64},  {65, 63},
     {130, 17}, {300, 12}, {5, 1100}, {1100, 6}, {1025, 3}, {2049, 3}, {3, 2049}, {4097, 2},
 #endif
 };
@@ -246,7 +246,7 @@ void pull_back_equals_reference(const Backend& backend) {
   });
 }
 
-/// Vectors with gaps, and sums in double: no kernel, but the same function.
+/// Vectors with gaps, and sums in double of most weights: no kernel, but the same function.
 template <Scalar T, class Backend>
 void falls_back(const Backend& backend) {
   test_support::random_source random(6);

@@ -88,8 +88,22 @@ struct loops {
     if (w.element == core::gradient_element::sum) update<S>(a, w);
     if (w.element == core::gradient_element::weight) update<T>(a, w);
   }
-  static constexpr core::kernel_table<S> table{
-      .shortest_run = shortest, .apply = apply, .pull_back = pull_back, .dots = dots, .axpys = axpys};
+  static void apply_two(const core::stored_matrix& a, const S* const* x, S* const* u, S* energy) {
+    for (int k = 0; k < 2; ++k) energy[k] = apply(a, x[k], u[k]);
+    --kernel_calls;  // one read
+  }
+  static double apply_in_double(const core::stored_matrix& a, const double* x, double* u) {
+    ++kernel_calls;
+    const auto m = view(a);
+    return reference{}.apply<T, double>(m, {x, m.cols()}, {u, m.cols()});
+  }
+  static constexpr core::kernel_table<S> table{.shortest_run = shortest,
+                                               .apply = apply,
+                                               .apply_two = apply_two,
+                                               .pull_back = pull_back,
+                                               .dots = dots,
+                                               .axpys = axpys,
+                                               .apply_in_double = apply_in_double};
 };
 
 struct counted {
@@ -133,6 +147,54 @@ void for_every_matrix(Check check) {
 }
 
 }  // namespace
+
+TEST_CASE_TEMPLATE("two images, and images in double: kernels where neurons are contiguous", T, double,
+                   bf16) {
+  using S = accumulator_t<T>;
+  for_every_matrix<T>([](random_source& random, const matrix_view<const T>& a, layout) {
+    const bool by_neurons = a.col_stride() == 1 && a.cols() >= shortest;
+    for (const index_t stride : {1, 2}) {
+      strided<S> x(random, a.cols(), stride), other(random, a.cols(), 1), u(a.cols(), 1), v(a.cols(), 1);
+      CHECK(backend{}.shares_reads<S>(a) == by_neurons);
+      kernel_calls = 0;
+      const auto energies = backend{}.apply_two<T, S>(a, {x.read(), other.read()}, {u.view(), v.view()});
+      CHECK(kernel_calls == (by_neurons && stride == 1 ? 1 : is_fast(a) ? (stride == 1 ? 2 : 1) : 0));
+      equals(u, lifted(a, product(a, x.read())));
+      equals(v, lifted(a, product(a, other.read())));
+      CHECK(energies[1] == backend{}.apply<T, S>(a, other.read(), v.view()));
+      if constexpr (!std::is_same_v<T, double>) {
+        strided<double> wide(random, a.cols(), stride), image(a.cols(), 1);
+        CHECK(backend{}.sums_in_double(a) == by_neurons);
+        kernel_calls = 0;
+        backend{}.apply<T, double>(a, wide.read(), image.view());
+        CHECK(kernel_calls == (by_neurons && stride == 1 ? 1 : 0));
+        equals(image, lifted(a, product(a, wide.read())));
+      }
+    }
+  });
+}
+
+TEST_CASE("apply_two: what is written overlaps nothing else") {
+  const std::vector<double> data(15, 1.0);
+  const auto op = gram(row_major(data.data(), 3, 5));
+  std::vector<double> all(20, 1.0);
+  const auto at = [&](index_t i) { return vector_view<double>(all.data() + i, 5); };
+  const auto refused = [&](index_t x0, index_t x1, index_t u0, index_t u1) {
+    try {
+      static_cast<void>(op.apply_two({at(x0), at(x1)}, {at(u0), at(u1)}));
+    } catch (const usage_error& error) {
+      return std::string(error.what()).find("overlap") != std::string::npos;
+    }
+    return false;
+  };
+  CHECK_FALSE(refused(0, 5, 10, 15));
+  CHECK_FALSE(refused(0, 0, 10, 15));  // the same vector twice
+  CHECK(refused(0, 5, 3, 15));
+  CHECK(refused(0, 5, 5, 15));
+  CHECK(refused(0, 5, 10, 4));
+  CHECK(refused(0, 5, 10, 9));
+  CHECK(refused(0, 5, 10, 14));
+}
 
 TEST_CASE_TEMPLATE("apply, project and lift: kernels where all is contiguous, the reference where not", T,
                    double, bf16) {

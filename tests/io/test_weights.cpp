@@ -487,13 +487,13 @@ TEST_CASE("GPTQ of three bits: 32 codes in three words, the zeros of symmetric o
       });
     }
   }
-  parts p;  // a word short of three
-  p.add("a.qweight", dtype::i32, {7, F}, p.codes(7 * F * 4));
+  parts p;  // four words of inputs
+  p.add("a.qweight", dtype::i32, {4, F}, p.codes(4 * F * 4));
   p.add("a.qzeros", dtype::i32, {2, 3}, p.codes(24));
   p.scales("a.scales", {2, F}, 2 * F);
   json config = grouped("gptq", G);
   config["quantization_config"]["bits"] = 3;
-  CHECK(contains(problem_of(p.open(config), "a.weight"), "[7, 32]"));
+  CHECK(contains(problem_of(p.open(config), "a.weight"), "[4, 32]"));
 }
 
 TEST_CASE("AWQ and GPTQ: versions that pack otherwise are refused by name") {

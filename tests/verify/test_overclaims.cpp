@@ -196,7 +196,26 @@ TEST_CASE("the probe: rounding is added, a Ritz residual too, and what it cannot
   }
 }
 
-TEST_CASE("two starts in step, two images in one read, find what they find in turn") {
+namespace {
+
+/// Says that it shares reads, and counts the pairs.
+struct in_pairs {
+  using scalar = double;
+  dense_operator<double> op;
+  int* pairs;
+  [[nodiscard]] index_t dimension() const { return op.dimension(); }
+  [[nodiscard]] static bool shares_reads() { return true; }
+  double apply(vector_view<const double> x, vector_view<double> u) const { return op.apply(x, u); }
+  std::array<double, 2> apply_two(const std::array<vector_view<const double>, 2>& x,
+                                  const std::array<vector_view<double>, 2>& u) const {
+    ++*pairs;
+    return op.apply_two(x, u);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("two starts at a time, where the operator shares reads, find what they find in turn") {
   random_source random(64);
   const index_t D = 30;
   int better = 0;
@@ -207,15 +226,19 @@ TEST_CASE("two starts in step, two images in one read, find what they find in tu
     }
     a.col(0) *= trial % 3 == 0 ? 1 : 4;  // principal, or not
     const column v = column::Unit(D, 0);
-    auto dense = gram(a);
-    auto in_turn = gram_operator<double>(D, [&](auto x, auto u) { return dense.apply(x, u); });
+    auto dense = gram(a);  // of the reference, which does not
+    CHECK_FALSE(dense.shares_reads());
+    int pairs = 0;
+    in_pairs twice{dense, &pairs};
     for (const index_t starts : {1, 2, 3, 5}) {
       for (const index_t steps : {2, 300}) {
         const probe_options options{
             .starts = starts, .max_steps = steps, .seed = static_cast<std::uint64_t>(trial)};
         const double rho = a.col(0).squaredNorm();
-        const auto one = probe_second_eigenvalue(in_turn, view(v), rho, options);
-        const auto two = probe_second_eigenvalue(dense, view(v), rho, options);
+        const auto one = probe_second_eigenvalue(dense, view(v), rho, options);
+        pairs = 0;
+        const auto two = probe_second_eigenvalue(any_operator<double, false>(twice), view(v), rho, options);
+        CHECK((pairs > 0) == (starts > 1));
         CHECK(two.bound.alpha == one.bound.alpha);
         CHECK(two.bound.label == one.bound.label);
         CHECK(two.ritz_value == one.ritz_value);

@@ -32,13 +32,24 @@ class dense_operator {
     detail::expect_operands("apply", *this, x, dimension(), u, dimension());
     return backend_.apply(a_, x, u);
   }
-  /// Two images, and their energies: one read where the backend has it. What is written overlaps nothing
-  /// else.
+  /// Whether apply_two reads A once.
+  [[nodiscard]] bool shares_reads() const {
+    if constexpr (requires { backend_.template shares_reads<S>(a_); }) {
+      return backend_.template shares_reads<S>(a_);
+    } else {
+      return false;
+    }
+  }
+  /// Two images, and their energies: one read of A where the backend has it, else two. O(F·D). Throws
+  /// usage_error where one of the four does not have D elements, or what is written overlaps another.
   std::array<S, 2> apply_two(const std::array<vector_view<const S>, 2>& x,
                              const std::array<vector_view<S>, 2>& u) const {
     for (std::size_t k = 0; k < 2; ++k) {
       detail::expect_operands("apply_two", *this, x[k], dimension(), u[k], dimension());
+      detail::expect(!detail::overlap(x[1 - k], u[k]), "apply_two: input ", 1 - k, " and output ", k,
+                     " overlap");
     }
+    detail::expect(!detail::overlap(u[0], u[1]), "apply_two: the outputs overlap");
     if constexpr (requires { backend_.apply_two(a_, x, u); }) {
       return backend_.apply_two(a_, x, u);
     } else {

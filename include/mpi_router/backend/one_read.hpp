@@ -20,7 +20,8 @@ MPIROUTER_BEGIN
 /// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns; what is narrower than float
 /// is converted in registers. Any extents and addresses; no read outside. What has no kernel (no unit stride,
 /// fewer contiguous elements than fill a register or two, strided vectors, sums in double of narrower weights
-/// but for the images of hidden-contiguous bf16 and f32) goes to `reference`: the same function, slower.
+/// but for the images of hidden-contiguous bf16, f16 and f32 with AVX2 and F16C) goes to `reference`: the
+/// same function, slower.
 ///
 /// One thread, no allocation, at most 36 KiB of stack. O(F·D). Deterministic: the order of the sums depends
 /// on shape, layout and instruction set alone. Products are not guarded against overflow, as in `reference`.
@@ -47,7 +48,8 @@ class one_read_backend {
     return reference{}.apply(a, x, u);
   }
 
-  /// Whether apply in double reads this A, which is stored in fewer bits, once: bf16 and f32, by stored rows.
+  /// Whether apply in double reads this A, which is stored in fewer bits, once: bf16, f16 and f32, by stored
+  /// rows, where the instruction set has AVX2 and F16C.
   template <Scalar T>
   [[nodiscard]] bool sums_in_double(matrix_view<const T> a) const {
     if constexpr (has_kernels<T, accumulator_t<T>> && !std::is_same_v<T, double>) {
@@ -58,14 +60,24 @@ class one_read_backend {
     }
   }
 
-  /// u[k] = x[k] M and their energies, in one read where the stored rows of A are neurons.
+  /// Whether apply_two of contiguous vectors reads this A once: by stored rows, with sums in its accumulator.
+  template <Accumulator S, Scalar T>
+  [[nodiscard]] bool shares_reads(matrix_view<const T> a) const {
+    if constexpr (has_kernels<T, S>) {
+      const auto stored = stored_as<T>(a);
+      return table<T>().apply_two != nullptr && stored.data != nullptr && stored.by_neurons;
+    } else {
+      return false;
+    }
+  }
+
+  /// u[k] = x[k] M and their energies: one read of A where shares_reads says so, else two.
   template <Scalar T, Accumulator S>
   std::array<S, 2> apply_two(matrix_view<const T> a, const std::array<vector_view<const S>, 2>& x,
                              const std::array<vector_view<S>, 2>& u) const {
     if constexpr (has_kernels<T, S>) {
       const auto stored = stored_as<T>(a);
-      if (table<T>().apply_two != nullptr && stored.data != nullptr && stored.by_neurons &&
-          contiguous(x[0], x[1], u[0], u[1])) {
+      if (shares_reads<S>(a) && contiguous(x[0], x[1], u[0], u[1])) {
         const S* const from[] = {x[0].data(), x[1].data()};
         S* const to[] = {u[0].data(), u[1].data()};
         std::array<S, 2> energy{};

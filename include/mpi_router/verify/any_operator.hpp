@@ -35,6 +35,8 @@ class any_operator {
   [[nodiscard]] index_t dimension() const noexcept { return dimension_; }
   /// F; D of an operator that does not tell.
   [[nodiscard]] index_t ffn_dim() const noexcept { return ffn_dim_; }
+  /// Whether apply_two takes the reads of one image.
+  [[nodiscard]] bool shares_reads() const noexcept { return shares_reads_; }
   S apply(vector_view<const S> x, vector_view<S> u) { return apply_(op_, x, u); }
   /// Two images, and their energies: in one read where the operator has it.
   std::array<S, 2> apply_two(const std::array<vector_view<const S>, 2>& x,
@@ -68,6 +70,9 @@ class any_operator {
     if constexpr (requires { op->ffn_dim(); }) {
       ffn_dim_ = static_cast<index_t>(op->ffn_dim());
     }
+    if constexpr (requires { op->shares_reads(); }) {
+      shares_reads_ = op->shares_reads();
+    }
     apply_ = [](void* at, vector_view<const S> x, vector_view<S> u) {
       return static_cast<S>(static_cast<Op*>(at)->apply(x, u));
     };
@@ -96,6 +101,7 @@ class any_operator {
   void* op_;
   index_t dimension_;
   index_t ffn_dim_;
+  bool shares_reads_ = false;
   S (*apply_)(void*, vector_view<const S>, vector_view<S>);
   std::array<S, 2> (*apply_two_)(void*, const std::array<vector_view<const S>, 2>&,
                                  const std::array<vector_view<S>, 2>&);

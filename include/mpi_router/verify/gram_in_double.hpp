@@ -96,8 +96,9 @@ class decoded_panels {
 }  // namespace detail
 
 /// M = AᵀA with sums in double of an A [F, D] whose `Panels` bring `panel` neurons at a time to double; they
-/// are multiplied by the kernels of `Backend`. A model of GramOperator and ScalableGramOperator; build it
-/// with gram_in_double(). Holds one panel and one image, so that one operator serves one thread at a time.
+/// are multiplied by the kernels of `Backend`, or A as it lies where these sum it in double. A model of
+/// GramOperator and ScalableGramOperator; build it with gram_in_double(). Holds one panel and one image, so
+/// that one operator serves one thread at a time.
 template <class Panels, class Backend = reference>
 class panel_operator {
  public:

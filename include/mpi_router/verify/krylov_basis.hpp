@@ -12,8 +12,9 @@
 MPIROUTER_BEGIN
 
 /// Up to `columns` vectors of D elements of S, the deflated ones first, each orthogonal to all before it.
-/// What lanczos asks of a basis; an operator that computes elsewhere keeps its vectors there and gives one of
-/// its own, `op.make_basis(columns)`.
+/// What lanczos asks of a basis, vector() and vectors() apart, without which two starts of a probe share no
+/// read; an operator that computes elsewhere keeps its vectors there and gives one of its own,
+/// `op.make_basis(columns)`.
 template <Accumulator S>
 class krylov_basis {
  public:

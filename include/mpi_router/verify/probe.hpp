@@ -127,7 +127,7 @@ struct probed {
     }
     return at == progress::has_bound;
   }
-  /// Two starts in step, while both have none: two images in one read.
+  /// Two starts at a time, while both have none: two images in one read.
   template <class Op, class Krylov>
   [[nodiscard]] bool go_on(Op& op, Krylov& first, Krylov& second, probe_result& result) {
     Eigen::Matrix<scalar_of<Op>, Eigen::Dynamic, 2> images(static_cast<index_t>(op.dimension()), 2);
@@ -148,8 +148,8 @@ struct probed {
   }
 };
 
-/// So many starts beside what is known, two at a time where the spaces lie in memory. False where there
-/// cannot be a bound.
+/// So many starts beside what is known, two at a time where the operator shares reads and the spaces lie in
+/// memory. False where there cannot be a bound.
 template <GramOperator Op>
 [[nodiscard]] bool probe_from(Op& op, const Eigen::MatrixXd& known, index_t starts,
                               const probe_options& options, probed& found, probe_result& result) {
@@ -165,9 +165,11 @@ template <GramOperator Op>
   auto krylov = empty();
   if constexpr (requires {
                   krylov.newest();
-                  op.apply_two({}, {});
+                  op.shares_reads();
                 }) {
-    for (auto other = starts > 1 ? std::optional(empty()) : std::nullopt; starts > 1; starts -= 2) {
+    const bool in_pairs = op.shares_reads();
+    for (auto other = in_pairs && starts > 1 ? std::optional(empty()) : std::nullopt; other && starts > 1;
+         starts -= 2) {
       if (!begin(krylov) || !begin(*other) || !found.go_on(op, krylov, *other, result)) {
         return false;
       }

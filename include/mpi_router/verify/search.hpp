@@ -80,7 +80,7 @@ index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double 
   double left = outside.col(0).norm();
   auto krylov = krylov_space(op, std::min<index_t>(capacity, v.rows() - m), known.scale, m);
   krylov.deflate(v);
-  // Nothing may be left outside where v̂ lacks a neighbour alone.
+  // Where v̂ lacks only neighbours, nothing is left outside them.
   const bool starts = left > 0 && krylov.capacity() > 0 &&
                       krylov.start((outside.col(0) / left).template cast<scalar_of<Op>>());
   const double enough = std::max(0.5 * tolerance, 4 * std::numeric_limits<scalar_of<Op>>::epsilon() * left);
@@ -93,7 +93,8 @@ index_t restart(Op& op, const known_images& known, Eigen::VectorXd& row, double 
     left *= before / pivot;
   }
   const index_t k = krylov.steps();
-  if (m + k == 1 || !krylov.diagonal().allFinite() || !krylov.off_diagonal().allFinite()) {
+  if (m + k == 1 || !inside.allFinite() || !krylov.diagonal().allFinite() ||
+      !krylov.off_diagonal().allFinite()) {
     return k;
   }
   const Eigen::MatrixXd q = krylov.vectors();

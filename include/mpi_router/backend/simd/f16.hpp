@@ -1,5 +1,4 @@
-// Half precision in vector registers, where the machine can convert it. The one header with intrinsics: xsimd
-// cannot.
+// Half precision in vector registers, where the machine can convert it. By intrinsics: xsimd cannot.
 #pragma once
 
 #include <mpi_router/backend/simd/narrow_lanes.hpp>

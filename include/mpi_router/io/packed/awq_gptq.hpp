@@ -3,7 +3,6 @@
 
 #include <mpi_router/io/packed/integer.hpp>
 
-#include <array>
 #include <numeric>
 
 MPIROUTER_BEGIN
@@ -81,12 +80,9 @@ class gptq_matrix : public detail::grouped_matrix {
   [[nodiscard]] static constexpr bool has_bits(index_t bits) noexcept {
     return bits == 2 || bits == 3 || bits == 4 || bits == 8;
   }
-  /// As few codes as fill whole words, and these words.
-  [[nodiscard]] static constexpr index_t codes_together(index_t bits) noexcept {
+  /// As few codes as fill whole words.
+  [[nodiscard]] static constexpr index_t pack_factor(index_t bits) noexcept {
     return 32 / std::gcd(index_t{32}, bits);
-  }
-  [[nodiscard]] static constexpr index_t words_together(index_t bits) noexcept {
-    return bits / std::gcd(index_t{32}, bits);
   }
 
   /// Throws usage_error where one of them is not as large as it must be, for widths other than 2, 3, 4 and 8
@@ -100,8 +96,8 @@ class gptq_matrix : public detail::grouped_matrix {
         zero_plus_one_(zero_plus_one) {
     core::expect(has_bits(bits), "gptq_matrix: codes of ", bits, " bits, not 2, 3, 4 or 8");
     core::expect(group > 0, "gptq_matrix: groups of ", group, " columns");
-    core::expect(rows % codes_together(bits) == 0 && cols % codes_together(bits) == 0, "gptq_matrix: [", rows,
-                 ", ", cols, "] codes of ", bits, " bits do not fill words");
+    core::expect(rows % pack_ == 0 && cols % pack_ == 0, "gptq_matrix: [", rows, ", ", cols, "] codes of ",
+                 bits, " bits do not fill words");
     const index_t groups = parts_of(cols, group);
     expect_bytes("gptq_matrix: qweight", qweight, bytes_of_row("gptq_matrix", cols, bits) / 4, rows,
                  4 * rows);
@@ -112,62 +108,59 @@ class gptq_matrix : public detail::grouped_matrix {
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
-    for (index_t first = 0; first < cols_; first += codes_together(bits_)) {
-      load_together(first, f, out);
+    for (index_t first = 0; first < cols_; first += pack_) {
+      load_pack(first, f, out);
     }
   }
   /// All of W, [rows, cols] row-major.
   template <Accumulator S>
   void load_all(S* out) const noexcept {
-    for (index_t first = 0; first < cols_; first += codes_together(bits_)) {
+    for (index_t first = 0; first < cols_; first += pack_) {
       for (index_t f = 0; f < rows_; ++f) {
-        load_together(first, f, out + f * cols_);
+        load_pack(first, f, out + f * cols_);
       }
     }
   }
 
  private:
-  /// Words of a stream, and one of zeros behind them.
-  using stream = std::array<std::uint32_t, 4>;
-
-  /// `words_together` words from word `first` of `words` on, `stride` apart.
-  [[nodiscard]] stream words_at(const std::byte* words, index_t first, index_t stride) const noexcept {
-    stream out{};
-    for (index_t w = 0; w < words_together(bits_); ++w) {
-      out[static_cast<std::size_t>(w)] = read<std::uint32_t>(words, first + w * stride);
-    }
-    return out;
-  }
-  [[nodiscard]] int code(const stream& words, index_t i) const noexcept {
-    const auto bit = static_cast<std::size_t>(i * bits_);
-    const std::uint64_t two = words[bit / 32] | std::uint64_t{words[bit / 32 + 1]} << 32U;
-    return static_cast<int>(two >> bit % 32 & ((std::uint64_t{1} << bits_) - 1));
-  }
-  /// The inputs from `first` on that share words, of output f, to their places in the row.
+  /// The inputs of a pack, from `first` on, of output f, to their places in the row.
   template <Accumulator S>
-  void load_together(index_t first, index_t f, S* row) const noexcept {
-    const stream words = words_at(qweight_, first * bits_ / 32 * rows_ + f, rows_);
+  void load_pack(index_t first, index_t f, S* row) const noexcept {
+    index_t next = first * bits_ / 32 * rows_ + f;  // word
+    std::uint64_t stream = 0;
+    index_t left = 0;  // bits in it
     index_t current = -1;
     S scale = 0;
     int zero = 0;
-    for (index_t i = 0; i < codes_together(bits_); ++i) {
-      const index_t d = first + i;
+    for (index_t d = first; d < first + pack_; ++d) {
+      if (left < bits_) {
+        stream |= std::uint64_t{read<std::uint32_t>(qweight_, next)} << left;
+        next += rows_;
+        left += 32;
+      }
       const index_t g = g_idx_ ? g_idx_[d] : d / group_;
       if (g != current) {
         current = g;
         scale = scales_.at(g, f);
         zero = zero_point(g, f);
       }
-      row[d] = static_cast<S>(code(words, i) - zero) * scale;
+      row[d] = static_cast<S>(static_cast<int>(stream & mask()) - zero) * scale;
+      stream >>= bits_;
+      left -= bits_;
     }
   }
+  [[nodiscard]] std::uint64_t mask() const noexcept { return (std::uint64_t{1} << bits_) - 1; }
   [[nodiscard]] int zero_point(index_t g, index_t f) const noexcept {
-    const index_t together = codes_together(bits_);
-    const stream words =
-        words_at(qzeros_, (g * (rows_ / together) + f / together) * words_together(bits_), 1);
-    return code(words, f % together) + (zero_plus_one_ ? 1 : 0);
+    const index_t word = g * (rows_ * bits_ / 32) + f * bits_ / 32;
+    const index_t shift = f * bits_ % 32;
+    std::uint64_t stored = read<std::uint32_t>(qzeros_, word);
+    if (shift + bits_ > 32) {
+      stored |= std::uint64_t{read<std::uint32_t>(qzeros_, word + 1)} << 32U;
+    }
+    return static_cast<int>(stored >> shift & mask()) + (zero_plus_one_ ? 1 : 0);
   }
 
+  index_t pack_ = pack_factor(bits_);
   const std::byte* qweight_;
   const std::byte* qzeros_;
   group_index g_idx_;

@@ -86,10 +86,9 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   if (!group && p.order != nullptr) {  // which says of which group each column is: the size does not matter
     group = packed::parts_of(inputs, p.groups());
   }
-  const index_t words = packed::gptq_matrix::words_together(bits);
-  const bool fits = type && group && p.zeros->shape()[0] == p.groups() && p.codes->shape()[0] % words == 0 &&
-                    p.zeros->shape()[1] % words == 0 && p.zeros->shape()[1] * 32 == p.outputs() * bits &&
-                    order_fits;
+  const bool fits = type && group && p.zeros->shape()[0] == p.groups() &&
+                    p.codes->shape()[0] * 32 % (bits * packed::gptq_matrix::pack_factor(bits)) == 0 &&
+                    p.zeros->shape()[1] * 32 == p.outputs() * bits && order_fits;
   if (!fits) {
     out.refuse(order_fits ? misfit(*p.codes, *p.zeros, "zero points")
                           : misfit(*p.codes, *p.order, "order of groups"));
