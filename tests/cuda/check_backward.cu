@@ -366,6 +366,14 @@ void check_backward(const cuda::context& ctx, int effort) {
     check_gradient<bf16, bf16, float>(ctx, {.shape = {2, 44, d}, .order = pairs}, pairs, g);
     check_gradient<float, float, float>(ctx, {.shape = {2, 42, d}, .order = pairs}, pairs, g);
   }
+  for (const layout order :
+       {layout::ndf, layout::nd2f_interleaved}) {  // two experts to a cluster, and to a block
+    check_gradient<bf16, float, bf16>(ctx, {.shape = {128, 24, 2048}, .order = order, .specials = true},
+                                      order, g);
+    check_gradient<bf16, float, bf16>(ctx, {.shape = {37, 72, 2056}, .order = order}, order, g);
+  }
+  check_gradient<float, float, float>(ctx, {.shape = {128, 24, 2048}, .order = layout::ndf, .specials = true},
+                                      layout::ndf, g);
   if (effort >= 4) {  // segments of several experts in a block: the least of stages that a ring can have
     check_gradient<bf16, float, bf16>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);
     check_gradient<bf16, float, float>(ctx, {.shape = {50, 72, 4096}}, layout::nfd, g);

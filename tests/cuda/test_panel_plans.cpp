@@ -153,6 +153,18 @@ TEST_CASE("how far the backward over panels reaches") {
   }
 }
 
+TEST_CASE("what a gradient is added to: no more groups are under way than the kernel can name") {
+  constexpr auto depth = panel_depth::even;
+  for (const int vectors : {1, 2}) {  // of the old gradient for one of weights
+    const old_copies order{panel_passes(depth), panel_doubled(depth), panel_old_slots / vectors};
+    CHECK(order.reaches_all());
+    for (int i = 0; i < order.passes; ++i) {
+      CHECK(order.pending(i) >= 0);
+      CHECK(order.pending(i) <= 6);  // wait_for_few_copy_groups
+    }
+  }
+}
+
 TEST_CASE("what a gradient is added to is waited for, and nothing that was asked for later") {
   for (const panel_depth depth :
        {panel_depth::deep, panel_depth::even, panel_depth::low, panel_depth::middle}) {

@@ -73,8 +73,8 @@ struct outer_exponents {
   /// `exponent` is that of r and z̄ together; the rows are shifted at present.
   __device__ __forceinline__ outer_exponents(int exponent, const row_shift& shift) {
     const int unshifted = exponent - shift.exponent();
-    const int large =
-        unshifted > projection_range ? min(unshifted, 100) : 0;  // dots are below 2^60, rows below 2^11
+    // Dots are below 2^60, rows below 2^11; 2^rows and its reciprocal are normal floats.
+    const int large = unshifted > projection_range ? min(unshifted, min(100, 126 + shift.exponent())) : 0;
     dots = unshifted - large;
     rows = large - shift.exponent();
   }
