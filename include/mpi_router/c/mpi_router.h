@@ -429,8 +429,9 @@ mpi_router_cuda_rows_vjp_workspace_size(const mpi_router_cuda* cuda, const mpi_r
 
 /** The backward of one step: grad_router [N, D] (or null: not wanted) is written, grad_experts [N, F, D] is
  * written or, where `experts_mode` is MPIROUTER_ACCUMULATE, added to. Unlike on the host that mode is of
- * grad_experts alone. Types as on the host; what is written lies apart from all else. Of a gradient with stride 2
- * along F the other half of the pairs is written back as it was: nothing else may write that meanwhile. */
+ * grad_experts alone. Types as on the host; what is written lies apart from all else. Of a gradient with
+ * stride 2 along F the other half of the pairs is written back as it was: nothing else may write that
+ * meanwhile. */
 MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_vjp(
     const mpi_router_cuda* cuda, const mpi_router_experts* experts, const mpi_router_matrix* router,
     const mpi_router_options* options, const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows,

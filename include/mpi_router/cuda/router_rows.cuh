@@ -137,8 +137,8 @@ template <class T>
 /// Reads the weights once a step where one axis of theirs has stride 1 and a block, or a cluster, holds what
 /// belongs to D: with stride 1 along D up to 16384 columns (f32 on sm_86, sm_89 and sm_120: 12128), along F
 /// up to 32768 (sm_120: 16384; sm_80 and sm_87: 8192; sm_86 and sm_89: 2048); beyond that twice, likewise in
-/// f32. Once too, on sm_90, sm_100 and sm_103, with stride 2 along F, the others even, up to 16384 (gate and up
-/// interleaved: whole vectors are read, with what lies between). Twice and in f64 on the generic path:
+/// f32. Once too, on sm_90, sm_100 and sm_103, with stride 2 along F, the others even, up to 16384 (gate and
+/// up interleaved: whole vectors are read, with what lies between). Twice and in f64 on the generic path:
 /// weights or router of f64 (narrow_rows makes floats of the latter), and other strides. Sums in f32 have a
 /// scale of their own, and so do those of rows and images of f64: for weights and rows of any magnitude, but
 /// for denormal f64. By-products out of the range of f64 are infinite or 0. Stream-ordered, no

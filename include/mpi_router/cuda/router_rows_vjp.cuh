@@ -220,8 +220,8 @@ template <class T, class G>
 /// storage type: f32 to accumulate over many micro-batches; values beyond its range become infinite. One read
 /// of the weights and one write, or read and write, of the gradient where both have stride 1 along D and D ≤
 /// 8192 (to accumulate in f32 on sm_86, sm_89 and sm_120 somewhat less: 6064 where the weights are f32), and
-/// on sm_90, sm_100 and sm_103 with D ≤ 16384 where both have stride 1 along F, or both stride 2 and all other
-/// strides even (gate and up interleaved). Of such an interleaved gradient whole vectors are read and
+/// on sm_90, sm_100 and sm_103 with D ≤ 16384 where both have stride 1 along F, or both stride 2 and all
+/// other strides even (gate and up interleaved). Of such an interleaved gradient whole vectors are read and
 /// written: what lies between and beside its elements, the other half of the pairs, stays as it is; nothing
 /// else may write it meanwhile, nor may another expert or layer of the call lie there. Two reads
 /// of the weights, and the same of the gradient, where one axis of theirs has stride 1; else, and where
