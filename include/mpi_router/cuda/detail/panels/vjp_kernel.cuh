@@ -7,9 +7,10 @@
 #include <mpi_router/cuda/detail/device/dual_source.cuh>
 #include <mpi_router/cuda/detail/device/gradient.cuh>
 #include <mpi_router/cuda/detail/finish/expert.cuh>
+#include <mpi_router/cuda/detail/panels/gradient_ring.cuh>
+#include <mpi_router/cuda/detail/panels/probes.cuh>
 #include <mpi_router/cuda/detail/panels/row.cuh>
 #include <mpi_router/cuda/detail/panels/sweep.cuh>
-#include <mpi_router/cuda/detail/plan/old_copies.hpp>
 #include <mpi_router/cuda/detail/plan/vjp_mode.hpp>
 
 #include <type_traits>
@@ -24,102 +25,6 @@ struct panel_vjp_args {
   any_matrix rows;
   dual_source dual;
   any_matrix grad_router;
-};
-
-/// r and z̄ of an expert in shared memory: a thread's elements in the rows of each pass, which only its
-/// neighbours share.
-template <int passes, int lanes>
-class panel_probes {
- public:
-  __device__ __forceinline__ explicit panel_probes(float* memory)
-      : own_(reinterpret_cast<float2*>(memory) + threadIdx.x / lanes) {}
-
-  [[nodiscard]] __device__ __forceinline__ const float2& operator()(int p) const {
-    return own_[p * pass_rows];
-  }
-  __device__ __forceinline__ void put(const float (&r)[passes], const float (&z)[passes]) const {
-    for_each([&](int p, float2& both) { both = make_float2(r[p], z[p]); });
-  }
-  __device__ __forceinline__ void scale(float factor) const {
-    for_each([&](int, float2& both) { both = make_float2(both.x * factor, both.y * factor); });
-  }
-
- private:
-  static constexpr int pass_rows = panel_threads / lanes;
-
-  template <class Use>
-  __device__ __forceinline__ void for_each(const Use& use) const {
-    __syncwarp();
-    if (threadIdx.x % lanes == 0) {
-#pragma unroll
-      for (int p = 0; p < passes; ++p) {
-        use(p, own_[p * pass_rows]);
-      }
-    }
-    __syncwarp();
-  }
-  float2* own_;
-};
-
-/// The ring of what a gradient is added to: a thread's own elements of one pass after the other.
-template <class G, int width, panel_depth depth>
-class old_ring {
- public:
-  static constexpr int vectors = width * static_cast<int>(sizeof(G)) / vector_bytes;  // of a pass
-  [[nodiscard]] MPIROUTER_HOST_DEVICE static constexpr old_copies order() {
-    return {panel_passes(depth), panel_doubled(depth), panel_old_slots / (vectors > 0 ? vectors : 1)};
-  }
-
-  __device__ __forceinline__ explicit old_ring(unsigned char* memory)
-      : own_(reinterpret_cast<uint4*>(memory) + threadIdx.x) {}
-  /// Starts the copy of the ith pass to be lifted: its vectors `apart` from there on, `left` elements of
-  /// which there are.
-  __device__ __forceinline__ void copy(int i, const G* from, int apart, int left) const {
-#pragma unroll
-    for (int v = 0; v < vectors; ++v) {
-      copy_async_16(own_ + slot(i, v), from + v * apart, v * apart < left);
-    }
-  }
-  /// The ith pass, when it has arrived.
-  __device__ __forceinline__ void load(int i, uint4 (&bits)[vectors]) const {
-    static_assert(order().reaches_all());
-    wait_for_few_copy_groups(order().pending(i));
-#pragma unroll
-    for (int v = 0; v < vectors; ++v) {
-      bits[v] = own_[slot(i, v)];
-    }
-  }
-
- private:
-  [[nodiscard]] __device__ __forceinline__ static int slot(int i, int v) {
-    return (i % order().ahead * vectors + v) * panel_threads;
-  }
-  uint4* own_;
-};
-
-/// How a thread's `width` elements of a row lie in a gradient. Where they take two vectors, it swaps one with
-/// its neighbour's, so that the two of them write whole sectors of memory at a time.
-template <class G, int width>
-struct gradient_share {
-  static constexpr bool swaps = width * sizeof(G) == 2 * vector_bytes;
-  static constexpr int piece = swaps ? width / 2 : width;
-  static constexpr int apart = swaps ? width : vector_width<G>;  // elements from a vector to the next
-
-  /// Where its pieces begin, from its first element on.
-  [[nodiscard]] __device__ __forceinline__ static int first() {
-    return swaps ? -piece * static_cast<int>(threadIdx.x % 2) : 0;
-  }
-  __device__ __forceinline__ static void swap(float (&x)[width]) {
-    if constexpr (swaps) {
-      const bool odd = threadIdx.x % 2 != 0;
-#pragma unroll
-      for (int k = 0; k < piece; ++k) {
-        const float got = __shfl_xor_sync(0xffffffffU, odd ? x[k] : x[piece + k], 1);
-        x[k] = odd ? got : x[k];
-        x[piece + k] = odd ? x[piece + k] : got;
-      }
-    }
-  }
 };
 
 /// The backward of one expert: r and z̄ in shared memory, r̄ in the registers of the block.
