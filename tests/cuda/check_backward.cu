@@ -250,7 +250,7 @@ void check_order(const cuda::context& ctx, const expert_shape& shape, layout ord
   const device_array<float> upstream(values_of(g, size));
   const cuda::saved_step saved{direction.data(), norms.data(), statuses.data()};
   const cuda::step_options options{.radius = 2.0};
-  constexpr std::size_t scratch_bytes = std::size_t{1} << 20;
+  constexpr std::size_t scratch_bytes = std::size_t{1} << 22;
   const device_array<unsigned char> scratch(scratch_bytes);
   const cuda::workspace work{scratch.data(), scratch_bytes};
   cuda::router_rows(ctx, p.view(), p.rows(), row_major<device_space>(out.data(), n, d), {}, saved, work,
