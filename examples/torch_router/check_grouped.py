@@ -107,7 +107,7 @@ if device == "cuda":  # no room: every gradient is NaN
 refused_calls = [lambda: GroupedGate(list(part[0]), part[1]), lambda: GroupedGate(part[0].half(), part[1].half()),
                  lambda: GroupedGate(part[0], part[1][:2]), lambda: made.product(tokens[:, :8], ends),
                  lambda: made.product(tokens.float(), ends), lambda: made.product(tokens, ends.long()),
-                 lambda: made.product(tokens, ends[:2])]
+                 lambda: made.product(tokens, ends[:2]), lambda: made.product(tokens[:1].expand(24, 16), ends)]
 if device == "cpu":
     refused_calls += [lambda: made.product(tokens, torch.tensor([8, 9, 24]).int()), lambda: made.product(tokens, ends + 8)]
 for i, call in enumerate(refused_calls):

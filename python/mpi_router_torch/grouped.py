@@ -59,6 +59,8 @@ class GroupedGate:
             raise ValueError(f"GroupedGate: tokens is {_said(tokens)}, {gates} ask for (T, {d})")
         if (tokens.dtype, tokens.device) != (self._gates.dtype, self._gates.device):
             raise ValueError(f"GroupedGate: tokens is {_said(tokens)}, unlike {gates}")
+        if any(stride == 0 and size > 1 for stride, size in zip(tokens.stride(), tokens.shape)):
+            raise ValueError(f"GroupedGate: tokens {_said(tokens)} is expanded, so that its rows have no memory of their own")
         if not isinstance(ends, Tensor) or ends.shape != (n,) or ends.dtype != torch.int32 or ends.device != tokens.device:
             raise ValueError(f"GroupedGate: ends is {_said(ends)}, {gates} ask for int32 ({n},) on {tokens.device}")
         if not ends.is_cuda and n > 0:
