@@ -108,7 +108,7 @@ def time_gating(tokens, experts, hidden, top_k):
 
 class Experts(torch.nn.Module):
     """A SwiGLU MoE: tokens sorted by expert, one grouped product for each of the three weights. The tokens of an expert take
-    a multiple of eight rows, two of them free."""
+    a multiple of eight rows, two of them padding. Nothing in it waits for the GPU."""
 
     def __init__(self, n, f, d):
         super().__init__()
@@ -118,18 +118,19 @@ class Experts(torch.nn.Module):
     def forward(self, x, weights, ids, product_of_gate=None):
         n, chosen = self.gate.shape[0], ids.numel()
         experts, order = ids.flatten().sort()
-        counts = torch.bincount(experts, minlength=n)
+        starts = torch.searchsorted(experts, torch.arange(n + 1, device="cuda"))
+        counts = starts.diff()
         padded = (counts + 2 + 7) // 8 * 8
-        ends = padded.cumsum(0)
-        rows = torch.arange(chosen, device="cuda") + (ends - padded - counts.cumsum(0) + counts)[experts]
+        offsets = padded.cumsum(0)
+        rows = torch.arange(chosen, device="cuda") + (offsets - padded - starts[:-1])[experts]
         capacity = chosen + 10 * n
-        ends[-1] = capacity  # the last expert has the rest
-        ends = ends.int()
+        offsets[-1:] = capacity  # the last expert has the rest
+        offsets = offsets.int()
         tokens = torch.zeros(capacity, dtype=torch.long, device="cuda").index_copy_(0, rows, order // ids.shape[1])
         weights = weights.new_zeros(capacity).index_copy(0, rows, weights.flatten()[order])
-        product = lambda a, w: torch._grouped_mm(a, w.transpose(1, 2), offs=ends)
+        product = lambda a, w: torch._grouped_mm(a, w.transpose(1, 2), offs=offsets)
         inner = x[tokens]
-        gate = product_of_gate(inner, ends) if product_of_gate else product(inner, self.gate)
+        gate = product_of_gate(inner, offsets) if product_of_gate else product(inner, self.gate)
         inner = F.silu(gate) * product(inner, self.up)
         out = product(inner, self.down) * weights[:, None]
         return torch.zeros_like(x).index_add(0, tokens, out)
@@ -140,6 +141,7 @@ def medians_beside(usual, calls, rounds):
     medians in milliseconds of the usual, and of what each takes more than the mean of its neighbours."""
     times, more = [], [[] for _ in calls]
     for r in range(-3, rounds):
+        torch.cuda.set_sync_debug_mode("error" if r >= 0 else "default")
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * len(calls) + 2)]
         usual()  # not counted
         for event, call in zip(events, [usual] + [c for call in calls for c in (call, usual)]):
@@ -152,6 +154,7 @@ def medians_beside(usual, calls, rounds):
             times += took[::2]
             for i, of in enumerate(more):
                 of.append(took[2 * i + 1] - (took[2 * i] + took[2 * i + 2]) / 2)
+    torch.cuda.set_sync_debug_mode("default")
     median = lambda values: sorted(values)[len(values) // 2]
     return median(times), [median(of) for of in more]
 
@@ -172,8 +175,8 @@ def time_layer(tokens, n, f, d, top_k):
         layer(x, (weights / weights.sum(-1, keepdim=True)).bfloat16(), ids, product).backward(upstream)
 
     def grouped():
-        gate = mpi_router_torch.GroupedGate(layer.gate, router, radius=4.0)
-        return gate.rows, gate.product
+        gate_proj = mpi_router_torch.GroupedGateProjection(layer.gate, router, radius=4.0)
+        return gate_proj.rows, gate_proj.product
 
     operator = lambda **sums: (mpi_router_torch.router_rows(layer.gate, router, radius=4.0, **sums), None)
     bf16, f32 = (torch.zeros_like(layer.gate, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))

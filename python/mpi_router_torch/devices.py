@@ -5,8 +5,9 @@
     backward(gates, router, options, statuses, tape, grad_rows, grad_router, grad_gates, add)
     backward_factored(gates, router, options, statuses, tape, grad_rows, grad_router)
 
-The last returns p, w [N, F] and z, r [N, D] of one step, Ā = p zᵀ + w rᵀ the gradient to the gates. gates is a list: of one tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something
-to the library alone. All memory is the caller's, and grad_router is zero when it comes.
+The last returns p, w [N, F] and z, r [N, D] of one step, Ā = p zᵀ + w rᵀ the gradient to the gates. gates is a list: of
+one tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something to the library alone.
+All memory is the caller's, and grad_router is zero when it comes.
 """
 
 import ctypes
