@@ -166,12 +166,16 @@ class checkpoint {
     }
   }
 
-  /// The one model in GGUF that a folder holds.
+  /// The one model in GGUF that a folder holds; projectors of images ("mmproj-….gguf") lie beside it.
   void open_gguf_of(const std::filesystem::path& folder) {
     std::error_code error;
     std::set<std::filesystem::path> models;
     for (const auto& file : files_in(folder, ".gguf", error)) {
-      const auto part = detail::shard_name_of(io::path_text(file.filename()));
+      const auto name = io::path_text(file.filename());
+      if (name.starts_with("mmproj")) {
+        continue;
+      }
+      const auto part = detail::shard_name_of(name);
       models.insert(part ? folder / io::path_named(part->sibling(1)) : file);
     }
     if (error || models.empty()) {
