@@ -770,6 +770,16 @@ TEST_CASE("gpt-oss: its blocks of MXFP4 say that gate and up lie in turn, other 
       CHECK(contains(other.omissions[0].reason, "say which"));
     }
   }
+  parts p;  // groups of 32 too, but not of MXFP4
+  p.scales(block + "router.weight", {N, D}, N * D);
+  p.add(name, dtype::u8, {N, 2 * F, D / 2}, p.codes(N * F * D));
+  p.add(name + "_scale", dtype::f8_e4m3, {N, 2 * F, 1}, p.codes(N * F * 2));
+  p.builder.add<float>(name + "_scale_2", {1}, {1});
+  const auto model = p.open();
+  const auto found = find_moe_layers(model);
+  CHECK(found.empty());
+  REQUIRE(found.omissions.size() == 1);
+  CHECK(contains(found.omissions[0].reason, "say which"));
 }
 
 TEST_CASE("bitsandbytes: blocks that know no axes do not say which of two of one length is D") {

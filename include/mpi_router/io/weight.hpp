@@ -64,7 +64,7 @@ class weight {
   [[nodiscard]] bool is_mxfp4() const {
     return std::ranges::any_of(matrices_, [](const auto& m) {
       const auto* fp4 = std::get_if<packed::fp4_matrix>(&m.format());
-      return fp4 != nullptr && fp4->group() == 32;
+      return fp4 != nullptr && fp4->group() == 32 && fp4->scales().type() == packed::scale_type::e8m0;
     });
   }
   /// Why its numbers cannot be had; empty if they can.
