@@ -58,9 +58,9 @@ Other names are read where what they look like and the shapes leave no doubt: a 
   experts; the table then says "no known family". What stays in doubt is named, for --router, --gate and --layout.
 
 A layout is never guessed: it is taken if the shapes leave no other (those of D = 2F and F = D do), if the weights are
-  packed in groups along D, if the config.json beside the checkpoint names an architecture that has but one, if torch's
-  Linear leaves no choice (a "….weight" of one expert is [F, D]), or if --layout says so. What was taken, and why, stands
-  with each layer.
+  packed in groups along D or are GGUF's, whose rows are, if the config.json beside the checkpoint names an architecture
+  that has but one, if torch's Linear leaves no choice (a "….weight" of one expert is [F, D]), or if --layout says so.
+  What was taken, and why, stands with each layer.
 
 Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all of GGUF but its codebook types) are
   decoded to the products of codes and scales; experts of more than six million weights to floats, rounded once, as

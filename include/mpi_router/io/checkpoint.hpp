@@ -166,11 +166,18 @@ class checkpoint {
     }
   }
 
-  /// The one model in GGUF that a folder holds.
+  /// The one model in GGUF that a folder holds; projectors of images ("mmproj-….gguf") may lie beside it.
   void open_gguf_of(const std::filesystem::path& folder) {
     std::error_code error;
     std::set<std::filesystem::path> models;
-    for (const auto& file : files_in(folder, ".gguf", error)) {
+    auto files = files_in(folder, ".gguf", error);
+    const auto is_projector = [](const auto& file) {
+      return io::path_text(file.filename()).starts_with("mmproj");
+    };
+    if (!std::ranges::all_of(files, is_projector)) {
+      std::erase_if(files, is_projector);
+    }
+    for (const auto& file : files) {
       const auto part = detail::shard_name_of(io::path_text(file.filename()));
       models.insert(part ? folder / io::path_named(part->sibling(1)) : file);
     }

@@ -99,6 +99,28 @@ inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
   }
 }
 
+/// A layer whose experts have no gates, among layers of the same names that have them, lacks them: its up
+/// projections do not take their place.
+inline void refuse_lost_gates(found_parts& found) {
+  std::map<std::string, std::string> gated;
+  for (const auto& layer : found.result.layers) {
+    if (layer.part == expert_part::gate) {
+      gated.emplace(with_stars(layer.router->name()), layer.name);
+    }
+  }
+  std::erase_if(found.result.layers, [&](const moe_layer& layer) {
+    const auto like = gated.find(with_stars(layer.router->name()));
+    const bool lost = layer.part == expert_part::up && like != gated.end();
+    if (lost) {
+      found.result.omissions.push_back({layer.router->name(),
+                                        core::concatenate("its experts have no gates, which those of '",
+                                                          like->second, "' have; is a file missing?"),
+                                        omission_kind::unseen, 1, layer.router_rows});
+    }
+    return lost;
+  });
+}
+
 /// In natural order; those of one name stay as they were.
 template <class Named>
 void sort_by_name(std::vector<Named>& all) {
@@ -153,6 +175,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
     detail::moe::find_by_roles(model, wanted, config, found);
     detail::moe::find_by_shapes(model, wanted, config, found);
   }
+  detail::moe::refuse_lost_gates(found);
   detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);

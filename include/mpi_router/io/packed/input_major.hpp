@@ -123,7 +123,7 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   if (awq && parts.said.method != "gptq" && own.bits.value_or(4) == 4) {
     read_awq(*p, parts.said, out);
   } else if (gptq && parts.said.method != "awq") {
-    const index_t bits = own.bits.value_or(p->zeros->shape()[1] * 32 / p->outputs());
+    const index_t bits = p->zeros->shape()[1] * 32 / p->outputs();  // config.json has one for all modules
     if (!packed::gptq_matrix::has_bits(bits)) {
       return out.refuse(core::concatenate("'", codes.name(), "' has codes of ", bits,
                                           " bits, which GPTQ packs in a way that is not decoded here"));
