@@ -693,6 +693,9 @@ TEST_CASE("--layers and --sample: a part, that is counted as one, with the numbe
   CHECK(numbers_of(run_json({m.path(), "--threads", "1"})) == whole);
 
   check_refused({m.path(), "--layers", "5"}, "no layer has a number of --layers 5");
+  for (const std::string option : {"--layers", "--of", "--json", "--lines", "--report", "--layout"}) {
+    check_refused({m.path(), option, ""}, option + ": an empty word");
+  }
   for (const char* list : {"", "x", "3-1", "1,,2", "-1"}) {
     CAPTURE(list);
     check_refused({m.path(), std::string("--layers=") + list}, "--layers");

@@ -257,10 +257,14 @@ std::string describe_layouts() {
   return all;
 }
 
-void wrap_help(CLI::App& app) {
+void finish_options(CLI::App& app) {
   app.get_formatter()->column_width(30);
   for (auto* option : app.get_options()) {
     option->description(wrapped(option->get_description()));
+    if (option->get_items_expected_max() > 0) {  // "" would pass for an option that was not given
+      option->check([](const std::string& word) { return word.empty() ? "an empty word" : std::string(); },
+                    "");
+    }
   }
 }
 
@@ -270,8 +274,8 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   add_naming_options(app, a);
   add_rewrite_options(rewrite, a);
   add_naming_options(rewrite, a);
-  wrap_help(app);
-  wrap_help(rewrite);
+  finish_options(app);
+  finish_options(rewrite);
   app.footer(footer);
   rewrite.footer(describe_layouts);
 }
