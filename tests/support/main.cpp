@@ -1,7 +1,6 @@
 // main() of the tests: doctest's, but a run fails where it would say nothing. That is one that no test case
 // fits, and one whose cases are not all in source files: tests that share a program run the cases of their
-// own
-// (--source-file=*/test_rows.cpp), and would pass over those of a header.
+// own (--source-file=*/test_rows.cpp), and would pass over those of a header.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
