@@ -2,6 +2,7 @@
 // and sums here are exact in double, so that f32 rounds once, as the decoder does, and double not at all.
 #include "packed.hpp"
 
+namespace test_ggml {
 using namespace packed_test;
 using packed::ggml_matrix;
 using packed::ggml_type;
@@ -255,3 +256,5 @@ TEST_CASE("sizes that do not fit are refused, both named") {
                 "ggml_type: 4 is none of its values"));
 }
 #endif
+
+}  // namespace test_ggml

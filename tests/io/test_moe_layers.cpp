@@ -5,6 +5,7 @@
 
 #include <mpi_router/io/moe_layers.hpp>
 
+namespace test_moe_layers {
 using namespace io_test;
 
 namespace {
@@ -647,3 +648,5 @@ TEST_CASE("ranges of numbers, for messages") {
   CHECK(ranges_of(numbers, 2) == "0-2, 5, …");
   CHECK(ranges_of({}).empty());
 }
+
+}  // namespace test_moe_layers

@@ -1,6 +1,7 @@
 // Integer weights against a decoder that picks each code out of the bits one by one.
 #include "packed.hpp"
 
+namespace test_packed_integers {
 using namespace packed_test;
 
 namespace {
@@ -409,3 +410,5 @@ TEST_CASE("sizes and widths that do not fit are refused, both named") {
   CHECK(refused([&] { (void)block_maxima(some(3), some(8), some(1024), 0, 0.0F); }, "nested blocks of 0"));
 }
 #endif
+
+}  // namespace test_packed_integers

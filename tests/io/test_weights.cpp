@@ -12,6 +12,7 @@
 #include <cmath>
 #include <functional>
 
+namespace test_weights {
 using namespace io_test;
 using namespace mpi_router;
 using test_support::contains;
@@ -1026,3 +1027,5 @@ TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; code
   REQUIRE(refused.omissions.size() == 1);
   CHECK(contains(refused.omissions[0].reason, "IQ2_XXS: codebook types are not decoded"));
 }
+
+}  // namespace test_weights

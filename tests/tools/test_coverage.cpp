@@ -3,6 +3,7 @@
 
 #include <io/searched.hpp>
 
+namespace test_coverage {
 using namespace tool_test;
 
 namespace {
@@ -779,3 +780,5 @@ TEST_CASE("experts that see a latent, that have no gate, or that a table of toke
     CHECK(contains(run({m.path()}).out, "selection not by rows"));
   }
 }
+
+}  // namespace test_coverage

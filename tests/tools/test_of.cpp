@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+namespace test_of {
 using namespace tool_test;
 
 namespace {
@@ -345,3 +346,5 @@ TEST_CASE("the command line that settles a doubt asks for all that was asked for
   CHECK(refused.status == 2);
   CHECK_FALSE(contains(refused.err, "if it is so"));
 }
+
+}  // namespace test_of
