@@ -80,18 +80,19 @@ function(mpirouter_missing_targets variable)
   set(${variable} "${missing}" PARENT_SCOPE)
 endfunction()
 
-# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_DECOMPOSITIONS]): an executable linked to the core.
+# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_DECOMPOSITIONS] [MORE]): an executable linked to the
+# core.
 # OWN_DECOMPOSITIONS: Eigen's decompositions are compiled with its own flags, such as -march, which must not be mixed.
 # With MPIROUTER_UNITY_BUILD its sources are one translation unit: most of the time goes into what all of them include.
-# Where a library is not to be had there is no executable, and a line says so. One that is there is given more sources.
+# Where a library is not to be had there is no executable, and a line says so. MORE: one that is there is given more sources.
 function(mpirouter_add_executable name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_DECOMPOSITIONS" "" "SOURCES;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_DECOMPOSITIONS;MORE" "" "SOURCES;LIBRARIES")
   mpirouter_missing_targets(missing ${arg_LIBRARIES})
   if(missing)
     message(STATUS "mpi_router: ${name} is left out, it needs ${missing}")
     return()
   endif()
-  if(NOT TARGET ${name})
+  if(NOT TARGET ${name} OR NOT arg_MORE) # of a second one of a name CMake says where the first is
     add_executable(${name})
   endif()
   target_sources(${name} PRIVATE ${arg_SOURCES})
@@ -129,6 +130,9 @@ endfunction()
 # by ctest as disabled.
 function(mpirouter_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY;SANITIZED_IN_FULL" "GROUP" "SOURCES;LIBRARIES;ARGUMENTS")
+  if(arg_UNPARSED_ARGUMENTS OR (arg_GROUP AND arg_HEAVY))
+    message(FATAL_ERROR "mpirouter_add_test(${name}): ${arg_UNPARSED_ARGUMENTS}, or a HEAVY one in the group '${arg_GROUP}'")
+  endif()
   if(NOT MPIROUTER_FULL_TESTS AND (arg_FULL OR (arg_SANITIZED_IN_FULL AND MPIROUTER_SANITIZE)))
     return()
   endif()
@@ -140,14 +144,16 @@ function(mpirouter_add_test name)
     return()
   endif()
   set(program ${name})
+  set(more "")
   if(arg_GROUP AND MPIROUTER_UNITY_BUILD)
     set(program ${arg_GROUP})
+    set(more MORE)
     add_custom_target(${name} DEPENDS ${program}) # a test is built by its name
     list(TRANSFORM arg_SOURCES REPLACE "^(.*/)?([^/]+)$" "*/\\2" OUTPUT_VARIABLE files)
     list(JOIN files "," files)
     list(APPEND arg_ARGUMENTS --source-file=${files})
   endif()
-  mpirouter_add_executable(${program} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES} mpirouter_test_support)
+  mpirouter_add_executable(${program} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES} mpirouter_test_support ${more})
   if(NOT arg_HEAVY)
     mpirouter_compile_quickly(${program})
   endif()

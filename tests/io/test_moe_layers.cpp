@@ -499,10 +499,32 @@ TEST_CASE("up projections take no lost gates' place where other layers have gate
     CHECK(s.found[0].part == expert_part::gate);
     REQUIRE(s.found.omissions.size() == 1);
     CHECK(s.found.omissions[0].name == "layers.1.mlp.gate.weight");
-    CHECK(s.found.omissions[0].reason ==
-          "its experts have no gates, which those of 'layers.0.mlp' have; is a file missing?");
+    CHECK(
+        s.found.omissions[0].reason ==
+        "its experts have no gates, as 'layers.0.mlp.experts.0.gate_proj.weight' is one; is a file missing?");
     CHECK(s.found.omissions[0].rows == N);
+    CHECK(searched(builder, "up").found.size() == 2);  // where these are asked for
   }
+}
+
+TEST_CASE("up projections take no lost gates' place, be the layer that has gates whole or not") {
+  const auto l = random_layer(54, N, F, D);
+  checkpoint_builder builder;
+  for (const char* layer : {"layers.0.", "layers.1."}) {
+    builder.add<float>(std::string(layer) + "mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      const auto expert = std::string(layer) + "mlp.experts." + std::to_string(e);
+      if (layer[7] == '0' && e > 0) {
+        builder.add<bf16>(expert + ".gate_proj.weight", {F, D}, one_expert(l, e));
+      }
+      builder.add<bf16>(expert + ".up_proj.weight", {F, D}, one_expert(l, e));
+    }
+  }
+  const searched s(builder);
+  CHECK(s.found.empty());
+  CHECK(std::ranges::any_of(s.found.omissions, [](const auto& each) {
+    return each.name == "layers.1.mlp.gate.weight" && contains(each.reason, "its experts have no gates");
+  }));
 }
 
 TEST_CASE("experts of a packing that config.json names and nobody here knows") {

@@ -62,7 +62,7 @@ A layout is never guessed: it is taken if the shapes leave no other (those of D 
   that has but one, if torch's Linear leaves no choice (a "….weight" of one expert is [F, D]), or if --layout says so.
   What was taken, and why, stands with each layer.
 
-Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all of GGUF but its codebook types) are
+Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, GGUF but for its codebook, ternary, one- and two-bit types) are
   decoded to the products of codes and scales; experts of more than six million weights to floats, rounded once, as
   the formats' own decoders do. What is certified is certified of those numbers.
 

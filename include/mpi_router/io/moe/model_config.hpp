@@ -86,7 +86,9 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
 /// LongCat's num_hidden_layers counts attention, which is twice in a layer.
 [[nodiscard]] inline std::optional<index_t> layers_of(const nlohmann::json& text, bool of_longcat) {
   if (of_longcat) {
-    return integer_of(text, {"num_layers"});
+    const auto layers = integer_of(text, {"num_layers"});
+    const auto attention = integer_of(text, {"num_hidden_layers"});
+    return layers || !attention ? layers : std::optional(*attention / 2);
   }
   const auto layers = integer_of(text, {"num_hidden_layers", "num_layers", "n_layers", "n_layer"});
   const auto kinds = text.find("layers_block_type");

@@ -59,7 +59,10 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   const index_t rows = (*shape)[0];
   const index_t cols = (*shape)[1];
   const auto type = scale_type_of(scale.type());
-  const bool is_one = element_count(scale.shape()) == 1;  // for the whole tensor
+  // For the whole tensor, if config.json does not say groups.
+  const bool is_one =
+      element_count(scale.shape()) == 1 &&
+      std::ranges::all_of(parts.said.groups, [&](index_t group) { return group <= 0 || group >= cols; });
   if (!type || (!is_one && (scale.rank() != 2 || scale.shape()[0] != rows))) {
     return refuse(scale, "scales");
   }
@@ -103,12 +106,12 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   const stack_shape bytes(codes.shape());
   if (codes.type() == dtype::i32) {
     read_pack_quantized(parts, codes, *scale, name, out);
-  } else if (const index_t group = columns_of_nvfp4(bytes, *scale); codes.type() == dtype::u8 && group > 0) {
+  } else if (codes.type() == dtype::u8 && type == packed::scale_type::e4m3 && is_fp4(bytes, *scale, 16)) {
     if (global == nullptr) {
       return out.refuse(lacks(codes, "weight_global_scale"));
     }
     out.parts.push_back(global);
-    read_fp4(codes, *scale, *type, group, global, true, out);  // stored as the reciprocal of ModelOpt's
+    read_fp4(codes, *scale, *type, 16, global, true, out);  // stored as the reciprocal of ModelOpt's
   } else if (codes.type() == dtype::u8 && global == nullptr && type == packed::scale_type::e8m0 &&
              is_fp4(bytes, *scale, 32)) {
     read_fp4(codes, *scale, *type, 32, nullptr, false, out);

@@ -147,7 +147,7 @@ inline void read_int8(const parts_list& parts, const stored_tensor& codes, const
   const auto* zeros = parts.find(codes.name() + "_zero_point");
   if (zeros != nullptr) {
     out.parts.push_back(zeros);
-    if (zeros->type() != dtype::i8 || element_count(zeros->shape()) != element_count(scale.shape())) {
+    if (zeros->type() != dtype::i8 || extents_but_one(zeros->shape()) != extents_but_one(scale.shape())) {
       out.refuse(misfit(codes, *zeros, "zero points"));
       return;
     }
