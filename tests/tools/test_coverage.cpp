@@ -170,7 +170,7 @@ TEST_CASE("reasons are true: what is packed, what has another name, what is not 
   CHECK(contains(reason("mlp.gate.weight", "mlp.experts.0.gate_proj.qweight", dtype::i32, {D, 1}),
                  "AWQ and GPTQ"));
   CHECK(contains(reason("mlp.gate.weight", "mlp.switch_mlp.gate_proj.weight", dtype::u32, {N, F, 2}), "MLX"));
-  const auto other = reason("mlp.gate.weight", "mlp.experts.0.wi.weight", dtype::bf16, {F, D});
+  const auto other = reason("mlp.gate.weight", "mlp.experts.0.w1.weight", dtype::bf16, {F, D});
   CHECK(contains(other, "rows 1-3 of the router have no expert"));
   CHECK_FALSE(contains(other, "no router goes with them"));
   CHECK(contains(reason("", "mlp.experts.0.wi.weight", dtype::bf16, {F, D}), "no router goes with them"));

@@ -180,7 +180,7 @@ TEST_CASE("sums that are none, and layers that lack a part") {
   const temporary_folder folder;
   three().write(folder / "model.safetensors", false);
   check_refused({folder / "model.safetensors", "--of", "gate+side"}, "--of takes gate, up and down");
-  check_refused({folder / "model.safetensors", "--of", ""}, "--of takes gate, up and down");
+  check_refused({folder / "model.safetensors", "--of", ""}, "--of: an empty word");
   check_refused({folder / "model.safetensors", "--of", "gate+down"},
                 "its down projections, which --of asks for, cannot be told: there is no "
                 "'h.1.mlp.experts.0.down_proj.weight'");
