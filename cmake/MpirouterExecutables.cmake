@@ -80,18 +80,22 @@ function(mpirouter_missing_targets variable)
   set(${variable} "${missing}" PARENT_SCOPE)
 endfunction()
 
-# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_DECOMPOSITIONS]): an executable linked to the core.
+# mpirouter_add_executable(<name> SOURCES <file>… [LIBRARIES <target>…] [OWN_DECOMPOSITIONS] [MORE]): an executable linked to the
+# core.
 # OWN_DECOMPOSITIONS: Eigen's decompositions are compiled with its own flags, such as -march, which must not be mixed.
 # With MPIROUTER_UNITY_BUILD its sources are one translation unit: most of the time goes into what all of them include.
-# Where a library is not to be had there is no executable, and a line says so.
+# Where a library is not to be had there is no executable, and a line says so. MORE: one that is there is given more sources.
 function(mpirouter_add_executable name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_DECOMPOSITIONS" "" "SOURCES;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "OWN_DECOMPOSITIONS;MORE" "" "SOURCES;LIBRARIES")
   mpirouter_missing_targets(missing ${arg_LIBRARIES})
   if(missing)
     message(STATUS "mpi_router: ${name} is left out, it needs ${missing}")
     return()
   endif()
-  add_executable(${name} ${arg_SOURCES})
+  if(NOT TARGET ${name} OR NOT arg_MORE) # of a second one of a name CMake says where the first is
+    add_executable(${name})
+  endif()
+  target_sources(${name} PRIVATE ${arg_SOURCES})
   set_target_properties(${name} PROPERTIES UNITY_BUILD ${MPIROUTER_UNITY_BUILD} UNITY_BUILD_BATCH_SIZE 0)
   target_link_libraries(${name} PRIVATE mpi_router::mpi_router ${arg_LIBRARIES})
   if(mpi_router::verify IN_LIST arg_LIBRARIES AND NOT arg_OWN_DECOMPOSITIONS)
@@ -115,29 +119,47 @@ function(mpirouter_add_programs)
   endforeach()
 endfunction()
 
-# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [FULL] [SANITIZED_IN_FULL] [HEAVY]):
+# mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [GROUP <program>] [FULL]
+#                    [SANITIZED_IN_FULL] [HEAVY]):
 # a doctest executable (main is given) run by ctest. The working directory of the run is the test's source folder.
+# GROUP: with MPIROUTER_UNITY_BUILD the tests of a group are one program of one translation unit, for what all of them include
+# takes most of the time; each is still an entry of ctest of its own, which runs the test cases of its sources. What lies in such
+# a source lies in a namespace named after it, so that nothing leaks into the next.
 # FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS; SANITIZED_IN_FULL: under sanitizers only with them. Compiled
 # quickly, but for a HEAVY one, which would run longer than that saves. A test whose libraries are not to be had is listed
 # by ctest as disabled.
 function(mpirouter_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY;SANITIZED_IN_FULL" "" "SOURCES;LIBRARIES;ARGUMENTS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY;SANITIZED_IN_FULL" "GROUP" "SOURCES;LIBRARIES;ARGUMENTS")
+  if(arg_UNPARSED_ARGUMENTS OR (arg_GROUP AND arg_HEAVY))
+    message(FATAL_ERROR "mpirouter_add_test(${name}): ${arg_UNPARSED_ARGUMENTS}, or a HEAVY one in the group '${arg_GROUP}'")
+  endif()
   if(NOT MPIROUTER_FULL_TESTS AND (arg_FULL OR (arg_SANITIZED_IN_FULL AND MPIROUTER_SANITIZE)))
     return()
   endif()
-  mpirouter_add_executable(${name} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES})
-  if(NOT TARGET ${name})
+  mpirouter_missing_targets(missing ${arg_LIBRARIES})
+  if(missing)
+    message(STATUS "mpi_router: ${name} is left out, it needs ${missing}")
     add_test(NAME ${name} COMMAND ${CMAKE_COMMAND} -E false)
     set_tests_properties(${name} PROPERTIES DISABLED TRUE)
     return()
   endif()
-  target_link_libraries(${name} PRIVATE mpirouter_test_support)
+  set(program ${name})
+  set(more "")
+  if(arg_GROUP AND MPIROUTER_UNITY_BUILD)
+    set(program ${arg_GROUP})
+    set(more MORE)
+    add_custom_target(${name} DEPENDS ${program}) # a test is built by its name
+    list(TRANSFORM arg_SOURCES REPLACE "^(.*/)?([^/]+)$" "*/\\2" OUTPUT_VARIABLE files)
+    list(JOIN files "," files)
+    list(APPEND arg_ARGUMENTS --source-file=${files})
+  endif()
+  mpirouter_add_executable(${program} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES} mpirouter_test_support ${more})
   if(NOT arg_HEAVY)
-    mpirouter_compile_quickly(${name})
+    mpirouter_compile_quickly(${program})
   endif()
   add_test(
     NAME ${name}
-    COMMAND ${name} ${arg_ARGUMENTS}
+    COMMAND ${program} ${arg_ARGUMENTS}
     WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
   if(arg_FULL)
     set_tests_properties(${name} PROPERTIES LABELS full)

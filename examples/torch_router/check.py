@@ -7,34 +7,14 @@ import pathlib
 import sys
 
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python"))
+from checks import check, distance, finish, formula  # noqa: E402
 from mpi_router_torch import gates_of, router_rows  # noqa: E402
 from mpi_router_torch.devices import library_for  # noqa: E402
 from mpi_router_torch.rows import _rows_op  # noqa: E402
 
 device = sys.argv[1] if len(sys.argv) > 1 else "cuda"
-
-checks = failures = 0
-
-
-def check(condition, what):
-    global checks, failures
-    checks += 1
-    if not condition:
-        failures += 1
-        print("FAILED:", what)
-
-
-def formula(gates, rows, radius):
-    """Eq. 4 and 5: gates [N, F, D] hold the transposes of the paper's W_g."""
-    projection = torch.einsum("nfd,nd->nf", gates, rows)
-    return radius * F.normalize(torch.einsum("nf,nfd->nd", projection, gates), dim=-1)
-
-
-def distance(x, reference):
-    return ((x.double() - reference).norm() / reference.norm()).item()
 
 
 def gates_in(layout, n, f, d, dtype):
@@ -219,5 +199,4 @@ try:
 except RuntimeError:
     check(True, "a second derivative")
 
-print(f"mpi_router_torch on {device}, PyTorch {torch.__version__}: {checks} checks, {failures} failures")
-sys.exit(failures != 0)
+finish(f"mpi_router_torch on {device}")

@@ -3,9 +3,11 @@
     tape_bytes(gates, options)
     forward(gates, router, options, rows, tape, statuses)
     backward(gates, router, options, statuses, tape, grad_rows, grad_router, grad_gates, add)
+    backward_factored(gates, router, options, statuses, tape, grad_rows, grad_router)
 
-gates is a list: of one tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something
-to the library alone. All memory is the caller's, and grad_router is zero when it comes.
+The last returns p, w [N, F] and z, r [N, D] of one step, Ā = p zᵀ + w rᵀ the gradient to the gates. gates is a list: of
+one tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something to the library alone.
+All memory is the caller's, and grad_router is zero when it comes.
 """
 
 import ctypes
@@ -79,6 +81,16 @@ class HostLibrary(_CStructs):
         else:
             self._m._call("rows_vjp", *common, self._experts(grad_gates), mode, self._threads(gates))
 
+    def backward_factored(self, gates, router, options, statuses, tape, grad_rows, grad_router):
+        n, f, d = shape_of(gates)
+        sums = torch.float64 if gates[0].dtype == torch.float64 else torch.float32
+        factors = torch.empty(n, 2 * (f + d), dtype=sums)
+        self._m._call("rows_vjp_factored", self._experts(gates), self._matrix(router), self._options(options),
+                      self._buffer(tape), self._matrix(grad_rows), self._matrix(grad_router), self._buffer(factors),
+                      ctypes.c_int32(0), self._threads(gates))
+        p, z, w, r = factors.split((f, d, f, d), dim=1)
+        return p, w, z, r
+
     def _experts(self, gates):
         first, m = gates[0], self._m
         stacked = first.dim() == 3
@@ -127,6 +139,16 @@ class GpuLibrary(_CStructs):
             gpu.router_rows_vjp(experts, router, tape, grad_rows, self._scratch(size, router),
                                 torch.cuda.current_stream().cuda_stream, grad_router=grad_router, grad_experts=to_gates,
                                 accumulate=add, options=o)
+
+    def backward_factored(self, gates, router, options, statuses, tape, grad_rows, grad_router):
+        with torch.cuda.device(router.device):
+            n, f, d = shape_of(gates)
+            gpu, experts, o = self._gpu(router.device), self._experts(gates), self._options(options)
+            factors = torch.empty(n * (2 * f + d), dtype=torch.float32, device=router.device)
+            gpu.router_rows_vjp(experts, router, tape, grad_rows, self._scratch(gpu.router_rows_vjp_workspace(experts), router),
+                                torch.cuda.current_stream().cuda_stream, grad_router=grad_router, factors=factors, options=o)
+        p, z, w = factors.split((n * f, n * d, n * f))
+        return p.view(n, f), w.view(n, f), z.view(n, d), router
 
     def _gpu(self, device):
         if device not in self._gpus:

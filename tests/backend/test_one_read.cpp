@@ -14,6 +14,7 @@
 
 #include "strided.hpp"
 
+namespace test_one_read {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -329,3 +330,5 @@ TEST_CASE("shapes that do not fit are refused") {
                                 [&](const auto& at) { op.lift(in(at[0], 6), out(at[1], 5)); });
 }
 #endif
+
+}  // namespace test_one_read

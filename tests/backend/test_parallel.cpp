@@ -15,6 +15,8 @@
 #include <cmath>
 #include <vector>
 
+namespace test_parallel {
+
 namespace {
 
 using namespace mpi_router;
@@ -148,3 +150,5 @@ TEST_CASE("blocks of neurons cover an expert once, in order, and none is empty")
     CHECK(detail::blocks_of({1, 0, 64}, unit) == 1);
   }
 }
+
+}  // namespace test_parallel

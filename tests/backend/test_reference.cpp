@@ -14,6 +14,7 @@
 
 #include "strided.hpp"
 
+namespace test_reference {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -106,3 +107,5 @@ TEST_CASE("a matrix that is not finite is scaled by what is, and its image says 
   CHECK(std::abs(scaled.image_exponent - 2 * 997) <= 4);
   CHECK_FALSE(std::isfinite(scaled.energy));
 }
+
+}  // namespace test_reference

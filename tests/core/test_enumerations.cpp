@@ -9,6 +9,7 @@
 #include <array>
 #include <vector>
 
+namespace test_enumerations {
 using namespace mpi_router;
 using test_support::refused;
 
@@ -127,3 +128,5 @@ TEST_CASE("which tokens count") {
     CHECK_FALSE(is_routed(s));
   }
 }
+
+}  // namespace test_enumerations

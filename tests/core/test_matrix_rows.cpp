@@ -7,6 +7,7 @@
 
 #include <vector>
 
+namespace test_matrix_rows {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -222,3 +223,5 @@ TEST_CASE("sizes that do not fit and memory that overlaps are refused") {
   CHECK(loads == 0);
 }
 #endif
+
+}  // namespace test_matrix_rows

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+namespace test_operators {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -46,3 +47,5 @@ TEST_CASE("an operator of a negative dimension is refused") {
   CHECK(refused([&] { (void)gram_operator<double>(-1, nothing); }, "gram_operator: negative dimension -1"));
 }
 #endif
+
+}  // namespace test_operators

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <limits>
 
+namespace test_scalar {
 using namespace mpi_router;
 
 namespace {
@@ -189,3 +190,5 @@ TEST_CASE("sums are taken in f64 for f64 and in f32 for the rest") {
   CHECK(!is_finite(std::numeric_limits<double>::quiet_NaN()));
   CHECK(is_finite(std::numeric_limits<double>::denorm_min()));
 }
+
+}  // namespace test_scalar

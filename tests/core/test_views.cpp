@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+namespace test_views {
 using namespace mpi_router;
 using test_support::contains;
 using test_support::message_of;
@@ -277,3 +278,5 @@ TEST_CASE("batches are as large as memory may be with gate and up fused, and no 
   CHECK(said(root, 2 * root).empty());
   CHECK(contains(said(2 * root, 2 * root), "do not fit in memory"));
 }
+
+}  // namespace test_views

@@ -250,16 +250,20 @@ void check_order(const cuda::context& ctx, const expert_shape& shape, layout ord
   const device_array<float> upstream(values_of(g, size));
   const cuda::saved_step saved{direction.data(), norms.data(), statuses.data()};
   const cuda::step_options options{.radius = 2.0};
-  constexpr std::size_t scratch_bytes = std::size_t{1} << 20;
+  const experts_in_memory<G> place(shape, order, g, false);
+  const std::vector<G> before(static_cast<std::size_t>(place.size), make<G>(0.25));
+  const device_array<G> gradient(before);
+  const expert_batch_view<G, device_space> to(gradient.data() + place.first, shape, place.strides);
+  const std::size_t scratch_bytes =
+      std::max({cuda::router_rows_workspace(ctx, p.view(), 1),
+                cuda::router_rows_vjp_workspace(ctx, p.view(), to, cuda::gradient_mode::write),
+                cuda::router_rows_vjp_workspace(ctx, p.view(), to, cuda::gradient_mode::accumulate),
+                cuda::router_rows_vjp_factored_workspace(ctx, p.view())});
   const device_array<unsigned char> scratch(scratch_bytes);
   const cuda::workspace work{scratch.data(), scratch_bytes};
   cuda::router_rows(ctx, p.view(), p.rows(), row_major<device_space>(out.data(), n, d), {}, saved, work,
                     options);
   sync();
-  const experts_in_memory<G> place(shape, order, g, false);
-  const std::vector<G> before(static_cast<std::size_t>(place.size), make<G>(0.25));
-  const device_array<G> gradient(before);
-  const expert_batch_view<G, device_space> to(gradient.data() + place.first, shape, place.strides);
   const auto upstream_view = row_major<device_space>(upstream.data(), n, d);
   const auto rows_view = row_major<device_space>(grad_rows.data(), n, d);
   const auto written = [&](cuda::gradient_mode mode) {

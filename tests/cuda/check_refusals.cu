@@ -193,17 +193,19 @@ void refuse_gates(const cuda::context& ctx) {
 }
 
 /// A failing launch surfaces with its name, and leaves no error behind that a later call would find.
-void check_launch_error(const cuda::context& ctx, const buffers& b) {
+void check_launch_error(const cuda::context& ctx) {
   cuda::context broken = ctx;
   broken.shared_memory = 1 << 22;  // more than any block has
   const device_array<float> rows(4096), weights(2048);
   const expert_strides same_row{0, 0, 1};
+  const auto experts =
+      experts_strided<device_space>(static_cast<const float*>(weights.data()), {1, 1 << 22, 2048}, same_row);
+  const std::size_t bytes = cuda::router_rows_workspace(broken, experts, 1);
+  const device_array<unsigned char> scratch(bytes);
   try {
-    cuda::router_rows(broken,
-                      experts_strided<device_space>(static_cast<const float*>(weights.data()),
-                                                    {1, 1 << 22, 2048}, same_row),
-                      row_major<device_space>(static_cast<const float*>(rows.data()), 1, 2048),
-                      row_major<device_space>(rows.data() + 2048, 1, 2048), {}, {}, b.scratch, {});
+    cuda::router_rows(
+        broken, experts, row_major<device_space>(static_cast<const float*>(rows.data()), 1, 2048),
+        row_major<device_space>(rows.data() + 2048, 1, 2048), {}, {}, {scratch.data(), bytes}, {});
     check(false, "an impossible launch: not reported");
   } catch (const cuda::cuda_error& e) {
     check(std::string(e.what()).find("row_step_kernel") != std::string::npos && e.code() != 0, e.what());
@@ -236,7 +238,7 @@ void check_refusals(const cuda::context& ctx) {
   refuse_retractions(ctx, b);
   refuse_gradients(ctx, b);
   refuse_gates(ctx);
-  check_launch_error(ctx, b);
+  check_launch_error(ctx);
   check_other_device(b);
   std::printf("refusals: %d checks so far, %d failures\n", checks, failures);
 }

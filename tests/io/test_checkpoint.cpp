@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+namespace test_checkpoint {
 using namespace mpi_router;
 using namespace io_test;
 
@@ -257,3 +258,5 @@ TEST_CASE("a folder that may not be listed") {
   }
 }
 #endif
+
+}  // namespace test_checkpoint

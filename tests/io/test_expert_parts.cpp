@@ -5,6 +5,7 @@
 
 #include <functional>
 
+namespace test_expert_parts {
 using namespace io_test;
 
 namespace {
@@ -310,3 +311,5 @@ TEST_CASE("experts that see a latent: up is seen through it, down is not measure
   check_shows(s.found[0], e, {expert_part::gate, expert_part::up});
   CHECK(contains(reason_of(searched(builder, "gate+down")), "its experts see a latent"));
 }
+
+}  // namespace test_expert_parts

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+namespace test_foreign {
 using namespace mpi_router;
 using namespace io_test;
 
@@ -231,3 +232,5 @@ TEST_CASE("the Hugging Face cache: the snapshot to give is named") {
   CHECK(some_folder().file("snapshots/a/model.safetensors").refusal() ==
         "holds no *.safetensors file; its folder snapshots/a does");
 }
+
+}  // namespace test_foreign

@@ -2,6 +2,7 @@
 // and sums here are exact in double, so that f32 rounds once, as the decoder does, and double not at all.
 #include "packed.hpp"
 
+namespace test_ggml {
 using namespace packed_test;
 using packed::ggml_matrix;
 using packed::ggml_type;
@@ -212,8 +213,8 @@ TEST_CASE("types that are known and not decoded say why") {
                         refused_type{ggml_type::iq3_s, "IQ3_S: codebook", 256, 110},
                         refused_type{ggml_type::iq1_s, "IQ1_S: codebook", 256, 50},
                         refused_type{ggml_type::iq1_m, "IQ1_M: codebook", 256, 56},
-                        refused_type{ggml_type::tq1_0, "TQ1_0: codebook", 256, 54},
-                        refused_type{ggml_type::tq2_0, "TQ2_0: codebook", 256, 66},
+                        refused_type{ggml_type::tq1_0, "TQ1_0: ternary types are not decoded", 256, 54},
+                        refused_type{ggml_type::tq2_0, "TQ2_0: ternary", 256, 66},
                         refused_type{ggml_type::q8_1, "Q8_1: a type of intermediate results", 32, 36},
                         refused_type{ggml_type::q8_k, "Q8_K: a type of intermediate results", 256, 292},
                         refused_type{ggml_type::i8, "I8: not a type that weights", 1, 1},
@@ -255,3 +256,5 @@ TEST_CASE("sizes that do not fit are refused, both named") {
                 "ggml_type: 4 is none of its values"));
 }
 #endif
+
+}  // namespace test_ggml

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+namespace test_gguf {
 using namespace mpi_router;
 using namespace io_test;
 
@@ -365,3 +366,5 @@ TEST_CASE("the parts of a series, by what they say of themselves") {
                  "a1.gguf: tensor 'a': is in a0.gguf too"));
   CHECK(contains(refusal_of(series(opened(sample()), part(1, 2, 4, "z"))), "good.gguf: is part 1 of 1"));
 }
+
+}  // namespace test_gguf

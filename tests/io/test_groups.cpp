@@ -4,6 +4,7 @@
 
 #include <mpi_router/io/moe_layers.hpp>
 
+namespace test_groups {
 using namespace io_test;
 
 namespace {
@@ -209,3 +210,5 @@ TEST_CASE("names without a number are their own patterns; a number that both sha
   CHECK(deep.gate == "a.{layer}.b.7.e.{expert}.w");
   CHECK(patterns_of("a.1.gate", "a.2.experts").router == "a.1.gate");  // not of one layer by their numbers
 }
+
+}  // namespace test_groups

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+namespace test_malformed {
 using namespace mpi_router;
 using namespace io_test;
 
@@ -366,3 +367,5 @@ TEST_CASE("any one byte changed, and any end cut off: a file that reads, or a fi
   }
   CHECK(valid >= 9 * 9);  // at least every change of the data alone
 }
+
+}  // namespace test_malformed

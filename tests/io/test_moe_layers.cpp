@@ -5,6 +5,7 @@
 
 #include <mpi_router/io/moe_layers.hpp>
 
+namespace test_moe_layers {
 using namespace io_test;
 
 namespace {
@@ -385,7 +386,9 @@ TEST_CASE("a stack of gate and up that is square is as config.json's architectur
     builder.add<float>(std::string("layers.0.mlp.") + router, {N, D}, original.router);
     builder.add<bf16>("layers.0.mlp.experts.gate_up_proj", {N, D, D}, n2fd_concatenated(original));
     CHECK(contains(reason_of(searched(builder)), "say which"));
-    for (const char* model : {"mistral4", "longcat_flash", "hunyuan_v1_moe", "dots1", "minimax_m2"}) {
+    for (const char* model : {"mistral4", "longcat_flash", "hunyuan_v1_moe", "dots1", "minimax_m2",
+                              "glm_moe_dsa", "exaone_moe", "solar_open", "axk1", "cohere2_moe", "afmoe",
+                              "laguna", "hy_v3", "mimo_v2_flash", "bailing_hybrid", "gemma4"}) {
       const searched s(builder, {}, json{{"model_type", model}}.dump());
       REQUIRE(s.found.size() == 1);
       CHECK(s.found[0].layout == gate_layout::n2fd_concatenated);
@@ -471,6 +474,73 @@ TEST_CASE("why a router and its experts are no layer") {
   CHECK(contains(reason_of(searched(builder)), expected));
 }
 
+TEST_CASE("up projections take no lost gates' place where other layers have gates") {
+  const auto l = random_layer(54, N, F, D);
+  for (const bool all : {true, false}) {
+    checkpoint_builder builder;
+    for (const char* layer : {"layers.0.", "layers.1."}) {
+      builder.add<float>(std::string(layer) + "mlp.gate.weight", {N, D}, l.router);
+      for (index_t e = 0; e < N; ++e) {
+        const auto expert = std::string(layer) + "mlp.experts." + std::to_string(e);
+        if (!all && layer[7] == '0') {
+          builder.add<bf16>(expert + ".gate_proj.weight", {F, D}, one_expert(l, e));
+        }
+        builder.add<bf16>(expert + ".up_proj.weight", {F, D}, one_expert(l, e));
+        builder.add<bf16>(expert + ".down_proj.weight", {D, F}, one_expert(l, e));
+      }
+    }
+    const searched s(builder);
+    if (all) {
+      CHECK(s.found.size() == 2);
+      CHECK(s.found[0].part == expert_part::up);
+      continue;
+    }
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].part == expert_part::gate);
+    REQUIRE(s.found.omissions.size() == 1);
+    CHECK(s.found.omissions[0].name == "layers.1.mlp.gate.weight");
+    CHECK(
+        s.found.omissions[0].reason ==
+        "its experts have no gates, as 'layers.0.mlp.experts.0.gate_proj.weight' is one; is a file missing?");
+    CHECK(s.found.omissions[0].rows == N);
+    CHECK(searched(builder, "up").found.size() == 2);  // where these are asked for
+  }
+}
+
+TEST_CASE("up projections take no lost gates' place, be the layer that has gates whole or not") {
+  const auto l = random_layer(54, N, F, D);
+  checkpoint_builder builder;
+  for (const char* layer : {"layers.0.", "layers.1."}) {
+    builder.add<float>(std::string(layer) + "mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      const auto expert = std::string(layer) + "mlp.experts." + std::to_string(e);
+      if (layer[7] == '0' && e > 0) {
+        builder.add<bf16>(expert + ".gate_proj.weight", {F, D}, one_expert(l, e));
+      }
+      builder.add<bf16>(expert + ".up_proj.weight", {F, D}, one_expert(l, e));
+    }
+  }
+  const searched s(builder);
+  CHECK(s.found.empty());
+  CHECK(std::ranges::any_of(s.found.omissions, [](const auto& each) {
+    return each.name == "layers.1.mlp.gate.weight" && contains(each.reason, "its experts have no gates");
+  }));
+}
+
+TEST_CASE("experts of a packing that config.json names and nobody here knows") {
+  const auto l = random_layer(55, N, F, D);
+  checkpoint_builder builder;  // as AQLM and quanto leave them
+  builder.add<float>("mlp.gate.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "mlp.experts." + std::to_string(e) + ".gate_proj.";
+    builder.add<bf16>(expert + "codebooks", {1, 2, 1, 4}, std::vector<float>(8));
+    builder.add<bf16>(expert + "scaling", {F, 1}, std::vector<float>(static_cast<std::size_t>(F)));
+  }
+  CHECK(!contains(reason_of(searched(builder)), "aqlm"));
+  CHECK(contains(reason_of(searched(builder, {}, R"({"quantization_config": {"quant_method": "aqlm"}})")),
+                 "config.json names quant_method 'aqlm', which is not known here"));
+}
+
 TEST_CASE("what is set aside, what is missing, and rows that have no expert") {
   const auto l = random_layer(49, N, F, D);
   checkpoint_builder builder;
@@ -511,6 +581,16 @@ TEST_CASE("a config.json may nest its parts as deep as it likes") {
   CHECK(config.num_experts == 6);
   CHECK(config.hidden_dim == 10);
   CHECK(parse_quantization(json::parse(text)).method == "");
+}
+
+TEST_CASE("LongCat's config.json counts layers, and attention twice in each") {
+  const auto layers_of = [](const char* model) {
+    const json config{
+        {"model_type", model}, {"num_layers", 2}, {"num_hidden_layers", 4}, {"n_routed_experts", 4}};
+    return parse_model_config(config.dump()).moe_layers.value();
+  };
+  CHECK(layers_of("longcat_flash") == std::vector<index_t>{0, 1});
+  CHECK(layers_of("qwen3_moe").size() == 4);
 }
 
 TEST_CASE("experts that no one batch has are seen one by one") {
@@ -590,3 +670,5 @@ TEST_CASE("ranges of numbers, for messages") {
   CHECK(ranges_of(numbers, 2) == "0-2, 5, …");
   CHECK(ranges_of({}).empty());
 }
+
+}  // namespace test_moe_layers

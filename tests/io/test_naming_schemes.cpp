@@ -5,6 +5,7 @@
 
 #include <mpi_router/io/moe_layers.hpp>
 
+namespace test_naming_schemes {
 using namespace io_test;
 using namespace mpi_router;
 
@@ -109,3 +110,5 @@ TEST_CASE("the names of published models, and the table of them") {
   }
   CHECK(contains(page, table));
 }
+
+}  // namespace test_naming_schemes

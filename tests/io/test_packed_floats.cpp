@@ -1,6 +1,7 @@
 // FP8 and FP4 weights against a decoder that follows their definitions, element by element.
 #include "packed.hpp"
 
+namespace test_packed_floats {
 using namespace packed_test;
 using packed::fp4_matrix;
 using packed::fp8_matrix;
@@ -159,3 +160,5 @@ TEST_CASE("sizes that do not fit are refused, both named") {
   CHECK(refused([&] { fp4_matrix(some(32), 2, 32, ones, 8); }, "groups of 8 columns, not 16 or 32"));
 }
 #endif
+
+}  // namespace test_packed_floats

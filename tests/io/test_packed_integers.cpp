@@ -1,6 +1,7 @@
 // Integer weights against a decoder that picks each code out of the bits one by one.
 #include "packed.hpp"
 
+namespace test_packed_integers {
 using namespace packed_test;
 
 namespace {
@@ -84,6 +85,16 @@ TEST_CASE("int8: a scale for each row, group, or all") {
             }) == 0);
       CHECK(packed::any_matrix(m).description() ==
             (size < cols ? core::concatenate("int8, groups of ", size) : "int8"));
+      const odd_bytes zeros = random_bytes(random, scales.rows * scales.cols);
+      const packed::int8_matrix asymmetric(codes.span(), rows, cols, scales.view(), group, 1, zeros.span());
+      CHECK(differences(asymmetric, [&](index_t f, index_t d) {
+              const auto number = [](unsigned byte) {
+                return static_cast<int>(static_cast<std::int8_t>(byte));
+              };
+              const index_t r = alike ? 0 : f;
+              return (number(codes.at(f * cols + d)) - number(zeros.at(r * scales.cols + d / size))) *
+                     scales.at(r, d / size);
+            }) == 0);
     }
   }
 }
@@ -323,6 +334,8 @@ TEST_CASE("sizes and widths that do not fit are refused, both named") {
   CHECK(refused([&] { int8_matrix(some(8), 2, 4, ones(2, 2)); }, "needs scales [2, 1], but they are [2, 2]"));
   CHECK(refused([&] { int8_matrix(some(8), 2, 4, ones(3, 1)); }, "needs scales [2, 1], but they are [3, 1]"));
   CHECK(refused([&] { int8_matrix(some(8), 2, 4, ones(2, 1), -1); }, "int8_matrix: groups of -1"));
+  CHECK(refused([&] { int8_matrix(some(8), 2, 4, ones(2, 1), 0, 1, some(3)); },
+                "int8_matrix: zero points: [2, 1] takes 2 x 1 bytes, but there are 3"));
 
   for (const index_t bits : {1, 9}) {
     CHECK(refused([&] { pack_quantized_matrix(some(8), 2, 8, bits, ones(2, 1), 8); }, "bits, not 2 to 8"));
@@ -397,3 +410,5 @@ TEST_CASE("sizes and widths that do not fit are refused, both named") {
   CHECK(refused([&] { (void)block_maxima(some(3), some(8), some(1024), 0, 0.0F); }, "nested blocks of 0"));
 }
 #endif
+
+}  // namespace test_packed_integers

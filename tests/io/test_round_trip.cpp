@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+namespace test_round_trip {
 using namespace mpi_router;
 using namespace io_test;
 
@@ -377,3 +378,5 @@ TEST_CASE("names in any script are read, written and told") {
   CHECK(safetensors_file(path).at("x").data<float>()[5] == 2);
   CHECK(io::path_text(path.filename()) == "größe-模.safetensors");
 }
+
+}  // namespace test_round_trip

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <functional>
 
+namespace test_weights {
 using namespace io_test;
 using namespace mpi_router;
 using test_support::contains;
@@ -241,15 +242,22 @@ TEST_CASE("four-bit floats: DeepSeek-V4, gpt-oss, compressed-tensors, ModelOpt")
     check_is(p.open(), "a.weight", {F, D}, "MXFP4", mx(code, scale));
   }
   for (const bool reciprocal : {true, false}) {
-    parts p;
-    const auto code =
-        p.add(reciprocal ? "a.weight_packed" : "a.weight", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
-    const auto scale = p.add("a.weight_scale", dtype::f8_e4m3, {F, D / 16}, p.codes(F * D / 16));
-    p.builder.add<float>(reciprocal ? "a.weight_global_scale" : "a.weight_scale_2", {1}, {3});
-    const double global = reciprocal ? 1.0 / 3 : 3.0;
-    check_is(p.open(), "a.weight", {F, D}, "NVFP4", [&](index_t f, index_t d) {
-      return e2m1[nibble(code, f * D + d)] * e4m3(at(scale, (f * D + d) / 16)) * global;
-    });
+    for (const index_t group : {16, 32}) {  // 32: ModelOpt's W4A8
+      parts p;
+      const auto code =
+          p.add(reciprocal ? "a.weight_packed" : "a.weight", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
+      const auto scale = p.add("a.weight_scale", dtype::f8_e4m3, {F, D / group}, p.codes(F * D / group));
+      p.builder.add<float>(reciprocal ? "a.weight_global_scale" : "a.weight_scale_2", {1}, {3});
+      const double global = reciprocal ? 1.0 / 3 : 3.0;
+      const char* name = group == 16 ? "NVFP4, groups of 16" : "FP4 E2M1, groups of 32";
+      if (reciprocal && group == 32) {  // nobody writes it so
+        CHECK(contains(problem_of(p.open(), "a.weight"), "weight_scale"));
+        continue;
+      }
+      check_is(p.open(), "a.weight", {F, D}, name, [&](index_t f, index_t d) {
+        return e2m1[nibble(code, f * D + d)] * e4m3(at(scale, (f * D + d) / group)) * global;
+      });
+    }
   }
 }
 
@@ -337,14 +345,33 @@ TEST_CASE("integers: compressed-tensors of every width, int8, MLX") {
              num(s, f * 2 + d / 32);
     });
   }
-  for (const index_t groups : {1, 2}) {
-    parts p;
-    const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
-    const auto s = p.scales("a.weight_scale", {F, groups}, F * groups);
-    check_is(p.open(), "a.weight", {F, D}, "int8", [&](index_t f, index_t d) {
-      return static_cast<double>(static_cast<std::int8_t>(at(code, f * D + d))) *
-             num(s, f * groups + d * groups / D);
+  {
+    parts p;  // one scale for the tensor
+    const auto code = p.add("a.weight_packed", dtype::i32, {F, D / 8}, p.codes(F * D / 2));
+    const auto s = p.scales("a.weight_scale", {1}, 1);
+    p.integers("a.weight_shape", {F, D});
+    check_is(p.open(), "a.weight", {F, D}, "int4", [&](index_t f, index_t d) {
+      return (static_cast<double>(nibble(code, f * D + d)) - 8) * num(s, 0);
     });
+  }
+  const auto signed_at = [](const bytes& data, index_t i) {
+    return static_cast<double>(static_cast<std::int8_t>(at(data, i)));
+  };
+  for (const bool symmetric : {true, false}) {
+    for (const index_t groups : {0, 1, 2}) {  // 0: one scale for the tensor
+      parts p;
+      const index_t rows = groups == 0 ? 1 : F;
+      const index_t of_row = std::max<index_t>(groups, 1);
+      const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+      const auto s = p.scales("a.weight_scale", {rows, of_row}, rows * of_row);
+      const auto zero = symmetric
+                            ? bytes()
+                            : p.add("a.weight_zero_point", dtype::i8, {rows, of_row}, p.codes(rows * of_row));
+      check_is(p.open(), "a.weight", {F, D}, "int8", [&](index_t f, index_t d) {
+        const index_t i = (groups == 0 ? 0 : f * groups) + d * of_row / D;
+        return (signed_at(code, f * D + d) - (symmetric ? 0 : signed_at(zero, i))) * num(s, i);
+      });
+    }
   }
   for (const index_t bits : {4, 8}) {
     parts p;
@@ -389,6 +416,13 @@ TEST_CASE("a last group that is partial: config.json says so, or nothing is read
              [&](index_t f, index_t d) {
                return (static_cast<double>(nibble(code, f * D + d)) - 8) * num(s, f * 2 + d / G);
              });
+  }
+  {
+    parts p;  // one scale, where config.json says groups
+    p.add("a.weight_packed", dtype::i32, {F, D / 8}, p.codes(F * D / 2));
+    p.scales("a.weight_scale", {1}, 1);
+    p.integers("a.weight_shape", {F, D});
+    CHECK(contains(problem_of(p.open(compressed_groups(G)), "a.weight"), "a.weight_scale"));
   }
   {
     parts p;
@@ -494,6 +528,48 @@ TEST_CASE("GPTQ of three bits: 32 codes in three words, the zeros of symmetric o
   json config = grouped("gptq", G);
   config["quantization_config"]["bits"] = 3;
   CHECK(contains(problem_of(p.open(config), "a.weight"), "[4, 32]"));
+}
+
+TEST_CASE("GPTQ: modules of other widths than the config's, which its rules name: the zeros tell") {
+  constexpr index_t F = 8, D = 32;
+  parts p;
+  const auto q = p.add("a.qweight", dtype::i32, {D / 4, F}, p.codes(D * F));
+  p.add("a.qzeros", dtype::i32, {1, F / 4}, bytes(static_cast<std::size_t>(F), std::byte{127}));
+  const auto s = p.scales("a.scales", {1, F}, F);
+  json config = grouped("gptq", D);
+  config["quantization_config"]["dynamic"] = {{"+:a", {{"bits", 8}}}};
+  check_is(p.open(config), "a.weight", {F, D}, "GPTQ int8", [&](index_t f, index_t d) {
+    return (static_cast<double>(at(q, (d / 4 * F + f) * 4 + d % 4)) - 128) * num(s, f);
+  });
+}
+
+TEST_CASE("AutoRound packs as GPTQ or AWQ, as its packing_format says, or is refused by that name") {
+  constexpr index_t F = 16, D = 32;
+  const auto config = [](const char* method, const char* format) {
+    json out = grouped(method, D);
+    out["quantization_config"]["packing_format"] = format;
+    return out;
+  };
+  for (const char* method : {"auto-round", "intel/auto-round"}) {
+    parts gptq;
+    const auto q = gptq.add("a.qweight", dtype::i32, {D / 8, F}, gptq.codes(D * F / 2));
+    gptq.add("a.qzeros", dtype::i32, {1, F / 8}, bytes(F / 2, std::byte{0x55}));
+    const auto s = gptq.scales("a.scales", {1, F}, F);
+    check_is(gptq.open(config(method, "auto_round:auto_gptq")), "a.weight", {F, D}, "GPTQ",
+             [&](index_t f, index_t d) {
+               const auto code = at(q, (d / 8 * F + f) * 4 + d % 8 / 2) >> (4 * (d % 2)) & 15U;
+               return (static_cast<double>(code) - 6) * num(s, f);  // zeros are stored less one
+             });
+    CHECK(contains(problem_of(gptq.open(config(method, "auto_round:other")), "a.weight"),
+                   "packed by packing_format 'auto_round:other' of AutoRound of config.json"));
+    parts awq;
+    awq.add("a.qweight", dtype::i32, {D, F / 8}, awq.codes(D * F / 2));
+    awq.add("a.qzeros", dtype::i32, {1, F / 8}, awq.codes(F / 2));
+    awq.scales("a.scales", {1, F}, F);
+    const auto model = awq.open(config(method, "auto_round:auto_awq"));
+    CHECK(problem_of(model, "a.weight") == "");
+    CHECK(contains(model.find_weight("a.weight")->stored_as(), "AWQ"));
+  }
 }
 
 TEST_CASE("AWQ and GPTQ: versions that pack otherwise are refused by name") {
@@ -706,6 +782,16 @@ TEST_CASE("gpt-oss: its blocks of MXFP4 say that gate and up lie in turn, other 
       CHECK(contains(other.omissions[0].reason, "say which"));
     }
   }
+  parts p;  // groups of 32 too, but not of MXFP4
+  p.scales(block + "router.weight", {N, D}, N * D);
+  p.add(name, dtype::u8, {N, 2 * F, D / 2}, p.codes(N * F * D));
+  p.add(name + "_scale", dtype::f8_e4m3, {N, 2 * F, 1}, p.codes(N * F * 2));
+  p.builder.add<float>(name + "_scale_2", {1}, {1});
+  const auto model = p.open();
+  const auto found = find_moe_layers(model);
+  CHECK(found.empty());
+  REQUIRE(found.omissions.size() == 1);
+  CHECK(contains(found.omissions[0].reason, "say which"));
 }
 
 TEST_CASE("bitsandbytes: blocks that know no axes do not say which of two of one length is D") {
@@ -770,12 +856,45 @@ TEST_CASE("what is refused: formats nobody knows, parts that are missing or do n
   }
   {
     parts p;  // asymmetric: what is not understood is not left out
-    p.add("a.weight", dtype::i8, {4, 16}, p.codes(64));
+    p.add("a.weight", dtype::f8_e4m3, {4, 16}, p.codes(64));
     p.scales("a.weight_scale", {4, 1}, 4);
     p.add("a.weight_zero_point", dtype::i8, {4, 1}, p.codes(4));
     p.scales("a.input_scale", {1}, 1);
     CHECK(contains(problem_of(p.open(), "a.weight"),
                    "has 'a.weight_zero_point' beside it, which no packing known here uses"));
+  }
+  for (const auto& [type, count] : {std::pair(dtype::i8, index_t{3}), std::pair(dtype::u8, index_t{4})}) {
+    parts p;
+    p.add("a.weight", dtype::i8, {4, 16}, p.codes(64));
+    p.scales("a.weight_scale", {4, 1}, 4);
+    p.add("a.weight_zero_point", type, {count}, p.codes(count));
+    CHECK(contains(problem_of(p.open(), "a.weight"), "but its zero points 'a.weight_zero_point' are"));
+  }
+  {
+    parts p;  // as many zero points as scales, but otherwise
+    p.add("a.weight", dtype::i8, {4, 16}, p.codes(64));
+    p.scales("a.weight_scale", {4, 2}, 8);
+    p.add("a.weight_zero_point", dtype::i8, {2, 4}, p.codes(8));
+    CHECK(contains(problem_of(p.open(), "a.weight"), "but its zero points 'a.weight_zero_point' are"));
+  }
+  {
+    parts p;  // none at all, of a huge extent
+    p.add("a.qweight", dtype::i32, {2, 16}, p.codes(128));
+    p.add("a.qzeros", dtype::i32, {0, index_t{1} << 60}, {});
+    p.scales("a.scales", {1, 16}, 16);
+    CHECK(contains(problem_of(p.open(), "a.weight"), "qzeros"));
+  }
+  {
+    parts p;  // [D, F] of a GPU's order, square
+    p.add("a.weight", dtype::i8, {16, 16}, p.codes(256));
+    p.scales("a.weight_scales", {16}, 16);
+    CHECK(contains(problem_of(p.open(), "a.weight"), "with 'a.weight_scales', as EETQ has them"));
+  }
+  {
+    parts p;  // under names that are not known either
+    p.add("a.W_q", dtype::u8, {4, 16}, p.codes(64));
+    CHECK(contains(problem_of(p.open({{"quantization_config", {{"quant_method", "hqq"}}}}), "a.W_q"),
+                   "'a.W_q' is stored as U8, packed by quant_method 'hqq' of config.json"));
   }
   for (const char* scale : {"a.weight_scale_inv", "a.scales", "a.weight.absmax", "a.weight_block_scales"}) {
     parts p;
@@ -849,6 +968,50 @@ TEST_CASE("weights without numbers, and codes that are no matrix, say so whateve
   }
 }
 
+TEST_CASE("GGUF: the inputs of a layer lie along the rows, so that a square expert is no question") {
+  const auto layer = [](std::vector<std::uint64_t> extents, const std::string& gate) {
+    const temporary_folder folder;
+    gguf_bytes g;
+    g.tensors = {tensor_entry("blk.0.ffn_gate_inp.weight", {8, 3}, 0, 0),
+                 tensor_entry("blk.0." + gate, extents, 0, 96),
+                 tensor_entry("blk.0.ffn_down_exps.weight", {gate == "ffn_gate_exps.weight" ? 8U : 4U, 8, 3},
+                              0, 96 + 768)};
+    g.data = std::string(96 + 2 * 768, '\0');
+    write_bytes(folder / "m.gguf", g.bytes());
+    const checkpoint model(folder / "m.gguf");
+    moe_search search;
+    search.of = {1, 0, 1};
+    const auto found = find_moe_layers(model, search);
+    REQUIRE(found.size() == 1);
+    CHECK(found[0].layout_known_by == "GGUF");
+    REQUIRE(found[0].measured.size() == 2);
+    CHECK(found[0].measured[1].layout == gate_layout::ndf);
+    return found[0].layout;
+  };
+  CHECK(layer({8, 8, 3}, "ffn_gate_exps.weight") == gate_layout::nfd);
+  CHECK(layer({8, 8, 3}, "ffn_gate_up_exps.weight") == gate_layout::n2fd_concatenated);
+}
+
+TEST_CASE("GGUF: a folder with one model, beside which its projector of images may lie") {
+  const temporary_folder folder;
+  gguf_bytes g;
+  g.tensors = {tensor_entry("x", {8}, 0, 0)};
+  g.data = std::string(32, '\0');
+  const auto opened = [&] { return checkpoint(folder.path()).gguf().front().path().filename(); };
+  write_bytes(folder / "mmproj-F16.gguf", g.bytes());
+  CHECK(opened() == "mmproj-F16.gguf");
+  write_bytes(folder / "a.gguf", g.bytes());
+  write_bytes(folder / "a.mmproj-Q8_0.gguf", g.bytes());
+  CHECK(opened() == "a.gguf");
+  const checkpoint model(folder.path());
+  const auto found = find_moe_layers(model);
+  CHECK(std::ranges::any_of(found.omissions, [](const auto& each) {
+    return contains(each.name, "mmproj-Q8_0.gguf") && contains(each.reason, "a projector of images");
+  }));
+  write_bytes(folder / "b.gguf", g.bytes());
+  CHECK(contains(io_test::message_of(opened), "holds 2 models in GGUF"));
+}
+
 TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; codebook types by name") {
   constexpr index_t N = 3, F = 2, D = 32;
   const temporary_folder folder;
@@ -895,3 +1058,5 @@ TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; code
   REQUIRE(refused.omissions.size() == 1);
   CHECK(contains(refused.omissions[0].reason, "IQ2_XXS: codebook types are not decoded"));
 }
+
+}  // namespace test_weights

@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+namespace test_writing {
 using namespace mpi_router;
 using namespace io_test;
 
@@ -419,3 +420,5 @@ TEST_CASE("an address in a mapped file says which file it is") {
   }
   CHECK(name_at(gone) != where + "/first");
 }
+
+}  // namespace test_writing

@@ -11,6 +11,7 @@
 
 #include <limits>
 
+namespace test_degenerate {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -190,3 +191,5 @@ TEST_CASE("an operator that cannot rescale: the energy leaves the range, the quo
     CHECK(std::isfinite(row[0]));
   }
 }
+
+}  // namespace test_degenerate

@@ -19,6 +19,7 @@
 
 #include "vectors.hpp"
 
+namespace test_edges {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -486,3 +487,5 @@ TEST_CASE("a row without a step has no norm for the backward, whatever its image
                  vector_view<double>(grad_row), vector_view<double>(scratch));
   CHECK(grad_row == grad);  // the row was kept, and so its gradient goes through
 }
+
+}  // namespace test_edges

@@ -9,6 +9,7 @@
 
 #include <numeric>
 
+namespace test_iteration {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -210,3 +211,5 @@ TEST_CASE("drift: a stateful row trails a turning M by an angle of about κ²δ/
     CHECK(trail == doctest::Approx(expected).epsilon(0.01));
   }
 }
+
+}  // namespace test_iteration

@@ -8,6 +8,7 @@
 #include <doctest/doctest.h>
 #include <support/oracle.hpp>
 
+namespace test_laws {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -245,3 +246,7 @@ TEST_CASE("λ by both norms, and its null for an untrained Gaussian matrix") {
     CHECK(cosine < 0.2);    // … with a direction that it has hardly turned to
   }
 }
+
+#undef STORAGE_TYPES
+
+}  // namespace test_laws

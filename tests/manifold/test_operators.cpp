@@ -11,6 +11,7 @@
 #include <support/oracle.hpp>
 #include <support/svd.hpp>
 
+namespace test_operators {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -262,3 +263,5 @@ TEST_CASE("shapes that do not fit are refused, and both are named") {
   names(message([&] { sparse.lift(vector_view<const double>(right.data(), 2), out); }), "lift", "2");
   CHECK(message([&] { sparse.project(right, projection); }) == "nothing was thrown");
 }
+
+}  // namespace test_operators

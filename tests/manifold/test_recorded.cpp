@@ -10,6 +10,7 @@
 
 #include <string>
 
+namespace test_recorded {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -73,3 +74,5 @@ TEST_CASE("one step, twenty steps and the SVD agree with the recorded values") {
   agrees_with<double>("official-odd-f64.safetensors");
   agrees_with<float>("official-wide-f32.safetensors");
 }
+
+}  // namespace test_recorded

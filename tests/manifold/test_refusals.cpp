@@ -15,6 +15,7 @@
 
 #include "vectors.hpp"
 
+namespace test_refusals {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -165,3 +166,5 @@ TEST_CASE("vectors that overlap are refused, and both are named") {
        {"the row", "the gradient to the row"},
        {"the gradient", "the dual row"}});
 }
+
+}  // namespace test_refusals

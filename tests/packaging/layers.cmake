@@ -1,4 +1,4 @@
-# Checks that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- distributed <- the rest. cuda/ stands on
+# Checks that every header guards itself, and that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- distributed <- the rest. cuda/ stands on
 # core/ alone, torch/ on the C interface.
 cmake_minimum_required(VERSION 3.22)
 set(below_core core)
@@ -20,6 +20,11 @@ foreach(header IN LISTS headers)
   string(REGEX REPLACE "/.*" "" layer ${header})
   if(NOT DEFINED below_${layer})
     message("${header}: ${layer}/ has no place in the order of layers")
+    set(failed TRUE)
+  endif()
+  file(STRINGS ${INCLUDE_DIR}/mpi_router/${header} once REGEX "^#pragma once$")
+  if(NOT once)
+    message("${header} does not guard itself: #pragma once")
     set(failed TRUE)
   endif()
   file(STRINGS ${INCLUDE_DIR}/mpi_router/${header} lines REGEX "^ *# *include")

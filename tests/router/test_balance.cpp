@@ -7,6 +7,7 @@
 #include "all_scores.hpp"
 #include "batch.hpp"
 
+namespace test_balance {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -321,3 +322,5 @@ TEST_CASE("no tokens as one sequence: no loss in any variant, and no gradient") 
                   usage_error);
 #endif
 }
+
+}  // namespace test_balance

@@ -8,6 +8,7 @@
 
 #include <vector>
 
+namespace test_blocks {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -218,3 +219,5 @@ TEST_CASE("the batched product refuses sizes, workspaces one short, and every ov
                                                vector_view<float>(at[3], static_cast<index_t>(work)));
                                });
 }
+
+}  // namespace test_blocks

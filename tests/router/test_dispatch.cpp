@@ -10,6 +10,7 @@
 #include <set>
 #include <vector>
 
+namespace test_dispatch {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -249,3 +250,5 @@ TEST_CASE("what is refused leaves loads, lists and biases as they were") {
   CHECK(bias == std::vector<double>{1, 2});
 }
 #endif
+
+}  // namespace test_dispatch

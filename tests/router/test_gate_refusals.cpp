@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+namespace test_gate_refusals {
+
 #if MPIROUTER_HAS_EXCEPTIONS
 
 using namespace mpi_router;
@@ -380,3 +382,5 @@ TEST_CASE("workspaces may be larger than what is used: the rest is the caller's,
                 "z_loss: the workspace has 2 elements, not 3"));
 }
 #endif
+
+}  // namespace test_gate_refusals

@@ -8,6 +8,7 @@
 #include "batch.hpp"
 #include "gated.hpp"
 
+namespace test_gating {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -266,3 +267,5 @@ TEST_CASE("route is the logits and the gate; its backward equals central differe
     tokens[k] = at;
   }
 }
+
+}  // namespace test_gating

@@ -11,6 +11,7 @@
 
 #include <vector>
 
+namespace test_latent_vjp {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -192,3 +193,5 @@ TEST_CASE("what latent_vjp refuses") {
             row_major(at[2], 4, 5), gradient_mode::write, view(3, space.size()));
       });
 }
+
+}  // namespace test_latent_vjp

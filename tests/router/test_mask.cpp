@@ -16,6 +16,7 @@
 
 #include "all_scores.hpp"
 
+namespace test_mask {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -317,3 +318,5 @@ TEST_CASE("ids of -1 are for tokens that are left out, and masks are of the righ
   CHECK(std::all_of(load.begin(), load.end(), [](index_t count) { return count == 0; }));
 }
 #endif
+
+}  // namespace test_mask

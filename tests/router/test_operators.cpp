@@ -19,6 +19,7 @@
 #include <tuple>
 #include <vector>
 
+namespace test_operators {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -294,3 +295,5 @@ TEST_CASE("what operators and their memory must be") {
       },
       "router_rows_vjp_factored: operator 0 has F = 3, the factors have F = 2"));
 }
+
+}  // namespace test_operators

@@ -13,6 +13,7 @@
 #include <support/messages.hpp>
 #include <support/tolerance.hpp>
 
+namespace test_packed_experts {
 using namespace io_test;
 using namespace mpi_router;
 
@@ -201,3 +202,5 @@ TEST_CASE("what is no packed rows along D is refused, by its name") {
   CHECK(io_test::contains(message_of([&] { packed_experts<simd>{layers[0]}; }),
                           "gate_proj.weight': is BF16: no packed rows along D"));
 }
+
+}  // namespace test_packed_experts

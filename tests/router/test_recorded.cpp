@@ -15,6 +15,7 @@
 
 #include "batch.hpp"
 
+namespace test_recorded {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -189,3 +190,5 @@ TEST_CASE("recorded values and gradients") {
   }
   CHECK(replayed >= 3);
 }
+
+}  // namespace test_recorded

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+namespace test_refusals {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -338,3 +339,5 @@ TEST_CASE("nothing is written beyond the sizes that are asked for") {
     CHECK(std::none_of(taped.begin(), taped.end() - 4, [](float x) { return x == 9.0F; }));
   }
 }
+
+}  // namespace test_refusals

@@ -14,6 +14,7 @@
 #include "all_scores.hpp"
 #include "gated.hpp"
 
+namespace test_replay {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -185,3 +186,5 @@ TEST_CASE("given experts are checked: range, and none twice") {
   CHECK(g.weights == before);
 }
 #endif
+
+}  // namespace test_replay

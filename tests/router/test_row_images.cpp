@@ -10,6 +10,7 @@
 
 #include "batch.hpp"
 
+namespace test_row_images {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -234,3 +235,5 @@ TEST_CASE("every two buffers that meet are named") {
                                       vector_at(at[6], 4), vector_at(at[4], tape)});
                                });
 }
+
+}  // namespace test_row_images

@@ -11,6 +11,7 @@
 
 #include <numeric>
 
+namespace test_rows {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -241,3 +242,5 @@ TEST_CASE("a radius is refused before any task where the type of the sums does n
   }
 }
 #endif
+
+}  // namespace test_rows

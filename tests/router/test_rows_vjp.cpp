@@ -8,6 +8,7 @@
 
 #include "batch.hpp"
 
+namespace test_rows_vjp {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -368,3 +369,5 @@ TEST_CASE("one expert alone: power_step_vjp with any operator") {
   };
   CHECK(distance_above(to_r, numeric_gradient(r, loss), 0) < 1e-9);
 }
+
+}  // namespace test_rows_vjp

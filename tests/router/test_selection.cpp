@@ -14,6 +14,7 @@
 
 #include "log_score.hpp"
 
+namespace test_selection {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -356,3 +357,5 @@ TEST_CASE("a group whose sum is not a number comes last") {
               {}, {row_major(weights.data(), 1, 6), ids}, workspace);
   CHECK(ids == std::vector<expert_id>{3, 4, 5, 6, 7, 8});
 }
+
+}  // namespace test_selection

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <vector>
 
+namespace test_stacked {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -199,3 +200,5 @@ TEST_CASE("what cannot be added is refused") {
                 "stacked: lift to 8 elements, not 7"));
 }
 #endif
+
+}  // namespace test_stacked

@@ -8,6 +8,7 @@
 
 #include "batch.hpp"
 
+namespace test_steps {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -173,3 +174,5 @@ TEST_CASE("three steps backward: central differences, written and added, factore
     }
   }
 }
+
+}  // namespace test_steps

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <vector>
 
+namespace test_storage {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -92,3 +93,5 @@ TEST_CASE("what a storage type has no number for is an event of its row alone") 
   CHECK(statuses == std::vector{status::ok, status::non_finite});
   CHECK(out[40].bits == r[40].bits);
 }
+
+}  // namespace test_storage

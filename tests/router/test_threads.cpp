@@ -11,6 +11,7 @@
 
 #include "batch.hpp"
 
+namespace test_threads {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -114,3 +115,7 @@ TEST_CASE_TEMPLATE("forward and backward do not depend on who runs the tasks", T
   }
   check(simd{});
 }
+
+#undef STORAGE_TYPES
+
+}  // namespace test_threads

@@ -6,6 +6,7 @@
 
 #include <fstream>
 
+namespace test_training {
 using namespace train;
 
 namespace {
@@ -91,3 +92,5 @@ TEST_CASE("a run repeats itself bit for bit, and learns") {
   }
   CHECK(once.trace[1].test_loss < 3);
 }
+
+}  // namespace test_training

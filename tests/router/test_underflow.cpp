@@ -14,6 +14,7 @@
 #include "all_scores.hpp"
 #include "log_score.hpp"
 
+namespace test_underflow {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -254,3 +255,5 @@ TEST_CASE("the share of an expert that is not chosen may be subnormal, its gradi
   const double want = 1e20 * std::exp(-95.0);
   CHECK(std::abs(static_cast<double>(got[1]) + want) < 1e-6 * want);
 }
+
+}  // namespace test_underflow

@@ -115,9 +115,9 @@ TEST_CASE("ablation: the page's table and what it says, seed by seed, are of fig
 }
 
 TEST_CASE(
-    "overhead: 4 – 11 % of a layer and 0.2 % of a model are the same cost, by the table of performance.md") {
+    "overhead: 4 – 11 % of a layer and 0.2 % of a model are the same cost, by the table of lab-notebook.md") {
   const auto milliseconds = [](const std::string& row) {
-    std::istringstream lines(text_of(std::filesystem::path(THEORY_PAGES) / "performance.md"));
+    std::istringstream lines(text_of(std::filesystem::path(THEORY_PAGES) / "lab-notebook.md"));
     for (std::string line; std::getline(lines, line);) {
       if (line.starts_with("| " + row)) {
         return std::strtod(line.substr(line.find('|', 2) + 1).c_str(), nullptr);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+namespace test_compare {
 using namespace tool_test;
 
 namespace {
@@ -204,3 +205,5 @@ TEST_CASE("other F: no difference; other D: not comparable") {
   CHECK(partly["coverage"]["summary"] == "1 of 2 layers, 3 of 6 experts compared");
   CHECK(contains(run({"compare", m.a, m.b}).out, "not compared: layers.0.mlp: not comparable: D = 8 and 7"));
 }
+
+}  // namespace test_compare

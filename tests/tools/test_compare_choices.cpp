@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+namespace test_compare_choices {
 using namespace tool_test;
 
 namespace {
@@ -107,3 +108,5 @@ TEST_CASE("K is that of the config beside A, or said; without it there are no fl
   CHECK(m.compare({"--top-k", "1"})["top_k"] == 1);
   check_refused({"compare", m.a, m.b, "--top-k", "0"}, "--top-k must be at least 1");
 }
+
+}  // namespace test_compare_choices

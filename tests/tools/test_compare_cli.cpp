@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <sstream>
 
+namespace test_compare_cli {
 using namespace tool_test;
 
 TEST_CASE("--require-cosine: 1 where one is below, or something was not compared") {
@@ -153,3 +154,5 @@ TEST_CASE("what else the guide shows of the models that come with the project") 
   }
   CHECK(checked == 11);
 }
+
+}  // namespace test_compare_cli

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+namespace test_compare_degenerate {
 using namespace tool_test;
 
 TEST_CASE("zeros, and what is not finite, are unknown and never the end") {
@@ -83,3 +84,5 @@ TEST_CASE("weights whose squares are no doubles") {
     }
   }
 }
+
+}  // namespace test_compare_degenerate

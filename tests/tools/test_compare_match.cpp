@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+namespace test_compare_match {
 using namespace tool_test;
 
 TEST_CASE("experts in another order are found, with their rows, and choose as before") {
@@ -147,3 +148,5 @@ TEST_CASE("layers: by name, by number, and those in one alone") {
     CHECK(doubtful["layers"][0]["b"] == "decoder.2.mlp");
   }
 }
+
+}  // namespace test_compare_match

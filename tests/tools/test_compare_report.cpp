@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <sstream>
 
+namespace test_compare_report {
 using namespace tool_test;
 
 namespace {
@@ -134,3 +135,5 @@ TEST_CASE("the page overwrites no input, and is no other output") {
   check_refused({"compare", m.a, m.a, "--tokens", m.folder / "t.html", "--report", m.folder / "t.html"},
                 "never overwritten");
 }
+
+}  // namespace test_compare_report

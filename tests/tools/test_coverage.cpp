@@ -3,6 +3,7 @@
 
 #include <io/searched.hpp>
 
+namespace test_coverage {
 using namespace tool_test;
 
 namespace {
@@ -169,7 +170,7 @@ TEST_CASE("reasons are true: what is packed, what has another name, what is not 
   CHECK(contains(reason("mlp.gate.weight", "mlp.experts.0.gate_proj.qweight", dtype::i32, {D, 1}),
                  "AWQ and GPTQ"));
   CHECK(contains(reason("mlp.gate.weight", "mlp.switch_mlp.gate_proj.weight", dtype::u32, {N, F, 2}), "MLX"));
-  const auto other = reason("mlp.gate.weight", "mlp.experts.0.wi.weight", dtype::bf16, {F, D});
+  const auto other = reason("mlp.gate.weight", "mlp.experts.0.w1.weight", dtype::bf16, {F, D});
   CHECK(contains(other, "rows 1-3 of the router have no expert"));
   CHECK_FALSE(contains(other, "no router goes with them"));
   CHECK(contains(reason("", "mlp.experts.0.wi.weight", dtype::bf16, {F, D}), "no router goes with them"));
@@ -693,6 +694,9 @@ TEST_CASE("--layers and --sample: a part, that is counted as one, with the numbe
   CHECK(numbers_of(run_json({m.path(), "--threads", "1"})) == whole);
 
   check_refused({m.path(), "--layers", "5"}, "no layer has a number of --layers 5");
+  for (const std::string option : {"--layers", "--of", "--json", "--lines", "--report", "--layout"}) {
+    check_refused({m.path(), option, ""}, option + ": an empty word");
+  }
   for (const char* list : {"", "x", "3-1", "1,,2", "-1"}) {
     CAPTURE(list);
     check_refused({m.path(), std::string("--layers=") + list}, "--layers");
@@ -776,3 +780,5 @@ TEST_CASE("experts that see a latent, that have no gate, or that a table of toke
     CHECK(contains(run({m.path()}).out, "selection not by rows"));
   }
 }
+
+}  // namespace test_coverage

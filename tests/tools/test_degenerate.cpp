@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+namespace test_degenerate {
 using namespace tool_test;
 
 namespace {
@@ -179,3 +180,5 @@ TEST_CASE("tiny and huge numbers change neither angles nor steps") {
           doctest::Approx(expected["sigma1"].get<double>()));
   }
 }
+
+}  // namespace test_degenerate

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <random>
 
+namespace test_expert_lines {
+
 namespace {
 
 using namespace verify;
@@ -130,3 +132,5 @@ TEST_CASE("what is no such line is none") {
   CHECK_FALSE(from_line("").has_value());
   CHECK_FALSE(from_line(line + line).has_value());
 }
+
+}  // namespace test_expert_lines

@@ -4,6 +4,7 @@
 
 #include <io/searched.hpp>
 
+namespace test_families {
 using namespace tool_test;
 
 namespace {
@@ -352,3 +353,5 @@ TEST_CASE("what cannot be used is listed with a hint, and the rest is done") {
     attempt("layers.1.mlp.router.weight", "nd2f-interleaved");
   }
 }
+
+}  // namespace test_families

@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 
+namespace test_gpu {
 using namespace tool_test;
 using namespace mpi_router;
 
@@ -182,3 +183,5 @@ TEST_CASE("elements whose squares are no doubles are multiplied on the host") {
   CHECK(at.state == rayleigh(on_host, view(row), view(expected)).state);
   CHECK(residual == expected);
 }
+
+}  // namespace test_gpu

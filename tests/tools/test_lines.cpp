@@ -17,6 +17,7 @@
 #include <sstream>
 #include <thread>
 
+namespace test_lines {
 using namespace tool_test;
 
 namespace {
@@ -286,3 +287,5 @@ TEST_CASE("one run at a time writes to a file") {
   ::close(other);
   CHECK(run.go()[0] == "0");
 }
+
+}  // namespace test_lines

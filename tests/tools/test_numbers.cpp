@@ -7,6 +7,7 @@
 #include <cmath>
 #include <sstream>
 
+namespace test_numbers {
 using namespace tool_test;
 
 namespace {
@@ -455,3 +456,5 @@ TEST_CASE("large experts that stay packed have the numbers of the same weights i
   CHECK(pair["a"]["sigma1"].get<double>() ==
         doctest::Approx(pair["b"]["sigma1"].get<double>()).epsilon(1e-12));
 }
+
+}  // namespace test_numbers

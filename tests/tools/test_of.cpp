@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+namespace test_of {
 using namespace tool_test;
 
 namespace {
@@ -179,7 +180,7 @@ TEST_CASE("sums that are none, and layers that lack a part") {
   const temporary_folder folder;
   three().write(folder / "model.safetensors", false);
   check_refused({folder / "model.safetensors", "--of", "gate+side"}, "--of takes gate, up and down");
-  check_refused({folder / "model.safetensors", "--of", ""}, "--of takes gate, up and down");
+  check_refused({folder / "model.safetensors", "--of", ""}, "--of: an empty word");
   check_refused({folder / "model.safetensors", "--of", "gate+down"},
                 "its down projections, which --of asks for, cannot be told: there is no "
                 "'h.1.mlp.experts.0.down_proj.weight'");
@@ -345,3 +346,5 @@ TEST_CASE("the command line that settles a doubt asks for all that was asked for
   CHECK(refused.status == 2);
   CHECK_FALSE(contains(refused.err, "if it is so"));
 }
+
+}  // namespace test_of

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+namespace test_page {
 using namespace tool_test;
 
 namespace {
@@ -69,3 +70,5 @@ TEST_CASE("numbers that every layer has, or that two share, do not tell layers a
   CHECK(first_fields(page_of({"x.99999999999999999999."}).data("cosine.csv")) ==
         std::vector<std::string>{"0"});
 }
+
+}  // namespace test_page

@@ -13,6 +13,7 @@
 #include <set>
 #include <sstream>
 
+namespace test_ranks {
 using namespace tool_test;
 
 namespace {
@@ -276,3 +277,5 @@ TEST_CASE("a program that was started several times and cannot join says so once
   }
   CHECK(run({folder / "m.safetensors"}, "OMPI_COMM_WORLD_SIZE=1 OMPI_COMM_WORLD_RANK=0").status == 0);
 }
+
+}  // namespace test_ranks

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+namespace test_recondition {
 using namespace tool_test;
 
 namespace {
@@ -267,3 +268,5 @@ TEST_CASE("a file whose tensors are not aligned") {
   REQUIRE(run({"recondition", m.path, m.out, "--steps", "5"}).status == 0);
   check_same_but_for(m.path, m.out, {"mlp.router.weight"});
 }
+
+}  // namespace test_recondition

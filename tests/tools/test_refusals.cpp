@@ -1,6 +1,7 @@
 // Bad input and bad usage: exit status 2, one clear line, nothing written.
 #include "program.hpp"
 
+namespace test_refusals {
 using namespace tool_test;
 
 namespace {
@@ -210,3 +211,5 @@ TEST_CASE("an output that exists is replaced whole") {
   CHECK(run({data_file("tiny-mpi.safetensors"), "--json", folder / "out.json"}).status == 0);
   CHECK(json::parse(read_bytes(folder / "out.json")) == document);
 }
+
+}  // namespace test_refusals

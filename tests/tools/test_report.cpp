@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include "program.hpp"
 
+namespace test_report {
 using namespace tool_test;
 
 namespace {
@@ -137,3 +138,5 @@ TEST_CASE("FILE.html is the page, and its data lies beside it") {
   CHECK(count(read_bytes(folder / "sub/page.html"), "<tr><td>") == 4 + 32);
   CHECK(read_bytes(folder / "sub/page-data/checkpoint-0-spectra.csv").size() > 1000);
 }
+
+}  // namespace test_report

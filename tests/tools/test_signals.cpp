@@ -6,6 +6,7 @@
 #include <csignal>
 #include <set>
 
+namespace test_signals {
 using namespace tool_test;
 
 namespace {
@@ -93,3 +94,5 @@ TEST_CASE("an output over the limit on file sizes is an error like others") {
   CHECK(contains(result.err, "out.json: cannot be written: File too large"));
   CHECK(folder.entries() == 0);
 }
+
+}  // namespace test_signals

@@ -5,6 +5,7 @@
 
 #include <set>
 
+namespace test_task_list {
 using namespace verify;
 
 namespace {
@@ -88,3 +89,5 @@ TEST_CASE("a result goes to its place, and none that nobody waits for is taken")
   again.set_marks(tasks.marks());
   CHECK(again.open().empty());
 }
+
+}  // namespace test_task_list

@@ -10,6 +10,7 @@
 
 #include <vector>
 
+namespace test_any_operator {
 using namespace mpi_router;
 
 namespace {
@@ -137,3 +138,5 @@ TEST_CASE("a search sees no difference") {
   CHECK(plain.proof.angle_bound == behind.proof.angle_bound);
   CHECK(plain.applications == behind.applications);
 }
+
+}  // namespace test_any_operator

@@ -10,6 +10,7 @@
 #include <limits>
 #include <numbers>
 
+namespace test_bounds {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -141,3 +142,5 @@ TEST_CASE("the null of λ at q = 1, 1/4 and 4, by hand") {
   CHECK(refused([] { static_cast<void>(null_model(0, 3)); }, "null_model: the gate matrix is [0, 3]"));
   CHECK(refused([] { static_cast<void>(null_model(3, 0)); }, "null_model: the gate matrix is [3, 0]"));
 }
+
+}  // namespace test_bounds

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+namespace test_certificates {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -253,3 +254,5 @@ TEST_CASE("formulas of §9: Kato–Temple, Davis–Kahan, and the angle from λ 
   CHECK(angle_from_alignment(0.5, 0.5) == std::numbers::pi / 2);
   CHECK(angle_from_alignment(1, 0.5) == 0);
 }
+
+}  // namespace test_certificates

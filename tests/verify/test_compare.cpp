@@ -6,6 +6,7 @@
 #include <support/svd.hpp>
 #include <support/tolerance.hpp>
 
+namespace test_compare {
 using namespace mpi_router;
 using test_support::close;
 
@@ -380,3 +381,5 @@ TEST_CASE("the norm asks for as much as it is told to, of as much certainty") {
   CHECK(spectral_norm(gram(a), {.failure_probability = 1e-3, .max_steps = 6}).high <
         spectral_norm(gram(a), {.failure_probability = 1e-9, .max_steps = 6}).high);
 }
+
+}  // namespace test_compare

@@ -5,6 +5,7 @@
 #include <support/oracle.hpp>
 #include <support/random.hpp>
 
+namespace test_direction {
 using namespace mpi_router;
 
 namespace {
@@ -242,3 +243,5 @@ TEST_CASE("a zero matrix has no direction") {
   CHECK(none.v.size() == 0);
   CHECK(std::isnan(none.rate()));
 }
+
+}  // namespace test_direction

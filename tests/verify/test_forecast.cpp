@@ -9,6 +9,7 @@
 #include <cmath>
 #include <vector>
 
+namespace test_forecast {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -109,3 +110,5 @@ TEST_CASE("a row without a part along the principal direction has no forecast, o
   CHECK(forecast_steps(op, op, krylov, 1.0, std::sqrt(19.0), 1.0, 10).steps == 0);
   CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 6.0, 1e-6, 10).converged());  // another start's angle
 }
+
+}  // namespace test_forecast

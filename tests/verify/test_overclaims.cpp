@@ -13,6 +13,7 @@
 #include <numbers>
 #include <vector>
 
+namespace test_overclaims {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -603,3 +604,5 @@ TEST_CASE("a probe beside known neighbours takes fewer steps, and claims no more
     }
   }
 }
+
+}  // namespace test_overclaims

@@ -11,6 +11,7 @@
 
 #include <span>
 
+namespace test_packed_direction {
 using namespace mpi_router;
 
 namespace {
@@ -115,3 +116,5 @@ TEST_CASE("packed weights with a NaN, and none but zeros") {
   CHECK(none.v.size() == 0);
   CHECK(none.found.at.state == status::zero_image);
 }
+
+}  // namespace test_packed_direction

@@ -8,6 +8,7 @@
 
 #include <limits>
 
+namespace test_singular {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -59,3 +60,5 @@ TEST_CASE("what cannot arrive does not: too few steps, an orthogonal row, a zero
                   "[2, 2] has elements that are not finite"));
   }
 }
+
+}  // namespace test_singular

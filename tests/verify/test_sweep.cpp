@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+namespace test_sweep {
 using namespace mpi_router;
 using namespace test_support;
 
@@ -149,3 +150,5 @@ TEST_CASE("no certificate is refuted, whatever the spectrum, the start, the scal
   }
   CHECK(certified > SWEEP_TRIALS / 3);  // or the sweep would say nothing
 }
+
+}  // namespace test_sweep

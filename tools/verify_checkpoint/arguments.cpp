@@ -58,11 +58,11 @@ Other names are read where what they look like and the shapes leave no doubt: a 
   experts; the table then says "no known family". What stays in doubt is named, for --router, --gate and --layout.
 
 A layout is never guessed: it is taken if the shapes leave no other (those of D = 2F and F = D do), if the weights are
-  packed in groups along D, if the config.json beside the checkpoint names an architecture that has but one, if torch's
-  Linear leaves no choice (a "….weight" of one expert is [F, D]), or if --layout says so. What was taken, and why, stands
-  with each layer.
+  packed in groups along D or are GGUF's, whose rows are, if the config.json beside the checkpoint names an architecture
+  that has but one, if torch's Linear leaves no choice (a "….weight" of one expert is [F, D]), or if --layout says so.
+  What was taken, and why, stands with each layer.
 
-Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, all of GGUF but its codebook types) are
+Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, GGUF but for its codebook, ternary, one- and two-bit types) are
   decoded to the products of codes and scales; experts of more than six million weights to floats, rounded once, as
   the formats' own decoders do. What is certified is certified of those numbers.
 
@@ -257,10 +257,14 @@ std::string describe_layouts() {
   return all;
 }
 
-void wrap_help(CLI::App& app) {
+void finish_options(CLI::App& app) {
   app.get_formatter()->column_width(30);
   for (auto* option : app.get_options()) {
     option->description(wrapped(option->get_description()));
+    if (option->get_items_expected_max() > 0) {  // "" would pass for an option that was not given
+      option->check([](const std::string& word) { return word.empty() ? "an empty word" : std::string(); },
+                    "");
+    }
   }
 }
 
@@ -270,8 +274,8 @@ void define(CLI::App& app, CLI::App& rewrite, arguments& a) {
   add_naming_options(app, a);
   add_rewrite_options(rewrite, a);
   add_naming_options(rewrite, a);
-  wrap_help(app);
-  wrap_help(rewrite);
+  finish_options(app);
+  finish_options(rewrite);
   app.footer(footer);
   rewrite.footer(describe_layouts);
 }

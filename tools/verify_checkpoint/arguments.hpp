@@ -73,8 +73,8 @@ void add_common_options(CLI::App& app, arguments& a);
 /// The options of whatever searches for layers: --router, --gate, --layout, --router-layout.
 void add_naming_options(CLI::App& app, arguments& a);
 
-/// Breaks the help texts of the options into lines that fit beside their names.
-void wrap_help(CLI::App& app);
+/// Breaks the help texts of the options into lines that fit beside their names, and refuses empty words.
+void finish_options(CLI::App& app);
 
 /// What --layout may be, for the end of a help text.
 [[nodiscard]] std::string describe_layouts();

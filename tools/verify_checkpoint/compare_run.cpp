@@ -197,7 +197,7 @@ void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
                  "Exit with 1 unless every expert of both has a counterpart with cosines, of the rows and of "
                  "the directions, of at least this");
   add_naming_options(app, a);
-  wrap_help(app);
+  finish_options(app);
   app.footer([] { return describe_layouts() + compare_footer; });
 }
 

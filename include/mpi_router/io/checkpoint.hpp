@@ -97,7 +97,8 @@ class checkpoint {
 
   /// The tensors of the shards that the index does not name, in the order of their names.
   [[nodiscard]] std::span<const stored_tensor* const> unindexed() const noexcept { return unindexed_; }
-  /// The "*.safetensors" files beside the index that it does not name, in order.
+  /// The "*.safetensors" files beside the index that it does not name, or the projectors of images beside a
+  /// model in GGUF, in order.
   [[nodiscard]] const std::vector<std::string>& unlisted_files() const noexcept { return unlisted_; }
   /// The files that belong to these shards by name, "model-00003-of-00003.safetensors", and were not read: in
   /// order.
@@ -166,11 +167,24 @@ class checkpoint {
     }
   }
 
-  /// The one model in GGUF that a folder holds.
+  /// The one model in GGUF that a folder holds; projectors of images ("mmproj" in their names) may lie
+  /// beside it, and are not read.
   void open_gguf_of(const std::filesystem::path& folder) {
     std::error_code error;
     std::set<std::filesystem::path> models;
-    for (const auto& file : files_in(folder, ".gguf", error)) {
+    auto files = files_in(folder, ".gguf", error);
+    const auto is_projector = [](const auto& file) {
+      return io::path_text(file.filename()).find("mmproj") != std::string::npos;
+    };
+    if (!std::ranges::all_of(files, is_projector)) {
+      for (const auto& file : files) {
+        if (is_projector(file)) {
+          unlisted_.push_back(io::path_text(file.filename()));
+        }
+      }
+      std::erase_if(files, is_projector);
+    }
+    for (const auto& file : files) {
       const auto part = detail::shard_name_of(io::path_text(file.filename()));
       models.insert(part ? folder / io::path_named(part->sibling(1)) : file);
     }

@@ -85,6 +85,7 @@ inline void add_weights(const gguf_file& file, std::deque<stored_tensor>& plain,
     } else {
       weights.push_back(packed_weight(file, t));
     }
+    weights.back().set_of_ggml();
   }
 }
 

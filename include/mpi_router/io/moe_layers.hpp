@@ -99,6 +99,42 @@ inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
   }
 }
 
+/// Where experts' tensors lie, with stars for numbers: "layers.*.mlp.experts." of their pattern.
+[[nodiscard]] inline std::string starred_stem(std::string_view pattern) {
+  const auto prefix = pattern.substr(0, pattern.find(expert_mark));
+  return with_stars(prefix.substr(0, prefix.rfind('.'))) + ".";
+}
+
+/// A layer whose experts have no gates lacks them where others of the same names have them, be these whole or
+/// not: its up projections do not take their place.
+inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted, found_parts& found) {
+  const bool has_up = std::ranges::any_of(
+      found.result.layers, [](const moe_layer& layer) { return layer.part == expert_part::up; });
+  if (!has_up || wanted.of.of(expert_part::gate) == 0) {
+    return;
+  }
+  std::map<std::string, std::string> gates;  // one for each name with stars
+  for (const weight& w : model.weights()) {
+    if (holds_gates(w.name())) {
+      gates.emplace(with_stars(w.name()), w.name());
+    }
+  }
+  std::erase_if(found.result.layers, [&](const moe_layer& layer) {
+    const auto stem = starred_stem(layer.gate_name);
+    const auto like = std::ranges::find_if(gates, [&](const auto& gate) {
+      return gate.first.starts_with(stem) && holds_gates(std::string_view(gate.first).substr(stem.size()));
+    });
+    const bool lost = layer.part == expert_part::up && like != gates.end();
+    if (lost) {
+      found.result.omissions.push_back(
+          {layer.router->name(),
+           core::concatenate("its experts have no gates, as '", like->second, "' is one; is a file missing?"),
+           omission_kind::unseen, 1, layer.router_rows});
+    }
+    return lost;
+  });
+}
+
 /// In natural order; those of one name stay as they were.
 template <class Named>
 void sort_by_name(std::vector<Named>& all) {
@@ -153,6 +189,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
     detail::moe::find_by_roles(model, wanted, config, found);
     detail::moe::find_by_shapes(model, wanted, config, found);
   }
+  detail::moe::refuse_lost_gates(model, wanted, found);
   detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);

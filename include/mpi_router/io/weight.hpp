@@ -58,10 +58,13 @@ class weight {
              !std::holds_alternative<packed::nf4_matrix>(m.format());
     });
   }
+  /// Whether ggml stored it, whose matrices have the inputs of a layer along the last axis: then that is D.
+  [[nodiscard]] bool is_of_ggml() const noexcept { return of_ggml_; }
+  void set_of_ggml() noexcept { of_ggml_ = true; }
   [[nodiscard]] bool is_mxfp4() const {
     return std::ranges::any_of(matrices_, [](const auto& m) {
       const auto* fp4 = std::get_if<packed::fp4_matrix>(&m.format());
-      return fp4 != nullptr && fp4->group() == 32;
+      return fp4 != nullptr && fp4->group() == 32 && fp4->scales().type() == packed::scale_type::e8m0;
     });
   }
   /// Why its numbers cannot be had; empty if they can.
@@ -126,6 +129,7 @@ class weight {
   const stored_tensor* plain_ = nullptr;
   std::vector<packed::any_matrix> matrices_;
   std::string problem_;
+  bool of_ggml_ = false;
 };
 
 MPIROUTER_END

@@ -129,9 +129,9 @@ struct layout_choice {
 }
 
 /// One rule for all families: a layout is taken if no other that the family has, and none with the axes of an
-/// expert exchanged, has such shapes; if groups of packed numbers, which run along D, leave but one; if
-/// config.json names an architecture that has but the one; if the family has but one in MXFP4; if
-/// torch's Linear leaves no choice; or if the caller says so.
+/// expert exchanged, has such shapes; if groups of packed numbers, which run along D, or ggml, whose rows do,
+/// leave but one; if config.json names an architecture that has but the one; if the family has but one in
+/// MXFP4; if torch's Linear leaves no choice; or if the caller says so.
 [[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
                                                  index_t experts, index_t hidden_dim) {
   auto fitting = wanted.layouts;
@@ -146,10 +146,10 @@ struct layout_choice {
   if (possible.size() == 1) {
     return {fitting[0], "its shape", ""};
   }
-  if (gates.first().is_grouped()) {
+  if (gates.first().is_grouped() || gates.first().is_of_ggml()) {
     std::erase_if(fitting, [](gate_layout layout) { return !ffn_comes_first(layout); });
     if (fitting.size() == 1) {
-      return {fitting[0], "its packing", ""};
+      return {fitting[0], gates.first().is_grouped() ? "its packing" : "GGUF", ""};
     }
   }
   if (const auto named = first_of(wanted.of_architecture, fitting)) {

@@ -32,9 +32,11 @@ struct model_family {
   static const auto table = [] {
     std::vector<architecture_layout> out;
     for (const std::string_view name :
-         {"qwen35moe", "qwen2moe", "qwen3moe", "qwen3next", "qwen3omnimoe", "mixtral", "olmoe", "deepseek",
-          "glm4moe", "glm4vmoe", "dots1", "ernie45moe", "flexolmo", "hunyuanv1moe", "longcatflash", "minimax",
-          "mistral4", "phimoe"}) {
+         {"qwen35moe", "qwen2moe", "qwen3moe",     "qwen3next", "qwen3omnimoe", "mixtral",
+          "olmoe",     "deepseek", "glm4moe",      "glm4vmoe",  "glmmoedsa",    "dots1",
+          "ernie45",   "flexolmo", "hunyuanv1moe", "hyv3",      "longcatflash", "minimax",
+          "mistral4",  "phimoe",   "afmoe",        "axk",       "bailing",      "cohere2moe",
+          "exaonemoe", "gemma4",   "laguna",       "mimov2",    "solaropen"}) {
       out.push_back({name, gate_layout::n2fd_concatenated});
     }
     return out;

@@ -244,6 +244,15 @@ inline void note_attempt(const weight& router, attempt made, found_parts& found)
   }
 }
 
+/// What cannot be read may be packed in a way that config.json names.
+[[nodiscard]] inline attempt with_packing(attempt made, const checkpoint& model) {
+  const auto& unknown = model.packing().unknown;
+  if (!made.reason.empty() && !unknown.empty() && !contains(made.reason, unknown)) {
+    made.reason += core::concatenate("; config.json names ", unknown, ", which is not known here");
+  }
+  return made;
+}
+
 /// Layers of the blocks that no family's names have.
 inline void find_by_roles(const checkpoint& model, const moe_search& wanted,
                           const std::optional<model_config>& config, found_parts& found) {
@@ -259,7 +268,7 @@ inline void find_by_roles(const checkpoint& model, const moe_search& wanted,
       matrices = stacks_beside(model, name, *router);
     }
     if (router != nullptr && !matrices.empty()) {
-      note_attempt(*router, try_parts(model, *router, matrices, wanted, config), found);
+      note_attempt(*router, with_packing(try_parts(model, *router, matrices, wanted, config), model), found);
     }
   }
 }

@@ -83,7 +83,13 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   return count && *count >= 1 ? count : std::nullopt;
 }
 
-[[nodiscard]] inline std::optional<index_t> layers_of(const nlohmann::json& text) {
+/// LongCat's num_hidden_layers counts attention, which is twice in a layer.
+[[nodiscard]] inline std::optional<index_t> layers_of(const nlohmann::json& text, bool of_longcat) {
+  if (of_longcat) {
+    const auto layers = integer_of(text, {"num_layers"});
+    const auto attention = integer_of(text, {"num_hidden_layers"});
+    return layers || !attention ? layers : std::optional(*attention / 2);
+  }
   const auto layers = integer_of(text, {"num_hidden_layers", "num_layers", "n_layers", "n_layer"});
   const auto kinds = text.find("layers_block_type");
   return !layers && kinds != text.end() && kinds->is_array() ? static_cast<index_t>(kinds->size()) : layers;
@@ -109,7 +115,7 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   out.hidden_dim = integer_of(part, {"hidden_size", "d_model", "n_embd", "dim"});
   out.num_experts = experts_of(part);
   out.experts_per_token = experts_per_token_of(part);
-  const auto layers = layers_of(part);
+  const auto layers = layers_of(part, out.is_called("longcat"));
   const auto two_stacks = part.find("is_encoder_decoder");
   const bool stacks = two_stacks != part.end() && *two_stacks == true;
   if (layers && *layers > 0 && out.num_experts && !stacks) {

@@ -56,7 +56,9 @@ inline void note_missing_files(const checkpoint& model, found_parts& found) {
                                            " says that it is one of ", shard_name_of(name)->count, " shards"),
                          omission_kind::missing});
   }
-  const std::string not_named = "not read: " + io::path_text(model.index().filename()) + " does not name it";
+  const std::string not_named =
+      model.index().empty() ? "not read: a projector of images beside the model"
+                            : "not read: " + io::path_text(model.index().filename()) + " does not name it";
   if (!unlisted.empty()) {
     omissions.push_back({first_and_count(unlisted[0], unlisted.size()),
                          not_named + ", though its name is one of the shards'", omission_kind::missing});

@@ -81,8 +81,8 @@ struct matrices_choice {
                                                const std::string& name, const moe_search& wanted,
                                                const std::optional<model_config>& config) {
   using enum gate_layout;
-  if (tensors.first().is_grouped()) {
-    return {ndf, "its packing", ""};  // groups run along F, which it contracts
+  if (tensors.first().is_grouped() || tensors.first().is_of_ggml()) {  // along F, which it contracts
+    return {ndf, tensors.first().is_grouped() ? "its packing" : "GGUF", ""};
   }
   const auto family = std::ranges::find(model_families(), layer.family, &model_family::name);
   if (family != model_families().end() && is_fused(layer.layout) &&

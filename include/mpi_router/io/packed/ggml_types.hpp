@@ -58,7 +58,7 @@ struct ggml_block {
 namespace detail {
 
 /// Why a type is not decoded; empty for one that is.
-enum class decoding : unsigned char { known, codebook, number, internal, new_type };
+enum class decoding : unsigned char { known, codebook, ternary, number, internal, new_type };
 
 /// What ggml calls a type, its block, and whether it is decoded here.
 struct ggml_entry {
@@ -99,8 +99,8 @@ inline constexpr std::array<ggml_entry, 35> ggml_table{{
     {ggml_type::f64, "F64", {1, 8}, decoding::number},
     {ggml_type::iq1_m, "IQ1_M", {256, 56}, decoding::codebook},
     {ggml_type::bf16, "BF16", {1, 2}, decoding::known},
-    {ggml_type::tq1_0, "TQ1_0", {256, 54}, decoding::codebook},
-    {ggml_type::tq2_0, "TQ2_0", {256, 66}, decoding::codebook},
+    {ggml_type::tq1_0, "TQ1_0", {256, 54}, decoding::ternary},
+    {ggml_type::tq2_0, "TQ2_0", {256, 66}, decoding::ternary},
     {ggml_type::mxfp4, "MXFP4", {32, 17}, decoding::known},
     {ggml_type::nvfp4, "NVFP4", {64, 36}, decoding::known},
     {ggml_type::q1_0, "Q1_0", {128, 18}, decoding::new_type},
@@ -144,6 +144,7 @@ inline constexpr std::array<ggml_entry, 35> ggml_table{{
   switch (entry.how) {
     case detail::decoding::known: return "";
     case detail::decoding::codebook: return name + ": codebook types are not decoded";
+    case detail::decoding::ternary: return name + ": ternary types are not decoded";
     case detail::decoding::number: return name + ": not a type that weights are stored as";
     case detail::decoding::internal: return name + ": a type of intermediate results, not of weights";
     case detail::decoding::new_type: break;

@@ -25,7 +25,8 @@ struct quantised_parts {
                               parts.find(stem + "g_idx")};
   const bool whole = found.zeros != nullptr && found.scale != nullptr && codes.rank() == 2 &&
                      found.zeros->rank() == 2 && found.scale->rank() == 2 && found.groups() > 0 &&
-                     found.outputs() > 0 && codes.type() == dtype::i32 && found.zeros->type() == dtype::i32;
+                     found.outputs() > 0 && !found.zeros->bytes().empty() && codes.type() == dtype::i32 &&
+                     found.zeros->type() == dtype::i32;
   return whole ? std::optional(found) : std::nullopt;
 }
 
@@ -123,7 +124,10 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
   if (awq && parts.said.method != "gptq" && own.bits.value_or(4) == 4) {
     read_awq(*p, parts.said, out);
   } else if (gptq && parts.said.method != "awq") {
-    const index_t bits = own.bits.value_or(p->zeros->shape()[1] * 32 / p->outputs());
+    const index_t bits = p->zeros->shape()[1] * 32 / p->outputs();  // config.json has one for all modules
+    if (!packed::gptq_matrix::has_bits(bits) && own.bits.value_or(bits) != bits) {
+      return out.refuse(misfit(codes, *p->zeros, "zero points"));
+    }
     if (!packed::gptq_matrix::has_bits(bits)) {
       return out.refuse(core::concatenate("'", codes.name(), "' has codes of ", bits,
                                           " bits, which GPTQ packs in a way that is not decoded here"));

@@ -6,36 +6,45 @@
 MPIROUTER_BEGIN
 namespace packed {
 
-/// W[f, d] = code[f, d] · (scale / of) of signed bytes [rows, cols]. Scales are [rows, cols / group], or [1,
-/// …] for all rows alike; without a group, one serves the row. `of` is 127 where the scale is that of the
-/// largest code (bitsandbytes). A model of MatrixRows.
+/// W[f, d] = (code[f, d] − zero) · (scale / of) of signed bytes [rows, cols]. Scales are [rows, cols /
+/// group], or [1, …] for all rows alike; without a group, one serves the row. Zero points are signed bytes,
+/// one for each scale, and 0 where there are none. `of` is 127 where the scale is that of the largest code
+/// (bitsandbytes). A model of MatrixRows.
 class int8_matrix : public detail::grouped_matrix {
  public:
-  /// Throws usage_error where codes or scales are not as many as they must be. `group` 0 is the whole row.
+  /// Throws usage_error where codes, scales or zero points are not as many as they must be. `group` 0 is the
+  /// whole row.
   int8_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
-              index_t group = 0, int of = 1)
+              index_t group = 0, int of = 1, std::span<const std::byte> zero_points = {})
       : detail::grouped_matrix(rows, cols, 8, group == 0 ? std::max<index_t>(cols, 1) : group, scales),
         codes_(codes.data()),
+        zero_points_(zero_points.empty() ? nullptr : zero_points.data()),
         of_(of) {
     expect_bytes("int8_matrix", codes, rows, cols, cols);
     core::expect(group >= 0, "int8_matrix: groups of ", group, " columns");
     core::expect(of > 0, "int8_matrix: scales of ", of, " codes");
     scales_.expect_grid("int8_matrix", scales.rows() == 1 ? 1 : rows, parts_of(cols, group_));
+    if (zero_points_ != nullptr) {
+      expect_bytes("int8_matrix: zero points", zero_points, scales.rows(), scales.cols(), scales.cols());
+    }
   }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
     const std::byte* const codes = codes_ + f * cols_;
     for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
-      const S scale = scales_.at(scales_.rows() == 1 ? 0 : f, g) / static_cast<S>(of_);
-      decode_each(codes + first, count, out + first, [scale](std::uint8_t code) {
-        return static_cast<S>(static_cast<std::int8_t>(code)) * scale;
+      const index_t r = scales_.rows() == 1 ? 0 : f;
+      const S scale = scales_.at(r, g) / static_cast<S>(of_);
+      const int zero = zero_points_ == nullptr ? 0 : read<std::int8_t>(zero_points_, r * scales_.cols() + g);
+      decode_each(codes + first, count, out + first, [scale, zero](std::uint8_t code) {
+        return static_cast<S>(static_cast<std::int8_t>(code) - zero) * scale;
       });
     });
   }
 
  private:
   const std::byte* codes_;
+  const std::byte* zero_points_;
   int of_;
 };
 
@@ -62,8 +71,8 @@ class group_index {
 
 /// W[f, d] = (code − zero) · scale[f, g] of compressed-tensors' "pack-quantized": a row is a dense stream of
 /// codes of 2 to 8 bits in I32 words, zero is 2^(bits − 1) or, where there are zero points, that of [f, g]; g
-/// is d / group or g_idx[d]. Zero points are packed likewise, but down the rows: words [⌈rows · bits / 32⌉,
-/// groups]. A model of MatrixRows.
+/// is d / group or g_idx[d]. Scales are [rows, groups], or [1, groups] for all rows alike. Zero points are
+/// packed likewise, but down the rows: words [⌈rows · bits / 32⌉, groups]. A model of MatrixRows.
 class pack_quantized_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where words, scales, zero points or g_idx are not as many as they must be, for other
@@ -79,7 +88,7 @@ class pack_quantized_matrix : public detail::grouped_matrix {
     row_bytes_ = bytes_of_row("pack_quantized_matrix", cols, bits, 32);
     expect_bytes("pack_quantized_matrix", words, rows, cols, row_bytes_);
     const index_t groups = parts_of(cols, group);
-    scales_.expect_grid("pack_quantized_matrix", rows, groups);
+    scales_.expect_grid("pack_quantized_matrix", scales.rows() == 1 ? 1 : rows, groups);
     if (zero_points_ != nullptr) {
       expect_bytes("pack_quantized_matrix: zero points", zero_points,
                    bytes_of_row("pack_quantized_matrix", rows, bits, 32) / 4, groups, 4 * groups);
@@ -107,7 +116,7 @@ class pack_quantized_matrix : public detail::grouped_matrix {
   template <Accumulator S>
   void scale_group(index_t f, index_t g, S* out, index_t count) const noexcept {
     const auto zero = static_cast<S>(zero_point(f, g));
-    const S scale = scales_.at(f, g);
+    const S scale = scales_.at(scales_.rows() == 1 ? 0 : f, g);
     change_each(out, count, [zero, scale](S code) { return (code - zero) * scale; });
   }
   [[nodiscard]] int zero_point(index_t f, index_t g) const noexcept {

@@ -59,10 +59,14 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   const index_t rows = (*shape)[0];
   const index_t cols = (*shape)[1];
   const auto type = scale_type_of(scale.type());
-  if (scale.rank() != 2 || scale.shape()[0] != rows || !type) {
+  // For the whole tensor, if config.json does not say groups.
+  const bool is_one =
+      element_count(scale.shape()) == 1 &&
+      std::ranges::all_of(parts.said.groups, [&](index_t group) { return group <= 0 || group >= cols; });
+  if (!type || (!is_one && (scale.rank() != 2 || scale.shape()[0] != rows))) {
     return refuse(scale, "scales");
   }
-  const index_t groups = scale.shape()[1];
+  const index_t groups = is_one ? 1 : scale.shape()[1];
   const auto bits = bits_of_codes(cols, codes.shape()[1]);
   if (!zeros_fit(zeros, rows, groups, bits)) {
     return refuse(*zeros, "zero points");
@@ -79,8 +83,8 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   }
   out.shape = *shape;
   out.matrices.emplace_back(packed::pack_quantized_matrix(codes.bytes(), rows, cols, *bits,
-                                                          grid(scale, *type, 0, 1, rows, groups), *group,
-                                                          bytes_of(zeros), bytes_of(order)));
+                                                          grid(scale, *type, 0, 1, is_one ? 1 : rows, groups),
+                                                          *group, bytes_of(zeros), bytes_of(order)));
 }
 
 /// X.weight_packed of compressed-tensors: int, MXFP4, NVFP4.
@@ -102,13 +106,12 @@ inline void read_pack_quantized(const parts_list& parts, const stored_tensor& co
   const stack_shape bytes(codes.shape());
   if (codes.type() == dtype::i32) {
     read_pack_quantized(parts, codes, *scale, name, out);
-  } else if (codes.type() == dtype::u8 && global != nullptr && type == packed::scale_type::e4m3 &&
-             is_fp4(bytes, *scale, 16)) {
+  } else if (codes.type() == dtype::u8 && type == packed::scale_type::e4m3 && is_fp4(bytes, *scale, 16)) {
+    if (global == nullptr) {
+      return out.refuse(lacks(codes, "weight_global_scale"));
+    }
     out.parts.push_back(global);
     read_fp4(codes, *scale, *type, 16, global, true, out);  // stored as the reciprocal of ModelOpt's
-  } else if (codes.type() == dtype::u8 && global == nullptr && type == packed::scale_type::e4m3 &&
-             is_fp4(bytes, *scale, 16)) {
-    out.refuse(lacks(codes, "weight_global_scale"));
   } else if (codes.type() == dtype::u8 && global == nullptr && type == packed::scale_type::e8m0 &&
              is_fp4(bytes, *scale, 32)) {
     read_fp4(codes, *scale, *type, 32, nullptr, false, out);

@@ -165,6 +165,19 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   }
 }
 
+/// AutoRound packs as GPTQ or AWQ do and says as which.
+inline void read_auto_round(const nlohmann::json& object, quantization& out) {
+  if (out.method != "auto-round" && out.method != "intel/auto-round") {
+    return;
+  }
+  const auto format = text_of(object, "packing_format");
+  if (format == "auto_round:auto_gptq" || format == "auto_round:auto_awq") {
+    out.method = format.ends_with("gptq") ? "gptq" : "awq";
+  } else {
+    out.unknown = core::concatenate("packing_format '", format, "' of AutoRound");
+  }
+}
+
 /// A method or format that no reader here knows: what it packs is refused, never guessed.
 [[nodiscard]] inline std::string unknown_in(const quantization& said) {
   constexpr std::array<std::string_view, 11> methods{
@@ -174,11 +187,11 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
       "dense",           "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized", "float-quantized",
       "naive-quantized", "int-quantized",  "mxfp8-quantized",      "mixed-precision",      "int8-quantized"};
   constexpr std::array<std::string_view, 5> modes{"", "affine", "mxfp4", "mxfp8", "nvfp4"};
-  if (std::ranges::find(methods, said.method) == methods.end()) {
-    return core::concatenate("quant_method '", said.method, "'");
-  }
   if (!said.unknown.empty()) {
     return said.unknown;
+  }
+  if (std::ranges::find(methods, said.method) == methods.end()) {
+    return core::concatenate("quant_method '", said.method, "'");
   }
   for (const auto& format : said.formats) {
     if (said.method == "compressed-tensors" && std::ranges::find(formats, format) == formats.end()) {
@@ -217,6 +230,7 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   if (out.all.group) {
     out.groups.push_back(*out.all.group);
   }
+  read_auto_round(entry, out);
   read_input_major(entry, out);
   read_block(entry, "weight_block_size", out);
   read_formats(entry, out);

@@ -62,6 +62,13 @@ template <class Scheme>
     return core::concatenate("'", t.name(), "' is ", to_string(t.type()), " ", to_string(t.shape()),
                              ": it holds no numbers");
   }
+  const bool may_be_packed =
+      t.type() == dtype::u8 || t.type() == dtype::i8 || t.type() == dtype::i32 || t.type() == dtype::u32;
+  if (may_be_packed && !parts.said.unknown.empty()) {
+    return core::concatenate("'", t.name(), "' is stored as ", to_string(t.type()), ", packed by ",
+                             parts.said.unknown,
+                             " of config.json, which is not known here: write the model out in bf16 first");
+  }
   if (!is_floating(t.type())) {
     return core::concatenate(
         "'", t.name(), "' is stored as ", to_string(t.type()), look_of(t),

@@ -100,6 +100,13 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
          extents_but_one(scale.shape()) == extents_but_one(bytes.with(bytes.rows, 2 * bytes.cols / group));
 }
 
+/// Columns of a group of four-bit codes with scales of E4M3: 16 as NVFP4 has them, 32 in ModelOpt's W4A8. 0
+/// for neither.
+[[nodiscard]] inline index_t columns_of_nvfp4(const stack_shape& bytes, const stored_tensor& scale) {
+  const bool e4m3 = scale.type() == dtype::f8_e4m3;
+  return e4m3 && is_fp4(bytes, scale, 16) ? 16 : e4m3 && is_fp4(bytes, scale, 32) ? 32 : 0;
+}
+
 /// globals: one number for all matrices, or one for each; null for none.
 inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, packed::scale_type type,
                      index_t group, const stored_tensor* globals, bool reciprocal, recognised& out) {
@@ -120,7 +127,8 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
   }
 }
 
-inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, const quantization& said,
+/// Signed bytes with a scale for each row, group of a row, or all, and perhaps zero points like them.
+inline void read_int8(const parts_list& parts, const stored_tensor& codes, const stored_tensor& scale,
                       recognised& out) {
   const stack_shape w(codes.shape());
   const auto type = scale_type_of(scale.type());
@@ -129,19 +137,29 @@ inline void read_int8(const stored_tensor& codes, const stored_tensor& scale, co
   const bool by_row = n == w.rows;
   const auto group = w.is_matrix() && n > w.rows && n % w.rows == 0 && scale.rank() >= 2 &&
                              scale.shape().back() == n / w.rows
-                         ? columns_of_group(said, w.cols, n / w.rows)
+                         ? columns_of_group(parts.said, w.cols, n / w.rows)
                          : std::nullopt;
   const bool fits = n == 1 || by_row || group;
   if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !fits) {
     out.refuse(misfit(codes, scale));
     return;
   }
+  const auto* zeros = parts.find(codes.name() + "_zero_point");
+  if (zeros != nullptr) {
+    out.parts.push_back(zeros);
+    if (zeros->type() != dtype::i8 || extents_but_one(zeros->shape()) != extents_but_one(scale.shape())) {
+      out.refuse(misfit(codes, *zeros, "zero points"));
+      return;
+    }
+  }
   out.shape.assign(codes.shape().begin(), codes.shape().end());
   for (index_t i = 0; i < w.count; ++i) {
-    const auto s =
-        grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count, n == 1 ? 1 : w.rows, group ? n / w.rows : 1);
+    const index_t k = shared ? 0 : i;
+    const index_t pieces = shared ? 1 : w.count;
+    const auto s = grid(scale, *type, k, pieces, n == 1 ? 1 : w.rows, group ? n / w.rows : 1);
     out.matrices.emplace_back(
-        packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, group.value_or(0)));
+        packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, group.value_or(0), 1,
+                            zeros == nullptr ? std::span<const std::byte>() : piece(*zeros, k, pieces)));
   }
 }
 
@@ -152,16 +170,19 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
   const auto type = scale_type_of(scale.type());
   if (type == packed::scale_type::e8m0 && is_fp4(bytes, scale, 32)) {
     read_fp4(codes, scale, *type, 32, nullptr, false, out);
-  } else if (codes.type() == dtype::u8 && type == packed::scale_type::e4m3 && is_fp4(bytes, scale, 16)) {
+  } else if (const index_t group = columns_of_nvfp4(bytes, scale); codes.type() == dtype::u8 && group > 0) {
     const auto* global = parts.find(scale.name() + "_2");
     if (global == nullptr) {
       out.refuse(lacks(codes, "weight_scale_2"));
       return;
     }
     out.parts.push_back(global);
-    read_fp4(codes, scale, *type, 16, global, false, out);
+    read_fp4(codes, scale, *type, group, global, false, out);
+  } else if (codes.type() == dtype::i8 && scale.name().ends_with(".weight_scales")) {
+    out.refuse(core::concatenate("'", codes.name(), "' is I8 with '", scale.name(),
+                                 "', as EETQ has them, whose order is one of a GPU and is not decoded here"));
   } else if (codes.type() == dtype::i8) {
-    read_int8(codes, scale, parts.said, out);
+    read_int8(parts, codes, scale, out);
   } else {
     out.refuse(misfit(codes, scale));
   }

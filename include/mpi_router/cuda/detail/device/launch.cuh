@@ -11,7 +11,7 @@
 #include <string>
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#error "mpi_router/cuda needs sm_80 or newer: pass -arch=sm_80, sm_90a or that of your GPU"
+#error "mpi_router/cuda needs sm_80 or newer: pass -arch=sm_80, sm_90 or that of your GPU"
 #endif
 
 MPIROUTER_CUDA_DETAIL_BEGIN

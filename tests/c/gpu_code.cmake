@@ -1,0 +1,13 @@
+# The shared library has code for sm_80 and for sm_90, and PTX from which drivers make that of later GPUs: of each source file.
+cmake_minimum_required(VERSION 3.22)
+execute_process(COMMAND ${CUOBJDUMP} --list-elf --list-ptx ${LIBRARY} OUTPUT_VARIABLE listed COMMAND_ERROR_IS_FATAL ANY)
+foreach(code IN ITEMS sm_80.cubin sm_90.cubin sm_90.ptx)
+  string(REGEX MATCHALL "[.]${code}" found "${listed}")
+  list(LENGTH found count)
+  list(APPEND counts ${count})
+endforeach()
+list(REMOVE_DUPLICATES counts)
+message("files of each kind: ${counts}")
+if(counts STREQUAL "0" OR counts MATCHES ";")
+  message(FATAL_ERROR "not the same of each in ${LIBRARY}:\n${listed}")
+endif()
