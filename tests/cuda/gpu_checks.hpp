@@ -23,7 +23,9 @@ struct forced_device {
     return d;
   };
   return {like("the path of sm_80", 80, ctx.multiprocessors, 163),
-          like("sm_86 and sm_89, a large one", 80, 84, 99), like("sm_86 and sm_89, a small one", 80, 20, 99),
+          like("the path of sm_80, with all shared memory", 80, ctx.multiprocessors, 227),
+          like("sm_86 and sm_89, a large one", 80, 84, 99),
+          like("sm_86 and sm_89, a small one", 80, 20, 99),
           like("sm_120", ctx.capability, 70, 99),
           like("sm_90 with less shared memory", ctx.capability, 114, 163)};
 }

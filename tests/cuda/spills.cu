@@ -1,4 +1,5 @@
-// The kernels over stored rows whose threads fill the rings, for spills.cmake to count what they spill.
+// The forward kernels over stored rows, whose rings are filled BY threads or the TMA, for spills.cmake to
+// count what they spill.
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/types.hpp>
 // after what it is made of
@@ -9,7 +10,7 @@ using namespace mpi_router::cuda::detail;
 
 template <class T, int vectors, int rows>
 void use(const row_step_args<T>& args) {
-  row_step_kernel<T, vectors, rows, copier::threads><<<1, most_threads>>>(args);
+  row_step_kernel<T, vectors, rows, copier::BY><<<1, most_threads>>>(args);
 }
 
 void use_all(const row_step_args<bf16>& wide, const row_step_args<f16>& half,
@@ -23,4 +24,5 @@ void use_all(const row_step_args<bf16>& wide, const row_step_args<f16>& half,
   use<float, 1, 8>(single);
   use<float, 2, 4>(single);
   use<float, 4, 2>(single);
+  use<float, 8, 1>(single);
 }

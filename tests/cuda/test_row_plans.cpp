@@ -68,7 +68,8 @@ class ring_model {
 };
 
 /// The forward has a tile in registers before it feeds; the backward reads the stage until it is done with
-/// the tile, so that it feeds the stage of the tile before, and at the first tile of all none.
+/// the tile, so that it feeds the stage of the tile before, and at the first tile of all none. So does a
+/// forward whose threads have too many columns.
 enum class reader { forward, backward };
 
 /// One block's run through one group's ring.
@@ -211,6 +212,14 @@ struct case_of {
   reader by;
 };
 
+/// How a kernel of this plan reads on this device.
+[[nodiscard]] reader reader_of(const case_of& c, const row_plan& p, const cuda::context& ctx) {
+  return c.by == reader::forward &&
+                 forward_keeps_tile(p.vectors, p.rows, c.demand.element_bytes, !has_tma(ctx))
+             ? reader::forward
+             : reader::backward;
+}
+
 [[nodiscard]] std::vector<case_of> cases() {
   constexpr vjp_mode write = vjp_mode::write, add = vjp_mode::accumulate;
   return {{"forward, 16 bits", {2, 0, forward_most_columns, forward_vectors_in_flight}, reader::forward},
@@ -268,7 +277,7 @@ TEST_CASE("no ring waits for itself, and each tile comes once, where it is wante
           const expert_shape s{n, f, d};
           const row_plan p = make_row_plan(ctx, s, c.demand);
           if (p.vectors > 0) {
-            const laws l = drive(p, s, c.by);
+            const laws l = drive(p, s, reader_of(c, p, ctx));
             CHECK_MESSAGE(l.kept(), l.broken(), ": ", c.what, " ", name(ctx, s));
           }
         }
@@ -289,6 +298,31 @@ TEST_CASE("a ring of one stage would wait for itself in the backward, and one of
       CHECK(drive(p, {4, 12, 8}, reader::backward).kept());
     }
   }
+}
+
+TEST_CASE("a forward keeps a tile in its registers, but a whole one of more than 8192 columns") {
+  const cuda::context h100 = device(132, 90, 227);
+  const cuda::context a100 = device(108, 80, 163);
+  const auto keeps = [](const cuda::context& ctx, index_t hidden, int element_bytes) {
+    const row_plan p = make_row_plan(ctx, {64, 1024, hidden}, element_bytes);
+    return forward_keeps_tile(p.vectors, p.rows, element_bytes, !has_tma(ctx));
+  };
+  for (const int element_bytes : {2, 4}) {
+    for (const index_t d : {8, 2048, 4096, 7168, 8192, 8200, 12288, 16384}) {
+      CHECK(keeps(h100, d, element_bytes) == (d <= 8192));
+      CHECK(keeps(a100, d, element_bytes) == (d <= 8192 && element_bytes == 4));
+    }
+  }
+  CHECK(keeps(device(170, 120, 99), 16384, 2));  // half a tile
+  // Registers of a thread: r and u, and the tile in words of two elements of 16 bits.
+  for_each_device_and_shape({}, [](const cuda::context& ctx, const expert_shape& s) {
+    for (const int bytes : {2, 4}) {
+      const row_plan p = make_row_plan(ctx, s, bytes);
+      const bool fits = 2 * p.vectors * vector_bytes / bytes + 4 * p.vectors * p.rows <= 80;
+      const bool keeps_it = forward_keeps_tile(p.vectors, p.rows, bytes, !has_tma(ctx));
+      CHECK_MESSAGE((!keeps_it || fits || p.vectors == 0), "a tile in registers: ", name(ctx, s));
+    }
+  });
 }
 
 TEST_CASE("how far the row kernels reach") {

@@ -3,19 +3,45 @@
 
 #include <mpi_router/cuda/detail/device/number.cuh>
 
+#include <cstdint>
 #include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Writes the first `count` of `width` values, or adds them to what is there, one by one: by a call, for it
-/// is rare.
+/// Writes the first `count` of `width` values, or adds them to what is there, at any alignment: by a call,
+/// for it is rare. Two elements of 16 bits go together where they are a word.
 template <class G, int width, bool add>
 __device__ __noinline__ void write_rarely(G* to, int count, float4 first, float4 second) {
-  const float value[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+  float value[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+  if constexpr (add) {
 #pragma unroll
-  for (int i = 0; i < width; ++i) {
-    if (i < count) {
-      to[i] = from_double<G>(static_cast<double>(add ? to_float(to[i]) + value[i] : value[i]));
+    for (int i = 0; i < width; ++i) {
+      value[i] += i < count ? to_float(to[i]) : 0.0F;
+    }
+  }
+  if constexpr (sizeof(G) == 2) {
+    const bool in_words = (reinterpret_cast<std::uintptr_t>(to) & 3U) == 0;
+    const uint4 packed = pack<G>(value);
+    const unsigned words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int i = 0; i < width; i += 2) {
+      if (in_words && i + 1 < count) {
+        *reinterpret_cast<unsigned*>(to + i) = words[i / 2];
+      } else {
+#pragma unroll
+        for (int k = i; k < i + 2; ++k) {
+          if (k < count) {
+            to[k].bits = static_cast<unsigned short>(words[i / 2] >> (k % 2 * 16));
+          }
+        }
+      }
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      if (i < count) {
+        to[i] = from_double<G>(static_cast<double>(value[i]));
+      }
     }
   }
 }

@@ -70,6 +70,16 @@ __device__ __forceinline__ void copy_async_16(int to_shared, const void* from, b
                "r"(present ? 16 : 0)
                : "memory");
 }
+/// Copies 16 bytes by words, of which `bytes` are there; the others become zeros.
+__device__ __forceinline__ void copy_async_words(void* to_shared, const void* from, int bytes) {
+#pragma unroll
+  for (int at = 0; at < 16; at += 4) {
+    const int present = min(4, max(0, bytes - at));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to_shared) + at),
+                 "l"(static_cast<const char*>(from) + (present > 0 ? at : 0)), "r"(present)
+                 : "memory");
+  }
+}
 __device__ __forceinline__ void close_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `pending` of this thread's groups are under way.
 template <int pending>

@@ -221,14 +221,15 @@ __device__ __forceinline__ void tell(const finish_args& a, int e, const finished
   }
 }
 
-/// Normalises the image of expert e, and tells of it. `row_square` is this thread's part of ‖r‖². `kept`: see
-/// own_columns. All threads of the block call it.
-template <int kept, class Image>
+/// Normalises the image of expert e, and tells of it. row_square() is this thread's part of ‖r‖², asked for
+/// behind the loads of the image. `kept`: see own_columns. All threads of the block call it.
+template <int kept, class Image, class RowSquare>
 __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const Image& image,
-                                              double row_square, leader_scratch& scratch) {
+                                              const RowSquare& row_square, leader_scratch& scratch) {
   const int threads = static_cast<int>(blockDim.x);
   own_columns<kept, Image> columns(image, a.hidden);
-  double norms[2] = {row_square, columns.square()};
+  const double image_square = columns.square();
+  double norms[2] = {row_square(), image_square};
   sum_over_block(norms, scratch.norms, threads);
   const bool wants_residual = a.told.residual != nullptr;
   const bool wants_rayleigh = wants_residual || a.told.rayleigh != nullptr;

@@ -11,6 +11,8 @@
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/detail/plan/two_reads.hpp>
 
+#include <type_traits>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// The images as the step kernels leave them in memory: one slot for each segment.
@@ -106,27 +108,64 @@ struct scaled_images {
   }
 };
 
-/// Finishes expert e, with all threads of the block.
-template <int kept, class Images>
-__device__ __forceinline__ void finish_by_block(const Images& images, const finish_args& a, int e,
-                                                leader_scratch& scratch) {
-  const int threads = static_cast<int>(blockDim.x);
+/// A thread's columns of a router row of floats, as own_columns has those of the image, in two halves: the
+/// loads of the image can be under way at the same time.
+template <int kept>
+class own_row {
+ public:
+  __device__ __forceinline__ own_row(const any_matrix& rows, int e, int hidden) : rows_(rows) {
+    rows.load_fours_bits<kept, 4>(e, hidden, static_cast<int>(threadIdx.x) * 4,
+                                  static_cast<int>(blockDim.x) * 4, bits_);
+  }
+  /// Σ x² over them.
+  [[nodiscard]] __device__ __forceinline__ double square() const {
+    float r[4 * kept];
+    rows_.fours_from_bits(bits_, r);
+    double sum = 0.0;
+#pragma unroll
+    for (int i = 0; i < 4 * kept; ++i) {
+      sum = fma(static_cast<double>(r[i]), static_cast<double>(r[i]), sum);
+    }
+    return sum;
+  }
+
+ private:
+  const any_matrix& rows_;
+  unsigned bits_[kept][4];
+};
+
+/// This thread's part of ‖r‖² of a row of any type, in the units of its image if powers of two were taken out
+/// of that.
+template <class Image>
+[[nodiscard]] __device__ __forceinline__ double square_of_row(const finish_args& a, int e,
+                                                              const Image& image) {
   double square = 0.0;
-  for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden; column += threads * 4) {
+  for (int column = static_cast<int>(threadIdx.x) * 4; column < a.hidden;
+       column += static_cast<int>(blockDim.x) * 4) {
     double r[4];
     a.rows.load_four(e, column, a.hidden, r);
-    if constexpr (requires { images.scaled_of(e, a.hidden); }) {
-      in_units_of(images.scaled_of(e, a.hidden), r);
-    }
+    in_units_of(image, r);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       square = fma(r[i], r[i], square);
     }
   }
-  if constexpr (requires { images.scaled_of(e, a.hidden); }) {
-    finish_expert<kept>(a, e, images.scaled_of(e, a.hidden), square, scratch);
+  return square;
+}
+
+/// Finishes expert e, with all threads of the block.
+template <int kept, class Images>
+__device__ __forceinline__ void finish_by_block(const Images& images, const finish_args& a, int e,
+                                                leader_scratch& scratch) {
+  if constexpr (std::is_same_v<Images, slot_images> && kept > 0) {  // rows of f64 leave no slots
+    const own_row<kept> row(a.rows, e, a.hidden);
+    finish_expert<kept>(a, e, images.of(e, a.hidden), [&] { return row.square(); }, scratch);
+  } else if constexpr (requires { images.scaled_of(e, a.hidden); }) {
+    const auto image = images.scaled_of(e, a.hidden);
+    finish_expert<kept>(a, e, image, [&] { return square_of_row(a, e, image); }, scratch);
   } else {
-    finish_expert<kept>(a, e, images.of(e, a.hidden), square, scratch);
+    const auto image = images.of(e, a.hidden);
+    finish_expert<kept>(a, e, image, [&] { return square_of_row(a, e, image); }, scratch);
   }
 }
 

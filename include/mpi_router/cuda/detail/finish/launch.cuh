@@ -26,7 +26,9 @@ void collect(const context& ctx, index_t experts, const collect_args<Images>& ar
 template <class Images>
 void finish(const context& ctx, index_t experts, const Images& images, const finish_args& args) {
   const launch_shape shape = one_block_each(ctx.multiprocessors, experts, args.hidden);
-  if (args.hidden <= finish_kept_columns) {
+  if (args.hidden <= 4 * static_cast<int>(shape.threads)) {
+    launch("finish_kernel", ctx, shape, finish_kernel<Images, 1>, images, args);
+  } else if (args.hidden <= finish_kept_columns) {
     launch("finish_kernel", ctx, shape, finish_kernel<Images, finish_kept>, images, args);
   } else {
     launch("finish_kernel", ctx, shape, finish_kernel<Images, 0>, images, args);

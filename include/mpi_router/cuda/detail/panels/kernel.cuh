@@ -56,9 +56,10 @@ class panel_forward {
                              0};
     sweep_.end_expert(expert_, header, u_, [&](const image_parts& image) {
       const panel_memory& memory = sweep_.memory;
-      finish_expert<0>(args_.finish, expert_, image,
-                       sweep_.at.thread < panel_memory::warps ? memory.row_squares[sweep_.at.thread] : 0.0,
-                       *memory.leader);
+      const auto row_square = [&] {
+        return sweep_.at.thread < panel_memory::warps ? memory.row_squares[sweep_.at.thread] : 0.0;
+      };
+      finish_expert<0>(args_.finish, expert_, image, row_square, *memory.leader);
     });
   }
 

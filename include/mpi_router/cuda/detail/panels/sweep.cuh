@@ -15,6 +15,7 @@
 #include <mpi_router/cuda/detail/panels/ring.cuh>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
 
+#include <cstdint>
 #include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
@@ -38,6 +39,11 @@ template <class T>
 [[nodiscard]] __device__ __forceinline__ bool is_aligned(const panel_sweep_args<T>& a) {
   return aligned_to_16(nullptr, a.weights.hidden * static_cast<long long>(sizeof(T)),
                        a.ffn * static_cast<long long>(sizeof(T)));
+}
+
+/// Whether rows that are `stride` bytes apart begin at words.
+[[nodiscard]] __device__ __forceinline__ bool in_words(const void* first, long long stride) {
+  return ((reinterpret_cast<std::uintptr_t>(first) | static_cast<std::uintptr_t>(stride)) & 3U) == 0;
 }
 
 /// A block: its memory, where it is, and its way over the panels. (No member refers to another one: the
@@ -109,15 +115,27 @@ struct panel_sweep {
     ring.aim(first, present);
     next_panel += a.part.team;
   }
-  /// This thread's part of the panel at hand, which the asynchronous copies left out, element by element.
+  /// This thread's part of the panel at hand, which the copies ahead left out: by words, all under way at
+  /// once, or element by element.
   __device__ __forceinline__ void fetch(int expert) const {
     const int c = column(mine, expert);
-    const T* const from = a.weights.of(expert) + at.first_row * a.weights.hidden + c;
+    const T* from = a.weights.of(expert) + at.first_row * a.weights.hidden + c;
+    const long long step = place::pass_rows * a.weights.hidden;
     const int present = c < a.ffn ? at.rows : 0;
+    const int left = min(width, a.ffn - c);
     wait_for_copy_groups<0>();
+    if (!is_pair<T> && in_words(from, step * static_cast<long long>(sizeof(T)))) {
 #pragma unroll 1
-    for (int p = 0; p < present; ++p) {
-      *ring.slot(p) = gather_vector(from + p * (place::pass_rows * a.weights.hidden), min(width, a.ffn - c));
+      for (int p = 0; p < present; ++p, from += step) {
+        copy_async_words(ring.slot(p), from, left * static_cast<int>(sizeof(T)));
+      }
+      close_copy_group();
+      wait_for_copy_groups<0>();
+      return;
+    }
+#pragma unroll 1
+    for (int p = 0; p < present; ++p, from += step) {
+      *ring.slot(p) = gather_vector(from, left);
     }
   }
   /// Starts the copies of an expert's first panel around load(), where the rows are made whose loads are

@@ -41,6 +41,22 @@ constexpr int most_vectors_alone = 256;
 /// can own. The kernels are compiled for these: 128 registers must hold them.
 constexpr int forward_vectors_in_flight = 8;
 constexpr int forward_most_columns = 32;
+/// Whether a forward keeps a tile, of `rows` × `vectors` to a thread, in its registers from the dots to the
+/// image, so that its stage can be filled anew meanwhile. Beside a thread's 32 columns of the row and the
+/// image whole tiles would spill, and so would any of 16 bits where threads copy: there a tile is read from
+/// its stage a second time.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr bool forward_keeps_tile(int vectors, int rows,
+                                                                      int element_bytes, bool threads_copy) {
+  const bool is_large = vectors * vector_bytes / element_bytes >= forward_most_columns &&
+                        rows * vectors >= forward_vectors_in_flight;
+  return !is_large && !(threads_copy && element_bytes == 2);
+}
+/// Whether threads that copy start the copies of a row as soon as they have lifted what is in its place,
+/// where a tile is read twice; else of all rows behind the last. A single vector of a row is too little to do
+/// between them, and a gradient that is written takes its turn there. Timed.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr bool copies_by_row(int vectors, bool writes) {
+  return vectors > 1 && !writes;
+}
 constexpr int vjp_vectors_alone = 8;
 constexpr int vjp_vectors_with_old = 2;  // where the gradient that is added to travels through the ring, too
 constexpr int vjp_most_columns = 16;

@@ -49,10 +49,10 @@ __device__ __forceinline__ int begin_row(const row_step_args<T>& a, Sweep& sweep
   return exponent;
 }
 
-/// u += Σ ⟨a_f, r⟩ a_f over the rows of a tile, whose vectors are load(g, v).
-template <class T, int vectors, int rows, class Sweep, int columns, class Load>
-__device__ __forceinline__ void step_rows(Sweep& sweep, const Load& load, row_sums<columns>& sums) {
-  sweep.begin_tile(true);
+/// u += Σ ⟨a_f, r⟩ a_f over the rows of a tile, whose vectors are load(g, v). sink: see lift.
+template <class T, int vectors, int rows, class Sweep, int columns, class Load, class Sink>
+__device__ __forceinline__ void step_rows(Sweep& sweep, const Load& load, row_sums<columns>& sums,
+                                          const Sink& sink) {
   float y[rows];
   const unsigned most = project(
                             sweep, sums.shift, false, y,
@@ -73,29 +73,39 @@ __device__ __forceinline__ void step_rows(Sweep& sweep, const Load& load, row_su
         sums.energy = fmaf(e, e, sums.energy);
         return y[g] * sums.scale.image_factor;
       },
-      [](int, int, const float(&)[vector_width<T>]) {});
+      sink);
 }
 
-/// Over those of the group's next tile: it is in registers meanwhile, and its stage is filled anew. Threads
-/// that copy have too few registers for it in 16 bits, and read the stage again, as the backward does.
+/// Over those of the group's next tile, the first of all or not. Where registers can hold it, it is there
+/// meanwhile and its stage is filled anew; else the stage is read again, as in the backward.
 template <class T, int vectors, int rows, class Sweep, int columns>
-__device__ __forceinline__ void step_tile(Sweep& sweep, const T* base, bool in_ring, int first,
+__device__ __forceinline__ void step_tile(Sweep& sweep, const T* base, bool in_ring, int first, bool is_first,
                                           row_sums<columns>& sums) {
   const auto share = sweep.template take<rows>(base, in_ring, first);
-  if constexpr (Sweep::threads_copy && sizeof(T) == 2) {
-    step_rows<T, vectors, rows>(sweep, [&share](int g, int v) { return share.load(g, v); }, sums);
-    sweep.copy();
-  } else {
+  const auto load = [&share](int g, int v) { return share.load(g, v); };
+  if constexpr (forward_keeps_tile(vectors, rows, sizeof(T), Sweep::threads_copy)) {
     uint4 stored[rows][vectors];
 #pragma unroll
     for (int g = 0; g < rows; ++g) {
 #pragma unroll
       for (int v = 0; v < vectors; ++v) {
-        stored[g][v] = share.load(g, v);
+        stored[g][v] = load(g, v);
       }
     }
     sweep.copy();
-    step_rows<T, vectors, rows>(sweep, [&stored](int g, int v) { return stored[g][v]; }, sums);
+    sweep.begin_tile(true);
+    step_rows<T, vectors, rows>(
+        sweep, [&stored](int g, int v) { return stored[g][v]; }, sums, [](int, int, const auto&) {});
+  } else {
+    constexpr bool by_row = Sweep::threads_copy && copies_by_row(vectors, false);
+    sweep.begin_tile(!is_first);
+    auto copies = sweep.template begin_rows<by_row>();
+    step_rows<T, vectors, rows>(sweep, load, sums, [&copies](int, int v, const auto&) {
+      if (by_row && v + 1 == vectors) {
+        copies(false);
+      }
+    });
+    sweep.end_rows(copies);
   }
 }
 
@@ -108,13 +118,14 @@ __global__ void __launch_bounds__(most_threads, 1)
   constexpr int width = vector_width<T>;
   extern __shared__ __align__(128) unsigned char shared[];
   const tile_shape& tiles = a.sweep.tiles;
-  const auto lanes = [&a](const auto& use) { use(a.sweep.weights); };
-  row_sweep<by, T, vectors, decltype(lanes)> sweep(a.sweep, lanes, shared);
+  const auto lanes = [&a](const auto& use) { return use(a.sweep.weights); };
+  row_sweep<by, T, vectors, decltype(lanes), false> sweep(a.sweep, lanes, shared);
   if (!a.at_rest) {
     wait_for_previous_kernel();
   }
   let_next_kernel_start();
 
+  const int first_of_group = sweep.mine;
   for (int expert = sweep.tile / tiles.per_expert; sweep.tile < sweep.end; ++expert) {
     const int stop = min(sweep.end, (expert + 1) * tiles.per_expert);
     const T* const base = a.sweep.weights.tensor.of(expert);
@@ -124,17 +135,19 @@ __global__ void __launch_bounds__(most_threads, 1)
     clear(sums.u);
     int first = (sweep.mine - expert * tiles.per_expert) * rows;
     for (; sweep.mine < stop; sweep.advance(), first += a.sweep.ring.groups * rows) {
-      step_tile<T, vectors, rows>(sweep, base, in_ring, first, sums);
+      step_tile<T, vectors, rows>(sweep, base, in_ring, first, sweep.mine == first_of_group, sums);
     }
     wait_for_previous_kernel();
     const slot_header header{sums.energy, 2 * sums.scale.projection + 2 * row_exponent,
                              sums.scale.image + row_exponent, 0};
-    end_segment<vectors, width>(
-        a.sweep, sweep.memory, sweep.group, expert, header, sums.u, [&](const image_parts& image) {
-          const int warp = static_cast<int>(threadIdx.x);
-          const double row_square = warp < sweep.group.warps() ? sweep.memory.row_squares[warp] : 0.0;
-          finish_expert<0>(a.finish, expert, image, row_square, *sweep.memory.leader);
-        });
+    const auto row_square = [&sweep] {
+      const int warp = static_cast<int>(threadIdx.x);
+      return warp < sweep.group.warps() ? sweep.memory.row_squares[warp] : 0.0;
+    };
+    end_segment<vectors, width>(a.sweep, sweep.memory, sweep.group, expert, header, sums.u,
+                                [&](const image_parts& image) {
+                                  finish_expert<0>(a.finish, expert, image, row_square, *sweep.memory.leader);
+                                });
     sweep.tile = stop;
   }
 }

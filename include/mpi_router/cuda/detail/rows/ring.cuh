@@ -55,6 +55,64 @@ __device__ __forceinline__ void feed_ring(unsigned char* memory, std::uint64_t* 
   __syncwarp();
 }
 
+/// One thread's copies of the bytes that it will itself read of a tile, row after row: each is started after
+/// this thread's own last read of what was there.
+template <int vectors, class Lane>
+class row_copies {
+ public:
+  __device__ __forceinline__ row_copies(const Lane& lane, unsigned char* stage, const tile_shape& tiles,
+                                        const tile_cursor& at, const thread_group& group, bool wanted)
+      : step_(group.threads * unit) {
+    if (!wanted) {
+      return;
+    }
+    const auto* const base = lane.tensor.of(at.expert());
+    if (!lane.fast(base, tiles.hidden)) {
+      return;
+    }
+    const int first = group.rank * unit;
+    stride_ = lane.tensor.ffn * static_cast<long long>(sizeof(*base));
+    pitch_ = lane.pitch;
+    from_ = reinterpret_cast<const unsigned char*>(base) + at.first() * stride_ + first;
+    to_ = static_cast<int>(shared_address(stage + lane.offset)) + first;
+    bytes_ = tiles.hidden * static_cast<int>(sizeof(*base)) - first;
+    left_ = at.count(tiles);
+  }
+  /// Those of the next row, if there is one.
+  __device__ __forceinline__ void next() {
+    if (left_ > 0) {
+      --left_;
+#pragma unroll
+      for (int v = 0; v < vectors; ++v) {
+#pragma unroll
+        for (int i = 0; i < unit; i += 16) {
+          if (const int at = v * step_ + i; at < bytes_) {
+            copy_async_16(to_ + at, from_ + at, true);
+          }
+        }
+      }
+      from_ += stride_;
+      to_ += pitch_;
+    }
+  }
+  /// Those of all rows that are left.
+  __device__ __forceinline__ void rest() {
+    while (left_ > 0) {
+      next();
+    }
+  }
+
+ private:
+  static constexpr int unit = Lane::unit;
+  const unsigned char* from_ = nullptr;
+  long long stride_ = 0;
+  int step_;       // bytes from one of this thread's units of a row to the next
+  int bytes_ = 0;  // of a row, from this thread's first on
+  int to_ = 0;
+  int pitch_ = 0;
+  int left_ = 0;  // rows
+};
+
 /// A group's view of its ring. Tiles come in order.
 template <copier by>
 class ring_view {
@@ -80,8 +138,16 @@ class ring_view {
     }
     return memory_ + stage * stage_bytes_;
   }
-  /// Threads: starts this thread's copies of the rows of a tile, after its own last read of the stage they go
-  /// to.
+  /// Threads: this thread's copies of the rows of a tile to the stage after the last; none if not `wanted`.
+  template <int vectors, class Lane>
+  [[nodiscard]] __device__ __forceinline__ row_copies<vectors, Lane> copies(const Lane& lane,
+                                                                            const tile_shape& tiles,
+                                                                            const tile_cursor& at,
+                                                                            const thread_group& group,
+                                                                            bool wanted) const {
+    return {lane, memory_ + head_ * stage_bytes_, tiles, at, group, wanted};
+  }
+  /// All of them at once.
   template <int vectors, class Lane>
   __device__ __forceinline__ void copy(const Lane& lane, const tile_shape& tiles, const tile_cursor& at,
                                        const thread_group& group) const {

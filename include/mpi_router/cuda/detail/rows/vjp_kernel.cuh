@@ -62,16 +62,17 @@ __global__ void __launch_bounds__(most_threads, 1)
   constexpr int columns = vectors * width;
   constexpr bool accumulate = mode == vjp_mode::accumulate;
   constexpr bool ring_has_old = accumulate && old_in_ring<T, G>;
+  constexpr bool by_row = by == copier::threads && copies_by_row(vectors, mode == vjp_mode::write);
   extern __shared__ __align__(128) unsigned char shared[];
   const tile_shape& tiles = a.sweep.tiles;
   const auto lanes = [&a](const auto& use) {
     if constexpr (ring_has_old) {
-      use(a.sweep.weights, a.old);
+      return use(a.sweep.weights, a.old);
     } else {
-      use(a.sweep.weights);
+      return use(a.sweep.weights);
     }
   };
-  row_sweep<by, T, vectors, decltype(lanes)> sweep(a.sweep, lanes, shared);
+  row_sweep<by, T, vectors, decltype(lanes), true> sweep(a.sweep, lanes, shared);
   const thread_group& group = sweep.group;
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -149,6 +150,7 @@ __global__ void __launch_bounds__(most_threads, 1)
       G* gradient_row = gradient + static_cast<long long>(first) * a.gradient.ffn;
       float y = 0.0F;
       float w = 0.0F;
+      auto copies = sweep.template begin_rows<by_row>();
       lift<T, vectors, rows>(
           load, u,
           [&](int g) {
@@ -171,12 +173,21 @@ __global__ void __launch_bounds__(most_threads, 1)
                 write_gradient<G, width, accumulate>(to, gradient_vectors, tiles.hidden - column, old, x);
               }
             }
+            if constexpr (by_row) {
+              if (v + 1 == vectors) {
+                copies(false);
+              }
+            }
           });
       if (const int back = -outer_exponents(exponents.row + exponents.dual, shift).rows;
           mode != vjp_mode::factored && back != 0) [[unlikely]] {
         scale_rows(power_of_two(back));
       }
-      sweep.copy();
+      if constexpr (by_row) {
+        sweep.end_rows(copies);
+      } else {  // called here: from end_rows, other code is made of the loop
+        sweep.copy();
+      }
     }
     const slot_header header{0.0F, exponent_unset, scale.image + exponents.dual, 0};
     end_segment<vectors, width>(
