@@ -141,6 +141,7 @@ class small_steps {
       : d_(d), weights_(to_size(n * f * d)), router_(to_size(n * d)), rows_(to_size(n * d)) {
     must(cudaMemset(weights_.data(), 0x3c, to_size(n * f * d) * sizeof(bf16)), "cudaMemset");
     must(cudaMemset(router_.data(), 0x3c, to_size(n * d) * sizeof(float)), "cudaMemset");
+    sync();  // the stream does not wait for the default one
     must(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   small_steps(const small_steps&) = delete;

@@ -53,7 +53,7 @@ class device_array {
         offset_(guard + offset_elements * sizeof(T)),
         bytes_(offset_ + size * sizeof(T) + guard) {
     must(cudaMalloc(&memory_, bytes_), "cudaMalloc");
-    must(cudaMemset(memory_, 0xff, bytes_), "cudaMemset");
+    poison();
   }
   device_array(const std::vector<T>& values, std::size_t offset_elements = 0)
       : device_array(values.size(), offset_elements) {
@@ -69,7 +69,11 @@ class device_array {
     must(cudaMemcpy(out.data(), data(), size_ * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
     return out;
   }
-  void poison() const { must(cudaMemset(memory_, 0xff, bytes_), "cudaMemset"); }
+  /// Done when it returns: not every stream waits for the default one.
+  void poison() const {
+    must(cudaMemset(memory_, 0xff, bytes_), "cudaMemset");
+    must(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
+  }
   [[nodiscard]] bool intact() const {
     std::vector<unsigned char> all(bytes_);
     must(cudaMemcpy(all.data(), memory_, bytes_, cudaMemcpyDeviceToHost), "cudaMemcpy");

@@ -43,6 +43,7 @@ class buffer {
   explicit buffer(std::size_t size) : size_(size) {
     must(cudaMalloc(&data_, size * sizeof(T) + 1));
     must(cudaMemset(data_, 0xff, size * sizeof(T) + 1));  // memory may come back with the right answers in it
+    must(cudaStreamSynchronize(nullptr));                 // the ranks' streams do not wait for it
   }
   explicit buffer(const std::vector<T>& values) : buffer(values.size()) {
     must(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));

@@ -8,10 +8,23 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Writes the first `count` of `width` values, or adds them to what is there, at any alignment: by a call,
-/// for it is rare. Two elements of 16 bits go together where they are a word.
+/// Writes the first `count` of `width` values, or adds them to what is there, one by one: by a call, for it
+/// is rare.
 template <class G, int width, bool add>
-__device__ __noinline__ void write_rarely(G* to, int count, float4 first, float4 second) {
+__device__ __noinline__ void write_elements(G* to, int count, float4 first, float4 second) {
+  const float value[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+#pragma unroll
+  for (int i = 0; i < width; ++i) {
+    if (i < count) {
+      to[i] = from_double<G>(static_cast<double>(add ? to_float(to[i]) + value[i] : value[i]));
+    }
+  }
+}
+
+/// The same, all loads first, and two elements of 16 bits together where they are a word. The call takes a
+/// few registers more, which cost the kernels over rows 2 %.
+template <class G, int width, bool add>
+__device__ __noinline__ void write_words(G* to, int count, float4 first, float4 second) {
   float value[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
   if constexpr (add) {
 #pragma unroll
@@ -46,9 +59,12 @@ __device__ __noinline__ void write_rarely(G* to, int count, float4 first, float4
   }
 }
 
+/// How columns that are no whole vectors are written.
+enum class unaligned { by_element, by_word };
+
 /// This thread's `width` columns of one row of the gradient, `left` of which there are: values, or the values
 /// in `old` plus these. `aligned`: rows of whole vectors.
-template <class G, int width, bool add>
+template <class G, int width, bool add, unaligned otherwise = unaligned::by_element>
 __device__ __forceinline__ void write_gradient(G* to, bool aligned, int left, const void* old,
                                                float (&value)[width]) {
   if (left <= 0) {
@@ -56,8 +72,12 @@ __device__ __forceinline__ void write_gradient(G* to, bool aligned, int left, co
   }
   if (!aligned) [[unlikely]] {
     const float* const second = value + width - 4;
-    write_rarely<G, width, add>(to, left, make_float4(value[0], value[1], value[2], value[3]),
-                                make_float4(second[0], second[1], second[2], second[3]));
+    const auto of = [](const float* x) { return make_float4(x[0], x[1], x[2], x[3]); };
+    if constexpr (otherwise == unaligned::by_word) {
+      write_words<G, width, add>(to, left, of(value), of(second));
+    } else {
+      write_elements<G, width, add>(to, left, of(value), of(second));
+    }
     return;
   }
   // 16-bit gradients of f32 weights come in half vectors.

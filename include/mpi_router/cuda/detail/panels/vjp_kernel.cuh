@@ -190,8 +190,8 @@ class panel_backward {
         write_gradient<G, share::piece, accumulate>(to + first, true, left - first, old + v % vectors, piece);
       }
     } else {
-      write_gradient<G, width, accumulate>(to, gradient_vectors_, left,
-                                           ring_has_old ? static_cast<const void*>(old) : to, x);
+      write_gradient<G, width, accumulate, unaligned::by_word>(
+          to, gradient_vectors_, left, ring_has_old ? static_cast<const void*>(old) : to, x);
     }
   }
   /// The same of pairs: `old` also has what lies between, which is written back.
