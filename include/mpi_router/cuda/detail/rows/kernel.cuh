@@ -105,6 +105,7 @@ __device__ __forceinline__ void step_tile(Sweep& sweep, const T* base, bool in_r
         copies(false);
       }
     });
+    copies(true);  // where all dots were zero, none was lifted
     sweep.end_rows(copies);
   }
 }

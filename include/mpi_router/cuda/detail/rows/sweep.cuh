@@ -82,7 +82,8 @@ class row_sweep {
     __device__ __forceinline__ void operator()(bool) const {}
   };
   /// Threads: copies(false) asks for this thread's part of the next row of the group's next tile, as soon as
-  /// it is done with what is there, and copies(true) for what is left of it. end_rows(copies) follows.
+  /// it is done with what is there, and copies(true) for what is left of it. end_rows(copies) follows, all
+  /// rows asked for.
   template <bool by_row>
   [[nodiscard]] __device__ __forceinline__ auto begin_rows() const {
     if constexpr (by_row) {
@@ -99,7 +100,6 @@ class row_sweep {
     if constexpr (std::is_same_v<Copies, copies_later>) {
       copy();
     } else {
-      copies(true);
       if (next_ < end) {
         next_ += a_.ring.groups;
         cursor_.advance(a_.tiles, a_.ring.groups);
@@ -120,6 +120,7 @@ class row_sweep {
       ring_.close();
     } else if constexpr (threads_copy) {
       auto copies = begin_rows<true>();
+      copies(true);
       end_rows(copies);
     }
   }
