@@ -159,6 +159,17 @@ def medians_beside(usual, calls, rounds):
     return median(times), [median(of) for of in more]
 
 
+def kernel_microseconds(call, rounds):
+    """The kernels of a call, by PyTorch's profiler: what it takes of the GPU, wherever the host is."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(rounds):
+            call()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in profile.key_averages()) / rounds
+
+
 def time_layer(tokens, n, f, d, top_k):
     shape = f"{tokens} tokens, {n}x{f}x{d}"
     layer = Experts(n, f, d)
@@ -187,11 +198,16 @@ def time_layer(tokens, n, f, d, top_k):
         "mpi_router, gradient added to f32": lambda: operator(main_grad=f32),
         "mpi_router, two rows of the weight gradient": grouped,
     }
+    usual = lambda: step(lambda: (router, None))
     steps = [lambda make=make: step(make) for make in routers.values()]
-    ms, more = medians_beside(lambda: step(lambda: (router, None)), steps, 2 * ROUNDS)
-    line("MoE layer training step, usual router", shape, torch.bfloat16, 1000 * ms)
+    ms, more = medians_beside(usual, steps, 2 * ROUNDS)
+    report = lambda what, us: line(f"MoE layer training step, {what}", shape, torch.bfloat16, us)
+    report("usual router", 1000 * ms)
     for name, over in zip(routers, more):
-        line(f"MoE layer training step, {name}: more than that", shape, torch.bfloat16, 1000 * over)
+        report(f"{name}: more than that", 1000 * over)
+    report("usual router: its kernels", kernel_microseconds(usual, ROUNDS))
+    for name, call in zip(routers, steps):
+        report(f"{name}: its kernels", kernel_microseconds(call, ROUNDS))
 
 
 if __name__ == "__main__":
