@@ -98,13 +98,19 @@ struct loops {
     const auto m = view(a);
     return reference{}.apply<T, double>(m, {x, m.cols()}, {u, m.cols()});
   }
+  static void apply_two_in_double(const core::stored_matrix& a, const double* const* x, double* const* u,
+                                  double* energy) {
+    for (int k = 0; k < 2; ++k) energy[k] = apply_in_double(a, x[k], u[k]);
+    --kernel_calls;  // one read
+  }
   static constexpr core::kernel_table<S> table{.shortest_run = shortest,
                                                .apply = apply,
                                                .apply_two = apply_two,
                                                .pull_back = pull_back,
                                                .dots = dots,
                                                .axpys = axpys,
-                                               .apply_in_double = apply_in_double};
+                                               .apply_in_double = apply_in_double,
+                                               .apply_two_in_double = apply_two_in_double};
 };
 
 struct counted {
@@ -164,12 +170,21 @@ TEST_CASE_TEMPLATE("two images, and images in double: kernels where neurons are 
       equals(v, lifted(a, product(a, other.read())));
       CHECK(energies[1] == backend{}.apply<T, S>(a, other.read(), v.view()));
       if constexpr (!std::is_same_v<T, double>) {
-        strided<double> wide(random, a.cols(), stride), image(a.cols(), 1);
+        strided<double> wide(random, a.cols(), stride), beside(random, a.cols(), 1), image(a.cols(), 1),
+            second(a.cols(), 1);
         CHECK(backend{}.sums_in_double(a) == by_neurons);
         kernel_calls = 0;
         backend{}.apply<T, double>(a, wide.read(), image.view());
         CHECK(kernel_calls == (by_neurons && stride == 1 ? 1 : 0));
         equals(image, lifted(a, product(a, wide.read())));
+        CHECK(backend{}.shares_reads<double>(a) == by_neurons);
+        kernel_calls = 0;
+        const auto of_both =
+            backend{}.apply_two<T, double>(a, {wide.read(), beside.read()}, {image.view(), second.view()});
+        CHECK(kernel_calls == (by_neurons ? 1 : 0));
+        equals(image, lifted(a, product(a, wide.read())));
+        equals(second, lifted(a, product(a, beside.read())));
+        CHECK(of_both[1] == backend{}.apply<T, double>(a, beside.read(), second.view()));
       }
     }
   });

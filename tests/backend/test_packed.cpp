@@ -104,6 +104,68 @@ TEST_CASE("apply, project and lift are those of the decoded matrix") {
   });
 }
 
+TEST_CASE("images in double are those of codes and scales as they are, alone and two in a read") {
+  random_source random(16);
+  bool is_there = false;
+  for_each_problem([&](const problem& p) {
+    const oracle a(p.matrix());
+    CAPTURE(p.name);
+    CAPTURE(a.rows);
+    CAPTURE(a.cols);
+    p.with_operator([&](const auto& op) {
+      is_there = is_there || op.sums_in_double();
+      CHECK((p.name == "FP8" || !op.sums_in_double()));
+      if (!op.sums_in_double()) return;
+      const auto size = static_cast<std::size_t>(a.cols);
+      std::vector<double> x[2], u[2], alone(size + 1, 7);
+      for (auto& one : x) one = random_vector<double>(random, a.cols + 1);
+      for (auto& one : u) one.assign(size + 1, 7);
+      const auto from = [&](int k) { return vector_view<const double>(x[k].data() + 1, a.cols); };
+      const auto to = [&](auto& v) { return vector_view<double>(v.data() + 1, a.cols); };
+      const auto both = op.template images_in_double<2>({from(0), from(1)}, {to(u[0]), to(u[1])});
+      for (int k = 0; k < 2; ++k) {
+        const auto energy = op.template images_in_double<1>({from(k)}, {to(alone)})[0];
+        CHECK(alone == u[k]);
+        CHECK(energy == both[static_cast<std::size_t>(k)]);
+        const std::vector<double> given(x[k].begin() + 1, x[k].end());
+        const auto y = a.project(given);
+        const double scale = 1e-14 * a.size() * norm(given);
+        CHECK(distance(std::vector<double>(alone.begin() + 1, alone.end()), a.lift(y)) <= scale * a.size());
+        CHECK(std::abs(energy - std::pow(norm(y), 2)) <= scale * a.size() * norm(given));
+        CHECK(alone[0] == 7);
+      }
+    });
+  });
+#if !defined(MPIROUTER_TEST_DISPATCH) && defined(__AVX2__) && defined(__F16C__)
+  CHECK(is_there);
+#endif
+}
+
+TEST_CASE("images in double: what they refuse") {
+  random_source random(17);
+  fp8(random, {3, 40, 128, 128}, packed::scale_type::f32).with_operator([](const auto& op) {
+    std::vector<double> all(200, 1.0);
+    const auto at = [&](index_t i, index_t stride = 1) {
+      return vector_view<double>(all.data() + i, 40, stride);
+    };
+    const auto refused = [&](const vector_view<double>& x, const vector_view<double>& y,
+                             const vector_view<double>& u, const vector_view<double>& v) {
+      try {
+        static_cast<void>(op.template images_in_double<2>({x, y}, {u, v}));
+      } catch (const usage_error& error) {
+        return std::string(error.what()).find("images_in_double") != std::string::npos;
+      }
+      return false;
+    };
+    CHECK(refused(at(0), at(40), at(80), at(120)) == !op.sums_in_double());
+    CHECK(refused(at(0), at(40), at(80), at(119)));
+    CHECK(refused(at(0), at(40), at(30), at(120)));
+    CHECK(refused(at(0), at(40), at(120), at(79)));
+    CHECK(refused(at(0, 2), at(80), at(120), at(160)));
+    CHECK(refused({all.data(), 39}, at(40), at(80), at(120)));
+  });
+}
+
 TEST_CASE("FP8: every code, with scales of every type") {
   random_source random(1);
   for (const auto type : fp8_scales) {
@@ -183,6 +245,13 @@ TEST_CASE("a NaN of FP8 is one of its row, and of its column") {
           const float energy = op.apply(vector_view<const float>(x), vector_view<float>(u));
           CHECK(std::isnan(energy));
           for (const float v : u) CHECK(std::isnan(v));
+          if (op.sums_in_double()) {
+            const std::vector<double> wide(x.begin(), x.end());
+            std::vector<double> image(x.size());
+            CHECK(std::isnan(op.template images_in_double<1>({vector_view<const double>(wide)},
+                                                             {vector_view<double>(image)})[0]));
+            for (const double v : image) CHECK(std::isnan(v));
+          }
           op.project(vector_view<const float>(x), vector_view<float>(y));
           for (std::size_t f = 0; f < 6; ++f) CHECK(std::isnan(y[f]) == (f == 4));
           op.lift(vector_view<const float>(filled(6, 1)), vector_view<float>(u));
@@ -316,6 +385,15 @@ TEST_CASE("nothing outside codes, scales and vectors is touched") {
             op.project(in, vector_view<float>(y.data(), v.rows));
             op.lift(vector_view<const float>(y.data(), v.rows), vector_view<float>(u.data(), v.cols));
             CHECK(is_finite(op.apply(in, vector_view<float>(u.data(), v.cols))));
+            if (op.sums_in_double()) {
+              const auto side_of = after ? guarded<double>::side::after : guarded<double>::side::before;
+              const guarded<double> wide(v.cols, side_of);
+              const guarded<double> image(v.cols, side_of);
+              std::fill(wide.data(), wide.data() + v.cols, 1.0);
+              CHECK(
+                  is_finite(op.template images_in_double<1>({vector_view<const double>(wide.data(), v.cols)},
+                                                            {vector_view<double>(image.data(), v.cols)})[0]));
+            }
           },
           p.view());
     }

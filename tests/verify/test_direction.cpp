@@ -103,6 +103,57 @@ TEST_CASE("a gap that the rounding of float hides is proven in double") {
   CHECK(std::abs(found.direction[0]) > 1 - 1e-9);
 }
 
+namespace {
+
+/// M = diag(λ) in S, that counts what it is asked for.
+template <Accumulator S>
+struct counted {
+  using scalar = S;
+  const std::vector<double>& lambda;
+  index_t& applications;
+  [[nodiscard]] index_t dimension() const { return static_cast<index_t>(lambda.size()); }
+  S apply(vector_view<const S> x, vector_view<S> u) const {
+    ++applications;
+    S energy = 0;
+    for (index_t d = 0; d < dimension(); ++d) {
+      u[d] = static_cast<S>(lambda[static_cast<std::size_t>(d)]) * x[d];
+      energy += x[d] * u[d];
+    }
+    return energy;
+  }
+  scaled_energy<S> apply_scaled(vector_view<const S> x, vector_view<S> u) const {
+    return {apply(x, u), 0, 0};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("what rounding would hide from a probe in float is probed in double at once") {
+  // 4 D ε is 2e-4 of ρ: a probe in float proves gaps above four times that.
+  const auto size = index_t{400};
+  const auto row = some_row(size);
+  for (const double gap : {5e-4, 2e-3}) {
+    std::vector<double> lambda(static_cast<std::size_t>(size));
+    for (std::size_t i = 0; i < lambda.size(); ++i) lambda[i] = i == 0 ? 1 : 1 - gap - 1e-3 * double(i - 1);
+    index_t in_double = 0, in_float = 0;
+    counted<double> op{lambda, in_double};
+    counted<float> fast{lambda, in_float};
+    principal_direction found{.direction = Eigen::VectorXd::Unit(size, 0), .at = {.rayleigh = 1}};
+    const bool is_hidden = gap < 1e-3;
+    CHECK(detail::can_prove<float>(size, 1, {}, 1 - gap) == !is_hidden);
+    CHECK(detail::can_prove<double>(size, 1, {}, 1 - gap));
+    int probes = 0;
+    CHECK(detail::prove(op, fast, {}, 1 - gap, found, {}, probes).size() == 0);
+    CHECK(found.proof.label == certainty::probabilistic);
+    CHECK(found.proof.alpha >= 1 - gap);
+    CHECK(found.proof.alpha < 1);
+    CHECK((in_float == 0) == is_hidden);
+    CHECK((in_double == 0) != is_hidden);
+    CHECK(probes == 1);
+    CHECK(found.applications == in_float + in_double);
+  }
+}
+
 TEST_CASE("with and without a decomposition") {
   const auto a = with_direction(small, 60, 1);
   const auto row = some_row(60);

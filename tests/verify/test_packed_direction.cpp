@@ -46,9 +46,17 @@ struct packed_expert {
     matrix().load_all(a.data());
     return a;
   }
-  [[nodiscard]] expert_direction direction(const Eigen::VectorXd& row) const {
-    auto op = gram_in_double(matrix(), simd{});
-    auto fast = gram(std::get<fp8_view>(packed::view_of(matrix()).value()), simd{});
+  [[nodiscard]] auto in_registers() const {
+    return gram(std::get<fp8_view>(packed::view_of(matrix()).value()), simd{});
+  }
+  /// Proven by panels of decoded rows or, where that is to be had, by kernels that decode in registers.
+  [[nodiscard]] expert_direction direction(const Eigen::VectorXd& row, bool by_panels = false) const {
+    auto fast = in_registers();
+    if (by_panels) {
+      auto op = gram_in_double(matrix(), simd{});
+      return find_expert_direction(op, fast, view(row));
+    }
+    auto op = gram_in_double(matrix(), fast, simd{});
     return find_expert_direction(op, fast, view(row));
   }
 };
@@ -65,24 +73,34 @@ Eigen::VectorXd some_row(index_t size) {
 TEST_CASE("the images in double are those of the decoded matrix") {
   for (const index_t f : {index_t{1}, index_t{16}, index_t{37}}) {
     const packed_expert expert(f, 200, 0.25F);
-    auto op = gram_in_double(expert.matrix(), simd{});
     const auto a = expert.in_double();
     const auto exact = gram(a, reference{});
-    CHECK(op.dimension() == 200);
-    CHECK(op.ffn_dim() == f);
-    const Eigen::MatrixXd x = some_row(400).reshaped(200, 2);
-    const Eigen::MatrixXd u = op.images(x);
-    for (index_t k = 0; k < 2; ++k) {
-      Eigen::VectorXd want(200);
-      Eigen::VectorXd got(200);
-      const double energy = exact.apply(view(x.col(k)), view(want));
-      CHECK(op.apply(view(x.col(k)), view(got)) == doctest::Approx(energy).epsilon(1e-13));
-      CHECK((got - want).norm() <= 1e-13 * want.norm());
-      CHECK(u.col(k) == got);
-      const auto scaled = op.apply_scaled(view(x.col(k)), view(got));
-      CHECK(std::ldexp(scaled.energy, scaled.energy_exponent) == doctest::Approx(energy).epsilon(1e-13));
-      CHECK((std::ldexp(1, scaled.image_exponent) * got - want).norm() <= 1e-13 * want.norm());
-    }
+    const auto is_exact = [&](auto op) {
+      CHECK(op.dimension() == 200);
+      CHECK(op.ffn_dim() == f);
+      const Eigen::MatrixXd x = some_row(600).reshaped(200, 3);
+      const Eigen::MatrixXd u = op.images(x);
+      Eigen::MatrixXd pair(200, 2);
+      const auto energies =
+          op.apply_two({view(x.col(0)), view(x.col(1))}, {view(pair.col(0)), view(pair.col(1))});
+      for (index_t k = 0; k < 3; ++k) {
+        Eigen::VectorXd want(200);
+        Eigen::VectorXd got(200);
+        const double energy = exact.apply(view(x.col(k)), view(want));
+        CHECK(op.apply(view(x.col(k)), view(got)) == doctest::Approx(energy).epsilon(1e-13));
+        CHECK((got - want).norm() <= 1e-13 * want.norm());
+        CHECK(u.col(k) == got);
+        if (k < 2) {
+          CHECK(pair.col(k) == got);
+          CHECK(energies[static_cast<std::size_t>(k)] == doctest::Approx(energy).epsilon(1e-13));
+        }
+        const auto scaled = op.apply_scaled(view(x.col(k)), view(got));
+        CHECK(std::ldexp(scaled.energy, scaled.energy_exponent) == doctest::Approx(energy).epsilon(1e-13));
+        CHECK((std::ldexp(1, scaled.image_exponent) * got - want).norm() <= 1e-13 * want.norm());
+      }
+    };
+    is_exact(gram_in_double(expert.matrix(), simd{}));
+    is_exact(gram_in_double(expert.matrix(), expert.in_registers(), simd{}));
   }
 }
 
@@ -90,19 +108,21 @@ TEST_CASE("found packed and found decoded: one direction, one certificate") {
   const auto row = some_row(700);
   for (const float scale : {1.0F, 0x1p-70F, 0x1p60F}) {  // the others: squares that no float holds
     const packed_expert expert(600, 700, scale);
-    const auto packed = expert.direction(row);
     const auto a = expert.in_double();
     const auto decoded = find_expert_direction(view(a), view(row), direction_source::certificate, simd{});
     CAPTURE(scale);
-    REQUIRE(packed.v.size() == 700);
-    CHECK(packed.found.proof.label == certainty::probabilistic);
-    CHECK(packed.found.proof.label == decoded.found.proof.label);
-    CHECK(packed.uncertainty == packed.found.proof.angle_bound);
-    CHECK(packed.sigma_1() == doctest::Approx(decoded.sigma_1()).epsilon(1e-12));
-    CHECK(packed.sigma_2() == doctest::Approx(decoded.sigma_2()).epsilon(1e-5));
-    CHECK(packed.angle(view(decoded.v)) <= packed.uncertainty + decoded.uncertainty + 1e-12);
-    CHECK(packed.forecast.steps == decoded.forecast.steps);
-    CHECK(!packed.spectrum);
+    for (const bool by_panels : {false, true}) {
+      const auto packed = expert.direction(row, by_panels);
+      REQUIRE(packed.v.size() == 700);
+      CHECK(packed.found.proof.label == certainty::probabilistic);
+      CHECK(packed.found.proof.label == decoded.found.proof.label);
+      CHECK(packed.uncertainty == packed.found.proof.angle_bound);
+      CHECK(packed.sigma_1() == doctest::Approx(decoded.sigma_1()).epsilon(1e-12));
+      CHECK(packed.sigma_2() == doctest::Approx(decoded.sigma_2()).epsilon(1e-5));
+      CHECK(packed.angle(view(decoded.v)) <= packed.uncertainty + decoded.uncertainty + 1e-12);
+      CHECK(packed.forecast.steps == decoded.forecast.steps);
+      CHECK(!packed.spectrum);
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 #include "weights.hpp"
 
 #include <mpi_router/io/moe/packed_gates.hpp>
+#include <mpi_router/verify/any_operator.hpp>
 #include <mpi_router/verify/expert_direction.hpp>
 #include <mpi_router/verify/gram_in_double.hpp>
 #if defined(VERIFY_CHECKPOINT_DISPATCH)
@@ -28,26 +29,37 @@ template <class T>
   return mpi_router::find_expert_direction(a, start, source, kernels{}, course);
 }
 
-/// M in double.
-[[nodiscard]] auto operator_in_double(const auto& a) { return mpi_router::gram_in_double(a, kernels{}); }
+/// use(op, fast) with M in double and as it is searched.
+[[nodiscard]] auto with_operators(const packed_gate& a, const auto& use) {
+#if defined(VERIFY_CHECKPOINT_DISPATCH) || defined(VERIFY_CHECKPOINT_SIMD)
+  return std::visit(
+      [&](const auto& v) {
+        auto fast = gram(v, kernels{});
+        return use(mpi_router::gram_in_double(a, fast, kernels{}), fast);
+      },
+      *a.view());
+#else
+  auto op = mpi_router::gram_in_double(a, kernels{});
+  return use(op, op);
+#endif
+}
 
 /// Of one that stays packed: searched by kernels that decode in registers, proven by the exact products of
 /// codes and scales.
 [[nodiscard]] inline expert_direction direction_of(const packed_gate& a,
                                                    mpi_router::vector_view<const double> start,
                                                    direction_source, const course_options& course) {
-  auto op = operator_in_double(a);
-#if defined(VERIFY_CHECKPOINT_DISPATCH) || defined(VERIFY_CHECKPOINT_SIMD)
-  const auto view = a.view();
-  return std::visit(
-      [&](const auto& v) {
-        auto fast = gram(v, kernels{});
-        return mpi_router::find_expert_direction(op, fast, start, course);
-      },
-      *view);
-#else
-  return mpi_router::find_expert_direction(op, op, start, course);
-#endif
+  return with_operators(
+      a, [&](auto&& op, auto&& fast) { return mpi_router::find_expert_direction(op, fast, start, course); });
+}
+
+/// M in double.
+[[nodiscard]] auto operator_in_double(const auto& a) { return mpi_router::gram_in_double(a, kernels{}); }
+[[nodiscard]] inline auto operator_in_double(const packed_gate& a) {
+  return with_operators(a, [](auto&& op, auto&&) {
+    using type = std::remove_cvref_t<decltype(op)>;
+    return mpi_router::any_operator<double>(std::make_shared<type>(std::forward<decltype(op)>(op)));
+  });
 }
 
 /// What is measured of one expert where it stays packed: one large matrix that is not decomposed, in a format

@@ -5,6 +5,7 @@
 #include "coverage.hpp"
 #include "find_layers.hpp"
 #include "gpu_room.hpp"
+#include "heap.hpp"
 #include "outputs.hpp"
 #include "parallel.hpp"
 #include "progress.hpp"
@@ -327,6 +328,7 @@ int run(int argc, char** argv, ranks& all) {
 
 int main(int argc, char** argv) {
   verify::install_signal_handlers();
+  verify::keep_freed_memory();
   verify::ranks all;
   try {
     return run(argc, argv, all);

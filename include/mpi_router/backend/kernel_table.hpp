@@ -53,6 +53,9 @@ struct kernel_table {
   /// apply with sums in double, of weights stored in fewer bits whose runs are neurons. Null where there is
   /// none.
   double (*apply_in_double)(const stored_matrix& a, const double* x, double* u) = nullptr;
+  /// The same of x[0] and x[1] in one read; there where that is.
+  void (*apply_two_in_double)(const stored_matrix& a, const double* const* x, double* const* u,
+                              double* energy) = nullptr;
 };
 
 /// The type that values of a format are summed in.

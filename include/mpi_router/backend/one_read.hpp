@@ -52,7 +52,7 @@ class one_read_backend {
   /// rows, where the instruction set has AVX2 and F16C.
   template <Scalar T>
   [[nodiscard]] bool sums_in_double(matrix_view<const T> a) const {
-    if constexpr (has_kernels<T, accumulator_t<T>> && !std::is_same_v<T, double>) {
+    if constexpr (widens<T>) {
       return table<T>().apply_in_double != nullptr && stored_as<T>(a).by_neurons &&
              stored_as<T>(a).data != nullptr;
     } else {
@@ -60,12 +60,15 @@ class one_read_backend {
     }
   }
 
-  /// Whether apply_two of contiguous vectors reads this A once: by stored rows, with sums in its accumulator.
+  /// Whether apply_two of contiguous vectors reads this A once: by stored rows, with sums in its accumulator,
+  /// or in double where sums_in_double says so.
   template <Accumulator S, Scalar T>
   [[nodiscard]] bool shares_reads(matrix_view<const T> a) const {
     if constexpr (has_kernels<T, S>) {
       const auto stored = stored_as<T>(a);
       return table<T>().apply_two != nullptr && stored.data != nullptr && stored.by_neurons;
+    } else if constexpr (std::is_same_v<S, double> && widens<T>) {
+      return table<T>().apply_two_in_double != nullptr && sums_in_double(a);
     } else {
       return false;
     }
@@ -82,6 +85,14 @@ class one_read_backend {
         S* const to[] = {u[0].data(), u[1].data()};
         std::array<S, 2> energy{};
         table<T>().apply_two(stored, from, to, energy.data());
+        return energy;
+      }
+    } else if constexpr (std::is_same_v<S, double> && widens<T>) {
+      if (shares_reads<S>(a) && contiguous(x[0], x[1], u[0], u[1])) {
+        const double* const from[] = {x[0].data(), x[1].data()};
+        double* const to[] = {u[0].data(), u[1].data()};
+        std::array<double, 2> energy{};
+        table<T>().apply_two_in_double(stored_as<T>(a), from, to, energy.data());
         return energy;
       }
     }
@@ -164,6 +175,10 @@ class one_read_backend {
   template <class T, class S>
   static constexpr bool has_kernels =
       std::is_same_v<S, accumulator_t<T>> && Kernels::template has<storage_traits<T>::format>;
+
+  /// Whether there may be kernels that sum what is stored in fewer bits in double.
+  template <class T>
+  static constexpr bool widens = has_kernels<T, accumulator_t<T>> && !std::is_same_v<T, double>;
 
   template <class T, class S, class G>
   static constexpr core::gradient_element element_of =

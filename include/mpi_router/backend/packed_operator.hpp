@@ -6,6 +6,7 @@
 #include <mpi_router/backend/packed_table.hpp>
 #include <mpi_router/core/operands.hpp>
 
+#include <array>
 #include <utility>
 
 MPIROUTER_BEGIN
@@ -55,6 +56,30 @@ class packed_operator {
   void lift(vector_view<const float> y, vector_view<float> u) const {
     detail::expect_operands("lift", *this, y, ffn_dim(), u, dimension());
     y.is_contiguous() && u.is_contiguous() ? table().lift(a_, y.data(), u.data()) : elements(a_).lift(y, u);
+  }
+  /// Whether images_in_double is there.
+  [[nodiscard]] bool sums_in_double() const noexcept { return table().images_in_double != nullptr; }
+  /// u[k] = x[k] M and their energies, of one or two contiguous vectors: one read of the packed bytes, sums
+  /// in double of codes and scales as they are. Needs sums_in_double(). O(F·D) each.
+  template <std::size_t Images>
+    requires(Images == 1 || Images == 2)
+  std::array<double, Images> images_in_double(const std::array<vector_view<const double>, Images>& x,
+                                              const std::array<vector_view<double>, Images>& u) const {
+    std::array<const double*, Images> from{};
+    std::array<double*, Images> to{};
+    for (std::size_t k = 0; k < Images; ++k) {
+      for (std::size_t i = 0; i < Images; ++i) {
+        detail::expect_operands("images_in_double", *this, x[i], dimension(), u[k], dimension());
+        detail::expect(i == k || !detail::overlap(u[i], u[k]), "images_in_double: the outputs overlap");
+      }
+      detail::expect(x[k].is_contiguous() && u[k].is_contiguous() && sums_in_double(),
+                     "images_in_double: needs kernels with sums in double, and vectors without gaps");
+      from[k] = x[k].data();
+      to[k] = u[k].data();
+    }
+    std::array<double, Images> energy{};
+    table().images_in_double(a_, static_cast<index_t>(Images), from.data(), to.data(), energy.data());
+    return energy;
   }
   /// apply for elements whose squares leave the range of float: A and x are divided by powers of two near
   /// their largest magnitudes.

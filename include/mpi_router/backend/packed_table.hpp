@@ -14,6 +14,10 @@ struct packed_kernel_table {
   float (*apply)(const View& a, const float* x, float* u) = nullptr;   ///< u = xM; returns xMxᵀ
   void (*project)(const View& a, const float* x, float* y) = nullptr;  ///< y = A x
   void (*lift)(const View& a, const float* y, float* u) = nullptr;     ///< u = y A
+  /// u[k] = x[k] M and their energies for `count` images, one or two, in one read, with sums in double of
+  /// codes and scales as they are. Null where there is none.
+  void (*images_in_double)(const View& a, index_t count, const double* const* x, double* const* u,
+                           double* energy) = nullptr;
 };
 
 /// The kernels of several formats.

@@ -9,6 +9,7 @@
 #include <Eigen/Core>
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <span>
@@ -27,8 +28,6 @@ class stored_panels {
 
   [[nodiscard]] index_t rows() const noexcept { return a_.rows(); }
   [[nodiscard]] index_t cols() const noexcept { return a_.cols(); }
-  [[nodiscard]] const matrix_view<const T>& stored() const noexcept { return a_; }
-
   /// Rows first … first + count − 1 in double, written to `to`.
   [[nodiscard]] matrix_view<const double> load(index_t first, index_t count, double* to) const {
     const T* from = a_.data() + first * a_.row_stride();
@@ -43,6 +42,37 @@ class stored_panels {
   scaled_energy<double> apply_scaled(vector_view<const double> x, vector_view<double> u,
                                      std::span<double> /*row*/) const {
     return reference{}.apply_scaled(a_, x, u);
+  }
+
+  /// Whether the backend itself sums what is stored in double, and two images in one read of it.
+  template <class Backend>
+  [[nodiscard]] bool are_direct(const Backend& backend) const {
+    if constexpr (requires { backend.sums_in_double(a_); }) {
+      return backend.sums_in_double(a_);
+    } else {
+      return false;
+    }
+  }
+  template <class Backend>
+  [[nodiscard]] bool share_reads(const Backend& backend) const {
+    if constexpr (requires { backend.template shares_reads<double>(a_); }) {
+      return backend.template shares_reads<double>(a_);
+    } else {
+      return false;
+    }
+  }
+  template <class Backend>
+  double apply(const Backend& backend, vector_view<const double> x, vector_view<double> u) const {
+    return backend.apply(a_, x, u);
+  }
+  template <class Backend>
+  std::array<double, 2> apply_two(const Backend& backend, const std::array<vector_view<const double>, 2>& x,
+                                  const std::array<vector_view<double>, 2>& u) const {
+    if constexpr (requires { backend.apply_two(a_, x, u); }) {
+      return backend.apply_two(a_, x, u);
+    } else {
+      return {backend.apply(a_, x[0], u[0]), backend.apply(a_, x[1], u[1])};
+    }
   }
 
  private:
@@ -68,11 +98,16 @@ class stored_panels {
   matrix_view<const T> a_;
 };
 
-/// Panels of a matrix that is decoded row by row.
-template <MatrixRowsIn<double> Rows>
+/// No operator that sums packed weights in double.
+struct only_rows {
+  [[nodiscard]] static constexpr bool sums_in_double() noexcept { return false; }
+};
+
+/// Panels of a matrix that is decoded row by row, and an operator of the same that may sum it in double.
+template <MatrixRowsIn<double> Rows, class Packed = only_rows>
 class decoded_panels {
  public:
-  explicit decoded_panels(Rows rows) : rows_(std::move(rows)) {}
+  explicit decoded_panels(Rows rows, Packed packed = {}) : rows_(std::move(rows)), packed_(packed) {}
 
   [[nodiscard]] index_t rows() const { return rows_.rows(); }
   [[nodiscard]] index_t cols() const { return rows_.cols(); }
@@ -89,8 +124,38 @@ class decoded_panels {
     return gram_of_rows<double>(rows_, row).apply_scaled(x, u);
   }
 
+  template <class Backend>
+  [[nodiscard]] bool are_direct(const Backend& /*backend*/) const {
+    return packed_.sums_in_double();
+  }
+  template <class Backend>
+  [[nodiscard]] bool share_reads(const Backend& /*backend*/) const {
+    return packed_.sums_in_double();
+  }
+  template <class Backend>
+  double apply(const Backend& /*backend*/, vector_view<const double> x, vector_view<double> u) const {
+    return images<1>({x}, {u})[0];
+  }
+  template <class Backend>
+  std::array<double, 2> apply_two(const Backend& /*backend*/,
+                                  const std::array<vector_view<const double>, 2>& x,
+                                  const std::array<vector_view<double>, 2>& u) const {
+    return images<2>(x, u);
+  }
+
  private:
+  template <std::size_t Images>
+  std::array<double, Images> images(const std::array<vector_view<const double>, Images>& x,
+                                    const std::array<vector_view<double>, Images>& u) const {
+    if constexpr (std::same_as<Packed, only_rows>) {
+      return {};
+    } else {
+      return packed_.template images_in_double<Images>(x, u);
+    }
+  }
+
   Rows rows_;
+  [[no_unique_address]] Packed packed_;
 };
 
 }  // namespace detail
@@ -117,20 +182,33 @@ class panel_operator {
   /// u = xM, returns xMxᵀ. One read of A.
   double apply(vector_view<const double> x, vector_view<double> u) {
     if (is_direct()) {
-      return direct(x, u);
+      return panels_.apply(backend_, x, u);
     }
     map(u).setZero();
     double energy = 0;
     for_each_panel([&](const matrix_view<const double>& rows) { energy += add(rows, x, u); });
     return energy;
   }
-  /// The images of the columns of x, [D, n], in one read of A, or n where its elements are widened in
-  /// registers.
+  /// Whether apply_two takes one read of A.
+  [[nodiscard]] bool shares_reads() const { return panels_.share_reads(backend_); }
+  /// Two images, and their energies, of vectors that overlap nothing else.
+  std::array<double, 2> apply_two(const std::array<vector_view<const double>, 2>& x,
+                                  const std::array<vector_view<double>, 2>& u) {
+    return shares_reads() ? panels_.apply_two(backend_, x, u)
+                          : std::array{apply(x[0], u[0]), apply(x[1], u[1])};
+  }
+  /// The images of the columns of x, [D, n], in one read of A; where its elements are widened in registers,
+  /// in one for each column, or for each two.
   [[nodiscard]] Eigen::MatrixXd images(const Eigen::MatrixXd& x) {
     Eigen::MatrixXd u = Eigen::MatrixXd::Zero(x.rows(), x.cols());
     if (is_direct()) {
-      for (Eigen::Index k = 0; k < x.cols(); ++k) {
-        direct(view(x.col(k)), view(u.col(k)));
+      const bool in_pairs = shares_reads();
+      Eigen::Index k = 0;
+      for (; in_pairs && k + 1 < x.cols(); k += 2) {
+        apply_two({view(x.col(k)), view(x.col(k + 1))}, {view(u.col(k)), view(u.col(k + 1))});
+      }
+      for (; k < x.cols(); ++k) {
+        apply(view(x.col(k)), view(u.col(k)));
       }
       return u;
     }
@@ -147,21 +225,8 @@ class panel_operator {
   }
 
  private:
-  /// Whether the backend itself sums what is stored in double.
-  [[nodiscard]] bool is_direct() const {
-    if constexpr (requires { backend_.sums_in_double(panels_.stored()); }) {
-      return backend_.sums_in_double(panels_.stored());
-    } else {
-      return false;
-    }
-  }
-  double direct(vector_view<const double> x, vector_view<double> u) const {
-    if constexpr (requires { panels_.stored(); }) {
-      return backend_.apply(panels_.stored(), x, u);
-    } else {
-      return 0;
-    }
-  }
+  /// Whether kernels sum A in double as it lies.
+  [[nodiscard]] bool is_direct() const { return panels_.are_direct(backend_); }
   double add(const matrix_view<const double>& rows, vector_view<const double> x, vector_view<double> u) {
     const double energy = backend_.apply(rows, x, view(part_));
     map(u) += part_;
@@ -196,6 +261,13 @@ template <Scalar T, class Backend = reference>
 template <MatrixRowsIn<double> Rows, class Backend = reference>
 [[nodiscard]] auto gram_in_double(Rows rows, Backend backend = {}) {
   return panel_operator(detail::decoded_panels<Rows>(std::move(rows)), backend);
+}
+/// or of such rows beside `packed`, the operator of the same weights by kernels that decode in registers,
+/// which may sum in double what it reads.
+template <MatrixRowsIn<double> Rows, class Packed, class Backend>
+  requires requires(const Packed& packed) { packed.sums_in_double(); }
+[[nodiscard]] auto gram_in_double(Rows rows, const Packed& packed, Backend backend) {
+  return panel_operator(detail::decoded_panels<Rows, Packed>(std::move(rows), packed), backend);
 }
 
 namespace detail {

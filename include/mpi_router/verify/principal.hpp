@@ -70,11 +70,12 @@ template <class Op>
   return probe_second_eigenvalue(op, view(found.direction), found.at.rayleigh, options, beside);
 }
 
-/// The proof of what was found, by a probe; in double where float has hidden the gap. Returns a better
-/// direction where the probe has seen one, else nothing.
+/// The proof of what was found, by a probe; in double where float hides the gap, or would hide it from what
+/// is known of the largest eigenvalue beside v̂ and its neighbours, `next` or more. Returns a better direction
+/// where the probe has seen one, else nothing.
 template <GramOperator Op, GramOperator Fast>
-[[nodiscard]] Eigen::VectorXd prove(Op& op, Fast& fast, const neighbours& beside, principal_direction& found,
-                                    const certify_options& options, int& probes) {
+[[nodiscard]] Eigen::VectorXd prove(Op& op, Fast& fast, const neighbours& beside, double next,
+                                    principal_direction& found, const certify_options& options, int& probes) {
   const auto by = [&](auto& probing) {
     auto probe = probe_once(probing, found, beside, options.probe, probes++);
     found.applications += probe.applications;
@@ -84,8 +85,11 @@ template <GramOperator Op, GramOperator Fast>
     found.proof = certify(found.at, probe.bound, evaluation_slack(terms_of(op), found.at.rayleigh));
     return std::move(probe.vector);
   };
-  Eigen::VectorXd better = by(fast);
   constexpr bool is_coarse = !std::same_as<scalar_of<Fast>, double>;
+  if (is_coarse && !can_prove<scalar_of<Fast>>(op.dimension(), found.at.rayleigh, beside, next)) {
+    return by(op);
+  }
+  Eigen::VectorXd better = by(fast);
   if (is_coarse && better.size() == 0 && found.proof.label < certainty::probabilistic &&
       probes < most_probes) {
     better = by(op);
@@ -119,7 +123,11 @@ template <GramOperator Op, GramOperator Fast>
     if (!(beside.top + 100 * slack < result.at.rayleigh)) {  // what is no gap does not help
       beside = {};
     }
-    const Eigen::VectorXd better = prove(op, fast, beside, result, options, probes);
+    // Eigenvalue number k is no less than Ritz value number k (Cauchy).
+    const auto k = static_cast<std::size_t>(1 + beside.directions.cols());
+    const auto ritz = space.largest(static_cast<index_t>(k) + 1);
+    const double next = ritz.size() > k ? ritz[k].value : 0;
+    const Eigen::VectorXd better = prove(op, fast, beside, next, result, options, probes);
     if (better.size() == 0) {
       break;
     }

@@ -60,6 +60,21 @@ template <Accumulator S>
   return starts;
 }
 
+/// What is added to a bound for the rounding of a probe in S.
+template <Accumulator S>
+[[nodiscard]] double rounding_of_probe(index_t dimension, double rayleigh) {
+  return 4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) *
+         rayleigh;
+}
+
+/// Whether a probe in S can end with a bound below ρ, where the largest eigenvalue that it will meet is
+/// `next` at least: it begins `rounding` above that, ends two thirds of the way to what is of use, and has
+/// `rounding` added again.
+template <Accumulator S>
+[[nodiscard]] bool can_prove(index_t dimension, double rayleigh, const neighbours& beside, double next) {
+  return beside.rest(rayleigh) - next > 4 * rounding_of_probe<S>(dimension, rayleigh);
+}
+
 /// What the starts of one probe share, and what they have found.
 struct probed {
   double rayleigh;  // ρ of v̂
@@ -213,8 +228,7 @@ template <GramOperator Op>
   const index_t starts = detail::starts_that_see<S>(options, dimension);
   const double each = std::pow(options.failure_probability, 1.0 / static_cast<double>(starts));
   const double needed = std::log(std::sqrt(2 * static_cast<double>(dimension) / std::numbers::pi) / each);
-  const double rounding =
-      4 * static_cast<double>(dimension) * static_cast<double>(std::numeric_limits<S>::epsilon()) * rayleigh;
+  const double rounding = detail::rounding_of_probe<S>(dimension, rayleigh);
   detail::probed found{rayleigh, needed, rounding, beside};
   Eigen::MatrixXd known(dimension, 1 + beside.directions.cols());
   known.col(0) = map(direction).normalized();

@@ -24,6 +24,10 @@ namespace detail::kernels {
 ///   open(r, b, d)    block b of a row, seen from column d on, which is in it
 ///   open_beside(o, r, d)  the same as open of row r, whose scales are those of the open block o
 ///   load(o, k)       chunk k of an open block, decoded; codes_of(o, k) is where it begins
+///
+/// and, where there are sums in double,
+///
+///   wide, load_doubles(c)  doubles_at_once registers of the codes at c, in the order of memory
 template <class View, class Arch>
 struct packed_codes;
 

@@ -83,6 +83,19 @@ struct packed_codes<fp8_view, Arch> : packed_format<fp8_view> {
     }
   }
 
+#if defined(__AVX2__) && defined(__F16C__)
+  using wide = xsimd::batch<double, Arch>;
+  static constexpr std::size_t doubles_at_once = 4;
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE static few<wide, 4> load_doubles(const std::byte* codes) noexcept
+    requires is_kept
+  {
+    const auto floats = e4m3_shrunk<batch>(codes);
+    const auto a = to_doubles(floats[0]);
+    const auto b = to_doubles(floats[1]);
+    return {{a[0], a[1], b[0], b[1]}};
+  }
+#endif
+
   /// Looks for NaN, of which `load` does not tell.
   class watch {
    public:

@@ -1,6 +1,7 @@
 // One read of packed rows: rM = Σ_f ⟨a_f, r⟩ a_f, a few rows at a time, decoded in registers.
 #pragma once
 
+#include <mpi_router/backend/packed/double_sweep.hpp>
 #include <mpi_router/backend/packed/group.hpp>
 #include <mpi_router/backend/packed_table.hpp>
 #include <mpi_router/backend/simd/rows.hpp>
@@ -17,6 +18,7 @@ struct packed_kernels {
   using codes = packed_codes<View, Arch>;
   using group = packed_group<View, Arch>;
   static constexpr std::size_t line = 64;  // of the caches
+  static constexpr bool sums_in_double = requires(const std::byte* c) { codes::load_doubles(c); };
 
   /// u = xM; returns xMxᵀ.
   static float apply(const View& a, const float* x, float* u) noexcept {
@@ -60,7 +62,23 @@ struct packed_kernels {
     }
   }
 
-  static constexpr core::packed_kernel_table<View> table{.apply = apply, .project = project, .lift = lift};
+  static void images_in_double(const View& a, index_t count, const double* const* x, double* const* u,
+                               double* energy) noexcept
+    requires sums_in_double
+  {
+    (count == 1 ? packed_images_in_double<View, Arch, 1> : packed_images_in_double<View, Arch, 2>)(a, x, u,
+                                                                                                   energy);
+  }
+  [[nodiscard]] static constexpr auto in_double() {
+    if constexpr (sums_in_double) {
+      return &packed_kernels::images_in_double;
+    } else {
+      return nullptr;
+    }
+  }
+
+  static constexpr core::packed_kernel_table<View> table{
+      .apply = apply, .project = project, .lift = lift, .images_in_double = in_double()};
 
  private:
   static constexpr bool may_hide_nan = requires(const View& a) { codes::has_nan(a, index_t{}); };

@@ -46,6 +46,25 @@ inline constexpr auto e2m1_levels = [] {
   return levels;
 }();
 
+#if defined(__AVX2__) && defined(__F16C__)
+/// The floats of a register as doubles, in order.
+template <class Batch>
+using doubles_of = few<xsimd::batch<double, typename Batch::arch_type>, 2>;
+template <class Batch>
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE doubles_of<Batch> to_doubles(const Batch& x) noexcept {
+#if defined(__AVX512F__)
+  if constexpr (is_avx512<Batch>) {
+    const __m512d halves = _mm512_castps_pd(x);
+    return {{_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+             _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(halves, 1)))}};
+  } else
+#endif
+  {
+    return {{_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))}};
+  }
+}
+#endif
+
 /// value(i) in lane i.
 template <class Batch, class Value>
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE Batch each_lane(const Value& value) noexcept {

@@ -111,9 +111,23 @@ struct kernels_of {
     const sweep<double, 1> work{{x}, {}, u};
     return sweep_rows<wide, few_rows_at_a_time>(rows_of(a), work, gradient_rows<double>{});
   }
+  static void apply_two_in_double(const core::stored_matrix& a, const double* const* x, double* const* u,
+                                  double* energy) noexcept
+    requires widens_to_double<Format>
+  {
+    sweep_two<kernels::lanes<Format, double, Arch>, few_rows_at_a_time>(
+        rows_of(a), few<const double*, 2>{{x[0], x[1]}}, few<double*, 2>{{u[0], u[1]}}, energy);
+  }
   [[nodiscard]] static constexpr auto in_double() {
     if constexpr (widens_to_double<Format>) {
       return &kernels_of::apply_in_double;
+    } else {
+      return nullptr;
+    }
+  }
+  [[nodiscard]] static constexpr auto two_in_double() {
+    if constexpr (widens_to_double<Format>) {
+      return &kernels_of::apply_two_in_double;
     } else {
       return nullptr;
     }
@@ -125,7 +139,8 @@ struct kernels_of {
                                                .pull_back = pull_back,
                                                .dots = dots,
                                                .axpys = axpys,
-                                               .apply_in_double = in_double()};
+                                               .apply_in_double = in_double(),
+                                               .apply_two_in_double = two_in_double()};
 };
 
 }  // namespace detail::kernels
