@@ -120,16 +120,17 @@ function(mpirouter_add_programs)
 endfunction()
 
 # mpirouter_add_test(<name> SOURCES <file>… [LIBRARIES <target>…] [ARGUMENTS <argument>…] [GROUP <program>] [FULL]
-#                    [SANITIZED_IN_FULL] [HEAVY]):
+#                    [SANITIZED_IN_FULL] [HEAVY] [UNOPTIMISED] [DATA]):
 # a doctest executable (main is given) run by ctest. The working directory of the run is the test's source folder.
 # GROUP: with MPIROUTER_UNITY_BUILD the tests of a group are one program of one translation unit, for what all of them include
 # takes most of the time; each is still an entry of ctest of its own, which runs the test cases of its sources. What lies in such
 # a source lies in a namespace named after it, so that nothing leaks into the next.
 # FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS; SANITIZED_IN_FULL: under sanitizers only with them. Compiled
-# quickly, but for a HEAVY one, which would run longer than that saves. A test whose libraries are not to be had is listed
-# by ctest as disabled.
+# quickly, but for a HEAVY one, which would run longer than that saves; but for full tests UNOPTIMISED is what reads files or
+# runs programs, and computes little. DATA: MPIROUTER_TEST_DATA is the folder tests/data; this path would keep clones from
+# sharing the compiler's cache. A test whose libraries are not to be had is listed by ctest as disabled.
 function(mpirouter_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY;SANITIZED_IN_FULL" "GROUP" "SOURCES;LIBRARIES;ARGUMENTS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FULL;HEAVY;SANITIZED_IN_FULL;UNOPTIMISED;DATA" "GROUP" "SOURCES;LIBRARIES;ARGUMENTS")
   if(arg_UNPARSED_ARGUMENTS OR (arg_GROUP AND arg_HEAVY))
     message(FATAL_ERROR "mpirouter_add_test(${name}): ${arg_UNPARSED_ARGUMENTS}, or a HEAVY one in the group '${arg_GROUP}'")
   endif()
@@ -156,6 +157,12 @@ function(mpirouter_add_test name)
   mpirouter_add_executable(${program} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES} mpirouter_test_support ${more})
   if(NOT arg_HEAVY)
     mpirouter_compile_quickly(${program})
+  endif()
+  if(arg_UNOPTIMISED AND NOT MSVC AND NOT MPIROUTER_FULL_TESTS)
+    target_compile_options(${program} PRIVATE -O0)
+  endif()
+  if(arg_DATA)
+    target_compile_definitions(${program} PRIVATE MPIROUTER_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   endif()
   add_test(
     NAME ${name}

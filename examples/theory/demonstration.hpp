@@ -1,31 +1,27 @@
 // What a demonstration is: a folder for numbers, scripts and figures, and a main() that says what goes wrong.
 #pragma once
 
-#include "../../tools/figures/gnuplot.hpp"
-#include "picture.hpp"
 #include "steps.hpp"
 
-#include <utility>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <string>
 
 namespace theory {
 
 /// The folder of one demonstration.
 class demonstration {
  public:
-  demonstration(int argc, char** argv, std::string name)
-      : name_(std::move(name)), folder_(argc > 1 ? argv[1] : "theory") {
-    std::filesystem::create_directories(folder_);
-  }
+  demonstration(int argc, char** argv, std::string name);
 
-  void csv(const std::string& part, const std::string& header, const table& rows) const {
-    figures::write_csv(folder_ / (name_ + "-" + part + ".csv"), header, rows);
-  }
+  void csv(const std::string& part, const std::string& header, const table& rows) const;
 
   /// PICTURE.svg by the script PICTURE.gp beside the programs, see draw_picture.
   void figure(const std::string& picture, const std::string& parameters,
-              const std::string& values = "") const {
-    draw_picture(folder_, picture, parameters, values);
-  }
+              const std::string& values = "") const;
 
  private:
   std::string name_;

@@ -2,6 +2,8 @@
 // converges.
 #include "demonstration.hpp"
 
+#include <algorithm>
+
 using namespace theory;
 
 namespace {

@@ -1,6 +1,9 @@
 // The gap 1 − κ: why a repeated σ₁ has no direction to find, and what the certificate says then.
 #include "demonstration.hpp"
 
+#include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
+#include <mpi_router/verify/certificate.hpp>
 #include <mpi_router/verify/trace_ladder.hpp>
 
 #include <Eigen/QR>

@@ -1,6 +1,8 @@
 // λ rises, the angle does not: what one step does to an untrained Gaussian matrix, which has nothing to find.
 #include "demonstration.hpp"
 
+#include <mpi_router/manifold/power_iteration.hpp>
+#include <mpi_router/manifold/rayleigh.hpp>
 #include <mpi_router/verify/null_model.hpp>
 
 #include <array>

@@ -1,7 +1,10 @@
 // Why one step keeps up with weights that move, where the row is written back: the adaptive step of Eq. 10
 // shrinks as the row aligns, until it is as long as the weights drift.
+#include "demonstration.hpp"
 #include "real_models.hpp"
 
+#include <mpi_router/manifold/sphere.hpp>
+#include <mpi_router/manifold/steepest_ascent.hpp>
 #include <mpi_router/verify/singular.hpp>
 
 using namespace theory;

@@ -2,6 +2,8 @@
 // which has no η to choose.
 #include "demonstration.hpp"
 
+#include <mpi_router/manifold/steepest_ascent.hpp>
+
 using namespace theory;
 
 namespace {

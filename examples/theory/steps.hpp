@@ -2,15 +2,13 @@
 #pragma once
 
 #include <mpi_router/backend/eigen.hpp>
-#include <mpi_router/core/experts.hpp>
-#include <mpi_router/manifold/power_iteration.hpp>
-#include <mpi_router/manifold/steepest_ascent.hpp>
-#include <mpi_router/router/router_rows.hpp>
+#include <mpi_router/core/options.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <numbers>
-#include <random>
+#include <vector>
 
 namespace theory {
 
@@ -23,89 +21,34 @@ using table = std::vector<std::vector<double>>;
 inline constexpr double degree = std::numbers::pi / 180;
 inline constexpr double no_number = std::numeric_limits<double>::quiet_NaN();  // an empty field of a table
 
-inline MatrixXd gaussian(index_t rows, index_t cols, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<double> normal;
-  return MatrixXd::NullaryExpr(rows, cols, [&] { return normal(random); });
-}
+MatrixXd gaussian(index_t rows, index_t cols, std::uint64_t seed);
 
 /// The rotation of a plane by an angle, in the first two of `size` dimensions.
-inline MatrixXd plane_rotation(index_t size, double angle) {
-  MatrixXd turn = MatrixXd::Identity(size, size);
-  turn.topLeftCorner(2, 2) << std::cos(angle), -std::sin(angle), std::sin(angle), std::cos(angle);
-  return turn;
-}
+MatrixXd plane_rotation(index_t size, double angle);
 
 /// The angle between a row and a direction, which has no sign.
-inline double angle_between(const VectorXd& row, const VectorXd& direction) {
-  return line_angle<double>(view(row), view(direction));
-}
+double angle_between(const VectorXd& row, const VectorXd& direction);
 
 /// r′ of the row, of length C = 1.
-inline VectorXd stepped(const MatrixXd& a, const VectorXd& row) {
-  VectorXd next(row.size());
-  power_step(gram(a), view(row), view(next), 1.0);
-  return next;
-}
+VectorXd stepped(const MatrixXd& a, const VectorXd& row);
 
 /// One step of Eq. 9 with this η, retracted to C = 1.
-inline VectorXd ascended(const MatrixXd& a, const VectorXd& row, double eta) {
-  VectorXd next(row.size());
-  steepest_ascent_step(gram(a), view(row), view(next), 1.0, eta);
-  return next;
-}
+VectorXd ascended(const MatrixXd& a, const VectorXd& row, double eta);
 
 /// r′ of the rows of a router; gates: [N, F, D].
-inline rows_matrix stepped_rows(const VectorXd& gates, const rows_matrix& router, router_radius radius) {
-  const expert_shape shape{router.rows(), gates.size() / router.size(), router.cols()};
-  rows_matrix rows(router.rows(), router.cols());
-  std::vector<double> workspace(static_cast<std::size_t>(router_rows_workspace(shape)));
-  router_rows(experts_nfd(gates.data(), shape), row_major(router.data(), router.rows(), router.cols()),
-              row_major(rows.data(), rows.rows(), rows.cols()), {.radius = radius},
-              vector_view<double>(workspace));
-  return rows;
-}
+rows_matrix stepped_rows(const VectorXd& gates, const rows_matrix& router, router_radius radius);
 
 /// Unit vectors of a plane at these angles (degrees), [N, 2].
-inline rows_matrix directions_at(const std::vector<double>& angles) {
-  rows_matrix directions(static_cast<index_t>(angles.size()), 2);
-  for (index_t i = 0; const double angle : angles) {
-    directions.row(i++) << std::cos(angle * degree), std::sin(angle * degree);
-  }
-  return directions;
-}
+rows_matrix directions_at(const std::vector<double>& angles);
 
 /// Experts in a plane, σ = 1, 0.6, with these v₁, as directions_at gives them: [N, F, D] = [N, 2, 2].
-inline VectorXd plane_experts(const rows_matrix& principal) {
-  VectorXd gates(4 * principal.rows());
-  for (index_t e = 0; e < principal.rows(); ++e) {
-    const double c = principal(e, 0);
-    const double s = principal(e, 1);
-    gates.segment<4>(4 * e) << c, s, -0.6 * s, 0.6 * c;
-  }
-  return gates;
-}
+VectorXd plane_experts(const rows_matrix& principal);
 
 /// ρ of the row (Eq. 3).
-inline double quotient(const MatrixXd& a, const VectorXd& row) {
-  VectorXd g(row.size());
-  return rayleigh(gram(a), view(row), view(g)).rayleigh;
-}
+double quotient(const MatrixXd& a, const VectorXd& row);
 
 /// ρ over the unit sphere of three dimensions, as gnuplot draws a surface: lines of constant latitude, every
 /// so many degrees, from one on, an empty one behind each. v₁, v₂, v₃, ρ.
-inline table landscape(const MatrixXd& a, int every, int from = -90) {
-  table points;
-  for (int latitude = from; latitude <= 90; latitude += every) {
-    for (int longitude = 0; longitude <= 360; longitude += every) {
-      const double cosine = std::cos(latitude * degree);
-      const VectorXd row{{std::sin(latitude * degree), cosine * std::cos(longitude * degree),
-                          cosine * std::sin(longitude * degree)}};
-      points.push_back({row[0], row[1], row[2], quotient(a, row)});
-    }
-    points.emplace_back();
-  }
-  return points;
-}
+table landscape(const MatrixXd& a, int every, int from = -90);
 
 }  // namespace theory

@@ -1,4 +1,5 @@
 // Rival targets: what else a row could stand for, beside v₁, in the two models that come with the project.
+#include "demonstration.hpp"
 #include "real_models.hpp"
 
 #include <mpi_router/verify/null_model.hpp>
