@@ -64,13 +64,17 @@ class panel_row {
     const double scale = wide_power_of_two(-exponent);
 #pragma unroll
     for (int i = 0; i < loads; ++i) {
-      const int row = first_ + i * lanes * pass_rows;
-      const float x = row < hidden_ ? static_cast<float>(rows_.from_bits(own_[i]) * scale) : 0.0F;
+      const float x = loaded(i, scale);
 #pragma unroll
       for (int p = 0; p < lanes; ++p) {
         r[i * lanes + p] = __shfl_sync(0xffffffffU, x, p * warp_rows + lane / lanes);
       }
     }
+  }
+  /// The ith of the rows that this thread loaded, times `scale`: of pass pass_of(i), and zero beyond D.
+  [[nodiscard]] __device__ __forceinline__ float loaded(int i, double scale) const {
+    return first_ + i * lanes * pass_rows < hidden_ ? static_cast<float>(rows_.from_bits(own_[i]) * scale)
+                                                    : 0.0F;
   }
   /// The high word of the largest magnitude that this thread has of the whole row.
   [[nodiscard]] __device__ __forceinline__ unsigned most() const {

@@ -69,17 +69,24 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   expect_countable(shape, tiles, p.part.slots());
 }
 
+#ifdef PANEL_FEW
+inline int panel_few = 4;
+#endif
 /// What a kernel over panels asks of its plan.
 struct panel_demand {
   int element_bytes;      // of a column: of a pair, where columns lie two apart
   bool in_pairs = false;  // they do
   int probes = 1;         // of a backward two, r and z̄
   bool factored = false;
+  bool in_tiles = false;  // it multiplies tiles of the panel by the rows of the probes, in registers
   int old_slots = 0;  // of the ring of what its gradient is added to
 
   /// Blocks that share rows before lanes are halved. The factors of 16-bit weights take as long to compute as
   /// to read: there swapping among more blocks costs more than reading in pieces of 64 bytes.
   [[nodiscard]] int few_blocks() const {
+#ifdef PANEL_FEW
+    if (factored) return panel_few;
+#endif
     return factored && element_bytes == 2 ? panel_factored_blocks : most_cluster;
   }
   /// Kernels for these are compiled for sm_90, and with less lanes.
@@ -101,8 +108,8 @@ struct panel_demand {
   deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
   const auto bytes = [&](int members) {
     return static_cast<std::size_t>(
-        panel_memory::bytes(depth, {demand.probes * panel, panel_probe_floats(depth, p.lanes, demand.probes),
-                                    demand.old_slots, members * p.row_blocks * p.passes * p.pass_rows()}));
+        panel_memory::bytes(depth, {demand.probes * panel, demand.in_tiles ? 2 * panel_dual_floats(p.lanes) : panel_probe_floats(depth, p.lanes, demand.probes),
+                                    demand.old_slots, members * p.row_blocks * p.passes * p.pass_rows(), demand.in_tiles ? 1 : 2}));
   };
   if (bytes(p.members) > ctx.shared_memory) {
     p.members = 0;
@@ -119,7 +126,7 @@ struct panel_demand {
   }
   if (demand.is_special()) {
     const panel_depth depth =
-        demand.probes > 1 ? panel_vjp_depth(demand.factored, demand.old_slots > 0) : panel_depth::deep;
+        demand.probes > 1 && !demand.in_tiles ? panel_vjp_depth(demand.factored, demand.old_slots > 0) : panel_depth::deep;
     return has_tma(ctx) ? make_panel_plan(ctx, shape, demand, depth) : panel_plan{};
   }
   for (const panel_depth depth : {panel_depth::deep, panel_depth::even, panel_depth::low}) {

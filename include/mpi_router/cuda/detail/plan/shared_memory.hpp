@@ -77,6 +77,11 @@ struct row_memory {
                                                                      int probes) {
   return probes == 1 ? 0 : probes * panel_passes(depth) * (panel_threads / lanes);
 }
+/// Of a block that multiplies tiles, in their place: two times the sums with z̄ of a panel of 16-bit columns,
+/// and what the warps that add them up say of the largest.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_dual_floats(int lanes) {
+  return lanes * vector_bytes / 2 + 16;
+}
 
 /// What a kernel over panels keeps in shared memory besides the ring of weights.
 struct panel_needs {
@@ -84,6 +89,7 @@ struct panel_needs {
   int probe_floats = 0;  // panel_probe_floats
   int old_slots = 0;     // of the ring of what a gradient is added to
   int inbox = 0;         // floats; only a plan needs to know
+  int by_warp = 2;       // exchanges whose sums of warps are kept: one where a barrier follows each
 };
 
 /// Of a block over panels.
@@ -107,7 +113,7 @@ struct panel_memory {
         leader(blocks.template take<leader_scratch>(1)),
         row_squares(blocks.template take<double>(warps)),
         arrived(blocks.template take<std::uint64_t>(2)),
-        by_warp(blocks.template take<float>(2 * warps * needs.projections)),
+        by_warp(blocks.template take<float>(needs.by_warp * warps * needs.projections)),
         by_block(blocks.template take<float>(2 * most_cluster * needs.projections)),
         scratch(blocks.template take<float>(warps * 2 * sums_at_once)),
         probes(blocks.template take<float>(needs.probe_floats)),
