@@ -33,7 +33,8 @@ struct panel_reduction {
 };
 
 /// There are two places for an exchange, used in turn: a block that has all parts of one knows that nobody
-/// reads those of the one before any more. The projections of `probes` rows are exchanged at once.
+/// reads those of the one before any more. (The sums of warps need but one where a barrier of the block
+/// follows each exchange.) The projections of `probes` rows are exchanged at once.
 template <int width, int lanes, int probes, bool one_place = false>
 class panel_exchange {
  public:
@@ -58,7 +59,7 @@ class panel_exchange {
     static_assert(piece % reduction::left == 0, "values that lie side by side");
     reduction::run(y, at.lane);
     if (reduction::writes(at.lane)) {
-      float* const to = by_warp(at.thread / 32) +
+      float* const to = by_warp() + at.thread / 32 * all +
                         place_of(at.thread % lanes, (at.lane >> (5 - reduction::halvings)) * reduction::left);
 #pragma unroll
       for (int i = 0; i < reduction::left; ++i) {
@@ -80,14 +81,14 @@ class panel_exchange {
       }
     }
   }
-  /// Where a warp puts its sums before all threads of the block call send(): they are added up, and on their
-  /// way. Other work can be done before receive(), which returns those of each block.
-  [[nodiscard]] __device__ __forceinline__ float* by_warp(int warp) const {
-    return memory_.by_warp + ((one_place ? 0 : turn_) * panel_memory::warps + warp) * all;
+  /// Where the warps put their sums, `all` each, before all threads of the block call send(): then these are
+  /// added up, and on their way. receive() returns those of each block.
+  [[nodiscard]] __device__ __forceinline__ float* by_warp() const {
+    return memory_.by_warp + (one_place ? 0 : turn_ * panel_memory::warps * all);
   }
   __device__ __forceinline__ void send(const panel_place<width, lanes>& at) const {
     __syncthreads();
-    send_sums(at, by_warp(0), parts_of_turn(), memory_.arrived + turn_);
+    send_sums(at, by_warp(), parts_of_turn(), memory_.arrived + turn_);
   }
   [[nodiscard]] __device__ __forceinline__ float* receive(const panel_place<width, lanes>& at) {
     if (at.blocks == 1) {

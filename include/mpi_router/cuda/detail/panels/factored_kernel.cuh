@@ -2,23 +2,11 @@
 // vjp_kernel.cuh. Rows and projections are floats in three parts of bf16, so that all products are exact.
 #pragma once
 
+#include <mpi_router/cuda/detail/panels/loaded_row.cuh>
 #include <mpi_router/cuda/detail/panels/tiles.cuh>
 #include <mpi_router/cuda/detail/panels/vjp_kernel.cuh>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
-
-/// A router row as its warp loaded it: see panel_row.
-template <int passes, int lanes>
-struct panel_loaded_row : panel_row<passes, lanes> {
-  using panel_row<passes, lanes>::panel_row;
-  __device__ __forceinline__ void scaled(int exponent, float (&r)[passes / lanes]) const {
-    const double scale = wide_power_of_two(-exponent);
-#pragma unroll
-    for (int i = 0; i < passes / lanes; ++i) {
-      r[i] = this->loaded(i, scale);
-    }
-  }
-};
 
 /// The factors of one expert: the parts of r and z̄, and r̄, in the registers of the block.
 template <class Sweep, int lanes>
@@ -67,7 +55,8 @@ class panel_factors {
     const slot_header header{0.0F, exponent_unset, scale_.image + exponents_.dual, 0};
     const auto rows = [&](const auto& put) {
       const auto& at = sweep_.at;
-      const int first = at.rank * at.block_rows + at.thread / 32 * tiles::warp_rows + row() % tiles::warp_rows;
+      const int first =
+          at.rank * at.block_rows + at.thread / 32 * tiles::warp_rows + row() % tiles::warp_rows;
 #pragma unroll
       for (int i = 0; i < sums / 4; ++i) {
         const int pass = column() * 4 + i * (8 / tiles::warp_rows) + row() / tiles::warp_rows;
@@ -147,8 +136,8 @@ class panel_factors {
     }
   }
 
-  /// The warp's sums of the panel at hand with r and z̄, tile by tile as the passes arrive. Starts the copies of
-  /// the next panel's doubled passes.
+  /// The warp's sums of the panel at hand with r and z̄, tile by tile as the passes arrive. Starts the copies
+  /// of the next panel's doubled passes.
   template <bool again, int i>
   __device__ __forceinline__ void dot_tiles(std::uint32_t at, float (&dots)[across][4]) {
     if constexpr (i < down) {
@@ -172,8 +161,8 @@ class panel_factors {
       dot_tiles<again, i + 1>(at, dots);
     }
   }
-  /// The projections of the panel: returns those with z̄ as lift() reads them; each of the first threads has one
-  /// in `mine`.
+  /// The projections of the panel: returns those with z̄ as lift() reads them; each of the first threads has
+  /// one in `mine`.
   template <bool again>
   __device__ __forceinline__ const float* project(float& mine) {
     auto& exchange = sweep_.exchange;
@@ -188,16 +177,17 @@ class panel_factors {
       y[2 * j + 1] = dots[j][2] + dots[j][3];
     }
     halve_over_warp<2 * half, 1, half>(y, lane);
-    float* const own = exchange.by_warp(at.thread / 32);
+    float* const own = exchange.by_warp() + at.thread / 32 * all;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
       own[i * 32 + lane] = y[i];
     }
-    float* const to = sweep_.memory.probes + turn_ * panel_dual_floats(lanes);
+    float* const to = sweep_.memory.probes + turn_ * (panel_tile_floats(lanes) / 2);
     turn_ ^= 1;
     exchange.send(at);
     const float* const parts = exchange.receive(at);
-    auto* const most = reinterpret_cast<unsigned*>(to + panel_columns);  // of each warp: all, and those with z̄
+    auto* const most =
+        reinterpret_cast<unsigned*>(to + panel_columns);  // of each warp: all, and those with z̄
     if (at.thread < all) {
       mine = 0.0F;
       for (int b = 0; b < at.blocks; ++b) {
@@ -205,8 +195,7 @@ class panel_factors {
       }
       mine = dead_ ? 0.0F : mine;  // no gradient, whatever the weights hold
       if (is_dual()) {
-        const int c = panel_column();
-        to[c % 8 / 2 * (panel_columns / 4) + c / 16 * 4 + c / 8 % 2 * 2 + c % 2] = mine;
+        to[tiles::dual_place(tiles::column(at.thread))] = mine;
       }
       const unsigned both = largest_over_warp(mine);
       const unsigned dual = largest_over_warp(is_dual() ? mine : 0.0F);
@@ -224,14 +213,14 @@ class panel_factors {
     }
     return to;
   }
-  /// Of the projection that this thread adds up: whether it is with z̄, and of which of the panel's columns.
-  [[nodiscard]] __device__ __forceinline__ bool is_dual() const { return column() >= 2; }
-  [[nodiscard]] __device__ __forceinline__ int panel_column() const {
-    return (column() % 2 * half + sweep_.at.thread / 32) * 8 + row();
+  /// Whether the projection that this thread adds up is with z̄.
+  [[nodiscard]] __device__ __forceinline__ bool is_dual() const {
+    return tiles::probe(sweep_.at.thread) != 0;
   }
   __device__ __forceinline__ void write_projection(float mine) const {
     float* const to = is_dual() ? args_.factors.dual_projection : args_.factors.projection;
-    const int at = (sweep_.mine - expert_ * sweep_.a.part.tiles_per_expert) * panel_columns + panel_column();
+    const int at = (sweep_.mine - expert_ * sweep_.a.part.tiles_per_expert) * panel_columns +
+                   tiles::column(sweep_.at.thread);
     if (sweep_.at.rank == 0 && sweep_.at.thread < all && to != nullptr && at < sweep_.a.ffn) {
       to[static_cast<long long>(expert_) * sweep_.a.ffn + at] =
           scale_by(mine, (is_dual() ? exponents_.dual : exponents_.row) - shift_.exponent());

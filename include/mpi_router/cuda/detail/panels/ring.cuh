@@ -4,14 +4,14 @@
 
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/device/pair.cuh>
-#include <mpi_router/cuda/detail/panels/tiles.cuh>
+#include <mpi_router/cuda/detail/plan/panel_tiles.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// A thread's slots in the ring, 16 bytes each, and the copies to them: one pass of a panel after the other,
-/// a group of copies each, be there anything to copy or not. With `tile_lanes` its warp reads them in tiles
-/// (panel_tiles), in which they lie where these say.
+/// a group of copies each, be there anything to copy or not. With `tile_lanes` they lie as the warp reads
+/// them in tiles (panel_tiles).
 template <class T, panel_depth depth, int line, int tile_lanes = 0>
 class panel_ring {
  public:
@@ -22,7 +22,7 @@ class panel_ring {
   decoder<T> decode;  // of the present expert's weights
 
   __device__ __forceinline__ panel_ring(unsigned char* memory, int passes, long long step)
-      : own_(reinterpret_cast<uint4*>(memory) + panel_tiles<tile_lanes>::own()),
+      : own_(reinterpret_cast<uint4*>(memory) + tiles::slot(static_cast<int>(threadIdx.x))),
         first_(own_),
         next_first_(own_ + most_passes * panel_threads),
         passes_(passes),
@@ -31,7 +31,7 @@ class panel_ring {
   [[nodiscard]] __device__ __forceinline__ int passes() const { return passes_; }
   /// The slot of pass p of the present panel.
   [[nodiscard]] __device__ __forceinline__ uint4* slot(int p) const {
-    return (p < doubled ? first_ : own_) + p * panel_threads + panel_tiles<tile_lanes>::flip(p);
+    return (p < doubled ? first_ : own_) + p * panel_threads + flip(p);
   }
   /// How far pass p of the present panel lies behind that of the first slots.
   [[nodiscard]] __device__ __forceinline__ int bytes_to(int p) const {
@@ -56,7 +56,7 @@ class panel_ring {
   __device__ __forceinline__ void push(int p) {
     if (p < passes_) {
       uint4* const to = (p < doubled ? next_first_ : own_) + p * panel_threads;
-      copy_async_16<line>(to + panel_tiles<tile_lanes>::flip(p), from_, p < rows_);
+      copy_async_16<line>(to + flip(p), from_, p < rows_);
     }
     close_copy_group();
     from_ += step_;
@@ -69,6 +69,10 @@ class panel_ring {
   }
 
  private:
+  using tiles = panel_tiles<tile_lanes>;
+  [[nodiscard]] __device__ __forceinline__ static int flip(int p) {
+    return tiles::flip(static_cast<int>(threadIdx.x), p);
+  }
   uint4* own_;
   uint4* first_;       // the places of the doubled passes: of this panel,
   uint4* next_first_;  // and of the next

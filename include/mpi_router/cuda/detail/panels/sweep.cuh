@@ -73,7 +73,9 @@ struct panel_sweep {
   __device__ __forceinline__ panel_sweep(const panel_sweep_args<T>& args, unsigned char* shared)
       : a(args),
         memory(placed_blocks(shared), depth,
-               {probes * place::panel, in_tiles ? 2 * panel_dual_floats(lanes) : panel_probe_floats(depth, lanes, probes), old_slots, 0, in_tiles ? 1 : 2}),
+               {probes * place::panel,
+                in_tiles ? panel_tile_floats(lanes) : panel_probe_floats(depth, lanes, probes), old_slots, 0,
+                panel_exchanges(in_tiles)}),
         exchange(memory),
         group(panel_threads),
         at(a.passes, a.row_blocks, a.part.team, a.hidden),
@@ -145,12 +147,13 @@ struct panel_sweep {
   template <class Load>
   __device__ __forceinline__ void begin_expert(const Load& load) {
     const bool first = next_panel == mine + a.part.team;  // later two are asked for ahead
+    constexpr int early = in_tiles ? passes : panel_early_passes;
     if (first) {
-      push_passes<0, panel_early_passes>(ring);
+      push_passes<0, early>(ring);
     }
     load();
     if (first) {
-      push_passes<panel_early_passes, passes>(ring);
+      push_passes<early, passes>(ring);
       ring.advance();
       aim_at_next();
     }
@@ -187,8 +190,7 @@ struct panel_sweep {
   __device__ __forceinline__ void end_expert(int expert, const slot_header& header, float (&u)[passes],
                                              const Finish& finish) {
     halve_over_warp<passes, lanes / 2, passes / lanes>(u, at.lane);
-    end_expert_of(
-        expert, header, [&](const auto& put) { for_rows_of_image(at, u, put); }, finish);
+    end_expert_of(expert, header, [&](const auto& put) { for_rows_of_image(at, u, put); }, finish);
   }
   /// The same where rows(put) calls put(row, x) for the sums that this thread ends with.
   template <class Rows, class Finish>

@@ -1,54 +1,16 @@
-// Panels of 16-bit columns in tiles of 16 × 16, the operands of the tensor cores.
+// Products of tiles by the tensor cores: operands in bf16, sums in float.
 #pragma once
 
-#include <mpi_router/cuda/detail/device/instructions.cuh>
-#include <mpi_router/cuda/detail/plan/tuning.hpp>
+#include <mpi_router/core/config.hpp>
 
 #include <cstdint>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// How a warp's part of a panel lies in the ring, so that neither the copies of 16 bytes nor the loads of
-/// tiles meet in a bank: the pieces of a row in an order that is another in each of 8 rows.
-template <int lanes>
-struct panel_tiles {
-  static constexpr int side = 16;
-  static constexpr int warp_rows = 32 / lanes;              // of one pass
-  static constexpr int tile_passes = side / warp_rows;      // of a tile
-  static constexpr int across = lanes * 8 / side;           // tiles side by side
-  static constexpr int pass_bytes = panel_threads * vector_bytes;
-
-  /// The order of the pieces in row x of a tile.
-  [[nodiscard]] __device__ __forceinline__ static int order(int x) {
-    return lanes == 8 ? x % 8 : x % 8 / 2;
-  }
-  /// The slot of this thread's piece in its row of an even pass, and how far beyond it that of an odd one
-  /// lies.
-  [[nodiscard]] __device__ __forceinline__ static int own() {
-    const int thread = static_cast<int>(threadIdx.x);
-    return thread ^ order(thread % 32 / lanes);
-  }
-  [[nodiscard]] __device__ __forceinline__ static int flip(int p) {
-    return lanes == 8 && p % 2 != 0 ? 4 - 2 * (own() & 4) : 0;
-  }
-  /// Bytes from the warp's first piece of a tile's first pass to piece `piece` of row x. Those of the tile n to
-  /// the right: ^ n · 32.
-  [[nodiscard]] __device__ __forceinline__ static int offset(int x, int piece) {
-    const int at = x % warp_rows * lanes + (piece ^ order(x));
-    return x / warp_rows * pass_bytes + at * vector_bytes;
-  }
-};
-/// Where each thread has to do with its own pieces alone.
-template <>
-struct panel_tiles<0> {
-  [[nodiscard]] __device__ __forceinline__ static int own() { return static_cast<int>(threadIdx.x); }
-  [[nodiscard]] __device__ __forceinline__ static int flip(int) { return 0; }
-};
-
 using tile_bits = unsigned[4];  // a thread's eight of 256 elements
 
-/// A tile as the operand with rows, or with columns in place of them: each thread gives the address of 8 elements
-/// of a row.
+/// A tile as the operand with rows, or with columns in place of them: each thread gives the address of 8
+/// elements of a row.
 __device__ __forceinline__ void load_tile(std::uint32_t at, tile_bits& a) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])

@@ -69,28 +69,30 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
   expect_countable(shape, tiles, p.part.slots());
 }
 
-#ifdef PANEL_FEW
-inline int panel_few = 4;
-#endif
 /// What a kernel over panels asks of its plan.
 struct panel_demand {
   int element_bytes;      // of a column: of a pair, where columns lie two apart
   bool in_pairs = false;  // they do
   int probes = 1;         // of a backward two, r and z̄
   bool factored = false;
-  bool in_tiles = false;  // it multiplies tiles of the panel by the rows of the probes, in registers
-  int old_slots = 0;  // of the ring of what its gradient is added to
+  bool in_tiles = false;  // tensor cores multiply, and registers hold the probes' rows
+  int old_slots = 0;      // of the ring of what its gradient is added to
 
   /// Blocks that share rows before lanes are halved. The factors of 16-bit weights take as long to compute as
   /// to read: there swapping among more blocks costs more than reading in pieces of 64 bytes.
   [[nodiscard]] int few_blocks() const {
-#ifdef PANEL_FEW
-    if (factored) return panel_few;
-#endif
     return factored && element_bytes == 2 ? panel_factored_blocks : most_cluster;
   }
   /// Kernels for these are compiled for sm_90, and with less lanes.
   [[nodiscard]] bool is_special() const { return in_pairs || probes > 1; }
+  [[nodiscard]] panel_depth special_depth() const {
+    return probes == 1 || in_tiles ? panel_depth::deep : panel_vjp_depth(factored, old_slots > 0);
+  }
+  /// Of a panel's columns, with rings of `depth` and so many lanes.
+  [[nodiscard]] panel_needs needs(panel_depth depth, int lanes, int columns, int inbox) const {
+    const int of_probes = in_tiles ? panel_tile_floats(lanes) : panel_probe_floats(depth, lanes, probes);
+    return {probes * columns, of_probes, old_slots, inbox, panel_exchanges(in_tiles)};
+  }
 };
 
 /// With rings of `depth`, if they fit.
@@ -107,9 +109,8 @@ struct panel_demand {
   const int panel = p.panel(demand.element_bytes);
   deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
   const auto bytes = [&](int members) {
-    return static_cast<std::size_t>(
-        panel_memory::bytes(depth, {demand.probes * panel, demand.in_tiles ? 2 * panel_dual_floats(p.lanes) : panel_probe_floats(depth, p.lanes, demand.probes),
-                                    demand.old_slots, members * p.row_blocks * p.passes * p.pass_rows(), demand.in_tiles ? 1 : 2}));
+    const int inbox = members * p.row_blocks * p.passes * p.pass_rows();
+    return static_cast<std::size_t>(panel_memory::bytes(depth, demand.needs(depth, p.lanes, panel, inbox)));
   };
   if (bytes(p.members) > ctx.shared_memory) {
     p.members = 0;
@@ -125,9 +126,7 @@ struct panel_demand {
     return {};
   }
   if (demand.is_special()) {
-    const panel_depth depth =
-        demand.probes > 1 && !demand.in_tiles ? panel_vjp_depth(demand.factored, demand.old_slots > 0) : panel_depth::deep;
-    return has_tma(ctx) ? make_panel_plan(ctx, shape, demand, depth) : panel_plan{};
+    return has_tma(ctx) ? make_panel_plan(ctx, shape, demand, demand.special_depth()) : panel_plan{};
   }
   for (const panel_depth depth : {panel_depth::deep, panel_depth::even, panel_depth::low}) {
     const bool has_code = depth != panel_depth::deep || has_tma(ctx);

@@ -8,7 +8,6 @@
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 
 #include <cstddef>
-#include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -24,8 +23,11 @@ template <class T, class G>
 [[nodiscard]] constexpr panel_demand panel_vjp_demand(vjp_mode mode, bool in_pairs) {
   const bool with_old = needs_old<T, G>(mode, in_pairs);
   const bool factored = mode == vjp_mode::factored;
-  return {(in_pairs ? 2 : 1) * static_cast<int>(sizeof(T)), in_pairs, 2, factored,
-          factored && !in_pairs && std::is_same_v<T, bf16>,
+  return {(in_pairs ? 2 : 1) * static_cast<int>(sizeof(T)),
+          in_pairs,
+          2,
+          factored,
+          factored && in_panel_tiles<T> && !in_pairs,
           with_old ? panel_old_slots : 0};
 }
 
