@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <mpi_router/cuda/detail/plan/old_copies.hpp>
+#include <mpi_router/cuda/detail/plan/panel_tiles.hpp>
 #include <vector>
 
 #include "plan_support.hpp"
@@ -31,16 +32,20 @@ void check_rows(const panel_plan& p, const cuda::context& ctx, const panel_deman
 
 void check_memory(const panel_plan& p, const cuda::context& ctx, const panel_demand& demand, laws& l) {
   const int panel = demand.probes * p.lanes * 16 / demand.element_bytes;
-  const int rows = demand.probes == 1 ? 0 : panel_passes(p.depth) * (512 / p.lanes);
+  const int rows = demand.in_tiles ? p.lanes * 8 + 8 : panel_passes(p.depth) * (512 / p.lanes);
+  const int of_probes = demand.probes == 1 ? 0 : demand.probes * rows;
+  const int exchanges = demand.in_tiles ? 1 : 2;
   const std::intptr_t ring = std::intptr_t{512} * 16 * panel_slots(p.depth);
-  const panel_memory m(placed_blocks(memory), p.depth, {panel, demand.probes * rows, demand.old_slots});
+  const panel_memory m(placed_blocks(memory), p.depth,
+                       demand.needs(p.depth, p.lanes, panel / demand.probes, 0));
   l.hold(offset(m.old) == ring, "the second ring lies behind the first");
   l.hold(offset(m.leader) == ring + std::intptr_t{512} * 16 * demand.old_slots, "what follows, behind both");
-  l.hold(offset(m.probes) % 8 == 0, "pairs of floats at eights");
+  l.hold(offset(m.probes) % (demand.in_tiles ? 16 : 8) == 0 && (!demand.in_tiles || rows % 4 == 0),
+         "pairs of floats at eights, fours at sixteens");
   l.hold(offset(m.row_squares) % 8 == 0 && offset(m.arrived) % 8 == 0, "doubles and barriers at eights");
   l.hold(offset(m.by_block) % 16 == 0 && offset(m.image) % 16 == 0, "fours of floats at sixteens");
-  l.hold(m.by_warp + 32 * panel == m.by_block && m.by_block + 16 * panel == m.scratch &&
-             m.scratch + 512 == m.probes && m.probes + demand.probes * rows == m.image,
+  l.hold(m.by_warp + exchanges * 16 * panel == m.by_block && m.by_block + 16 * panel == m.scratch &&
+             m.scratch + 512 == m.probes && m.probes + of_probes == m.image,
          "two exchanges, the scratch of 16 warps, and the rows of two probes");
   const std::intptr_t inbox = std::intptr_t{p.members} * p.row_blocks * p.passes * (512 / p.lanes) * 4;
   l.hold(static_cast<std::intptr_t>(p.shared_bytes) == offset(m.image) + inbox,
@@ -95,6 +100,7 @@ TEST_CASE("the panel plans keep their laws for every D, type and device") {
        {panel_demand{2}, panel_demand{4}, panel_demand{4, true}, panel_demand{8, true},
         panel_vjp_demand<bf16, bf16>(vjp_mode::write, false),
         panel_vjp_demand<bf16, bf16>(vjp_mode::factored, false),
+        panel_vjp_demand<f16, f16>(vjp_mode::factored, false),
         panel_vjp_demand<float, float>(vjp_mode::factored, false),
         panel_vjp_demand<bf16, float>(vjp_mode::accumulate, false),
         panel_vjp_demand<float, float>(vjp_mode::accumulate, false),
@@ -201,6 +207,84 @@ TEST_CASE("what a gradient is added to is waited for, and nothing that was asked
   }
 }
 
+TEST_CASE("which backwards over panels tensor cores multiply") {
+  for (const vjp_mode mode : {vjp_mode::factored, vjp_mode::write, vjp_mode::accumulate}) {
+    CHECK(panel_vjp_demand<bf16, bf16>(mode, false).in_tiles == (mode == vjp_mode::factored));
+    CHECK_FALSE(panel_vjp_demand<bf16, bf16>(mode, true).in_tiles);
+    CHECK_FALSE(panel_vjp_demand<f16, f16>(mode, false).in_tiles);
+    CHECK_FALSE(panel_vjp_demand<float, float>(mode, false).in_tiles);
+  }
+}
+
+namespace {
+
+/// The pieces of a panel where copies put them and where tiles look for them.
+template <int lanes>
+void check_tiles() {
+  using tiles = panel_tiles<lanes>;
+  CAPTURE(lanes);
+  static_assert(tiles::tile_passes * tiles::warp_rows == 16 && 16 % tiles::tile_passes == 0);
+  for (int x = 0; x < 16; ++x) {  // of a tile's rows
+    for (int thread = 0; thread < 512; ++thread) {
+      const int p = x / tiles::warp_rows, warp = thread / 32, which = thread % lanes;
+      if (thread % 32 / lanes != x % tiles::warp_rows) continue;
+      const int slot = 512 * p + tiles::slot(thread) + tiles::flip(thread, p);
+      CHECK(slot * 16 == warp * 512 + tiles::offset(x, which));
+      CHECK(tiles::offset(x, which) == (tiles::offset(x, which % 2) ^ which / 2 * 32));
+    }
+  }
+  for (const int first : {0, 8}) {  // eight rows that are loaded at once
+    for (int which = 0; which < lanes; ++which) {
+      std::vector<int> banks(8);
+      for (int x = first; x < first + 8; ++x) {
+        ++banks[static_cast<std::size_t>(tiles::offset(x, which) / 16 % 8)];
+      }
+      CHECK(banks == std::vector<int>(8, 1));
+    }
+  }
+}
+
+/// Every projection of a panel is added up once, and those with z̄ are where lanes look for them.
+template <int lanes>
+void check_projections() {
+  using tiles = panel_tiles<lanes>;
+  const int columns = lanes * 8;
+  std::vector<int> found(static_cast<std::size_t>(2 * columns)), placed(static_cast<std::size_t>(columns));
+  for (int warp = 0; warp < tiles::across; ++warp) {  // its ith sum lies at 32 i + lane
+    for (int lane = 0; lane < 32; ++lane) {
+      const int thread = 32 * warp + lane, column = tiles::column(thread);
+      REQUIRE(column < columns);
+      ++found[static_cast<std::size_t>(tiles::probe(thread) * columns + column)];
+      CHECK(column % 8 == lane / 4);                         // a row of the product
+      CHECK(column / 8 == lane % 2 * tiles::across + warp);  // the ith of a half of them
+      CHECK(tiles::probe(thread) == lane % 4 / 2);           // two columns of the product
+    }
+  }
+  CHECK(found == std::vector<int>(found.size(), 1));
+  for (int t = 0; t < 4; ++t) {
+    for (int tile = 0; tile < tiles::across; ++tile) {
+      const int first = t * columns / 4 + tile * 4;
+      for (const auto& [column, i] : {std::pair{2 * t, 0}, {2 * t + 1, 1}, {2 * t + 8, 2}, {2 * t + 9, 3}}) {
+        CHECK(tiles::dual_place(tile * 16 + column) == first + i);
+        ++placed[static_cast<std::size_t>(first + i)];
+      }
+    }
+  }
+  CHECK(placed == std::vector<int>(placed.size(), 1));
+}
+
+}  // namespace
+
+TEST_CASE("tiles find what was copied, in eight different banks at a time") {
+  check_tiles<8>();
+  check_tiles<4>();
+}
+
+TEST_CASE("the projections that tiles leave") {
+  check_projections<8>();
+  check_projections<4>();
+}
+
 TEST_CASE("the panel plans of 163 and 227 KiB are those that were timed") {
   // Of every device and shape; made anew where a plan is changed on purpose.
   for (const auto& [kib, expected] :
@@ -255,10 +339,10 @@ TEST_CASE("the plans that were measured") {
     return make_panel_plan(h100, s, panel_vjp_demand<bf16, bf16>(mode, in_pairs));
   };
   constexpr auto factored = vjp_mode::factored, write = vjp_mode::write, accumulate = vjp_mode::accumulate;
-  check(backward({64, 1024, 2048}, factored, false), 8, 2, 1, 16, panel_depth::middle, 64, 1, 207520);
+  check(backward({64, 1024, 2048}, factored, false), 8, 2, 1, 16, panel_depth::deep, 64, 1, 224480);
   check(backward({64, 1024, 2048}, write, false), 8, 2, 0, 16, panel_depth::deep, 64, 1, 232096);
   check(backward({64, 1024, 2048}, accumulate, false), 8, 2, 0, 16, panel_depth::even, 64, 1, 232096);
-  check(backward({64, 2048, 7168}, factored, false), 4, 4, 0, 14, panel_depth::middle, 29, 1, 195232);
+  check(backward({64, 2048, 7168}, factored, false), 4, 4, 0, 14, panel_depth::deep, 29, 1, 207840);
   check(backward({64, 2048, 7168}, write, false), 8, 8, 0, 14, panel_depth::deep, 14, 1, 232096);
   check(backward({32, 2880, 2880}, write, true), 8, 4, 0, 12, panel_depth::even, 29, 1, 219808);
   check(make_panel_plan(h100, {32, 2880, 2880}, {4, true}), 8, 4, 0, 12, panel_depth::deep, 29, 1, 205472);

@@ -33,11 +33,13 @@ struct panel_reduction {
 };
 
 /// There are two places for an exchange, used in turn: a block that has all parts of one knows that nobody
-/// reads those of the one before any more. The projections of `probes` rows are exchanged at once.
-template <int width, int lanes, int probes>
+/// reads those of the one before any more. (The sums of warps need but one where a barrier of the block
+/// follows each exchange.) The projections of `probes` rows are exchanged at once.
+template <int width, int lanes, int probes, bool one_place = false>
 class panel_exchange {
  public:
   static constexpr int values = probes * width;  // of a thread: of the first probe, then of the others
+  static constexpr int all = lanes * values;     // of a block
 
   /// All threads of the block call it first.
   __device__ __forceinline__ explicit panel_exchange(const panel_memory& memory) : memory_(memory) {
@@ -56,19 +58,16 @@ class panel_exchange {
     using reduction = panel_reduction<values, lanes>;
     static_assert(piece % reduction::left == 0, "values that lie side by side");
     reduction::run(y, at.lane);
-    float* const by_warp = memory_.by_warp + turn_ * at.warps * all;
-    float* const parts = memory_.by_block + turn_ * most_cluster * all;
     if (reduction::writes(at.lane)) {
-      float* const to = by_warp + at.thread / 32 * all +
+      float* const to = by_warp() + at.thread / 32 * all +
                         place_of(at.thread % lanes, (at.lane >> (5 - reduction::halvings)) * reduction::left);
 #pragma unroll
       for (int i = 0; i < reduction::left; ++i) {
         to[i] = y[i];
       }
     }
-    __syncthreads();
-    swap(at, by_warp, parts, memory_.arrived + turn_);
-    turn_ ^= 1;
+    send(at);
+    float* const parts = receive(at);
     const bool many = at.blocks > panel_few_blocks;
     if (many) {
       add_up(at, parts);
@@ -82,6 +81,26 @@ class panel_exchange {
       }
     }
   }
+  /// Where the warps put their sums, `all` each, before all threads of the block call send(): then these are
+  /// added up, and on their way. receive() returns those of each block.
+  [[nodiscard]] __device__ __forceinline__ float* by_warp() const {
+    return memory_.by_warp + (one_place ? 0 : turn_ * panel_memory::warps * all);
+  }
+  __device__ __forceinline__ void send(const panel_place<width, lanes>& at) const {
+    __syncthreads();
+    send_sums(at, by_warp(), parts_of_turn(), memory_.arrived + turn_);
+  }
+  [[nodiscard]] __device__ __forceinline__ float* receive(const panel_place<width, lanes>& at) {
+    if (at.blocks == 1) {
+      __syncthreads();
+    } else {
+      barrier_wait<writers::cluster>(memory_.arrived + turn_, parity_ >> turn_ & 1U);
+      parity_ ^= 1U << turn_;
+    }
+    float* const parts = parts_of_turn();
+    turn_ ^= 1;
+    return parts;
+  }
   /// Which image the leader of the cluster is sent: 0, 1, 0, …
   [[nodiscard]] __device__ __forceinline__ unsigned image_turn() {
     const unsigned turn = parity_ >> 2;
@@ -90,7 +109,6 @@ class panel_exchange {
   }
 
  private:
-  static constexpr int all = lanes * values;
   static_assert(panel_threads % all == 0, "a thread sends one projection");
   static constexpr int piece = values < 4 ? values : 4;
   using piece_type = std::conditional_t<(piece == 4), float4, float2>;
@@ -123,9 +141,12 @@ class panel_exchange {
     }
     __syncthreads();
   }
+  [[nodiscard]] __device__ __forceinline__ float* parts_of_turn() const {
+    return memory_.by_block + turn_ * most_cluster * all;
+  }
   /// Each block adds up what its warps have, and sends it to all blocks.
-  __device__ __forceinline__ void swap(const panel_place<width, lanes>& at, const float* by_warp,
-                                       float* parts, std::uint64_t* arrived) {
+  __device__ __forceinline__ static void send_sums(const panel_place<width, lanes>& at, const float* by_warp,
+                                                   float* parts, std::uint64_t* arrived) {
     if (at.thread == 0 && at.blocks > 1) {
       barrier_expect(arrived, static_cast<unsigned>(at.blocks * all) * 4);
     }
@@ -144,12 +165,6 @@ class panel_exchange {
       for (int b = first; b < at.blocks && at.blocks > 1; b += panel_threads / all) {
         send_remote(parts + at.rank * all + c, at.first_block + b, sum, arrived);
       }
-    }
-    if (at.blocks == 1) {
-      __syncthreads();
-    } else {
-      barrier_wait<writers::cluster>(arrived, parity_ >> turn_ & 1U);
-      parity_ ^= 1U << turn_;
     }
   }
 

@@ -19,11 +19,12 @@ __device__ __forceinline__ void for_rows_of_image(const panel_place<width, lanes
   }
 }
 
-template <int passes, int width, int lanes>
+/// rows(put) calls put(row, x) for the rows that this thread has.
+template <int width, int lanes, class Rows>
 __device__ __forceinline__ void leave_image(const panel_place<width, lanes>& at, const partial_sums& out,
-                                            int slot, const slot_header& header, const float (&u)[passes]) {
+                                            int slot, const slot_header& header, const Rows& rows) {
   float* const image = out.rows + static_cast<long long>(slot) * out.pitch;
-  for_rows_of_image(at, u, [&](int row, float x) {
+  rows([&](int row, float x) {
     if (row < min((at.rank + 1) * at.block_rows, out.pitch)) {
       image[row] = x;
     }
@@ -33,14 +34,14 @@ __device__ __forceinline__ void leave_image(const panel_place<width, lanes>& at,
   }
 }
 
-template <int passes, int width, int lanes>
+template <int width, int lanes, class Rows>
 __device__ __forceinline__ leader_inbox send_image(const panel_place<width, lanes>& at,
                                                    const panel_memory& memory, int team,
-                                                   const slot_header& header, const float (&u)[passes]) {
+                                                   const slot_header& header, const Rows& rows) {
   const int pitch = at.blocks * at.block_rows;
   const int member = at.member(team);
   const leader_inbox inbox{memory.image, memory.image + pitch, memory.leader, team, pitch, at.block_rows};
-  for_rows_of_image(at, u, [&](int row, float x) {
+  rows([&](int row, float x) {
     if (row < (at.rank + 1) * at.block_rows) {
       inbox.put(member, row, x);
     }

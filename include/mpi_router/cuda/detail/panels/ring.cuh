@@ -4,13 +4,15 @@
 
 #include <mpi_router/cuda/detail/device/instructions.cuh>
 #include <mpi_router/cuda/detail/device/pair.cuh>
+#include <mpi_router/cuda/detail/plan/panel_tiles.hpp>
 #include <mpi_router/cuda/detail/plan/shared_memory.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// A thread's slots in the ring, 16 bytes each, and the copies to them: one pass of a panel after the other,
-/// a group of copies each, be there anything to copy or not.
-template <class T, panel_depth depth, int line>
+/// a group of copies each, be there anything to copy or not. With `tile_lanes` they lie as the warp reads
+/// them in tiles (panel_tiles).
+template <class T, panel_depth depth, int line, int tile_lanes = 0>
 class panel_ring {
  public:
   static constexpr int most_passes = panel_passes(depth);
@@ -20,7 +22,7 @@ class panel_ring {
   decoder<T> decode;  // of the present expert's weights
 
   __device__ __forceinline__ panel_ring(unsigned char* memory, int passes, long long step)
-      : own_(reinterpret_cast<uint4*>(memory) + threadIdx.x),
+      : own_(reinterpret_cast<uint4*>(memory) + tiles::slot(static_cast<int>(threadIdx.x))),
         first_(own_),
         next_first_(own_ + most_passes * panel_threads),
         passes_(passes),
@@ -29,7 +31,20 @@ class panel_ring {
   [[nodiscard]] __device__ __forceinline__ int passes() const { return passes_; }
   /// The slot of pass p of the present panel.
   [[nodiscard]] __device__ __forceinline__ uint4* slot(int p) const {
-    return (p < doubled ? first_ : own_) + p * panel_threads;
+    return (p < doubled ? first_ : own_) + p * panel_threads + flip(p);
+  }
+  /// How far pass p of the present panel lies behind that of the first slots.
+  [[nodiscard]] __device__ __forceinline__ int bytes_to(int p) const {
+    return (p * panel_threads + (p < doubled ? static_cast<int>(first_ - own_) : 0)) * vector_bytes;
+  }
+  /// Zeros in the slots of the passes that there are not, which no copy takes.
+  __device__ __forceinline__ void clear_rest() const {
+    for (int p = passes_; p < most_passes; ++p) {
+      *slot(p) = make_uint4(0, 0, 0, 0);
+      if (p < doubled) {
+        (next_first_ - first_)[slot(p)] = make_uint4(0, 0, 0, 0);
+      }
+    }
   }
   /// Where the panel to copy next lies: this thread's bytes in its rows of the first `rows` passes. The
   /// others become zeros.
@@ -40,7 +55,8 @@ class panel_ring {
   /// Starts the copy of pass p of the next panel, its place being free; one p after the other.
   __device__ __forceinline__ void push(int p) {
     if (p < passes_) {
-      copy_async_16<line>((p < doubled ? next_first_ : own_) + p * panel_threads, from_, p < rows_);
+      uint4* const to = (p < doubled ? next_first_ : own_) + p * panel_threads;
+      copy_async_16<line>(to + flip(p), from_, p < rows_);
     }
     close_copy_group();
     from_ += step_;
@@ -53,6 +69,10 @@ class panel_ring {
   }
 
  private:
+  using tiles = panel_tiles<tile_lanes>;
+  [[nodiscard]] __device__ __forceinline__ static int flip(int p) {
+    return tiles::flip(static_cast<int>(threadIdx.x), p);
+  }
   uint4* own_;
   uint4* first_;       // the places of the doubled passes: of this panel,
   uint4* next_first_;  // and of the next

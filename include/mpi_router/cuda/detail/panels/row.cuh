@@ -8,23 +8,22 @@
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// This thread's rows of a router row, in two halves: other work can start while the loads are under way.
-/// `first_row` is the warp's in pass 0; its lanes load each of its rows once and hand them round.
-template <int passes, int lanes>
+/// `first_row` is the warp's in pass 0; its lanes load each of its rows once and hand them round. Of the
+/// whole row `early_loads` elements of each thread are under way at once.
+template <int passes, int lanes, int early_loads = panel_early_loads>
 class panel_row {
  public:
   __device__ __forceinline__ panel_row(const any_matrix& rows, int e, int hidden, int first_row,
                                        const thread_group& group)
-      : rows_(rows),
-        e_(e),
-        hidden_(hidden),
-        first_(first_row + group.lane() % warp_rows + group.lane() / warp_rows * pass_rows) {
+      : panel_row(rows, e, hidden,
+                  first_row + group.lane() % warp_rows + group.lane() / warp_rows * pass_rows) {
 #pragma unroll
     for (int i = 0; i < loads; ++i) {
       const int row = first_ + i * lanes * pass_rows;
       own_[i] = row < hidden ? rows.load_bits(e, row) : 0U;
     }
 #pragma unroll
-    for (int i = 0; i < panel_early_loads; ++i) {
+    for (int i = 0; i < early_loads; ++i) {
       const int row = group.rank + i * panel_threads;
       all_[i] = row < hidden ? rows.load_bits(e, row) : 0U;
     }
@@ -40,14 +39,14 @@ class panel_row {
       square = fma(x, x, square);
     };
 #pragma unroll
-    for (int i = 0; i < panel_early_loads; ++i) {
+    for (int i = 0; i < early_loads; ++i) {
       const int row = group.rank + i * panel_threads;
       if (row < hidden_) {
         admit(rows_.from_bits(all_[i]));
       }
     }
 #pragma unroll 4
-    for (int row = group.rank + panel_early_loads * panel_threads; row < hidden_; row += panel_threads) {
+    for (int row = group.rank + early_loads * panel_threads; row < hidden_; row += panel_threads) {
       admit(rows_.from_bits(rows_.load_bits(e_, row)));
     }
     square = add_over_warp(square);
@@ -82,17 +81,29 @@ class panel_row {
   [[nodiscard]] __device__ __forceinline__ double dot(const panel_row& other) const {
     double sum = 0.0;
     for_own_of_all([&](int i, float x) {
-      const float y = other.rows_.from_bits(i < panel_early_loads ? other.all_[i] : other.load(i));
+      const float y = other.rows_.from_bits(i < early_loads ? other.all_[i] : other.load(i));
       sum = fma(static_cast<double>(x), static_cast<double>(y), sum);
     });
     return sum;
   }
 
- private:
+ protected:
   static constexpr int warp_rows = 32 / lanes;  // of one pass
   static constexpr int pass_rows = panel_threads / lanes;
   static constexpr int loads = passes / lanes;
 
+  /// What it loads is for a derived class to say.
+  __device__ __forceinline__ panel_row(const any_matrix& rows, int e, int hidden, int first)
+      : rows_(rows), e_(e), hidden_(hidden), first_(first) {}
+
+  const any_matrix& rows_;
+  int e_;
+  int hidden_;
+  int first_;
+  unsigned own_[loads];
+  unsigned all_[early_loads];  // of the whole row
+
+ private:
   [[nodiscard]] __device__ __forceinline__ unsigned load(int i) const {
     return rows_.load_bits(e_, static_cast<int>(threadIdx.x) + i * panel_threads);
   }
@@ -100,21 +111,14 @@ class panel_row {
   template <class Use>
   __device__ __forceinline__ void for_own_of_all(const Use& use) const {
 #pragma unroll
-    for (int i = 0; i < panel_early_loads; ++i) {
+    for (int i = 0; i < early_loads; ++i) {
       use(i, rows_.from_bits(all_[i]));  // zero beyond D
     }
 #pragma unroll 4
-    for (int i = panel_early_loads; static_cast<int>(threadIdx.x) + i * panel_threads < hidden_; ++i) {
+    for (int i = early_loads; static_cast<int>(threadIdx.x) + i * panel_threads < hidden_; ++i) {
       use(i, rows_.from_bits(load(i)));
     }
   }
-
-  const any_matrix& rows_;
-  int e_;
-  int hidden_;
-  int first_;
-  unsigned own_[loads];
-  unsigned all_[panel_early_loads];  // of the whole row
 };
 
 MPIROUTER_CUDA_DETAIL_END

@@ -48,7 +48,8 @@ template <class T>
 
 /// A block: its memory, where it is, and its way over the panels. (No member refers to another one: the
 /// compiler would keep all of them in memory.)
-template <class T, int lanes, panel_depth its_depth, int line, int probes, int old_slots>
+template <class T, int lanes, panel_depth its_depth, int line, int probes, int old_slots,
+          bool in_tiles = false>
 struct panel_sweep {
   static constexpr panel_depth depth = its_depth;
   static constexpr int width = vector_width<T>;
@@ -58,11 +59,11 @@ struct panel_sweep {
 
   const panel_sweep_args<T>& a;
   panel_memory memory;
-  panel_exchange<width, lanes, probes> exchange;
+  panel_exchange<width, lanes, probes, in_tiles> exchange;
   thread_group group;
   place at;
   bool aligned;
-  panel_ring<T, depth, line> ring;
+  panel_ring<T, depth, line, (in_tiles ? lanes : 0)> ring;
   int tile;        // the first panel of the team in the present expert
   int end;         // of the team's panels
   int mine;        // the next panel of this member of the team
@@ -72,7 +73,9 @@ struct panel_sweep {
   __device__ __forceinline__ panel_sweep(const panel_sweep_args<T>& args, unsigned char* shared)
       : a(args),
         memory(placed_blocks(shared), depth,
-               {probes * place::panel, panel_probe_floats(depth, lanes, probes), old_slots}),
+               {probes * place::panel,
+                in_tiles ? panel_tile_floats(lanes) : panel_probe_floats(depth, lanes, probes), old_slots, 0,
+                panel_exchanges(in_tiles)}),
         exchange(memory),
         group(panel_threads),
         at(a.passes, a.row_blocks, a.part.team, a.hidden),
@@ -144,12 +147,13 @@ struct panel_sweep {
   template <class Load>
   __device__ __forceinline__ void begin_expert(const Load& load) {
     const bool first = next_panel == mine + a.part.team;  // later two are asked for ahead
+    constexpr int early = in_tiles ? passes : panel_early_passes;
     if (first) {
-      push_passes<0, panel_early_passes>(ring);
+      push_passes<0, early>(ring);
     }
     load();
     if (first) {
-      push_passes<panel_early_passes, passes>(ring);
+      push_passes<early, passes>(ring);
       ring.advance();
       aim_at_next();
     }
@@ -186,14 +190,20 @@ struct panel_sweep {
   __device__ __forceinline__ void end_expert(int expert, const slot_header& header, float (&u)[passes],
                                              const Finish& finish) {
     halve_over_warp<passes, lanes / 2, passes / lanes>(u, at.lane);
+    end_expert_of(expert, header, [&](const auto& put) { for_rows_of_image(at, u, put); }, finish);
+  }
+  /// The same where rows(put) calls put(row, x) for the sums that this thread ends with.
+  template <class Rows, class Finish>
+  __device__ __forceinline__ void end_expert_of(int expert, const slot_header& header, const Rows& rows,
+                                                const Finish& finish) {
     wait_for_previous_kernel();
     if (!a.fused) {
-      leave_image(at, a.out, a.part.slot(at.run, expert) + at.member(a.part.team), header, u);
+      leave_image(at, a.out, a.part.slot(at.run, expert) + at.member(a.part.team), header, rows);
       return;
     }
     // No part of this cluster's next expert comes too early: it follows an exchange in which the leader takes
     // part, and only a cluster whose blocks share the rows has a next expert.
-    const leader_inbox inbox = send_image(at, memory, a.part.team, header, u);
+    const leader_inbox inbox = send_image(at, memory, a.part.team, header, rows);
     if (leader_inbox::leads()) {
       finish(inbox.collect(exchange.image_turn()));
     }

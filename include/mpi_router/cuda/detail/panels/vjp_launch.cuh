@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/panels/arguments.cuh>
+#include <mpi_router/cuda/detail/panels/factored_kernel.cuh>
 #include <mpi_router/cuda/detail/panels/vjp_kernel.cuh>
 #include <mpi_router/cuda/detail/plan/vjp_plan.hpp>
 
@@ -17,8 +18,12 @@ void panel_vjp(const context& ctx, const panel_plan& plan, const batch<const T>&
   const panel_vjp_args<T, G> args{
       sweep_of(plan, weights, shape, sums, fused, false), gradient, factors, rows, dual, grad_router};
   const auto run = [&](auto kernel) { launch("panel_vjp_kernel", ctx, shape_of(plan, fused), kernel, args); };
-  plan.lanes == 8 ? run(panel_vjp_kernel<T, G, mode, 8>)
-                  : run(panel_vjp_kernel<T, G, mode, panel_less_lanes>);
+  if constexpr (mode == vjp_mode::factored && std::is_same_v<T, bf16>) {
+    plan.lanes == 8 ? run(panel_factored_kernel<8>) : run(panel_factored_kernel<panel_less_lanes>);
+  } else {
+    plan.lanes == 8 ? run(panel_vjp_kernel<T, G, mode, 8>)
+                    : run(panel_vjp_kernel<T, G, mode, panel_less_lanes>);
+  }
 }
 
 MPIROUTER_CUDA_DETAIL_END

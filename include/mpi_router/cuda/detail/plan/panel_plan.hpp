@@ -75,7 +75,8 @@ struct panel_demand {
   bool in_pairs = false;  // they do
   int probes = 1;         // of a backward two, r and z̄
   bool factored = false;
-  int old_slots = 0;  // of the ring of what its gradient is added to
+  bool in_tiles = false;  // tensor cores multiply, and registers hold the probes' rows
+  int old_slots = 0;      // of the ring of what its gradient is added to
 
   /// Blocks that share rows before lanes are halved. The factors of 16-bit weights take as long to compute as
   /// to read: there swapping among more blocks costs more than reading in pieces of 64 bytes.
@@ -84,6 +85,14 @@ struct panel_demand {
   }
   /// Kernels for these are compiled for sm_90, and with less lanes.
   [[nodiscard]] bool is_special() const { return in_pairs || probes > 1; }
+  [[nodiscard]] panel_depth special_depth() const {
+    return probes == 1 || in_tiles ? panel_depth::deep : panel_vjp_depth(factored, old_slots > 0);
+  }
+  /// Of a panel's columns, with rings of `depth` and so many lanes.
+  [[nodiscard]] panel_needs needs(panel_depth depth, int lanes, int columns, int inbox) const {
+    const int of_probes = in_tiles ? panel_tile_floats(lanes) : panel_probe_floats(depth, lanes, probes);
+    return {probes * columns, of_probes, old_slots, inbox, panel_exchanges(in_tiles)};
+  }
 };
 
 /// With rings of `depth`, if they fit.
@@ -100,9 +109,8 @@ struct panel_demand {
   const int panel = p.panel(demand.element_bytes);
   deal_panels(ctx, shape, (shape.ffn_dim + panel - 1) / panel, units, p);
   const auto bytes = [&](int members) {
-    return static_cast<std::size_t>(
-        panel_memory::bytes(depth, {demand.probes * panel, panel_probe_floats(depth, p.lanes, demand.probes),
-                                    demand.old_slots, members * p.row_blocks * p.passes * p.pass_rows()}));
+    const int inbox = members * p.row_blocks * p.passes * p.pass_rows();
+    return static_cast<std::size_t>(panel_memory::bytes(depth, demand.needs(depth, p.lanes, panel, inbox)));
   };
   if (bytes(p.members) > ctx.shared_memory) {
     p.members = 0;
@@ -118,9 +126,7 @@ struct panel_demand {
     return {};
   }
   if (demand.is_special()) {
-    const panel_depth depth =
-        demand.probes > 1 ? panel_vjp_depth(demand.factored, demand.old_slots > 0) : panel_depth::deep;
-    return has_tma(ctx) ? make_panel_plan(ctx, shape, demand, depth) : panel_plan{};
+    return has_tma(ctx) ? make_panel_plan(ctx, shape, demand, demand.special_depth()) : panel_plan{};
   }
   for (const panel_depth depth : {panel_depth::deep, panel_depth::even, panel_depth::low}) {
     const bool has_code = depth != panel_depth::deep || has_tma(ctx);

@@ -77,13 +77,21 @@ struct row_memory {
                                                                      int probes) {
   return probes == 1 ? 0 : probes * panel_passes(depth) * (panel_threads / lanes);
 }
+/// In place of these where tensor cores multiply, of two exchanges: the sums with z̄ of a panel's 16-bit
+/// columns, and what the warps that add them up say of the largest.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_tile_floats(int lanes) {
+  return 2 * (lanes * vector_bytes / 2 + panel_largest);
+}
+/// Exchanges of which the sums of warps are kept: one where a barrier follows each.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int panel_exchanges(bool in_tiles) { return in_tiles ? 1 : 2; }
 
 /// What a kernel over panels keeps in shared memory besides the ring of weights.
 struct panel_needs {
   int projections;       // that it swaps: of a panel's columns with each probe
-  int probe_floats = 0;  // panel_probe_floats
+  int probe_floats = 0;  // panel_probe_floats, or panel_tile_floats
   int old_slots = 0;     // of the ring of what a gradient is added to
   int inbox = 0;         // floats; only a plan needs to know
+  int exchanges = 2;     // panel_exchanges
 };
 
 /// Of a block over panels.
@@ -94,10 +102,10 @@ struct panel_memory {
   leader_scratch* leader;
   double* row_squares;     // [warps]: each warp's part of ‖r‖²
   std::uint64_t* arrived;  // [2]
-  float* by_warp;          // [2, warps, projections]
+  float* by_warp;          // [2 or 1, warps, projections]
   float* by_block;         // [2, most_cluster, projections]
   float* scratch;          // [warps, 2, sums_at_once]
-  float* probes;           // [passes, pass_rows, 2], of two
+  float* probes;           // [passes, pass_rows, 2], of two; or [2, columns + panel_largest]
   float* image;            // the leader's inbox, where the step is fused
 
   template <class Blocks>
@@ -107,7 +115,7 @@ struct panel_memory {
         leader(blocks.template take<leader_scratch>(1)),
         row_squares(blocks.template take<double>(warps)),
         arrived(blocks.template take<std::uint64_t>(2)),
-        by_warp(blocks.template take<float>(2 * warps * needs.projections)),
+        by_warp(blocks.template take<float>(needs.exchanges * warps * needs.projections)),
         by_block(blocks.template take<float>(2 * most_cluster * needs.projections)),
         scratch(blocks.template take<float>(warps * 2 * sums_at_once)),
         probes(blocks.template take<float>(needs.probe_floats)),

@@ -108,6 +108,10 @@ constexpr int panel_old_slots = 6;
 constexpr int panel_early_passes = 6;
 /// Elements of a row whose loads a thread has under way while the first copies start: up to D = 2048 all.
 constexpr int panel_early_loads = 4;
+/// Where tensor cores multiply, and more rows are a block's: up to D = 8192.
+constexpr int panel_more_early_loads = 16;
+/// Places for what 4 warps say of the largest projections of a panel, of all and of those with z̄.
+constexpr int panel_largest = 8;
 /// Bytes around a copy that are fetched into L2: a line, or two where a neighbour reads what lies beside.
 constexpr int panel_line = 128;
 constexpr int panel_team_line = 256;

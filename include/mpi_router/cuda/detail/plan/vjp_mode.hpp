@@ -2,7 +2,10 @@
 #pragma once
 
 #include <mpi_router/core/config.hpp>
+#include <mpi_router/core/storage_traits.hpp>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
+
+#include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -24,5 +27,10 @@ template <class T, class G>
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr bool needs_old(vjp_mode mode, bool in_pairs) {
   return old_in_ring<T, G> && (mode == vjp_mode::accumulate || (in_pairs && mode == vjp_mode::write));
 }
+
+/// Whether a factored backward over panels is by tensor cores: a float is the sum of three bf16s, whatever
+/// its exponent; of f16s it is not.
+template <class T>
+constexpr bool in_panel_tiles = std::is_same_v<T, bf16>;
 
 MPIROUTER_CUDA_DETAIL_END

@@ -22,7 +22,12 @@ template <class T, class G>
 template <class T, class G>
 [[nodiscard]] constexpr panel_demand panel_vjp_demand(vjp_mode mode, bool in_pairs) {
   const bool with_old = needs_old<T, G>(mode, in_pairs);
-  return {(in_pairs ? 2 : 1) * static_cast<int>(sizeof(T)), in_pairs, 2, mode == vjp_mode::factored,
+  const bool factored = mode == vjp_mode::factored;
+  return {(in_pairs ? 2 : 1) * static_cast<int>(sizeof(T)),
+          in_pairs,
+          2,
+          factored,
+          factored && in_panel_tiles<T> && !in_pairs,
           with_old ? panel_old_slots : 0};
 }
 
