@@ -138,7 +138,9 @@ TEST_CASE("what rounding would hide from a probe in float is probed in double at
     index_t in_double = 0, in_float = 0;
     counted<double> op{lambda, in_double};
     counted<float> fast{lambda, in_float};
-    principal_direction found{.direction = Eigen::VectorXd::Unit(size, 0), .at = {.rayleigh = 1}};
+    principal_direction found;
+    found.direction = Eigen::VectorXd::Unit(size, 0);
+    found.at.rayleigh = 1;
     const bool is_hidden = gap < 1e-3;
     CHECK(detail::can_prove<float>(size, 1, {}, 1 - gap) == !is_hidden);
     CHECK(detail::can_prove<double>(size, 1, {}, 1 - gap));
