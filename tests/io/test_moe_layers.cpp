@@ -527,6 +527,153 @@ TEST_CASE("up projections take no lost gates' place, be the layer that has gates
   }));
 }
 
+TEST_CASE("stacks that lost their gates, in one layer or in all of an architecture that has gates") {
+  const auto l = random_layer(55, N, F, D);
+  for (const std::string end : {"", ".weight"}) {
+    for (const std::string experts : {"experts.", "switch_mlp."}) {
+      checkpoint_builder one;
+      checkpoint_builder all;
+      for (auto* builder : {&one, &all}) {
+        for (const std::string layer : {"layers.0.mlp.", "layers.1.mlp."}) {
+          builder->add<float>(layer + "gate.weight", {N, D}, l.router);
+          builder->add<bf16>(layer + experts + "up_proj" + end, {N, F, D}, l.gates);
+          builder->add<bf16>(layer + experts + "down_proj" + end, {N, D, F}, l.gates);
+          if (builder == &one && layer == "layers.0.mlp.") {
+            builder->add<bf16>(layer + experts + "gate_proj" + end, {N, F, D}, l.gates);
+          }
+        }
+      }
+      const searched s(one);
+      REQUIRE(s.found.size() == 1);
+      CHECK(s.found[0].name == "layers.0.mlp");
+      REQUIRE(s.found.omissions.size() == 1);
+      CHECK(contains(s.found.omissions[0].reason, "is one; is a file missing?"));
+      CHECK(searched(all).found.size() == 2);
+      const searched told(all, moe_search{}, R"({"model_type": "qwen3_moe"})");
+      CHECK(told.found.empty());
+      REQUIRE(told.found.omissions.size() == 1);
+      CHECK(contains(told.found.omissions[0].reason, "no gates, which those of qwen3moe have"));
+      CHECK(told.found.omissions[0].rows == 2 * N);
+    }
+  }
+}
+
+TEST_CASE("experts that are named as those without gates are, whatever config.json says") {
+  const auto l = random_layer(56, N, F, D);
+  checkpoint_builder builder;
+  builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "layers.0.mlp.experts." + std::to_string(e);
+    builder.add<bf16>(expert + ".fc1.weight", {F, D}, one_expert(l, e));
+    builder.add<bf16>(expert + ".fc2.weight", {D, F}, one_expert(l, e));
+  }
+  const searched s(builder, moe_search{}, R"({"model_type": "qwen3_moe"})");
+  REQUIRE(s.found.size() == 1);
+  check_shows(s.found[0], l);
+}
+
+TEST_CASE("adjugate experts are named, and stand for no expert of the layer") {
+  const auto l = random_layer(57, N, F, D);
+  for (const bool whole : {true, false}) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; whole && e < N; ++e) {
+      const auto expert = "layers.0.mlp.experts." + std::to_string(e);
+      builder.add<bf16>(expert + ".gate_proj.weight", {F, D}, one_expert(l, e));
+    }
+    for (index_t e = 0; e < N / 2; ++e) {
+      const auto chunk = "layers.0.mlp.chunk_experts." + std::to_string(e);
+      builder.add<bf16>(chunk + ".gate_proj.weight", {F, D}, one_expert(l, e));
+      builder.add<bf16>(chunk + ".up_proj.weight", {F, D}, one_expert(l, e));
+    }
+    builder.add<bf16>("layers.0.mlp.ffn_gate_chexps.weight", {N / 2, F, D},
+                      one_expert(random_layer(58, 1, N / 2 * F, D), 0));
+    const searched s(builder);
+    CHECK(s.found.size() == (whole ? 1 : 0));
+    const auto adjugate = std::ranges::find_if(
+        s.found.omissions, [](const auto& each) { return contains(each.reason, "adjugate experts"); });
+    REQUIRE(adjugate != s.found.omissions.end());
+    CHECK(adjugate->kind == omission_kind::set_aside);
+    CHECK(adjugate->name == "layers.0.mlp.chunk_experts.0.gate_proj.weight and 2 more");
+  }
+}
+
+TEST_CASE("names whose parts are not between dots: MaxText's dashes, Flax's slashes") {
+  const auto l = random_layer(59, N, F, D);
+  for (const std::string separator : {"-", "/"}) {
+    CAPTURE(separator);
+    const auto path = [&](std::string name) {
+      for (auto at = name.find('.'); at != name.npos; at = name.find('.', at)) {
+        name.replace(at, 1, separator);
+      }
+      return name;
+    };
+    const auto block = "params.params.decoder.layers_1.moe_block.";
+    checkpoint_builder builder;
+    std::vector<float> turned;
+    for (index_t d = 0; d < D; ++d) {
+      for (index_t e = 0; e < N; ++e) {
+        turned.push_back(l.router[static_cast<std::size_t>(e * D + d)]);
+      }
+    }
+    builder.add<float>(path(block + std::string("gate.kernel")), {D, N}, turned);
+    builder.add<bf16>(path(block + std::string("wi_0")), {N, D, F}, ndf(l));
+    builder.add<bf16>(path(block + std::string("wi_1")), {N, D, F}, ndf(l));
+    builder.add<bf16>(path(block + std::string("wo")), {N, F, D}, l.gates);
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].name == "params.params.decoder.layers_1.moe_block");
+    CHECK(s.found[0].router->plain()->name() == path("params.params.decoder.layers_1.moe_block.gate.kernel"));
+    CHECK(s.found[0].layout_of_router == router_layout::dn);
+    check_shows(s.found[0], l);
+    moe_search named;  // by the names that the file has
+    named.patterns = name_patterns{path("{layer}moe_block.gate.kernel"), path("{layer}moe_block.wi_0")};
+    named.layout = gate_layout::ndf;
+    CHECK(searched(builder, named).found.size() == 1);
+  }
+}
+
+TEST_CASE("numbers of experts that nothing parts from their word") {
+  const auto l = random_layer(60, N, F, D);
+  checkpoint_builder builder;
+  builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "layers.0.mlp.expert" + std::to_string(e);
+    builder.add<bf16>(expert + ".gate_proj.weight", {F, D}, one_expert(l, e));
+    builder.add<bf16>(expert + ".up_proj.weight", {F, D}, one_expert(l, N - 1 - e));
+    builder.add<bf16>(expert + ".down_proj.weight", {D, F}, one_expert(l, e));
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  CHECK(s.found.omissions.empty());
+  check_shows(s.found[0], l);
+}
+
+TEST_CASE("adapters of every kind are set aside") {
+  const auto l = random_layer(61, N, F, D);
+  for (const char* word : {"lora_A", "lora_magnitude_vector", "lokr_w1", "hada_w1_a", "oft_r", "ia3_l", "vera_lambda_b"}) {
+    CAPTURE(word);
+    checkpoint_builder builder;
+    add_layer(builder, "", l);
+    builder.add<float>("base_model.model.mlp.experts.0.gate_proj." + std::string(word), {2, 3},
+                       std::vector<float>(6));
+    const searched s(builder);
+    CHECK(s.found.size() == 1);
+    REQUIRE(s.found.omissions.size() == 1);
+    CHECK(s.found.omissions[0].kind == omission_kind::set_aside);
+    CHECK(contains(s.found.omissions[0].reason, "an adapter"));
+  }
+}
+
+TEST_CASE("one layer of which something is said is named; of several, numbers are stars") {
+  const auto l = random_layer(62, N, F, D);
+  checkpoint_builder one;
+  one.add<bf16>("layers.3.mlp.router.weight", {N, D}, l.router);
+  CHECK(searched(one).found.omissions[0].name == "layers.3.mlp.router.weight");
+  one.add<bf16>("layers.5.mlp.router.weight", {N, D}, l.router);
+  CHECK(searched(one).found.omissions[0].name == "layers.*.mlp.router.weight (2 tensors)");
+}
+
 TEST_CASE("experts of a packing that config.json names and nobody here knows") {
   const auto l = random_layer(55, N, F, D);
   checkpoint_builder builder;  // as AQLM and quanto leave them
@@ -581,6 +728,23 @@ TEST_CASE("a config.json may nest its parts as deep as it likes") {
   CHECK(config.num_experts == 6);
   CHECK(config.hidden_dim == 10);
   CHECK(parse_quantization(json::parse(text)).method == "");
+}
+
+TEST_CASE("LongCat's config.json counts its layers wherever it says that it is LongCat's") {
+  const json inner{{"num_hidden_layers", 4}, {"n_routed_experts", N}, {"hidden_size", D}};
+  const auto layers = [](const json& config) { return parse_model_config(config.dump()).moe_layers->size(); };
+  for (const char* part : {"text_config", "llm_config"}) {
+    CHECK(layers({{part, inner}}) == 4);
+    CHECK(layers({{"model_type", "longcat_flash_omni"}, {part, inner}}) == 2);
+    CHECK(layers({{"architectures", {"LongcatFlashForCausalLM"}}, {part, inner}}) == 2);
+    auto named = inner;
+    named["model_type"] = "longcat_flash";
+    CHECK(layers({{"model_type", "x"}, {part, named}}) == 2);
+    named["num_layers"] = 3;
+    CHECK(layers({{part, named}}) == 3);
+    named["num_layers"] = nullptr;
+    CHECK(layers({{part, named}}) == 2);
+  }
 }
 
 TEST_CASE("LongCat's config.json counts layers, and attention twice in each") {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/packed/any_matrix.hpp>
+#include <mpi_router/io/path_names.hpp>
 #include <mpi_router/io/stored_tensor.hpp>
 
 #include <algorithm>
@@ -11,15 +12,15 @@
 
 MPIROUTER_BEGIN
 
-/// A tensor of real numbers under the name that the model's code gives it. `X.weight` may be one stored
-/// tensor, or codes and scales of several (`X.weight_packed`, `X.weight_scale`, …) that only together are the
+/// A tensor of real numbers under the name that the model's code gives it, with dots between its parts,
+/// whatever is between them in the file. `X.weight` may be one stored tensor, or codes and scales of several (`X.weight_packed`, `X.weight_scale`, …) that only together are the
 /// weight. It points into the mapped files and must not outlive their checkpoint.
 class weight {
  public:
   /// As it is stored; its type need not be floating point, then problem() says so.
   explicit weight(const stored_tensor& stored)
       : file_(&stored.file()),
-        name_(stored.name()),
+        name_(detail::dotted(stored.name())),
         shape_(stored.shape().begin(), stored.shape().end()),
         stored_as_(to_string(stored.type())),
         plain_(&stored) {}

@@ -44,6 +44,24 @@ struct model_family {
   return table;
 }
 
+/// The architecture that config.json, or a GGUF file, names, if its experts are known to have gates; else
+/// empty.
+[[nodiscard]] inline std::string gated_architecture(const model_config& config) {
+  for (const auto& known : fused_architectures()) {
+    if (config.is_called(known.architecture)) {
+      return std::string(known.architecture);
+    }
+  }
+  for (const char* name :
+       {"aria", "dbrx", "ernie45", "gptoss", "granitemoe", "grok", "grovemoe", "hunyuan", "jamba", "jetmoe",
+        "kimi", "lfm2", "llama4", "qwen3vlmoe", "smallthinker", "step3"}) {
+    if (config.is_called(name)) {
+      return name;
+    }
+  }
+  return "";
+}
+
 /// All that are known here.
 [[nodiscard]] inline std::span<const model_family> model_families() {
   using enum gate_layout;

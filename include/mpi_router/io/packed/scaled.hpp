@@ -68,9 +68,27 @@ struct block_shape {
   if (!said.block_rows && shape.size() >= 2 && is_grid({usual, usual})) {
     return {usual, usual};
   }
-  const index_t groups = shape.back();  // of each row, as MXFP8 has them
-  const auto group = columns_of_group(said, w.cols, groups);
+  const bool along_rows = shape.size() <= w.lead.size() + 2 &&  // [1, rows]
+                          extents_but_one(shape) == extents_but_one(w.with(w.rows, 1));
+  if (n == w.rows && along_rows && w.rows != w.cols) {
+    return {1, w.cols};
+  }
+  const index_t groups = shape.back();  // of each row, as MXFP8 has them: 32 columns with a power of two
+  const bool is_mx =
+      scale_type_of(scale.type()) == packed::scale_type::e8m0 && packed::parts_of(w.cols, 32) == groups;
+  const auto group = is_mx ? std::optional<index_t>(32) : columns_of_group(said, w.cols, groups);
   return shape.size() >= 2 && group && n == w.rows * groups ? block_shape{1, *group} : block_shape{};
+}
+
+/// The kind of FP8 that a type is.
+[[nodiscard]] inline std::optional<packed::fp8_type> fp8_type_of(dtype type) {
+  switch (type) {
+    case dtype::f8_e4m3: return packed::fp8_type::e4m3;
+    case dtype::f8_e5m2: return packed::fp8_type::e5m2;
+    case dtype::f8_e4m3fnuz: return packed::fp8_type::e4m3fnuz;
+    case dtype::f8_e5m2fnuz: return packed::fp8_type::e5m2fnuz;
+    default: return std::nullopt;
+  }
 }
 
 inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, const quantization& said,
@@ -89,7 +107,7 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
     const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count,
                         packed::parts_of(w.rows, block.rows), packed::parts_of(w.cols, block.cols));
     out.matrices.emplace_back(packed::fp8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, block.rows,
-                                                 block.cols, codes.type() == dtype::f8_e5m2));
+                                                 block.cols, *fp8_type_of(codes.type())));
   }
 }
 
@@ -127,20 +145,16 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
   }
 }
 
-/// Signed bytes with a scale for each row, group of a row, or all, and perhaps zero points like them.
+/// Signed bytes with a scale for each block, row, group of a row, or all, and perhaps zero points like them.
 inline void read_int8(const parts_list& parts, const stored_tensor& codes, const stored_tensor& scale,
                       recognised& out) {
   const stack_shape w(codes.shape());
   const auto type = scale_type_of(scale.type());
   const bool shared = element_count(scale.shape()) == 1;
   const index_t n = shared ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
-  const bool by_row = n == w.rows;
-  const auto group = w.is_matrix() && n > w.rows && n % w.rows == 0 && scale.rank() >= 2 &&
-                             scale.shape().back() == n / w.rows
-                         ? columns_of_group(parts.said, w.cols, n / w.rows)
-                         : std::nullopt;
-  const bool fits = n == 1 || by_row || group;
-  if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !fits) {
+  const bool has_type = type && *type != packed::scale_type::e8m0;
+  const auto block = has_type && n > 0 ? blocks_of(w, scale, n, parts.said) : block_shape{};
+  if (!w.is_matrix() || block.rows == 0) {
     out.refuse(misfit(codes, scale));
     return;
   }
@@ -156,10 +170,11 @@ inline void read_int8(const parts_list& parts, const stored_tensor& codes, const
   for (index_t i = 0; i < w.count; ++i) {
     const index_t k = shared ? 0 : i;
     const index_t pieces = shared ? 1 : w.count;
-    const auto s = grid(scale, *type, k, pieces, n == 1 ? 1 : w.rows, group ? n / w.rows : 1);
-    out.matrices.emplace_back(
-        packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, group.value_or(0), 1,
-                            zeros == nullptr ? std::span<const std::byte>() : piece(*zeros, k, pieces)));
+    const auto s = grid(scale, *type, k, pieces, packed::parts_of(w.rows, block.rows),
+                        packed::parts_of(w.cols, block.cols));
+    out.matrices.emplace_back(packed::int8_matrix(
+        piece(codes, i, w.count), w.rows, w.cols, s, block.cols, 1,
+        zeros == nullptr ? std::span<const std::byte>() : piece(*zeros, k, pieces), block.rows));
   }
 }
 
@@ -191,7 +206,7 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
 /// FP8, int8, NVFP4 (ModelOpt) and MXFP4 (DeepSeek-V4) under the weight's own name.
 [[nodiscard]] inline std::optional<recognised> as_scaled(const parts_list& parts,
                                                          const stored_tensor& codes) {
-  const bool fp8 = codes.type() == dtype::f8_e4m3 || codes.type() == dtype::f8_e5m2;
+  const bool fp8 = fp8_type_of(codes.type()).has_value();
   if (!fp8 && codes.type() != dtype::i8 && codes.type() != dtype::u8) {
     return std::nullopt;
   }
