@@ -429,7 +429,7 @@ TEST_CASE("why a router and its experts are no layer") {
   SUBCASE("packed") {
     builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
     builder.add_raw("mlp.experts.gate_proj", dtype::f8_e4m3, {N, F, D});
-    expected = "'mlp.experts.gate_proj' is stored as F8_E4M3, and nothing beside it says how these packed";
+    expected = "'mlp.experts.gate_proj' is stored as F8_E4M3, and nothing that is known here beside it says how";
   }
   SUBCASE("cast without its scales") {
     add_layer(builder, "", l);
@@ -631,6 +631,67 @@ TEST_CASE("names whose parts are not between dots: MaxText's dashes, Flax's slas
     named.layout = gate_layout::ndf;
     CHECK(searched(builder, named).found.size() == 1);
   }
+}
+
+TEST_CASE("words that hold those of gates: w12 is gate and up, before a w3 that is down") {
+  const auto l = random_layer(63, N, F, D);
+  for (const bool has_down : {true, false}) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    builder.add<bf16>("layers.0.mlp.experts.w12", {N, 2 * F, D}, n2fd_concatenated(l));
+    if (has_down) {
+      builder.add<bf16>("layers.0.mlp.experts.w3", {N, D, F}, ndf(l));
+    }
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].layout == gate_layout::n2fd_concatenated);
+    check_shows(s.found[0], l);
+  }
+}
+
+TEST_CASE("what is named like a gate and has not the neurons of the down projection is none") {
+  const auto l = random_layer(64, N, F, D);
+  const auto refused = [&](const std::vector<std::pair<std::string, bool>>& matrices, bool one_row) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      const auto expert = "layers.0.mlp.experts." + std::to_string(e) + ".";
+      for (const auto& [name, is_down] : matrices) {
+        builder.add<bf16>(expert + name + ".weight", is_down ? std::vector{D, F} : std::vector{F, D},
+                          one_expert(l, e));
+      }
+      if (one_row) {
+        builder.add<bf16>(expert + "gate.weight", {1, D}, std::vector<float>(D, 1.0F));
+      }
+    }
+    return reason_of(searched(builder));
+  };
+  const std::string doubt = "names do not tell which is the gate";
+  // A gate of the whole expert beside a network without one; Qwen's first, whose gate is w2.
+  CHECK(contains(refused({{"fc1", false}, {"fc2", true}}, true), doubt));
+  CHECK(contains(refused({{"w1", false}, {"w2", false}, {"c_proj", true}}, false), doubt));
+}
+
+TEST_CASE("layers that are numbered as JAX numbers them") {
+  using detail::moe::place_of_layer;
+  using detail::moe::with_stars;
+  CHECK(with_stars("decoder.layers_12.moe_block.gate.kernel") == "decoder.layers_*.moe_block.gate.kernel");
+  CHECK(with_stars("mlp.gate.weight_1") == "mlp.gate.weight_1");
+  CHECK(with_stars("blk.3.x") == "blk.*.x");
+  CHECK(place_of_layer("decoder.layers_12.moe_block")->number == 12);
+  CHECK(place_of_layer("decoder.layers_12.moe_block")->series == "decoder.layers_");
+  CHECK(place_of_layer("Encoder.encoderblock_0.Moe")->number == 0);
+  CHECK(place_of_layer("a.layers.7.b")->series == "a.layers.");
+  CHECK_FALSE(place_of_layer("mlp.experts.expert_3").has_value());
+  const auto l = random_layer(65, N, F, D);
+  checkpoint_builder builder;
+  for (const char* layer : {"decoder.layers_1.", "decoder.layers_10.", "decoder.layers_2."}) {
+    add_layer(builder, layer, l);
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 3);
+  CHECK(s.found[1].name == "decoder.layers_2.mlp");
+  CHECK(hint_of(s.found[2]).patterns.router == "decoder.layers_{layer}.mlp.router.weight");
 }
 
 TEST_CASE("numbers of experts that nothing parts from their word") {

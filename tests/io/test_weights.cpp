@@ -189,6 +189,12 @@ TEST_CASE("FP8: a scale for each row, for each column, for all; stacks of them")
              [&](index_t r, index_t f) { return e4m3(at(code, r * F + f)) * num(s, r / D * F + f); });
   }
   {
+    parts p;  // one scale for gates and one for up projections, which are no blocks of 128 rows
+    p.add("e.gate_up_proj", dtype::f8_e4m3, {N, 200, D}, p.codes(N * 200 * D));
+    p.scales("e.gate_up_proj_scale", {N, 2}, N * 2);
+    CHECK(contains(problem_of(p.open(), "e.gate_up_proj"), "no packing known here has these"));
+  }
+  {
     parts p;
     const auto code = p.add("e.gate_up_proj", dtype::f8_e4m3, {N, F, D}, p.codes(N * F * D));
     const auto s = p.scales("e.gate_up_proj_scale_inv", {N, 1, 1}, N);

@@ -131,8 +131,19 @@ struct gate_guess {
   return names;
 }
 
-/// A name settles which matrix is the gate; whether one named like an up projection holds gate and up, the
-/// down projection's F does; and where there is but one matrix, it is the one.
+/// Whether gates, or gates and up projections in one, have as many neurons as the one down projection, as far
+/// as that is known; two that are named so let no name be trusted.
+[[nodiscard]] inline bool goes_with_down(const expert_weights& gates, index_t of_one,
+                                         const std::vector<const expert_weights*>& down, index_t hidden_dim) {
+  const auto ffn = ffn_dim_of_down(down, hidden_dim);
+  const auto shape = gates.first().shape();
+  const index_t slow = shape[shape.size() - 2];
+  return down.size() < 2 && (!ffn || slow == of_one * *ffn || shape.back() == of_one * *ffn);
+}
+
+/// A name settles which matrix is the gate, if its shape goes with the down projection's; whether one named
+/// like an up projection holds gate and up, the down projection's F does; and where there is but one matrix,
+/// it is the one.
 [[nodiscard]] inline gate_guess guess_gates(const std::vector<expert_weights>& all, index_t hidden_dim) {
   using enum gate_layout;
   const std::vector plain{nfd, ndf};
@@ -141,10 +152,10 @@ struct gate_guess {
   const auto both = of_kind(all, matrix_kind::gate_and_up);
   const auto up = of_kind(all, matrix_kind::up);
   const auto down = of_kind(all, matrix_kind::down);
-  if (gate.size() == 1 && both.empty()) {
+  if (gate.size() == 1 && both.empty() && goes_with_down(*gate[0], 1, down, hidden_dim)) {
     return {gate[0], plain, expert_part::gate, ""};
   }
-  if (both.size() == 1 && gate.empty()) {
+  if (both.size() == 1 && gate.empty() && goes_with_down(*both[0], 2, down, hidden_dim)) {
     return {both[0], fused, expert_part::gate, ""};
   }
   const auto* alone = up.size() == 1 ? up[0] : all.size() == 1 && down.empty() ? &all[0] : nullptr;

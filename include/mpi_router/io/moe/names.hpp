@@ -131,16 +131,29 @@ inline constexpr std::string_view digits = "0123456789";
   return a.empty() != b.empty() ? a.empty() : a != b ? a < b : whole_a < whole_b;
 }
 
+/// What stands before the number of a component that is one, or that ends with a layer's, as JAX writes it:
+/// nothing of "3", "layers_" of "layers_3". No number: nullopt.
+[[nodiscard]] inline std::optional<std::string_view> before_number(std::string_view part) {
+  if (number_of(part)) {
+    return part.substr(0, 0);
+  }
+  const auto end = part.rfind('_') + 1;  // 0 where there is none
+  const bool of_layer = part.find("layer") < end || part.find("block") < end;
+  return end > 0 && of_layer && number_of(part.substr(end)) ? std::optional(part.substr(0, end))
+                                                            : std::nullopt;
+}
+
 /// `name` with its numbers as stars, to say "layers.*.…" once instead of for each layer.
 [[nodiscard]] inline std::string with_stars(std::string_view name) {
   std::string out;
   for (const auto part : components_of(name)) {
-    out += "." + std::string(number_of(part) ? "*" : part);
+    const auto before = before_number(part);
+    out += "." + (before ? std::string(*before) + "*" : std::string(part));
   }
   return out.substr(1);
 }
 
-/// The number of a layer and what stands before it: "model.layers." and 3.
+/// The number of a layer and what stands before it: "model.layers." and 3, "decoder.layers_" and 3.
 struct layer_place {
   std::string series;
   index_t number = 0;
@@ -150,8 +163,8 @@ struct layer_place {
 [[nodiscard]] inline std::optional<layer_place> place_of_layer(std::string_view block) {
   std::string series;
   for (const auto part : components_of(block)) {
-    if (const auto number = number_of(part)) {
-      return layer_place{series, *number};
+    if (const auto before = before_number(part)) {
+      return layer_place{series + std::string(*before), *number_of(part.substr(before->size()))};
     }
     series += std::string(part) + ".";
   }

@@ -72,7 +72,7 @@ template <class Scheme>
   if (!is_floating(t.type())) {
     return core::concatenate(
         "'", t.name(), "' is stored as ", to_string(t.type()), look_of(t),
-        ", and nothing beside it says how these packed weights are to be read: write the "
+        ", and nothing that is known here beside it says how these packed weights are to be read: write the "
         "model out in bf16 first, with the scales multiplied in");
   }
   if (const auto* scale = decoding_beside(parts, t, {})) {

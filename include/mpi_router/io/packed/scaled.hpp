@@ -65,7 +65,7 @@ struct block_shape {
     return {w.rows, 1};
   }
   constexpr index_t usual = 128;
-  if (!said.block_rows && shape.size() >= 2 && is_grid({usual, usual})) {
+  if (!said.block_rows && shape.size() >= w.lead.size() + 2 && is_grid({usual, usual})) {
     return {usual, usual};
   }
   const bool along_rows = shape.size() <= w.lead.size() + 2 &&  // [1, rows]
