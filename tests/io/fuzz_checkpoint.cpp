@@ -71,24 +71,11 @@ constexpr const char* parts[] = {".weight",
                                  ".weight.quant_state.bitsandbytes__nf4",
                                  ".bias",
                                  ""};
-constexpr const char* methods[] = {"fp8",
-                                   "mxfp4",
-                                   "compressed-tensors",
-                                   "modelopt",
-                                   "awq",
-                                   "gptq",
-                                   "bitsandbytes",
-                                   "mlx",
-                                   "fbgemm_fp8",
-                                   "mxfp8",
-                                   "blockwise_int8",
-                                   "w8a8_int8",
-                                   "w8a8_fp8",
-                                   "auto-round",
-                                   "intel/auto-round",
-                                   "quark",
-                                   "",
-                                   "other"};
+constexpr const char* methods[] = {"fp8",        "mxfp4",      "compressed-tensors", "modelopt",
+                                   "awq",        "gptq",       "bitsandbytes",       "mlx",
+                                   "fbgemm_fp8", "mxfp8",      "blockwise_int8",     "w8a8_int8",
+                                   "w8a8_fp8",   "auto-round", "intel/auto-round",   "quark",
+                                   "",           "other"};
 constexpr const char* packings[] = {"auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel",
                                     "auto_round:auto_awq", "other"};
 constexpr const char* quark_types[] = {"fp8_e4m3", "fp4", "int4"};
@@ -102,16 +89,15 @@ std::string config_of(FuzzedDataProvider& input) {
     return input.ConsumeRandomLengthString();
   }
   const auto number = [&] { return std::to_string(input.ConsumeIntegralInRange(-2, 260)); };
-  return core::concatenate(R"({"model_type":")", input.PickValueInArray(models), R"(","hidden_size":)",
-                           number(), R"(,"num_experts":)", number(), R"(,"num_hidden_layers":)", number(),
-                           R"(,"quantization)", input.ConsumeBool() ? "_config" : "",
-                           R"(":{"quant_method":")", input.PickValueInArray(methods), R"(","format":")",
-                           input.PickValueInArray(formats), R"(","bits":)", number(), R"(,"group_size":)",
-                           number(), R"(,"packing_format":")", input.PickValueInArray(packings),
-                           R"(","sym":)", input.ConsumeBool() ? "true" : "false", R"(,"global_quant_config":{"weight":{"dtype":")",
-                           input.PickValueInArray(quark_types),
-                           R"(","scale_format":"e8m0","group_size":32}},"weight_block_size":[)", number(),
-                           ",", number(), "]}}");
+  return core::concatenate(
+      R"({"model_type":")", input.PickValueInArray(models), R"(","hidden_size":)", number(),
+      R"(,"num_experts":)", number(), R"(,"num_hidden_layers":)", number(), R"(,"quantization)",
+      input.ConsumeBool() ? "_config" : "", R"(":{"quant_method":")", input.PickValueInArray(methods),
+      R"(","format":")", input.PickValueInArray(formats), R"(","bits":)", number(), R"(,"group_size":)",
+      number(), R"(,"packing_format":")", input.PickValueInArray(packings), R"(","sym":)",
+      input.ConsumeBool() ? "true" : "false", R"(,"global_quant_config":{"weight":{"dtype":")",
+      input.PickValueInArray(quark_types),
+      R"(","scale_format":"e8m0","group_size":32}},"weight_block_size":[)", number(), ",", number(), "]}}");
 }
 
 struct made_tensor {

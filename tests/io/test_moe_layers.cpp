@@ -429,7 +429,8 @@ TEST_CASE("why a router and its experts are no layer") {
   SUBCASE("packed") {
     builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
     builder.add_raw("mlp.experts.gate_proj", dtype::f8_e4m3, {N, F, D});
-    expected = "'mlp.experts.gate_proj' is stored as F8_E4M3, and nothing that is known here beside it says how";
+    expected =
+        "'mlp.experts.gate_proj' is stored as F8_E4M3, and nothing that is known here beside it says how";
   }
   SUBCASE("cast without its scales") {
     add_layer(builder, "", l);
@@ -712,7 +713,8 @@ TEST_CASE("numbers of experts that nothing parts from their word") {
 
 TEST_CASE("adapters of every kind are set aside") {
   const auto l = random_layer(61, N, F, D);
-  for (const char* word : {"lora_A", "lora_magnitude_vector", "lokr_w1", "hada_w1_a", "oft_r", "ia3_l", "vera_lambda_b"}) {
+  for (const char* word :
+       {"lora_A", "lora_magnitude_vector", "lokr_w1", "hada_w1_a", "oft_r", "ia3_l", "vera_lambda_b"}) {
     CAPTURE(word);
     checkpoint_builder builder;
     add_layer(builder, "", l);

@@ -223,7 +223,9 @@ TEST_CASE("FP8 of AMD's: another bias, and a NaN where a negative zero would be"
 
 TEST_CASE("int8 and FP8 as SGLang names them: blocks with partial ends, rows") {
   constexpr index_t F = 130, D = 260;
-  const auto said = [](const char* method) { return json{{"quantization_config", {{"quant_method", method}}}}; };
+  const auto said = [](const char* method) {
+    return json{{"quantization_config", {{"quant_method", method}}}};
+  };
   auto blocks = said("blockwise_int8");
   blocks["quantization_config"]["weight_block_size"] = {128, 128};
   for (const auto& config : {blocks, said("w8a8_int8"), json()}) {
@@ -234,7 +236,8 @@ TEST_CASE("int8 and FP8 as SGLang names them: blocks with partial ends, rows") {
       return signed_at(code, f * D + d) * num(s, f / 128 * 3 + d / 128);
     });
   }
-  for (const auto& shape : {std::vector<index_t>{F, 1}, std::vector<index_t>{F}, std::vector<index_t>{1, F}}) {
+  for (const auto& shape :
+       {std::vector<index_t>{F, 1}, std::vector<index_t>{F}, std::vector<index_t>{1, F}}) {
     parts p;
     const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
     const auto s = p.scales("a.weight_scale", shape, F);
@@ -288,8 +291,7 @@ TEST_CASE("Quark: FP8 and MXFP4 as others write them, and nothing else") {
   const auto code = p.add("a.weight", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
   const auto s = p.add("a.weight_scale", dtype::u8, {F, D / 32}, p.codes(F * D / 32, 110, 140));
   check_is(p.open(config(mxfp4, nullptr)), "a.weight", {F, D}, "MXFP4", [&](index_t f, index_t d) {
-    return e2m1[nibble(code, f * D + d)] *
-           std::ldexp(1.0, static_cast<int>(at(s, f * 2 + d / 32)) - 127);
+    return e2m1[nibble(code, f * D + d)] * std::ldexp(1.0, static_cast<int>(at(s, f * 2 + d / 32)) - 127);
   });
   CHECK(problem_of(p.open(config(fp8, mxfp4)), "a.weight") == "");
   CHECK(problem_of(p.open(config(nullptr, nullptr)), "a.weight") == "");
@@ -1159,7 +1161,8 @@ TEST_CASE("GGUF: the inputs of a layer lie along the rows, so that a square expe
 
 namespace {
 
-/// A model of one layer in GGUF: router [2, 32], gates [2, 1, 32], of zeros and ones, and what is beside them.
+/// A model of one layer in GGUF: router [2, 32], gates [2, 1, 32], of zeros and ones, and what is beside
+/// them.
 gguf_bytes gguf_layer(std::uint32_t gate_type, const std::string& gate_data) {
   gguf_bytes g;
   g.tensors = {tensor_entry("blk.0.ffn_gate_inp.weight", {32, 2}, 0, 0),
@@ -1275,9 +1278,10 @@ TEST_CASE("GGUF: a layer that lost its gates is no layer of up projections") {
     }
     return out;
   };
-  CHECK(reasons(true, "") ==
-        "1; blk.1.ffn_gate_inp.weight: its experts have no gates, as 'blk.0.ffn_gate_exps.weight' is one; is a "
-        "file missing?");
+  CHECK(
+      reasons(true, "") ==
+      "1; blk.1.ffn_gate_inp.weight: its experts have no gates, as 'blk.0.ffn_gate_exps.weight' is one; is a "
+      "file missing?");
   CHECK(reasons(false, "qwen3moe") ==
         "0; blk.*.ffn_gate_inp.weight: its experts have no gates, which those of qwen3moe have; is a file "
         "missing?");

@@ -28,9 +28,8 @@ namespace detail::moe {
     return pattern.substr(0, pattern.substr(0, mark).rfind('.') + 1);
   }
   const auto c = components_of(pattern);
-  const auto word = std::ranges::find_if(c.rbegin(), c.rend(), [](auto part) {
-    return kind_of_component(part) != matrix_kind::unclear;
-  });
+  const auto word = std::ranges::find_if(
+      c.rbegin(), c.rend(), [](auto part) { return kind_of_component(part) != matrix_kind::unclear; });
   return word == c.rend() ? pattern.substr(0, pattern.rfind('.') + 1)
                           : pattern.substr(0, static_cast<std::size_t>(word->data() - pattern.data()));
 }
@@ -137,9 +136,8 @@ inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted,
     const bool lost = layer.part == expert_part::up &&
                       (like != gates.end() || (!gated.empty() && is_beside_gate(layer.gate_name)));
     if (lost) {
-      const auto known = like != gates.end()
-                             ? core::concatenate("as '", like->second, "' is one")
-                             : core::concatenate("which those of ", gated, " have");
+      const auto known = like != gates.end() ? core::concatenate("as '", like->second, "' is one")
+                                             : core::concatenate("which those of ", gated, " have");
       found.result.omissions.push_back(
           {layer.router->name(),
            core::concatenate("its experts have no gates, ", known, "; is a file missing?"),

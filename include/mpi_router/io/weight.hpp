@@ -13,8 +13,9 @@
 MPIROUTER_BEGIN
 
 /// A tensor of real numbers under the name that the model's code gives it, with dots between its parts,
-/// whatever is between them in the file. `X.weight` may be one stored tensor, or codes and scales of several (`X.weight_packed`, `X.weight_scale`, …) that only together are the
-/// weight. It points into the mapped files and must not outlive their checkpoint.
+/// whatever is between them in the file. `X.weight` may be one stored tensor, or codes and scales of several
+/// (`X.weight_packed`, `X.weight_scale`, …) that only together are the weight. It points into the mapped
+/// files and must not outlive their checkpoint.
 class weight {
  public:
   /// As it is stored; its type need not be floating point, then problem() says so.

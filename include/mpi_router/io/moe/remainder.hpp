@@ -169,7 +169,8 @@ inline void note_set_aside(const checkpoint& model, found_parts& found) {
   };
   note(tensor_role::optimizer, "optimizer state, which is no layer of the model");
   note(tensor_role::adapter,
-       "an adapter (LoRA and its like), which is not applied: the numbers are of the weights without it; merge "
+       "an adapter (LoRA and its like), which is not applied: the numbers are of the weights without it; "
+       "merge "
        "it to verify both");
 }
 
@@ -183,10 +184,10 @@ inline void note_adjugate(const checkpoint& model, found_parts& found) {
     }
   }
   if (!all.empty()) {
-    found.result.omissions.push_back(
-        {first_and_count(all[0]->name(), all.size()),
-         "adjugate experts, each of which goes with several of the others: no row of the router is theirs alone",
-         omission_kind::set_aside});
+    found.result.omissions.push_back({first_and_count(all[0]->name(), all.size()),
+                                      "adjugate experts, each of which goes with several of the others: no "
+                                      "row of the router is theirs alone",
+                                      omission_kind::set_aside});
   }
 }
 

@@ -217,10 +217,21 @@ inline void read_quark(const nlohmann::json& object, quantization& out) {
 
 /// A method or format that no reader here knows: what it packs is refused, never guessed.
 [[nodiscard]] inline std::string unknown_in(const quantization& said) {
-  constexpr std::array<std::string_view, 15> methods{
-      "fp8", "mxfp4",      "compressed-tensors", "modelopt",       "awq",       "gptq",     "bitsandbytes",
-      "mlx", "fbgemm_fp8", "mxfp8",              "blockwise_int8", "w8a8_int8", "w8a8_fp8", "quark",
-      ""};
+  constexpr std::array<std::string_view, 15> methods{"fp8",
+                                                     "mxfp4",
+                                                     "compressed-tensors",
+                                                     "modelopt",
+                                                     "awq",
+                                                     "gptq",
+                                                     "bitsandbytes",
+                                                     "mlx",
+                                                     "fbgemm_fp8",
+                                                     "mxfp8",
+                                                     "blockwise_int8",
+                                                     "w8a8_int8",
+                                                     "w8a8_fp8",
+                                                     "quark",
+                                                     ""};
   constexpr std::array<std::string_view, 10> formats{
       "dense",           "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized", "float-quantized",
       "naive-quantized", "int-quantized",  "mxfp8-quantized",      "mixed-precision",      "int8-quantized"};
