@@ -437,6 +437,13 @@ TEST_CASE("why a router and its experts are no layer") {
     builder.add<float>("mlp.experts.gate_proj_scale_inv", {1}, {1});
     expected = "'mlp.experts.gate_proj_scale_inv' is beside it: it was cast without its scales";
   }
+  SUBCASE("directions without their norms") {
+    builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      builder.add<bf16>("mlp.experts." + std::to_string(e) + ".gate_proj.weight_v", {F, D}, one_expert(l, e));
+    }
+    expected = "has the directions of a weight whose norms are kept apart (weight_norm)";
+  }
   SUBCASE("an expert is missing") {
     builder.add<bf16>("mlp.gate.weight", {N, D}, l.router);
     builder.add<bf16>("mlp.experts.1.gate_proj.weight", {F, D}, one_expert(l, 1));
@@ -693,6 +700,24 @@ TEST_CASE("layers that are numbered as JAX numbers them") {
   REQUIRE(s.found.size() == 3);
   CHECK(s.found[1].name == "decoder.layers_2.mlp");
   CHECK(hint_of(s.found[2]).patterns.router == "decoder.layers_{layer}.mlp.router.weight");
+}
+
+TEST_CASE("numbers of experts with zeros before them") {
+  const auto l = random_layer(66, N, F, D);
+  for (const std::string gate : {".gate_proj.weight", ".w_gate.weight"}) {  // of a family, and of none
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      const auto expert = "layers.0.mlp.experts.00" + std::to_string(e);
+      builder.add<bf16>(expert + gate, {F, D}, one_expert(l, e));
+      builder.add<bf16>(expert + ".down.weight", {D, F}, one_expert(l, e));
+    }
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+    builder.add<bf16>("layers.0.mlp.experts.2" + gate, {F, D}, one_expert(l, 2));
+    CHECK(contains(reason_of(searched(builder)), "is not the only one of its number"));
+  }
 }
 
 TEST_CASE("numbers of experts that nothing parts from their word") {

@@ -202,6 +202,10 @@ struct router_choice {
   if (gates.tensors.empty() || gates.first().rank() == 0) {
     return {};
   }
+  if (gates.twice != nullptr) {
+    return {
+        {}, core::concatenate("'", gates.twice->name(), "' is not the only one of its number"), gates.held()};
+  }
   const auto range = keep_group(model, router, wanted, gates);
   if (!range.reason.empty()) {
     return {{}, range.reason, std::min(router.shape()[0], router.shape()[1])};

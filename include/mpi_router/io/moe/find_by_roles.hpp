@@ -35,16 +35,13 @@ struct expert_weights {
 
 /// The name with {expert} in the place of the expert's number; the name itself where it has none.
 [[nodiscard]] inline std::string pattern_of(std::string_view name, std::string_view block, index_t number) {
-  const std::string digits_of_it = std::to_string(number);
-  for (auto at = name.find(digits_of_it, block.size()); at != name.npos;
-       at = name.find(digits_of_it, at + 1)) {
-    const auto end = at + digits_of_it.size();
-    const bool alone = (at == 0 || digits.find(name[at - 1]) == digits.npos) &&
-                       (end == name.size() || digits.find(name[end]) == digits.npos);
+  for (auto at = name.find_first_of(digits, block.size()); at != name.npos;) {
+    const auto end = std::min(name.find_first_not_of(digits, at), name.size());
     const auto pattern = core::concatenate(name.substr(0, at), expert_mark, name.substr(end));
-    if (alone && match_expert(pattern, name)) {
+    if (number_of(name.substr(at, end - at)) == number && match_expert(pattern, name)) {
       return pattern;
     }
+    at = name.find_first_of(digits, end);
   }
   return std::string(name);
 }
@@ -135,6 +132,10 @@ struct gate_guess {
 /// as that is known; two that are named so let no name be trusted.
 [[nodiscard]] inline bool goes_with_down(const expert_weights& gates, index_t of_one,
                                          const std::vector<const expert_weights*>& down, index_t hidden_dim) {
+  const auto unreadable = [](const weight& w) { return !w.problem().empty(); };  // has its codes' shape
+  if (unreadable(gates.first()) || (!down.empty() && unreadable(down[0]->first()))) {
+    return true;
+  }
   const auto ffn = ffn_dim_of_down(down, hidden_dim);
   const auto shape = gates.first().shape();
   const index_t slow = shape[shape.size() - 2];

@@ -83,16 +83,18 @@ inline constexpr std::string_view digits = "0123456789";
   return std::string(name.substr(before.size(), name.size() - before.size() - after.size()));
 }
 
-/// The number that {expert} must stand for so that `pattern` is `name`.
+/// The number that {expert} must stand for so that `pattern` is `name`; it may have zeros before it.
 [[nodiscard]] inline std::optional<index_t> match_expert(std::string_view pattern, std::string_view name) {
   const auto at = pattern.find(expert_mark);
   if (at == pattern.npos || !name.starts_with(pattern.substr(0, at))) {
     return std::nullopt;
   }
   const auto rest = name.substr(at);
-  const auto number = number_of(rest.substr(0, rest.find_first_not_of(digits)));
-  // The mark may stand more than once, and "007" is another name than "7".
-  return number && substituted(pattern, expert_mark, std::to_string(*number)) == name ? number : std::nullopt;
+  const auto text = rest.substr(0, rest.find_first_not_of(digits));
+  const auto number = number_of(text);
+  return number && substituted(pattern, expert_mark, text) == name  // the mark may stand more than once
+             ? number
+             : std::nullopt;
 }
 
 /// The dotted components that both names begin with.

@@ -75,6 +75,12 @@ template <class Scheme>
         ", and nothing that is known here beside it says how these packed weights are to be read: write the "
         "model out in bf16 first, with the scales multiplied in");
   }
+  if (t.name().ends_with("weight_v") || t.name().ends_with("parametrizations.weight.original1")) {
+    return core::concatenate(
+        "'", t.name(),
+        "' has the directions of a weight whose norms are kept apart (weight_norm): write "
+        "the model out with the norms multiplied in");
+  }
   if (const auto* scale = decoding_beside(parts, t, {})) {
     return core::concatenate("'", t.name(), "' is ", to_string(t.type()), ", but '", scale->name(),
                              "' is beside it: it was cast without its scales, and its numbers are not the "
