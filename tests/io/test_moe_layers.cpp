@@ -133,6 +133,14 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       } else {
         builder.add<bf16>(gate, shape_in(layout), arranged(original, layout));
       }
+      if (!family.beside.empty()) {
+        CHECK(searched(builder).found[0].family != family.name);
+        for (index_t e = 0; e < N; ++e) {
+          const auto other = substituted(family.beside, "{layer}", prefix);
+          builder.add<bf16>(substituted(other, "{expert}", std::to_string(e)), {D, F},
+                            one_expert(original, e));
+        }
+      }
       const auto config = config_for(family, layout);
       const searched s(builder, {}, config.value_or(""));
       REQUIRE(s.found.size() == 1);
@@ -430,7 +438,7 @@ TEST_CASE("why a router and its experts are no layer") {
     builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
     builder.add_raw("mlp.experts.gate_proj", dtype::f8_e4m3, {N, F, D});
     expected =
-        "'mlp.experts.gate_proj' is stored as F8_E4M3, and nothing that is known here beside it says how";
+        "'mlp.experts.gate_proj' is stored as F8_E4M3, and no scales of a packing known here are beside it";
   }
   SUBCASE("cast without its scales") {
     add_layer(builder, "", l);
@@ -440,9 +448,11 @@ TEST_CASE("why a router and its experts are no layer") {
   SUBCASE("directions without their norms") {
     builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
     for (index_t e = 0; e < N; ++e) {
-      builder.add<bf16>("mlp.experts." + std::to_string(e) + ".gate_proj.weight_v", {F, D}, one_expert(l, e));
+      const auto gate = "mlp.experts." + std::to_string(e) + ".gate_proj.weight";
+      builder.add<bf16>(gate + "_v", {F, D}, one_expert(l, e));
+      builder.add<bf16>(gate + "_g", {F}, std::vector<float>(F, 1.0F));
     }
-    expected = "has the directions of a weight whose norms are kept apart (weight_norm)";
+    expected = "directions of a weight whose norms are 'mlp.experts.0.gate_proj.weight_g' (weight_norm)";
   }
   SUBCASE("an expert is missing") {
     builder.add<bf16>("mlp.gate.weight", {N, D}, l.router);
@@ -557,11 +567,19 @@ TEST_CASE("stacks that lost their gates, in one layer or in all of an architectu
       REQUIRE(s.found.omissions.size() == 1);
       CHECK(contains(s.found.omissions[0].reason, "is one; is a file missing?"));
       CHECK(searched(all).found.size() == 2);
-      const searched told(all, moe_search{}, R"({"model_type": "qwen3_moe"})");
-      CHECK(told.found.empty());
-      REQUIRE(told.found.omissions.size() == 1);
-      CHECK(contains(told.found.omissions[0].reason, "no gates, which those of qwen3moe have"));
-      CHECK(told.found.omissions[0].rows == 2 * N);
+      for (const std::string type : {"qwen3moe", "arctic", "xversemoe", "anothermoe"}) {
+        const searched told(all, moe_search{}, R"({"model_type": ")" + type + R"("})");
+        CHECK(told.found.empty());
+        REQUIRE(told.found.omissions.size() == 1);
+        CHECK(
+            contains(told.found.omissions[0].reason,
+                     "no gates, and those of " + type + " are not known to be without; is a file missing?"));
+        CHECK(told.found.omissions[0].rows == 2 * N);
+      }
+      for (const char* type : {"nemotron_h", "switch_transformers", "nllb-moe", "nomic_bert", ""}) {
+        CHECK(searched(all, moe_search{}, R"({"model_type": ")" + std::string(type) + R"("})").found.size() ==
+              2);
+      }
     }
   }
 }
@@ -641,6 +659,59 @@ TEST_CASE("names whose parts are not between dots: MaxText's dashes, Flax's slas
   }
 }
 
+TEST_CASE("packed weights have dots for dashes too, so that no up projection stands for a packed gate") {
+  const auto l = random_layer(67, N, F, D);
+  const std::string block = "params-decoder-layers_0-moe_block-";
+  for (const bool all : {false, true}) {
+    checkpoint_builder builder;
+    builder.add<bf16>(block + "gate-kernel", {N, D}, l.router);
+    for (const std::string name : {"wi_0", "wi_1"}) {
+      if (all || name == "wi_0") {
+        builder.add_raw(block + name, dtype::f8_e4m3, {N, D, F}, std::byte{0x38});  // 1
+        builder.add<float>(block + name + "_scale", {1}, {name == "wi_0" ? 2.0F : 3.0F});
+      } else {
+        builder.add<bf16>(block + name, {N, D, F}, ndf(l));
+      }
+    }
+    builder.add<bf16>(block + "wo", {N, F, D}, l.gates);
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].gate_name == "params.decoder.layers_0.moe_block.wi_0");
+    visit_gate(s.found[0].gates[0], [](const auto& a) { CHECK(widen<double>(a(0, 0)) == 2); });
+  }
+  checkpoint_builder refused;
+  refused.add<bf16>(block + "gate-kernel", {N, D}, l.router);
+  refused.add_raw(block + "wi_0", dtype::f8_e4m3, {N, D, F});
+  refused.add<float>(block + "wi_0_scale", {3}, {1, 2, 3});
+  refused.add<bf16>(block + "wi_1", {N, D, F}, ndf(l));
+  const searched s(refused);
+  CHECK(s.found.empty());
+  REQUIRE_FALSE(s.found.omissions.empty());
+  CHECK(contains(s.found.omissions[0].reason, "no packing known here has these"));
+}
+
+TEST_CASE("a pattern with a dash is taken as it is where the names have it") {
+  const auto l = random_layer(68, N, F, D);
+  checkpoint_builder builder;
+  for (const std::string layer : {"layers.0.", "layers.1."}) {
+    builder.add<bf16>(layer + "moe-router", {N, D}, l.router);
+    builder.add<bf16>(layer + "moe-gates", {N, F, D}, l.gates);
+  }
+  moe_search named;
+  named.patterns = name_patterns{"{layer}moe-router", "{layer}moe-gates"};
+  const searched s(builder, named);
+  REQUIRE(s.found.size() == 2);
+  check_shows(s.found[0], l);
+}
+
+TEST_CASE("layers that JAX's scan left in one are said to be so") {
+  checkpoint_builder builder;
+  const std::string block = "params-decoder-layers-MoeBlock_0-";
+  builder.add_raw(block + "gate-kernel", dtype::f32, {D, 3, N});
+  builder.add_raw(block + "wi_0", dtype::f32, {N, 3, D, F});
+  CHECK(contains(reason_of(searched(builder)), "routers of several layers in one, [10, 3, 4]"));
+}
+
 TEST_CASE("words that hold those of gates: w12 is gate and up, before a w3 that is down") {
   const auto l = random_layer(63, N, F, D);
   for (const bool has_down : {true, false}) {
@@ -678,6 +749,92 @@ TEST_CASE("what is named like a gate and has not the neurons of the down project
   // A gate of the whole expert beside a network without one; Qwen's first, whose gate is w2.
   CHECK(contains(refused({{"fc1", false}, {"fc2", true}}, true), doubt));
   CHECK(contains(refused({{"w1", false}, {"w2", false}, {"c_proj", true}}, false), doubt));
+  // LitGPT's words in a network of two layers, and LitGPT's own without its down projections.
+  CHECK(contains(refused({{"fc_1", false}, {"fc_2", true}}, false), doubt));
+  CHECK(contains(refused({{"fc_1", false}, {"fc_2", false}}, false), doubt));
+}
+
+TEST_CASE("a gate goes with one of two down projections, and with a flat stack of them") {
+  const auto l = random_layer(69, N, F, D);
+  checkpoint_builder two;
+  two.add<float>("layers.0.moe.router.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "layers.0.moe.experts." + std::to_string(e) + ".";
+    two.add<bf16>(expert + "w1.weight", {F, D}, one_expert(l, e));
+    two.add<bf16>(expert + "w3.weight", {F, D}, one_expert(l, 0));
+    two.add<bf16>(expert + "w2.weight", {D, F}, one_expert(l, e));
+    two.add_raw(expert + "output_proj.weight", dtype::bf16, {D, D});
+  }
+  checkpoint_builder flat;
+  flat.add<float>("layers.0.moe.router.weight", {N, D}, l.router);
+  flat.add<bf16>("layers.0.moe.experts.w1", {N, F, D}, l.gates);
+  flat.add<bf16>("layers.0.moe.experts.w3", {N, F, D}, ndf(l));
+  flat.add<bf16>("layers.0.moe.experts.w2", {N * F, D}, l.gates);
+  for (const auto* builder : {&two, &flat}) {
+    const searched s(*builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+  }
+}
+
+TEST_CASE("numbers that are stacked behind a layer's own") {
+  using detail::moe::place_of_layer;
+  using detail::moe::with_stars;
+  CHECK(place_of_layer("model.block_0.layers.2.mlp")->number == 2);
+  CHECK(place_of_layer("model.block_0.layers.2.mlp")->series == "model.block_0.layers.");
+  CHECK(place_of_layer("decoder.layers_3.mlp.nets.1.gate")->number == 3);
+  CHECK(place_of_layer("decoder.block_003.layer_002.mlp")->written == "003");
+  CHECK(with_stars("layers.0.mlp.experts.1.layer_2.weight") == "layers.*.mlp.experts.*.layer_2.weight");
+  const auto l = random_layer(70, N, F, D);
+  checkpoint_builder builder;
+  for (const std::string layer :
+       {"model.block_0.layers.0.", "model.block_0.layers.1.", "model.block_0.layers.2."}) {
+    if (layer.ends_with("1.")) {  // found by shapes
+      builder.add<bf16>(layer + "mlp.r", {N, D}, l.router);
+      for (index_t e = 0; e < N; ++e) {
+        builder.add<bf16>(layer + "mlp.nets." + std::to_string(e) + ".gate_proj.weight", {F, D},
+                          one_expert(l, e));
+      }
+    } else {
+      add_linears(builder, layer, l);
+    }
+  }
+  const json config{{"model_type", "qwen3_moe"}, {"num_hidden_layers", 3}, {"num_experts", N},
+                    {"hidden_size", D},          {"mlp_only_layers", {}},  {"decoder_sparse_step", 1}};
+  const searched s(builder, moe_search{}, config.dump());
+  CHECK(s.found.size() == 3);
+  CHECK(s.found.omissions.empty());
+  CHECK(hint_of(s.found[2]).patterns.router == "model.block_0.layers.{layer}.mlp.gate.weight");
+}
+
+TEST_CASE("layers whose numbers have zeros before them, found by shapes") {
+  const auto l = random_layer(71, N, F, D);
+  for (const std::string zeros : {"", "00"}) {
+    checkpoint_builder builder;
+    for (const std::string layer : {"0", "1"}) {
+      const auto block = "decoder/block_" + zeros + layer + "/layer_" + zeros + "2/mlp/";
+      builder.add<bf16>(block + "r", {N, D}, l.router);
+      builder.add<bf16>(block + "nets/gate_w", {N, F, D}, l.gates);
+    }
+    const searched s(builder);
+    CHECK(s.found.size() + s.found.omissions.size() > 0);
+    CHECK(s.found.size() == 2);
+  }
+}
+
+TEST_CASE("a long name of many numbers") {
+  const auto l = random_layer(72, 2, F, D);
+  std::string name = "x.expert_";
+  for (int i = 0; i < 100'000; ++i) {
+    name += "a1";
+  }
+  checkpoint_builder builder;
+  builder.add<bf16>("x.router.weight", {2, D}, l.router);
+  for (const std::string e : {".0", ".5"}) {
+    builder.add<bf16>(name + e + ".gate_proj.weight", {F, D}, one_expert(l, 0));
+  }
+  CHECK(searched(builder).found.empty());
+  CHECK(detail::moe::pattern_of("experts.01.w", "experts.", 1) == "experts.{expert}.w");
 }
 
 TEST_CASE("layers that are numbered as JAX numbers them") {
@@ -716,7 +873,26 @@ TEST_CASE("numbers of experts with zeros before them") {
     REQUIRE(s.found.size() == 1);
     check_shows(s.found[0], l);
     builder.add<bf16>("layers.0.mlp.experts.2" + gate, {F, D}, one_expert(l, 2));
-    CHECK(contains(reason_of(searched(builder)), "is not the only one of its number"));
+    CHECK(contains(
+        reason_of(searched(builder)),
+        "'layers.0.mlp.experts.002" + gate + "' and 'layers.0.mlp.experts.2" + gate + "' are both expert 2"));
+  }
+  checkpoint_builder lacking;
+  lacking.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  for (const index_t e : {0, 2, 3}) {
+    lacking.add<bf16>("layers.0.mlp.experts.00" + std::to_string(e) + ".gate_proj.weight", {F, D},
+                      one_expert(l, e));
+  }
+  CHECK(contains(reason_of(searched(lacking)), "the first is 'layers.0.mlp.experts.001.gate_proj.weight'"));
+  {
+    checkpoint_builder no_up;
+    no_up.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      no_up.add<bf16>("layers.0.mlp.experts.00" + std::to_string(e) + ".gate_proj.weight", {F, D},
+                      one_expert(l, e));
+    }
+    CHECK(
+        contains(reason_of(searched(no_up, "up")), "there is no 'layers.0.mlp.experts.000.up_proj.weight'"));
   }
 }
 
@@ -736,10 +912,12 @@ TEST_CASE("numbers of experts that nothing parts from their word") {
   check_shows(s.found[0], l);
 }
 
-TEST_CASE("adapters of every kind are set aside") {
+TEST_CASE("adapters of the kinds that are known are set aside") {
   const auto l = random_layer(61, N, F, D);
   for (const char* word :
-       {"lora_A", "lora_magnitude_vector", "lokr_w1", "hada_w1_a", "oft_r", "ia3_l", "vera_lambda_b"}) {
+       {"lora_A", "lora_magnitude_vector", "lokr_w1", "hada_w1_a", "oft_r", "boft_R", "ia3_l",
+        "vera_lambda_b", "hra_u", "bone_block", "miss_block", "fourierft_spectrum", "vblora_logits_A",
+        "randlora_A", "shira_weight", "c3a_kernel", "road_theta", "waveft_spectrum"}) {
     CAPTURE(word);
     checkpoint_builder builder;
     add_layer(builder, "", l);

@@ -101,8 +101,12 @@ TEST_CASE("int8: a scale for each row, group, or all") {
 
 TEST_CASE("int8: blocks, the last of them partial") {
   random_source random(20);
-  for (const auto& [rows, cols, high, wide] :
-       {std::array<index_t, 4>{5, 37, 2, 16}, {129, 130, 128, 128}, {3, 8, 4, 8}, {6, 9, 3, 1}}) {
+  for (const auto& [rows, cols, high, wide] : {std::array<index_t, 4>{5, 37, 2, 16},
+                                               {129, 130, 128, 128},
+                                               {3, 8, 4, 8},
+                                               {6, 9, 3, 1},
+                                               {16, 130, 128, 128},
+                                               {5, 6, 5, 1}}) {
     const odd_bytes codes = random_bytes(random, rows * cols);
     const scale_grid scales(random, packed::scale_type::f32, packed::parts_of(rows, high),
                             packed::parts_of(cols, wide));
@@ -111,7 +115,9 @@ TEST_CASE("int8: blocks, the last of them partial") {
             return static_cast<std::int8_t>(codes.at(f * cols + d)) * scales.at(f / high, d / wide);
           }) == 0);
     CHECK(packed::any_matrix(m).description() ==
-          (high < rows ? core::concatenate("int8, ", high, "×", wide, " blocks") : "int8"));
+          (high == rows && wide == 1    ? "int8, a scale for each column"
+           : high < rows || wide < cols ? core::concatenate("int8, ", high, "×", wide, " blocks")
+                                        : "int8"));
   }
 }
 

@@ -207,16 +207,28 @@ TEST_CASE("FP8 of AMD's: another bias, and a NaN where a negative zero would be"
   constexpr index_t F = 4, D = 6;
   for (const auto& [type, mantissa, bias, name] : {std::tuple{dtype::f8_e4m3fnuz, 3, 8, "FP8 E4M3FNUZ"},
                                                    std::tuple{dtype::f8_e5m2fnuz, 2, 16, "FP8 E5M2FNUZ"}}) {
+    parts nan;
+    nan.builder.add_raw("a.weight", type, {1, 3}, std::byte{0x80});
+    nan.scales("a.weight_scale", {1, 1}, 1);
+    std::vector<float> row(3);
+    nan.open().find_weight("a.weight")->decode(0, 1, row.data());
+    CHECK(std::ranges::all_of(row, [](float x) { return std::isnan(x); }));
     parts p;
-    const auto code = p.add("a.weight", type, {F, D}, p.codes(F * D, 1, 127));
+    auto drawn = p.codes(F * D);
+    for (auto& c : drawn) {
+      c = c == std::byte{0x80} ? std::byte{0xff} : c;
+    }
+    drawn[0] = std::byte{0x83};
+    const auto code = p.add("a.weight", type, {F, D}, drawn);
     const auto s = p.scales("a.weight_scale", {F, 1}, F);
     const int bits = mantissa;
     const int offset = bias;
     check_is(p.open(), "a.weight", {F, D}, name, [&](index_t f, index_t d) {
       const unsigned c = at(code, f * D + d);
-      const int e = static_cast<int>(c >> bits);
+      const int e = static_cast<int>((c & 0x7fU) >> bits);
       const double m = std::ldexp(static_cast<double>(c & ((1U << bits) - 1U)), -bits);
-      return (e == 0 ? std::ldexp(m, 1 - offset) : std::ldexp(1 + m, e - offset)) * num(s, f);
+      const double sign = c < 0x80U ? 1 : -1;
+      return sign * (e == 0 ? std::ldexp(m, 1 - offset) : std::ldexp(1 + m, e - offset)) * num(s, f);
     });
   }
 }
@@ -248,6 +260,27 @@ TEST_CASE("int8 and FP8 as SGLang names them: blocks with partial ends, rows") {
     const auto t = q.scales("a.weight_scale", shape, F);
     check_is(q.open(said("w8a8_fp8")), "a.weight", {F, D}, "each row",
              [&](index_t f, index_t d) { return e4m3(at(floats, f * D + d)) * num(t, f); });
+  }
+  for (const auto type : {dtype::i8, dtype::f8_e4m3}) {  // two readings, of which a method may be the one
+    const auto opened = [&](index_t rows, index_t cols, const char* method) {
+      parts p;
+      p.add("a.weight", type, {rows, cols}, p.codes(rows * cols));
+      p.scales("a.weight_scale", {1, rows}, rows);
+      const auto model = p.open(*method == '\0' ? json() : said(method));
+      const auto* w = model.find_weight("a.weight");
+      return w->is_packed() ? w->stored_as() : w->problem();
+    };
+    const std::string by_row = type == dtype::i8 ? "int8" : "FP8 E4M3, a scale for each row";
+    const std::string by_column =
+        type == dtype::i8 ? "int8, a scale for each column" : "FP8 E4M3, a scale for each column";
+    const char* method = type == dtype::i8 ? "w8a8_int8" : "w8a8_fp8";
+    CHECK(contains(opened(16, 2048, ""),
+                   "are [1, 16]: they may be one for each row, or one for each block of"));
+    CHECK(opened(16, 2048, method) == by_row);
+    CHECK(contains(opened(8, 8, ""), "are [1, 8]: they may be one for each row, or one for each column"));
+    CHECK(opened(8, 8, method) == by_row);
+    CHECK(opened(8, 8, "fbgemm_fp8") == by_column);
+    CHECK(opened(16, 130, "") == by_row);
   }
   parts as_many_as_rows;  // [2, 2] scales of four rows are none for each row
   as_many_as_rows.add("a.weight", dtype::i8, {4, 6}, as_many_as_rows.codes(24));
@@ -299,7 +332,19 @@ TEST_CASE("Quark: FP8 and MXFP4 as others write them, and nothing else") {
     CHECK(contains(problem_of(p.open(config(weight, of_a_layer)), "a.weight"), said));
   };
   refused({{"dtype", "int4"}}, nullptr, "packed by weights of 'int4' of Quark");
-  refused(mxfp4, {{"dtype", "uint4"}}, "weights of 'uint4' of Quark");
+  CHECK(problem_of(p.open(config(mxfp4, {{"dtype", "uint4"}})), "a.weight") == "");  // which others are
+  CHECK(problem_of(p.open(config({{"dtype", "int8"}}, mxfp4)), "a.weight") == "");
+  parts floats;
+  floats.add("a.weight", dtype::f8_e5m2, {F, D}, floats.codes(F * D));
+  floats.scales("a.weight_scale", {F, 1}, F);
+  for (const char* type : {"fp8_e5m2", "int8"}) {
+    CHECK(problem_of(floats.open(config({{"dtype", type}}, nullptr)), "a.weight") == "");
+  }
+  parts integers;
+  integers.add("a.weight", dtype::i8, {F, D}, integers.codes(F * D));
+  integers.scales("a.weight_scale", {F, 1}, F);
+  CHECK(contains(problem_of(integers.open(config(mxfp4, {{"dtype", "int8"}})), "a.weight"),
+                 "weights of 'int8' of Quark"));
   refused({{"dtype", "fp4"}, {"group_size", 16}, {"scale_format", "e4m3"}}, nullptr, "weights of 'fp4'");
   refused(json::array({fp8, mxfp4}), nullptr, "weights of 'several steps' of Quark");
 }
@@ -734,8 +779,14 @@ TEST_CASE("AutoRound without a packing_format packs as shapes tell; its own form
   CHECK(zero_of("auto_round", true, 7) == "8");
   CHECK(zero_of("auto_round:gptqmodel", true, 7) == "8");
   CHECK(zero_of("auto_round:gptqmodel", true, 8) == "8");
-  for (const std::optional<bool> symmetric : {std::optional(false), std::optional<bool>()}) {
-    CHECK(contains(zero_of("auto_round:gptqmodel", symmetric, 5), "packing_format 'auto_round:gptqmodel'"));
+  CHECK(zero_of("auto_round:gptqmodel", false, 5) == "5");
+  CHECK(contains(zero_of("auto_round:other", false, 5), "packing_format 'auto_round:other'"));
+  for (const char* format : {"auto_round:fp8", "auto_round:fp8_static"}) {
+    parts fp8;
+    const auto code = fp8.add("a.weight", dtype::f8_e4m3, {F, D}, fp8.codes(F * D));
+    const auto s = fp8.scales("a.weight_scale", {F, 1}, F);
+    check_is(fp8.open(config(format, true)), "a.weight", {F, D}, "each row",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, f); });
   }
 }
 
@@ -1220,6 +1271,13 @@ TEST_CASE("GGUF: a .scale multiplies weights of whatever type, in whichever file
     CHECK(with({2}) == "6.000000 6.000000 ");
     CHECK(with({2, 0.5F}) == "6.000000 1.500000 ");
     CHECK(contains(with({1, 1, 1}), ".scale fits neither it nor its experts"));
+    gguf_bytes flat;  // of 32 columns, and 32 scales: only a router's are of what it sees
+    flat.tensors = {tensor_entry("blk.0.ffn_gate.0.weight", {32, 2}, type, 0),
+                    tensor_entry("blk.0.ffn_gate.0.scale", {32}, 0, threes(type).size())};
+    flat.data = threes(type) + std::string(128, '\0');
+    write_bytes(folder / "m.gguf", flat.bytes());
+    CHECK(contains(problem_of(checkpoint(folder / "m.gguf"), "blk.0.ffn_gate.0.weight"),
+                   ".scale fits neither it nor its experts"));
 
     const auto part = [](gguf_bytes g, std::uint16_t number) {
       g.metadata = {entry("split.no", 2, raw(number)), entry("split.count", 2, raw(std::uint16_t{2}))};
@@ -1282,9 +1340,12 @@ TEST_CASE("GGUF: a layer that lost its gates is no layer of up projections") {
       reasons(true, "") ==
       "1; blk.1.ffn_gate_inp.weight: its experts have no gates, as 'blk.0.ffn_gate_exps.weight' is one; is a "
       "file missing?");
-  CHECK(reasons(false, "qwen3moe") ==
-        "0; blk.*.ffn_gate_inp.weight: its experts have no gates, which those of qwen3moe have; is a file "
-        "missing?");
+  for (const std::string name : {"qwen3moe", "llama", "arctic", "mimo2", "llada-moe"}) {
+    CHECK(reasons(false, name.c_str())
+              .starts_with("0; blk.*.ffn_gate_inp.weight: its experts have no gates, and those of " +
+                           (name == "llada-moe" ? "lladamoe" : name) +
+                           " are not known to be without; is a file missing?"));
+  }
   CHECK(reasons(false, "nemotron_h_moe") == "2");
   CHECK(reasons(false, "") == "2");
 }

@@ -32,7 +32,8 @@ namespace detail {
 }
 
 /// "X.scale" beside "X.weight", which multiplies it whatever its type: the blocks of NVFP4 leave it to that.
-/// Null if there is none. One number for each column is none: it is of what a router sees (Gemma-4).
+/// Null if there is none. A router's with one number for each column is none: it is of what the router sees
+/// (Gemma-4).
 [[nodiscard]] inline const gguf_tensor* scale_beside(const std::deque<gguf_file>& series,
                                                      const gguf_tensor& t) {
   constexpr std::string_view end = "weight";
@@ -40,8 +41,8 @@ namespace detail {
       t.name().ends_with(".weight")
           ? find_in(series, core::concatenate(t.name().substr(0, t.name().size() - end.size()), "scale"))
           : nullptr;
-  const bool of_columns = scale != nullptr && t.rank() == 2 && t.shape().back() > 1 &&
-                          element_count(scale->shape()) == t.shape().back();
+  const bool of_columns = scale != nullptr && t.name().ends_with("ffn_gate_inp.weight") && t.rank() == 2 &&
+                          t.shape().back() > 1 && element_count(scale->shape()) == t.shape().back();
   return of_columns ? nullptr : scale;
 }
 

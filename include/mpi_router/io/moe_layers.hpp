@@ -54,6 +54,10 @@ namespace detail::moe {
   if (family.part == expert_part::up && has_gates(model, pattern)) {
     return {};
   }
+  if (!family.beside.empty() &&
+      find_gates(model, substituted(family.beside, layer_mark, *bound)).tensors.empty()) {
+    return {};
+  }
   auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
   search.of_architecture = layouts_of_architecture(family.architectures, config);
   const bool is_named = config && !config->names.empty();
@@ -91,7 +95,11 @@ inline void find_by_families(const checkpoint& model, const moe_search& wanted,
 
 inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
                              const std::optional<model_config>& config, found_parts& found) {
-  const name_patterns patterns{dotted(wanted.patterns->router), dotted(wanted.patterns->gate)};
+  auto patterns = *wanted.patterns;
+  const auto is_router = [&](const weight& w) { return match_layer(patterns.router, w.name()).has_value(); };
+  if (std::ranges::none_of(model.weights(), is_router)) {  // by the names that the file has
+    patterns = {dotted(patterns.router), dotted(patterns.gate)};
+  }
   for (const auto& router : model.weights()) {
     const auto bound = match_layer(patterns.router, router.name());
     if (!bound) {
@@ -113,7 +121,8 @@ inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
 }
 
 /// A layer whose experts have no gates lacks them where others of the same names have them, be these whole or
-/// not, or where config.json names an architecture that has them: its up projections do not take their place.
+/// not, or where config.json names an architecture that is not known to be without: its up projections do not
+/// take their place.
 inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted,
                               const std::optional<model_config>& config, found_parts& found) {
   const bool has_up = std::ranges::any_of(
@@ -136,12 +145,14 @@ inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted,
     const bool lost = layer.part == expert_part::up &&
                       (like != gates.end() || (!gated.empty() && is_beside_gate(layer.gate_name)));
     if (lost) {
-      const auto known = like != gates.end() ? core::concatenate("as '", like->second, "' is one")
-                                             : core::concatenate("which those of ", gated, " have");
-      found.result.omissions.push_back(
-          {layer.router->name(),
-           core::concatenate("its experts have no gates, ", known, "; is a file missing?"),
-           omission_kind::unseen, 1, layer.router_rows});
+      const auto known = like != gates.end()
+                             ? core::concatenate("as '", like->second, "' is one; is a file missing?")
+                             : core::concatenate("and those of ", gated,
+                                                 " are not known to be without; is a file missing? (",
+                                                 wanted.words.of, " up looks at what is here)");
+      found.result.omissions.push_back({layer.router->name(),
+                                        core::concatenate("its experts have no gates, ", known),
+                                        omission_kind::unseen, 1, layer.router_rows});
     }
     return lost;
   });
@@ -168,7 +179,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
   std::map<std::string, std::size_t> first;
   std::vector<omission> merged;
   for (auto& entry : omissions) {
-    const auto key = core::concatenate(with_stars(entry.name), "\n", with_stars(entry.reason), "\n",
+    const auto key = core::concatenate(with_stars(entry.name), "\n", numbers_as_stars(entry.reason), "\n",
                                        static_cast<int>(entry.kind));
     const auto [it, fresh] = first.try_emplace(key, merged.size());
     if (fresh) {

@@ -30,7 +30,7 @@ class weight {
   weight(const std::filesystem::path& file, std::string name, std::vector<index_t> shape,
          std::vector<packed::any_matrix> matrices)
       : file_(&file),
-        name_(std::move(name)),
+        name_(detail::dotted(std::move(name))),
         shape_(std::move(shape)),
         stored_as_(matrices.empty() ? "nothing" : matrices.front().description()),
         matrices_(std::move(matrices)) {}
@@ -38,7 +38,10 @@ class weight {
   /// Packed in a way that cannot be decoded: say why with set_problem.
   weight(const std::filesystem::path& file, std::string name, std::vector<index_t> shape,
          std::string_view stored_as)
-      : file_(&file), name_(std::move(name)), shape_(std::move(shape)), stored_as_(stored_as) {}
+      : file_(&file),
+        name_(detail::dotted(std::move(name))),
+        shape_(std::move(shape)),
+        stored_as_(stored_as) {}
 
   [[nodiscard]] const std::filesystem::path& file() const noexcept { return *file_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }

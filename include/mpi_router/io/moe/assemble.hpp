@@ -117,7 +117,8 @@ struct router_choice {
   if (!gates.one_each) {
     return "";
   }
-  const auto name = [&](index_t e) { return substituted(pattern, expert_mark, std::to_string(e)); };
+  const auto width = width_of_expert(pattern, gates.first().name());
+  const auto name = [&](index_t e) { return name_of_expert(pattern, e, width); };
   if (const auto beyond = gates.tensors.lower_bound(rows); beyond != gates.tensors.end()) {
     return core::concatenate("the router has ", rows, " rows, but there is a '", name(beyond->first),
                              "' too");
@@ -203,8 +204,11 @@ struct router_choice {
     return {};
   }
   if (gates.twice != nullptr) {
-    return {
-        {}, core::concatenate("'", gates.twice->name(), "' is not the only one of its number"), gates.held()};
+    const index_t number = *match_expert(wanted.pattern, gates.twice->name());
+    return {{},
+            core::concatenate("'", gates.tensors.at(number)->name(), "' and '", gates.twice->name(),
+                              "' are both expert ", number),
+            gates.held()};
   }
   const auto range = keep_group(model, router, wanted, gates);
   if (!range.reason.empty()) {

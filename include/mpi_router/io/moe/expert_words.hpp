@@ -74,16 +74,6 @@ enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
   return std::ranges::any_of(parts, [&](auto part) { return contains(name, part); });
 }
 
-/// Whether a name is one that up projections have beside gates, "up_proj" or "w3", not one of experts that
-/// have no gate, such as "fc1" or "wi".
-[[nodiscard]] inline bool is_beside_gate(std::string_view name) {
-  const auto c = components_of(name);
-  return std::ranges::any_of(c, [](auto part) {
-    return kind_of_component(part) == matrix_kind::up &&
-           (contains(part, "up") || contains(part, "w3") || contains(part, "v1") || contains(part, "wi_1"));
-  });
-}
-
 /// How the names of one model tell the matrices of an expert apart.
 struct part_words {
   std::string_view own;                  ///< of what the layer's `gates` hold
@@ -129,6 +119,19 @@ inline constexpr std::array<part_words, 19> part_words_table{{
     }
   }
   return name.npos;
+}
+
+/// Whether a name is one that up projections have beside gates, "up_proj" or "w3", not one of experts that
+/// have no gate, such as "fc1" or "wi".
+[[nodiscard]] inline bool is_beside_gate(std::string_view name) {
+  const auto c = components_of(name);
+  return std::ranges::any_of(c, [](auto part) {
+    return kind_of_component(part) == matrix_kind::up &&
+           std::ranges::any_of(part_words_table, [&](const auto& words) {
+             return std::ranges::any_of(
+                 words.up, [&](auto up) { return !up.empty() && place_of_word(part, 0, up) != part.npos; });
+           });
+  });
 }
 
 /// The names that the matrices of a part would have, from that of the gates; its word is sought from `first`

@@ -45,6 +45,11 @@ inline void note_layer(moe_layer layer, found_parts& found) {
 [[nodiscard]] inline std::string reason_of(const block_parts& block, const search_words& words) {
   const auto& shown = shown_of(block);
   const bool routed = !block.routers.empty();
+  if (block.experts.empty() && shown.rank() == 3 && shown.shape()[0] > 1) {
+    return core::concatenate("looks like the routers of several layers in one, ", to_string(shown.shape()),
+                             ", as JAX's scan over layers leaves them: such are not read; write each layer "
+                             "under names of its own");
+  }
   if (block.experts.empty()) {
     return "looks like a router, but there are no experts beside it; " + name_them(words);
   }
@@ -69,11 +74,11 @@ inline void note_layer(moe_layer layer, found_parts& found) {
                            router.name(), "', but no known family has these two names; ", name_them(words));
 }
 
-/// One line for all blocks that differ in their numbers alone; of one alone, its own name.
+/// One line for all blocks that differ in their numbers alone; of one tensor alone, its own name.
 class grouped_omissions {
  public:
   void add(const std::string& name, std::size_t tensors, const omission& entry) {
-    auto [it, fresh] = groups_.try_emplace({with_stars(name), with_stars(entry.reason)}, entry, 0);
+    auto [it, fresh] = groups_.try_emplace({with_stars(name), numbers_as_stars(entry.reason)}, entry, 0);
     auto& [known, count] = it->second;
     known.name = fresh && tensors == 1 ? name : with_stars(name);
     if (!fresh) {
@@ -170,8 +175,7 @@ inline void note_set_aside(const checkpoint& model, found_parts& found) {
   note(tensor_role::optimizer, "optimizer state, which is no layer of the model");
   note(tensor_role::adapter,
        "an adapter (LoRA and its like), which is not applied: the numbers are of the weights without it; "
-       "merge "
-       "it to verify both");
+       "merge it to verify both");
 }
 
 /// Adjugate experts, which have no rows of their own.

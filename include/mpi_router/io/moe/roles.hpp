@@ -36,10 +36,12 @@ template <std::size_t N>
          c.starts_with("momentum");
 }
 
-/// The words of PEFT: LoRA, LoKr, LoHa, OFT, BOFT, IA3, VeRA.
+/// The words of PEFT: LoRA, LoKr, LoHa, OFT, BOFT, IA3, VeRA, HRA, Bone, MiSS, FourierFT, VB-LoRA, RandLoRA,
+/// SHiRA, C3A, RoAd, WaveFT.
 [[nodiscard]] inline bool is_adapter_word(std::string_view c) {
-  constexpr std::array<std::string_view, 7> beginnings{"lora_", "lokr_", "hada_", "oft_",
-                                                       "boft_", "ia3_",  "vera_"};
+  constexpr std::array<std::string_view, 17> beginnings{
+      "lora_", "lokr_",      "hada_",   "oft_",      "boft_",  "ia3_", "vera_", "hra_",   "bone_",
+      "miss_", "fourierft_", "vblora_", "randlora_", "shira_", "c3a_", "road_", "waveft_"};
   return c == "lora" || std::ranges::any_of(beginnings, [&](auto begin) { return c.starts_with(begin); });
 }
 

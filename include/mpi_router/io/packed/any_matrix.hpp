@@ -43,7 +43,11 @@ template <class M>
   return m.group() < m.cols() ? core::concatenate(", groups of ", m.group()) : "";
 }
 [[nodiscard]] inline std::string describe(const int8_matrix& m) {
-  return m.block_rows() > 1 && m.block_rows() < m.rows()
+  const bool of_some_rows = m.block_rows() > 1 && m.block_rows() < m.rows();
+  if (m.block_rows() > 1 && m.block_rows() >= m.rows() && m.group() == 1 && m.cols() > 1) {
+    return "int8, a scale for each column";
+  }
+  return of_some_rows || (m.block_rows() > 1 && m.group() < m.cols())
              ? core::concatenate("int8, ", m.block_rows(), "×", m.group(), " blocks")
              : "int8" + groups_of(m);
 }

@@ -8,8 +8,7 @@
 MPIROUTER_BEGIN
 namespace packed {
 
-/// The floats of eight bits that weights are stored as; those of the format's own names with "fnuz" have one
-/// zero, one NaN and no infinity.
+/// The floats of eight bits that weights are stored as. "fnuz": finite, with one NaN and one zero, unsigned.
 enum class fp8_type : unsigned char { e4m3, e5m2, e4m3fnuz, e5m2fnuz };
 
 /// "FP8 E4M3".
@@ -24,8 +23,8 @@ enum class fp8_type : unsigned char { e4m3, e5m2, e4m3fnuz, e5m2fnuz };
 }
 
 /// W[f, d] = code[f, d] · scale[f / block_rows, d / block_cols] of codes [rows, cols]; blocks at the end may
-/// be partial. One scale for each row is a block of [1, cols], one for each column
-/// [rows, 1], one for all [rows, cols]. The product is rounded to S once. A model of MatrixRows.
+/// be partial. One scale for each row is a block of [1, cols], one for each column [rows, 1], one for all
+/// [rows, cols]. The product is rounded to S once. A model of MatrixRows.
 class fp8_matrix {
  public:
   /// Throws usage_error where codes or scales are not as many as the shape and the blocks ask for.

@@ -8,9 +8,8 @@ namespace packed {
 
 /// W[f, d] = (code[f, d] − zero) · (scale / of) of signed bytes [rows, cols]. Scales are [rows / block_rows,
 /// cols / group], or [1, …] for all rows alike; without a group, one serves the row; blocks and groups at the
-/// end may be partial. Zero points are signed bytes,
-/// one for each scale, and 0 where there are none. `of` is 127 where the scale is that of the largest code
-/// (bitsandbytes). A model of MatrixRows.
+/// end may be partial. Zero points are signed bytes, one for each scale, and 0 where there are none. `of` is
+/// 127 where the scale is that of the largest code (bitsandbytes). A model of MatrixRows.
 class int8_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where codes, scales or zero points are not as many as they must be. `group` 0 is the
@@ -22,6 +21,7 @@ class int8_matrix : public detail::grouped_matrix {
         codes_(codes.data()),
         zero_points_(zero_points.empty() ? nullptr : zero_points.data()),
         of_(of),
+        given_block_rows_(block_rows),
         block_rows_(scales.rows() == 1 ? std::max<index_t>(rows, 1) : block_rows) {
     expect_bytes("int8_matrix", codes, rows, cols, cols);
     core::expect(group >= 0 && block_rows > 0, "int8_matrix: groups of ", group, " columns, of ", block_rows,
@@ -34,7 +34,8 @@ class int8_matrix : public detail::grouped_matrix {
     }
   }
 
-  [[nodiscard]] index_t block_rows() const noexcept { return block_rows_; }  ///< that share a scale
+  /// Of a block as the constructor was told; with scales [1, …] all rows share them.
+  [[nodiscard]] index_t block_rows() const noexcept { return given_block_rows_; }
 
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
@@ -53,7 +54,8 @@ class int8_matrix : public detail::grouped_matrix {
   const std::byte* codes_;
   const std::byte* zero_points_;
   int of_;
-  index_t block_rows_;
+  index_t given_block_rows_;
+  index_t block_rows_;  ///< that share a scale
 };
 
 /// The group of each input column, I32 [count], as activation order ("g_idx") stores it.

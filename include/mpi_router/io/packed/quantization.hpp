@@ -35,6 +35,7 @@ struct quantization {
   std::string checkpoint_format;                               ///< GPTQ: "gptq", "gptq_v2" or "gptq_p"
   std::optional<bool> symmetric;  ///< GPTQ: whether all zeros are half of the range
   std::string unknown;            ///< a method or format that is not known here; empty if all are
+  bool has_mxfp4 = false;         ///< Quark: of all modules, or of some
   std::vector<quantization> mlx;  ///< MLX's own entry, where another's stands beside it: of the model that
                                   ///< was converted, or left over
 
@@ -165,8 +166,8 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   }
 }
 
-/// AutoRound packs as GPTQ or AWQ do and says as which; where it does not, shapes tell. Its own format is
-/// GPTQ's with zeros as they are. So may GPTQModel's be, whose zeros tell where they are symmetric.
+/// AutoRound packs as GPTQ or AWQ do and says as which; where it does not, shapes tell. Its own format and
+/// GPTQModel's are GPTQ's with zeros as they are. Its FP8 is told by its types.
 inline void read_auto_round(const nlohmann::json& object, quantization& out) {
   constexpr std::array<std::string_view, 3> methods{"auto-round", "auto_round", "intel/auto-round"};
   if (std::ranges::find(methods, out.method) == methods.end()) {
@@ -180,9 +181,11 @@ inline void read_auto_round(const nlohmann::json& object, quantization& out) {
     out.method = "gptq";
   } else if (is("auto_round:auto_awq", "auto_round:awq")) {
     out.method = "awq";
-  } else if (is("auto_round") || (is("auto_round:gptqmodel") && out.symmetric.value_or(false))) {
+  } else if (is("auto_round", "auto_round:gptqmodel")) {
     out.method = "gptq";
     out.checkpoint_format = "gptq_v2";
+  } else if (is("auto_round:fp8", "auto_round:fp8_static")) {
+    out.method = "fp8";
   } else {
     out.unknown = core::concatenate("packing_format '", format, "' of AutoRound");
   }
@@ -201,7 +204,8 @@ inline void read_quark(const nlohmann::json& object, quantization& out) {
     const auto type = weight->is_object() ? text_of(*weight, "dtype") : "several steps";
     const bool mxfp4 =
         type == "fp4" && text_of(*weight, "scale_format") == "e8m0" && count_of(*weight, "group_size") == 32;
-    if (type != "fp8_e4m3" && !mxfp4) {
+    out.has_mxfp4 = out.has_mxfp4 || mxfp4;
+    if (type != "fp8_e4m3" && type != "fp8_e5m2" && !mxfp4) {
       out.unknown = core::concatenate("weights of '", type, "' of Quark");
     }
   };
@@ -215,23 +219,13 @@ inline void read_quark(const nlohmann::json& object, quantization& out) {
   }
 }
 
+/// Values of quant_method that are known here; none is one.
+inline constexpr std::array<std::string_view, 15> known_methods{
+    "",    "fp8",        "mxfp4", "compressed-tensors", "modelopt",  "awq",      "gptq", "bitsandbytes",
+    "mlx", "fbgemm_fp8", "mxfp8", "blockwise_int8",     "w8a8_int8", "w8a8_fp8", "quark"};
+
 /// A method or format that no reader here knows: what it packs is refused, never guessed.
 [[nodiscard]] inline std::string unknown_in(const quantization& said) {
-  constexpr std::array<std::string_view, 15> methods{"fp8",
-                                                     "mxfp4",
-                                                     "compressed-tensors",
-                                                     "modelopt",
-                                                     "awq",
-                                                     "gptq",
-                                                     "bitsandbytes",
-                                                     "mlx",
-                                                     "fbgemm_fp8",
-                                                     "mxfp8",
-                                                     "blockwise_int8",
-                                                     "w8a8_int8",
-                                                     "w8a8_fp8",
-                                                     "quark",
-                                                     ""};
   constexpr std::array<std::string_view, 10> formats{
       "dense",           "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized", "float-quantized",
       "naive-quantized", "int-quantized",  "mxfp8-quantized",      "mixed-precision",      "int8-quantized"};
@@ -239,7 +233,7 @@ inline void read_quark(const nlohmann::json& object, quantization& out) {
   if (!said.unknown.empty()) {
     return said.unknown;
   }
-  if (std::ranges::find(methods, said.method) == methods.end()) {
+  if (std::ranges::find(known_methods, said.method) == known_methods.end()) {
     return core::concatenate("quant_method '", said.method, "'");
   }
   for (const auto& format : said.formats) {

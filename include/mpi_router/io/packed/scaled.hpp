@@ -26,6 +26,7 @@ namespace detail::packing {
 struct block_shape {
   index_t rows = 0;
   index_t cols = 0;
+  std::string_view doubt = {};  ///< where two readings fit: both
 };
 
 /// The extents that are not 1: writers leave such axes out, [2] for [1, 2], or put them in, [2, 1, 3, 1].
@@ -35,9 +36,9 @@ struct block_shape {
   return out;
 }
 
-/// The blocks that `n` scales of a matrix [rows, cols] stand for; none of size 0 × 0 where there is no
-/// telling. The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block
-/// is partial.
+/// The blocks that `n` scales of a matrix [rows, cols] stand for; of size 0 × 0 where there is no telling.
+/// The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block is
+/// partial.
 [[nodiscard]] inline block_shape blocks_of(const stack_shape& w, const stored_tensor& scale, index_t n,
                                            const quantization& said) {
   const auto is_grid = [&](block_shape b) {
@@ -57,20 +58,28 @@ struct block_shape {
   const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
   const bool one_col = shape.size() < 2 || shape.size() == w.lead.size() + 1 ||
                        (shape.back() == 1 && shape.size() <= w.lead.size() + 2);
-  const bool is_square_row = one_row && w.rows == w.cols;
-  if (n == w.rows && one_col && !is_square_row) {
+  const bool along_rows = shape.size() <= w.lead.size() + 2 &&  // [1, rows]
+                          extents_but_one(shape) == extents_but_one(w.with(w.rows, 1));
+  const bool of_rows = n == w.rows && (one_col || along_rows);
+  if (of_rows && (said.method == "w8a8_int8" || said.method == "w8a8_fp8")) {  // which have no others
     return {1, w.cols};
+  }
+  if (n == w.cols && one_row && of_rows) {
+    return said.method == "fbgemm_fp8" ? block_shape{w.rows, 1}  // Llama-4's experts, [D, F]
+                                       : block_shape{0, 0, "one for each row, or one for each column"};
   }
   if (n == w.cols && one_row) {
     return {w.rows, 1};
   }
+  if (n == w.rows && one_col) {
+    return {1, w.cols};
+  }
   constexpr index_t usual = 128;
   if (!said.block_rows && shape.size() >= w.lead.size() + 2 && is_grid({usual, usual})) {
-    return {usual, usual};
+    return of_rows ? block_shape{0, 0, "one for each row, or one for each block of 128×128"}
+                   : block_shape{usual, usual};
   }
-  const bool along_rows = shape.size() <= w.lead.size() + 2 &&  // [1, rows]
-                          extents_but_one(shape) == extents_but_one(w.with(w.rows, 1));
-  if (n == w.rows && along_rows && w.rows != w.cols) {
+  if (of_rows) {
     return {1, w.cols};
   }
   const index_t groups = shape.back();  // of each row, as MXFP8 has them: 32 columns with a power of two
@@ -78,6 +87,17 @@ struct block_shape {
       scale_type_of(scale.type()) == packed::scale_type::e8m0 && packed::parts_of(w.cols, 32) == groups;
   const auto group = is_mx ? std::optional<index_t>(32) : columns_of_group(said, w.cols, groups);
   return shape.size() >= 2 && group && n == w.rows * groups ? block_shape{1, *group} : block_shape{};
+}
+
+/// Why codes and scales are no blocks.
+[[nodiscard]] inline std::string why_no_blocks(const stored_tensor& codes, const stored_tensor& scale,
+                                               const block_shape& block) {
+  return block.doubt.empty()
+             ? misfit(codes, scale)
+             : core::concatenate("'", codes.name(), "' is ", to_string(codes.type()), " ",
+                                 to_string(codes.shape()), " and its scales '", scale.name(), "' are ",
+                                 to_string(scale.shape()), ": they may be ", block.doubt,
+                                 ", and config.json names no method or blocks that would tell");
 }
 
 /// The kind of FP8 that a type is.
@@ -98,7 +118,7 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
   const index_t n = element_count(scale.shape()) == 1 ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const auto block = type && n > 0 ? blocks_of(w, scale, n, said) : block_shape{};
   if (!w.is_matrix() || block.rows == 0) {
-    out.refuse(misfit(codes, scale));
+    out.refuse(why_no_blocks(codes, scale, block));
     return;
   }
   const bool shared = element_count(scale.shape()) == 1;  // one scale for all matrices
@@ -155,7 +175,7 @@ inline void read_int8(const parts_list& parts, const stored_tensor& codes, const
   const bool has_type = type && *type != packed::scale_type::e8m0;
   const auto block = has_type && n > 0 ? blocks_of(w, scale, n, parts.said) : block_shape{};
   if (!w.is_matrix() || block.rows == 0) {
-    out.refuse(misfit(codes, scale));
+    out.refuse(why_no_blocks(codes, scale, block));
     return;
   }
   const auto* zeros = parts.find(codes.name() + "_zero_point");
