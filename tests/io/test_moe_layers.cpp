@@ -134,7 +134,8 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
         builder.add<bf16>(gate, shape_in(layout), arranged(original, layout));
       }
       if (!family.beside.empty()) {
-        CHECK(searched(builder).found[0].family != family.name);
+        const searched alone(builder);
+        CHECK((alone.found.empty() || alone.found[0].family != family.name));
         for (index_t e = 0; e < N; ++e) {
           const auto other = substituted(family.beside, "{layer}", prefix);
           builder.add<bf16>(substituted(other, "{expert}", std::to_string(e)), {D, F},
@@ -802,7 +803,7 @@ TEST_CASE("numbers that are stacked behind a layer's own") {
   const json config{{"model_type", "qwen3_moe"}, {"num_hidden_layers", 3}, {"num_experts", N},
                     {"hidden_size", D},          {"mlp_only_layers", {}},  {"decoder_sparse_step", 1}};
   const searched s(builder, moe_search{}, config.dump());
-  CHECK(s.found.size() == 3);
+  REQUIRE(s.found.size() == 3);
   CHECK(s.found.omissions.empty());
   CHECK(hint_of(s.found[2]).patterns.router == "model.block_0.layers.{layer}.mlp.gate.weight");
 }
@@ -817,7 +818,6 @@ TEST_CASE("layers whose numbers have zeros before them, found by shapes") {
       builder.add<bf16>(block + "nets/gate_w", {N, F, D}, l.gates);
     }
     const searched s(builder);
-    CHECK(s.found.size() + s.found.omissions.size() > 0);
     CHECK(s.found.size() == 2);
   }
 }
