@@ -36,6 +36,32 @@ struct block_shape {
   return out;
 }
 
+/// Whether the scales of a matrix may be one for each row, or one for each column.
+struct line_scales {
+  bool of_rows = false;
+  bool as_column = false;  ///< those of rows, written as [rows, 1] or [rows], which nothing else is
+  bool of_columns = false;
+};
+
+[[nodiscard]] inline line_scales lines_of(const stack_shape& w, std::span<const index_t> shape, index_t n) {
+  const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
+  const bool one_col = shape.size() < 2 || shape.size() == w.lead.size() + 1 ||
+                       (shape.back() == 1 && shape.size() <= w.lead.size() + 2);
+  const bool along_rows = shape.size() <= w.lead.size() + 2 &&  // [1, rows]
+                          extents_but_one(shape) == extents_but_one(w.with(w.rows, 1));
+  return {n == w.rows && (one_col || along_rows), n == w.rows && one_col, n == w.cols && one_row};
+}
+
+/// Groups of a row's columns, as MXFP8 has them: 32 with a power of two.
+[[nodiscard]] inline block_shape groups_of_rows(const stack_shape& w, const stored_tensor& scale, index_t n,
+                                                const quantization& said) {
+  const index_t groups = scale.shape().back();
+  const bool is_mx =
+      scale_type_of(scale.type()) == packed::scale_type::e8m0 && packed::parts_of(w.cols, 32) == groups;
+  const auto group = is_mx ? std::optional<index_t>(32) : columns_of_group(said, w.cols, groups);
+  return scale.shape().size() >= 2 && group && n == w.rows * groups ? block_shape{1, *group} : block_shape{};
+}
+
 /// The blocks that `n` scales of a matrix [rows, cols] stand for; of size 0 × 0 where there is no telling.
 /// The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block is
 /// partial.
@@ -54,39 +80,23 @@ struct block_shape {
   if (said.block_rows && said.block_cols && is_grid({*said.block_rows, *said.block_cols})) {
     return {*said.block_rows, *said.block_cols};
   }
-  const auto shape = scale.shape();
-  const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
-  const bool one_col = shape.size() < 2 || shape.size() == w.lead.size() + 1 ||
-                       (shape.back() == 1 && shape.size() <= w.lead.size() + 2);
-  const bool along_rows = shape.size() <= w.lead.size() + 2 &&  // [1, rows]
-                          extents_but_one(shape) == extents_but_one(w.with(w.rows, 1));
-  const bool of_rows = n == w.rows && (one_col || along_rows);
-  if (of_rows && (said.method == "w8a8_int8" || said.method == "w8a8_fp8")) {  // which have no others
+  const auto lines = lines_of(w, scale.shape(), n);
+  if (lines.of_rows && (said.method == "w8a8_int8" || said.method == "w8a8_fp8")) {  // which have no others
     return {1, w.cols};
   }
-  if (n == w.cols && one_row && of_rows) {
-    return said.method == "fbgemm_fp8" ? block_shape{w.rows, 1}  // Llama-4's experts, [D, F]
-                                       : block_shape{0, 0, "one for each row, or one for each column"};
-  }
-  if (n == w.cols && one_row) {
-    return {w.rows, 1};
-  }
-  if (n == w.rows && one_col) {
-    return {1, w.cols};
+  if (lines.of_columns) {
+    const bool doubtful = lines.of_rows && said.method != "fbgemm_fp8";  // Llama-4's experts are [D, 2F]
+    return doubtful ? block_shape{0, 0, "one for each row, or one for each column"} : block_shape{w.rows, 1};
   }
   constexpr index_t usual = 128;
-  if (!said.block_rows && shape.size() >= w.lead.size() + 2 && is_grid({usual, usual})) {
-    return of_rows ? block_shape{0, 0, "one for each row, or one for each block of 128×128"}
-                   : block_shape{usual, usual};
+  const bool usual_blocks = !lines.as_column && !said.block_rows &&
+                            scale.shape().size() >= w.lead.size() + 2 && is_grid({usual, usual});
+  if (usual_blocks && lines.of_rows) {
+    return {0, 0, "one for each row, or one for each block of 128×128"};
   }
-  if (of_rows) {
-    return {1, w.cols};
-  }
-  const index_t groups = shape.back();  // of each row, as MXFP8 has them: 32 columns with a power of two
-  const bool is_mx =
-      scale_type_of(scale.type()) == packed::scale_type::e8m0 && packed::parts_of(w.cols, 32) == groups;
-  const auto group = is_mx ? std::optional<index_t>(32) : columns_of_group(said, w.cols, groups);
-  return shape.size() >= 2 && group && n == w.rows * groups ? block_shape{1, *group} : block_shape{};
+  return usual_blocks    ? block_shape{usual, usual}
+         : lines.of_rows ? block_shape{1, w.cols}
+                         : groups_of_rows(w, scale, n, said);
 }
 
 /// Why codes and scales are no blocks.
