@@ -19,6 +19,7 @@ constexpr const char* stems[] = {"model.layers.0.mlp.",
                                  "model.layers.1.block_sparse_moe.",
                                  "blk.0.",
                                  "transformer.blocks.0.ffn.",
+                                 "params-decoder-layers_0-moe_block-",
                                  "x.",
                                  ""};
 constexpr const char* modules[] = {"gate",
@@ -29,6 +30,11 @@ constexpr const char* modules[] = {"gate",
                                    "experts.1.w1",
                                    "experts.gate_up_proj",
                                    "experts.up_proj",
+                                   "experts.0.up_proj",
+                                   "expert0.gate_proj",
+                                   "chunk_experts.0.gate_proj",
+                                   "gate-kernel",
+                                   "wi_0",
                                    "gate_proj",
                                    "switch_mlp.gate_proj",
                                    "experts",
@@ -49,6 +55,15 @@ constexpr const char* parts[] = {".weight",
                                  ".g_idx",
                                  "_blocks",
                                  "_scales",
+                                 ".weight_scales",
+                                 ".SCB",
+                                 ".weight_format",
+                                 ".input_scale",
+                                 ".lora_A.weight",
+                                 ".ia3_l",
+                                 "_scale",
+                                 "_scale_inv",
+                                 "_zero_point",
                                  ".weight.absmax",
                                  ".weight.quant_map",
                                  ".weight.nested_absmax",
@@ -56,8 +71,14 @@ constexpr const char* parts[] = {".weight",
                                  ".weight.quant_state.bitsandbytes__nf4",
                                  ".bias",
                                  ""};
-constexpr const char* methods[] = {"fp8",          "mxfp4", "compressed-tensors", "modelopt", "awq", "gptq",
-                                   "bitsandbytes", "mlx",   "fbgemm_fp8",         "mxfp8",    "",    "other"};
+constexpr const char* methods[] = {"fp8",        "mxfp4",      "compressed-tensors", "modelopt",
+                                   "awq",        "gptq",       "bitsandbytes",       "mlx",
+                                   "fbgemm_fp8", "mxfp8",      "blockwise_int8",     "w8a8_int8",
+                                   "w8a8_fp8",   "auto-round", "intel/auto-round",   "quark",
+                                   "",           "other"};
+constexpr const char* packings[] = {"auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel",
+                                    "auto_round:auto_awq", "other"};
+constexpr const char* quark_types[] = {"fp8_e4m3", "fp4", "int4"};
 constexpr const char* formats[] = {"pack-quantized",  "mxfp4-pack-quantized", "nvfp4-pack-quantized",
                                    "float-quantized", "int-quantized",        "other"};
 constexpr const char* models[] = {"qwen3_moe", "mixtral",    "gpt_oss", "deepseek_v3",
@@ -68,12 +89,15 @@ std::string config_of(FuzzedDataProvider& input) {
     return input.ConsumeRandomLengthString();
   }
   const auto number = [&] { return std::to_string(input.ConsumeIntegralInRange(-2, 260)); };
-  return core::concatenate(R"({"model_type":")", input.PickValueInArray(models), R"(","hidden_size":)",
-                           number(), R"(,"num_experts":)", number(), R"(,"num_hidden_layers":)", number(),
-                           R"(,"quantization)", input.ConsumeBool() ? "_config" : "",
-                           R"(":{"quant_method":")", input.PickValueInArray(methods), R"(","format":")",
-                           input.PickValueInArray(formats), R"(","bits":)", number(), R"(,"group_size":)",
-                           number(), R"(,"weight_block_size":[)", number(), ",", number(), "]}}");
+  return core::concatenate(
+      R"({"model_type":")", input.PickValueInArray(models), R"(","hidden_size":)", number(),
+      R"(,"num_experts":)", number(), R"(,"num_hidden_layers":)", number(), R"(,"quantization)",
+      input.ConsumeBool() ? "_config" : "", R"(":{"quant_method":")", input.PickValueInArray(methods),
+      R"(","format":")", input.PickValueInArray(formats), R"(","bits":)", number(), R"(,"group_size":)",
+      number(), R"(,"packing_format":")", input.PickValueInArray(packings), R"(","sym":)",
+      input.ConsumeBool() ? "true" : "false", R"(,"global_quant_config":{"weight":{"dtype":")",
+      input.PickValueInArray(quark_types),
+      R"(","scale_format":"e8m0","group_size":32}},"weight_block_size":[)", number(), ",", number(), "]}}");
 }
 
 struct made_tensor {

@@ -119,6 +119,19 @@ TEST_CASE("groups of one shape are not told apart, but by an architecture that i
   check_is(told.found[2], alike[2], 8);
 }
 
+TEST_CASE("square experts of two groups, of which no shape says anything") {
+  const std::vector square{random_layer(1, 4, D, D), random_layer(2, 4, D, D)};
+  for (const char* type : {"ernie4_5_moe_vl", "ernie4_5_vl_moe"}) {
+    const searched s(groups_of(square, true), moe_search{},
+                     json{{"model_type", type}, {"moe_num_experts", {4, 4}}}.dump());
+    REQUIRE(s.found.size() == 2);
+    check_is(s.found[0], square[0], 0);
+    check_is(s.found[1], square[1], 4);
+    CHECK(s.found[0].layout_known_by == "torch's Linear");
+  }
+  CHECK(searched(groups_of(square, true)).found.empty());
+}
+
 TEST_CASE("groups that do not add up are named") {
   const std::vector groups{random_layer(1, 4, 6, D), random_layer(2, 3, 5, D)};
   const auto reason = [](const checkpoint_builder& builder) {

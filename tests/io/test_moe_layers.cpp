@@ -133,6 +133,15 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       } else {
         builder.add<bf16>(gate, shape_in(layout), arranged(original, layout));
       }
+      if (!family.beside.empty()) {
+        const searched alone(builder);
+        CHECK((alone.found.empty() || alone.found[0].family != family.name));
+        for (index_t e = 0; e < N; ++e) {
+          const auto other = substituted(family.beside, "{layer}", prefix);
+          builder.add<bf16>(substituted(other, "{expert}", std::to_string(e)), {D, F},
+                            one_expert(original, e));
+        }
+      }
       const auto config = config_for(family, layout);
       const searched s(builder, {}, config.value_or(""));
       REQUIRE(s.found.size() == 1);
@@ -429,12 +438,22 @@ TEST_CASE("why a router and its experts are no layer") {
   SUBCASE("packed") {
     builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
     builder.add_raw("mlp.experts.gate_proj", dtype::f8_e4m3, {N, F, D});
-    expected = "'mlp.experts.gate_proj' is stored as F8_E4M3, and nothing beside it says how these packed";
+    expected =
+        "'mlp.experts.gate_proj' is stored as F8_E4M3, and no scales of a packing known here are beside it";
   }
   SUBCASE("cast without its scales") {
     add_layer(builder, "", l);
     builder.add<float>("mlp.experts.gate_proj_scale_inv", {1}, {1});
     expected = "'mlp.experts.gate_proj_scale_inv' is beside it: it was cast without its scales";
+  }
+  SUBCASE("directions without their norms") {
+    builder.add<bf16>("mlp.router.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      const auto gate = "mlp.experts." + std::to_string(e) + ".gate_proj.weight";
+      builder.add<bf16>(gate + "_v", {F, D}, one_expert(l, e));
+      builder.add<bf16>(gate + "_g", {F}, std::vector<float>(F, 1.0F));
+    }
+    expected = "directions of a weight whose norms are 'mlp.experts.0.gate_proj.weight_g' (weight_norm)";
   }
   SUBCASE("an expert is missing") {
     builder.add<bf16>("mlp.gate.weight", {N, D}, l.router);
@@ -527,6 +546,400 @@ TEST_CASE("up projections take no lost gates' place, be the layer that has gates
   }));
 }
 
+TEST_CASE("stacks that lost their gates, in one layer or in all of an architecture that has gates") {
+  const auto l = random_layer(55, N, F, D);
+  for (const std::string end : {"", ".weight"}) {
+    for (const std::string experts : {"experts.", "switch_mlp."}) {
+      checkpoint_builder one;
+      checkpoint_builder all;
+      for (auto* builder : {&one, &all}) {
+        for (const std::string layer : {"layers.0.mlp.", "layers.1.mlp."}) {
+          builder->add<float>(layer + "gate.weight", {N, D}, l.router);
+          builder->add<bf16>(layer + experts + "up_proj" + end, {N, F, D}, l.gates);
+          builder->add<bf16>(layer + experts + "down_proj" + end, {N, D, F}, l.gates);
+          if (builder == &one && layer == "layers.0.mlp.") {
+            builder->add<bf16>(layer + experts + "gate_proj" + end, {N, F, D}, l.gates);
+          }
+        }
+      }
+      const searched s(one);
+      REQUIRE(s.found.size() == 1);
+      CHECK(s.found[0].name == "layers.0.mlp");
+      REQUIRE(s.found.omissions.size() == 1);
+      CHECK(contains(s.found.omissions[0].reason, "is one; is a file missing?"));
+      CHECK(searched(all).found.size() == 2);
+      for (const std::string type : {"qwen3moe", "arctic", "xversemoe", "anothermoe"}) {
+        const searched told(all, moe_search{}, R"({"model_type": ")" + type + R"("})");
+        CHECK(told.found.empty());
+        REQUIRE(told.found.omissions.size() == 1);
+        CHECK(
+            contains(told.found.omissions[0].reason,
+                     "no gates, and those of " + type + " are not known to be without; is a file missing?"));
+        CHECK(told.found.omissions[0].rows == 2 * N);
+      }
+      for (const char* type : {"nemotron_h", "switch_transformers", "nllb-moe", "nomic_bert", ""}) {
+        CHECK(searched(all, moe_search{}, R"({"model_type": ")" + std::string(type) + R"("})").found.size() ==
+              2);
+      }
+    }
+  }
+}
+
+TEST_CASE("experts that are named as those without gates are, whatever config.json says") {
+  const auto l = random_layer(56, N, F, D);
+  checkpoint_builder builder;
+  builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "layers.0.mlp.experts." + std::to_string(e);
+    builder.add<bf16>(expert + ".fc1.weight", {F, D}, one_expert(l, e));
+    builder.add<bf16>(expert + ".fc2.weight", {D, F}, one_expert(l, e));
+  }
+  const searched s(builder, moe_search{}, R"({"model_type": "qwen3_moe"})");
+  REQUIRE(s.found.size() == 1);
+  check_shows(s.found[0], l);
+}
+
+TEST_CASE("adjugate experts are named, and stand for no expert of the layer") {
+  const auto l = random_layer(57, N, F, D);
+  for (const bool whole : {true, false}) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; whole && e < N; ++e) {
+      const auto expert = "layers.0.mlp.experts." + std::to_string(e);
+      builder.add<bf16>(expert + ".gate_proj.weight", {F, D}, one_expert(l, e));
+    }
+    for (index_t e = 0; e < N / 2; ++e) {
+      const auto chunk = "layers.0.mlp.chunk_experts." + std::to_string(e);
+      builder.add<bf16>(chunk + ".gate_proj.weight", {F, D}, one_expert(l, e));
+      builder.add<bf16>(chunk + ".up_proj.weight", {F, D}, one_expert(l, e));
+    }
+    builder.add<bf16>("layers.0.mlp.ffn_gate_chexps.weight", {N / 2, F, D},
+                      one_expert(random_layer(58, 1, N / 2 * F, D), 0));
+    const searched s(builder);
+    CHECK(s.found.size() == (whole ? 1 : 0));
+    const auto adjugate = std::ranges::find_if(
+        s.found.omissions, [](const auto& each) { return contains(each.reason, "adjugate experts"); });
+    REQUIRE(adjugate != s.found.omissions.end());
+    CHECK(adjugate->kind == omission_kind::set_aside);
+    CHECK(adjugate->name == "layers.0.mlp.chunk_experts.0.gate_proj.weight and 2 more");
+  }
+}
+
+TEST_CASE("names whose parts are not between dots: MaxText's dashes, Flax's slashes") {
+  const auto l = random_layer(59, N, F, D);
+  for (const std::string separator : {"-", "/"}) {
+    CAPTURE(separator);
+    const auto path = [&](std::string name) {
+      for (auto at = name.find('.'); at != name.npos; at = name.find('.', at)) {
+        name.replace(at, 1, separator);
+      }
+      return name;
+    };
+    const auto block = "params.params.decoder.layers_1.moe_block.";
+    checkpoint_builder builder;
+    std::vector<float> turned;
+    for (index_t d = 0; d < D; ++d) {
+      for (index_t e = 0; e < N; ++e) {
+        turned.push_back(l.router[static_cast<std::size_t>(e * D + d)]);
+      }
+    }
+    builder.add<float>(path(block + std::string("gate.kernel")), {D, N}, turned);
+    builder.add<bf16>(path(block + std::string("wi_0")), {N, D, F}, ndf(l));
+    builder.add<bf16>(path(block + std::string("wi_1")), {N, D, F}, ndf(l));
+    builder.add<bf16>(path(block + std::string("wo")), {N, F, D}, l.gates);
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].name == "params.params.decoder.layers_1.moe_block");
+    CHECK(s.found[0].router->plain()->name() == path("params.params.decoder.layers_1.moe_block.gate.kernel"));
+    CHECK(s.found[0].layout_of_router == router_layout::dn);
+    check_shows(s.found[0], l);
+    moe_search named;  // by the names that the file has
+    named.patterns = name_patterns{path("{layer}moe_block.gate.kernel"), path("{layer}moe_block.wi_0")};
+    named.layout = gate_layout::ndf;
+    CHECK(searched(builder, named).found.size() == 1);
+  }
+}
+
+TEST_CASE("packed weights have dots for dashes too, so that no up projection stands for a packed gate") {
+  const auto l = random_layer(67, N, F, D);
+  const std::string block = "params-decoder-layers_0-moe_block-";
+  for (const bool all : {false, true}) {
+    checkpoint_builder builder;
+    builder.add<bf16>(block + "gate-kernel", {N, D}, l.router);
+    for (const std::string name : {"wi_0", "wi_1"}) {
+      if (all || name == "wi_0") {
+        builder.add_raw(block + name, dtype::f8_e4m3, {N, D, F}, std::byte{0x38});  // 1
+        builder.add<float>(block + name + "_scale", {1}, {name == "wi_0" ? 2.0F : 3.0F});
+      } else {
+        builder.add<bf16>(block + name, {N, D, F}, ndf(l));
+      }
+    }
+    builder.add<bf16>(block + "wo", {N, F, D}, l.gates);
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].gate_name == "params.decoder.layers_0.moe_block.wi_0");
+    visit_gate(s.found[0].gates[0], [](const auto& a) { CHECK(widen<double>(a(0, 0)) == 2); });
+  }
+  checkpoint_builder refused;
+  refused.add<bf16>(block + "gate-kernel", {N, D}, l.router);
+  refused.add_raw(block + "wi_0", dtype::f8_e4m3, {N, D, F});
+  refused.add<float>(block + "wi_0_scale", {3}, {1, 2, 3});
+  refused.add<bf16>(block + "wi_1", {N, D, F}, ndf(l));
+  const searched s(refused);
+  CHECK(s.found.empty());
+  REQUIRE_FALSE(s.found.omissions.empty());
+  CHECK(contains(s.found.omissions[0].reason, "no packing known here has these"));
+}
+
+TEST_CASE("a pattern with a dash is taken as it is where the names have it") {
+  const auto l = random_layer(68, N, F, D);
+  checkpoint_builder builder;
+  for (const std::string layer : {"layers.0.", "layers.1."}) {
+    builder.add<bf16>(layer + "moe-router", {N, D}, l.router);
+    builder.add<bf16>(layer + "moe-gates", {N, F, D}, l.gates);
+  }
+  moe_search named;
+  named.patterns = name_patterns{"{layer}moe-router", "{layer}moe-gates"};
+  const searched s(builder, named);
+  REQUIRE(s.found.size() == 2);
+  check_shows(s.found[0], l);
+}
+
+TEST_CASE("layers that JAX's scan left in one are said to be so") {
+  checkpoint_builder builder;
+  const std::string block = "params-decoder-layers-MoeBlock_0-";
+  builder.add_raw(block + "gate-kernel", dtype::f32, {D, 3, N});
+  builder.add_raw(block + "wi_0", dtype::f32, {N, 3, D, F});
+  CHECK(contains(reason_of(searched(builder)), "routers of several layers in one, [10, 3, 4]"));
+}
+
+TEST_CASE("words that hold those of gates: w12 is gate and up, before a w3 that is down") {
+  const auto l = random_layer(63, N, F, D);
+  for (const bool has_down : {true, false}) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    builder.add<bf16>("layers.0.mlp.experts.w12", {N, 2 * F, D}, n2fd_concatenated(l));
+    if (has_down) {
+      builder.add<bf16>("layers.0.mlp.experts.w3", {N, D, F}, ndf(l));
+    }
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].layout == gate_layout::n2fd_concatenated);
+    check_shows(s.found[0], l);
+  }
+}
+
+TEST_CASE("what is named like a gate and has not the neurons of the down projection is none") {
+  const auto l = random_layer(64, N, F, D);
+  const auto refused = [&](const std::vector<std::pair<std::string, bool>>& matrices, bool one_row) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      const auto expert = "layers.0.mlp.experts." + std::to_string(e) + ".";
+      for (const auto& [name, is_down] : matrices) {
+        builder.add<bf16>(expert + name + ".weight", is_down ? std::vector{D, F} : std::vector{F, D},
+                          one_expert(l, e));
+      }
+      if (one_row) {
+        builder.add<bf16>(expert + "gate.weight", {1, D}, std::vector<float>(D, 1.0F));
+      }
+    }
+    return reason_of(searched(builder));
+  };
+  const std::string doubt = "names do not tell which is the gate";
+  // A gate of the whole expert beside a network without one; Qwen's first, whose gate is w2.
+  CHECK(contains(refused({{"fc1", false}, {"fc2", true}}, true), doubt));
+  CHECK(contains(refused({{"w1", false}, {"w2", false}, {"c_proj", true}}, false), doubt));
+  // LitGPT's words in a network of two layers, and LitGPT's own without its down projections.
+  CHECK(contains(refused({{"fc_1", false}, {"fc_2", true}}, false), doubt));
+  CHECK(contains(refused({{"fc_1", false}, {"fc_2", false}}, false), doubt));
+}
+
+TEST_CASE("a gate goes with one of two down projections, and with a flat stack of them") {
+  const auto l = random_layer(69, N, F, D);
+  checkpoint_builder two;
+  two.add<float>("layers.0.moe.router.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "layers.0.moe.experts." + std::to_string(e) + ".";
+    two.add<bf16>(expert + "w1.weight", {F, D}, one_expert(l, e));
+    two.add<bf16>(expert + "w3.weight", {F, D}, one_expert(l, 0));
+    two.add<bf16>(expert + "w2.weight", {D, F}, one_expert(l, e));
+    two.add_raw(expert + "output_proj.weight", dtype::bf16, {D, D});
+  }
+  checkpoint_builder flat;
+  flat.add<float>("layers.0.moe.router.weight", {N, D}, l.router);
+  flat.add<bf16>("layers.0.moe.experts.w1", {N, F, D}, l.gates);
+  flat.add<bf16>("layers.0.moe.experts.w3", {N, F, D}, ndf(l));
+  flat.add<bf16>("layers.0.moe.experts.w2", {N * F, D}, l.gates);
+  for (const auto* builder : {&two, &flat}) {
+    const searched s(*builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+  }
+}
+
+TEST_CASE("numbers that are stacked behind a layer's own") {
+  using detail::moe::place_of_layer;
+  using detail::moe::with_stars;
+  CHECK(place_of_layer("model.block_0.layers.2.mlp")->number == 2);
+  CHECK(place_of_layer("model.block_0.layers.2.mlp")->series == "model.block_0.layers.");
+  CHECK(place_of_layer("decoder.layers_3.mlp.nets.1.gate")->number == 3);
+  CHECK(place_of_layer("decoder.block_003.layer_002.mlp")->written == "003");
+  CHECK(with_stars("layers.0.mlp.experts.1.layer_2.weight") == "layers.*.mlp.experts.*.layer_2.weight");
+  const auto l = random_layer(70, N, F, D);
+  checkpoint_builder builder;
+  for (const std::string layer :
+       {"model.block_0.layers.0.", "model.block_0.layers.1.", "model.block_0.layers.2."}) {
+    if (layer.ends_with("1.")) {  // found by shapes
+      builder.add<bf16>(layer + "mlp.r", {N, D}, l.router);
+      for (index_t e = 0; e < N; ++e) {
+        builder.add<bf16>(layer + "mlp.nets." + std::to_string(e) + ".gate_proj.weight", {F, D},
+                          one_expert(l, e));
+      }
+    } else {
+      add_linears(builder, layer, l);
+    }
+  }
+  const json config{{"model_type", "qwen3_moe"}, {"num_hidden_layers", 3}, {"num_experts", N},
+                    {"hidden_size", D},          {"mlp_only_layers", {}},  {"decoder_sparse_step", 1}};
+  const searched s(builder, moe_search{}, config.dump());
+  REQUIRE(s.found.size() == 3);
+  CHECK(s.found.omissions.empty());
+  CHECK(hint_of(s.found[2]).patterns.router == "model.block_0.layers.{layer}.mlp.gate.weight");
+}
+
+TEST_CASE("layers whose numbers have zeros before them, found by shapes") {
+  const auto l = random_layer(71, N, F, D);
+  for (const std::string zeros : {"", "00"}) {
+    checkpoint_builder builder;
+    for (const std::string layer : {"0", "1"}) {
+      const auto block = "decoder/block_" + zeros + layer + "/layer_" + zeros + "2/mlp/";
+      builder.add<bf16>(block + "r", {N, D}, l.router);
+      builder.add<bf16>(block + "nets/gate_w", {N, F, D}, l.gates);
+    }
+    const searched s(builder);
+    CHECK(s.found.size() == 2);
+  }
+}
+
+TEST_CASE("a long name of many numbers") {
+  const auto l = random_layer(72, 2, F, D);
+  std::string name = "x.expert_";
+  for (int i = 0; i < 100'000; ++i) {
+    name += "a1";
+  }
+  checkpoint_builder builder;
+  builder.add<bf16>("x.router.weight", {2, D}, l.router);
+  for (const std::string e : {".0", ".5"}) {
+    builder.add<bf16>(name + e + ".gate_proj.weight", {F, D}, one_expert(l, 0));
+  }
+  CHECK(searched(builder).found.empty());
+  CHECK(detail::moe::pattern_of("experts.01.w", "experts.", 1) == "experts.{expert}.w");
+}
+
+TEST_CASE("layers that are numbered as JAX numbers them") {
+  using detail::moe::place_of_layer;
+  using detail::moe::with_stars;
+  CHECK(with_stars("decoder.layers_12.moe_block.gate.kernel") == "decoder.layers_*.moe_block.gate.kernel");
+  CHECK(with_stars("mlp.gate.weight_1") == "mlp.gate.weight_1");
+  CHECK(with_stars("blk.3.x") == "blk.*.x");
+  CHECK(place_of_layer("decoder.layers_12.moe_block")->number == 12);
+  CHECK(place_of_layer("decoder.layers_12.moe_block")->series == "decoder.layers_");
+  CHECK(place_of_layer("Encoder.encoderblock_0.Moe")->number == 0);
+  CHECK(place_of_layer("a.layers.7.b")->series == "a.layers.");
+  CHECK_FALSE(place_of_layer("mlp.experts.expert_3").has_value());
+  const auto l = random_layer(65, N, F, D);
+  checkpoint_builder builder;
+  for (const char* layer : {"decoder.layers_1.", "decoder.layers_10.", "decoder.layers_2."}) {
+    add_layer(builder, layer, l);
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 3);
+  CHECK(s.found[1].name == "decoder.layers_2.mlp");
+  CHECK(hint_of(s.found[2]).patterns.router == "decoder.layers_{layer}.mlp.router.weight");
+}
+
+TEST_CASE("numbers of experts with zeros before them") {
+  const auto l = random_layer(66, N, F, D);
+  for (const std::string gate : {".gate_proj.weight", ".w_gate.weight"}) {  // of a family, and of none
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      const auto expert = "layers.0.mlp.experts.00" + std::to_string(e);
+      builder.add<bf16>(expert + gate, {F, D}, one_expert(l, e));
+      builder.add<bf16>(expert + ".down.weight", {D, F}, one_expert(l, e));
+    }
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+    builder.add<bf16>("layers.0.mlp.experts.2" + gate, {F, D}, one_expert(l, 2));
+    CHECK(contains(
+        reason_of(searched(builder)),
+        "'layers.0.mlp.experts.002" + gate + "' and 'layers.0.mlp.experts.2" + gate + "' are both expert 2"));
+  }
+  checkpoint_builder lacking;
+  lacking.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  for (const index_t e : {0, 2, 3}) {
+    lacking.add<bf16>("layers.0.mlp.experts.00" + std::to_string(e) + ".gate_proj.weight", {F, D},
+                      one_expert(l, e));
+  }
+  CHECK(contains(reason_of(searched(lacking)), "the first is 'layers.0.mlp.experts.001.gate_proj.weight'"));
+  {
+    checkpoint_builder no_up;
+    no_up.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+    for (index_t e = 0; e < N; ++e) {
+      no_up.add<bf16>("layers.0.mlp.experts.00" + std::to_string(e) + ".gate_proj.weight", {F, D},
+                      one_expert(l, e));
+    }
+    CHECK(
+        contains(reason_of(searched(no_up, "up")), "there is no 'layers.0.mlp.experts.000.up_proj.weight'"));
+  }
+}
+
+TEST_CASE("numbers of experts that nothing parts from their word") {
+  const auto l = random_layer(60, N, F, D);
+  checkpoint_builder builder;
+  builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "layers.0.mlp.expert" + std::to_string(e);
+    builder.add<bf16>(expert + ".gate_proj.weight", {F, D}, one_expert(l, e));
+    builder.add<bf16>(expert + ".up_proj.weight", {F, D}, one_expert(l, N - 1 - e));
+    builder.add<bf16>(expert + ".down_proj.weight", {D, F}, one_expert(l, e));
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  CHECK(s.found.omissions.empty());
+  check_shows(s.found[0], l);
+}
+
+TEST_CASE("adapters of the kinds that are known are set aside") {
+  const auto l = random_layer(61, N, F, D);
+  for (const char* word :
+       {"lora_A", "lora_magnitude_vector", "lokr_w1", "hada_w1_a", "oft_r", "boft_R", "ia3_l",
+        "vera_lambda_b", "hra_u", "bone_block", "miss_block", "fourierft_spectrum", "vblora_logits_A",
+        "randlora_A", "shira_weight", "c3a_kernel", "road_theta", "waveft_spectrum"}) {
+    CAPTURE(word);
+    checkpoint_builder builder;
+    add_layer(builder, "", l);
+    builder.add<float>("base_model.model.mlp.experts.0.gate_proj." + std::string(word), {2, 3},
+                       std::vector<float>(6));
+    const searched s(builder);
+    CHECK(s.found.size() == 1);
+    REQUIRE(s.found.omissions.size() == 1);
+    CHECK(s.found.omissions[0].kind == omission_kind::set_aside);
+    CHECK(contains(s.found.omissions[0].reason, "an adapter"));
+  }
+}
+
+TEST_CASE("one layer of which something is said is named; of several, numbers are stars") {
+  const auto l = random_layer(62, N, F, D);
+  checkpoint_builder one;
+  one.add<bf16>("layers.3.mlp.router.weight", {N, D}, l.router);
+  CHECK(searched(one).found.omissions[0].name == "layers.3.mlp.router.weight");
+  one.add<bf16>("layers.5.mlp.router.weight", {N, D}, l.router);
+  CHECK(searched(one).found.omissions[0].name == "layers.*.mlp.router.weight (2 tensors)");
+}
+
 TEST_CASE("experts of a packing that config.json names and nobody here knows") {
   const auto l = random_layer(55, N, F, D);
   checkpoint_builder builder;  // as AQLM and quanto leave them
@@ -581,6 +994,23 @@ TEST_CASE("a config.json may nest its parts as deep as it likes") {
   CHECK(config.num_experts == 6);
   CHECK(config.hidden_dim == 10);
   CHECK(parse_quantization(json::parse(text)).method == "");
+}
+
+TEST_CASE("LongCat's config.json counts its layers wherever it says that it is LongCat's") {
+  const json inner{{"num_hidden_layers", 4}, {"n_routed_experts", N}, {"hidden_size", D}};
+  const auto layers = [](const json& config) { return parse_model_config(config.dump()).moe_layers->size(); };
+  for (const char* part : {"text_config", "llm_config"}) {
+    CHECK(layers({{part, inner}}) == 4);
+    CHECK(layers({{"model_type", "longcat_flash_omni"}, {part, inner}}) == 2);
+    CHECK(layers({{"architectures", {"LongcatFlashForCausalLM"}}, {part, inner}}) == 2);
+    auto named = inner;
+    named["model_type"] = "longcat_flash";
+    CHECK(layers({{"model_type", "x"}, {part, named}}) == 2);
+    named["num_layers"] = 3;
+    CHECK(layers({{part, named}}) == 3);
+    named["num_layers"] = nullptr;
+    CHECK(layers({{part, named}}) == 2);
+  }
 }
 
 TEST_CASE("LongCat's config.json counts layers, and attention twice in each") {

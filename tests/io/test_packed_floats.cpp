@@ -22,7 +22,11 @@ TEST_CASE("every code of the small floats") {
     CHECK(same(packed::e5m2(byte), static_cast<float>(half)));
     CHECK(std::signbit(packed::e4m3fn(byte)) == (code >> 7 != 0));
     CHECK(std::signbit(packed::e5m2(byte)) == (code >> 7 != 0));
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    CHECK(same(packed::e4m3fnuz(byte), static_cast<float>(code == 0x80U ? nan : small_float(code, 3, 8))));
+    CHECK(same(packed::e5m2fnuz(byte), static_cast<float>(code == 0x80U ? nan : small_float(code, 2, 16))));
   }
+  static_assert(packed::e4m3fnuz(0x7f) == 240 && packed::e5m2fnuz(0xff) == -57344);
   static_assert(packed::e4m3fn(0x7e) == 448 && packed::e8m0(130) == 8 && packed::e2m1(15) == -6);
 }
 
@@ -59,17 +63,22 @@ TEST_CASE("FP8: every size of block, partial ones too") {
                         shape{4, 33, 4, 33}, shape{129, 130, 128, 128}, shape{2, 5, 128, 128},
                         shape{0, 4, 1, 4}, shape{3, 0, 1, 1}, shape{3, 64, 2, 32}}) {
     for (const auto type : all_scale_types) {
-      for (const bool e5m2 : {false, true}) {
+      using enum packed::fp8_type;
+      for (const auto kind : {e4m3, e5m2, e4m3fnuz, e5m2fnuz}) {
         const odd_bytes codes = random_bytes(random, s.rows * s.cols);
         const scale_grid scales(random, type, packed::parts_of(s.rows, s.block_rows),
                                 packed::parts_of(s.cols, s.block_cols));
-        const fp8_matrix m(codes.span(), s.rows, s.cols, scales.view(), s.block_rows, s.block_cols, e5m2);
+        const fp8_matrix m(codes.span(), s.rows, s.cols, scales.view(), s.block_rows, s.block_cols, kind);
         CAPTURE(s.rows);
         CAPTURE(s.cols);
         CAPTURE(static_cast<int>(type));
         CHECK(differences(m, [&](index_t f, index_t d) {
                 const auto code = static_cast<std::uint8_t>(codes.at(f * s.cols + d));
-                const double number = e5m2 ? double{packed::e5m2(code)} : e4m3_value(code);
+                const double number = kind == e5m2       ? double{packed::e5m2(code)}
+                                      : kind == e4m3     ? e4m3_value(code)
+                                      : code == 0x80U    ? std::numeric_limits<double>::quiet_NaN()
+                                      : kind == e4m3fnuz ? small_float(code, 3, 8)
+                                                         : small_float(code, 2, 16);
                 return number * scales.at(f / s.block_rows, d / s.block_cols);
               }) == 0);
       }
@@ -104,16 +113,17 @@ TEST_CASE("FP4: low half first, groups of 16 and 32, a factor for all") {
 TEST_CASE("what they are called") {
   random_source random(4);
   const odd_bytes codes(256);
-  const auto fp8 = [&](index_t block_rows, index_t block_cols, bool e5m2 = false) {
+  const auto fp8 = [&](index_t block_rows, index_t block_cols,
+                       packed::fp8_type kind = packed::fp8_type::e4m3) {
     const scale_grid scales(random, packed::scale_type::f32, packed::parts_of(4, block_rows),
                             packed::parts_of(64, block_cols));
-    return packed::any_matrix(fp8_matrix(codes.span(), 4, 64, scales.view(), block_rows, block_cols, e5m2))
+    return packed::any_matrix(fp8_matrix(codes.span(), 4, 64, scales.view(), block_rows, block_cols, kind))
         .description();
   };
   CHECK(fp8(2, 32) == "FP8 E4M3, 2×32 blocks");
   CHECK(fp8(1, 64) == "FP8 E4M3, a scale for each row");
   CHECK(fp8(4, 1) == "FP8 E4M3, a scale for each column");
-  CHECK(fp8(4, 64, true) == "FP8 E5M2, one scale");
+  CHECK(fp8(4, 64, packed::fp8_type::e5m2) == "FP8 E5M2, one scale");
   CHECK(fp8(2, 64) == "FP8 E4M3, 2×64 blocks");
   CHECK(fp8(1, 1) == "FP8 E4M3, 1×1 blocks");
   const auto fp4 = [&](packed::scale_type type, index_t group) {

@@ -99,6 +99,28 @@ TEST_CASE("int8: a scale for each row, group, or all") {
   }
 }
 
+TEST_CASE("int8: blocks, the last of them partial") {
+  random_source random(20);
+  for (const auto& [rows, cols, high, wide] : {std::array<index_t, 4>{5, 37, 2, 16},
+                                               {129, 130, 128, 128},
+                                               {3, 8, 4, 8},
+                                               {6, 9, 3, 1},
+                                               {16, 130, 128, 128},
+                                               {5, 6, 5, 1}}) {
+    const odd_bytes codes = random_bytes(random, rows * cols);
+    const scale_grid scales(random, packed::scale_type::f32, packed::parts_of(rows, high),
+                            packed::parts_of(cols, wide));
+    const packed::int8_matrix m(codes.span(), rows, cols, scales.view(), wide, 1, {}, high);
+    CHECK(differences(m, [&](index_t f, index_t d) {
+            return static_cast<std::int8_t>(codes.at(f * cols + d)) * scales.at(f / high, d / wide);
+          }) == 0);
+    CHECK(packed::any_matrix(m).description() ==
+          (high == rows && wide == 1    ? "int8, a scale for each column"
+           : high < rows || wide < cols ? core::concatenate("int8, ", high, "×", wide, " blocks")
+                                        : "int8"));
+  }
+}
+
 TEST_CASE("pack-quantized: every width, with and without zero points and activation order") {
   random_source random(12);
   for (index_t bits = 2; bits <= 8; ++bits) {

@@ -33,6 +33,9 @@ using bytes = std::vector<std::byte>;
 
 unsigned at(const bytes& data, index_t i) { return static_cast<unsigned>(data[static_cast<std::size_t>(i)]); }
 unsigned nibble(const bytes& data, index_t i) { return at(data, i / 2) >> (4 * (i % 2)) & 15U; }
+double signed_at(const bytes& data, index_t i) {
+  return static_cast<double>(static_cast<std::int8_t>(at(data, i)));
+}
 
 /// A checkpoint of parts that are made here, with random bytes and scales.
 struct parts {
@@ -152,6 +155,16 @@ TEST_CASE("MXFP8: powers of two for 32 columns of a row each, the last of them f
   }
 }
 
+TEST_CASE("MXFP8 without a config: a power of two for 32 columns, the last of them fewer") {
+  constexpr index_t F = 5, D = 80;
+  parts p;
+  const auto code = p.add("a.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+  const auto s = p.add("a.weight_scale", dtype::u8, {F, 3}, p.codes(F * 3, 110, 140));
+  check_is(p.open(), "a.weight", {F, D}, "FP8 E4M3, 1×32 blocks", [&](index_t f, index_t d) {
+    return e4m3(at(code, f * D + d)) * std::ldexp(1.0, static_cast<int>(at(s, f * 3 + d / 32)) - 127);
+  });
+}
+
 TEST_CASE("FP8: a scale for each row, for each column, for all; stacks of them") {
   constexpr index_t N = 3, F = 6, D = 10;
   for (const auto& shape : {std::vector<index_t>{F, 1}, std::vector<index_t>{F}}) {
@@ -176,12 +189,164 @@ TEST_CASE("FP8: a scale for each row, for each column, for all; stacks of them")
              [&](index_t r, index_t f) { return e4m3(at(code, r * F + f)) * num(s, r / D * F + f); });
   }
   {
+    parts p;  // one scale for gates and one for up projections, which are no blocks of 128 rows
+    p.add("e.gate_up_proj", dtype::f8_e4m3, {N, 200, D}, p.codes(N * 200 * D));
+    p.scales("e.gate_up_proj_scale", {N, 2}, N * 2);
+    CHECK(contains(problem_of(p.open(), "e.gate_up_proj"), "no packing known here has these"));
+  }
+  {
     parts p;
     const auto code = p.add("e.gate_up_proj", dtype::f8_e4m3, {N, F, D}, p.codes(N * F * D));
     const auto s = p.scales("e.gate_up_proj_scale_inv", {N, 1, 1}, N);
     check_is(p.open(with_blocks()), "e.gate_up_proj", {N, F, D}, "FP8 E4M3",
              [&](index_t r, index_t d) { return e4m3(at(code, r * D + d)) * num(s, r / F); });
   }
+}
+
+TEST_CASE("FP8 of AMD's: another bias, and a NaN where a negative zero would be") {
+  constexpr index_t F = 4, D = 6;
+  for (const auto& [type, mantissa, bias, name] : {std::tuple{dtype::f8_e4m3fnuz, 3, 8, "FP8 E4M3FNUZ"},
+                                                   std::tuple{dtype::f8_e5m2fnuz, 2, 16, "FP8 E5M2FNUZ"}}) {
+    parts nan;
+    nan.builder.add_raw("a.weight", type, {1, 3}, std::byte{0x80});
+    nan.scales("a.weight_scale", {1, 1}, 1);
+    std::vector<float> row(3);
+    nan.open().find_weight("a.weight")->decode(0, 1, row.data());
+    CHECK(std::ranges::all_of(row, [](float x) { return std::isnan(x); }));
+    parts p;
+    auto drawn = p.codes(F * D);
+    for (auto& c : drawn) {
+      c = c == std::byte{0x80} ? std::byte{0xff} : c;
+    }
+    drawn[0] = std::byte{0x83};
+    const auto code = p.add("a.weight", type, {F, D}, drawn);
+    const auto s = p.scales("a.weight_scale", {F, 1}, F);
+    const int bits = mantissa;
+    const int offset = bias;
+    check_is(p.open(), "a.weight", {F, D}, name, [&](index_t f, index_t d) {
+      const unsigned c = at(code, f * D + d);
+      const int e = static_cast<int>((c & 0x7fU) >> bits);
+      const double m = std::ldexp(static_cast<double>(c & ((1U << bits) - 1U)), -bits);
+      const double sign = c < 0x80U ? 1 : -1;
+      return sign * (e == 0 ? std::ldexp(m, 1 - offset) : std::ldexp(1 + m, e - offset)) * num(s, f);
+    });
+  }
+}
+
+TEST_CASE("int8 and FP8 as SGLang names them: blocks with partial ends, rows") {
+  constexpr index_t F = 130, D = 260;
+  const auto said = [](const char* method) {
+    return json{{"quantization_config", {{"quant_method", method}}}};
+  };
+  auto blocks = said("blockwise_int8");
+  blocks["quantization_config"]["weight_block_size"] = {128, 128};
+  for (const auto& config : {blocks, said("w8a8_int8"), json()}) {
+    parts p;
+    const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale_inv", {2, 3}, 6);
+    check_is(p.open(config), "a.weight", {F, D}, "int8, 128×128 blocks", [&](index_t f, index_t d) {
+      return signed_at(code, f * D + d) * num(s, f / 128 * 3 + d / 128);
+    });
+  }
+  for (const auto& shape :
+       {std::vector<index_t>{F, 1}, std::vector<index_t>{F}, std::vector<index_t>{1, F}}) {
+    parts p;
+    const auto code = p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+    const auto s = p.scales("a.weight_scale", shape, F);
+    check_is(p.open(said("w8a8_int8")), "a.weight", {F, D}, "int8",
+             [&](index_t f, index_t d) { return signed_at(code, f * D + d) * num(s, f); });
+    parts q;
+    const auto floats = q.add("a.weight", dtype::f8_e4m3, {F, D}, q.codes(F * D));
+    const auto t = q.scales("a.weight_scale", shape, F);
+    check_is(q.open(said("w8a8_fp8")), "a.weight", {F, D}, "each row",
+             [&](index_t f, index_t d) { return e4m3(at(floats, f * D + d)) * num(t, f); });
+  }
+  for (const auto type : {dtype::i8, dtype::f8_e4m3}) {  // two readings, of which a method may be the one
+    const auto opened = [&](index_t rows, index_t cols, const char* method) {
+      parts p;
+      p.add("a.weight", type, {rows, cols}, p.codes(rows * cols));
+      p.scales("a.weight_scale", {1, rows}, rows);
+      const auto model = p.open(*method == '\0' ? json() : said(method));
+      const auto* w = model.find_weight("a.weight");
+      return w->is_packed() ? w->stored_as() : w->problem();
+    };
+    const std::string by_row = type == dtype::i8 ? "int8" : "FP8 E4M3, a scale for each row";
+    const std::string by_column =
+        type == dtype::i8 ? "int8, a scale for each column" : "FP8 E4M3, a scale for each column";
+    const char* method = type == dtype::i8 ? "w8a8_int8" : "w8a8_fp8";
+    CHECK(contains(opened(16, 2048, ""),
+                   "are [1, 16]: they may be one for each row, or one for each block of"));
+    CHECK(opened(16, 2048, method) == by_row);
+    CHECK(contains(opened(8, 8, ""), "are [1, 8]: they may be one for each row, or one for each column"));
+    CHECK(opened(8, 8, method) == by_row);
+    CHECK(opened(8, 8, "fbgemm_fp8") == by_column);
+    CHECK(opened(16, 130, "") == by_row);
+  }
+  parts as_many_as_rows;  // [2, 2] scales of four rows are none for each row
+  as_many_as_rows.add("a.weight", dtype::i8, {4, 6}, as_many_as_rows.codes(24));
+  as_many_as_rows.scales("a.weight_scale", {2, 2}, 4);
+  CHECK(contains(problem_of(as_many_as_rows.open(), "a.weight"), "no packing known here has these"));
+}
+
+TEST_CASE("int8 of a stack: zero points for each row, each group, or one for all of each expert") {
+  constexpr index_t N = 3, F = 4, D = 32;
+  for (const index_t groups : {0, 1, 2}) {
+    CAPTURE(groups);
+    parts p;
+    const index_t rows = groups == 0 ? 1 : F;
+    const index_t each = std::max<index_t>(groups, 1);
+    const auto code = p.add("e.gate_proj", dtype::i8, {N, F, D}, p.codes(N * F * D));
+    const auto s = p.scales("e.gate_proj_scale", {N, rows, each}, N * rows * each);
+    const auto zero = p.add("e.gate_proj_zero_point", dtype::i8, {N, rows, each}, p.codes(N * rows * each));
+    check_is(p.open(), "e.gate_proj", {N, F, D}, "int8", [&](index_t r, index_t d) {
+      const index_t i = (groups == 0 ? r / F : r) * each + d * each / D;
+      return (signed_at(code, r * D + d) - signed_at(zero, i)) * num(s, i);
+    });
+  }
+  parts wide;
+  wide.add("e.gate_proj", dtype::i8, {N, F, D}, wide.codes(N * F * D));
+  wide.scales("e.gate_proj_scale", {N, F, 1}, N * F);
+  wide.add("e.gate_proj_zero_point", dtype::i32, {N, F, 1}, wide.codes(N * F * 4));
+  CHECK(contains(problem_of(wide.open(), "e.gate_proj"), "zero points"));
+}
+
+TEST_CASE("Quark: FP8 and MXFP4 as others write them, and nothing else") {
+  constexpr index_t F = 4, D = 64;
+  const json mxfp4{{"dtype", "fp4"}, {"group_size", 32}, {"scale_format", "e8m0"}};
+  const json fp8{{"dtype", "fp8_e4m3"}, {"qscheme", "per_tensor"}};
+  const auto config = [](const json& weight, const json& of_a_layer) {
+    return json{{"quantization_config",
+                 {{"quant_method", "quark"},
+                  {"global_quant_config", {{"weight", weight}}},
+                  {"layer_quant_config", {{"*.x", {{"weight", of_a_layer}}}}}}}};
+  };
+  parts p;
+  const auto code = p.add("a.weight", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
+  const auto s = p.add("a.weight_scale", dtype::u8, {F, D / 32}, p.codes(F * D / 32, 110, 140));
+  check_is(p.open(config(mxfp4, nullptr)), "a.weight", {F, D}, "MXFP4", [&](index_t f, index_t d) {
+    return e2m1[nibble(code, f * D + d)] * std::ldexp(1.0, static_cast<int>(at(s, f * 2 + d / 32)) - 127);
+  });
+  CHECK(problem_of(p.open(config(fp8, mxfp4)), "a.weight") == "");
+  CHECK(problem_of(p.open(config(nullptr, nullptr)), "a.weight") == "");
+  const auto refused = [&](const json& weight, const json& of_a_layer, const char* said) {
+    CHECK(contains(problem_of(p.open(config(weight, of_a_layer)), "a.weight"), said));
+  };
+  refused({{"dtype", "int4"}}, nullptr, "packed by weights of 'int4' of Quark");
+  CHECK(problem_of(p.open(config(mxfp4, {{"dtype", "uint4"}})), "a.weight") == "");  // which others are
+  CHECK(problem_of(p.open(config({{"dtype", "int8"}}, mxfp4)), "a.weight") == "");
+  parts floats;
+  floats.add("a.weight", dtype::f8_e5m2, {F, D}, floats.codes(F * D));
+  floats.scales("a.weight_scale", {F, 1}, F);
+  for (const char* type : {"fp8_e5m2", "int8"}) {
+    CHECK(problem_of(floats.open(config({{"dtype", type}}, nullptr)), "a.weight") == "");
+  }
+  parts integers;
+  integers.add("a.weight", dtype::i8, {F, D}, integers.codes(F * D));
+  integers.scales("a.weight_scale", {F, 1}, F);
+  CHECK(contains(problem_of(integers.open(config(mxfp4, {{"dtype", "int8"}})), "a.weight"),
+                 "weights of 'int8' of Quark"));
+  refused({{"dtype", "fp4"}, {"group_size", 16}, {"scale_format", "e4m3"}}, nullptr, "weights of 'fp4'");
+  refused(json::array({fp8, mxfp4}), nullptr, "weights of 'several steps' of Quark");
 }
 
 TEST_CASE("FP8: blocks as compressed-tensors names them, and as ModelOpt writes their scales") {
@@ -354,9 +519,6 @@ TEST_CASE("integers: compressed-tensors of every width, int8, MLX") {
       return (static_cast<double>(nibble(code, f * D + d)) - 8) * num(s, 0);
     });
   }
-  const auto signed_at = [](const bytes& data, index_t i) {
-    return static_cast<double>(static_cast<std::int8_t>(at(data, i)));
-  };
   for (const bool symmetric : {true, false}) {
     for (const index_t groups : {0, 1, 2}) {  // 0: one scale for the tensor
       parts p;
@@ -569,6 +731,62 @@ TEST_CASE("AutoRound packs as GPTQ or AWQ, as its packing_format says, or is ref
     const auto model = awq.open(config(method, "auto_round:auto_awq"));
     CHECK(problem_of(model, "a.weight") == "");
     CHECK(contains(model.find_weight("a.weight")->stored_as(), "AWQ"));
+  }
+}
+
+TEST_CASE("AutoRound without a packing_format packs as shapes tell; its own format keeps zeros as they are") {
+  constexpr index_t F = 16, D = 32;
+  const auto config = [](const char* format, std::optional<bool> symmetric) {
+    json out = grouped("auto_round", D);
+    if (*format != '\0') {
+      out["quantization_config"]["packing_format"] = format;
+    }
+    if (symmetric) {
+      out["quantization_config"]["sym"] = *symmetric;
+    }
+    return out;
+  };
+  parts awq;
+  awq.add("a.qweight", dtype::i32, {D, F / 8}, awq.codes(D * F / 2));
+  awq.add("a.qzeros", dtype::i32, {1, F / 8}, awq.codes(F / 2));
+  awq.scales("a.scales", {1, F}, F);
+  for (const char* format : {"", "auto", "auto_round:awq"}) {
+    const auto model = awq.open(config(format, {}));
+    CHECK(problem_of(model, "a.weight") == "");
+    CHECK(contains(model.find_weight("a.weight")->stored_as(), "AWQ"));
+  }
+  CHECK(contains(problem_of(awq.open(config("auto_round:gptq", {})), "a.weight"), "no packing known here"));
+  const auto zero_of = [&](const char* format, std::optional<bool> symmetric, unsigned stored) {
+    parts p;
+    p.add("a.qweight", dtype::i32, {D / 8, F}, bytes(D * F / 2, std::byte{0x99}));
+    p.add("a.qzeros", dtype::i32, {1, F / 8}, bytes(F / 2, static_cast<std::byte>(stored * 0x11U)));
+    p.builder.add<float>("a.scales", {1, F}, std::vector<float>(F, 1.0F));
+    const auto model = p.open(config(format, symmetric));
+    const auto* w = model.find_weight("a.weight");
+    if (w == nullptr || !w->is_packed()) {
+      return std::string(w == nullptr ? "nothing" : w->problem());
+    }
+    std::vector<float> row(D);
+    w->decode(0, 1, row.data());
+    return std::to_string(9 - static_cast<int>(row[0]));
+  };
+  for (const char* format : {"", "auto", "auto_round:auto_gptq", "auto_round:gptq"}) {
+    CHECK(zero_of(format, false, 5) == "6");  // stored less one
+    CHECK(zero_of(format, true, 8) == "8");   // symmetric: half of the range, whatever is stored
+    CHECK(zero_of(format, true, 7) == "8");
+  }
+  CHECK(zero_of("auto_round", false, 5) == "5");
+  CHECK(zero_of("auto_round", true, 7) == "8");
+  CHECK(zero_of("auto_round:gptqmodel", true, 7) == "8");
+  CHECK(zero_of("auto_round:gptqmodel", true, 8) == "8");
+  CHECK(zero_of("auto_round:gptqmodel", false, 5) == "5");
+  CHECK(contains(zero_of("auto_round:other", false, 5), "packing_format 'auto_round:other'"));
+  for (const char* format : {"auto_round:fp8", "auto_round:fp8_static"}) {
+    parts fp8;
+    const auto code = fp8.add("a.weight", dtype::f8_e4m3, {F, D}, fp8.codes(F * D));
+    const auto s = fp8.scales("a.weight_scale", {F, 1}, F);
+    check_is(fp8.open(config(format, true)), "a.weight", {F, D}, "each row",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, f); });
   }
 }
 
@@ -990,6 +1208,146 @@ TEST_CASE("GGUF: the inputs of a layer lie along the rows, so that a square expe
   };
   CHECK(layer({8, 8, 3}, "ffn_gate_exps.weight") == gate_layout::nfd);
   CHECK(layer({8, 8, 3}, "ffn_gate_up_exps.weight") == gate_layout::n2fd_concatenated);
+}
+
+namespace {
+
+/// A model of one layer in GGUF: router [2, 32], gates [2, 1, 32], of zeros and ones, and what is beside
+/// them.
+gguf_bytes gguf_layer(std::uint32_t gate_type, const std::string& gate_data) {
+  gguf_bytes g;
+  g.tensors = {tensor_entry("blk.0.ffn_gate_inp.weight", {32, 2}, 0, 0),
+               tensor_entry("blk.0.ffn_gate_exps.weight", {32, 1, 2}, gate_type, 256)};
+  for (int i = 0; i < 64; ++i) {
+    g.data += raw(static_cast<float>(i % 2));
+  }
+  g.data += gate_data;
+  return g;
+}
+
+/// One Q8_0 block of 32 codes of 3, twice; or 64 floats of 3.
+std::string threes(std::uint32_t type) {
+  std::string out;
+  for (int e = 0; e < 2; ++e) {
+    for (int i = 0; type == 0 && i < 32; ++i) {
+      out += raw(3.0F);
+    }
+    if (type != 0) {
+      out += raw(std::bit_cast<std::uint16_t>(f16(1.0F))) + std::string(32, '\3');
+    }
+  }
+  out.resize((out.size() + 31) / 32 * 32);
+  return out;
+}
+
+/// The first weight of each expert of the one layer; or why there is none.
+std::string first_of_each(const checkpoint& model) {
+  const auto found = find_moe_layers(model);
+  if (found.size() != 1) {
+    return found.omissions.empty() ? "nothing" : found.omissions[0].reason;
+  }
+  std::string out;
+  for (const auto& gate : found[0].gates) {
+    visit_gate<double>(gate, [&](const auto& a) { out += std::to_string(widen<double>(a(0, 0))) + " "; });
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("GGUF: a .scale multiplies weights of whatever type, in whichever file of a series it is") {
+  const temporary_folder folder;
+  for (const std::uint32_t type : {0U, 8U}) {  // F32 and Q8_0
+    CAPTURE(type);
+    const auto with = [&](const std::vector<float>& scales) {
+      auto g = gguf_layer(type, threes(type));
+      g.tensors.push_back(tensor_entry("blk.0.ffn_gate_exps.scale", {scales.size()}, 0, g.data.size()));
+      for (const float s : scales) {
+        g.data += raw(s);
+      }
+      write_bytes(folder / "m.gguf", g.bytes());
+      return first_of_each(checkpoint(folder / "m.gguf"));
+    };
+    CHECK(with({2}) == "6.000000 6.000000 ");
+    CHECK(with({2, 0.5F}) == "6.000000 1.500000 ");
+    CHECK(contains(with({1, 1, 1}), ".scale fits neither it nor its experts"));
+    gguf_bytes flat;  // of 32 columns, and 32 scales: only a router's are of what it sees
+    flat.tensors = {tensor_entry("blk.0.ffn_gate.0.weight", {32, 2}, type, 0),
+                    tensor_entry("blk.0.ffn_gate.0.scale", {32}, 0, threes(type).size())};
+    flat.data = threes(type) + std::string(128, '\0');
+    write_bytes(folder / "m.gguf", flat.bytes());
+    CHECK(contains(problem_of(checkpoint(folder / "m.gguf"), "blk.0.ffn_gate.0.weight"),
+                   ".scale fits neither it nor its experts"));
+
+    const auto part = [](gguf_bytes g, std::uint16_t number) {
+      g.metadata = {entry("split.no", 2, raw(number)), entry("split.count", 2, raw(std::uint16_t{2}))};
+      return g;
+    };
+    gguf_bytes second;
+    second.tensors = {tensor_entry("blk.0.ffn_gate_exps.scale", {2}, 0, 0)};
+    second.data = raw(2.0F) + raw(0.5F);
+    write_bytes(folder / "s-00001-of-00002.gguf", part(gguf_layer(type, threes(type)), 0).bytes());
+    write_bytes(folder / "s-00002-of-00002.gguf", part(second, 1).bytes());
+    CHECK(first_of_each(checkpoint(folder / "s-00001-of-00002.gguf")) == "6.000000 1.500000 ");
+  }
+}
+
+TEST_CASE("GGUF: a scale of what the router sees, one for each of its columns, is said and not applied") {
+  const temporary_folder folder;
+  auto g = gguf_layer(0, threes(0));
+  g.tensors.push_back(tensor_entry("blk.0.ffn_gate_inp.scale", {32}, 0, g.data.size()));
+  g.data += std::string(128, '\0');
+  write_bytes(folder / "m.gguf", g.bytes());
+  const checkpoint model(folder / "m.gguf");
+  const auto found = find_moe_layers(model);
+  REQUIRE(found.size() == 1);
+  CHECK_FALSE(found[0].router->is_packed());
+  REQUIRE(found.omissions.size() == 1);
+  CHECK(found.omissions[0].name == "blk.0.ffn_gate_inp.scale");
+  CHECK(found.omissions[0].kind == omission_kind::set_aside);
+  visit_router_row(found[0], 0, [](const auto& row) { CHECK(widen<double>(row[1]) == 1); });
+}
+
+TEST_CASE("GGUF: a layer that lost its gates is no layer of up projections") {
+  const temporary_folder folder;
+  const auto reasons = [&](bool first_has_gates, const char* architecture) {
+    gguf_bytes g;
+    if (*architecture != '\0') {
+      g.metadata = {entry("general.architecture", 8, raw_text(architecture))};
+    }
+    const auto add = [&](const std::string& name, std::vector<std::uint64_t> extents) {
+      g.tensors.push_back(tensor_entry(name, extents, 0, g.data.size()));
+      g.data += std::string(4 * 64 * (extents.size() == 3 ? 3 : 1), '\0');
+    };
+    for (const std::string layer : {"blk.0.", "blk.1."}) {
+      add(layer + "ffn_gate_inp.weight", {32, 2});
+      add(layer + "ffn_up_exps.weight", {32, 3, 2});
+      add(layer + "ffn_down_exps.weight", {3, 32, 2});
+      if (first_has_gates && layer == "blk.0.") {
+        add(layer + "ffn_gate_exps.weight", {32, 3, 2});
+      }
+    }
+    write_bytes(folder / "m.gguf", g.bytes());
+    const checkpoint model(folder / "m.gguf");
+    const auto found = find_moe_layers(model);
+    std::string out = std::to_string(found.size());
+    for (const auto& each : found.omissions) {
+      out += "; " + each.name + ": " + each.reason;
+    }
+    return out;
+  };
+  CHECK(
+      reasons(true, "") ==
+      "1; blk.1.ffn_gate_inp.weight: its experts have no gates, as 'blk.0.ffn_gate_exps.weight' is one; is a "
+      "file missing?");
+  for (const std::string name : {"qwen3moe", "llama", "arctic", "mimo2", "llada-moe"}) {
+    CHECK(reasons(false, name.c_str())
+              .starts_with("0; blk.*.ffn_gate_inp.weight: its experts have no gates, and those of " +
+                           (name == "llada-moe" ? "lladamoe" : name) +
+                           " are not known to be without; is a file missing?"));
+  }
+  CHECK(reasons(false, "nemotron_h_moe") == "2");
+  CHECK(reasons(false, "") == "2");
 }
 
 TEST_CASE("GGUF: a folder with one model, beside which its projector of images may lie") {

@@ -478,7 +478,7 @@ TEST_CASE("optimizer state and adapters are no layers of the model") {
   CHECK(document["layers"].size() == 2);
   REQUIRE(document["unmatched"].size() == 2);
   CHECK(document["unmatched"][0]["what"] == "set aside");
-  CHECK(contains(document["unmatched"][0]["reason"], "a LoRA adapter"));
+  CHECK(contains(document["unmatched"][0]["reason"], "an adapter (LoRA"));
   CHECK(contains(document["unmatched"][0]["name"], " and 1 more"));
   CHECK(contains(document["unmatched"][1]["reason"], "optimizer state"));
   CHECK(contains(document["unmatched"][1]["name"], " and 14 more"));

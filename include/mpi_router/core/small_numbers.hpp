@@ -73,6 +73,29 @@ namespace packed {
   return binary16(static_cast<std::uint16_t>(code << 8));
 }
 
+/// NaN for 0x80, where a negative zero would be, which "fnuz" has not; else `number`.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float without_negative_zero(std::uint8_t code,
+                                                                            float number) noexcept {
+  const std::uint32_t nan = if_negative((code ^ 0x80U) - 1U) & 0x7fc00000U;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(number) | nan);
+}
+
+/// E4M3 "fnuz": bias 8, largest 240, no infinities.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float e4m3fnuz(std::uint8_t code) noexcept {
+  const std::uint32_t magnitude = code & 0x7fU;
+  const std::uint32_t bits = choose(if_negative(magnitude - 8U), bits_of_multiple(magnitude, 0x1p-10F),
+                                    (magnitude << 20) + 0x3b800000U);
+  return without_negative_zero(code, std::bit_cast<float>(bits | (code & 0x80U) << 24));
+}
+
+/// E5M2 "fnuz": bias 16, largest 57344, no infinities.
+[[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float e5m2fnuz(std::uint8_t code) noexcept {
+  const std::uint32_t magnitude = code & 0x7fU;
+  const std::uint32_t bits = choose(if_negative(magnitude - 4U), bits_of_multiple(magnitude, 0x1p-17F),
+                                    (magnitude << 21) + 0x37800000U);
+  return without_negative_zero(code, std::bit_cast<float>(bits | (code & 0x80U) << 24));
+}
+
 /// E8M0, a power of two: 2^(code − 127), NaN for 255.
 [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr float e8m0(std::uint8_t code) noexcept {
   const std::uint32_t smallest = 0x00400000U;  // 2^-127

@@ -204,8 +204,9 @@ class checkpoint {
       series.emplace_back(part);
     }
     check_series(series);
-    for (auto& part : series) {
-      detail::add_weights(gguf_.emplace_back(std::move(part)), plain_, weights_);
+    std::ranges::move(series, std::back_inserter(gguf_));
+    for (const auto& part : gguf_) {
+      detail::add_weights(part, gguf_, plain_, weights_);
     }
     std::ranges::sort(weights_, {}, &weight::name);
     const auto twice = std::ranges::adjacent_find(weights_, {}, &weight::name);

@@ -1,4 +1,4 @@
-// The weights of a GGUF file: plain ones in place, blocks decoded row by row.
+// The weights of GGUF files: plain ones in place, blocks decoded row by row.
 #pragma once
 
 #include <mpi_router/io/gguf_file.hpp>
@@ -21,30 +21,53 @@ namespace detail {
   }
 }
 
-/// The number that the blocks of NVFP4 leave out, one for the tensor or for each of `count` matrices.
-[[nodiscard]] inline std::optional<std::vector<float>> second_scales(const gguf_file& file,
-                                                                     const std::string& name, index_t count) {
+/// The tensor of that name in whichever file of a series; null if there is none.
+[[nodiscard]] inline const gguf_tensor* find_in(const std::deque<gguf_file>& series, std::string_view name) {
+  for (const auto& file : series) {
+    if (const auto* found = file.find(name)) {
+      return found;
+    }
+  }
+  return nullptr;
+}
+
+/// "X.scale" beside "X.weight", which multiplies it whatever its type: the blocks of NVFP4 leave it to that.
+/// Null if there is none. A router's with one number for each column is none: it is of what the router sees
+/// (Gemma-4).
+[[nodiscard]] inline const gguf_tensor* scale_beside(const std::deque<gguf_file>& series,
+                                                     const gguf_tensor& t) {
+  constexpr std::string_view end = "weight";
+  const auto* scale =
+      t.name().ends_with(".weight")
+          ? find_in(series, core::concatenate(t.name().substr(0, t.name().size() - end.size()), "scale"))
+          : nullptr;
+  const bool of_columns = scale != nullptr && t.name().ends_with("ffn_gate_inp.weight") && t.rank() == 2 &&
+                          t.shape().back() > 1 && element_count(scale->shape()) == t.shape().back();
+  return of_columns ? nullptr : scale;
+}
+
+/// One number for the tensor or for each of its matrices: those of `scale`, or 1. Nothing where they are not
+/// so many, or no F32.
+[[nodiscard]] inline std::optional<std::vector<float>> second_scales(const gguf_tensor* scale,
+                                                                     index_t count) {
   std::vector<float> out(static_cast<std::size_t>(count), 1.0F);
-  const auto* t = name.ends_with(".weight")
-                      ? file.find(name.substr(0, name.size() - std::string_view("weight").size()) + "scale")
-                      : nullptr;
-  if (t == nullptr) {
+  if (scale == nullptr) {
     return out;
   }
-  const auto scales = t->bytes().size() / sizeof(float);
-  if (t->type() != packed::ggml_type::f32 || (scales != 1 && scales != out.size())) {
+  const auto scales = scale->bytes().size() / sizeof(float);
+  if (scale->type() != packed::ggml_type::f32 || (scales != 1 && scales != out.size())) {
     return std::nullopt;
   }
   for (std::size_t i = 0; i < out.size(); ++i) {
-    std::memcpy(&out[i], t->bytes().data() + (scales == 1 ? 0 : i) * sizeof(float), sizeof(float));
+    std::memcpy(&out[i], scale->bytes().data() + (scales == 1 ? 0 : i) * sizeof(float), sizeof(float));
   }
   return out;
 }
 
-[[nodiscard]] inline weight packed_weight(const gguf_file& file, const gguf_tensor& t) {
+[[nodiscard]] inline weight packed_weight(const gguf_tensor& t, const gguf_tensor* scale) {
   const std::vector<index_t> shape(t.shape().begin(), t.shape().end());
   const auto refuse = [&](const std::string& reason) {
-    weight out(file.path(), t.name(), shape, packed::name_of(t.type()));
+    weight out(t.file(), t.name(), shape, packed::name_of(t.type()));
     out.set_problem(core::concatenate("'", t.name(), "' is ", reason));
     return out;
   };
@@ -56,11 +79,8 @@ namespace detail {
   }
   const index_t cols = shape.back();
   const index_t rows = shape[shape.size() - 2];
-  index_t count = 1;
-  for (std::size_t i = 0; i + 2 < shape.size(); ++i) {
-    count *= shape[i];
-  }
-  const auto scales = second_scales(file, t.name(), count);
+  const index_t count = element_count(std::span(shape).first(shape.size() - 2));
+  const auto scales = second_scales(scale, count);
   if (!scales) {
     return refuse(
         core::concatenate(packed::name_of(t.type()), ", and its .scale fits neither it nor its experts"));
@@ -72,18 +92,20 @@ namespace detail {
     matrices.emplace_back(
         packed::ggml_matrix(t.type(), t.bytes().subspan(i * each, each), rows, cols, (*scales)[i]));
   }
-  return {file.path(), t.name(), shape, std::move(matrices)};
+  return {t.file(), t.name(), shape, std::move(matrices)};
 }
 
-/// Adds the weights of one file; `plain` keeps the tensors that are no blocks.
-inline void add_weights(const gguf_file& file, std::deque<stored_tensor>& plain,
-                        std::vector<weight>& weights) {
+/// Adds the weights of one file of a series; `plain` keeps the tensors that are no blocks.
+inline void add_weights(const gguf_file& file, const std::deque<gguf_file>& series,
+                        std::deque<stored_tensor>& plain, std::vector<weight>& weights) {
   for (const auto& t : file.tensors()) {
-    if (const auto type = plain_type_of(t.type())) {
+    const auto* scale = scale_beside(series, t);
+    const auto type = plain_type_of(t.type());
+    if (type && (scale == nullptr || t.rank() < 2)) {
       weights.emplace_back(plain.emplace_back(file.path(), t.name(), *type,
                                               std::vector(t.shape().begin(), t.shape().end()), t.bytes()));
     } else {
-      weights.push_back(packed_weight(file, t));
+      weights.push_back(packed_weight(t, scale));
     }
     weights.back().set_of_ggml();
   }

@@ -21,10 +21,22 @@ MPIROUTER_BEGIN
 
 namespace detail::moe {
 
+/// What the tensors of a layer's experts begin with, where one of their matrices is named so:
+/// "mlp.experts." of "mlp.experts.{expert}.up_proj.weight", "blk.0." of "blk.0.ffn_up_exps.weight".
+[[nodiscard]] inline std::string_view stem_of_experts(std::string_view pattern) {
+  if (const auto mark = pattern.find(expert_mark); mark != pattern.npos) {
+    return pattern.substr(0, pattern.substr(0, mark).rfind('.') + 1);
+  }
+  const auto c = components_of(pattern);
+  const auto word = std::ranges::find_if(
+      c.rbegin(), c.rend(), [](auto part) { return kind_of_component(part) != matrix_kind::unclear; });
+  return word == c.rend() ? pattern.substr(0, pattern.rfind('.') + 1)
+                          : pattern.substr(0, static_cast<std::size_t>(word->data() - pattern.data()));
+}
+
 /// Whether the experts whose up projections are named so have a gate too, in whatever form.
 [[nodiscard]] inline bool has_gates(const checkpoint& model, const std::string& up_pattern) {
-  const auto prefix = std::string_view(up_pattern).substr(0, up_pattern.find(expert_mark));
-  const auto stem = prefix.substr(0, prefix.rfind('.') + 1);
+  const auto stem = stem_of_experts(up_pattern);
   return std::ranges::any_of(model.weights_with(stem), [&](const weight& w) {
     return holds_gates(std::string_view(w.name()).substr(stem.size()));
   });
@@ -40,6 +52,10 @@ namespace detail::moe {
   }
   const auto pattern = substituted(family.gate, layer_mark, *bound);
   if (family.part == expert_part::up && has_gates(model, pattern)) {
+    return {};
+  }
+  if (!family.beside.empty() &&
+      find_gates(model, substituted(family.beside, layer_mark, *bound)).tensors.empty()) {
     return {};
   }
   auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
@@ -79,12 +95,17 @@ inline void find_by_families(const checkpoint& model, const moe_search& wanted,
 
 inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
                              const std::optional<model_config>& config, found_parts& found) {
+  auto patterns = *wanted.patterns;
+  const auto is_router = [&](const weight& w) { return match_layer(patterns.router, w.name()).has_value(); };
+  if (std::ranges::none_of(model.weights(), is_router)) {  // by the names that the file has
+    patterns = {dotted(patterns.router), dotted(patterns.gate)};
+  }
   for (const auto& router : model.weights()) {
-    const auto bound = match_layer(wanted.patterns->router, router.name());
+    const auto bound = match_layer(patterns.router, router.name());
     if (!bound) {
       continue;
     }
-    const std::string gate = substituted(wanted.patterns->gate, layer_mark, *bound);
+    const std::string gate = substituted(patterns.gate, layer_mark, *bound);
     auto made = assemble(model, router,
                          search_for(core::concatenate("named by ", wanted.words.patterns), gate,
                                     {gate_layout::nfd}, wanted, config));
@@ -99,15 +120,11 @@ inline void find_by_patterns(const checkpoint& model, const moe_search& wanted,
   }
 }
 
-/// Where experts' tensors lie, with stars for numbers: "layers.*.mlp.experts." of their pattern.
-[[nodiscard]] inline std::string starred_stem(std::string_view pattern) {
-  const auto prefix = pattern.substr(0, pattern.find(expert_mark));
-  return with_stars(prefix.substr(0, prefix.rfind('.'))) + ".";
-}
-
 /// A layer whose experts have no gates lacks them where others of the same names have them, be these whole or
-/// not: its up projections do not take their place.
-inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted, found_parts& found) {
+/// not, or where config.json names an architecture that is not known to be without: its up projections do not
+/// take their place.
+inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted,
+                              const std::optional<model_config>& config, found_parts& found) {
   const bool has_up = std::ranges::any_of(
       found.result.layers, [](const moe_layer& layer) { return layer.part == expert_part::up; });
   if (!has_up || wanted.of.of(expert_part::gate) == 0) {
@@ -119,17 +136,23 @@ inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted,
       gates.emplace(with_stars(w.name()), w.name());
     }
   }
+  const auto gated = config ? gated_architecture(*config) : "";
   std::erase_if(found.result.layers, [&](const moe_layer& layer) {
-    const auto stem = starred_stem(layer.gate_name);
+    const auto stem = with_stars(stem_of_experts(layer.gate_name));
     const auto like = std::ranges::find_if(gates, [&](const auto& gate) {
       return gate.first.starts_with(stem) && holds_gates(std::string_view(gate.first).substr(stem.size()));
     });
-    const bool lost = layer.part == expert_part::up && like != gates.end();
+    const bool lost = layer.part == expert_part::up &&
+                      (like != gates.end() || (!gated.empty() && is_beside_gate(layer.gate_name)));
     if (lost) {
-      found.result.omissions.push_back(
-          {layer.router->name(),
-           core::concatenate("its experts have no gates, as '", like->second, "' is one; is a file missing?"),
-           omission_kind::unseen, 1, layer.router_rows});
+      const auto known = like != gates.end()
+                             ? core::concatenate("as '", like->second, "' is one; is a file missing?")
+                             : core::concatenate("and those of ", gated,
+                                                 " are not known to be without; is a file missing? (",
+                                                 wanted.words.of, " up looks at what is here)");
+      found.result.omissions.push_back({layer.router->name(),
+                                        core::concatenate("its experts have no gates, ", known),
+                                        omission_kind::unseen, 1, layer.router_rows});
     }
     return lost;
   });
@@ -156,7 +179,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
   std::map<std::string, std::size_t> first;
   std::vector<omission> merged;
   for (auto& entry : omissions) {
-    const auto key = core::concatenate(with_stars(entry.name), "\n", with_stars(entry.reason), "\n",
+    const auto key = core::concatenate(with_stars(entry.name), "\n", numbers_as_stars(entry.reason), "\n",
                                        static_cast<int>(entry.kind));
     const auto [it, fresh] = first.try_emplace(key, merged.size());
     if (fresh) {
@@ -189,7 +212,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
     detail::moe::find_by_roles(model, wanted, config, found);
     detail::moe::find_by_shapes(model, wanted, config, found);
   }
-  detail::moe::refuse_lost_gates(model, wanted, found);
+  detail::moe::refuse_lost_gates(model, wanted, config, found);
   detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);

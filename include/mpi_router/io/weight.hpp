@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/packed/any_matrix.hpp>
+#include <mpi_router/io/path_names.hpp>
 #include <mpi_router/io/stored_tensor.hpp>
 
 #include <algorithm>
@@ -11,15 +12,16 @@
 
 MPIROUTER_BEGIN
 
-/// A tensor of real numbers under the name that the model's code gives it. `X.weight` may be one stored
-/// tensor, or codes and scales of several (`X.weight_packed`, `X.weight_scale`, …) that only together are the
-/// weight. It points into the mapped files and must not outlive their checkpoint.
+/// A tensor of real numbers under the name that the model's code gives it, with dots between its parts,
+/// whatever is between them in the file. `X.weight` may be one stored tensor, or codes and scales of several
+/// (`X.weight_packed`, `X.weight_scale`, …) that only together are the weight. It points into the mapped
+/// files and must not outlive their checkpoint.
 class weight {
  public:
   /// As it is stored; its type need not be floating point, then problem() says so.
   explicit weight(const stored_tensor& stored)
       : file_(&stored.file()),
-        name_(stored.name()),
+        name_(detail::dotted(stored.name())),
         shape_(stored.shape().begin(), stored.shape().end()),
         stored_as_(to_string(stored.type())),
         plain_(&stored) {}
@@ -28,7 +30,7 @@ class weight {
   weight(const std::filesystem::path& file, std::string name, std::vector<index_t> shape,
          std::vector<packed::any_matrix> matrices)
       : file_(&file),
-        name_(std::move(name)),
+        name_(detail::dotted(std::move(name))),
         shape_(std::move(shape)),
         stored_as_(matrices.empty() ? "nothing" : matrices.front().description()),
         matrices_(std::move(matrices)) {}
@@ -36,7 +38,10 @@ class weight {
   /// Packed in a way that cannot be decoded: say why with set_problem.
   weight(const std::filesystem::path& file, std::string name, std::vector<index_t> shape,
          std::string_view stored_as)
-      : file_(&file), name_(std::move(name)), shape_(std::move(shape)), stored_as_(stored_as) {}
+      : file_(&file),
+        name_(detail::dotted(std::move(name))),
+        shape_(std::move(shape)),
+        stored_as_(stored_as) {}
 
   [[nodiscard]] const std::filesystem::path& file() const noexcept { return *file_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }

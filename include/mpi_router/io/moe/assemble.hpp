@@ -117,7 +117,8 @@ struct router_choice {
   if (!gates.one_each) {
     return "";
   }
-  const auto name = [&](index_t e) { return substituted(pattern, expert_mark, std::to_string(e)); };
+  const auto width = width_of_expert(pattern, gates.first().name());
+  const auto name = [&](index_t e) { return name_of_expert(pattern, e, width); };
   if (const auto beyond = gates.tensors.lower_bound(rows); beyond != gates.tensors.end()) {
     return core::concatenate("the router has ", rows, " rows, but there is a '", name(beyond->first),
                              "' too");
@@ -201,6 +202,13 @@ struct router_choice {
   auto gates = find_gates(model, wanted.pattern);
   if (gates.tensors.empty() || gates.first().rank() == 0) {
     return {};
+  }
+  if (gates.twice != nullptr) {
+    const index_t number = *match_expert(wanted.pattern, gates.twice->name());
+    return {{},
+            core::concatenate("'", gates.tensors.at(number)->name(), "' and '", gates.twice->name(),
+                              "' are both expert ", number),
+            gates.held()};
   }
   const auto range = keep_group(model, router, wanted, gates);
   if (!range.reason.empty()) {

@@ -32,6 +32,7 @@ struct gate_search {
 struct gate_tensors {
   std::map<index_t, const weight*> tensors;
   bool one_each = false;
+  const weight* twice = nullptr;  ///< another of a number that is there, "experts.07" beside "experts.7"
 
   [[nodiscard]] const weight& first() const { return *tensors.begin()->second; }
   /// Experts that one of these tensors holds, if the layer has so many.
@@ -53,7 +54,9 @@ struct gate_tensors {
   }
   for (const auto& w : model.weights_with(std::string_view(pattern).substr(0, pattern.find(expert_mark)))) {
     if (const auto number = match_expert(pattern, w.name())) {
-      found.tensors.emplace(*number, &w);
+      if (!found.tensors.emplace(*number, &w).second) {
+        found.twice = &w;
+      }
     }
   }
   return found;

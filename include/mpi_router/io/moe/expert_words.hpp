@@ -14,22 +14,34 @@ namespace detail::moe {
 /// What a name says of an expert's matrix.
 enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
 
+/// Whether a text has this word, and no digit after it: "w1" is not in "w12".
+[[nodiscard]] inline bool has_numbered(std::string_view text, std::string_view word) {
+  for (auto at = text.find(word); at != text.npos; at = text.find(word, at + 1)) {
+    const auto end = at + word.size();
+    if (end == text.size() || digits.find(text[end]) == digits.npos) {
+      return true;
+    }
+  }
+  return false;
+}
+
 /// What one component of a name says.
 [[nodiscard]] inline matrix_kind kind_of_component(std::string_view c) {
   const auto has = [&](auto... parts) { return (contains(c, parts) || ...); };
+  const auto numbered = [&](auto... parts) { return (has_numbered(c, parts) || ...); };
   const auto is = [&](auto... words) { return ((c == words) || ...); };
-  if (has("gate_up", "up_gate", "gate_and_up", "w13", "w1w3", "fused", "input_linear", "mlp1")) {
+  if (has("gate_up", "up_gate", "gate_and_up", "w13", "w1w3", "w12", "fused", "input_linear", "mlp1")) {
     return matrix_kind::gate_and_up;
   }
-  if (has("down", "fc2", "output", "mlp2", "out_proj") ||
-      is("w2", "wo", "w_out", "c_proj", "dense_4h_to_h")) {
+  if (has("down", "output", "mlp2", "out_proj") || numbered("fc2") ||
+      is("w2", "wo", "w_out", "c_proj", "dense_4h_to_h", "h4toh")) {
     return matrix_kind::down;
   }
-  if (has("gate", "wi_0", "w1") || is("wg")) {
+  if (has("gate", "wi_0") || numbered("w1") || is("wg")) {
     return matrix_kind::gate;
   }
-  if (has("up_proj", "fc1", "input", "w3", "wi_1", "up_exps") ||
-      is("up", "v1", "w_in", "wi", "c_fc", "dense_h_to_4h")) {
+  if (has("up_proj", "input", "wi_1", "up_exps") || numbered("fc1", "w3") ||
+      is("up", "v1", "w_in", "wi", "c_fc", "dense_h_to_4h", "htoh4")) {
     return matrix_kind::up;
   }
   return matrix_kind::unclear;
@@ -70,7 +82,7 @@ struct part_words {
 };
 
 /// The longer words first, for they hold the others.
-inline constexpr std::array<part_words, 16> part_words_table{{
+inline constexpr std::array<part_words, 19> part_words_table{{
     {"gate_and_up", {}, "down"},
     {"gate_up", {}, "down"},
     {"up_gate", {}, "down"},
@@ -78,10 +90,13 @@ inline constexpr std::array<part_words, 16> part_words_table{{
     {"up", {}, "down"},
     {"w1w3", {}, "w2"},
     {"w13", {}, "w2"},
+    {"w12", {}, "w3"},
     {"w1", {"w3", "v1"}, "w2"},
     {"wi_0", {"wi_1"}, "wo"},
     {"wi", {}, "wo"},
     {"fc1", {}, "fc2"},
+    {"fc_1", {"fc_2"}, "proj"},
+    {"htoh4", {}, "h4toh"},
     {"mlp1", {}, "mlp2"},
     {"input", {}, "output"},
     {"w_in", {}, "w_out"},
@@ -104,6 +119,19 @@ inline constexpr std::array<part_words, 16> part_words_table{{
     }
   }
   return name.npos;
+}
+
+/// Whether a name is one that up projections have beside gates, "up_proj" or "w3", not one of experts that
+/// have no gate, such as "fc1" or "wi".
+[[nodiscard]] inline bool is_beside_gate(std::string_view name) {
+  const auto c = components_of(name);
+  return std::ranges::any_of(c, [](auto part) {
+    return kind_of_component(part) == matrix_kind::up &&
+           std::ranges::any_of(part_words_table, [&](const auto& words) {
+             return std::ranges::any_of(
+                 words.up, [&](auto up) { return !up.empty() && place_of_word(part, 0, up) != part.npos; });
+           });
+  });
 }
 
 /// The names that the matrices of a part would have, from that of the gates; its word is sought from `first`

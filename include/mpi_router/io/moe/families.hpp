@@ -25,6 +25,7 @@ struct model_family {
   router_layout layout_of_router = router_layout::nd;
   expert_part part = expert_part::gate;
   std::optional<gate_layout> in_mxfp4 = {};  ///< of MXFP4, where nothing else tells
+  std::string_view beside = {};  ///< must be there too, where others have the gate's name for another matrix
 };
 
 /// Architectures whose experts' "gate_up_proj" is [N, 2F, D] wherever it is one tensor.
@@ -42,6 +43,18 @@ struct model_family {
     return out;
   }();
   return table;
+}
+
+/// The architecture that config.json, or a GGUF file, names, unless its experts are known to have no gates;
+/// empty where none is named. Nearly all have them, so that one which is not known here is taken to.
+[[nodiscard]] inline std::string gated_architecture(const model_config& config) {
+  for (const char* ungated : {"nemotron", "switch", "nllb", "nomicbert"}) {
+    if (config.is_called(ungated)) {
+      return "";
+    }
+  }
+  const auto named = std::ranges::find_if(config.names, [](const auto& name) { return !name.empty(); });
+  return named == config.names.end() ? "" : *named;
 }
 
 /// All that are known here.
@@ -148,7 +161,16 @@ struct model_family {
        {nfd},
        {}},
       {"MLX, gpt-oss", "{layer}mlp.router.weight", "{layer}mlp.experts.gate_proj.weight", {nfd}, {}},
-      {"TorchTitan", "{layer}moe.router.gate.weight", "{layer}moe.experts.w1", {nfd}, {}},
+      {"TorchTitan", "{layer}moe.router.gate.weight", "{layer}moe.experts.w1", {nfd, ndf}, {}},
+      {"LitGPT",  // fc_1 and fc_2 alone are a network of two layers
+       "{layer}mlp.gate.weight",
+       "{layer}mlp.experts.{expert}.fc_1.weight",
+       {nfd},
+       {},
+       nd,
+       expert_part::gate,
+       {},
+       "{layer}mlp.experts.{expert}.proj.weight"},
       {"Megatron",
        "{layer}mlp.router.weight",
        "{layer}mlp.experts.local_experts.{expert}.linear_fc1.weight",

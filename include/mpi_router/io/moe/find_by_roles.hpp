@@ -35,16 +35,12 @@ struct expert_weights {
 
 /// The name with {expert} in the place of the expert's number; the name itself where it has none.
 [[nodiscard]] inline std::string pattern_of(std::string_view name, std::string_view block, index_t number) {
-  const std::string digits_of_it = std::to_string(number);
-  for (auto at = name.find(digits_of_it, block.size()); at != name.npos;
-       at = name.find(digits_of_it, at + 1)) {
-    const auto end = at + digits_of_it.size();
-    const bool alone = (at == 0 || digits.find(name[at - 1]) == digits.npos) &&
-                       (end == name.size() || digits.find(name[end]) == digits.npos);
-    const auto pattern = core::concatenate(name.substr(0, at), expert_mark, name.substr(end));
-    if (alone && match_expert(pattern, name)) {
-      return pattern;
+  for (auto at = name.find_first_of(digits, block.size()); at != name.npos;) {
+    const auto end = std::min(name.find_first_not_of(digits, at), name.size());
+    if (number_of(name.substr(at, end - at)) == number) {
+      return core::concatenate(name.substr(0, at), expert_mark, name.substr(end));
     }
+    at = name.find_first_of(digits, end);
   }
   return std::string(name);
 }
@@ -99,18 +95,32 @@ struct expert_weights {
   return out;
 }
 
-/// F of the down projection, the extent beside D; nothing where there is no telling.
-[[nodiscard]] inline std::optional<index_t> ffn_dim_of_down(const std::vector<const expert_weights*>& down,
-                                                            index_t hidden_dim) {
-  if (down.size() != 1 || down[0]->first().rank() < 2) {
-    return std::nullopt;
-  }
-  const auto shape = down[0]->first().shape();
-  const index_t slow = shape[shape.size() - 2];
-  const index_t fast = shape.back();
-  return slow == hidden_dim && fast != hidden_dim   ? std::optional(fast)
-         : fast == hidden_dim && slow != hidden_dim ? std::optional(slow)
+/// Rows and columns of one expert's matrix; a flat stack, [N·F, D], has N times the rows.
+struct matrix_extents {
+  index_t rows = 0;
+  index_t cols = 0;
+};
+
+[[nodiscard]] inline matrix_extents extents_of(const expert_weights& matrix, index_t experts) {
+  const auto shape = matrix.first().shape();
+  const index_t rows = shape[shape.size() - 2];
+  const bool is_flat =
+      shape.size() == 2 && matrix.pattern.find(expert_mark) == std::string::npos && experts > 0;
+  return {is_flat && rows % experts == 0 ? rows / experts : rows, shape.back()};
+}
+
+/// F of a down projection, the extent beside D; nothing where there is no telling.
+[[nodiscard]] inline std::optional<index_t> ffn_dim_of_down(const matrix_extents& down, index_t hidden_dim) {
+  const auto [rows, cols] = down;
+  return rows == hidden_dim && cols != hidden_dim   ? std::optional(cols)
+         : cols == hidden_dim && rows != hidden_dim ? std::optional(rows)
                                                     : std::nullopt;
+}
+
+/// The same of the one that there is.
+[[nodiscard]] inline std::optional<index_t> ffn_dim_of_down(const std::vector<const expert_weights*>& down,
+                                                            const router_shape& router) {
+  return down.size() == 1 ? ffn_dim_of_down(extents_of(*down[0], router.rows), router.dim) : std::nullopt;
 }
 
 /// The gates among a block's matrices, and how they may lie.
@@ -131,9 +141,34 @@ struct gate_guess {
   return names;
 }
 
-/// A name settles which matrix is the gate; whether one named like an up projection holds gate and up, the
-/// down projection's F does; and where there is but one matrix, it is the one.
-[[nodiscard]] inline gate_guess guess_gates(const std::vector<expert_weights>& all, index_t hidden_dim) {
+/// Whether gates, or gates and up projections in one, have as many neurons as a down projection, as far as
+/// that is known. Of two that are named so one must go with them.
+[[nodiscard]] inline bool goes_with_down(const expert_weights& gates, index_t of_one,
+                                         const std::vector<const expert_weights*>& down,
+                                         const router_shape& router) {
+  const auto unreadable = [](const auto* m) {
+    return !m->first().problem().empty();
+  };  // has its codes' shape
+  if (unreadable(&gates) || std::ranges::any_of(down, unreadable)) {
+    return true;
+  }
+  const auto [rows, cols] = extents_of(gates, router.rows);
+  bool any_known = false;
+  for (const auto* each : down) {
+    const auto ffn = ffn_dim_of_down(extents_of(*each, router.rows), router.dim);
+    if (ffn && (rows == of_one * *ffn || cols == of_one * *ffn)) {
+      return true;
+    }
+    any_known = any_known || ffn;
+  }
+  return !any_known;
+}
+
+/// A name settles which matrix is the gate, if its shape goes with the down projection's, and, where two are
+/// named like that one, if an up projection has a name too; whether one named like an up projection holds
+/// gate and up, the down projection's F does; and where there is but one matrix, it is the one.
+[[nodiscard]] inline gate_guess guess_gates(const std::vector<expert_weights>& all,
+                                            const router_shape& router) {
   using enum gate_layout;
   const std::vector plain{nfd, ndf};
   const std::vector fused{n2fd_concatenated, nd2f_concatenated};
@@ -141,19 +176,19 @@ struct gate_guess {
   const auto both = of_kind(all, matrix_kind::gate_and_up);
   const auto up = of_kind(all, matrix_kind::up);
   const auto down = of_kind(all, matrix_kind::down);
-  if (gate.size() == 1 && both.empty()) {
+  if (gate.size() == 1 && both.empty() && (down.size() < 2 || !up.empty()) &&
+      goes_with_down(*gate[0], 1, down, router)) {
     return {gate[0], plain, expert_part::gate, ""};
   }
-  if (both.size() == 1 && gate.empty()) {
+  if (both.size() == 1 && gate.empty() && goes_with_down(*both[0], 2, down, router)) {
     return {both[0], fused, expert_part::gate, ""};
   }
   const auto* alone = up.size() == 1 ? up[0] : all.size() == 1 && down.empty() ? &all[0] : nullptr;
   if (gate.empty() && both.empty() && alone != nullptr &&
       down.size() + up.size() >= all.size() - (up.empty() ? 1 : 0)) {
-    const auto ffn = ffn_dim_of_down(down, hidden_dim);
-    const auto shape = alone->first().shape();
-    const index_t slow = shape[shape.size() - 2];
-    const index_t width = slow == hidden_dim ? shape.back() : slow;
+    const auto ffn = ffn_dim_of_down(down, router);
+    const auto [rows, cols] = extents_of(*alone, router.rows);
+    const index_t width = rows == router.dim ? cols : rows;
     if (ffn && width == 2 * *ffn) {
       return {alone, fused, expert_part::gate, ""};
     }
@@ -220,7 +255,8 @@ struct gate_guess {
   };
   const index_t last = shape.empty() ? 0 : shape.back();
   const index_t dim = shape.size() < 2 || has_dim(last) ? last : shape[shape.size() - 2];
-  const auto guess = guess_gates(matrices, dim);
+  const index_t rows = shape.size() < 2 ? 0 : dim == last ? shape[shape.size() - 2] : last;
+  const auto guess = guess_gates(matrices, {rows, dim});
   if (guess.gates == nullptr) {
     return {{},
             guess.reason,

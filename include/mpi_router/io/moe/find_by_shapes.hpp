@@ -89,7 +89,7 @@ inline void find_by_shapes(const checkpoint& model, const moe_search& wanted,
     if (!place) {
       continue;
     }
-    const auto layer = core::concatenate(place->series, place->number, ".");
+    const auto layer = core::concatenate(place->series, place->written, ".");
     const bool has_one = std::ranges::any_of(
         found.result.layers, [&](const auto& known) { return known.name.starts_with(layer); });
     if (!seen.insert(layer).second || has_one) {

@@ -83,16 +83,18 @@ inline constexpr std::string_view digits = "0123456789";
   return std::string(name.substr(before.size(), name.size() - before.size() - after.size()));
 }
 
-/// The number that {expert} must stand for so that `pattern` is `name`.
+/// The number that {expert} must stand for so that `pattern` is `name`; it may have zeros before it.
 [[nodiscard]] inline std::optional<index_t> match_expert(std::string_view pattern, std::string_view name) {
   const auto at = pattern.find(expert_mark);
   if (at == pattern.npos || !name.starts_with(pattern.substr(0, at))) {
     return std::nullopt;
   }
   const auto rest = name.substr(at);
-  const auto number = number_of(rest.substr(0, rest.find_first_not_of(digits)));
-  // The mark may stand more than once, and "007" is another name than "7".
-  return number && substituted(pattern, expert_mark, std::to_string(*number)) == name ? number : std::nullopt;
+  const auto text = rest.substr(0, rest.find_first_not_of(digits));
+  const auto number = number_of(text);
+  return number && substituted(pattern, expert_mark, text) == name  // the mark may stand more than once
+             ? number
+             : std::nullopt;
 }
 
 /// The dotted components that both names begin with.
@@ -131,31 +133,95 @@ inline constexpr std::string_view digits = "0123456789";
   return a.empty() != b.empty() ? a.empty() : a != b ? a < b : whole_a < whole_b;
 }
 
-/// `name` with its numbers as stars, to say "layers.*.…" once instead of for each layer.
-[[nodiscard]] inline std::string with_stars(std::string_view name) {
+/// What stands before the number of a component that is one, or that ends with a layer's, as JAX writes it:
+/// nothing of "3", "layers_" of "layers_3". No number: nullopt.
+[[nodiscard]] inline std::optional<std::string_view> before_number(std::string_view part) {
+  if (number_of(part)) {
+    return part.substr(0, 0);
+  }
+  const auto end = part.rfind('_') + 1;  // 0 where there is none
+  const bool of_layer = part.find("layer") < end || part.find("block") < end;
+  return end > 0 && of_layer && number_of(part.substr(end)) ? std::optional(part.substr(0, end))
+                                                            : std::nullopt;
+}
+
+/// Which component has the number of the layer; components_of(name).size() for none. The first that is a
+/// number; where one ends with a layer's before it, as JAX has them, only if a layer's word is before it too:
+/// 1 of "block_0.layers.1", but 3 of "layers_3.mlp.nets.1".
+[[nodiscard]] inline std::size_t layer_component(const std::vector<std::string_view>& c) {
+  const auto has = [](std::string_view part, std::string_view word) { return part.find(word) != part.npos; };
+  const auto is_of_layers = [&](std::string_view part) {
+    return has(part, "layer") || has(part, "block") || part == "h" || part == "blk";
+  };
+  std::size_t found = c.size();
+  bool of_experts = false;
+  for (std::size_t i = 0; i < c.size(); ++i) {
+    of_experts = of_experts || has(c[i], "expert");
+    if (number_of(c[i]) && (found == c.size() || (!of_experts && is_of_layers(c[i - 1])))) {
+      return i;
+    }
+    found = found == c.size() && !of_experts && before_number(c[i]) ? i : found;
+  }
+  return found;
+}
+
+/// A text with its numbers as stars, and those of layers_3.
+[[nodiscard]] inline std::string numbers_as_stars(std::string_view text) {
   std::string out;
-  for (const auto part : components_of(name)) {
-    out += "." + std::string(number_of(part) ? "*" : part);
+  for (const auto part : components_of(text)) {
+    const auto before = before_number(part);
+    out += "." + (before ? std::string(*before) + "*" : std::string(part));
   }
   return out.substr(1);
 }
 
-/// The number of a layer and what stands before it: "model.layers." and 3.
+/// `name` with its numbers as stars, to say "layers.*.…" once instead of for each layer; a "layer_1" that is
+/// no layer of the model, but a matrix of an expert, is as it is.
+[[nodiscard]] inline std::string with_stars(std::string_view name) {
+  const auto c = components_of(name);
+  const auto layer = layer_component(c);
+  std::string out;
+  for (std::size_t i = 0; i < c.size(); ++i) {
+    const bool stars = i == layer || number_of(c[i]);
+    out += "." + (stars ? std::string(*before_number(c[i])) + "*" : std::string(c[i]));
+  }
+  return out.substr(1);
+}
+
+/// The number of a layer and what stands before it: "model.layers." and 3, "decoder.layers_" and 3.
 struct layer_place {
   std::string series;
   index_t number = 0;
+  std::string written;  ///< the number as the name has it, "003"
 };
 
 /// Nothing where there is no number.
 [[nodiscard]] inline std::optional<layer_place> place_of_layer(std::string_view block) {
-  std::string series;
-  for (const auto part : components_of(block)) {
-    if (const auto number = number_of(part)) {
-      return layer_place{series, *number};
-    }
-    series += std::string(part) + ".";
+  const auto c = components_of(block);
+  const auto layer = layer_component(c);
+  if (layer == c.size()) {
+    return std::nullopt;
   }
-  return std::nullopt;
+  std::string series;
+  for (std::size_t i = 0; i < layer; ++i) {
+    series += std::string(c[i]) + ".";
+  }
+  const auto before = *before_number(c[layer]);
+  const auto written = c[layer].substr(before.size());
+  return layer_place{series + std::string(before), *number_of(written), std::string(written)};
+}
+
+/// Digits of the expert's number in `name`, one of the pattern's, where zeros fill it up; else 0.
+[[nodiscard]] inline std::size_t width_of_expert(std::string_view pattern, std::string_view name) {
+  const auto text = name.substr(std::min(pattern.find(expert_mark), name.size()));
+  return text.starts_with('0') ? std::min(text.find_first_not_of(digits), text.size()) : 0;
+}
+
+/// The name of one expert, its number filled up with zeros to so many digits: "experts.003".
+[[nodiscard]] inline std::string name_of_expert(std::string_view pattern, index_t expert, std::size_t width) {
+  auto number = std::to_string(expert);
+  number.insert(0, width > number.size() ? width - number.size() : 0, '0');
+  return substituted(pattern, expert_mark, number);
 }
 
 }  // namespace detail::moe

@@ -45,6 +45,11 @@ inline void note_layer(moe_layer layer, found_parts& found) {
 [[nodiscard]] inline std::string reason_of(const block_parts& block, const search_words& words) {
   const auto& shown = shown_of(block);
   const bool routed = !block.routers.empty();
+  if (block.experts.empty() && shown.rank() == 3 && shown.shape()[0] > 1) {
+    return core::concatenate("looks like the routers of several layers in one, ", to_string(shown.shape()),
+                             ", as JAX's scan over layers leaves them: such are not read; write each layer "
+                             "under names of its own");
+  }
   if (block.experts.empty()) {
     return "looks like a router, but there are no experts beside it; " + name_them(words);
   }
@@ -69,22 +74,24 @@ inline void note_layer(moe_layer layer, found_parts& found) {
                            router.name(), "', but no known family has these two names; ", name_them(words));
 }
 
-/// One line for all blocks that differ in their numbers alone.
+/// One line for all blocks that differ in their numbers alone; of one tensor alone, its own name.
 class grouped_omissions {
  public:
   void add(const std::string& name, std::size_t tensors, const omission& entry) {
-    auto [it, fresh] = groups_.try_emplace({with_stars(name), with_stars(entry.reason)}, entry, 0);
+    auto [it, fresh] = groups_.try_emplace({with_stars(name), numbers_as_stars(entry.reason)}, entry, 0);
+    auto& [known, count] = it->second;
+    known.name = fresh && tensors == 1 ? name : with_stars(name);
     if (!fresh) {
-      it->second.first.layers += entry.layers;
-      it->second.first.rows += entry.rows;
+      known.layers += entry.layers;
+      known.rows += entry.rows;
     }
-    it->second.second += tensors;
+    count += tensors;
   }
 
   void finish(std::vector<omission>& out) {
     for (auto& [key, group] : groups_) {
       auto& [entry, tensors] = group;
-      entry.name = tensors > 1 ? core::concatenate(key.first, " (", tensors, " tensors)") : key.first;
+      entry.name += tensors > 1 ? core::concatenate(" (", tensors, " tensors)") : "";
       out.push_back(std::move(entry));
     }
   }
@@ -167,18 +174,40 @@ inline void note_set_aside(const checkpoint& model, found_parts& found) {
   };
   note(tensor_role::optimizer, "optimizer state, which is no layer of the model");
   note(tensor_role::adapter,
-       "a LoRA adapter, which is not applied: the numbers are of the weights without it; merge it to verify "
-       "both");
+       "an adapter (LoRA and its like), which is not applied: the numbers are of the weights without it; "
+       "merge it to verify both");
 }
 
-/// Gemma-4's routers weigh what they see, channel by channel, before the rows do: "router.scale", [D].
+/// Adjugate experts, which have no rows of their own.
+inline void note_adjugate(const checkpoint& model, found_parts& found) {
+  weight_list all;
+  for (const auto& w : model.weights()) {
+    const auto words = components_of(w.name());
+    if (std::ranges::any_of(words, is_adjugate_word) && looks_like_gate(w.name())) {
+      all.push_back(&w);
+    }
+  }
+  if (!all.empty()) {
+    found.result.omissions.push_back({first_and_count(all[0]->name(), all.size()),
+                                      "adjugate experts, each of which goes with several of the others: no "
+                                      "row of the router is theirs alone",
+                                      omission_kind::set_aside});
+  }
+}
+
+/// Gemma-4's routers weigh what they see, channel by channel, before the rows do: "router.scale", [D], or
+/// "ffn_gate_inp.scale" of GGUF.
 inline void note_scaled_routers(const checkpoint& model, found_parts& found) {
   for (const auto& layer : found.result.layers) {
-    const auto& name = layer.router->name();
-    constexpr std::string_view word = "router.";
-    const auto at = name.rfind(word);
-    const auto* scale =
-        at == name.npos ? nullptr : model.find_weight(name.substr(0, at + word.size()) + "scale");
+    const std::string_view name = layer.router->name();
+    const auto scale_after = [&](std::string_view word) {
+      const auto at = name.rfind(word);
+      return at == name.npos
+                 ? nullptr
+                 : model.find_weight(core::concatenate(name.substr(0, at + word.size()), "scale"));
+    };
+    const auto* in_gguf = scale_after("ffn_gate_inp.");
+    const auto* scale = in_gguf == nullptr ? scale_after("router.") : in_gguf;
     if (scale != nullptr && element_count(scale->shape()) == layer.hidden_dim) {
       found.result.omissions.push_back(
           {scale->name(),
@@ -192,6 +221,7 @@ inline void note_remainder(const checkpoint& model, const search_words& words, f
   note_blocks(model, words, found);
   note_unindexed(model, found);
   note_set_aside(model, found);
+  note_adjugate(model, found);
   note_scaled_routers(model, found);
 }
 

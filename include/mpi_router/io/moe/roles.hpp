@@ -36,13 +36,25 @@ template <std::size_t N>
          c.starts_with("momentum");
 }
 
+/// The words of PEFT: LoRA, LoKr, LoHa, OFT, BOFT, IA3, VeRA, HRA, Bone, MiSS, FourierFT, VB-LoRA, RandLoRA,
+/// SHiRA, C3A, RoAd, WaveFT.
 [[nodiscard]] inline bool is_adapter_word(std::string_view c) {
-  return c == "lora" || c.starts_with("lora_");
+  constexpr std::array<std::string_view, 17> beginnings{
+      "lora_", "lokr_",      "hada_",   "oft_",      "boft_",  "ia3_", "vera_", "hra_",   "bone_",
+      "miss_", "fourierft_", "vblora_", "randlora_", "shira_", "c3a_", "road_", "waveft_"};
+  return c == "lora" || std::ranges::any_of(beginnings, [&](auto begin) { return c.starts_with(begin); });
 }
 
-/// "shared_experts", "share_expert": they see every token, and no row of the router is theirs.
+/// GroveMoE's adjugate experts, "chunk_experts" and "ffn_gate_chexps": each goes with several of the others,
+/// whose rows choose it.
+[[nodiscard]] inline bool is_adjugate_word(std::string_view c) {
+  return contains(c, "chunk_expert") || contains(c, "_chexps");
+}
+
+/// "shared_experts", "share_expert", which see every token, and adjugate ones: no row of the router is theirs
+/// alone.
 [[nodiscard]] inline bool is_shared_word(std::string_view c) {
-  return contains(c, "shared") || contains(c, "share_expert");
+  return contains(c, "shared") || contains(c, "share_expert") || is_adjugate_word(c);
 }
 
 /// "experts", "local_experts", "expert_3", "switch_mlp"; not "shared_experts", "expert_bias",
@@ -107,16 +119,17 @@ template <std::size_t N>
 }
 
 /// The number of the expert: a component of its own, or the digits that one ends with ("expert_3",
-/// "weight3").
+/// "expert3", "weight3").
 [[nodiscard]] inline std::optional<index_t> expert_number(std::span<const std::string_view> c) {
   for (const auto part : c) {
     if (const auto number = number_of(part)) {
       return number;
     }
   }
+  constexpr std::array<std::string_view, 3> words{"expert_", "expert", "weight"};
   for (const auto part : c) {
     const auto at = part.find_last_not_of(digits) + 1;
-    const bool named = part.substr(0, at) == "expert_" || part.substr(0, at) == "weight";
+    const bool named = is_one_of(part.substr(0, at), words);
     if (const auto number = number_of(part.substr(at)); named && number) {
       return number;
     }

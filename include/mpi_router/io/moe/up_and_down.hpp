@@ -22,10 +22,13 @@ struct matrices_choice {
   return names_of_part(layer.gate_name, first, part);
 }
 
-[[nodiscard]] inline std::string list_of_names(const std::vector<std::string>& names) {
+/// "'experts.0.w3' or 'experts.0.v1'", of the first expert, its number written as in the layer's gates.
+[[nodiscard]] inline std::string list_of_names(const moe_layer& layer,
+                                               const std::vector<std::string>& names) {
+  const auto width = width_of_expert(layer.gate_name, layer.gates.front().tensor->name());
   std::string out;
   for (const auto& name : names) {
-    out += core::concatenate(out.empty() ? "'" : " or '", substituted(name, expert_mark, "0"), "'");
+    out += core::concatenate(out.empty() ? "'" : " or '", name_of_expert(name, 0, width), "'");
   }
   return out;
 }
@@ -36,8 +39,9 @@ struct matrices_choice {
   if (tensors.one_each) {
     for (index_t e = 0; e < layer.num_experts; ++e) {
       if (!tensors.tensors.contains(layer.first_expert + e)) {
-        return core::concatenate("there is no '",
-                                 substituted(name, expert_mark, std::to_string(layer.first_expert + e)), "'");
+        return core::concatenate(
+            "there is no '",
+            name_of_expert(name, layer.first_expert + e, width_of_expert(name, tensors.first().name())), "'");
       }
     }
   }
@@ -188,8 +192,8 @@ struct matrices_choice {
     }
     if (choice) {
       return {{},
-              core::concatenate("both ", list_of_names(names), " are there: one is no ", to_string(part),
-                                " projection")};
+              core::concatenate("both ", list_of_names(layer, names), " are there: one is no ",
+                                to_string(part), " projection")};
     }
     auto wrong = wrong_tensors(layer, name, tensors);
     choice = !wrong.empty()              ? matrices_choice{{}, std::move(wrong)}
@@ -198,7 +202,7 @@ struct matrices_choice {
   }
   const auto looked_for =
       names.empty() ? core::concatenate("'", layer.gate_name, "' does not tell what they are called")
-                    : core::concatenate("there is no ", list_of_names(names));
+                    : core::concatenate("there is no ", list_of_names(layer, names));
   return choice ? std::move(*choice) : matrices_choice{{}, looked_for};
 }
 

@@ -20,7 +20,7 @@ namespace detail {
 
 // What each format is called in reports.
 [[nodiscard]] inline std::string describe(const fp8_matrix& m) {
-  const std::string kind = m.is_e5m2() ? "FP8 E5M2, " : "FP8 E4M3, ";
+  const auto kind = core::concatenate(name_of(m.type()), ", ");
   if (m.block_rows() >= m.rows() && m.block_cols() >= m.cols()) {
     return kind + "one scale";
   }
@@ -42,7 +42,15 @@ template <class M>
 [[nodiscard]] std::string groups_of(const M& m) {
   return m.group() < m.cols() ? core::concatenate(", groups of ", m.group()) : "";
 }
-[[nodiscard]] inline std::string describe(const int8_matrix& m) { return "int8" + groups_of(m); }
+[[nodiscard]] inline std::string describe(const int8_matrix& m) {
+  const bool of_some_rows = m.block_rows() > 1 && m.block_rows() < m.rows();
+  if (m.block_rows() > 1 && m.block_rows() >= m.rows() && m.group() == 1 && m.cols() > 1) {
+    return "int8, a scale for each column";
+  }
+  return of_some_rows || (m.block_rows() > 1 && m.group() < m.cols())
+             ? core::concatenate("int8, ", m.block_rows(), "×", m.group(), " blocks")
+             : "int8" + groups_of(m);
+}
 [[nodiscard]] inline std::string describe(const pack_quantized_matrix& m) {
   return core::concatenate("int", m.bits(), groups_of(m));
 }

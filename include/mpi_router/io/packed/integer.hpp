@@ -6,34 +6,42 @@
 MPIROUTER_BEGIN
 namespace packed {
 
-/// W[f, d] = (code[f, d] − zero) · (scale / of) of signed bytes [rows, cols]. Scales are [rows, cols /
-/// group], or [1, …] for all rows alike; without a group, one serves the row. Zero points are signed bytes,
-/// one for each scale, and 0 where there are none. `of` is 127 where the scale is that of the largest code
-/// (bitsandbytes). A model of MatrixRows.
+/// W[f, d] = (code[f, d] − zero) · (scale / of) of signed bytes [rows, cols]. Scales are [rows / block_rows,
+/// cols / group], or [1, …] for all rows alike; without a group, one serves the row; blocks and groups at the
+/// end may be partial. Zero points are signed bytes, one for each scale, and 0 where there are none. `of` is
+/// 127 where the scale is that of the largest code (bitsandbytes). A model of MatrixRows.
 class int8_matrix : public detail::grouped_matrix {
  public:
   /// Throws usage_error where codes, scales or zero points are not as many as they must be. `group` 0 is the
   /// whole row.
   int8_matrix(std::span<const std::byte> codes, index_t rows, index_t cols, const packed::scales& scales,
-              index_t group = 0, int of = 1, std::span<const std::byte> zero_points = {})
+              index_t group = 0, int of = 1, std::span<const std::byte> zero_points = {},
+              index_t block_rows = 1)
       : detail::grouped_matrix(rows, cols, 8, group == 0 ? std::max<index_t>(cols, 1) : group, scales),
         codes_(codes.data()),
         zero_points_(zero_points.empty() ? nullptr : zero_points.data()),
-        of_(of) {
+        of_(of),
+        given_block_rows_(block_rows),
+        block_rows_(scales.rows() == 1 ? std::max<index_t>(rows, 1) : block_rows) {
     expect_bytes("int8_matrix", codes, rows, cols, cols);
-    core::expect(group >= 0, "int8_matrix: groups of ", group, " columns");
+    core::expect(group >= 0 && block_rows > 0, "int8_matrix: groups of ", group, " columns, of ", block_rows,
+                 " rows");
     core::expect(of > 0, "int8_matrix: scales of ", of, " codes");
-    scales_.expect_grid("int8_matrix", scales.rows() == 1 ? 1 : rows, parts_of(cols, group_));
+    scales_.expect_grid("int8_matrix", scales.rows() == 1 ? 1 : parts_of(rows, block_rows_),
+                        parts_of(cols, group_));
     if (zero_points_ != nullptr) {
       expect_bytes("int8_matrix: zero points", zero_points, scales.rows(), scales.cols(), scales.cols());
     }
   }
 
+  /// Of a block as the constructor was told; with scales [1, …] all rows share them.
+  [[nodiscard]] index_t block_rows() const noexcept { return given_block_rows_; }
+
   template <Accumulator S>
   void load_row(index_t f, S* out) const noexcept {
     const std::byte* const codes = codes_ + f * cols_;
+    const index_t r = f / block_rows_;
     for_each_group(cols_, group_, [&](index_t first, index_t count, index_t g) {
-      const index_t r = scales_.rows() == 1 ? 0 : f;
       const S scale = scales_.at(r, g) / static_cast<S>(of_);
       const int zero = zero_points_ == nullptr ? 0 : read<std::int8_t>(zero_points_, r * scales_.cols() + g);
       decode_each(codes + first, count, out + first, [scale, zero](std::uint8_t code) {
@@ -46,6 +54,8 @@ class int8_matrix : public detail::grouped_matrix {
   const std::byte* codes_;
   const std::byte* zero_points_;
   int of_;
+  index_t given_block_rows_;
+  index_t block_rows_;  ///< that share a scale
 };
 
 /// The group of each input column, I32 [count], as activation order ("g_idx") stores it.

@@ -35,6 +35,7 @@ struct quantization {
   std::string checkpoint_format;                               ///< GPTQ: "gptq", "gptq_v2" or "gptq_p"
   std::optional<bool> symmetric;  ///< GPTQ: whether all zeros are half of the range
   std::string unknown;            ///< a method or format that is not known here; empty if all are
+  bool has_mxfp4 = false;         ///< Quark: of all modules, or of some
   std::vector<quantization> mlx;  ///< MLX's own entry, where another's stands beside it: of the model that
                                   ///< was converted, or left over
 
@@ -165,24 +166,66 @@ inline void read_input_major(const nlohmann::json& object, quantization& out) {
   }
 }
 
-/// AutoRound packs as GPTQ or AWQ do and says as which.
+/// AutoRound packs as GPTQ or AWQ do and says as which; where it does not, shapes tell. Its own format and
+/// GPTQModel's are GPTQ's with zeros as they are. Its FP8 is told by its types.
 inline void read_auto_round(const nlohmann::json& object, quantization& out) {
-  if (out.method != "auto-round" && out.method != "intel/auto-round") {
+  constexpr std::array<std::string_view, 3> methods{"auto-round", "auto_round", "intel/auto-round"};
+  if (std::ranges::find(methods, out.method) == methods.end()) {
     return;
   }
   const auto format = text_of(object, "packing_format");
-  if (format == "auto_round:auto_gptq" || format == "auto_round:auto_awq") {
-    out.method = format.ends_with("gptq") ? "gptq" : "awq";
+  const auto is = [&](auto... words) { return ((format == words) || ...); };
+  if (is("", "auto")) {
+    out.method.clear();
+  } else if (is("auto_round:auto_gptq", "auto_round:gptq")) {
+    out.method = "gptq";
+  } else if (is("auto_round:auto_awq", "auto_round:awq")) {
+    out.method = "awq";
+  } else if (is("auto_round", "auto_round:gptqmodel")) {
+    out.method = "gptq";
+    out.checkpoint_format = "gptq_v2";
+  } else if (is("auto_round:fp8", "auto_round:fp8_static")) {
+    out.method = "fp8";
   } else {
     out.unknown = core::concatenate("packing_format '", format, "' of AutoRound");
   }
 }
 
+/// Quark writes FP8 and MXFP4 as others do; its integers lie in an order of their own.
+inline void read_quark(const nlohmann::json& object, quantization& out) {
+  if (out.method != "quark") {
+    return;
+  }
+  const auto check = [&](const nlohmann::json& of) {
+    const auto weight = of.is_object() ? of.find("weight") : of.end();
+    if (!of.is_object() || weight == of.end() || weight->is_null()) {
+      return;
+    }
+    const auto type = weight->is_object() ? text_of(*weight, "dtype") : "several steps";
+    const bool mxfp4 =
+        type == "fp4" && text_of(*weight, "scale_format") == "e8m0" && count_of(*weight, "group_size") == 32;
+    out.has_mxfp4 = out.has_mxfp4 || mxfp4;
+    if (type != "fp8_e4m3" && type != "fp8_e5m2" && !mxfp4) {
+      out.unknown = core::concatenate("weights of '", type, "' of Quark");
+    }
+  };
+  for (const char* key : {"global_quant_config", "layer_quant_config", "layer_type_quant_config"}) {
+    if (const auto of = object.find(key); of != object.end() && of->is_object()) {
+      check(*of);
+      for (const auto& [name, module] : of->items()) {
+        check(module);
+      }
+    }
+  }
+}
+
+/// Values of quant_method that are known here; none is one.
+inline constexpr std::array<std::string_view, 15> known_methods{
+    "",    "fp8",        "mxfp4", "compressed-tensors", "modelopt",  "awq",      "gptq", "bitsandbytes",
+    "mlx", "fbgemm_fp8", "mxfp8", "blockwise_int8",     "w8a8_int8", "w8a8_fp8", "quark"};
+
 /// A method or format that no reader here knows: what it packs is refused, never guessed.
 [[nodiscard]] inline std::string unknown_in(const quantization& said) {
-  constexpr std::array<std::string_view, 11> methods{
-      "fp8",          "mxfp4", "compressed-tensors", "modelopt", "awq", "gptq",
-      "bitsandbytes", "mlx",   "fbgemm_fp8",         "mxfp8",    ""};
   constexpr std::array<std::string_view, 10> formats{
       "dense",           "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized", "float-quantized",
       "naive-quantized", "int-quantized",  "mxfp8-quantized",      "mixed-precision",      "int8-quantized"};
@@ -190,7 +233,7 @@ inline void read_auto_round(const nlohmann::json& object, quantization& out) {
   if (!said.unknown.empty()) {
     return said.unknown;
   }
-  if (std::ranges::find(methods, said.method) == methods.end()) {
+  if (std::ranges::find(known_methods, said.method) == known_methods.end()) {
     return core::concatenate("quant_method '", said.method, "'");
   }
   for (const auto& format : said.formats) {
@@ -230,8 +273,9 @@ inline void read_auto_round(const nlohmann::json& object, quantization& out) {
   if (out.all.group) {
     out.groups.push_back(*out.all.group);
   }
-  read_auto_round(entry, out);
   read_input_major(entry, out);
+  read_auto_round(entry, out);
+  read_quark(entry, out);
   read_block(entry, "weight_block_size", out);
   read_formats(entry, out);
   read_modules(entry, out);

@@ -24,6 +24,19 @@ template <class Scheme>
   }
 }
 
+/// Quark's config is of all modules together: what is FP8 by its type, or MXFP4 where some are, is read so,
+/// whatever others are.
+[[nodiscard]] inline bool is_told_by_types(const recognised& found, const quantization& said) {
+  if (said.method != "quark" || found.matrices.empty()) {
+    return false;
+  }
+  const auto& format = found.matrices.front().format();
+  const auto* fp4 = std::get_if<packed::fp4_matrix>(&format);
+  return std::holds_alternative<packed::fp8_matrix>(format) ||
+         (fp4 != nullptr && said.has_mxfp4 && fp4->group() == 32 &&
+          fp4->scales().type() == packed::scale_type::e8m0);
+}
+
 /// A packed weight whose codes this tensor holds; nothing where it is no codes of a kind known here.
 [[nodiscard]] inline std::optional<recognised> recognise(const parts_list& parts,
                                                          const stored_tensor& codes) {
@@ -39,7 +52,7 @@ template <class Scheme>
                                         "' beside it, which no packing known here uses"));
       }
       const auto& said = codes.type() == dtype::u32 ? parts.said.of_mlx() : parts.said;
-      if (!said.unknown.empty()) {
+      if (!said.unknown.empty() && !is_told_by_types(*found, said)) {
         found->refuse(core::concatenate("'", codes.name(), "' is packed by ", said.unknown,
                                         " of config.json, which is not known here"));
       }
@@ -54,6 +67,18 @@ template <class Scheme>
   return t.name().ends_with("blocks") ? " (as codes of MXFP4 are)"
          : t.type() == dtype::u32     ? " (as MLX packs them)"
                                       : "";
+}
+
+/// The norms beside the directions of a weight that torch's weight_norm keeps apart; null if there are none.
+[[nodiscard]] inline const stored_tensor* norms_beside(const parts_list& parts, const stored_tensor& t) {
+  using two = std::pair<std::string_view, std::string_view>;
+  for (const auto& [directions, norms] :
+       {two{"weight_v", "weight_g"}, two{"weight.original1", "weight.original0"}}) {
+    if (t.name().ends_with(directions)) {
+      return parts.find(core::concatenate(without(t.name(), directions), norms));
+    }
+  }
+  return nullptr;
 }
 
 /// Why the numbers of a tensor that is no part of a packed weight are not to be read as they are.
@@ -72,8 +97,13 @@ template <class Scheme>
   if (!is_floating(t.type())) {
     return core::concatenate(
         "'", t.name(), "' is stored as ", to_string(t.type()), look_of(t),
-        ", and nothing beside it says how these packed weights are to be read: write the "
-        "model out in bf16 first, with the scales multiplied in");
+        ", and no scales of a packing known here are beside it: write the model out in bf16 first, with the "
+        "scales multiplied in");
+  }
+  if (const auto* norms = norms_beside(parts, t)) {
+    return core::concatenate("'", t.name(), "' has the directions of a weight whose norms are '",
+                             norms->name(),
+                             "' (weight_norm): write the model out with the norms multiplied in");
   }
   if (const auto* scale = decoding_beside(parts, t, {})) {
     return core::concatenate("'", t.name(), "' is ", to_string(t.type()), ", but '", scale->name(),

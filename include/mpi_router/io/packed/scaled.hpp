@@ -26,6 +26,7 @@ namespace detail::packing {
 struct block_shape {
   index_t rows = 0;
   index_t cols = 0;
+  std::string_view doubt = {};  ///< where two readings fit: both
 };
 
 /// The extents that are not 1: writers leave such axes out, [2] for [1, 2], or put them in, [2, 1, 3, 1].
@@ -35,9 +36,35 @@ struct block_shape {
   return out;
 }
 
-/// The blocks that `n` scales of a matrix [rows, cols] stand for; none of size 0 × 0 where there is no
-/// telling. The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block
-/// is partial.
+/// Whether the scales of a matrix may be one for each row, or one for each column.
+struct line_scales {
+  bool of_rows = false;
+  bool as_column = false;  ///< those of rows, written as [rows, 1] or [rows], which nothing else is
+  bool of_columns = false;
+};
+
+[[nodiscard]] inline line_scales lines_of(const stack_shape& w, std::span<const index_t> shape, index_t n) {
+  const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
+  const bool one_col = shape.size() < 2 || shape.size() == w.lead.size() + 1 ||
+                       (shape.back() == 1 && shape.size() <= w.lead.size() + 2);
+  const bool along_rows = shape.size() <= w.lead.size() + 2 &&  // [1, rows]
+                          extents_but_one(shape) == extents_but_one(w.with(w.rows, 1));
+  return {n == w.rows && (one_col || along_rows), n == w.rows && one_col, n == w.cols && one_row};
+}
+
+/// Groups of a row's columns, as MXFP8 has them: 32 with a power of two.
+[[nodiscard]] inline block_shape groups_of_rows(const stack_shape& w, const stored_tensor& scale, index_t n,
+                                                const quantization& said) {
+  const index_t groups = scale.shape().back();
+  const bool is_mx =
+      scale_type_of(scale.type()) == packed::scale_type::e8m0 && packed::parts_of(w.cols, 32) == groups;
+  const auto group = is_mx ? std::optional<index_t>(32) : columns_of_group(said, w.cols, groups);
+  return scale.shape().size() >= 2 && group && n == w.rows * groups ? block_shape{1, *group} : block_shape{};
+}
+
+/// The blocks that `n` scales of a matrix [rows, cols] stand for; of size 0 × 0 where there is no telling.
+/// The block that config.json names comes first: ⌈rows / scale rows⌉ is wrong where the last block is
+/// partial.
 [[nodiscard]] inline block_shape blocks_of(const stack_shape& w, const stored_tensor& scale, index_t n,
                                            const quantization& said) {
   const auto is_grid = [&](block_shape b) {
@@ -53,24 +80,45 @@ struct block_shape {
   if (said.block_rows && said.block_cols && is_grid({*said.block_rows, *said.block_cols})) {
     return {*said.block_rows, *said.block_cols};
   }
-  const auto shape = scale.shape();
-  const bool one_row = shape.size() >= 2 && shape[shape.size() - 2] == 1 && shape.back() == w.cols;
-  const bool one_col = shape.size() < 2 || shape.size() == w.lead.size() + 1 ||
-                       (shape.back() == 1 && shape.size() <= w.lead.size() + 2);
-  const bool is_square_row = one_row && w.rows == w.cols;
-  if (n == w.rows && one_col && !is_square_row) {
+  const auto lines = lines_of(w, scale.shape(), n);
+  if (lines.of_rows && (said.method == "w8a8_int8" || said.method == "w8a8_fp8")) {  // which have no others
     return {1, w.cols};
   }
-  if (n == w.cols && one_row) {
-    return {w.rows, 1};
+  if (lines.of_columns) {
+    const bool doubtful = lines.of_rows && said.method != "fbgemm_fp8";  // Llama-4's experts are [D, 2F]
+    return doubtful ? block_shape{0, 0, "one for each row, or one for each column"} : block_shape{w.rows, 1};
   }
   constexpr index_t usual = 128;
-  if (!said.block_rows && shape.size() >= 2 && is_grid({usual, usual})) {
-    return {usual, usual};
+  const bool usual_blocks = !lines.as_column && !said.block_rows &&
+                            scale.shape().size() >= w.lead.size() + 2 && is_grid({usual, usual});
+  if (usual_blocks && lines.of_rows) {
+    return {0, 0, "one for each row, or one for each block of 128×128"};
   }
-  const index_t groups = shape.back();  // of each row, as MXFP8 has them
-  const auto group = columns_of_group(said, w.cols, groups);
-  return shape.size() >= 2 && group && n == w.rows * groups ? block_shape{1, *group} : block_shape{};
+  return usual_blocks    ? block_shape{usual, usual}
+         : lines.of_rows ? block_shape{1, w.cols}
+                         : groups_of_rows(w, scale, n, said);
+}
+
+/// Why codes and scales are no blocks.
+[[nodiscard]] inline std::string why_no_blocks(const stored_tensor& codes, const stored_tensor& scale,
+                                               const block_shape& block) {
+  return block.doubt.empty()
+             ? misfit(codes, scale)
+             : core::concatenate("'", codes.name(), "' is ", to_string(codes.type()), " ",
+                                 to_string(codes.shape()), " and its scales '", scale.name(), "' are ",
+                                 to_string(scale.shape()), ": they may be ", block.doubt,
+                                 ", and config.json names no method or blocks that would tell");
+}
+
+/// The kind of FP8 that a type is.
+[[nodiscard]] inline std::optional<packed::fp8_type> fp8_type_of(dtype type) {
+  switch (type) {
+    case dtype::f8_e4m3: return packed::fp8_type::e4m3;
+    case dtype::f8_e5m2: return packed::fp8_type::e5m2;
+    case dtype::f8_e4m3fnuz: return packed::fp8_type::e4m3fnuz;
+    case dtype::f8_e5m2fnuz: return packed::fp8_type::e5m2fnuz;
+    default: return std::nullopt;
+  }
 }
 
 inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, const quantization& said,
@@ -80,7 +128,7 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
   const index_t n = element_count(scale.shape()) == 1 ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
   const auto block = type && n > 0 ? blocks_of(w, scale, n, said) : block_shape{};
   if (!w.is_matrix() || block.rows == 0) {
-    out.refuse(misfit(codes, scale));
+    out.refuse(why_no_blocks(codes, scale, block));
     return;
   }
   const bool shared = element_count(scale.shape()) == 1;  // one scale for all matrices
@@ -89,7 +137,7 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
     const auto s = grid(scale, *type, shared ? 0 : i, shared ? 1 : w.count,
                         packed::parts_of(w.rows, block.rows), packed::parts_of(w.cols, block.cols));
     out.matrices.emplace_back(packed::fp8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, block.rows,
-                                                 block.cols, codes.type() == dtype::f8_e5m2));
+                                                 block.cols, *fp8_type_of(codes.type())));
   }
 }
 
@@ -127,21 +175,17 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
   }
 }
 
-/// Signed bytes with a scale for each row, group of a row, or all, and perhaps zero points like them.
+/// Signed bytes with a scale for each block, row, group of a row, or all, and perhaps zero points like them.
 inline void read_int8(const parts_list& parts, const stored_tensor& codes, const stored_tensor& scale,
                       recognised& out) {
   const stack_shape w(codes.shape());
   const auto type = scale_type_of(scale.type());
   const bool shared = element_count(scale.shape()) == 1;
   const index_t n = shared ? 1 : w.is_matrix() ? each_of(scale, w.count) : 0;
-  const bool by_row = n == w.rows;
-  const auto group = w.is_matrix() && n > w.rows && n % w.rows == 0 && scale.rank() >= 2 &&
-                             scale.shape().back() == n / w.rows
-                         ? columns_of_group(parts.said, w.cols, n / w.rows)
-                         : std::nullopt;
-  const bool fits = n == 1 || by_row || group;
-  if (!w.is_matrix() || !type || *type == packed::scale_type::e8m0 || !fits) {
-    out.refuse(misfit(codes, scale));
+  const bool has_type = type && *type != packed::scale_type::e8m0;
+  const auto block = has_type && n > 0 ? blocks_of(w, scale, n, parts.said) : block_shape{};
+  if (!w.is_matrix() || block.rows == 0) {
+    out.refuse(why_no_blocks(codes, scale, block));
     return;
   }
   const auto* zeros = parts.find(codes.name() + "_zero_point");
@@ -156,10 +200,11 @@ inline void read_int8(const parts_list& parts, const stored_tensor& codes, const
   for (index_t i = 0; i < w.count; ++i) {
     const index_t k = shared ? 0 : i;
     const index_t pieces = shared ? 1 : w.count;
-    const auto s = grid(scale, *type, k, pieces, n == 1 ? 1 : w.rows, group ? n / w.rows : 1);
-    out.matrices.emplace_back(
-        packed::int8_matrix(piece(codes, i, w.count), w.rows, w.cols, s, group.value_or(0), 1,
-                            zeros == nullptr ? std::span<const std::byte>() : piece(*zeros, k, pieces)));
+    const auto s = grid(scale, *type, k, pieces, packed::parts_of(w.rows, block.rows),
+                        packed::parts_of(w.cols, block.cols));
+    out.matrices.emplace_back(packed::int8_matrix(
+        piece(codes, i, w.count), w.rows, w.cols, s, block.cols, 1,
+        zeros == nullptr ? std::span<const std::byte>() : piece(*zeros, k, pieces), block.rows));
   }
 }
 
@@ -191,7 +236,7 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
 /// FP8, int8, NVFP4 (ModelOpt) and MXFP4 (DeepSeek-V4) under the weight's own name.
 [[nodiscard]] inline std::optional<recognised> as_scaled(const parts_list& parts,
                                                          const stored_tensor& codes) {
-  const bool fp8 = codes.type() == dtype::f8_e4m3 || codes.type() == dtype::f8_e5m2;
+  const bool fp8 = fp8_type_of(codes.type()).has_value();
   if (!fp8 && codes.type() != dtype::i8 && codes.type() != dtype::u8) {
     return std::nullopt;
   }

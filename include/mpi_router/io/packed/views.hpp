@@ -30,7 +30,7 @@ namespace detail {
 
 [[nodiscard]] inline std::optional<any_view> view_of_format(const fp8_matrix& m) noexcept {
   const auto scale = detail::fp8_scale_of(m.scales().type());
-  if (m.is_e5m2() || !scale) {
+  if (m.type() != fp8_type::e4m3 || !scale) {
     return std::nullopt;
   }
   return fp8_view{.codes = m.codes(),
