@@ -1,20 +1,24 @@
 // The factored backward over stored columns of bf16 ([N, D, F]), by tensor cores: y, w, z̄ and r̄ as in
-// vjp_kernel.cuh. Rows and projections are floats in three parts of bf16, so that all products are exact.
+// vjp_kernel.cuh. Rows and projections are floats in three parts of bf16, which have all bits of a float that
+// is no less than 2^-110, and 2^-133 otherwise: what is lost is as small beside the largest of a row, which
+// is scaled to 1.
 #pragma once
 
+#include <mpi_router/cuda/detail/device/dual_row.cuh>
+#include <mpi_router/cuda/detail/finish/expert.cuh>
 #include <mpi_router/cuda/detail/panels/loaded_row.cuh>
+#include <mpi_router/cuda/detail/panels/sweep.cuh>
 #include <mpi_router/cuda/detail/panels/tiles.cuh>
-#include <mpi_router/cuda/detail/panels/vjp_kernel.cuh>
+#include <mpi_router/cuda/detail/plan/panel_tiles.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// The factors of one expert: the parts of r and z̄, and r̄, in the registers of the block.
-template <class Sweep, int lanes>
+/// The factors of one expert: the parts of r and z̄, and r̄, in the registers of the block. Args:
+/// panel_vjp_args.
+template <class Sweep, class Args, int lanes>
 class panel_factors {
  public:
-  using args = panel_vjp_args<bf16, bf16>;
-
-  __device__ __forceinline__ panel_factors(Sweep& sweep, const args& a, int expert)
+  __device__ __forceinline__ panel_factors(Sweep& sweep, const Args& a, int expert)
       : sweep_(sweep),
         args_(a),
         expert_(expert),
@@ -30,7 +34,7 @@ class panel_factors {
 
   __device__ __forceinline__ void panel() {
     shift_.begin_tile();
-    float mine;  // of the panel's projections, for the first threads
+    float mine = 0.0F;  // of the panel's projections, for the first threads
     const float* w = project<false>(mine);
     while (true) {
       const float factor = dead_ ? 0.0F : shift_.retry(most_);
@@ -84,6 +88,10 @@ class panel_factors {
   static constexpr int doubled = panel_doubled(Sweep::depth);
   static constexpr int every = passes / doubled;
   static constexpr int half = across;  // of the sums that a thread has of a probe, after the first exchange
+  static constexpr int all = 2 * panel_columns;
+  static_assert(doubled % tiles::tile_passes == 0 && tiles::tile_passes % every == 0,
+                "a tile lies in doubled passes, or in others");
+  static_assert(2 * all / warp_threads <= panel_largest);
 
   /// Of a tile's sums a thread has those of row() and row() + 8 with columns 2 column() and the next.
   [[nodiscard]] __device__ __forceinline__ int row() const { return sweep_.at.lane / 4; }
@@ -146,7 +154,8 @@ class panel_factors {
         if constexpr (!again) {
           wait_for_copy_groups<passes - p - tiles::tile_passes + p / every>();
         }
-        __syncwarp();
+        __syncwarp();  // other lanes' copies have arrived; and the first: nobody lifts what is copied to
+                       // below
         const std::uint32_t base = at + sweep_.ring.bytes_to(p);
 #pragma unroll
         for (int j = 0; j < across; ++j) {
@@ -263,15 +272,15 @@ class panel_factors {
       }
     }
   }
-  /// The address of a piece of a tile's row in the first slots of the warp.
+  /// The address of a piece of a tile's row in the first slots of the warp. The ring begins at a multiple of
+  /// 128 bytes, so that tiles to the right differ in bits of their own.
   [[nodiscard]] __device__ __forceinline__ std::uint32_t ring_at(int x, int piece) const {
     return shared_address(sweep_.memory.ring) + sweep_.at.thread / 32 * (32 * vector_bytes) +
            tiles::offset(x, piece);
   }
-  static constexpr int all = 2 * panel_columns;
 
   Sweep& sweep_;
-  const args& args_;
+  const Args& args_;
   int expert_;
   bool dead_;
   row_exponents exponents_;
@@ -286,14 +295,13 @@ class panel_factors {
   sum_scale scale_;
 };
 
-template <int lanes>
-__global__ void __launch_bounds__(panel_threads, 1)
-    panel_factored_kernel(const __grid_constant__ panel_vjp_args<bf16, bf16> a) {
+template <class Args, int lanes>
+__global__ void __launch_bounds__(panel_threads, 1) panel_factored_kernel(const __grid_constant__ Args a) {
   extern __shared__ __align__(128) unsigned char shared[];
   using sweep_of_two = panel_sweep<bf16, lanes, panel_depth::deep, panel_line, 2, 0, true>;
   sweep_of_two sweep(a.sweep, shared);
   sweep.ring.clear_rest();
-  for_each_panel<panel_factors<sweep_of_two, lanes>>(sweep, a);
+  for_each_panel<panel_factors<sweep_of_two, Args, lanes>>(sweep, a);
 }
 
 MPIROUTER_CUDA_DETAIL_END

@@ -31,8 +31,8 @@ __device__ __forceinline__ void multiply_tile(const tile_bits& a, const unsigned
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/// A float is the sum of three bf16s, exactly, its highest 8 bits, the next and the last: the columns 0 to 2
-/// of B hold these, the others zero.
+/// A float of 2^-110 or more is the sum of three bf16s, exactly, its highest 8 bits, the next and the last;
+/// of a smaller one less than 2^-133 is lost. The columns 0 to 2 of B hold these, the others zero.
 class bf16_part {
  public:
   __device__ __forceinline__ explicit bf16_part(int which)

@@ -15,14 +15,18 @@ void panel_vjp(const context& ctx, const panel_plan& plan, const batch<const T>&
                const any_matrix& grad_router, const batch<G>& gradient, const gradient_factors& factors,
                const partial_sums& sums) {
   const bool fused = plan.members > 0;
-  const panel_vjp_args<T, G> args{
+  using args_type = panel_vjp_args<T, G>;
+  const args_type args{
       sweep_of(plan, weights, shape, sums, fused, false), gradient, factors, rows, dual, grad_router};
-  const auto run = [&](auto kernel) { launch("panel_vjp_kernel", ctx, shape_of(plan, fused), kernel, args); };
-  if constexpr (mode == vjp_mode::factored && std::is_same_v<T, bf16>) {
-    plan.lanes == 8 ? run(panel_factored_kernel<8>) : run(panel_factored_kernel<panel_less_lanes>);
+  const auto run = [&](const char* name, auto kernel) {
+    launch(name, ctx, shape_of(plan, fused), kernel, args);
+  };
+  if constexpr (mode == vjp_mode::factored && in_panel_tiles<T>) {
+    plan.lanes == 8 ? run("panel_factored_kernel", panel_factored_kernel<args_type, 8>)
+                    : run("panel_factored_kernel", panel_factored_kernel<args_type, panel_less_lanes>);
   } else {
-    plan.lanes == 8 ? run(panel_vjp_kernel<T, G, mode, 8>)
-                    : run(panel_vjp_kernel<T, G, mode, panel_less_lanes>);
+    plan.lanes == 8 ? run("panel_vjp_kernel", panel_vjp_kernel<T, G, mode, 8>)
+                    : run("panel_vjp_kernel", panel_vjp_kernel<T, G, mode, panel_less_lanes>);
   }
 }
 

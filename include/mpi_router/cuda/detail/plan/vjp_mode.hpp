@@ -28,8 +28,8 @@ template <class T, class G>
   return old_in_ring<T, G> && (mode == vjp_mode::accumulate || (in_pairs && mode == vjp_mode::write));
 }
 
-/// Whether a factored backward over panels is by tensor cores: a float is the sum of three bf16s, whatever
-/// its exponent; of f16s it is not.
+/// Whether a factored backward over panels is by tensor cores: a float is the sum of three bf16s, down to
+/// 2^-110; of f16s it is not.
 template <class T>
 constexpr bool in_panel_tiles = std::is_same_v<T, bf16>;
 
