@@ -49,7 +49,7 @@ constexpr int forward_most_columns = 32;
                                                                       int element_bytes, bool threads_copy) {
   const bool is_large = vectors * vector_bytes / element_bytes >= forward_most_columns &&
                         rows * vectors >= forward_vectors_in_flight;
-  return !is_large && !(threads_copy && element_bytes == 2);
+  return !is_large && (!threads_copy || element_bytes != 2);
 }
 /// Whether threads that copy start the copies of a row as soon as they have lifted what is in its place,
 /// where a tile is read twice; else of all rows behind the last. A single vector of a row is too little to do
