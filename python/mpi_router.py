@@ -606,6 +606,19 @@ class Cuda:
         else:
             self._run("cuda_rows_vjp_detached", *common)
 
+    def put_factors(self, grads, tokens, offsets, router, factors, workspace, stream=0):
+        """Puts the factors of router_rows_vjp into the padding of the operands of a grouped weight-gradient product,
+        grads [T, F] and tokens [T, D], of which expert e ends before row offsets[e] (int32): its last two rows. The
+        workspace keeps what was there, 2 N (F + D) elements, for restore_padding with the same arrays."""
+        self._run("cuda_put_factors", self._here(stream, workspace), self._matrix(grads, "grads"),
+                  self._matrix(tokens, "tokens"), _device_pointer(offsets), self._matrix(router, "router"),
+                  self._buffer(factors, "factors"))
+
+    def restore_padding(self, grads, tokens, offsets, workspace, stream=0):
+        """Puts back what put_factors took."""
+        self._run("cuda_restore_padding", self._here(stream, workspace), self._matrix(grads, "grads"),
+                  self._matrix(tokens, "tokens"), _device_pointer(offsets), _i64(len(offsets)))
+
     def gate(self, logits, weights, experts, stream=0, *, statuses=None, load=None, selection_bias=None, mask=None,
              **options):
         """Selects K experts for each token: logits [T, N] to weights [T, K], both float32, and experts [T, K] (int32).

@@ -53,6 +53,15 @@ mpi_router_code mpi_router_cuda_rows_vjp_factored(const mpi_router_cuda*, const 
                                                   const mpi_router_matrix*, const mpi_router_buffer*) {
   return refuse(__func__);
 }
+mpi_router_code mpi_router_cuda_put_factors(const mpi_router_cuda*, const mpi_router_matrix*,
+                                            const mpi_router_matrix*, const std::int32_t*,
+                                            const mpi_router_matrix*, const mpi_router_buffer*) {
+  return refuse(__func__);
+}
+mpi_router_code mpi_router_cuda_restore_padding(const mpi_router_cuda*, const mpi_router_matrix*,
+                                                const mpi_router_matrix*, const std::int32_t*, std::int64_t) {
+  return refuse(__func__);
+}
 mpi_router_code mpi_router_cuda_gate(const mpi_router_cuda*, const mpi_router_matrix*,
                                      const mpi_router_gating_options*, const mpi_router_vector*,
                                      const std::uint8_t*, const mpi_router_matrix*, std::int32_t*,

@@ -4,12 +4,15 @@
     forward(gates, router, options, rows, tape, statuses)
     backward(gates, router, options, statuses, tape, grad_rows, grad_router, grad_gates, add)
     backward_factored(gates, router, options, statuses, tape, grad_rows, grad_router)
+    with_factors(grad, tokens, offsets, factors)
 
-The last returns p, w [N, F] and z, r [N, D] of one step, Ā = p zᵀ + w rᵀ the gradient to the gates. gates is a list: of
-one tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something to the library alone.
+backward_factored returns the factors of one step, Ā = p zᵀ + w rᵀ the gradient to the gates; meanwhile with_factors, they
+are the last two rows of each expert in the operands [T, F] and [T, D] of its weight gradient. gates is a list: of one
+tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something to the library alone.
 All memory is the caller's, and grad_router is zero when it comes.
 """
 
+import contextlib
 import ctypes
 import functools
 import threading
@@ -91,6 +94,23 @@ class HostLibrary(_CStructs):
         p, z, w, r = factors.split((f, d, f, d), dim=1)
         return p, w, z, r
 
+    @contextlib.contextmanager
+    def with_factors(self, grad, tokens, offsets, factors):
+        p, w, z, r = factors
+        last = offsets.long().unsqueeze(1)
+        places = torch.cat([last - 2, last - 1], 1).flatten()
+        # A row without a step has w = 0, and may be what it is for not being finite.
+        right = torch.nan_to_num(r.to(tokens.dtype), 0, 0, 0)
+        sides = ((grad.data, (p, w)), (tokens.data, (z, right)))  # autograd, which could only object, is not told
+        own = [matrix.index_select(0, places) for matrix, _ in sides]
+        for matrix, rows in sides:
+            matrix.index_copy_(0, places, torch.stack([x.to(matrix.dtype) for x in rows], 1).flatten(0, 1))
+        try:
+            yield
+        finally:
+            for (matrix, _), rows in zip(sides, own):
+                matrix.index_copy_(0, places, rows)
+
     def _experts(self, gates):
         first, m = gates[0], self._m
         stacked = first.dim() == 3
@@ -147,8 +167,21 @@ class GpuLibrary(_CStructs):
             factors = torch.empty(n * (2 * f + d), dtype=torch.float32, device=router.device)
             gpu.router_rows_vjp(experts, router, tape, grad_rows, self._scratch(gpu.router_rows_vjp_workspace(experts), router),
                                 torch.cuda.current_stream().cuda_stream, grad_router=grad_router, factors=factors, options=o)
-        p, z, w = factors.split((n * f, n * d, n * f))
-        return p.view(n, f), w.view(n, f), z.view(n, d), router
+        return factors, router
+
+    @contextlib.contextmanager
+    def with_factors(self, grad, tokens, offsets, factors):
+        factors, router = factors
+        grad, tokens = grad.detach(), tokens.detach()  # autograd, which could only object, is not told
+        size = 2 * len(offsets) * (grad.shape[1] + tokens.shape[1]) * tokens.element_size()
+        with torch.cuda.device(router.device):
+            gpu, stream = self._gpu(router.device), torch.cuda.current_stream().cuda_stream
+            kept = self._scratch(size, router)
+            gpu.put_factors(grad, tokens, offsets, router, factors, kept, stream)
+            try:
+                yield
+            finally:
+                gpu.restore_padding(grad, tokens, offsets, kept, stream)
 
     def _gpu(self, device):
         if device not in self._gpus:

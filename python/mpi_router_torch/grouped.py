@@ -141,7 +141,7 @@ class _Product(torch.autograd.Function):
 
 
 def _factored(gates, router, options: Options, statuses, tape, grad_rows) -> Tuple[Tensor, Tuple[Tensor, ...]]:
-    """The gradient to the router, and p, w [N, F] and z, r [N, D]."""
+    """The gradient to the router, and the factors of that to the gates."""
     grad_router = torch.zeros_like(router, memory_format=torch.contiguous_format)
     factors = library_for(router.device).backward_factored(gates, router, options, statuses, tape,
                                                            grad_rows.to(router.dtype), grad_router)
@@ -150,33 +150,12 @@ def _factored(gates, router, options: Options, statuses, tape, grad_rows) -> Tup
 
 def _weight_gradient_and(factors, tokens, offsets, grad) -> Tensor:
     """The weight gradient with the factors as two more rows of each expert."""
-    p, w, z, r = factors
-    last = offsets.long().unsqueeze(1)
-    places = torch.cat([last - 2, last - 1], 1).clamp_(0, tokens.shape[0] - 1).flatten()
-    left = torch.stack([p, w], 1)
     if offsets.is_cuda:
-        left = torch.where((_sizes(offsets).min() < 2) | (offsets[-1] != tokens.shape[0]), float("nan"), left)
         for t in (tokens, offsets, grad):  # they may come from the stream of the product
             t.record_stream(torch.cuda.current_stream(t.device))
-    # A row without a step has w = 0, and may be what it is for not being finite.
-    right = torch.stack([z.to(tokens.dtype), torch.nan_to_num(r.to(tokens.dtype), 0, 0, 0)], 1)
     grad = grad.clone() if _storage(grad) == _storage(tokens) else grad.contiguous()
-    with _rows_for_a_while(grad, places, left), _rows_for_a_while(tokens, places, right):
+    with library_for(tokens.device).with_factors(grad, tokens, offsets, factors):
         return _weight_gradient(tokens, offsets, grad)
-
-
-class _rows_for_a_while:
-    """Rows of a matrix are others meanwhile. Autograd, which could only object, is not told."""
-
-    def __init__(self, matrix: Tensor, places: Tensor, rows: Tensor):
-        self._matrix, self._places = matrix.data, places
-        self._rows, self._own = rows.flatten(0, 1).to(matrix.dtype), self._matrix.index_select(0, places)
-
-    def __enter__(self):
-        self._matrix.index_copy_(0, self._places, self._rows)
-
-    def __exit__(self, *_):
-        self._matrix.index_copy_(0, self._places, self._own)
 
 
 def _weight_gradient(tokens, offsets, grad) -> Tensor:

@@ -604,6 +604,105 @@ static void check_gate(const mpi_router_cuda* cuda, int is_full) {
   release_array(&bias);
 }
 
+/* The factors in the last two rows of each expert, rounded to their type, and all else as it was. */
+static void check_put(const array* operand, const int32_t* ends, int n, const float* first,
+                      const double* second, const array* before) {
+  const int64_t columns = operand->shape[2];
+  int64_t t, k;
+  int e;
+  download(&operand->of);
+  for (t = 0; t < operand->shape[1]; ++t)
+    for (k = 0; k < columns; ++k) {
+      double want = at(before, 0, t, k), most = 0;
+      for (e = 0; e < n; ++e) {
+        if (t == ends[e] - 2) want = first[e * columns + k], most = of_rounding(operand->dtype);
+        if (t == ends[e] - 1) want = second[e * columns + k], most = of_rounding(operand->dtype);
+      }
+      check(fabs(at(operand, 0, t, k) - want) <= most * fabs(want), "a row of a grouped operand");
+    }
+}
+static void check_padding(const mpi_router_cuda* cuda, mpi_router_dtype type, mpi_router_dtype router_type,
+                          int64_t f, int64_t d) {
+  enum { N = 3, T = 11 };
+  static const int32_t well[N] = {2, 7, T};
+  static const int32_t wrong[3][N] = {{2, 3, T}, {2, 7, T - 1}, {5, 3, 5}};
+  array grads = make_matrix(type, T, f), tokens = make_matrix(type, T, d),
+        router = make_matrix(router_type, N, d);
+  array grads_before, tokens_before;
+  const mpi_router_matrix g = device_matrix(&grads), x = device_matrix(&tokens), r = device_matrix(&router);
+  memory factors = make_memory((size_t)(N * (2 * f + d)) * 4, 0), offsets = make_memory(sizeof well, 0), kept;
+  float* const p = (float*)factors.host;
+  const mpi_router_buffer from = {factors.device, (int64_t)factors.bytes};
+  const mpi_router_cuda own = with_workspace(cuda, &kept, 2 * N * (f + d) * (int64_t)size_of(type));
+  double* const w = doubles(N * f);
+  double* second;
+  int64_t i;
+  int k;
+  looking_at("the padding of a grouped product");
+  fill(&grads, 1);
+  fill(&tokens, 1);
+  fill(&router, 1);
+  store(router.of.host, router_type, router.first + 1, NAN);
+  upload(&router.of);
+  grads_before = grads, tokens_before = tokens;
+  grads_before.of.host = malloc(grads.of.bytes + 1), tokens_before.of.host = malloc(tokens.of.bytes + 1);
+  need(grads_before.of.host == NULL || tokens_before.of.host == NULL, "malloc");
+  memcpy(grads_before.of.host, grads.of.host, grads.of.bytes);
+  memcpy(tokens_before.of.host, tokens.of.host, tokens.of.bytes);
+  for (i = 0; i < N * (2 * f + d); ++i) p[i] = (float)next();
+  upload(&factors);
+  memcpy(offsets.host, well, sizeof well);
+  upload(&offsets);
+  for (i = 0; i < N * f; ++i) w[i] = p[N * (f + d) + i];
+  second = in_double(&router);
+  for (i = 0; i < N * d; ++i) second[i] = isfinite(second[i]) ? second[i] : 0;
+  check(mpi_router_cuda_put_factors(&own, &g, &x, (const int32_t*)offsets.device, &r, &from) == MPIROUTER_OK,
+        "factors in the padding");
+  need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  check_put(&grads, well, N, p, w, &grads_before);
+  check_put(&tokens, well, N, p + N * f, second, &tokens_before);
+  for (k = 0; k < 4; ++k) {
+    if (k > 0) { /* experts without room */
+      int t, e;
+      memcpy(offsets.host, wrong[k - 1], sizeof well);
+      upload(&offsets);
+      check(mpi_router_cuda_put_factors(&own, &g, &x, (const int32_t*)offsets.device, &r, &from) ==
+                MPIROUTER_OK,
+            "factors without room");
+      need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      download(&grads.of);
+      download(&tokens.of);
+      for (t = 0; t < T; ++t) {
+        int is_last = 0;
+        for (e = 0; e < N; ++e) is_last = is_last || t == wrong[k - 1][e] - 1;
+        for (i = 0; i < f; ++i)
+          check(is_last ? isnan(at(&grads, 0, t, i)) : at(&grads, 0, t, i) == at(&grads_before, 0, t, i),
+                "NaN in the last row of each expert");
+      }
+      check(memcmp(tokens.of.host, tokens_before.of.host, tokens.of.bytes) == 0,
+            "tokens of experts without room");
+    }
+    check(mpi_router_cuda_restore_padding(&own, &g, &x, (const int32_t*)offsets.device, N) == MPIROUTER_OK,
+          "the padding put back");
+    need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    download(&grads.of);
+    download(&tokens.of);
+    check(memcmp(grads.of.host, grads_before.of.host, grads.of.bytes) == 0 &&
+              memcmp(tokens.of.host, tokens_before.of.host, tokens.of.bytes) == 0,
+          "what was in the padding");
+  }
+  free(grads_before.of.host);
+  free(tokens_before.of.host);
+  free(second);
+  free(w);
+  release(&kept);
+  release(&offsets);
+  release(&factors);
+  release_array(&router);
+  release_array(&tokens);
+  release_array(&grads);
+}
+
 static void is_refused(mpi_router_code code, mpi_router_code want, const char* text) {
   check(code == want && strstr(mpi_router_last_error(), text) != NULL, text);
 }
@@ -665,6 +764,11 @@ static void check_all(const mpi_router_cuda* cuda, int shapes_of_each) {
         check_layer(cuda, types[t], (enum layout)layout, shapes[s], number++);
   check_statuses(cuda);
   check_empty(cuda);
+  for (t = 0; t < 4; ++t) {
+    check_padding(cuda, types[t], types[t], 24, 40);
+    check_padding(cuda, types[t], types[3 - t], 7, 1000);
+    check_padding(cuda, types[t], MPIROUTER_F32, 1, 1);
+  }
   check_gate(cuda, 0);
   check_gate(cuda, 1);
   check_refusals(cuda);

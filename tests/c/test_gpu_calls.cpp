@@ -56,6 +56,8 @@ struct working_on_gpu {
   mpi_router_vector bias{buffer(10), MPIROUTER_F32, MPIROUTER_CUDA, 3, 1};
   mpi_router_gating_options gating = mpi_router_default_gating_options(2);
   std::int32_t* ids = static_cast<std::int32_t*>(buffer(11));
+  mpi_router_matrix grads = device_matrix(12, 6, 3), tokens = device_matrix(13, 6, 4);
+  const std::int32_t* offsets = static_cast<const std::int32_t*>(buffer(14));
 
   working_on_gpu() { cuda.workspace = {buffer(7), 1 << 20}; }
   mpi_router_code forward() {
@@ -73,6 +75,10 @@ struct working_on_gpu {
     return mpi_router_cuda_rows_vjp_factored(&cuda, &experts, &in, &options, &tape, &out, &to_router,
                                              &factors);
   }
+  mpi_router_code put() {
+    return mpi_router_cuda_put_factors(&cuda, &grads, &tokens, offsets, &in, &factors);
+  }
+  mpi_router_code restore() { return mpi_router_cuda_restore_padding(&cuda, &grads, &tokens, offsets, 2); }
   mpi_router_code gate() {
     return mpi_router_cuda_gate(&cuda, &logits, &gating, &bias, nullptr, &weights, ids, nullptr, nullptr);
   }
@@ -118,6 +124,8 @@ TEST_CASE("without CUDA every call says so") {
   is_refused(w.backward(), "mpi_router_cuda_rows_vjp");
   is_refused(w.detached(), "mpi_router_cuda_rows_vjp_detached");
   is_refused(w.factored(), "mpi_router_cuda_rows_vjp_factored");
+  is_refused(w.put(), "mpi_router_cuda_put_factors");
+  is_refused(w.restore(), "mpi_router_cuda_restore_padding");
   is_refused(w.gate(), "mpi_router_cuda_gate");
   CHECK(bytes == 7);
 }
@@ -160,7 +168,8 @@ TEST_CASE("a call without a mistake reaches CUDA, which finds no device") {
     return;
   }
   for (const auto call : {&working_on_gpu::forward, &working_on_gpu::stateful, &working_on_gpu::backward,
-                          &working_on_gpu::detached, &working_on_gpu::factored, &working_on_gpu::gate}) {
+                          &working_on_gpu::detached, &working_on_gpu::factored, &working_on_gpu::gate,
+                          &working_on_gpu::put, &working_on_gpu::restore}) {
     refused(call, MPIROUTER_DEVICE_ERROR, "mpi_router: cudaGetDevice: ", [](working_on_gpu&) {});
   }
   mpi_router_cuda cuda{};
@@ -272,6 +281,44 @@ TEST_CASE("mistakes of a backward on a GPU") {
   says_of_gpu("grad_router is null");
   CHECK(mpi_router_cuda_rows_vjp(&w.cuda, &w.experts, &w.in, nullptr, &w.tape, &w.out, nullptr, &w.to_experts,
                                  0) == MPIROUTER_DEVICE_ERROR);  // here it need not be
+}
+
+TEST_CASE("mistakes about the padding of a grouped product on a GPU") {
+  if (!is_built_with_cuda()) {
+    return;
+  }
+  using W = working_on_gpu;
+  for (const auto call : {&W::put, &W::restore}) {
+    refused(call, invalid, "cuda was not filled in", [](W& x) { x.cuda.multiprocessors = 0; });
+    refused(call, unsupported, "grads is on the host", [](W& x) { x.grads.device = MPIROUTER_HOST; });
+    refused(call, invalid, "tokens of shape [6, 4] has null data", [](W& x) { x.tokens.data = nullptr; });
+    refused(call, invalid, "grads is bf16, tokens is f32", [](W& x) { x.grads.dtype = MPIROUTER_BF16; });
+    refused(call, invalid, "tokens is written, and with the strides [0, 1]",
+            [](W& x) { x.tokens.strides[0] = 0; });
+    refused(call, invalid, "gradients [5, 3], tokens [6, 4]", [](W& x) { x.grads.shape[0] = 5; });
+    refused(call, invalid, "null offsets", [](W& x) { x.offsets = nullptr; });
+    refused(call, invalid, "offsets is not aligned to int32_t", [](W& x) {
+      x.offsets = reinterpret_cast<const std::int32_t*>(static_cast<char*>(buffer(14)) + 2);
+    });
+    refused(call, invalid, "a workspace of 111 bytes where 112 are needed",
+            [](W& x) { x.cuda.workspace.bytes = 111; });
+    refused(call, invalid, "the gradients and the tokens overlap",
+            [](W& x) { x.grads.data = static_cast<float*>(x.tokens.data) + 4; });
+    refused(call, invalid, "the kept padding and the tokens overlap",
+            [](W& x) { x.tokens.data = x.cuda.workspace.data; });
+  }
+  refused(&W::put, invalid, "router is null data", [](W& x) { x.in.data = nullptr; });
+  refused(&W::put, invalid, "the router is [2, 5], 2 experts and tokens [6, 4] ask for [2, 4]",
+          [](W& x) { x.in = device_matrix(2, 2, 5); });
+  refused(&W::put, invalid, "factors has 79 bytes, where 2 experts of F = 3 and D = 4 ask for 4 N (2 F + D)",
+          [](W& x) { x.factors.bytes = 79; });
+  refused(&W::put, invalid, "the router and the tokens overlap", [](W& x) { x.in.data = x.tokens.data; });
+  refused(&W::put, invalid, "w and the gradients overlap",
+          [](W& x) { x.factors.data = static_cast<float*>(x.grads.data) - 14; });
+  working_on_gpu w;
+  CHECK(mpi_router_cuda_restore_padding(&w.cuda, &w.grads, &w.tokens, w.offsets, -1) == invalid);
+  says_of_gpu("-1 experts");
+  CHECK(mpi_router_cuda_restore_padding(&w.cuda, &w.grads, &w.tokens, nullptr, 0) == MPIROUTER_OK);
 }
 
 TEST_CASE("mistakes of a gate on a GPU") {

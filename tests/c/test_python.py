@@ -203,6 +203,9 @@ class TensorLike:  # says what a tensor of PyTorch says
         self.array, self.shape, self.nbytes = array, array.shape, array.nbytes
         self.dtype = dtype or f"torch.{array.dtype}"
 
+    def __len__(self):
+        return len(self.array)
+
     def data_ptr(self):
         return self.array.ctypes.data
 
@@ -250,6 +253,14 @@ pointers = gpu.expert_pointers(TensorLike(scratch), TensorLike(fused32[0]), N)
 gpu.router_rows(pointers, TensorLike(r32), TensorLike(r32), TensorLike(scratch))
 experts = asked.pop()[1][1]
 assert (experts.data, experts.pointers, experts.strides[1]) == (None, scratch.ctypes.data, 2 * D)
+ends = TensorLike(np.arange(N, dtype=np.int32))
+gpu.put_factors(TensorLike(r32), TensorLike(r32), ends, TensorLike(r32), TensorLike(scratch), TensorLike(scratch), 77)
+name, arguments = asked.pop()
+assert name == "cuda_put_factors" and arguments[0].stream == 77 and arguments[3].value == ends.array.ctypes.data
+assert arguments[5].bytes == 512
+gpu.restore_padding(TensorLike(r32), TensorLike(r32), ends, TensorLike(scratch))
+name, arguments = asked.pop()
+assert name == "cuda_restore_padding" and arguments[4].value == N
 gpu.gate(TensorLike(r32), TensorLike(r32[:, :2]), TensorLike(scratch), load=TensorLike(scratch), score_function="sigmoid")
 name, arguments = asked.pop()
 assert name == "cuda_gate" and arguments[2].top_k == 2 and arguments[3] is None and arguments[8].value == scratch.ctypes.data

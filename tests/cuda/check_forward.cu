@@ -323,6 +323,7 @@ void check_forward(const cuda::context& ctx, int effort) {
     check_order<bf16>(ctx, {2, 40, 2048}, order, g);
     check_order<float>(ctx, {3, 300, 1000}, order, g);
     check_order<bf16>(ctx, {100, 24, 512}, order, g);  // blocks with rows of several experts
+    check_order<bf16>(ctx, {256, 9, 2048}, order, g);  // which finish them
     check_order<double>(ctx, {2, 20, 60}, order, g);
   }
   sweep<bf16, bf16, float>(ctx, g, effort);
@@ -368,7 +369,10 @@ void check_forward(const cuda::context& ctx, int effort) {
                                    {15, 130, 8192},
                                    {33, 130, 2048},
                                    {132, 9, 40},
-                                   {264, 20, 500}}) {
+                                   {264, 20, 500},
+                                   {256, 12, 7168},  // a block finishes two experts
+                                   {384, 50, 2048},
+                                   {1280, 12, 100}}) {
     for (const layout l : {layout::nfd, layout::ndf}) {
       check_step<bf16, float, float>(ctx, {.shape = shape, .order = l}, g);
       check_step<float, bf16, float>(ctx, {.shape = shape, .order = l, .specials = true}, g);

@@ -110,6 +110,22 @@ TEST_CASE("blocks have rows of a single expert where that leaves few multiproces
   CHECK(whole(7, 1, 132) == 7);  // no more tiles than that
   CHECK(whole(7, 3, 132) == 14);
   CHECK(whole(133, 1000, 132) == 0);
+  const auto dealt = [](index_t experts, int limit) {
+    partition p = make_partition({experts, 5, 1}, 5, limit);
+    const bool enough = deal_whole_experts(p, limit);
+    CHECK(check_partition(p).broken() == std::string());
+    if (enough) {
+      CHECK(segments_of(p).size() == static_cast<std::size_t>(experts));  // none is cut
+    }
+    return enough ? p.blocks : 0;
+  };
+  CHECK(dealt(256, 132) == 128);
+  CHECK(dealt(384, 132) == 128);
+  CHECK(dealt(264, 132) == 132);
+  CHECK(dealt(186, 100) == 93);
+  CHECK(dealt(184, 100) == 0);  // 92
+  CHECK(dealt(160, 132) == 0);
+  CHECK(dealt(131, 132) == 131);
   CHECK(most_divisor(12, 7) == 6);
   CHECK(most_divisor(13, 12) == 1);
   CHECK(most_divisor(13, 13) == 13);

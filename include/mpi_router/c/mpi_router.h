@@ -450,6 +450,21 @@ MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_vjp_factored(
     const mpi_router_options* options, const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows,
     const mpi_router_matrix* grad_router, const mpi_router_buffer* factors);
 
+/** The gradient to the experts as two more rows of a grouped product that makes their weight gradients,
+ * Ā_e = Σ_t g_t x_tᵀ over the rows t of expert e: grads [T, F], tokens [T, D], of one type, expert e ends
+ * before row offsets[e] (N of them, on the GPU), the last at T. The last two rows of each expert are padding:
+ * they become y, w and z, r of mpi_router_cuda_rows_vjp_factored, rounded to that type (f16 lacks their
+ * range), until mpi_router_cuda_restore_padding puts back what was there, bit for bit. Meanwhile the
+ * workspace keeps it, 2 N (F + D) elements. Offsets are looked at on the GPU: where an expert has no two
+ * rows, or the last does not end at T, the product gives NaN for every expert that has one. */
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_put_factors(
+    const mpi_router_cuda* cuda, const mpi_router_matrix* grads, const mpi_router_matrix* tokens,
+    const int32_t* offsets, const mpi_router_matrix* router, const mpi_router_buffer* factors);
+MPIROUTER_C_API mpi_router_code mpi_router_cuda_restore_padding(const mpi_router_cuda* cuda,
+                                                                const mpi_router_matrix* grads,
+                                                                const mpi_router_matrix* tokens,
+                                                                const int32_t* offsets, int64_t num_experts);
+
 /** mpi_router_gate on a GPU, in f32, with N up to 8192: logits [T, N] with contiguous rows; selection_bias,
  * of stride 1, mask and statuses: or null; weights [T, K] contiguous. load: N counts, or null: how many
  * tokens chose each expert is added to it. What a mask holds is not checked. No workspace. Its gradient is on

@@ -78,12 +78,12 @@ void expect_forward(const char* name, const expert_batch_view<const T, device_sp
   expect_weights_apart(name, experts, {work, output}, told_by_a_step(told, saved, rows.rows(), rows.cols()));
 }
 
-/// router_rows, which says what it does; the rows go to `peers` too.
+/// router_rows, which says what it does; the rows and what is told go to `peers` too.
 template <class T>
 void forward(const char* name, const context& ctx, const expert_batch_view<const T, device_space>& experts,
              const given_matrix& router, const given_matrix& rows, const step_by_products& told,
              const saved_step& saved, const workspace& scratch, const step_options& options,
-             const peer_rows& peers = {}) {
+             const peer_copies& peers = {}) {
   expect_context(name, ctx);
   expect_experts(name, experts);
   expect(options.steps >= 1, name, ": ", options.steps, " steps");
@@ -107,7 +107,7 @@ void forward(const char* name, const context& ctx, const expert_batch_view<const
                            plan.statuses,
                            last ? told : step_by_products{},
                            last ? saved : saved_step{},
-                           last ? peers : peer_rows{}};
+                           last ? peers : peer_copies{}};
     plan.run(ctx, experts, args, ctx.inputs_at_rest && step == 0 && !in_place, true,
              [&](const auto& images) { finish(ctx, experts.num_experts(), images, args); });
     from = to;

@@ -5,6 +5,7 @@
 #include <mpi_router/cuda/detail/device/launch.cuh>
 #include <mpi_router/distributed/loopback.hpp>
 #include <mpi_router/distributed/peers.cuh>
+#include <mpi_router/distributed/rank_message.cuh>
 
 #include <array>
 #include <cstddef>

@@ -12,7 +12,7 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 /// What becomes of the images of a layer.
 template <class Images>
 struct layer_to_finish {
-  static constexpr int kept = finish_kept;
+  static constexpr bool is_met_twice = true;
   Images images;
   finish_args args;
   template <int in_registers>
@@ -23,7 +23,7 @@ struct layer_to_finish {
 };
 template <class Images>
 struct layer_to_collect {
-  static constexpr int kept = 0;  // each element is met once
+  static constexpr bool is_met_twice = false;  // an element of the image
   collect_args<Images> args;
   template <int>
   __device__ __forceinline__ void by_block(int e, leader_scratch&) const {
@@ -75,9 +75,10 @@ class layers_finisher {
   void finish() {
     if (some_.experts > 0) {
       const launch_shape shape = one_block_each(finish_many_experts, some_.experts, some_.hidden);
-      const bool kept = some_.hidden <= finish_kept_columns;
-      launch("finish_layers_kernel", ctx_, shape,
-             kept ? finish_layers_kernel<Layer, Layer::kept> : finish_layers_kernel<Layer, 0>, some_);
+      with_kept(shape, some_.hidden, [&]<int kept>(std::integral_constant<int, kept>) {
+        launch("finish_layers_kernel", ctx_, shape, finish_layers_kernel < Layer,
+               Layer::is_met_twice ? kept : 0 >, some_);
+      });
     }
     some_ = {};
   }

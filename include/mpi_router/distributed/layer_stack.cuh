@@ -101,7 +101,7 @@ struct unstack_args {
   int slots;  // of a layer
   int first;
   int pitch;
-  peer_rows peers;  // a copy of `to` each
+  peer_copies peers;  // of `to`
 };
 template <class = void>
 __global__ void __launch_bounds__(generic_threads) unstack_kernel(const __grid_constant__ unstack_args a) {
@@ -116,16 +116,18 @@ __global__ void __launch_bounds__(generic_threads) unstack_kernel(const __grid_c
     const float4 x = from[static_cast<long long>(block) * fours + i];
     const long long at = static_cast<long long>(slot) * fours + i;
     to[at] = x;
-    for (int p = 0; p < a.peers.count; ++p) {
-      reinterpret_cast<float4*>(a.peers.bases[p] + a.peers.offset)[at] = x;
-    }
+    a.peers.store(to + at, x);
+  }
+  const auto put = [&a](auto* at, const auto& value) {
+    *at = value;
+    a.peers.store(at, value);
+  };
+  if (threadIdx.x == 0 && a.from.norms != nullptr) {
+    put(a.to.norms + slot, a.from.norms[block]);
+    put(a.to.energies + slot, a.from.energies[block]);
+    put(a.to.statuses + slot, a.from.statuses[block]);
   }
   a.peers.settle();
-  if (threadIdx.x == 0 && a.from.norms != nullptr) {
-    a.to.norms[slot] = a.from.norms[block];
-    a.to.energies[slot] = a.from.energies[block];
-    a.to.statuses[slot] = a.from.statuses[block];
-  }
 }
 
 template <class A, class B>
@@ -244,7 +246,8 @@ struct layer_stack {
     put();
   }
   /// To the slots of the message, where they are not there already.
-  void send(const context& ctx, const rank_parts& message, index_t pitch, const peer_rows& peers = {}) const {
+  void send(const context& ctx, const rank_parts& message, index_t pitch,
+            const peer_copies& peers = {}) const {
     if (!apart) return;
     launch("unstack_kernel", ctx, {static_cast<unsigned>(experts.num_experts()), generic_threads},
            unstack_kernel<>,

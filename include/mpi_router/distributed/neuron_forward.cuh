@@ -96,20 +96,20 @@ template <class Layers>
   return told;
 }
 
-/// A step whose rows go to the other ranks too, if they can be reached.
+/// A step whose rows and numbers go to the other ranks too, if they can be reached.
 template <class T, class R>
 void step_to_peers(const context& ctx, const expert_batch_view<T, device_space>& experts,
                    const matrix_view<R, device_space>& router, const matrix_view<float, device_space>& to,
                    const step_by_products& told, const workspace& scratch, const step_options& options,
-                   const peer_rows& peers) {
+                   const peer_copies& peers) {
   using value = std::remove_const_t<T>;
   forward<value>("cuda::sharded_router_rows", ctx, experts, router, to, told, {}, scratch, options, peers);
 }
 
-/// The parts of layers that are alike: one launch for all. peers(at): where what goes to `at` goes besides.
-template <class Layer, class Peers>
+/// The parts of layers that are alike: one launch for all.
+template <class Layer>
 void take_stacked_parts(context& ctx, std::span<const Layer> layers, const rank_parts& mine,
-                        const workspace& scratch, const step_options& alone, const Peers& peers) {
+                        const workspace& scratch, const step_options& alone, const peer_copies& peers) {
   const index_t pitch = rank_message::pitch_of(layers.front());
   context after = ctx;
   after.inputs_at_rest = false;  // the stack's rows were written just before
@@ -126,17 +126,17 @@ void take_stacked_parts(context& ctx, std::span<const Layer> layers, const rank_
     });
     const auto to = stack.directions(pitch);
     step_to_peers(after, stack.experts, stack.router, to, numbers_of(stack.parts, 0), stack.rest, alone,
-                  stack.apart ? peer_rows{} : peers(to.data()));
-    stack.send(after, mine, pitch, peers(mine.directions));
+                  stack.apart ? peer_copies{} : peers);
+    stack.send(after, mine, pitch, peers);
     ++k;
   }
   ctx.inputs_at_rest = true;
 }
 
 /// This rank's parts of the layers of a message. Afterwards the inputs of all are at rest.
-template <class Group, class Peers>
+template <class Group>
 void take_parts(context& ctx, const Group& group, const rank_memory& memory, const step_options& options,
-                const Peers& peers) {
+                const peer_copies& peers) {
   step_options alone = options;
   alone.radius = router_radius::fixed(1);
   alone.degenerate = degenerate_row::zero;
@@ -150,7 +150,7 @@ void take_parts(context& ctx, const Group& group, const rank_memory& memory, con
                     const index_t count = batch.experts.num_experts();
                     const auto to = directions_of(layer, mine, batch.slot, count);
                     step_to_peers(ctx, batch.experts, layer.router.middle_rows(batch.first, count), to,
-                                  numbers_of(mine, batch.slot), memory.scratch, alone, peers(to.data()));
+                                  numbers_of(mine, batch.slot), memory.scratch, alone, peers);
                     if (count > 0) ctx.inputs_at_rest = true;  // it has waited for what all of them read
                   }
                 });
@@ -185,14 +185,14 @@ void forward_by_messages(const context& ctx, const Comm& comm, std::span<const L
   for_each_message<apart>(layers, [&](const auto& group) {
     const rank_memory here = memory.from(group.at, ranks);
     put_places(reading, group.layers, reinterpret_cast<rank_place*>(here.mine + group.message.first_place));
-    take_parts(reading, group, here, options, [](const float*) { return peer_rows{}; });
+    take_parts(reading, group, here, options, {});
     start_gather(ctx, comm, here.mine, here.all, group.message.size);
   });
   if (rank_message(layers).slots > 0) wait_for_messages(ctx, comm);
   finish_rows<apart>(ctx, layers, memory, ranks, options);
 }
 
-/// Each direction goes to all ranks as it is made; the few numbers besides, and a meeting, make the message.
+/// What a rank makes goes to all ranks as it is made; a meeting makes it the message.
 template <class Comm, class Layer>
 void forward_to_peers(const context& ctx, const Comm& comm, std::span<const Layer> layers,
                       const rank_memory& memory, const step_options& options) {
@@ -202,14 +202,14 @@ void forward_to_peers(const context& ctx, const Comm& comm, std::span<const Laye
                       static_cast<std::size_t>(ranks * rank_message(layers).size) * sizeof(float));
   }
   context reading = ctx;
-  reading.inputs_at_rest = rows_at_rest(ctx, layers);
+  reading.inputs_at_rest = at_rest_after_meet<Comm> || rows_at_rest(ctx, layers);
   for_each_message<false>(layers, [&](const auto& group) {
     const rank_memory here = memory.in_place(comm.rank(), group.message.size);
+    const peer_copies peers{here.peers, static_cast<int>(ranks - 1), here.mine};
     comm.meet(ctx, here.mine, here.peers);  // none reads what it was sent in the last call any more
-    put_places(reading, group.layers, reinterpret_cast<rank_place*>(here.mine + group.message.first_place));
-    take_parts(reading, group, here, options,
-               [&](const float* at) { return peers_at(here.peers, ranks, here.mine, at); });
-    send_to_peers(ctx, here.mine, group.message.first_direction, here.peers, ranks);
+    put_places(ctx, group.layers, reinterpret_cast<rank_place*>(here.mine + group.message.first_place),
+               peers);
+    take_parts(reading, group, here, options, peers);
     comm.meet(ctx, nullptr, nullptr);
   });
   finish_rows<false>(ctx, layers, memory, ranks, options);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/finish/expert.cuh>
 #include <mpi_router/cuda/detail/finish/kernel.cuh>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 #include <mpi_router/cuda/types.hpp>
@@ -244,19 +245,24 @@ struct some_places {
 };
 template <class = void>
 __global__ void __launch_bounds__(some_places::most)
-    places_kernel(const __grid_constant__ some_places places, rank_place* to) {
+    places_kernel(const __grid_constant__ some_places places, rank_place* to, peer_copies peers) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int l = static_cast<int>(threadIdx.x);
-  if (l < places.count) to[l] = places.at[l];
+  if (l < places.count) {
+    to[l] = places.at[l];
+    peers.store(to + l, places.at[l]);
+  }
+  peers.settle();
 }
 
-/// Says where this rank's parts lie, if the layers are shards.
+/// Says where this rank's parts lie, if the layers are shards: here and to peers.
 template <class Layers>
-void put_places(const context& ctx, const Layers& layers, rank_place* to) {
+void put_places(const context& ctx, const Layers& layers, rank_place* to, const peer_copies& peers = {}) {
   some_places some;
   const auto put = [&] {
-    if (some.count > 0) launch("places_kernel", ctx, {1, some_places::most}, places_kernel<>, some, to);
+    if (some.count > 0)
+      launch("places_kernel", ctx, {1, some_places::most}, places_kernel<>, some, to, peers);
     to += some.count;
     some.count = 0;
   };

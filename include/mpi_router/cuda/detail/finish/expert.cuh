@@ -5,23 +5,35 @@
 #include <mpi_router/cuda/detail/device/any_matrix.cuh>
 #include <mpi_router/cuda/detail/device/sums.cuh>
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/types.hpp>
+
+#include <cstdint>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Where other GPUs want the same rows: there too they are f32, contiguous, and begin `offset` floats after
-/// bases[i].
-struct peer_rows {
+/// Other GPUs that want the same: what lies at `mine` here lies at bases[i] there.
+struct peer_copies {
   float* const* bases = nullptr;
   int count = 0;
-  long long offset = 0;
+  const float* mine = nullptr;
 
-  __device__ __forceinline__ void store_four(long long at, const double (&in)[4]) const {
+  template <class Value>
+  __device__ __forceinline__ void store(const Value* here, const Value& value) const {
+    const auto offset =
+        reinterpret_cast<const unsigned char*>(here) - reinterpret_cast<const unsigned char*>(mine);
+    for (int i = 0; i < count; ++i) {
+      *reinterpret_cast<Value*>(reinterpret_cast<unsigned char*>(bases[i]) + offset) = value;
+    }
+  }
+  /// Of a matrix of floats whose rows are contiguous.
+  __device__ __forceinline__ void store_four(const any_matrix& here, int row, int column,
+                                             const double (&in)[4]) const {
     const float4 x = make_float4(static_cast<float>(in[0]), static_cast<float>(in[1]),
                                  static_cast<float>(in[2]), static_cast<float>(in[3]));
-    for (int i = 0; i < count; ++i) {
-      *reinterpret_cast<float4*>(bases[i] + offset + at) = x;
-    }
+    store(reinterpret_cast<const float4*>(static_cast<const float*>(here.data) + row * here.row_stride +
+                                          column),
+          x);
   }
   /// After this thread's stores: a kernel that ends need not have them seen beyond its own GPU.
   __device__ __forceinline__ void settle() const {
@@ -40,7 +52,7 @@ struct finish_args {
   status* final_status;   // where `earlier` of the next step is read from; may be null
   step_by_products told;
   saved_step saved;
-  peer_rows peers{};
+  peer_copies peers{};  // of `out`, and of what is told
 };
 
 /// A thread's columns of an image, four at a time. `kept` chunks of them stay in registers from the first
@@ -128,6 +140,20 @@ struct finished_step {
   double residual_square = 0.0;  // ‖rM − ρ r‖², likewise
 };
 
+/// Up to four floats, at once where they begin at sixteen bytes.
+__device__ __forceinline__ void save_four(float* to, int count, const float (&x)[4]) {
+  if (count >= 4 && reinterpret_cast<std::uintptr_t>(to) % vector_bytes == 0) {
+    *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i < count) {
+      to[i] = x[i];
+    }
+  }
+}
+
 /// Writes the columns of r′ = C · rM / ‖rM‖ (Eq. 5), or what becomes of a row without a step, and of the
 /// saved direction. Returns this thread's part of ‖rM − ρ r‖².
 template <int kept, class Image>
@@ -156,18 +182,17 @@ template <int kept, class Image>
       out[i] = ok ? x[i] * scale : keeps ? r[i] : 0.0;
     }
     a.out.store_four(e, column, a.hidden, out);
-    if (a.peers.count > 0) a.peers.store_four(e * a.out.row_stride + column, out);
+    if (a.peers.count > 0) a.peers.store_four(a.out, e, column, out);
     if (a.saved.direction != nullptr) {
+      float direction[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (column + i < a.hidden) {
-          a.saved.direction[static_cast<long long>(e) * a.hidden + column + i] =
-              ok ? static_cast<float>(x[i] * per_norm) : 0.0F;
-        }
+        direction[i] = ok ? static_cast<float>(x[i] * per_norm) : 0.0F;
       }
+      save_four(a.saved.direction + static_cast<long long>(e) * a.hidden + column, a.hidden - column,
+                direction);
     }
   });
-  a.peers.settle();
   return residual;
 }
 
@@ -189,6 +214,7 @@ __device__ __forceinline__ void tell(const finish_args& a, int e, const finished
                                      : nullptr;
   if (states != nullptr) {
     states[e] = state;
+    if (lane == 0) a.peers.store(states + e, state);
   }
   double* const numbers = lane == 0   ? a.told.rayleigh
                           : lane == 1 ? a.told.energy
@@ -209,16 +235,16 @@ __device__ __forceinline__ void tell(const finish_args& a, int e, const finished
                        : lane == 1 ? image.energy()
                        : lane == 5 ? fmin(root, 1.0)
                                    : root;
-  const double in_units = state == status::ok ? value : 0.0;
+  double in_units = state == status::ok ? value : 0.0;
   if constexpr (is_scaled<Image>) {
     const int norm = image.row + (lane == 3 ? 0 : image.ratio);
-    numbers[e] = scale_by(in_units, lane == 5                ? 0
-                                    : lane == 0 || lane == 2 ? image.ratio
-                                    : lane == 1              ? image.ratio + 2 * image.row
-                                                             : norm);
-  } else {
-    numbers[e] = in_units;
+    in_units = scale_by(in_units, lane == 5                ? 0
+                                  : lane == 0 || lane == 2 ? image.ratio
+                                  : lane == 1              ? image.ratio + 2 * image.row
+                                                           : norm);
   }
+  numbers[e] = in_units;
+  if (lane < 6) a.peers.store(numbers + e, in_units);
 }
 
 /// Normalises the image of expert e, and tells of it. row_square() is this thread's part of ‖r‖², asked for
@@ -241,6 +267,7 @@ __device__ __forceinline__ void finish_expert(const finish_args& a, int e, const
   }
   step.residual_square = residual[0];
   tell(a, e, step, image);
+  a.peers.settle();
 }
 
 /// Writes an image as it is, zero if `dead`.

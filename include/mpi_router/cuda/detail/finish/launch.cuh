@@ -5,6 +5,8 @@
 #include <mpi_router/cuda/detail/finish/kernel.cuh>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 
+#include <type_traits>
+
 MPIROUTER_CUDA_DETAIL_BEGIN
 
 /// As many threads as there are vectors of four; but where there are more experts than run at once, as few as
@@ -14,7 +16,26 @@ MPIROUTER_CUDA_DETAIL_BEGIN
   while (experts > at_once && threads > finish_least_threads && hidden <= finish_kept * 4 * (threads / 2)) {
     threads /= 2;
   }
+  if (experts > at_once && threads == finish_most_threads && hidden <= finish_kept_columns) {
+    threads /= 2;  // each with twice as much
+  }
   return {static_cast<unsigned>(experts), static_cast<unsigned>(threads)};
+}
+
+/// use(std::integral_constant<int, kept>) for the fours of an image that a thread keeps, 0 where it reads the
+/// image twice.
+template <class Use>
+void with_kept(const launch_shape& shape, int hidden, const Use& use) {
+  const int each = 4 * static_cast<int>(shape.threads);
+  if (hidden <= each) {
+    use(std::integral_constant<int, 1>());
+  } else if (hidden <= finish_kept * each) {
+    use(std::integral_constant<int, finish_kept>());
+  } else if (hidden <= finish_kept_columns) {
+    use(std::integral_constant<int, finish_kept_by_few>());
+  } else {
+    use(std::integral_constant<int, 0>());
+  }
 }
 
 template <class Images>
@@ -26,13 +47,9 @@ void collect(const context& ctx, index_t experts, const collect_args<Images>& ar
 template <class Images>
 void finish(const context& ctx, index_t experts, const Images& images, const finish_args& args) {
   const launch_shape shape = one_block_each(ctx.multiprocessors, experts, args.hidden);
-  if (args.hidden <= 4 * static_cast<int>(shape.threads)) {
-    launch("finish_kernel", ctx, shape, finish_kernel<Images, 1>, images, args);
-  } else if (args.hidden <= finish_kept_columns) {
-    launch("finish_kernel", ctx, shape, finish_kernel<Images, finish_kept>, images, args);
-  } else {
-    launch("finish_kernel", ctx, shape, finish_kernel<Images, 0>, images, args);
-  }
+  with_kept(shape, args.hidden, [&]<int kept>(std::integral_constant<int, kept>) {
+    launch("finish_kernel", ctx, shape, finish_kernel<Images, kept>, images, args);
+  });
 }
 
 MPIROUTER_CUDA_DETAIL_END

@@ -57,9 +57,7 @@ inline void deal_panels(const context& ctx, const expert_shape& shape, index_t t
     // Members take the panels of their expert in turn: what they read at a time lies side by side.
     p.part.blocks = p.part.experts;
     p.part.team = each;
-  } else if (const int whole = most_divisor(p.part.experts, units); whole * 100 >= units * enough_blocks) {
-    p.part.whole = 0;
-    p.part.blocks = whole;
+  } else if (deal_whole_experts(p.part, units)) {
     p.members = 1;
   } else if (units > 1 && !has_tma(ctx)) {
     // Two take panels of one run in turn, likewise.

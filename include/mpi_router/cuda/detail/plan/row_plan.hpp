@@ -22,8 +22,10 @@ struct row_plan {
   int rows = 0;     // stored rows in a tile
   int group_threads = 0;
   ring_shape ring{};
-  int pitch = 0;    // of a slot, in floats
-  int cluster = 0;  // blocks of a cluster that can finish their expert; 0 where a second kernel is needed
+  int pitch = 0;  // of a slot, in floats
+  /// Blocks of a cluster that can finish their expert, or, where this is 1 and the partition is not `whole`,
+  /// several experts one after the other; 0 where a second kernel is needed.
+  int cluster = 0;
   std::size_t shared_bytes = 0;
   partition part;
 };
@@ -33,6 +35,7 @@ struct row_demand {
   int extra_bytes = 0;        // of a second tensor that travels with them
   int most_columns = 0;       // that a thread can own
   int vectors_in_flight = 0;  // rows × vectors: the registers that a tile takes
+  bool in_turn = false;       // a block may finish one expert and go on to the next
 };
 
 /// Stored rows in a tile.
@@ -63,13 +66,16 @@ struct row_demand {
   return resident && inbox_floats(each, pitch) <= room ? each : 0;
 }
 
+/// Whether a block finishes several experts, one after the other: its rings are full of the next one then.
+[[nodiscard]] inline bool finishes_in_turn(const row_plan& p) { return p.cluster == 1 && p.part.whole == 0; }
+
 /// As many groups as the shared memory has rings for, as deep as may be; none where there is no room for one.
 [[nodiscard]] inline row_plan with_rings(const context& ctx, row_plan p, int vectors, int width) {
   const int deepest = has_tma(ctx) ? most_stages : most_stages_of_threads;
   for (p.ring.groups = most_threads / p.group_threads; p.ring.groups >= 1; --p.ring.groups) {
     const int threads = p.ring.groups * p.group_threads;
     const bool sums_apart = p.ring.groups > 1 && p.part.whole == 0;  // else they go where the rings were
-    const int sums = sums_apart ? threads * vectors * width : 0;
+    const int sums = sums_apart ? threads * vectors * width : finishes_in_turn(p) ? p.pitch : 0;
     const int floats = p.cluster > 1 ? inbox_floats(p.cluster, p.pitch) : sums;
     const auto bytes = [&] { return row_memory::bytes(p.ring, threads / warp_threads, floats); };
     p.ring.stages = 0;
@@ -101,9 +107,17 @@ struct row_demand {
   p.ring.stage_bytes = p.rows * p.pitch * (demand.element_bytes + demand.extra_bytes);
   p.part = make_partition(shape, (shape.ffn_dim + p.rows - 1) / p.rows, ctx.multiprocessors);
   p.cluster = finishing_cluster(ctx, p.part, p.pitch);
-  const row_plan finishing = with_rings(ctx, p, vectors, width);
+  if (const row_plan finishing = with_rings(ctx, p, vectors, width); finishing.vectors > 0 && p.cluster > 0) {
+    return finishing;
+  }
   p.cluster = 0;  // then its leader needs no room for what it is sent
-  return finishing.vectors > 0 ? finishing : with_rings(ctx, p, vectors, width);
+  const row_plan plain = with_rings(ctx, p, vectors, width);
+  if (demand.in_turn && p.part.whole == 0 && deal_whole_experts(p.part, ctx.multiprocessors)) {
+    p.cluster = 1;
+    const row_plan turns = with_rings(ctx, p, vectors, width);
+    return turns.ring.groups == plain.ring.groups && turns.ring.stages == plain.ring.stages ? turns : plain;
+  }
+  return plain;
 }
 
 /// Where there is no room for a ring of whole tiles, threads own twice as many vectors, and tiles have half
@@ -127,10 +141,13 @@ struct row_demand {
   return p;
 }
 
-/// The forward's plan.
+/// What the forward asks of a plan, and its plan.
+[[nodiscard]] constexpr row_demand forward_demand(int element_bytes) {
+  return {element_bytes, 0, forward_most_columns, forward_vectors_in_flight, true};
+}
 [[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
                                             int element_bytes) {
-  return make_row_plan(ctx, shape, {element_bytes, 0, forward_most_columns, forward_vectors_in_flight});
+  return make_row_plan(ctx, shape, forward_demand(element_bytes));
 }
 
 MPIROUTER_CUDA_DETAIL_END

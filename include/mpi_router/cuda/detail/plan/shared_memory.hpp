@@ -49,8 +49,8 @@ struct row_memory {
   feed_state* feed;      // [groups]
   float* scratch;        // [warps, 2, sums_at_once]
   slot_header* headers;  // [groups]
-  /// [groups, columns], where there are several groups, and several segments; or the other parts of an image
-  /// of which this block has the first.
+  /// [groups, columns], where there are several groups, and several segments; a row, where a block finishes
+  /// several experts; or the other parts of an image of which this block has the first.
   float* sums;
 
   /// Only a plan needs to know how many sums.

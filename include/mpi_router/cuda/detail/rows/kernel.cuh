@@ -148,6 +148,9 @@ __global__ void __launch_bounds__(most_threads, 1)
     end_segment<vectors, width>(a.sweep, sweep.memory, sweep.group, expert, header, sums.u,
                                 [&](const image_parts& image) {
                                   finish_expert<0>(a.finish, expert, image, row_square, *sweep.memory.leader);
+                                  if (a.sweep.part.whole == 0) {
+                                    block_sync();  // the next expert's sums go where these are
+                                  }
                                 });
     sweep.tile = stop;
   }

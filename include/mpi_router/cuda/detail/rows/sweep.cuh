@@ -22,7 +22,8 @@ struct row_sweep_args {
   partial_sums out;
   int group_threads;
   ring_shape ring;
-  /// The blocks of an expert are a cluster, which also does what otherwise a second kernel does.
+  /// The blocks of an expert are a cluster, or a block has whole experts, and does what otherwise a second
+  /// kernel does.
   bool fused;
 };
 
