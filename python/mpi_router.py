@@ -526,6 +526,16 @@ def _device_pointer(array):
     return None if array is None else _ptr(_address(array))
 
 
+def _ends(offsets, count=None):
+    """The address of where experts end."""
+    address, shape, strides, dtype = _device_array(offsets)
+    if (str(dtype).removeprefix("torch.") != "int32" or len(shape) != 1 or count not in (None, shape[0]) or
+            (shape[0] > 1 and strides[0] != 1)):
+        raise ValueError(f"offsets is {dtype} {tuple(shape)} with strides {tuple(strides)}, not contiguous int32 "
+                         f"({'N' if count is None else count},)")
+    return _ptr(address)
+
+
 class Cuda:
     """The calls on the GPU that is current when it is made; it must be current at each call, too. Keep one for each GPU.
 
@@ -610,14 +620,14 @@ class Cuda:
         """Puts the factors of router_rows_vjp into the padding of the operands of a grouped weight-gradient product,
         grads [T, F] and tokens [T, D], of which expert e ends before row offsets[e] (int32): its last two rows. The
         workspace keeps what was there, 2 N (F + D) elements, for restore_padding with the same arrays."""
+        r = self._matrix(router, "router")
         self._run("cuda_put_factors", self._here(stream, workspace), self._matrix(grads, "grads"),
-                  self._matrix(tokens, "tokens"), _device_pointer(offsets), self._matrix(router, "router"),
-                  self._buffer(factors, "factors"))
+                  self._matrix(tokens, "tokens"), _ends(offsets, r.shape[0]), r, self._buffer(factors, "factors"))
 
     def restore_padding(self, grads, tokens, offsets, workspace, stream=0):
         """Puts back what put_factors took."""
         self._run("cuda_restore_padding", self._here(stream, workspace), self._matrix(grads, "grads"),
-                  self._matrix(tokens, "tokens"), _device_pointer(offsets), _i64(len(offsets)))
+                  self._matrix(tokens, "tokens"), _ends(offsets), _i64(_device_array(offsets)[1][0]))
 
     def gate(self, logits, weights, experts, stream=0, *, statuses=None, load=None, selection_bias=None, mask=None,
              **options):

@@ -6,8 +6,8 @@
     backward_factored(gates, router, options, statuses, tape, grad_rows, grad_router)
     with_factors(grad, tokens, offsets, factors)
 
-backward_factored returns the factors of one step, Ā = p zᵀ + w rᵀ the gradient to the gates; meanwhile with_factors, they
-are the last two rows of each expert in the operands [T, F] and [T, D] of its weight gradient. gates is a list: of one
+backward_factored returns the factors of one step, Ā = p zᵀ + w rᵀ the gradient to the gates, in a form of the library's
+own; within with_factors they are the last two rows of each expert in the operands [T, F] and [T, D] of its weight gradient. gates is a list: of one
 tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something to the library alone.
 All memory is the caller's, and grad_router is zero when it comes.
 """
@@ -100,12 +100,12 @@ class HostLibrary(_CStructs):
         last = offsets.long().unsqueeze(1)
         places = torch.cat([last - 2, last - 1], 1).flatten()
         # A row without a step has w = 0, and may be what it is for not being finite.
-        right = torch.nan_to_num(r.to(tokens.dtype), 0, 0, 0)
+        right = torch.nan_to_num(r, 0, 0, 0)
         sides = ((grad.data, (p, w)), (tokens.data, (z, right)))  # autograd, which could only object, is not told
         own = [matrix.index_select(0, places) for matrix, _ in sides]
-        for matrix, rows in sides:
-            matrix.index_copy_(0, places, torch.stack([x.to(matrix.dtype) for x in rows], 1).flatten(0, 1))
         try:
+            for matrix, rows in sides:
+                matrix.index_copy_(0, places, torch.stack([x.to(matrix.dtype) for x in rows], 1).flatten(0, 1))
             yield
         finally:
             for (matrix, _), rows in zip(sides, own):

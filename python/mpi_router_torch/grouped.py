@@ -33,7 +33,7 @@ class GroupedGateProjection:
     nor for a reentrant checkpoint around the product alone.
 
     Raises ValueError where shapes, types or devices do not fit; on a CPU, too, where an expert has no two rows or the last
-    does not end at T. A GPU is not asked: there the gradient to all gates is NaN then. float16, which lacks the range of
+    does not end at T. A GPU is not asked: there the gradient to the gates of all experts with tokens is NaN then. float16, which lacks the range of
     the factors, is refused.
     """
 
@@ -150,6 +150,7 @@ def _factored(gates, router, options: Options, statuses, tape, grad_rows) -> Tup
 
 def _weight_gradient_and(factors, tokens, offsets, grad) -> Tensor:
     """The weight gradient with the factors as two more rows of each expert."""
+    offsets = offsets.contiguous()
     if offsets.is_cuda:
         for t in (tokens, offsets, grad):  # they may come from the stream of the product
             t.record_stream(torch.cuda.current_stream(t.device))

@@ -604,103 +604,136 @@ static void check_gate(const mpi_router_cuda* cuda, int is_full) {
   release_array(&bias);
 }
 
+/* The operands of a grouped product, as they are and as they were. */
+enum { GROUPED_EXPERTS = 3, GROUPED_ROWS = 11 };
+typedef struct grouped {
+  mpi_router_cuda cuda;
+  array grads, tokens, router, grads_before, tokens_before;
+  memory factors, offsets, kept;
+} grouped;
+
+static array filled_matrix(mpi_router_dtype type, int64_t rows, int64_t cols) {
+  array a = make_matrix(type, rows, cols);
+  fill(&a, 1);
+  return a;
+}
+static array copy_of(const array* a) {
+  array copy = *a;
+  copy.of.host = malloc(a->of.bytes + 1);
+  need(copy.of.host == NULL, "malloc");
+  memcpy(copy.of.host, a->of.host, a->of.bytes);
+  return copy;
+}
+static grouped make_grouped(const mpi_router_cuda* cuda, mpi_router_dtype type, mpi_router_dtype router_type,
+                            int64_t f, int64_t d) {
+  const int64_t floats = GROUPED_EXPERTS * (2 * f + d);
+  grouped g;
+  int64_t i;
+  g.grads = filled_matrix(type, GROUPED_ROWS, f);
+  g.tokens = filled_matrix(type, GROUPED_ROWS, d);
+  g.grads_before = copy_of(&g.grads);
+  g.tokens_before = copy_of(&g.tokens);
+  g.router = filled_matrix(router_type, GROUPED_EXPERTS, d);
+  store(g.router.of.host, router_type, g.router.first + 1, NAN);
+  upload(&g.router.of);
+  g.factors = make_memory((size_t)floats * 4, 0);
+  for (i = 0; i < floats; ++i) ((float*)g.factors.host)[i] = (float)next();
+  upload(&g.factors);
+  g.offsets = make_memory(GROUPED_EXPERTS * sizeof(int32_t), 0);
+  g.cuda = with_workspace(cuda, &g.kept, 2 * GROUPED_EXPERTS * (f + d) * (int64_t)size_of(type));
+  return g;
+}
+static void release_grouped(grouped* g) {
+  free(g->grads_before.of.host);
+  free(g->tokens_before.of.host);
+  release(&g->kept);
+  release(&g->offsets);
+  release(&g->factors);
+  release_array(&g->router);
+  release_array(&g->tokens);
+  release_array(&g->grads);
+}
+
+static void put_into(grouped* g, const int32_t* ends) {
+  const mpi_router_matrix grads = device_matrix(&g->grads), tokens = device_matrix(&g->tokens),
+                          router = device_matrix(&g->router);
+  const mpi_router_buffer factors = {g->factors.device, (int64_t)g->factors.bytes};
+  memcpy(g->offsets.host, ends, g->offsets.bytes);
+  upload(&g->offsets);
+  check(mpi_router_cuda_put_factors(&g->cuda, &grads, &tokens, (const int32_t*)g->offsets.device, &router,
+                                    &factors) == MPIROUTER_OK,
+        "factors in the padding");
+  need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  download(&g->grads.of);
+  download(&g->tokens.of);
+}
+static void check_restored(grouped* g) {
+  const mpi_router_matrix grads = device_matrix(&g->grads), tokens = device_matrix(&g->tokens);
+  check(mpi_router_cuda_restore_padding(&g->cuda, &grads, &tokens, (const int32_t*)g->offsets.device,
+                                        GROUPED_EXPERTS) == MPIROUTER_OK,
+        "the padding put back");
+  need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  download(&g->grads.of);
+  download(&g->tokens.of);
+  check(memcmp(g->grads.of.host, g->grads_before.of.host, g->grads.of.bytes) == 0, "gradients as they were");
+  check(memcmp(g->tokens.of.host, g->tokens_before.of.host, g->tokens.of.bytes) == 0, "tokens as they were");
+}
+
 /* The factors in the last two rows of each expert, rounded to their type, and all else as it was. */
-static void check_put(const array* operand, const int32_t* ends, int n, const float* first,
-                      const double* second, const array* before) {
+static void check_put(const array* operand, const int32_t* ends, const float* first, const double* second,
+                      const array* before) {
   const int64_t columns = operand->shape[2];
   int64_t t, k;
   int e;
-  download(&operand->of);
-  for (t = 0; t < operand->shape[1]; ++t)
+  for (t = 0; t < GROUPED_ROWS; ++t)
     for (k = 0; k < columns; ++k) {
       double want = at(before, 0, t, k), most = 0;
-      for (e = 0; e < n; ++e) {
+      for (e = 0; e < GROUPED_EXPERTS; ++e) {
         if (t == ends[e] - 2) want = first[e * columns + k], most = of_rounding(operand->dtype);
         if (t == ends[e] - 1) want = second[e * columns + k], most = of_rounding(operand->dtype);
       }
       check(fabs(at(operand, 0, t, k) - want) <= most * fabs(want), "a row of a grouped operand");
     }
 }
+/* NaN in the last gradient of every expert that has one, and all else as it was. */
+static void check_no_room(grouped* g, const int32_t* ends) {
+  int64_t t, k;
+  int e;
+  put_into(g, ends);
+  for (t = 0; t < GROUPED_ROWS; ++t) {
+    int is_last = 0;
+    for (e = 0; e < GROUPED_EXPERTS; ++e) {
+      is_last = is_last || t == (ends[e] < GROUPED_ROWS ? ends[e] : GROUPED_ROWS) - 1;
+    }
+    for (k = 0; k < g->grads.shape[2]; ++k) {
+      const double x = at(&g->grads, 0, t, k);
+      check(is_last ? isnan(x) : x == at(&g->grads_before, 0, t, k), "a gradient of experts without room");
+    }
+  }
+  check(memcmp(g->tokens.of.host, g->tokens_before.of.host, g->tokens.of.bytes) == 0,
+        "tokens of experts without room");
+  check_restored(g);
+}
 static void check_padding(const mpi_router_cuda* cuda, mpi_router_dtype type, mpi_router_dtype router_type,
                           int64_t f, int64_t d) {
-  enum { N = 3, T = 11 };
-  static const int32_t well[N] = {2, 7, T};
-  static const int32_t wrong[3][N] = {{2, 3, T}, {2, 7, T - 1}, {5, 3, 5}};
-  array grads = make_matrix(type, T, f), tokens = make_matrix(type, T, d),
-        router = make_matrix(router_type, N, d);
-  array grads_before, tokens_before;
-  const mpi_router_matrix g = device_matrix(&grads), x = device_matrix(&tokens), r = device_matrix(&router);
-  memory factors = make_memory((size_t)(N * (2 * f + d)) * 4, 0), offsets = make_memory(sizeof well, 0), kept;
-  float* const p = (float*)factors.host;
-  const mpi_router_buffer from = {factors.device, (int64_t)factors.bytes};
-  const mpi_router_cuda own = with_workspace(cuda, &kept, 2 * N * (f + d) * (int64_t)size_of(type));
-  double* const w = doubles(N * f);
-  double* second;
+  static const int32_t well[3] = {2, 7, GROUPED_ROWS};
+  static const int32_t wrong[5][3] = {
+      {2, 3, 11}, {2, 7, 10}, {5, 3, 5}, {-1, 7, 15}, {2147483647, -2147483647, 11}};
+  grouped g = make_grouped(cuda, type, router_type, f, d);
+  const float* const p = (const float*)g.factors.host;
+  double *const w = doubles(GROUPED_EXPERTS * f), *const r = in_double(&g.router);
   int64_t i;
-  int k;
   looking_at("the padding of a grouped product");
-  fill(&grads, 1);
-  fill(&tokens, 1);
-  fill(&router, 1);
-  store(router.of.host, router_type, router.first + 1, NAN);
-  upload(&router.of);
-  grads_before = grads, tokens_before = tokens;
-  grads_before.of.host = malloc(grads.of.bytes + 1), tokens_before.of.host = malloc(tokens.of.bytes + 1);
-  need(grads_before.of.host == NULL || tokens_before.of.host == NULL, "malloc");
-  memcpy(grads_before.of.host, grads.of.host, grads.of.bytes);
-  memcpy(tokens_before.of.host, tokens.of.host, tokens.of.bytes);
-  for (i = 0; i < N * (2 * f + d); ++i) p[i] = (float)next();
-  upload(&factors);
-  memcpy(offsets.host, well, sizeof well);
-  upload(&offsets);
-  for (i = 0; i < N * f; ++i) w[i] = p[N * (f + d) + i];
-  second = in_double(&router);
-  for (i = 0; i < N * d; ++i) second[i] = isfinite(second[i]) ? second[i] : 0;
-  check(mpi_router_cuda_put_factors(&own, &g, &x, (const int32_t*)offsets.device, &r, &from) == MPIROUTER_OK,
-        "factors in the padding");
-  need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-  check_put(&grads, well, N, p, w, &grads_before);
-  check_put(&tokens, well, N, p + N * f, second, &tokens_before);
-  for (k = 0; k < 4; ++k) {
-    if (k > 0) { /* experts without room */
-      int t, e;
-      memcpy(offsets.host, wrong[k - 1], sizeof well);
-      upload(&offsets);
-      check(mpi_router_cuda_put_factors(&own, &g, &x, (const int32_t*)offsets.device, &r, &from) ==
-                MPIROUTER_OK,
-            "factors without room");
-      need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-      download(&grads.of);
-      download(&tokens.of);
-      for (t = 0; t < T; ++t) {
-        int is_last = 0;
-        for (e = 0; e < N; ++e) is_last = is_last || t == wrong[k - 1][e] - 1;
-        for (i = 0; i < f; ++i)
-          check(is_last ? isnan(at(&grads, 0, t, i)) : at(&grads, 0, t, i) == at(&grads_before, 0, t, i),
-                "NaN in the last row of each expert");
-      }
-      check(memcmp(tokens.of.host, tokens_before.of.host, tokens.of.bytes) == 0,
-            "tokens of experts without room");
-    }
-    check(mpi_router_cuda_restore_padding(&own, &g, &x, (const int32_t*)offsets.device, N) == MPIROUTER_OK,
-          "the padding put back");
-    need((int)cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-    download(&grads.of);
-    download(&tokens.of);
-    check(memcmp(grads.of.host, grads_before.of.host, grads.of.bytes) == 0 &&
-              memcmp(tokens.of.host, tokens_before.of.host, tokens.of.bytes) == 0,
-          "what was in the padding");
-  }
-  free(grads_before.of.host);
-  free(tokens_before.of.host);
-  free(second);
+  for (i = 0; i < GROUPED_EXPERTS * f; ++i) w[i] = p[GROUPED_EXPERTS * (f + d) + i];
+  for (i = 0; i < GROUPED_EXPERTS * d; ++i) r[i] = isfinite(r[i]) ? r[i] : 0;
+  put_into(&g, well);
+  check_put(&g.grads, well, p, w, &g.grads_before);
+  check_put(&g.tokens, well, p + GROUPED_EXPERTS * f, r, &g.tokens_before);
+  check_restored(&g);
+  for (i = 0; i < 5; ++i) check_no_room(&g, wrong[i]);
+  free(r);
   free(w);
-  release(&kept);
-  release(&offsets);
-  release(&factors);
-  release_array(&router);
-  release_array(&tokens);
-  release_array(&grads);
+  release_grouped(&g);
 }
 
 static void is_refused(mpi_router_code code, mpi_router_code want, const char* text) {

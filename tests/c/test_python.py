@@ -203,9 +203,6 @@ class TensorLike:  # says what a tensor of PyTorch says
         self.array, self.shape, self.nbytes = array, array.shape, array.nbytes
         self.dtype = dtype or f"torch.{array.dtype}"
 
-    def __len__(self):
-        return len(self.array)
-
     def data_ptr(self):
         return self.array.ctypes.data
 
@@ -258,6 +255,9 @@ gpu.put_factors(TensorLike(r32), TensorLike(r32), ends, TensorLike(r32), TensorL
 name, arguments = asked.pop()
 assert name == "cuda_put_factors" and arguments[0].stream == 77 and arguments[3].value == ends.array.ctypes.data
 assert arguments[5].bytes == 512
+for wrong in (np.arange(N - 1, dtype=np.int32), np.arange(N, dtype=np.int64), np.arange(2 * N, dtype=np.int32)[::2]):
+    refused(ValueError, "not contiguous int32", gpu.put_factors, TensorLike(r32), TensorLike(r32), TensorLike(wrong),
+            TensorLike(r32), TensorLike(scratch), TensorLike(scratch))
 gpu.restore_padding(TensorLike(r32), TensorLike(r32), ends, TensorLike(scratch))
 name, arguments = asked.pop()
 assert name == "cuda_restore_padding" and arguments[4].value == N

@@ -450,13 +450,14 @@ MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_vjp_factored(
     const mpi_router_options* options, const mpi_router_buffer* tape, const mpi_router_matrix* grad_rows,
     const mpi_router_matrix* grad_router, const mpi_router_buffer* factors);
 
-/** The gradient to the experts as two more rows of a grouped product that makes their weight gradients,
- * Ā_e = Σ_t g_t x_tᵀ over the rows t of expert e: grads [T, F], tokens [T, D], of one type, expert e ends
- * before row offsets[e] (N of them, on the GPU), the last at T. The last two rows of each expert are padding:
- * they become y, w and z, r of mpi_router_cuda_rows_vjp_factored, rounded to that type (f16 lacks their
- * range), until mpi_router_cuda_restore_padding puts back what was there, bit for bit. Meanwhile the
- * workspace keeps it, 2 N (F + D) elements. Offsets are looked at on the GPU: where an expert has no two
- * rows, or the last does not end at T, the product gives NaN for every expert that has one. */
+/** The gradient to the experts, p zᵀ + w rᵀ, as two more rows of a grouped product that makes their weight
+ * gradients, G_e = Σ_t g_t x_tᵀ over the rows t of expert e: grads [T, F], tokens [T, D], of one type, expert
+ * e ends before row offsets[e] (N of them, contiguous, on the GPU), the last at T. The last two rows of each
+ * expert are padding: they become p, w and z, r, rounded to that type (f16 lacks their range; what is not
+ * finite in the router becomes 0), until mpi_router_cuda_restore_padding puts back what was there, bit for
+ * bit but that a NaN may be another. Meanwhile the workspace keeps it, 2 N (F + D) elements. Offsets are
+ * looked at on the GPU: where an expert has no two rows, or the last does not end at T, the product gives NaN
+ * for every expert that has a row. */
 MPIROUTER_C_API mpi_router_code mpi_router_cuda_put_factors(
     const mpi_router_cuda* cuda, const mpi_router_matrix* grads, const mpi_router_matrix* tokens,
     const int32_t* offsets, const mpi_router_matrix* router, const mpi_router_buffer* factors);

@@ -12,7 +12,7 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 /// What becomes of the images of a layer.
 template <class Images>
 struct layer_to_finish {
-  static constexpr bool is_met_twice = true;
+  static constexpr bool reads_image_twice = true;
   Images images;
   finish_args args;
   template <int in_registers>
@@ -23,7 +23,7 @@ struct layer_to_finish {
 };
 template <class Images>
 struct layer_to_collect {
-  static constexpr bool is_met_twice = false;  // an element of the image
+  static constexpr bool reads_image_twice = false;
   collect_args<Images> args;
   template <int>
   __device__ __forceinline__ void by_block(int e, leader_scratch&) const {
@@ -76,8 +76,8 @@ class layers_finisher {
     if (some_.experts > 0) {
       const launch_shape shape = one_block_each(finish_many_experts, some_.experts, some_.hidden);
       with_kept(shape, some_.hidden, [&]<int kept>(std::integral_constant<int, kept>) {
-        launch("finish_layers_kernel", ctx_, shape, finish_layers_kernel < Layer,
-               Layer::is_met_twice ? kept : 0 >, some_);
+        constexpr int in_registers = Layer::reads_image_twice ? kept : 0;
+        launch("finish_layers_kernel", ctx_, shape, finish_layers_kernel<Layer, in_registers>, some_);
       });
     }
     some_ = {};

@@ -32,8 +32,9 @@ MPIROUTER_CUDA_DETAIL_END
 MPIROUTER_CUDA_BEGIN
 
 /// A borrowed ncclComm_t whose workspace is a window, as a PeerCommunicator: sharded_router_rows then writes
-/// each direction to all ranks as it is made, over NVLink, in place of a message after the reads. It sends no
-/// messages: columns and the backward take nccl_communicator, and a workspace that is in no window.
+/// each direction, with its numbers, to all ranks as it is made, over NVLink, in place of a message after the
+/// reads. It sends no messages: columns and the backward take nccl_communicator, and a workspace that is in
+/// no window.
 ///
 /// device: made by ncclDevCommCreate with lsaBarrierCount of 1 or more, of which the first barrier is used.
 /// window: of ncclCommWindowRegister with NCCL_WIN_COLL_SYMMETRIC, of `bytes` at `base`, as many on every

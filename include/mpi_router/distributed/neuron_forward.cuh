@@ -151,7 +151,8 @@ void take_parts(context& ctx, const Group& group, const rank_memory& memory, con
                     const auto to = directions_of(layer, mine, batch.slot, count);
                     step_to_peers(ctx, batch.experts, layer.router.middle_rows(batch.first, count), to,
                                   numbers_of(mine, batch.slot), memory.scratch, alone, peers);
-                    if (count > 0) ctx.inputs_at_rest = true;  // it has waited for what all of them read
+                    if (count > 0)
+                      ctx.inputs_at_rest = true;  // what all of them read is there, or waited for
                   }
                 });
 }

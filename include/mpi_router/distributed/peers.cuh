@@ -19,7 +19,7 @@ MPIROUTER_CUDA_BEGIN
 ///
 /// `static constexpr bool at_rest_after_meet = true` says that meet always launches a kernel, which lets the
 /// next start only when it has itself waited for the one before it: then the reading of weights begins while
-/// the ranks meet.
+/// the ranks meet, as with context::inputs_at_rest.
 template <class C>
 concept PeerCommunicator =
     requires(const std::remove_cvref_t<C>& comm, const context& ctx, float* mine, float** peers) {

@@ -74,8 +74,9 @@ template <class T, class R, class O>
 /// and neither on the network nor on the algorithm of the library below. Columns: two messages, of 8 · Σ N ·
 /// F and 8 · Σ N · `most` bytes, two reads of the weights, all in f64, by the generic path.
 ///
-/// Over a PeerCommunicator there is no message: directions go to the others as they are made, which all wait
-/// for at the end (and at the beginning, until none reads those of the last call). Not for columns.
+/// Over a PeerCommunicator there is no message: directions and their numbers go to the others as they are
+/// made, which all wait for at the end (and at the beginning, until none reads those of the last call). Not
+/// for columns.
 ///
 /// Stream-ordered, no synchronisation, no allocation; may be captured in a graph where the message may.
 /// Throws usage_error on shapes, overlap, workspace, radius, steps; what `comm` throws passes through.

@@ -16,9 +16,6 @@ MPIROUTER_CUDA_DETAIL_BEGIN
   while (experts > at_once && threads > finish_least_threads && hidden <= finish_kept * 4 * (threads / 2)) {
     threads /= 2;
   }
-  if (experts > at_once && threads == finish_most_threads && hidden <= finish_kept_columns) {
-    threads /= 2;  // each with twice as much
-  }
   return {static_cast<unsigned>(experts), static_cast<unsigned>(threads)};
 }
 
@@ -29,10 +26,8 @@ void with_kept(const launch_shape& shape, int hidden, const Use& use) {
   const int each = 4 * static_cast<int>(shape.threads);
   if (hidden <= each) {
     use(std::integral_constant<int, 1>());
-  } else if (hidden <= finish_kept * each) {
-    use(std::integral_constant<int, finish_kept>());
   } else if (hidden <= finish_kept_columns) {
-    use(std::integral_constant<int, finish_kept_by_few>());
+    use(std::integral_constant<int, finish_kept>());
   } else {
     use(std::integral_constant<int, 0>());
   }

@@ -28,19 +28,20 @@ struct grouped_args {
   int tokens;
 };
 
-/// Which row of a grouped operand has which place, for all threads of a block.
+/// Where an expert ends, for all threads of a block.
 struct padding_places {
   bool well;   // every expert has two rows of its own, and the last ends with the tokens
-  int end;     // of the expert
+  int end;     // of the expert, T at the most
   bool alone;  // no expert before it ends there as well
 
-  __device__ __forceinline__ padding_places(const grouped_args& a, int expert) : end(a.offsets[expert]) {
+  __device__ __forceinline__ padding_places(const grouped_args& a, int expert)
+      : end(min(a.offsets[expert], a.tokens)) {
     bool wrong = a.offsets[a.experts - 1] != a.tokens;
     bool twice = false;
     for (int e = static_cast<int>(threadIdx.x); e < a.experts; e += static_cast<int>(blockDim.x)) {
       const long long begin = e == 0 ? 0 : a.offsets[e - 1];
       wrong = wrong || a.offsets[e] - begin < 2;
-      twice = twice || (e < expert && a.offsets[e] == end);
+      twice = twice || (e < expert && min(a.offsets[e], a.tokens) == end);
     }
     well = __syncthreads_or(wrong) == 0;
     alone = __syncthreads_or(twice) == 0;
@@ -48,7 +49,8 @@ struct padding_places {
 };
 
 /// One block for each of the last two rows of each expert, in x, and each operand, in y. Where experts have
-/// no room, NaN goes into the last row of each gradient, which is in nobody else's way, and nothing else.
+/// no room, nothing but NaN goes in, into the last row of each one's gradients: of several that end there the
+/// first writes it.
 template <class = void>
 __global__ void __launch_bounds__(generic_threads)
     swap_padding_kernel(const __grid_constant__ grouped_args a) {
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(generic_threads)
   const padding_places places(a, expert);
   const int row = places.end - (is_last ? 1 : 2);
   const bool nans = !places.well;
-  if (nans && (!is_last || blockIdx.y != 0 || !places.alone || places.end < 1 || places.end > a.tokens)) {
+  if (nans && (!is_last || blockIdx.y != 0 || !places.alone || places.end < 1)) {
     return;
   }
   const any_matrix& other = is_last ? side.second : side.first;

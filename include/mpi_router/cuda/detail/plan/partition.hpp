@@ -97,8 +97,8 @@ inline void expect_countable(const expert_shape& s, index_t tiles_per_expert, in
   return divisor;
 }
 
-/// Gives each block as many whole experts, one after the other, if so few blocks are at work that this is
-/// possible, and yet enough of `limit`. Says whether.
+/// Gives every block the same number of whole experts, if that leaves few of `limit` without work; says
+/// whether it did.
 [[nodiscard]] inline bool deal_whole_experts(partition& p, int limit) {
   const int blocks = most_divisor(p.experts, limit);
   const bool enough = index_t{blocks} * 100 >= index_t{limit} * enough_blocks;

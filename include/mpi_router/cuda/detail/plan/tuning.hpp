@@ -133,8 +133,6 @@ constexpr int finish_many_experts = 128;
 constexpr int finish_few_columns = 1024;   // columns: each thread has a vector of four
 constexpr int finish_kept = 4;             // fours of an image that stay in a thread's registers: all that
 constexpr int finish_kept_columns = 8192;  // columns make, 4 · 4 · 512. Longer images are read twice
-/// Of half as many threads, of which two blocks run on a multiprocessor.
-constexpr int finish_kept_by_few = 2 * finish_kept;
 
 // --- The gates
 

@@ -109,8 +109,8 @@ struct leader_place {
 };
 
 /// What becomes of a block's sums of one segment: they go to their slot, or, where the blocks of a cluster
-/// have the segments of one expert, to the first of them, which calls finish(image). So does a block that has
-/// whole experts, for each.
+/// have the segments of one expert, to the first of them, which calls finish(image). A block that has whole
+/// experts finishes each of them likewise.
 /// Args are row_sweep_args.
 template <int vectors, int width, class Args, class Finish>
 __device__ __forceinline__ void end_segment(const Args& a, const row_memory& memory,
