@@ -49,7 +49,7 @@ std::vector<std::pair<index_t, index_t>> shapes_of() {
   constexpr index_t fit = (index_t{1} << 17) / (many * static_cast<index_t>(sizeof(T)));
   constexpr index_t few = fit + 2 - fit % 2;  // that do not, an odd number
 #ifdef MPIROUTER_TEST_FEW_SHAPES
-  if (sizeof(T) < 8) return all;
+  if (sizeof(T) < 4) return all;
 #endif
   all.emplace_back(few, many);
   all.emplace_back(many, few);
@@ -105,9 +105,13 @@ struct problem {
 template <Scalar T, class Shapes, class Check>
 void for_each_problem(const Shapes& tried, Check&& check) {
   test_support::random_source random(20261122);
+  constexpr index_t shifts[] = {0, 1, 7};
   for (const auto& [f, d] : tried) {
     for (const layout l : test_support::all_layouts) {
-      for (const index_t shift : {index_t{0}, index_t{1}, index_t{7}}) {
+      for (const index_t shift : shifts) {
+#ifndef MPIROUTER_TEST_FULL  // those too large for the kernels of matrices in cache: each layout one, in turn
+        if (f * d > 10000 && shift != shifts[(static_cast<index_t>(l) + d) % 3]) continue;
+#endif
         CAPTURE(f);
         CAPTURE(d);
         CAPTURE(std::string(test_support::to_string(l)));

@@ -1152,7 +1152,12 @@ TEST_CASE("what a format refuses is the problem of that weight alone") {
 
 TEST_CASE("weights without numbers, and codes that are no matrix, say so whatever lies beside them") {
   const json mlx{{"quantization", {{"bits", 4}, {"group_size", 32}}}};
-  for (const dtype type : {dtype::u8, dtype::i8, dtype::u32, dtype::i32, dtype::f8_e4m3}) {
+#if defined(MPIROUTER_TEST_SANITIZED)
+  constexpr dtype types[] = {dtype::u8};
+#else
+  constexpr dtype types[] = {dtype::u8, dtype::i8, dtype::u32, dtype::i32, dtype::f8_e4m3};
+#endif
+  for (const dtype type : types) {
     for (const std::vector<index_t>& shape : {std::vector<index_t>{0},
                                               {0, 0},
                                               {4, 0},

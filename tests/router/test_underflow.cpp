@@ -111,8 +111,13 @@ TEST_CASE_TEMPLATE("weights of given experts and their gradients are right at ev
   random_source random(31);
   int wrong_weights = 0;
   int wrong_gradients = 0;
-  for (const double depth :
-       {0.0, -20.0, -80.0, -88.0, -93.0, -100.0, -105.0, -350.0, -715.0, -746.0, -3000.0}) {
+#if defined(MPIROUTER_TEST_SANITIZED)
+  constexpr double depths[] = {0.0, -93.0, -746.0};
+#else
+  constexpr double depths[] = {0.0,    -20.0,  -80.0,  -88.0,  -93.0,  -100.0,
+                               -105.0, -350.0, -715.0, -746.0, -3000.0};
+#endif
+  for (const double depth : depths) {
     for (const double spread : {0.5, 10.0, 60.0, 500.0}) {
       for (const index_t k : {1, 3, 8}) {
         for_all_weighings(k, [&](const gating_options& o) {

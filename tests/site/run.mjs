@@ -1,9 +1,10 @@
 // The site in a real browser: on a telephone and on a screen, light and dark, nothing is too wide, broken or hard to read.
-//   node run.mjs SITE CHROMIUM MODULES     where scripts/site has built it, and where npm may put what drives the browser
+//   node run.mjs SITE CHROMIUM MODULES [every]     where scripts/site has built it, where npm may put what drives the browser,
+//                                                  and whether axe looks at every page everywhere
 import assert from "node:assert/strict";
 import { launch } from "../theory/classroom/browser.mjs";
 
-const [site, chromium, modules] = process.argv.slice(2);
+const [site, chromium, modules, every] = process.argv.slice(2);
 const pages = [
   "index.html",
   "docs/guide-embed.html",
@@ -21,11 +22,13 @@ const pages = [
   "reference/mpi__router_8h.html",
   "classroom/index.html",
 ];
+// axe takes most of the time. It looks at every page on the telephone, and everywhere at one of each kind.
+const kinds = ["index.html", "docs/guide-embed.html", "reference/files.html", "reference/power__step_8hpp.html", "search.html"];
 const browser = await launch(site, chromium, modules);
 const faults = [];
 
 // The page as it is, in the scheme and width that it is to be in.
-async function look(page, where, width, scheme) {
+async function look(page, where, width, scheme, axe) {
   await page.setViewport({ width, height: 800 });
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
   const complain = fault => faults.push(`${where} at ${width}, ${scheme}: ${fault}`);
@@ -37,6 +40,7 @@ async function look(page, where, width, scheme) {
     return parseInt(pen.fillStyle.slice(1, 3), 16);
   });
   if (scheme === "light" ? paper < 200 : paper > 60) complain(`the paper is ${paper}`);
+  if (!axe) return;
   // A file may load no other; what passes is neither described nor sent here, which would take most of the time.
   const violations = await page.evaluate(
     async () => (await globalThis.axe.run({ preload: false, resultTypes: ["violations"] })).violations,
@@ -50,9 +54,10 @@ async function visit(options) {
   const page = await browser.open({ width: 375, ...options }),
     where = options.file;
   await page.evaluate(browser.axe);
-  await look(page, where, 375, "light");
-  await look(page, where, 375, "dark");
-  await look(page, where, 1280, "light");
+  const all = every || kinds.includes(where);
+  await look(page, where, 375, "light", true);
+  await look(page, where, 375, "dark", all);
+  await look(page, where, 1280, "light", all);
   return page;
 }
 

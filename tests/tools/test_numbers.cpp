@@ -135,7 +135,7 @@ TEST_CASE("without arguments: the recorded means and steps of the models that co
   CHECK(document["unmatched"].empty());
 }
 
-TEST_CASE("every expert of those models against another SVD and plain iteration") {
+TEST_CASE("experts of those models against another SVD and plain iteration: every other one, or all") {
   for (const char* name : {"tiny-mpi.safetensors", "tiny-vanilla.safetensors"}) {
     const auto document = run_json({data_file(name)});
     const mpi_router::checkpoint model(data_file(name));
@@ -145,7 +145,12 @@ TEST_CASE("every expert of those models against another SVD and plain iteration"
       const auto* gates = model.find(prefix + ".experts.gate_proj");
       REQUIRE(router != nullptr);
       REQUIRE(gates != nullptr);
-      for (index_t e = 0; e < 8; ++e) {
+#if defined(MPIROUTER_TEST_FULL)
+      constexpr index_t first = 0, step = 1;
+#else
+      const index_t first = prefix.find(".0.") == std::string::npos ? 1 : 0, step = 2;
+#endif
+      for (index_t e = first; e < 8; e += step) {
         const Eigen::Map<const Eigen::VectorXf> row(router->data<float>() + e * 256, 256);
         check_expert(layer["experts"][static_cast<std::size_t>(e)], oracle(read_gate(*gates, e)),
                      row.cast<double>(), 1e-6);

@@ -1,4 +1,4 @@
-// Outputs that may not be written: one call for each number that CALL may be.
+// Outputs that may not be written: one call for each number that CALL may be, or all of them for 0.
 #include <mpi_router/mpi_router.hpp>
 
 using namespace mpi_router;
@@ -21,27 +21,37 @@ struct arguments {
 
 void use(const arguments& a, const matrix_view<written>& out, const expert_batch_view<written>& to_experts) {
   constexpr auto write = gradient_mode::write;
-#if CALL == 1
+#if CALL == 0 || CALL == 1
   router_rows(a.experts, a.in, out, a.options, a.work);
-#elif CALL == 2
+#endif
+#if CALL == 0 || CALL == 2
   stateful_router_rows(a.experts, out, a.options, a.work);
-#elif CALL == 3
+#endif
+#if CALL == 0 || CALL == 3
   router_rows_vjp(a.experts, a.in, a.work, a.in, a.options, out, a.to_experts, write, a.work);
-#elif CALL == 4
+#endif
+#if CALL == 0 || CALL == 4
   router_rows_vjp(a.experts, a.in, a.work, a.in, a.options, a.out, to_experts, write, a.work);
-#elif CALL == 5
+#endif
+#if CALL == 0 || CALL == 5
   router_rows_vjp_factored(a.experts, a.in, a.work, a.in, a.options, out, a.factors, write, a.work);
-#elif CALL == 6
+#endif
+#if CALL == 0 || CALL == 6
   router_rows_vjp_detached(a.experts, a.in, a.work, a.in, a.options, out, write, a.work);
-#elif CALL == 7
+#endif
+#if CALL == 0 || CALL == 7
   add_factors(a.factors, to_experts, write);
-#elif CALL == 8
+#endif
+#if CALL == 0 || CALL == 8
   add_rank2<float>({}, out, write);
-#elif CALL == 9
+#endif
+#if CALL == 0 || CALL == 9
   z_loss_vjp(a.in, 1.0F, out, write);
-#elif CALL == 10
+#endif
+#if CALL == 0 || CALL == 10
   router_logits(a.in, a.in, out);
-#elif CALL == 11
+#endif
+#if CALL == 0 || CALL == 11
   apply_experts(reference{}, a.experts, a.in, out, a.work, a.work);
 #endif
 }
