@@ -32,7 +32,9 @@ void store_row(const moe_layer& layer, index_t i, const Eigen::VectorXd& row, st
       if (!is_finite(value)) {
         layer.router->fail("a row of that length does not fit in ", layer.router->stored_as());
       }
-      std::memcpy(bytes.data() + static_cast<std::size_t>(begin + d * step) * sizeof(T), &value, sizeof(T));
+      const index_t place =
+          layer.router->part() ? layer.router->part()->place_of(begin + d * step) : begin + d * step;
+      std::memcpy(bytes.data() + static_cast<std::size_t>(place) * sizeof(T), &value, sizeof(T));
     }
   });
 }

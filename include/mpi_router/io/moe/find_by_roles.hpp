@@ -211,7 +211,7 @@ struct gate_guess {
   }
   const auto is_router = [&](const weight& w) {
     return part_of(w.name()).role != tensor_role::expert && !is_shared_word(w.name()) &&
-           experts.front().fit_router(w);
+           experts.front().fit_router(w) && network_of_router(model, w.name()).empty();
   };
   const weight* found = nullptr;
   for (const auto& w : model.weights_with(name)) {
@@ -266,7 +266,9 @@ struct gate_guess {
   auto search = search_for("no known family: taken by what names look like and by shapes",
                            guess.gates->pattern, guess.layouts, wanted, config);
   search.part = guess.part;
-  if (guess.gates->pattern.ends_with("experts.gate_up_proj")) {
+  if (is_fused(guess.layouts.front()) && !search.asked && config && config->is_called("gptoss")) {
+    search.layouts = {gate_layout::n2fd_interleaved, gate_layout::nd2f_interleaved};  // whatever the names
+  } else if (guess.gates->pattern.ends_with("experts.gate_up_proj")) {
     search.of_architecture = layouts_of_architecture(fused_architectures(), config);
   }
   return assemble(model, router, search);

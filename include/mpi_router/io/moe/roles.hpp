@@ -1,7 +1,7 @@
 // What the name of a tensor says: a router, an expert's, or neither, and of which layer.
 #pragma once
 
-#include <mpi_router/io/moe/names.hpp>
+#include <mpi_router/io/moe/layer_names.hpp>
 
 #include <array>
 

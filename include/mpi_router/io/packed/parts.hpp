@@ -69,7 +69,8 @@ struct recognised {
 };
 
 /// A tensor beside `t`, and none of `known`, that says how numbers are to be read: scales, zero points.
-/// Those of activations do not count. Null if there is none.
+/// Those of activations do not count, nor those that the model learned, such as a router's "global_scale".
+/// Null if there is none.
 [[nodiscard]] inline const stored_tensor* decoding_beside(const parts_list& parts, const stored_tensor& t,
                                                           std::span<const stored_tensor* const> known) {
   std::string_view stem = t.name();
@@ -85,7 +86,8 @@ struct recognised {
     const auto begins = [&](auto... words) { return (rest.starts_with(words) || ...); };
     const auto has = [&](auto... words) { return ((rest.find(words) != rest.npos) || ...); };
     if (other != &t && std::ranges::find(known, other) == known.end() &&
-        has("scale", "absmax", "zero_point", "qzeros") && !begins("input", "output", "act", "k_", "v_")) {
+        has("scale", "absmax", "zero_point", "qzeros") &&
+        begins("weight", "scale", "absmax", "zero_point", "qzeros")) {
       return other;
     }
   }
