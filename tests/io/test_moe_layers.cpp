@@ -388,6 +388,25 @@ TEST_CASE("no shape tells gate and up in turn from gate before up: names that bo
   }
 }
 
+TEST_CASE("a square stack of Qwen3-VL's text model is as transformers 5 writes that alone") {
+  const auto l = random_layer(78, N, D / 2, D);
+  checkpoint_builder builder;
+  builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  builder.add<bf16>("layers.0.mlp.experts.gate_up_proj", {N, D, D}, n2fd_concatenated(l));
+  const auto config = [](const char* type, const char* version) {
+    return json{{"model_type", type},
+                {"transformers_version", version},
+                {"text_config", {{"model_type", "qwen3_vl_moe_text"}}}}
+        .dump();
+  };
+  const searched s(builder, {}, config("qwen3_vl_moe_text", "5.17.0"));
+  REQUIRE(s.found.size() == 1);
+  check_shows(s.found[0], l);
+  for (const auto& other : {config("qwen3_vl_moe_text", "4.57.0"), config("qwen3_vl_moe", "5.17.0")}) {
+    CHECK(contains(reason_of(searched(builder, {}, other)), "say which"));
+  }
+}
+
 TEST_CASE("a stack of gate and up that is square is as config.json's architecture has it") {
   const auto original = random_layer(52, N, D / 2, D);  // D = 2F
   for (const char* router : {"gate.weight", "router.classifier.weight", "gate.wg.weight"}) {
@@ -856,6 +875,33 @@ TEST_CASE("a router that is a network has no row to compare with an expert") {
       const searched s(builder);
       CHECK(contains(reason_of(s), "a network of 3 matrices, the first '" + router + "down_proj.weight'"));
     }
+  }
+}
+
+TEST_CASE("a router under an adapter is read without it, and that is said") {
+  const auto l = random_layer(79, N, F, D);
+  for (const bool is_saved : {false, true}) {  // LoRA beside it, or a trained copy of the whole module
+    CAPTURE(is_saved);
+    checkpoint_builder builder;
+    const std::string router = "model.layers.0.mlp.gate.";
+    builder.add<float>(router + (is_saved ? "original_module.weight" : "base_layer.weight"), {N, D},
+                       l.router);
+    const auto other = [&](const std::string& name, index_t rows, index_t cols) {
+      builder.add<float>(router + name, {rows, cols},
+                         std::vector<float>(static_cast<std::size_t>(rows * cols), 1));
+    };
+    if (is_saved) {
+      other("modules_to_save.default.weight", N, D);
+    } else {
+      other("lora_A.default.weight", 2, D);
+      other("lora_B.default.weight", N, 2);
+    }
+    builder.add<bf16>("model.layers.0.mlp.experts.gate_proj", {N, F, D}, l.gates);
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+    REQUIRE(s.found.omissions.size() == 1);
+    CHECK(contains(s.found.omissions[0].reason, "an adapter"));
   }
 }
 

@@ -23,7 +23,7 @@ struct part_words {
 };
 
 /// The list. Words that hold others stand before them.
-inline constexpr std::array<part_words, 27> part_words_table{{
+inline constexpr std::array<part_words, 28> part_words_table{{
     {"gate_and_up", matrix_kind::gate_and_up, {}, "down"},
     {"gate_up", matrix_kind::gate_and_up, {}, "down"},
     {"up_gate", matrix_kind::gate_and_up, {}, "down"},
@@ -49,6 +49,7 @@ inline constexpr std::array<part_words, 27> part_words_table{{
     {"in_proj", matrix_kind::up, {}, "out_proj"},
     {"w_in", matrix_kind::up, {}, "w_out"},
     {"c_fc", matrix_kind::up, {}, "c_proj"},
+    {"Dense_0", matrix_kind::up, {}, "Dense_1"},
     {"dense_h_to_4h", matrix_kind::up, {}, "dense_4h_to_h"},
     {"fc_1", matrix_kind::unclear, {"fc_2"}, "proj"},
 }};

@@ -12,6 +12,7 @@ MPIROUTER_BEGIN
 struct architecture_layout {
   std::string_view architecture;  ///< what its names begin with, see model_config::names
   gate_layout layout;
+  bool is_whole = false;  ///< only where it is all of a model that transformers 5 wrote
 };
 
 /// How one family names the router and the gates of a layer. {layer} is empty or ends with a dot; {expert} is
@@ -38,9 +39,10 @@ struct model_family {
           "deepseek",     "glm4moe",  "glm4vmoe",     "glmmoedsa", "dots1",        "ernie45", "flexolmo",
           "hunyuanv1moe", "hyv3",     "longcatflash", "minimax",   "mistral4",     "phimoe",  "afmoe",
           "axk",          "bailing",  "cohere2moe",   "exaonemoe", "gemma4",       "laguna",  "mimov2",
-          "solaropen",    "mellum",   "inkling",      "kimi",      "glm5",         "step3",   "cosmos3"}) {
+          "solaropen",    "mellum",   "inkling",      "kimi",      "step3"}) {
       out.push_back({name, gate_layout::n2fd_concatenated});
     }
+    out.push_back({"qwen3vlmoetext", gate_layout::n2fd_concatenated, true});
     return out;
   }();
   return table;
@@ -246,7 +248,8 @@ namespace detail::moe {
     const std::vector<architecture_layout>& table, const std::optional<model_config>& config) {
   std::vector<gate_layout> out;
   for (const auto& known : table) {
-    if (config && config->is_called(known.architecture)) {
+    if (config && config->is_called(known.architecture) &&
+        (!known.is_whole || (config->is_of_transformers_5 && config->names.front() == known.architecture))) {
       out.push_back(known.layout);
     }
   }

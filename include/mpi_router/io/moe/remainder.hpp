@@ -58,7 +58,8 @@ inline void note_layer(moe_layer layer, found_parts& found) {
     return found;
   }
   for (const auto& w : model.weights_with(module)) {
-    if (w.rank() == 2 && part_of(w.name()).role != tensor_role::expert) {
+    const auto role = part_of(w.name()).role;
+    if (w.rank() == 2 && (role == tensor_role::other || role == tensor_role::router)) {
       found.push_back(&w);
     }
   }
@@ -68,7 +69,7 @@ inline void note_layer(moe_layer layer, found_parts& found) {
 /// The first such network in a block.
 [[nodiscard]] inline weight_list network_in(const checkpoint& model, const std::string& block) {
   for (const auto& w : model.weights_with(block)) {
-    if (part_of(w.name()).role != tensor_role::expert && !is_shared_word(w.name())) {
+    if (part_of(w.name()).role == tensor_role::other && !is_shared_word(w.name())) {
       if (auto found = network_of_router(model, w.name()); !found.empty()) {
         return found;
       }
