@@ -388,6 +388,27 @@ TEST_CASE("no shape tells gate and up in turn from gate before up: names that bo
   }
 }
 
+TEST_CASE("a config.json that Python wrote may have numbers that JSON has not") {
+  const std::string text =
+      R"({"time_step_limit": [0.0, Infinity, -Infinity, NaN], "say": "\"NaN, Infinity\" \\", "model_type": "granitemoe",
+          "hidden_size": 10, "quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 32]}})";
+  const auto config = parse_model_config(text);
+  CHECK(config.problem.empty());
+  CHECK(config.is_called("granitemoe"));
+  CHECK(config.hidden_dim == 10);
+  const auto json = parse_python_json(text);
+  CHECK(json["say"] == R"("NaN, Infinity" \)");
+  CHECK(json["time_step_limit"][1].is_null());
+  CHECK(parse_quantization(json).block_rows == 64);
+  for (const char* none : {"Infinit", "{\"a\": Nan}", "[NaN", "\"", "{\"a\": \"\\", "NaNNaN"}) {
+    CAPTURE(none);
+    CHECK(parse_python_json(none).is_discarded());
+  }
+  checkpoint_builder builder;
+  add_linears(builder, "model.layers.0.", random_layer(80, N, F, D));
+  CHECK(searched(builder, {}, text).found.omissions.empty());
+}
+
 TEST_CASE("a square stack of Qwen3-VL's text model is as transformers 5 writes that alone") {
   const auto l = random_layer(78, N, D / 2, D);
   checkpoint_builder builder;

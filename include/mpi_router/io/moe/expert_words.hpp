@@ -23,12 +23,11 @@ struct part_words {
 };
 
 /// The list. Words that hold others stand before them.
-inline constexpr std::array<part_words, 28> part_words_table{{
+inline constexpr std::array<part_words, 27> part_words_table{{
     {"gate_and_up", matrix_kind::gate_and_up, {}, "down"},
     {"gate_up", matrix_kind::gate_and_up, {}, "down"},
     {"up_gate", matrix_kind::gate_and_up, {}, "down"},
     {"gateup", matrix_kind::gate_and_up, {}, "down"},
-    {"upgate", matrix_kind::gate_and_up, {}, "down"},
     {"fused", matrix_kind::gate_and_up},
     {"w1w3", matrix_kind::gate_and_up, {}, "w2"},
     {"w1_w3", matrix_kind::gate_and_up, {}, "w2"},

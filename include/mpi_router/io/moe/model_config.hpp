@@ -103,7 +103,7 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
 [[nodiscard]] inline model_config parse_model_config(std::string_view text) {
   using namespace detail::moe;
   model_config out;
-  const auto whole = nlohmann::json::parse(text, nullptr, false);
+  const auto whole = parse_python_json(text);
   if (!whole.is_object()) {
     out.problem = "is no JSON object";
     return out;

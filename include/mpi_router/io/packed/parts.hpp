@@ -77,9 +77,14 @@ struct recognised {
   return std::ranges::find(names, rest) != names.end();
 }
 
-/// A tensor beside `t`, and none of `known`, that says how numbers are to be read: scales, zero points.
-/// Those of activations do not count, nor, beside floating point, what a router learned. Null if there is
-/// none.
+/// Whether all bytes are 0: offsets that take nothing away.
+[[nodiscard]] inline bool is_all_zero(const stored_tensor& t) {
+  return std::ranges::all_of(t.bytes(), [](std::byte b) { return b == std::byte{0}; });
+}
+
+/// A tensor beside `t`, and none of `known`, that says how numbers are to be read: scales, zero points,
+/// offsets, what SVDQuant adds. Those of activations do not count, nor, beside floating point, what a router
+/// learned. Null if there is none.
 [[nodiscard]] inline const stored_tensor* decoding_beside(const parts_list& parts, const stored_tensor& t,
                                                           std::span<const stored_tensor* const> known) {
   std::string_view stem = t.name();
@@ -96,7 +101,9 @@ struct recognised {
     const auto begins = [&](auto... words) { return (rest.starts_with(words) || ...); };
     const auto has = [&](auto... words) { return ((rest.find(words) != rest.npos) || ...); };
     if (other != &t && std::ranges::find(known, other) == known.end() &&
-        has("scale", "absmax", "zero_point", "qzeros") && !begins("input", "output", "act", "k_", "v_") &&
+        (has("scale", "absmax", "zero_point", "qzeros", "svdquant") ||
+         (rest == "weight_offset" && !is_all_zero(*other))) &&
+        !begins("input", "output", "act", "qscale_act", "k_", "v_") &&
         !(is_plain && is_learned_scale(rest))) {
       return other;
     }
