@@ -899,6 +899,42 @@ TEST_CASE("a router that is a network has no row to compare with an expert") {
   }
 }
 
+TEST_CASE("a router of columns beside experts that have as many neurons as there are of them") {
+  for (const index_t dim : {index_t{16}, index_t{8}, index_t{6}}) {
+    for (const index_t count : {index_t{8}, index_t{16}}) {
+      const auto l = random_layer(81, count, count == dim ? 6 : count, dim);  // F = N, or else N = D
+      const auto builder_of = [&](const std::string& name, bool turned) {
+        checkpoint_builder builder;
+        builder.add<float>(name, turned ? std::vector{l.d, l.n} : std::vector{l.n, l.d},
+                           turned ? transposed(l.router, l.n, l.d) : l.router);
+        for (index_t e = 0; e < l.n; ++e) {
+          builder.add<bf16>("layers.0.moe.experts." + std::to_string(e) + ".w1.weight", {l.f, l.d},
+                            one_expert(l, e));
+        }
+        return builder;
+      };
+      CAPTURE(dim);
+      CAPTURE(count);
+      const searched plain(builder_of("layers.0.moe.router.weight", false));
+      REQUIRE(plain.found.size() == 1);
+      check_shows(plain.found[0], l);
+      const searched turned(builder_of("layers.0.moe.gate.kernel", true));
+      moe_search asked;
+      asked.layout_of_router = router_layout::dn;
+      const searched told(builder_of("layers.0.moe.gate.kernel", true), asked);
+      if (dim < count) {  // with D rows there would be too few for the experts
+        REQUIRE(turned.found.size() == 1);
+        check_shows(turned.found[0], l);
+      } else {
+        CHECK(contains(reason_of(turned), "may be [N, D]"));
+        REQUIRE(told.found.size() == 1);
+        CHECK(told.found[0].layout_of_router == router_layout::dn);
+        check_shows(told.found[0], l);
+      }
+    }
+  }
+}
+
 TEST_CASE("a router under an adapter is read without it, and that is said") {
   const auto l = random_layer(79, N, F, D);
   for (const bool is_saved : {false, true}) {  // LoRA beside it, or a trained copy of the whole module
