@@ -8,6 +8,7 @@
 
 #include <fuzzer/FuzzedDataProvider.h>
 
+#include <array>
 #include <cstdlib>
 #include <fstream>
 
@@ -20,6 +21,7 @@ constexpr const char* stems[] = {"model.layers.0.mlp.",
                                  "blk.0.",
                                  "transformer.blocks.0.ffn.",
                                  "params-decoder-layers_0-moe_block-",
+                                 "params-decoder-layers-moe_block-",
                                  "x.",
                                  ""};
 constexpr const char* modules[] = {"gate",
@@ -30,6 +32,11 @@ constexpr const char* modules[] = {"gate",
                                    "experts.1.w1",
                                    "experts.gate_up_proj",
                                    "experts.up_proj",
+                                   "experts.w13_weight",
+                                   "experts.w_gate",
+                                   "experts.w_up",
+                                   "gate.router_mlp.0",
+                                   "gate.down_proj",
                                    "experts.0.up_proj",
                                    "expert0.gate_proj",
                                    "chunk_experts.0.gate_proj",
@@ -61,6 +68,7 @@ constexpr const char* parts[] = {".weight",
                                  ".input_scale",
                                  ".lora_A.weight",
                                  ".ia3_l",
+                                 ".global_scale",
                                  "_scale",
                                  "_scale_inv",
                                  "_zero_point",
@@ -120,13 +128,29 @@ made_tensor some_tensor(FuzzedDataProvider& input) {
   return t;
 }
 
+/// A router and experts of several layers, along an axis that they mostly agree on.
+std::vector<made_tensor> some_scan(FuzzedDataProvider& input) {
+  const auto extent = [&] { return input.ConsumeIntegralInRange<index_t>(0, 6); };
+  const auto [layers, experts, dim] = std::array{extent(), extent(), extent()};
+  const bool first = input.ConsumeBool();
+  const std::string stem = "params-decoder-layers-moe_block-";
+  return {
+      {stem + "gate-kernel", dtype::f32,
+       first ? std::vector{layers, dim, experts} : std::vector{dim, layers, experts}},
+      {stem + "wi_0", dtype::bf16,
+       first ? std::vector{layers, experts, dim, extent()} : std::vector{experts, layers, dim, extent()}}};
+}
+
 /// A safetensors file of these; those too large to be worth a run are left out.
 std::string file_of(FuzzedDataProvider& input) {
   constexpr std::uint64_t most = 1U << 14U;
   std::string header = "{";
   std::string bytes;
+  auto tensors = input.ConsumeBool() ? some_scan(input) : std::vector<made_tensor>();
   for (auto left = input.ConsumeIntegralInRange(1, 8); left > 0; --left) {
-    const auto t = some_tensor(input);
+    tensors.push_back(some_tensor(input));
+  }
+  for (const auto& t : tensors) {
     const auto size = detail::byte_size(t.type, t.shape);
     if (!size || *size > most || header.find("\"" + t.name + "\"") != header.npos) {
       continue;

@@ -7,7 +7,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
   const auto config = mpi_router::parse_model_config(text);
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = mpi_router::parse_python_json(text);
   fuzzing::require(config.problem.empty() == json.is_object());
   if (config.moe_layers) {
     fuzzing::require(std::ranges::is_sorted(*config.moe_layers, std::ranges::less_equal{}));

@@ -27,12 +27,13 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
   }
   try {
     const fuzzing::memory_file bytes(file);
-    const mpi_router::gguf_file opened(bytes.path());
+    std::deque<mpi_router::gguf_file> series;
+    const auto& opened = series.emplace_back(bytes.path());
     fuzzing::read_all(opened);
     read_metadata(opened);
     std::deque<mpi_router::stored_tensor> plain;
     std::vector<mpi_router::weight> weights;
-    mpi_router::detail::add_weights(opened, plain, weights);
+    mpi_router::detail::add_weights(opened, series, plain, weights);
     for (const auto& w : weights) {
       fuzzing::decode_all(w);
     }

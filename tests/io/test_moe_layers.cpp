@@ -353,9 +353,9 @@ TEST_CASE("a layout that the shape leaves open is asked for, or known by config.
   CHECK(
       reason_of(searched(builder)) ==
       "'layers.0.mlp.experts.gate_up_proj' of shape [4, 10, 10] may be [N, D, 2F], gate and up in turn "
-      "(layout nd2f-interleaved) or [N, 2F, D], gate and up in turn (layout n2fd-interleaved) or [N, 2F, D], "
-      "gate before up (layout n2fd-concatenated) or [N, D, 2F], gate before up (layout "
-      "nd2f-concatenated): say which");
+      "(layout nd2f-interleaved) or [N, 2F, D], gate and up in turn (layout n2fd-interleaved) or [N, D, 2F], "
+      "gate before up (layout nd2f-concatenated) or [N, 2F, D], gate before up (layout "
+      "n2fd-concatenated): say which");
   const searched s(builder, {}, R"({"model_type": "gpt_oss"})");
   REQUIRE(s.found.size() == 1);
   CHECK(s.found[0].layout_known_by == "config.json");
@@ -385,6 +385,46 @@ TEST_CASE("no shape tells gate and up in turn from gate before up: names that bo
     REQUIRE(s.found.size() == 1);
     CHECK(s.found[0].layout_known_by == "config.json");
     check_shows(s.found[0], original);
+  }
+}
+
+TEST_CASE("a config.json that Python wrote may have numbers that JSON has not") {
+  const std::string text =
+      R"({"time_step_limit": [0.0, Infinity, -Infinity, NaN], "say": "\"NaN, Infinity\" \\", "model_type": "granitemoe",
+          "hidden_size": 10, "quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 32]}})";
+  const auto config = parse_model_config(text);
+  CHECK(config.problem.empty());
+  CHECK(config.is_called("granitemoe"));
+  CHECK(config.hidden_dim == 10);
+  const auto json = parse_python_json(text);
+  CHECK(json["say"] == R"("NaN, Infinity" \)");
+  CHECK(json["time_step_limit"][1].is_null());
+  CHECK(parse_quantization(json).block_rows == 64);
+  for (const char* none : {"Infinit", "{\"a\": Nan}", "[NaN", "\"", "{\"a\": \"\\", "NaNNaN"}) {
+    CAPTURE(none);
+    CHECK(parse_python_json(none).is_discarded());
+  }
+  checkpoint_builder builder;
+  add_linears(builder, "model.layers.0.", random_layer(80, N, F, D));
+  CHECK(searched(builder, {}, text).found.omissions.empty());
+}
+
+TEST_CASE("a square stack of Qwen3-VL's text model is as transformers 5 writes that alone") {
+  const auto l = random_layer(78, N, D / 2, D);
+  checkpoint_builder builder;
+  builder.add<float>("layers.0.mlp.gate.weight", {N, D}, l.router);
+  builder.add<bf16>("layers.0.mlp.experts.gate_up_proj", {N, D, D}, n2fd_concatenated(l));
+  const auto config = [](const char* type, const char* version) {
+    return json{{"model_type", type},
+                {"transformers_version", version},
+                {"text_config", {{"model_type", "qwen3_vl_moe_text"}}}}
+        .dump();
+  };
+  const searched s(builder, {}, config("qwen3_vl_moe_text", "5.17.0"));
+  REQUIRE(s.found.size() == 1);
+  check_shows(s.found[0], l);
+  for (const auto& other : {config("qwen3_vl_moe_text", "4.57.0"), config("qwen3_vl_moe", "5.17.0")}) {
+    CHECK(contains(reason_of(searched(builder, {}, other)), "say which"));
   }
 }
 
@@ -705,12 +745,303 @@ TEST_CASE("a pattern with a dash is taken as it is where the names have it") {
   check_shows(s.found[0], l);
 }
 
-TEST_CASE("layers that JAX's scan left in one are said to be so") {
-  checkpoint_builder builder;
+namespace {
+
+/// Each of `rows` runs of numbers of the first layer, then that of the next: the layers along the second
+/// axis; with one run, along the first.
+std::vector<float> scanned(const std::vector<std::vector<float>>& layers, std::size_t runs) {
+  std::vector<float> out;
+  for (std::size_t a = 0; a < runs; ++a) {
+    for (const auto& each : layers) {
+      const auto run = static_cast<std::ptrdiff_t>(each.size() / runs);
+      const auto begin = each.begin() + static_cast<std::ptrdiff_t>(a) * run;
+      out.insert(out.end(), begin, begin + run);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("layers that JAX's scan left in one are read, along the axis that router and experts agree on") {
+  const std::vector layers{random_layer(70, N, F, D), random_layer(71, N, F, D), random_layer(72, N, F, D)};
+  std::vector<std::vector<float>> routers;
+  std::vector<std::vector<float>> gates;
+  for (const auto& l : layers) {
+    routers.push_back(transposed(l.router, N, D));
+    gates.push_back(ndf(l));
+  }
   const std::string block = "params-decoder-layers-MoeBlock_0-";
-  builder.add_raw(block + "gate-kernel", dtype::f32, {D, 3, N});
-  builder.add_raw(block + "wi_0", dtype::f32, {N, 3, D, F});
-  CHECK(contains(reason_of(searched(builder)), "routers of several layers in one, [10, 3, 4]"));
+  const auto builder_along = [&](bool first) {
+    checkpoint_builder builder;
+    builder.add<float>(block + "gate-kernel",
+                       first ? std::vector<index_t>{3, D, N} : std::vector{D, index_t{3}, N},
+                       scanned(routers, first ? 1 : D));
+    for (const char* name : {"wi_0", "wi_1"}) {
+      builder.add<bf16>(block + name,
+                        first ? std::vector<index_t>{3, N, D, F} : std::vector{N, index_t{3}, D, F},
+                        scanned(gates, first ? 1 : N));
+    }
+    return builder;
+  };
+  for (const bool first : {false, true}) {
+    CAPTURE(first);
+    const searched s(builder_along(first));
+    REQUIRE(s.found.size() == 3);
+    CHECK(s.found.omissions.empty());
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(s.found[i].name == "params.decoder.layers." + std::to_string(i) + ".MoeBlock_0");
+      check_shows(s.found[i], layers[i]);
+    }
+    const searched sum(builder_along(first), "gate+up");
+    REQUIRE(sum.found.size() == 3);
+  }
+}
+
+TEST_CASE("a scan whose axis nothing tells is not read, and is said to be one") {
+  const std::string block = "params-decoder-layers-MoeBlock_0-";
+  checkpoint_builder alone;
+  alone.add_raw(block + "gate-kernel", dtype::f32, {D, 3, N});
+  CHECK(contains(reason_of(searched(alone)), "routers of several layers in one, [10, 3, 4]"));
+  checkpoint_builder either;  // as many layers as experts as dimensions
+  either.add_raw(block + "gate-kernel", dtype::f32, {N, N, N});
+  either.add_raw(block + "wi_0", dtype::f32, {N, N, N, N});
+  CHECK(contains(reason_of(searched(either)), "routers of several layers in one, [4, 4, 4]"));
+}
+
+TEST_CASE("shards of DeepSeek's processes are read together: experts shared out, routers repeated") {
+  const auto l = random_layer(73, N, F, D);
+  const auto write = [&](const temporary_folder& folder, bool routers_differ) {
+    for (index_t rank = 0; rank < 2; ++rank) {
+      checkpoint_builder builder;
+      auto router = l.router;
+      router[5] += routers_differ && rank == 1 ? 1.0F : 0.0F;
+      builder.add<float>("layers.3.ffn.gate.weight", {N, D}, router);
+      builder.add<bf16>("layers.3.attn.wq.weight", {2, 2}, std::vector<float>(4, static_cast<float>(rank)));
+      for (index_t e = rank * N / 2; e < (rank + 1) * N / 2; ++e) {
+        builder.add<bf16>("layers.3.ffn.experts." + std::to_string(e) + ".w1.weight", {F, D},
+                          one_expert(l, e));
+      }
+      builder.write(folder / ("model" + std::to_string(rank) + "-mp2.safetensors"));
+    }
+  };
+  temporary_folder folder;
+  write(folder, false);
+  const checkpoint model(folder.path());
+  const auto found = find_moe_layers(model);
+  REQUIRE(found.size() == 1);
+  CHECK(found.omissions.empty());
+  check_shows(found[0], l);
+  const checkpoint one(folder / "model0-mp2.safetensors");  // the other is missed
+  CHECK(one.missing_shards() == std::vector<std::string>{"model1-mp2.safetensors"});
+  temporary_folder other;
+  write(other, true);
+  const checkpoint pieces(other.path());
+  const auto none = find_moe_layers(pieces);
+  CHECK(none.empty());
+  REQUIRE(none.omissions.size() == 1);
+  CHECK(contains(none.omissions[0].reason, "is here twice, with other numbers"));
+}
+
+TEST_CASE("gate and up in one stack: which way round only the architecture tells") {
+  const auto l = random_layer(74, N, F, D);
+  const auto found = [&](const char* router, const char* gates, bool in_turn, bool ffn_last,
+                         const std::string& config) {
+    checkpoint_builder builder;
+    builder.add<float>(router, {N, D}, l.router);
+    builder.add<bf16>(gates, ffn_last ? std::vector{N, D, 2 * F} : std::vector{N, 2 * F, D},
+                      ffn_last  ? in_turn ? nd2f_interleaved(l) : nd2f_concatenated(l)
+                       : in_turn ? n2fd_interleaved(l)
+                                : n2fd_concatenated(l));
+    return searched(builder, {}, config);
+  };
+  const auto read = [&](const searched& s) {
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+  };
+  const std::string layer = "model.layers.0.mlp.";
+  const auto router = layer + "router.weight";
+  const auto gate = layer + "gate.weight";
+  const auto stack = layer + "experts.gate_up_proj";
+  const auto w13 = layer + "experts.w13_weight";
+  const auto named = [](const char* type) { return json{{"model_type", type}}.dump(); };
+  read(found(router.c_str(), stack.c_str(), true, true, named("gpt_oss")));
+  read(found(router.c_str(), stack.c_str(), true, true, ""));  // only gpt-oss was released so
+  read(found(router.c_str(), stack.c_str(), false, true, named("openai_privacy_filter")));
+  CHECK(contains(reason_of(found(router.c_str(), stack.c_str(), false, true, named("other_moe"))),
+                 "say which"));
+  read(found(gate.c_str(), w13.c_str(), true, false, named("inkling_mm_model")));
+  read(found(gate.c_str(), w13.c_str(), false, false, named("qwen3_moe")));
+  CHECK(contains(reason_of(found(gate.c_str(), w13.c_str(), true, false, "")), "say which"));
+  read(found("block.1.mlp.router.weight", "block.1.mlp.mlp1_weight", true, false, named("gpt_oss")));
+}
+
+TEST_CASE("a router that is a network has no row to compare with an expert") {
+  for (const index_t inner : {D, N, index_t{7}}) {
+    for (const bool by_name : {false, true}) {
+      CAPTURE(inner);
+      CAPTURE(by_name);
+      const std::string block = by_name ? "model.layers.0.zaya_block." : "model.layers.0.mlp.";
+      const std::string router = block + (by_name ? "router." : "gate.");
+      checkpoint_builder builder;
+      const auto add = [&](const std::string& name, std::vector<index_t> shape) {
+        builder.add<float>(name, shape,
+                           std::vector<float>(static_cast<std::size_t>(element_count(shape)), 1.0F));
+      };
+      add(router + "down_proj.weight", {inner, D});
+      add(router + "router_mlp.0.weight", {inner, inner});
+      add(router + "router_mlp.4.weight", {N, inner});
+      add(block + "experts.gate_up_proj", {N, 2 * F, D});
+      add(block + "experts.down_proj", {N, D, F});
+      const searched s(builder);
+      CHECK(contains(reason_of(s), "a network of 3 matrices, the first '" + router + "down_proj.weight'"));
+    }
+  }
+}
+
+TEST_CASE("a router of columns beside experts that have as many neurons as there are of them") {
+  for (const index_t dim : {index_t{16}, index_t{8}, index_t{6}}) {
+    for (const index_t count : {index_t{8}, index_t{16}}) {
+      const auto l = random_layer(81, count, count == dim ? 6 : count, dim);  // F = N, or else N = D
+      const auto builder_of = [&](const std::string& name, bool turned) {
+        checkpoint_builder builder;
+        builder.add<float>(name, turned ? std::vector{l.d, l.n} : std::vector{l.n, l.d},
+                           turned ? transposed(l.router, l.n, l.d) : l.router);
+        for (index_t e = 0; e < l.n; ++e) {
+          builder.add<bf16>("layers.0.moe.experts." + std::to_string(e) + ".w1.weight", {l.f, l.d},
+                            one_expert(l, e));
+        }
+        return builder;
+      };
+      CAPTURE(dim);
+      CAPTURE(count);
+      const searched plain(builder_of("layers.0.moe.router.weight", false));
+      REQUIRE(plain.found.size() == 1);
+      check_shows(plain.found[0], l);
+      const searched turned(builder_of("layers.0.moe.gate.kernel", true));
+      moe_search asked;
+      asked.layout_of_router = router_layout::dn;
+      const searched told(builder_of("layers.0.moe.gate.kernel", true), asked);
+      if (dim < count) {  // with D rows there would be too few for the experts
+        REQUIRE(turned.found.size() == 1);
+        check_shows(turned.found[0], l);
+      } else {
+        CHECK(contains(reason_of(turned), "may be [N, D]"));
+        REQUIRE(told.found.size() == 1);
+        CHECK(told.found[0].layout_of_router == router_layout::dn);
+        check_shows(told.found[0], l);
+      }
+    }
+  }
+}
+
+TEST_CASE("a router under an adapter is read without it, and that is said") {
+  const auto l = random_layer(79, N, F, D);
+  for (const bool is_saved : {false, true}) {  // LoRA beside it, or a trained copy of the whole module
+    CAPTURE(is_saved);
+    checkpoint_builder builder;
+    const std::string router = "model.layers.0.mlp.gate.";
+    builder.add<float>(router + (is_saved ? "original_module.weight" : "base_layer.weight"), {N, D},
+                       l.router);
+    const auto other = [&](const std::string& name, index_t rows, index_t cols) {
+      builder.add<float>(router + name, {rows, cols},
+                         std::vector<float>(static_cast<std::size_t>(rows * cols), 1));
+    };
+    if (is_saved) {
+      other("modules_to_save.default.weight", N, D);
+    } else {
+      other("lora_A.default.weight", 2, D);
+      other("lora_B.default.weight", N, 2);
+    }
+    builder.add<bf16>("model.layers.0.mlp.experts.gate_proj", {N, F, D}, l.gates);
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+    REQUIRE(s.found.omissions.size() == 1);
+    CHECK(contains(s.found.omissions[0].reason, "an adapter"));
+  }
+}
+
+TEST_CASE("what a router learned to multiply its weights by is no scale of a packing") {
+  const auto l = random_layer(75, N, F, D);
+  for (const char* learned : {"global_scale", "per_expert_scale", "route_scale"}) {
+    checkpoint_builder builder;
+    add_linears(builder, "model.layers.0.", l);
+    builder.add<float>(std::string("model.layers.0.mlp.gate.") + learned, {1}, {2.0F});
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+  }
+}
+
+TEST_CASE("one list of words: all that ask it agree on each") {
+  using namespace detail::moe;
+  for (const auto& words : part_words_table) {
+    for (const char* around : {"{}", "{}_proj", "ffn_{}_exps", "{}_weight"}) {
+      const auto in = [&](std::string_view word) { return substituted(around, "{}", word); };
+      const auto pattern = [&](std::string_view word) {
+        return "layers.0.mlp.experts." + in(word) + ".weight";
+      };
+      CAPTURE(in(words.own));
+      CHECK(kind_of_component(in(words.own)) == words.kind);
+      CHECK(kind_of(pattern(words.own)) == words.kind);
+      CHECK(holds_gates(pattern(words.own)) ==
+            (words.kind == matrix_kind::gate || words.kind == matrix_kind::gate_and_up));
+      for (const auto up : words.up) {
+        if (!up.empty()) {
+          CHECK(std::ranges::count(names_of_part(pattern(words.own), 0, expert_part::up), pattern(up)) == 1);
+          CHECK(kind_of_component(in(up)) ==
+                (words.kind == matrix_kind::unclear ? words.kind : matrix_kind::up));
+          CHECK(is_beside_gate(pattern(up)) == (words.kind != matrix_kind::unclear));
+          CHECK_FALSE(holds_gates(pattern(up)));
+        }
+      }
+      if (!words.down.empty()) {
+        CHECK(names_of_part(pattern(words.own), 0, expert_part::down) == std::vector{pattern(words.down)});
+        CHECK_FALSE(holds_gates(pattern(words.down)));
+      }
+    }
+  }
+  for (const char* none : {"aggregate", "w12", "w11", "upsample", "outputs", "wise", "fc12"}) {
+    CAPTURE(none);
+    CHECK((kind_of_component(none) == matrix_kind::unclear || std::string_view(none) == "w12"));
+  }
+}
+
+TEST_CASE("experts of an up and a down projection alone, under any of the words") {
+  const auto l = random_layer(76, N, F, D);
+  for (const auto& words : detail::moe::part_words_table) {
+    if (words.kind != detail::moe::matrix_kind::up && words.kind != detail::moe::matrix_kind::gate) {
+      continue;
+    }
+    const auto up = words.kind == detail::moe::matrix_kind::up ? words.own : words.up[0];
+    CAPTURE(up);
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.moe.router.weight", {N, D}, l.router);
+    builder.add<bf16>("layers.0.moe.experts." + std::string(up), {N, F, D}, l.gates);
+    builder.add<bf16>("layers.0.moe.experts." + std::string(words.down), {N, D, F}, ndf(l));
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].part == expert_part::up);
+    check_shows(s.found[0], l);
+  }
+}
+
+TEST_CASE("stars stand for numbers that differ alone") {
+  using detail::moe::common_name;
+  CHECK(common_name("layers.1.experts.0.w", "layers.1.experts.3.w") == "layers.1.experts.*.w");
+  CHECK(common_name("layers.*.experts.0.w", "layers.2.experts.0.w") == "layers.*.experts.0.w");
+  CHECK(common_name("decoder.layers_1.x", "decoder.layers_12.x") == "decoder.layers_*.x");
+  CHECK(common_name("a.1.b", "a.1.b") == "a.1.b");
+  checkpoint_builder builder;  // one layer of four experts, and no router
+  const auto l = random_layer(77, N, F, D);
+  for (index_t e = 0; e < N; ++e) {
+    builder.add<bf16>("model.layers.5.mlp.experts." + std::to_string(e) + ".gate_proj.weight", {F, D},
+                      one_expert(l, e));
+  }
+  const searched s(builder);
+  REQUIRE(s.found.omissions.size() == 1);
+  CHECK(s.found.omissions[0].name == "model.layers.5.mlp.experts.*.gate_proj.weight (4 tensors)");
 }
 
 TEST_CASE("words that hold those of gates: w12 is gate and up, before a w3 that is down") {

@@ -203,6 +203,34 @@ TEST_CASE("FP8: a scale for each row, for each column, for all; stacks of them")
   }
 }
 
+TEST_CASE("FP8 under Mistral's own names; offsets and SVDQuant's additions are not passed over") {
+  constexpr index_t F = 6, D = 32;
+  {
+    parts p;
+    const auto code = p.add("e.w1.weight", dtype::f8_e4m3, {F, D}, p.codes(F * D));
+    const auto s = p.scales("e.w1.qscale_weight", {}, 1);
+    check_is(p.open(), "e.w1.weight", {F, D}, "one scale",
+             [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, 0); });
+    p.scales("e.w1.qscale_act", {}, 1);  // of what goes in
+    CHECK(problem_of(p.open(), "e.w1.weight") == "");
+  }
+  for (const unsigned offset : {0U, 1U}) {
+    parts p;
+    p.add("a.weight", dtype::i8, {F, D}, p.codes(F * D));
+    p.scales("a.weight_scale", {F, 1}, F);
+    p.add("a.weight_offset", dtype::bf16, {F, 1},
+          bytes(static_cast<std::size_t>(2 * F), static_cast<std::byte>(offset)));
+    CHECK(contains(problem_of(p.open(), "a.weight"), "'a.weight_offset' beside it") == (offset != 0));
+  }
+  parts p;
+  p.add("a.weight", dtype::u8, {F, D / 2}, p.codes(F * D / 2));
+  p.add("a.weight_scale", dtype::f8_e4m3, {F, D / 16}, p.codes(F * D / 16));
+  p.builder.add<float>("a.weight_scale_2", {}, {0.5F});
+  CHECK(problem_of(p.open(), "a.weight") == "");
+  p.builder.add<bf16>("a.svdquant_lora_a", {1, D}, std::vector<float>(D, 1));
+  CHECK(contains(problem_of(p.open(), "a.weight"), "'a.svdquant_lora_a' beside it"));
+}
+
 TEST_CASE("FP8 of AMD's: another bias, and a NaN where a negative zero would be") {
   constexpr index_t F = 4, D = 6;
   for (const auto& [type, mantissa, bias, name] : {std::tuple{dtype::f8_e4m3fnuz, 3, 8, "FP8 E4M3FNUZ"},

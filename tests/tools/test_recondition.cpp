@@ -202,6 +202,64 @@ TEST_CASE("shards: each file, and the index, in a new folder") {
   }
 }
 
+TEST_CASE("shards of processes: a router that all repeat changes in all") {
+  const auto l = random_layer(61, 4, 7, 9);
+  temporary_folder folder;
+  const std::string name = "layers.3.ffn.gate.weight";
+  std::filesystem::create_directory(folder / "in");
+  for (index_t rank = 0; rank < 2; ++rank) {
+    checkpoint_builder builder;
+    builder.add<float>(name, {l.n, l.d}, l.router);
+    for (index_t e = 2 * rank; e < 2 * rank + 2; ++e) {
+      builder.add<float>("layers.3.ffn.experts." + std::to_string(e) + ".w1.weight", {l.f, l.d},
+                         one_expert(l, e));
+    }
+    builder.write(folder / ("in/model" + std::to_string(rank) + "-mp2.safetensors"));
+  }
+  REQUIRE(run({"recondition", folder / "in", folder / "out"}).status == 0);
+  for (const char* file : {"model0-mp2.safetensors", "model1-mp2.safetensors"}) {
+    check_same_but_for(folder / (std::string("in/") + file), folder / (std::string("out/") + file), {name});
+  }
+  const auto again = checkpoint(folder / "out");
+  CHECK(again.tensors().size() == 5);
+}
+
+TEST_CASE("layers in one tensor: each row in its place") {
+  const std::vector layers{random_layer(62, 4, 7, 9), random_layer(63, 4, 7, 9)};
+  checkpoint_builder builder;
+  std::vector<float> routers;  // [D, layers, N]
+  std::vector<float> gates;    // [N, layers, F, D]
+  for (index_t d = 0; d < 9; ++d) {
+    for (const auto& l : layers) {
+      for (index_t e = 0; e < 4; ++e) {
+        routers.push_back(l.router[static_cast<std::size_t>(e * 9 + d)]);
+      }
+    }
+  }
+  for (index_t e = 0; e < 4; ++e) {
+    for (const auto& l : layers) {
+      const auto one = one_expert(l, e);
+      gates.insert(gates.end(), one.begin(), one.end());
+    }
+  }
+  builder.add<float>("decoder.layers.moe_block.gate.kernel", {9, 2, 4}, routers);
+  builder.add<float>("decoder.layers.moe_block.wi_0", {4, 2, 7, 9}, gates);
+  temporary_folder folder;
+  builder.write(folder / "in.safetensors");
+  REQUIRE(run({"recondition", folder / "in.safetensors", folder / "out.safetensors", "--radius", "2"}).status ==
+          0);
+  const mpi_router::safetensors_file written(folder / "out.safetensors");
+  const auto* out = written.at("decoder.layers.moe_block.gate.kernel").data<float>();
+  for (index_t i = 0; i < 2; ++i) {
+    for (index_t e = 0; e < 4; ++e) {
+      const auto expected = iterated(layers[static_cast<std::size_t>(i)], e, 1, 2);
+      for (index_t d = 0; d < 9; ++d) {
+        CHECK(static_cast<double>(out[(d * 2 + i) * 4 + e]) == doctest::Approx(expected[d]).epsilon(1e-6));
+      }
+    }
+  }
+}
+
 TEST_CASE("neither the input, by whatever name, nor anything else is overwritten") {
   const model m;
   m.write();

@@ -1,6 +1,6 @@
 #include "compare_match.hpp"
 
-#include <mpi_router/io/moe/names.hpp>
+#include <mpi_router/io/moe/layer_names.hpp>
 
 #include <algorithm>
 #include <numeric>

@@ -32,7 +32,9 @@ void store_row(const moe_layer& layer, index_t i, const Eigen::VectorXd& row, st
       if (!is_finite(value)) {
         layer.router->fail("a row of that length does not fit in ", layer.router->stored_as());
       }
-      std::memcpy(bytes.data() + static_cast<std::size_t>(begin + d * step) * sizeof(T), &value, sizeof(T));
+      const auto& part = layer.router->part();
+      const index_t place = part ? part->place_of(begin + d * step) : begin + d * step;
+      std::memcpy(bytes.data() + static_cast<std::size_t>(place) * sizeof(T), &value, sizeof(T));
     }
   });
 }
@@ -64,11 +66,15 @@ status advance(const moe_layer& layer, index_t expert, const recondition_options
       .state;
 }
 
+/// What a process's shard repeats of another's changes with it.
 void write_shard(const safetensors_file& shard, const replacements& changed, const fs::path& target) {
+  const bool is_of_process = mpi_router::detail::is_of_rank(io::path_text(shard.path().filename()));
   atomic_file file(target);
   file.write(shard.header());
   for (const auto& tensor : shard.tensors()) {
-    const auto it = changed.find(&tensor);
+    const auto it = std::ranges::find_if(changed, [&](const auto& each) {
+      return each.first == &tensor || (is_of_process && each.first->name() == tensor.name());
+    });
     file.write(it == changed.end() ? tensor.bytes() : std::span<const std::byte>(it->second));
   }
   file.commit();

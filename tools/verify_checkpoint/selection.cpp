@@ -1,6 +1,6 @@
 #include "selection.hpp"
 
-#include <mpi_router/io/moe/names.hpp>
+#include <mpi_router/io/moe/layer_names.hpp>
 
 #include <algorithm>
 

@@ -7,6 +7,7 @@
 #include <mpi_router/io/gguf_weights.hpp>
 #include <mpi_router/io/packed/recognise.hpp>
 #include <mpi_router/io/safetensors_file.hpp>
+#include <mpi_router/io/scanned.hpp>
 #include <mpi_router/io/shards.hpp>
 
 #include <deque>
@@ -21,8 +22,9 @@ MPIROUTER_BEGIN
 /// and read where they are touched.
 ///
 /// Throws file_error for each damage that safetensors_file refuses, a missing shard, a tensor that the index
-/// promises and its shard lacks, a tensor that two shards hold, an index that leads out of its folder, and a
-/// folder with two indices or nothing in it. What a shard holds and the index does not name is left out, see
+/// promises and its shard lacks, a tensor that two shards hold (but those of DeepSeek's processes, which
+/// repeat what all have), an index that leads out of its folder, and a folder with two indices or nothing in
+/// it. What a shard holds and the index does not name is left out, see
 /// unindexed(); whether these files are all of the model only names tell: missing_shards(), unlisted_files().
 ///
 /// tensors() are what files store, weights() what that means to a model: codes and scales, as the config.json
@@ -42,15 +44,16 @@ class checkpoint {
       add_all_of(shards_.emplace_back(path_));
     }
     std::sort(tensors_.begin(), tensors_.end(), by_name);
+    tensors_.erase(std::unique(tensors_.begin(), tensors_.end(), is_repeated), tensors_.end());
     const auto twice = std::adjacent_find(tensors_.begin(), tensors_.end(), [](const auto* a, const auto* b) {
-      return a->name() == b->name();
+      return a->name() == b->name() && !(is_of_rank(*a) && is_of_rank(*b));
     });
     if (twice != tensors_.end()) {
       twice[1]->fail("is in ", io::printable(io::path_text(twice[0]->file().filename())), " too");
     }
     if (gguf_.empty()) {
       packing_ = read_quantization(path_);
-      weights_ = weights_of(tensors_, packing_);
+      weights_ = detail::split_scans(weights_of(tensors_, packing_));
     }
   }
 
@@ -120,6 +123,15 @@ class checkpoint {
  private:
   static bool by_name(const stored_tensor* a, const stored_tensor* b) {
     return a->name() != b->name() ? a->name() < b->name() : a->file().native() < b->file().native();
+  }
+
+  static bool is_of_rank(const stored_tensor& t) {
+    return detail::is_of_rank(io::path_text(t.file().filename()));
+  }
+  /// Whether two processes' shards hold one tensor, each the whole of it.
+  static bool is_repeated(const stored_tensor* a, const stored_tensor* b) {
+    return a->name() == b->name() && a->type() == b->type() && std::ranges::equal(a->shape(), b->shape()) &&
+           is_of_rank(*a) && is_of_rank(*b) && std::ranges::equal(a->bytes(), b->bytes());
   }
 
   void add_all_of(const safetensors_file& shard) {

@@ -5,12 +5,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
 #include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 
 MPIROUTER_BEGIN
 
@@ -35,6 +37,37 @@ struct config_text {
   }
   std::ifstream in(path, std::ios::binary);
   return config_text{{std::istreambuf_iterator<char>(in), {}}, {}};
+}
+
+/// JSON as Python writes it: NaN, Infinity and -Infinity, which are no JSON, are null. Discarded where it is
+/// none even so.
+[[nodiscard]] inline nlohmann::json parse_python_json(std::string_view text) {
+  auto strict = nlohmann::json::parse(text, nullptr, false);
+  if (!strict.is_discarded()) {
+    return strict;
+  }
+  std::string out;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size();) {
+    std::size_t taken = 1;
+    if (in_string && text[i] == '\\') {
+      taken = std::min<std::size_t>(2, text.size() - i);
+    } else if (text[i] == '"') {
+      in_string = !in_string;
+    } else if (!in_string) {
+      for (const std::string_view word : {"-Infinity", "Infinity", "NaN"}) {
+        if (text.substr(i).starts_with(word)) {
+          out += "null";
+          i += word.size();
+          taken = 0;
+          break;
+        }
+      }
+    }
+    out += text.substr(i, taken);
+    i += taken;
+  }
+  return nlohmann::json::parse(out, nullptr, false);
 }
 
 /// The first object under one of these keys, at the top or in a part of a composite config; null if there is

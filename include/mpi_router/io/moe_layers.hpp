@@ -34,11 +34,19 @@ namespace detail::moe {
                           : pattern.substr(0, static_cast<std::size_t>(word->data() - pattern.data()));
 }
 
+/// Whether this may be of the experts that a router chooses: by its name, or as a stack. Routers, shared
+/// experts and dense layers have gates of their own.
+[[nodiscard]] inline bool is_of_experts(const weight& w) {
+  const auto role = part_of(w.name()).role;
+  return role == tensor_role::expert ||
+         (role == tensor_role::other && w.rank() > 2 && !is_shared_word(w.name()));
+}
+
 /// Whether the experts whose up projections are named so have a gate too, in whatever form.
 [[nodiscard]] inline bool has_gates(const checkpoint& model, const std::string& up_pattern) {
   const auto stem = stem_of_experts(up_pattern);
   return std::ranges::any_of(model.weights_with(stem), [&](const weight& w) {
-    return holds_gates(std::string_view(w.name()).substr(stem.size()));
+    return is_of_experts(w) && holds_gates(std::string_view(w.name()).substr(stem.size()));
   });
 }
 
@@ -62,6 +70,9 @@ namespace detail::moe {
   search.of_architecture = layouts_of_architecture(family.architectures, config);
   const bool is_named = config && !config->names.empty();
   search.in_mxfp4 = is_named ? std::nullopt : family.in_mxfp4;
+  if (!is_named) {
+    search.unnamed = family.unnamed;
+  }
   search.layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router);
   search.part = family.part;
   auto made = assemble(model, router, search);
@@ -70,6 +81,7 @@ namespace detail::moe {
     search.layouts = {gate_layout::nfd, gate_layout::ndf};
     search.of_architecture.clear();
     search.in_mxfp4 = std::nullopt;
+    search.unnamed.clear();
     search.part = expert_part::up;
     made = assemble(model, router, search);
   }
@@ -132,7 +144,7 @@ inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted,
   }
   std::map<std::string, std::string> gates;  // one for each name with stars
   for (const weight& w : model.weights()) {
-    if (holds_gates(w.name())) {
+    if (is_of_experts(w) && holds_gates(w.name())) {
       gates.emplace(with_stars(w.name()), w.name());
     }
   }
@@ -187,7 +199,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
       continue;
     }
     auto& known = merged[it->second];
-    known.name = with_stars(known.name);
+    known.name = common_name(known.name, entry.name);
     known.layers += entry.layers;
     known.rows += entry.rows;
   }

@@ -6,11 +6,24 @@
 #include <mpi_router/io/stored_tensor.hpp>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 MPIROUTER_BEGIN
+
+/// Part of a tensor: `each` numbers from `first` on, as many again after each `step`.
+struct strided_part {
+  index_t first = 0;
+  index_t each = 0;
+  index_t step = 0;
+
+  /// The place in the tensor of the part's number i.
+  [[nodiscard]] constexpr index_t place_of(index_t i) const noexcept {
+    return first + i / each * step + i % each;
+  }
+};
 
 /// A tensor of real numbers under the name that the model's code gives it, with dots between its parts,
 /// whatever is between them in the file. `X.weight` may be one stored tensor, or codes and scales of several
@@ -25,6 +38,16 @@ class weight {
         shape_(stored.shape().begin(), stored.shape().end()),
         stored_as_(to_string(stored.type())),
         plain_(&stored) {}
+
+  /// A part of one, under a name of its own: of a layer that lies in one tensor with others.
+  weight(const weight& whole, std::string name, std::vector<index_t> shape, const strided_part& part)
+      : file_(whole.file_),
+        name_(std::move(name)),
+        shape_(std::move(shape)),
+        stored_as_(whole.stored_as_),
+        plain_(whole.plain_),
+        part_(part),
+        problem_(whole.problem_) {}
 
   /// Packed: a matrix of the last two axes of `shape` for each index of those before.
   weight(const std::filesystem::path& file, std::string name, std::vector<index_t> shape,
@@ -53,6 +76,8 @@ class weight {
   [[nodiscard]] bool is_packed() const noexcept { return !matrices_.empty(); }
   /// The tensor that it is, or whose type it has; null where it is packed.
   [[nodiscard]] const stored_tensor* plain() const noexcept { return plain_; }
+  /// Where its numbers lie in plain(), where they are but a part of that.
+  [[nodiscard]] const std::optional<strided_part>& part() const noexcept { return part_; }
   /// Whether groups of numbers along the last axis share a scale, as every such packing has it along the
   /// inputs of a layer: then the last axis is D. Blocks of FP8, rows of int8 and the blocks of bitsandbytes,
   /// which know no axes, tell nothing.
@@ -132,6 +157,7 @@ class weight {
   std::vector<index_t> shape_;
   std::string stored_as_;
   const stored_tensor* plain_ = nullptr;
+  std::optional<strided_part> part_;
   std::vector<packed::any_matrix> matrices_;
   std::string problem_;
   bool of_ggml_ = false;

@@ -18,6 +18,7 @@ namespace detail::moe {
           .layouts = wanted.layout ? std::vector{*wanted.layout} : layouts,
           .asked = wanted.layout.has_value(),
           .of_architecture = {},
+          .unnamed = {},
           .in_mxfp4 = {},
           .layout_of_router = wanted.layout_of_router.value_or(router_layout::nd),
           .router_asked = wanted.layout_of_router.has_value(),

@@ -25,10 +25,14 @@ struct block_parts {
 
 using block_map = std::map<std::string, block_parts>;
 
-/// Whether this is what a dense layer has beside its "gate.weight".
-[[nodiscard]] inline bool is_dense_sibling(std::string_view leaf) {
-  return leaf == "up.weight" || leaf == "down.weight" || leaf == "up_proj.weight" ||
-         leaf == "down_proj.weight" || leaf == "value.weight";
+/// Whether this is what a dense layer has beside its "gate.weight": its up or down projection, a matrix.
+[[nodiscard]] inline bool is_dense_sibling(const weight& w, std::string_view leaf) {
+  const auto c = components_of(leaf);
+  if (w.rank() != 2 || c.size() != 2 || c[1] != "weight") {
+    return false;
+  }
+  const auto kind = kind_of_component(c[0]);
+  return kind == matrix_kind::up || kind == matrix_kind::down || c[0] == "value";
 }
 
 inline void add_by_role(std::span<const weight> weights, block_map& blocks) {
@@ -56,7 +60,7 @@ inline void mark_dense(std::span<const weight> weights, block_map& blocks) {
       at = dots == 1 && at != name.npos && at > 0 ? name.rfind('.', at - 1) : at;
       const auto block = blocks.find(std::string(name.substr(0, at == name.npos ? 0 : at + 1)));
       if (block != blocks.end()) {
-        block->second.dense = block->second.dense || is_dense_sibling(name.substr(block->first.size()));
+        block->second.dense = block->second.dense || is_dense_sibling(w, name.substr(block->first.size()));
       }
     }
   }
@@ -92,11 +96,14 @@ inline void mark_dense(std::span<const weight> weights, block_map& blocks) {
   return experts > 0 && shape[1] == experts ? experts : std::max(experts, shape[0]);
 }
 
-/// The tensor that stands for a block in messages: a gate of its experts, or its router.
+/// The tensor that stands for a block in messages: a gate of its experts, or what takes its place, or its
+/// router.
 [[nodiscard]] inline const weight& shown_of(const block_parts& block) {
-  const auto gate =
-      std::ranges::find_if(block.experts, [](const auto* t) { return looks_like_gate(t->name()); });
+  const auto gate = std::ranges::find_if(block.experts, [](const auto* t) { return holds_gates(t->name()); });
+  const auto up = std::ranges::find_if(block.experts,
+                                       [](const auto* t) { return kind_of(t->name()) == matrix_kind::up; });
   return gate != block.experts.end() ? **gate
+         : up != block.experts.end() ? **up
          : !block.experts.empty()    ? *block.experts.front()
                                      : *block.routers.front();
 }

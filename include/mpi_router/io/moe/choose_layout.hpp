@@ -19,6 +19,7 @@ struct gate_search {
   std::vector<gate_layout> layouts;          ///< that the family has, or the one that is asked for
   bool asked = false;                        ///< the caller names the layout
   std::vector<gate_layout> of_architecture;  ///< config.json names it
+  std::vector<gate_layout> unnamed;          ///< of these names, where config.json names no architecture
   std::optional<gate_layout> in_mxfp4;       ///< of MXFP4, where nothing else tells
   router_layout layout_of_router = router_layout::nd;
   bool router_asked = false;  ///< the caller names the router's layout
@@ -134,7 +135,8 @@ struct layout_choice {
 /// One rule for all families: a layout is taken if no other that the family has, and none with the axes of an
 /// expert exchanged, has such shapes; if groups of packed numbers, which run along D, or ggml, whose rows do,
 /// leave but one; if config.json names an architecture that has but the one; if the family has but one in
-/// MXFP4; if torch's Linear leaves no choice; or if the caller says so.
+/// MXFP4, or under its names where no architecture is named; if torch's Linear leaves no choice; or if the
+/// caller says so.
 [[nodiscard]] inline layout_choice choose_layout(const gate_search& wanted, const gate_tensors& gates,
                                                  index_t experts, index_t hidden_dim) {
   auto fitting = wanted.layouts;
@@ -160,6 +162,12 @@ struct layout_choice {
   }
   if (gates.first().is_mxfp4() && wanted.in_mxfp4 && std::ranges::count(fitting, *wanted.in_mxfp4) > 0) {
     return {wanted.in_mxfp4, "its packing", ""};
+  }
+  if (const auto usual = first_of(wanted.unnamed, fitting);
+      usual && std::ranges::all_of(possible, [&](gate_layout other) {
+        return ffn_comes_first(other) == ffn_comes_first(*usual);  // its axes are no question
+      })) {
+    return {usual, "its names", ""};
   }
   if (fitting.size() == 1 && is_linear(gates, wanted.pattern)) {
     return {fitting[0], "torch's Linear", ""};

@@ -1,5 +1,5 @@
 // What names say of an expert's matrices: gate, up, down, or gate and up in one. The words that models have
-// for them, for all who ask.
+// for them, in one list for all who ask.
 #pragma once
 
 #include <mpi_router/io/moe/expert_part.hpp>
@@ -14,37 +14,90 @@ namespace detail::moe {
 /// What a name says of an expert's matrix.
 enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
 
-/// Whether a text has this word, and no digit after it: "w1" is not in "w12".
-[[nodiscard]] inline bool has_numbered(std::string_view text, std::string_view word) {
-  for (auto at = text.find(word); at != text.npos; at = text.find(word, at + 1)) {
-    const auto end = at + word.size();
-    if (end == text.size() || digits.find(text[end]) == digits.npos) {
-      return true;
+/// How the names of one model tell the matrices of an expert apart.
+struct part_words {
+  std::string_view own;  ///< of the matrix that the others go with
+  matrix_kind kind;      ///< what that is: up, where there is no gate; unclear, where only the others tell
+  std::array<std::string_view, 2> up{};  ///< beside gates
+  std::string_view down{};
+};
+
+/// The list. Words that hold others stand before them.
+inline constexpr std::array<part_words, 27> part_words_table{{
+    {"gate_and_up", matrix_kind::gate_and_up, {}, "down"},
+    {"gate_up", matrix_kind::gate_and_up, {}, "down"},
+    {"up_gate", matrix_kind::gate_and_up, {}, "down"},
+    {"gateup", matrix_kind::gate_and_up, {}, "down"},
+    {"fused", matrix_kind::gate_and_up},
+    {"w1w3", matrix_kind::gate_and_up, {}, "w2"},
+    {"w1_w3", matrix_kind::gate_and_up, {}, "w2"},
+    {"w13", matrix_kind::gate_and_up, {}, "w2"},
+    {"w12", matrix_kind::gate_and_up, {}, "w3"},
+    {"mlp1", matrix_kind::gate_and_up, {}, "mlp2"},
+    {"input_linear", matrix_kind::gate_and_up, {}, "output_linear"},
+    {"gate", matrix_kind::gate, {"up"}, "down"},
+    {"wgate", matrix_kind::gate, {"wup"}, "wdown"},
+    {"wg", matrix_kind::gate, {"wu"}, "wd"},
+    {"w1", matrix_kind::gate, {"w3", "v1"}, "w2"},
+    {"wi_0", matrix_kind::gate, {"wi_1"}, "wo"},
+    {"up", matrix_kind::up, {}, "down"},
+    {"wi", matrix_kind::up, {}, "wo"},
+    {"fc1", matrix_kind::up, {}, "fc2"},
+    {"htoh4", matrix_kind::up, {}, "h4toh"},
+    {"input", matrix_kind::up, {}, "output"},
+    {"in_proj", matrix_kind::up, {}, "out_proj"},
+    {"w_in", matrix_kind::up, {}, "w_out"},
+    {"c_fc", matrix_kind::up, {}, "c_proj"},
+    {"Dense_0", matrix_kind::up, {}, "Dense_1"},
+    {"dense_h_to_4h", matrix_kind::up, {}, "dense_4h_to_h"},
+    {"fc_1", matrix_kind::unclear, {"fc_2"}, "proj"},
+}};
+
+/// Where a word stands by itself, the last such place from `first` on: between letters that are none of its
+/// own there is a "_" or a dot, "proj" or a capital; a number that ends it is whole, so that "w1" is not in
+/// "w12".
+[[nodiscard]] inline std::size_t place_of_word(std::string_view name, std::size_t first,
+                                               std::string_view word) {
+  const auto at_is = [&](std::size_t at, auto classify) {
+    return at < name.size() && classify(static_cast<unsigned char>(name[at])) != 0;
+  };
+  const auto is_free = [&](std::size_t begin, std::size_t end) {
+    const bool is_number = std::isdigit(static_cast<unsigned char>(word.back())) != 0;
+    const bool glued =
+        at_is(end, [](int c) { return std::islower(c); }) && !name.substr(end).starts_with("proj");
+    return !(begin > 0 && at_is(begin - 1, [](int c) { return std::isalnum(c); })) && !glued &&
+           !(is_number && at_is(end, [](int c) { return std::isdigit(c); }));
+  };
+  for (auto at = name.rfind(word); at != name.npos && at >= first; at = name.rfind(word, at - 1)) {
+    if (is_free(at, at + word.size())) {
+      return at;
+    }
+    if (at == 0) {
+      break;
     }
   }
-  return false;
+  return name.npos;
 }
 
-/// What one component of a name says.
+/// What one component of a name says: first what any model calls the matrix that the others go with.
 [[nodiscard]] inline matrix_kind kind_of_component(std::string_view c) {
-  const auto has = [&](auto... parts) { return (contains(c, parts) || ...); };
-  const auto numbered = [&](auto... parts) { return (has_numbered(c, parts) || ...); };
-  const auto is = [&](auto... words) { return ((c == words) || ...); };
-  if (has("gate_up", "up_gate", "gate_and_up", "w13", "w1w3", "w12", "fused", "input_linear", "mlp1")) {
-    return matrix_kind::gate_and_up;
+  const auto any = [&](auto words_of) {
+    return std::ranges::find_if(part_words_table, [&](const part_words& words) {
+      return words.kind != matrix_kind::unclear && std::ranges::any_of(words_of(words), [&](auto word) {
+               return !word.empty() && place_of_word(c, 0, word) != c.npos;
+             });
+    });
+  };
+  const auto own = any([](const part_words& words) { return std::array{words.own}; });
+  if (own != part_words_table.end()) {
+    return own->kind;
   }
-  if (has("down", "output", "mlp2", "out_proj") || numbered("fc2") ||
-      is("w2", "wo", "w_out", "c_proj", "dense_4h_to_h", "h4toh")) {
-    return matrix_kind::down;
-  }
-  if (has("gate", "wi_0") || numbered("w1") || is("wg")) {
-    return matrix_kind::gate;
-  }
-  if (has("up_proj", "input", "wi_1", "up_exps") || numbered("fc1", "w3") ||
-      is("up", "v1", "w_in", "wi", "c_fc", "dense_h_to_4h", "htoh4")) {
+  if (any([](const part_words& words) { return words.up; }) != part_words_table.end()) {
     return matrix_kind::up;
   }
-  return matrix_kind::unclear;
+  return any([](const part_words& words) { return std::array{words.down}; }) != part_words_table.end()
+             ? matrix_kind::down
+             : matrix_kind::unclear;
 }
 
 /// What the end of a name says, "…experts.{expert}.gate_proj.weight": the last component that says anything.
@@ -60,65 +113,10 @@ enum class matrix_kind : unsigned char { gate, gate_and_up, up, down, unclear };
   return matrix_kind::unclear;
 }
 
-/// Whether an expert's tensor looks like its gate, not like its up or down projection.
-[[nodiscard]] inline bool looks_like_gate(std::string_view name) {
-  constexpr std::array<std::string_view, 7> parts{"gate",         "w1",   "fc1",    "wi",
-                                                  "input_linear", "mlp1", "up_gate"};
-  return std::ranges::any_of(parts, [&](auto part) { return contains(name, part); });
-}
-
-/// Whether a tensor holds the gates of experts whose up projections have names of their own, "up_proj" or
-/// "w3".
+/// Whether a name is of gates, alone or with up projections.
 [[nodiscard]] inline bool holds_gates(std::string_view name) {
-  constexpr std::array<std::string_view, 5> parts{"gate_proj", "gate_up", "w1", "gate_exps", "wi_0"};
-  return std::ranges::any_of(parts, [&](auto part) { return contains(name, part); });
-}
-
-/// How the names of one model tell the matrices of an expert apart.
-struct part_words {
-  std::string_view own;                  ///< of what the layer's `gates` hold
-  std::array<std::string_view, 2> up{};  ///< empty where `own` holds it too
-  std::string_view down;
-};
-
-/// The longer words first, for they hold the others.
-inline constexpr std::array<part_words, 19> part_words_table{{
-    {"gate_and_up", {}, "down"},
-    {"gate_up", {}, "down"},
-    {"up_gate", {}, "down"},
-    {"gate", {"up"}, "down"},
-    {"up", {}, "down"},
-    {"w1w3", {}, "w2"},
-    {"w13", {}, "w2"},
-    {"w12", {}, "w3"},
-    {"w1", {"w3", "v1"}, "w2"},
-    {"wi_0", {"wi_1"}, "wo"},
-    {"wi", {}, "wo"},
-    {"fc1", {}, "fc2"},
-    {"fc_1", {"fc_2"}, "proj"},
-    {"htoh4", {}, "h4toh"},
-    {"mlp1", {}, "mlp2"},
-    {"input", {}, "output"},
-    {"w_in", {}, "w_out"},
-    {"c_fc", {}, "c_proj"},
-    {"dense_h_to_4h", {}, "dense_4h_to_h"},
-}};
-
-/// Where a word stands alone, "_" being no letter; the last such place from `first` on.
-[[nodiscard]] inline std::size_t place_of_word(std::string_view name, std::size_t first,
-                                               std::string_view word) {
-  const auto is_letter = [&](std::size_t at) {
-    return at < name.size() && std::isalnum(static_cast<unsigned char>(name[at])) != 0;
-  };
-  for (auto at = name.rfind(word); at != name.npos && at >= first; at = name.rfind(word, at - 1)) {
-    if ((at == 0 || !is_letter(at - 1)) && !is_letter(at + word.size())) {
-      return at;
-    }
-    if (at == 0) {
-      break;
-    }
-  }
-  return name.npos;
+  const auto kind = kind_of(name);
+  return kind == matrix_kind::gate || kind == matrix_kind::gate_and_up;
 }
 
 /// Whether a name is one that up projections have beside gates, "up_proj" or "w3", not one of experts that

@@ -12,6 +12,7 @@ MPIROUTER_BEGIN
 struct architecture_layout {
   std::string_view architecture;  ///< what its names begin with, see model_config::names
   gate_layout layout;
+  bool is_whole = false;  ///< only where it is all of a model that transformers 5 wrote
 };
 
 /// How one family names the router and the gates of a layer. {layer} is empty or ends with a dot; {expert} is
@@ -24,7 +25,8 @@ struct model_family {
   std::vector<architecture_layout> architectures;
   router_layout layout_of_router = router_layout::nd;
   expert_part part = expert_part::gate;
-  std::optional<gate_layout> in_mxfp4 = {};  ///< of MXFP4, where nothing else tells
+  std::vector<gate_layout> unnamed = {};     ///< that it has where config.json names no architecture
+  std::optional<gate_layout> in_mxfp4 = {};  ///< of MXFP4, then
   std::string_view beside = {};  ///< must be there too, where others have the gate's name for another matrix
 };
 
@@ -33,13 +35,14 @@ struct model_family {
   static const auto table = [] {
     std::vector<architecture_layout> out;
     for (const std::string_view name :
-         {"qwen35moe", "qwen2moe", "qwen3moe",     "qwen3next", "qwen3omnimoe", "mixtral",
-          "olmoe",     "deepseek", "glm4moe",      "glm4vmoe",  "glmmoedsa",    "dots1",
-          "ernie45",   "flexolmo", "hunyuanv1moe", "hyv3",      "longcatflash", "minimax",
-          "mistral4",  "phimoe",   "afmoe",        "axk",       "bailing",      "cohere2moe",
-          "exaonemoe", "gemma4",   "laguna",       "mimov2",    "solaropen"}) {
+         {"qwen35moe",    "qwen2moe", "qwen3moe",     "qwen3next", "qwen3omnimoe", "mixtral", "olmoe",
+          "deepseek",     "glm4moe",  "glm4vmoe",     "glmmoedsa", "dots1",        "ernie45", "flexolmo",
+          "hunyuanv1moe", "hyv3",     "longcatflash", "minimax",   "mistral4",     "phimoe",  "afmoe",
+          "axk",          "bailing",  "cohere2moe",   "exaonemoe", "gemma4",       "laguna",  "mimov2",
+          "solaropen",    "mellum",   "inkling",      "kimi",      "step3"}) {
       out.push_back({name, gate_layout::n2fd_concatenated});
     }
+    out.push_back({"qwen3vlmoetext", gate_layout::n2fd_concatenated, true});
     return out;
   }();
   return table;
@@ -59,6 +62,10 @@ struct model_family {
 
 /// All that are known here.
 [[nodiscard]] inline std::span<const model_family> model_families() {
+  const auto before = [](const architecture_layout& first, auto others) {
+    others.insert(others.begin(), first);
+    return others;
+  };
   using enum gate_layout;
   using enum router_layout;
   constexpr auto up = expert_part::up;
@@ -92,6 +99,7 @@ struct model_family {
        "{layer}feed_forward_moe.experts.mlp.w1",
        {nfd},
        {}},
+      {"Step-3.5", "{layer}moe.gate.weight", "{layer}moe.gate_proj.weight", {nfd}, {{"step3", nfd}}},
       {"Granite-MoE, JetMoE",
        "{layer}router.layer.weight",
        "{layer}input_linear.weight",
@@ -102,16 +110,27 @@ struct model_family {
        "{layer}block_sparse_moe.experts.gate_up_proj",
        {n2fd_concatenated},
        {{"granitemoe", n2fd_concatenated}}},
-      // gpt-oss unpacked is [N, D, 2F]; its blocks of MXFP4 are stored as [N, 2F, D]. Phi-MoE, written by
-      // modules, has these names too, and no shape tells rows in turn from rows of gate before rows of up.
+      // gpt-oss unpacked is [N, D, 2F]; its blocks of MXFP4 are stored as [N, 2F, D]. OpenAI's privacy filter
+      // and Phi-MoE, written by modules, have these names too, and no shape tells rows in turn from rows of
+      // gate before rows of up.
       {"gpt-oss, Phi-MoE by modules",
        "{layer}mlp.router.weight",
        "{layer}mlp.experts.gate_up_proj",
-       {nd2f_interleaved, n2fd_interleaved, n2fd_concatenated},
-       {{"gptoss", nd2f_interleaved}, {"gptoss", n2fd_interleaved}, {"phimoe", n2fd_concatenated}},
+       {nd2f_interleaved, nd2f_concatenated, n2fd_interleaved, n2fd_concatenated},
+       {{"gptoss", nd2f_interleaved},
+        {"gptoss", n2fd_interleaved},
+        {"openaiprivacyfilter", nd2f_concatenated},
+        {"phimoe", n2fd_concatenated}},
        nd,
        expert_part::gate,
+       {nd2f_interleaved},
        n2fd_interleaved},
+      // Inkling's rows are in turn; vLLM writes those of other models one half after the other.
+      {"Inkling, vLLM",
+       "{layer}mlp.gate.weight",
+       "{layer}mlp.experts.w13_weight",
+       {n2fd_interleaved, n2fd_concatenated},
+       before({"inkling", n2fd_interleaved}, fused_architectures())},
       {"gpt-oss (original)",
        "{layer}mlp.gate.weight",
        "{layer}mlp.mlp1_weight",
@@ -170,6 +189,7 @@ struct model_family {
        nd,
        expert_part::gate,
        {},
+       {},
        "{layer}mlp.experts.{expert}.proj.weight"},
       {"Megatron",
        "{layer}mlp.router.weight",
@@ -209,6 +229,13 @@ struct model_family {
        {},
        nd,
        up},
+      {"NLLB",
+       "{layer}ffn.router.classifier.weight",
+       "{layer}ffn.experts.expert_{expert}.fc1.weight",
+       {nfd},
+       {},
+       nd,
+       up},
       {"GGUF without gates", "{layer}ffn_gate_inp.weight", "{layer}ffn_up_exps.weight", {nfd}, {}, nd, up},
   };
   return table;
@@ -221,7 +248,8 @@ namespace detail::moe {
     const std::vector<architecture_layout>& table, const std::optional<model_config>& config) {
   std::vector<gate_layout> out;
   for (const auto& known : table) {
-    if (config && config->is_called(known.architecture)) {
+    if (config && config->is_called(known.architecture) &&
+        (!known.is_whole || (config->is_of_transformers_5 && config->names.front() == known.architecture))) {
       out.push_back(known.layout);
     }
   }

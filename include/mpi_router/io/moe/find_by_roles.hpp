@@ -211,7 +211,7 @@ struct gate_guess {
   }
   const auto is_router = [&](const weight& w) {
     return part_of(w.name()).role != tensor_role::expert && !is_shared_word(w.name()) &&
-           experts.front().fit_router(w);
+           experts.front().fit_router(w) && network_of_router(model, w.name()).empty();
   };
   const weight* found = nullptr;
   for (const auto& w : model.weights_with(name)) {
@@ -245,17 +245,53 @@ struct gate_guess {
   return out;
 }
 
+/// How a router lies beside such matrices: so that it has a row for each expert, of an extent that they have.
+/// Both ways are a question, but where torch's Linear has [out, in].
+[[nodiscard]] inline router_choice router_beside(const weight& router,
+                                                 const std::vector<expert_weights>& matrices,
+                                                 const moe_search& wanted) {
+  using enum router_layout;
+  const auto shape = router.shape();
+  const index_t last = shape.empty() ? 0 : shape.back();
+  if (shape.size() < 2) {
+    return {nd, {0, last}, ""};
+  }
+  const index_t first = shape[shape.size() - 2];
+  const auto any = [&](auto of) { return std::ranges::any_of(matrices, of); };
+  const auto is_exact = [&](index_t rows, index_t dim) {
+    return any([&](const auto& each) { return each.count() == rows && each.has_axis(dim); });
+  };
+  const auto is_larger = [&](index_t rows, index_t dim) {  // rows without an expert
+    return any([&](const auto& each) { return each.count() < rows && each.has_axis(dim); });
+  };
+  const bool as_it_is = is_exact(first, last);
+  const bool turned = is_exact(last, first);
+  const bool doubtful = turned && (as_it_is ? !router.name().ends_with("weight") : is_larger(first, last));
+  if (doubtful && !wanted.layout_of_router) {
+    return {nd,
+            {},
+            core::concatenate("the router has shape ", to_string(shape), ", which may be [N, D] (",
+                              wanted.words.layout_of_router, " nd) or [D, N] (",
+                              wanted.words.layout_of_router, " dn): say which")};
+  }
+  if (as_it_is || turned) {
+    const auto how = wanted.layout_of_router.value_or(as_it_is ? nd : dn);
+    return {how, how == nd ? router_shape{first, last} : router_shape{last, first}, ""};
+  }
+  const bool has_last = any([&](const auto& each) { return each.has_axis(last); });
+  return {nd, has_last ? router_shape{first, last} : router_shape{last, first}, ""};
+}
+
 /// A layer of a router and matrices of experts that no family names so.
 [[nodiscard]] inline attempt try_parts(const checkpoint& model, const weight& router,
                                        const std::vector<expert_weights>& matrices, const moe_search& wanted,
                                        const std::optional<model_config>& config) {
   const auto shape = router.shape();
-  const auto has_dim = [&](index_t dim) {
-    return std::ranges::any_of(matrices, [&](const auto& each) { return each.has_axis(dim); });
-  };
-  const index_t last = shape.empty() ? 0 : shape.back();
-  const index_t dim = shape.size() < 2 || has_dim(last) ? last : shape[shape.size() - 2];
-  const index_t rows = shape.size() < 2 ? 0 : dim == last ? shape[shape.size() - 2] : last;
+  const auto how = router_beside(router, matrices, wanted);
+  if (!how.reason.empty()) {
+    return {{}, how.reason, std::max(shape[0], shape[1])};
+  }
+  const auto [rows, dim] = how.shape;
   const auto guess = guess_gates(matrices, {rows, dim});
   if (guess.gates == nullptr) {
     return {{},
@@ -266,7 +302,10 @@ struct gate_guess {
   auto search = search_for("no known family: taken by what names look like and by shapes",
                            guess.gates->pattern, guess.layouts, wanted, config);
   search.part = guess.part;
-  if (guess.gates->pattern.ends_with("experts.gate_up_proj")) {
+  search.layout_of_router = wanted.layout_of_router.value_or(how.layout);
+  if (is_fused(guess.layouts.front()) && !search.asked && config && config->is_called("gptoss")) {
+    search.layouts = {gate_layout::n2fd_interleaved, gate_layout::nd2f_interleaved};  // whatever the names
+  } else if (guess.gates->pattern.ends_with("experts.gate_up_proj")) {
     search.of_architecture = layouts_of_architecture(fused_architectures(), config);
   }
   return assemble(model, router, search);

@@ -68,11 +68,11 @@ struct layer_by_shape {
 }
 
 /// The one matrix with a row, or a column, for each expert and their D; null if there is none or several.
-[[nodiscard]] inline const weight* only_router(const layer_by_shape& layer) {
+[[nodiscard]] inline const weight* only_router(const checkpoint& model, const layer_by_shape& layer) {
   weight_list found;
   for (const auto* w : layer.matrices) {
     const auto fits = [w](const auto& experts) { return experts.fit_router(*w); };
-    if (std::ranges::any_of(layer.experts, fits)) {
+    if (std::ranges::any_of(layer.experts, fits) && network_of_router(model, w->name()).empty()) {
       found.push_back(w);
     }
   }
@@ -96,7 +96,7 @@ inline void find_by_shapes(const checkpoint& model, const moe_search& wanted,
       continue;
     }
     const auto parts = parts_of_layer(model.weights_with(layer), layer, found);
-    const auto* router = parts.experts.empty() ? nullptr : only_router(parts);
+    const auto* router = parts.experts.empty() ? nullptr : only_router(model, parts);
     if (router == nullptr) {
       continue;
     }

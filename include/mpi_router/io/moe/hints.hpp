@@ -2,7 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/moe/layer.hpp>
-#include <mpi_router/io/moe/names.hpp>
+#include <mpi_router/io/moe/layer_names.hpp>
 
 MPIROUTER_BEGIN
 

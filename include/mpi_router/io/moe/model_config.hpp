@@ -15,6 +15,7 @@ struct model_config {
   std::optional<index_t> num_experts;              ///< routed experts of a layer
   std::optional<index_t> experts_per_token;        ///< K of top-K
   std::optional<std::vector<index_t>> moe_layers;  ///< numbers of the layers with experts, ascending
+  bool is_of_transformers_5 = false;               ///< transformers_version begins with 5
   std::string problem;                             ///< why it could not be read; empty if it could
 
   /// Whether an architecture or model type begins so.
@@ -102,7 +103,7 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
 [[nodiscard]] inline model_config parse_model_config(std::string_view text) {
   using namespace detail::moe;
   model_config out;
-  const auto whole = nlohmann::json::parse(text, nullptr, false);
+  const auto whole = parse_python_json(text);
   if (!whole.is_object()) {
     out.problem = "is no JSON object";
     return out;
@@ -112,6 +113,9 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   if (&part != &whole) {
     collect_names(part, out.names);
   }
+  const auto version = whole.find("transformers_version");
+  out.is_of_transformers_5 =
+      version != whole.end() && version->is_string() && version->get<std::string>().starts_with("5.");
   out.hidden_dim = integer_of(part, {"hidden_size", "d_model", "n_embd", "dim"});
   out.num_experts = experts_of(part);
   out.experts_per_token = experts_per_token_of(part);

@@ -145,7 +145,7 @@ inline void note_idle_rows(const std::optional<model_config>& config, found_part
                       .try_emplace(with_stars(layer.name) + reason,
                                    omission{layer.name, reason, omission_kind::set_aside})
                       .first->second;
-    entry.name = entry.name == layer.name ? layer.name : with_stars(layer.name);
+    entry.name = common_name(entry.name, layer.name);
     const index_t lacking = promised.value_or(layer.router_rows) - layer.num_experts;
     if (lacking > 0) {
       entry.kind = omission_kind::missing;

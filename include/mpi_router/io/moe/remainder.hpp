@@ -41,14 +41,53 @@ inline void note_layer(moe_layer layer, found_parts& found) {
   return core::concatenate(words.patterns_and_layout, " name the tensors of other models");
 }
 
-/// Why a block of which nothing was said is no layer.
-[[nodiscard]] inline std::string reason_of(const block_parts& block, const search_words& words) {
+/// The matrices of a router that is a network, several below the first component that is named for a router:
+/// of these `name` is one, and none has a row for each expert in the model's own dimension. Empty where it is
+/// no such network.
+[[nodiscard]] inline weight_list network_of_router(const checkpoint& model, std::string_view name) {
+  const auto c = components_of(name);
+  std::string module;
+  for (std::size_t i = 0; i + 1 < c.size(); ++i) {
+    module += core::concatenate(c[i], ".");
+    if (contains(c[i], "router") || contains(c[i], "gating") || place_of_word(c[i], 0, "gate") != c[i].npos) {
+      break;
+    }
+  }
+  weight_list found;
+  if (module.size() + c.back().size() == name.size()) {  // the router itself
+    return found;
+  }
+  for (const auto& w : model.weights_with(module)) {
+    const auto role = part_of(w.name()).role;
+    if (w.rank() == 2 && (role == tensor_role::other || role == tensor_role::router)) {
+      found.push_back(&w);
+    }
+  }
+  return found.size() > 1 ? found : weight_list{};
+}
+
+/// The first such network in a block.
+[[nodiscard]] inline weight_list network_in(const checkpoint& model, const std::string& block) {
+  for (const auto& w : model.weights_with(block)) {
+    if (part_of(w.name()).role == tensor_role::other && !is_shared_word(w.name())) {
+      if (auto found = network_of_router(model, w.name()); !found.empty()) {
+        return found;
+      }
+    }
+  }
+  return {};
+}
+
+/// Why a block of which nothing was said is no layer. `network`: its router's, if that is one.
+[[nodiscard]] inline std::string reason_of(const block_parts& block, const search_words& words,
+                                           const weight_list& network) {
   const auto& shown = shown_of(block);
   const bool routed = !block.routers.empty();
   if (block.experts.empty() && shown.rank() == 3 && shown.shape()[0] > 1) {
-    return core::concatenate("looks like the routers of several layers in one, ", to_string(shown.shape()),
-                             ", as JAX's scan over layers leaves them: such are not read; write each layer "
-                             "under names of its own");
+    return core::concatenate(
+        "looks like the routers of several layers in one, ", to_string(shown.shape()),
+        ", as JAX's scan over layers leaves them, and no stack of experts beside it tells "
+        "along which axis they lie; write each layer under names of its own");
   }
   if (block.experts.empty()) {
     return "looks like a router, but there are no experts beside it; " + name_them(words);
@@ -58,6 +97,11 @@ inline void note_layer(moe_layer layer, found_parts& found) {
                              routed
                                  ? core::concatenate("their router is '", block.routers.front()->name(), "'")
                                  : "no router goes with them");
+  }
+  if (!routed && !network.empty()) {
+    return core::concatenate("experts whose router is a network of ", network.size(),
+                             " matrices, the first '", network.front()->name(),
+                             "': its last rows do not see what the experts see");
   }
   if (!routed) {
     return "looks like experts, but no router goes with them that has a router's name; " + name_them(words);
@@ -74,18 +118,24 @@ inline void note_layer(moe_layer layer, found_parts& found) {
                            router.name(), "', but no known family has these two names; ", name_them(words));
 }
 
-/// One line for all blocks that differ in their numbers alone; of one tensor alone, its own name.
+/// One line for all blocks that differ in their numbers alone.
 class grouped_omissions {
  public:
-  void add(const std::string& name, std::size_t tensors, const omission& entry) {
-    auto [it, fresh] = groups_.try_emplace({with_stars(name), numbers_as_stars(entry.reason)}, entry, 0);
+  /// `names`: of the tensors that the entry is about, alike but for numbers.
+  void add(const std::vector<std::string>& names, const omission& entry) {
+    auto [it, fresh] =
+        groups_.try_emplace({with_stars(names.front()), numbers_as_stars(entry.reason)}, entry, 0);
     auto& [known, count] = it->second;
-    known.name = fresh && tensors == 1 ? name : with_stars(name);
-    if (!fresh) {
+    if (fresh) {
+      known.name = names.front();
+    } else {
       known.layers += entry.layers;
       known.rows += entry.rows;
     }
-    count += tensors;
+    for (const auto& name : names) {
+      known.name = common_name(known.name, name);
+    }
+    count += names.size();
   }
 
   void finish(std::vector<omission>& out) {
@@ -100,6 +150,17 @@ class grouped_omissions {
   std::map<std::pair<std::string, std::string>, std::pair<omission, std::size_t>> groups_;
 };
 
+/// The names of those that differ from one of them in numbers alone.
+[[nodiscard]] inline std::vector<std::string> names_like(const weight& shown, const weight_list& all) {
+  std::vector<std::string> names;
+  for (const auto* w : all) {
+    if (with_stars(w->name()) == with_stars(shown.name())) {
+      names.push_back(w->name());
+    }
+  }
+  return names;
+}
+
 /// Routers and experts under names that no family has.
 inline void note_blocks(const checkpoint& model, const search_words& words, found_parts& found) {
   grouped_omissions groups;
@@ -108,22 +169,19 @@ inline void note_blocks(const checkpoint& model, const search_words& words, foun
     const auto said = [&](const auto* t) { return found.said.contains(t); };
     const bool known = std::ranges::any_of(block.routers, said) || std::ranges::any_of(block.experts, said);
     if (!known && is_of_attention(name)) {
-      groups.add(shown_of(block).name(), 1,
+      groups.add({shown_of(block).name()},
                  {"", "experts of attention: they have no gate", omission_kind::set_aside, 0, 0});
       continue;
     }
     if (!known) {
-      const auto& shown = shown_of(block);
-      const auto like_it =
-          std::ranges::count(block.experts.empty() ? block.routers : block.experts, with_stars(shown.name()),
-                             [](const auto* t) { return with_stars(t->name()); });
-      groups.add(shown.name(), static_cast<std::size_t>(like_it),
-                 {"", reason_of(block, words), omission_kind::unseen, 1, rows_in(block)});
+      groups.add(
+          names_like(shown_of(block), block.experts.empty() ? block.routers : block.experts),
+          {"", reason_of(block, words, network_in(model, name)), omission_kind::unseen, 1, rows_in(block)});
       continue;
     }
     for (const auto* router : block.routers) {
       if (!said(router)) {
-        groups.add(router->name(), 1,
+        groups.add({router->name()},
                    {"", "looks like a second router of a layer; " + name_them(words), omission_kind::unseen,
                     0, router->rank() == 2 ? router->shape()[0] : 0});
       }
@@ -183,7 +241,7 @@ inline void note_adjugate(const checkpoint& model, found_parts& found) {
   weight_list all;
   for (const auto& w : model.weights()) {
     const auto words = components_of(w.name());
-    if (std::ranges::any_of(words, is_adjugate_word) && looks_like_gate(w.name())) {
+    if (std::ranges::any_of(words, is_adjugate_word) && holds_gates(w.name())) {
       all.push_back(&w);
     }
   }

@@ -1,7 +1,7 @@
 // What the name of a tensor says: a router, an expert's, or neither, and of which layer.
 #pragma once
 
-#include <mpi_router/io/moe/names.hpp>
+#include <mpi_router/io/moe/layer_names.hpp>
 
 #include <array>
 
@@ -37,12 +37,13 @@ template <std::size_t N>
 }
 
 /// The words of PEFT: LoRA, LoKr, LoHa, OFT, BOFT, IA3, VeRA, HRA, Bone, MiSS, FourierFT, VB-LoRA, RandLoRA,
-/// SHiRA, C3A, RoAd, WaveFT.
+/// SHiRA, C3A, RoAd, WaveFT, and of whole modules that it trains beside.
 [[nodiscard]] inline bool is_adapter_word(std::string_view c) {
   constexpr std::array<std::string_view, 17> beginnings{
       "lora_", "lokr_",      "hada_",   "oft_",      "boft_",  "ia3_", "vera_", "hra_",   "bone_",
       "miss_", "fourierft_", "vblora_", "randlora_", "shira_", "c3a_", "road_", "waveft_"};
-  return c == "lora" || std::ranges::any_of(beginnings, [&](auto begin) { return c.starts_with(begin); });
+  return c == "lora" || c == "modules_to_save" ||
+         std::ranges::any_of(beginnings, [&](auto begin) { return c.starts_with(begin); });
 }
 
 /// GroveMoE's adjugate experts, "chunk_experts" and "ffn_gate_chexps": each goes with several of the others,

@@ -10,17 +10,35 @@ MPIROUTER_BEGIN
 
 namespace detail::moe {
 
-/// The `count` elements of a tensor from `first` on: in place, or copied where the file does not align them.
+/// The `count` elements of a weight that is not packed from `first` on: in place, or copied where the file
+/// does not align them, or where they lie apart.
 template <Scalar T>
-[[nodiscard]] tensor_data<T> elements_of(const stored_tensor& tensor, index_t first, index_t count) {
-  const auto bytes = tensor.bytes().subspan(static_cast<std::size_t>(first) * sizeof(T),
-                                            static_cast<std::size_t>(count) * sizeof(T));
-  if (tensor.is_aligned<T>()) {
+[[nodiscard]] tensor_data<T> elements_of(const weight& w, index_t first, index_t count) {
+  const auto& tensor = *w.plain();
+  const auto part = w.part().value_or(strided_part{0, first + count, 0});
+  const auto bytes_from = [&](index_t element, index_t elements) {
+    return tensor.bytes().subspan(static_cast<std::size_t>(part.place_of(element)) * sizeof(T),
+                                  static_cast<std::size_t>(elements) * sizeof(T));
+  };
+  const bool together = count == 0 || first / part.each == (first + count - 1) / part.each;
+  if (together && tensor.is_aligned<T>()) {
+    const auto bytes = count == 0 ? std::span<const std::byte>() : bytes_from(first, count);
     return tensor_data<T>(std::span(reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)));
   }
   std::vector<T> copy(static_cast<std::size_t>(count));
-  std::memcpy(copy.data(), bytes.data(), bytes.size());
+  for (index_t done = 0; done < count;) {
+    const index_t here = std::min(count - done, part.each - (first + done) % part.each);
+    const auto bytes = bytes_from(first + done, here);
+    std::memcpy(copy.data() + done, bytes.data(), bytes.size());
+    done += here;
+  }
   return tensor_data<T>(std::move(copy));
+}
+
+/// All of them.
+template <Scalar T>
+[[nodiscard]] tensor_data<T> elements_of(const weight& w) {
+  return elements_of<T>(w, 0, element_count(w.shape()));
 }
 
 /// Throws file_error where no one view has all experts.
@@ -98,9 +116,8 @@ decltype(auto) visit_gate(const gate_block& block, const Use& use) {
     return use(detail::moe::matrix_stored(block, data.data()));
   }
   const index_t size = detail::moe::size_of_gate(block);
-  const auto& stored = *block.tensor->plain();
-  return visit_type(stored, [&]<class T>(T) -> decltype(auto) {
-    const auto data = detail::moe::elements_of<T>(stored, block.index * size, size);
+  return visit_type(*block.tensor->plain(), [&]<class T>(T) -> decltype(auto) {
+    const auto data = detail::moe::elements_of<T>(*block.tensor, block.index * size, size);
     return use(detail::moe::matrix_stored(block, data.data()));
   });
 }
@@ -129,7 +146,7 @@ decltype(auto) visit_router(const moe_layer& layer, const Use& use) {
     return use(rows(std::as_const(data).data()));
   }
   return visit_type(*layer.router->plain(), [&]<class T>(T) -> decltype(auto) {
-    const auto data = layer.router->plain()->load<T>();
+    const auto data = detail::moe::elements_of<T>(*layer.router);
     return use(rows(data.data()));
   });
 }
@@ -164,8 +181,9 @@ class loaded_experts {
   explicit loaded_experts(const moe_layer& layer) {
     detail::moe::check_alike(layer);
     const auto& first = *layer.gates.front().tensor;
-    if (!layer.has_one_tensor_each() && !first.is_packed()) {
-      data_.push_back(first.plain()->load<T>());
+    if (!layer.has_one_tensor_each() && !first.is_packed() && !first.part()) {
+      check_type(first);
+      data_.push_back(detail::moe::elements_of<T>(first));
       view_ = detail::moe::experts_stored(layer.layout, data_.front().data(), layer.shape());
       return;
     }
@@ -185,13 +203,20 @@ class loaded_experts {
   static tensor_data<T> data_of(const gate_block& gate) {
     if (!gate.tensor->is_packed()) {
       const index_t size = detail::moe::size_of_gate(gate);
-      return detail::moe::elements_of<T>(*gate.tensor->plain(), gate.index * size, size);
+      check_type(*gate.tensor);
+      return detail::moe::elements_of<T>(*gate.tensor, gate.index * size, size);
     }
     if constexpr (Accumulator<T>) {
       return tensor_data<T>(detail::moe::decoded_gate<T>(gate));
     } else {
       gate.tensor->fail("is packed, as ", gate.tensor->stored_as(), ", and asked for as ",
                         to_string(dtype_of<T>::value), "; it decodes to F32 or F64");
+    }
+  }
+
+  static void check_type(const weight& w) {
+    if (w.plain()->type() != dtype_of<T>::value) {
+      w.fail("is stored as ", w.stored_as(), " and asked for as ", to_string(dtype_of<T>::value));
     }
   }
 

@@ -6,6 +6,7 @@
 #include <mpi_router/io/stored_tensor.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <optional>
 #include <span>
@@ -68,8 +69,22 @@ struct recognised {
   }
 };
 
-/// A tensor beside `t`, and none of `known`, that says how numbers are to be read: scales, zero points.
-/// Those of activations do not count. Null if there is none.
+/// Whether a name, without that of its module, is of what a router learned to multiply its weights by: it
+/// says nothing of how they are packed.
+[[nodiscard]] inline bool is_learned_scale(std::string_view rest) {
+  constexpr std::array<std::string_view, 6> names{"global_scale",     "route_scale",  "router_scale",
+                                                  "per_expert_scale", "expert_scale", "logit_scale"};
+  return std::ranges::find(names, rest) != names.end();
+}
+
+/// Whether all bytes are 0: offsets that take nothing away.
+[[nodiscard]] inline bool is_all_zero(const stored_tensor& t) {
+  return std::ranges::all_of(t.bytes(), [](std::byte b) { return b == std::byte{0}; });
+}
+
+/// A tensor beside `t`, and none of `known`, that says how numbers are to be read: scales, zero points,
+/// offsets, what SVDQuant adds. Those of activations do not count, nor, beside floating point, what a router
+/// learned. Null if there is none.
 [[nodiscard]] inline const stored_tensor* decoding_beside(const parts_list& parts, const stored_tensor& t,
                                                           std::span<const stored_tensor* const> known) {
   std::string_view stem = t.name();
@@ -79,13 +94,17 @@ struct recognised {
       break;
     }
   }
+  const bool is_plain = is_floating(t.type());
   for (const auto* other : parts.with_prefix(stem)) {
     std::string_view rest = std::string_view(other->name()).substr(stem.size());
     rest.remove_prefix(std::min(rest.find_first_not_of("._"), rest.size()));
     const auto begins = [&](auto... words) { return (rest.starts_with(words) || ...); };
     const auto has = [&](auto... words) { return ((rest.find(words) != rest.npos) || ...); };
     if (other != &t && std::ranges::find(known, other) == known.end() &&
-        has("scale", "absmax", "zero_point", "qzeros") && !begins("input", "output", "act", "k_", "v_")) {
+        (has("scale", "absmax", "zero_point", "qzeros", "svdquant") ||
+         (rest == "weight_offset" && !is_all_zero(*other))) &&
+        !begins("input", "output", "act", "qscale_act", "k_", "v_") &&
+        !(is_plain && is_learned_scale(rest))) {
       return other;
     }
   }

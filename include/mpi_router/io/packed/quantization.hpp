@@ -256,7 +256,7 @@ inline constexpr std::array<std::string_view, 15> known_methods{
 /// The JSON of a file of that name beside a checkpoint; null where there is none.
 [[nodiscard]] inline nlohmann::json json_beside(const std::filesystem::path& checkpoint, const char* name) {
   const auto file = read_beside(checkpoint, name);
-  return file && file->problem.empty() ? nlohmann::json::parse(file->text, nullptr, false) : nlohmann::json();
+  return file && file->problem.empty() ? parse_python_json(file->text) : nlohmann::json();
 }
 
 /// What an entry says. `method`: where it names none.

@@ -128,8 +128,11 @@ inline void refuse_doubles(std::vector<weight>& weights) {
   for (std::size_t i = 1; i < weights.size(); ++i) {
     if (weights[i].name() == weights[i - 1].name()) {
       for (auto* w : {&weights[i - 1], &weights[i]}) {
-        w->set_problem(core::concatenate("'", w->name(), "' is here twice, as ", weights[i - 1].stored_as(),
-                                         " and as ", weights[i].stored_as()));
+        const auto& a = weights[i - 1].stored_as();
+        const auto& b = weights[i].stored_as();
+        w->set_problem(core::concatenate(
+            "'", w->name(), "' is here twice, ",
+            a == b ? "with other numbers: perhaps in pieces" : core::concatenate("as ", a, " and as ", b)));
       }
     }
   }

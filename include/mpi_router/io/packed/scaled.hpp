@@ -15,6 +15,7 @@ namespace detail::packing {
                                  name + "_scales",    name + "_weight_scale_inv", name + "_weight_scale"};
   if (name.ends_with(".weight")) {
     names.push_back(without(name, "weight") + "scale");
+    names.push_back(without(name, "weight") + "qscale_weight");  // Mistral's own
   } else {
     names.push_back(name + ".weight_scale_inv");
     names.push_back(name + ".weight_scale");
