@@ -214,7 +214,7 @@ TEST_CASE("Q8_0: every code, scales at the ends of their range") {
 }
 
 TEST_CASE("Q4_K: every code with scales and minima of all six bits") {
-#if defined(MPIROUTER_TEST_SANITIZED)
+#if defined(MPIROUTER_TEST_SHORT)
   constexpr index_t scales = 4, wide = 3;
 #else
   constexpr index_t scales = 64, wide = 50;

@@ -216,7 +216,7 @@ TEST_CASE_TEMPLATE("the sphere: retract, project to the tangent space, measure a
   }
 }
 
-#if !defined(MPIROUTER_TEST_SANITIZED)  // large matrices, and no access that the others have not
+#if !defined(MPIROUTER_TEST_SHORT)  // large matrices, and no access that the others have not
 TEST_CASE("λ by both norms, and its null for an untrained Gaussian matrix") {
   random_source random(19);
   for (const auto& [F, D] : {std::pair<index_t, index_t>{300, 600}, {500, 250}}) {

@@ -91,7 +91,7 @@ double distance(const std::vector<S>& a, const std::vector<S>& b) {
 
 }  // namespace
 
-#if defined(MPIROUTER_TEST_SANITIZED)
+#if defined(MPIROUTER_TEST_SHORT)
 #define STORAGE_TYPES bf16  // one has the memory accesses of all
 #else
 #define STORAGE_TYPES double, float, bf16

@@ -246,8 +246,9 @@ TEST_CASE("layers in one tensor: each row in its place") {
   builder.add<float>("decoder.layers.moe_block.wi_0", {4, 2, 7, 9}, gates);
   temporary_folder folder;
   builder.write(folder / "in.safetensors");
-  REQUIRE(run({"recondition", folder / "in.safetensors", folder / "out.safetensors", "--radius", "2"}).status ==
-          0);
+  REQUIRE(
+      run({"recondition", folder / "in.safetensors", folder / "out.safetensors", "--radius", "2"}).status ==
+      0);
   const mpi_router::safetensors_file written(folder / "out.safetensors");
   const auto* out = written.at("decoder.layers.moe_block.gate.kernel").data<float>();
   for (index_t i = 0; i < 2; ++i) {
