@@ -461,6 +461,7 @@ MPIROUTER_C_API mpi_router_code mpi_router_cuda_rows_vjp_factored(
 MPIROUTER_C_API mpi_router_code mpi_router_cuda_put_factors(
     const mpi_router_cuda* cuda, const mpi_router_matrix* grads, const mpi_router_matrix* tokens,
     const int32_t* offsets, const mpi_router_matrix* router, const mpi_router_buffer* factors);
+/** Puts back what mpi_router_cuda_put_factors took, with the same operands, offsets and workspace. */
 MPIROUTER_C_API mpi_router_code mpi_router_cuda_restore_padding(const mpi_router_cuda* cuda,
                                                                 const mpi_router_matrix* grads,
                                                                 const mpi_router_matrix* tokens,

@@ -45,7 +45,7 @@ MPIROUTER_CUDA_BEGIN
 /// one NVLink domain), and where a workspace does not lie in the window.
 class nccl_window_communicator {
  public:
-  static constexpr bool at_rest_after_meet = true;
+  static constexpr bool at_rest_after_meet = true;  ///< § PeerCommunicator
 
   nccl_window_communicator(ncclComm_t comm, const ncclDevComm& device, ncclWindow_t window, void* base,
                            std::size_t bytes)

@@ -203,7 +203,7 @@ void forward_to_peers(const context& ctx, const Comm& comm, std::span<const Laye
                       static_cast<std::size_t>(ranks * rank_message(layers).size) * sizeof(float));
   }
   context reading = ctx;
-  reading.inputs_at_rest = at_rest_after_meet<Comm> || rows_at_rest(ctx, layers);
+  reading.inputs_at_rest = is_at_rest_after_meet<Comm>() || rows_at_rest(ctx, layers);
   for_each_message<false>(layers, [&](const auto& group) {
     const rank_memory here = memory.in_place(comm.rank(), group.message.size);
     const peer_copies peers{here.peers, static_cast<int>(ranks - 1), here.mine};

@@ -27,10 +27,19 @@ concept PeerCommunicator =
       { comm.size() } -> std::convertible_to<index_t>;
       comm.meet(ctx, mine, peers);
     };
-template <class C>
-inline constexpr bool at_rest_after_meet = false;
-template <class C>
-  requires requires { C::at_rest_after_meet; }
-inline constexpr bool at_rest_after_meet<C> = C::at_rest_after_meet;
 
 MPIROUTER_CUDA_END
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// What the communicator says of that.
+template <class C>
+[[nodiscard]] constexpr bool is_at_rest_after_meet() {
+  if constexpr (requires { C::at_rest_after_meet; }) {
+    return C::at_rest_after_meet;
+  } else {
+    return false;
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END
