@@ -304,16 +304,16 @@ TEST_CASE("mistakes about the padding of a grouped product on a GPU") {
             [](W& x) { x.cuda.workspace.bytes = 111; });
     refused(call, invalid, "the gradients and the tokens overlap",
             [](W& x) { x.grads.data = static_cast<float*>(x.tokens.data) + 4; });
-    refused(call, invalid, "the kept padding and the tokens overlap",
+    refused(call, invalid, "the tokens and the kept padding overlap",
             [](W& x) { x.tokens.data = x.cuda.workspace.data; });
   }
-  refused(&W::put, invalid, "router is null data", [](W& x) { x.in.data = nullptr; });
+  refused(&W::put, invalid, "router of shape [2, 4] has null data", [](W& x) { x.in.data = nullptr; });
   refused(&W::put, invalid, "the router is [2, 5], 2 experts and tokens [6, 4] ask for [2, 4]",
           [](W& x) { x.in = device_matrix(2, 2, 5); });
   refused(&W::put, invalid, "factors has 79 bytes, where 2 experts of F = 3 and D = 4 ask for 4 N (2 F + D)",
           [](W& x) { x.factors.bytes = 79; });
-  refused(&W::put, invalid, "the router and the tokens overlap", [](W& x) { x.in.data = x.tokens.data; });
-  refused(&W::put, invalid, "w and the gradients overlap",
+  refused(&W::put, invalid, "the tokens and the router overlap", [](W& x) { x.in.data = x.tokens.data; });
+  refused(&W::put, invalid, "the gradients and w overlap",
           [](W& x) { x.factors.data = static_cast<float*>(x.grads.data) - 14; });
   working_on_gpu w;
   CHECK(mpi_router_cuda_restore_padding(&w.cuda, &w.grads, &w.tokens, w.offsets, -1) == invalid);
