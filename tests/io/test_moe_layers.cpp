@@ -882,11 +882,11 @@ TEST_CASE("a header may not ask for millions of layers") {
   checkpoint_builder builder;
   builder.add_raw("layers.moe.gate.kernel", dtype::u8, {4096, 3, 2});
   builder.add_raw("layers.moe.wi_0", dtype::u8, {4096, 2, 3, 1});
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 100; ++i) {
     builder.add_raw("layers.x" + std::to_string(i), dtype::u8, {4096});
   }
   const searched s(builder);
-  CHECK(s.model.weights().size() == 402);
+  CHECK(s.model.weights().size() == 102);
 }
 
 TEST_CASE("a scan whose axis nothing tells is not read, and is said to be one") {

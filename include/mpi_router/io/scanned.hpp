@@ -130,7 +130,7 @@ struct scan_shapes {
       scans.emplace(stem, *found);
     }
   }
-  constexpr double most_bytes = 1U << 28U;
+  constexpr double most_bytes = 1U << 26U;
   double bytes = 0;
   for (const auto& w : weights) {
     const auto all = scans.find(stem_of_scan(w.name()));
