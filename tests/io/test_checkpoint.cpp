@@ -195,8 +195,9 @@ TEST_CASE("what the names of the shards promise, and what the index omits") {
     std::filesystem::remove(folder / name(0, 3));
     std::filesystem::remove(folder / name(1, 3));
     std::filesystem::remove(folder / name(3, 3));
-    for (const char* plain : {"x-of-3.safetensors", "1-of-.safetensors", "state-of-the-art.safetensors",
-                              "1-of-100001.safetensors", "1-of-99999999999999999999.safetensors"}) {
+    for (const char* plain :
+         {"x-of-3.safetensors", "1-of-.safetensors", "Qwen3-mp4.safetensors", "state-of-the-art.safetensors",
+          "1-of-100001.safetensors", "1-of-99999999999999999999.safetensors"}) {
       write_shard(folder / plain, {plain}, 1);
     }
     CHECK(checkpoint(folder.path()).missing_shards() == none);

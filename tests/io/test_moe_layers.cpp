@@ -5,6 +5,8 @@
 
 #include <mpi_router/io/moe_layers.hpp>
 
+#include <array>
+
 namespace test_moe_layers {
 using namespace io_test;
 
@@ -86,7 +88,9 @@ std::optional<std::string> config_for(const model_family& family, gate_layout la
       family.layouts, [&](auto other) { return other != layout && shape_in(other) == shape_in(layout); });
   const auto known = std::ranges::find(family.architectures, layout, &architecture_layout::layout);
   REQUIRE((alone || known != family.architectures.end()));
-  return alone ? std::nullopt : std::optional(json{{"model_type", known->architecture}}.dump());
+  const bool is_any = !alone && known->architecture.empty();
+  return alone ? std::nullopt
+               : std::optional(json{{"model_type", is_any ? "any_moe" : known->architecture}}.dump());
 }
 
 /// The axes of one expert's own tensor.
@@ -798,6 +802,93 @@ TEST_CASE("layers that JAX's scan left in one are read, along the axis that rout
   }
 }
 
+TEST_CASE("a scan whose axis shapes leave open is along the one that leaves config.json's experts") {
+  const std::vector layers{random_layer(83, N, F, D), random_layer(84, N, F, D), random_layer(85, N, F, D)};
+  checkpoint_builder builder;  // three layers of four experts, or four of three
+  std::vector<std::vector<float>> routers;
+  std::vector<std::vector<float>> gates;
+  for (const auto& l : layers) {
+    routers.push_back(l.router);
+    gates.push_back(l.gates);
+  }
+  builder.add<float>("layers.moe.router.weight", {3, N, D}, scanned(routers, 1));
+  builder.add<bf16>("layers.moe.experts.gate_proj", {3, N, F, D}, scanned(gates, 1));
+  CHECK(searched(builder).found.empty());
+  CHECK(searched(builder, {}, R"({"num_experts": 5})").found.empty());
+  const searched s(builder, {}, R"({"num_experts": 4})");
+  REQUIRE(s.found.size() == 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    check_shows(s.found[i], layers[i]);
+  }
+}
+
+TEST_CASE("biases of gates and gates of attention are no routers of a scan") {
+  const std::string block = "params-decoder-layers-MoeBlock_0-";
+  checkpoint_builder builder;
+  builder.add_raw(block + "gate-kernel", dtype::f32, {3, D, N});
+  builder.add_raw(block + "wi_0", dtype::bf16, {3, N, D, F});
+  builder.add_raw(block + "gate_proj_bias", dtype::bf16, {3, N, F});  // as if N layers of three experts
+  builder.add_raw("params-decoder-layers-self_attention-gate", dtype::bf16, {3, D, 2});
+  builder.add_raw("params-decoder-layers-self_attention-query-kernel", dtype::bf16, {D, 3, D, 2});
+  CHECK(searched(builder).found.size() == 3);
+}
+
+TEST_CASE("a scan and a layer of its own of one name: neither is taken") {
+  const auto l = random_layer(86, N, F, D);
+  for (const bool is_router : {true, false}) {
+    CAPTURE(is_router);
+    checkpoint_builder builder;
+    builder.add<float>("layers.moe.router.kernel", {2, D, N},
+                       scanned({transposed(l.router, N, D), transposed(l.router, N, D)}, 1));
+    builder.add<bf16>("layers.moe.experts.gate_proj", {2, N, F, D}, scanned({l.gates, l.gates}, 1));
+    if (is_router) {
+      builder.add_raw("layers.0.moe.router.kernel", dtype::f32, {D, N});
+    } else {
+      builder.add_raw("layers.0.moe.experts.gate_proj", dtype::bf16, {N, F, D});
+    }
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].name == "layers.1.moe");
+    check_shows(s.found[0], l);
+    REQUIRE(s.found.omissions.size() == 1);
+    CHECK(contains(s.found.omissions[0].reason, "is here twice, as "));
+    CHECK(contains(s.found.omissions[0].reason, is_router ? "F32 in 'layers.moe.router.kernel'"
+                                                          : "BF16 in 'layers.moe.experts.gate_proj'"));
+  }
+}
+
+TEST_CASE("layers of a scan are counted, for they are numbered within their stack") {
+  const std::string config = R"({"model_type": "deepseek_v3", "num_hidden_layers": 6, "hidden_size": 10,
+                                 "first_k_dense_replace": 3, "n_routed_experts": 4})";
+  for (const index_t held : {index_t{3}, index_t{2}}) {
+    checkpoint_builder builder;  // as MaxText has DeepSeek-V3: dense_layers, then moe_layers
+    builder.add_raw("params-decoder-moe_layers-MoeBlock_0-gate-kernel", dtype::f32, {D, held, N});
+    builder.add_raw("params-decoder-moe_layers-MoeBlock_0-wi_0", dtype::bf16, {N, held, D, F});
+    const searched s(builder, {}, config);
+    CHECK(s.found.size() == static_cast<std::size_t>(held));
+    if (held == 3) {
+      CHECK(s.found.omissions.empty());
+      continue;
+    }
+    REQUIRE(s.found.omissions.size() == 1);
+    CHECK(s.found.omissions[0].kind == omission_kind::missing);
+    CHECK(s.found.omissions[0].reason == "says that 3 layers have 4 experts each, and 2 are here");
+    CHECK(s.found.omissions[0].layers == 1);
+    CHECK(s.found.omissions[0].rows == N);
+  }
+}
+
+TEST_CASE("a header may not ask for millions of layers") {
+  checkpoint_builder builder;
+  builder.add_raw("layers.moe.gate.kernel", dtype::u8, {4096, 3, 2});
+  builder.add_raw("layers.moe.wi_0", dtype::u8, {4096, 2, 3, 1});
+  for (int i = 0; i < 100; ++i) {
+    builder.add_raw("layers.x" + std::to_string(i), dtype::u8, {4096});
+  }
+  const searched s(builder);
+  CHECK(s.model.weights().size() == 102);
+}
+
 TEST_CASE("a scan whose axis nothing tells is not read, and is said to be one") {
   const std::string block = "params-decoder-layers-MoeBlock_0-";
   checkpoint_builder alone;
@@ -818,6 +909,7 @@ TEST_CASE("shards of DeepSeek's processes are read together: experts shared out,
       router[5] += routers_differ && rank == 1 ? 1.0F : 0.0F;
       builder.add<float>("layers.3.ffn.gate.weight", {N, D}, router);
       builder.add<bf16>("layers.3.attn.wq.weight", {2, 2}, std::vector<float>(4, static_cast<float>(rank)));
+      builder.add_raw("layers.3.attn.wkv.weight", dtype::bf16, {2, 2});
       for (index_t e = rank * N / 2; e < (rank + 1) * N / 2; ++e) {
         builder.add<bf16>("layers.3.ffn.experts." + std::to_string(e) + ".w1.weight", {F, D},
                           one_expert(l, e));
@@ -832,6 +924,12 @@ TEST_CASE("shards of DeepSeek's processes are read together: experts shared out,
   REQUIRE(found.size() == 1);
   CHECK(found.omissions.empty());
   check_shows(found[0], l);
+  const auto times = [&](std::string_view name) {
+    return std::ranges::count(model.tensors(), name,
+                              [](const auto* t) { return std::string_view(t->name()); });
+  };
+  CHECK(times("layers.3.ffn.gate.weight") == 1);
+  CHECK(times("layers.3.attn.wkv.weight") == 2);            // no search looks at it: it is not compared
   const checkpoint one(folder / "model0-mp2.safetensors");  // the other is missed
   CHECK(one.missing_shards() == std::vector<std::string>{"model1-mp2.safetensors"});
   temporary_folder other;
@@ -840,7 +938,8 @@ TEST_CASE("shards of DeepSeek's processes are read together: experts shared out,
   const auto none = find_moe_layers(pieces);
   CHECK(none.empty());
   REQUIRE(none.omissions.size() == 1);
-  CHECK(contains(none.omissions[0].reason, "is here twice, with other numbers"));
+  CHECK(
+      contains(none.omissions[0].reason, "is here twice, in the files of two processes: perhaps in pieces"));
 }
 
 TEST_CASE("gate and up in one stack: which way round only the architecture tells") {
@@ -874,6 +973,60 @@ TEST_CASE("gate and up in one stack: which way round only the architecture tells
   read(found(gate.c_str(), w13.c_str(), false, false, named("qwen3_moe")));
   CHECK(contains(reason_of(found(gate.c_str(), w13.c_str(), true, false, "")), "say which"));
   read(found("block.1.mlp.router.weight", "block.1.mlp.mlp1_weight", true, false, named("gpt_oss")));
+  for (const char* any : {"qwen3_vl_moe", "pangu_ultra_moe", "sarvam_moe", "other_moe"}) {
+    read(found(gate.c_str(), w13.c_str(), false, false, named(any)));  // vLLM writes all of them so
+  }
+  read(found(gate.c_str(), w13.c_str(), true, false, named("gpt_oss")));
+  CHECK(contains(reason_of(found(gate.c_str(), w13.c_str(), false, false, named(""))), "say which"));
+  read(found(router.c_str(), stack.c_str(), false, false, named("qwen3_moe")));
+  read(found(router.c_str(), stack.c_str(), false, false, named("minimax_m2")));
+  CHECK(contains(reason_of(found(router.c_str(), stack.c_str(), false, false, named("other_moe"))),
+                 "say which"));
+}
+
+TEST_CASE("gpt-oss under names that no family has: its words tell, or it is a question") {
+  using enum gate_layout;
+  const auto l = random_layer(82, N, F, D);
+  const auto found = [&](const std::string& router, const std::string& gates, gate_layout layout,
+                         const std::string& type, const moe_search& wanted = {}) {
+    checkpoint_builder builder;
+    builder.add<float>("layers.0." + router, {N, D}, l.router);
+    if (!contains(gates, "{expert}")) {
+      builder.add<bf16>("layers.0." + gates, shape_in(layout), arranged(l, layout));
+    }
+    for (index_t e = 0; e < N && contains(gates, "{expert}"); ++e) {
+      builder.add<bf16>("layers.0." + detail::moe::substituted(gates, "{expert}", std::to_string(e)),
+                        shape_of_one(layout), arranged(one_layer(l, e), layout));
+    }
+    return searched(builder, wanted, type.empty() ? "" : json{{"model_type", type}}.dump());
+  };
+  const auto read = [&](const searched& s) {
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+  };
+  const auto asks = [&](const searched& s) { CHECK(contains(reason_of(s), "say which")); };
+  for (const char* type : {"", "gpt_oss"}) {  // TorchTitan's
+    read(found("moe.router.gate.weight", "moe.experts.mlp1_weight", n2fd_interleaved, type));
+  }
+  const std::string router = "mlp.router.weight";
+  const std::string w13 = "mlp.experts.w13_weight";  // vLLM's
+  asks(found(router, w13, n2fd_interleaved, ""));
+  read(found(router, w13, n2fd_interleaved, "gpt_oss"));
+  read(found(router, w13, n2fd_concatenated, "any_moe"));
+  const std::string linear = "mlp.router.linear.weight";
+  const std::string each = "mlp.experts.gate_up_projs.{expert}.weight";  // unsloth's
+  asks(found(linear, each, n2fd_interleaved, ""));
+  read(found(linear, each, n2fd_interleaved, "gpt_oss"));
+  read(found(linear, each, n2fd_concatenated, "any_moe"));
+  for (const auto layout : {n2fd_concatenated, nd2f_concatenated}) {  // of gpt-oss, but not its words
+    asks(found(router, "mlp.experts.gate_up", layout, "gpt_oss"));
+    moe_search asked;
+    asked.layout = layout;
+    read(found(router, "mlp.experts.gate_up", layout, "gpt_oss", asked));
+  }
+  asks(found(router, "mlp.experts.gate_up", nd2f_interleaved, ""));
+  read(
+      found("moe.gate.weight", "moe.experts.gate_up", n2fd_concatenated, ""));  // gpt-oss's router is another
 }
 
 TEST_CASE("a router that is a network has no row to compare with an expert") {
@@ -896,6 +1049,37 @@ TEST_CASE("a router that is a network has no row to compare with an expert") {
       const searched s(builder);
       CHECK(contains(reason_of(s), "a network of 3 matrices, the first '" + router + "down_proj.weight'"));
     }
+  }
+}
+
+TEST_CASE("tables, shared experts and a block's own name make no network of a router") {
+  const auto l = random_layer(87, N, F, D);
+  for (const std::string block : {"layers.0.router_moe.", "layers.0.gate_mlp.", "layers.0.moe.gate."}) {
+    CAPTURE(block);
+    const bool is_module = block.ends_with("gate.");  // the router's, not the block
+    checkpoint_builder builder;
+    builder.add<float>(block + "choose.weight", {N, D}, l.router);
+    builder.add_raw(block + "choose.seen", dtype::i64, {N, 3});
+    builder.add_raw(block + "shared.w1.weight", dtype::bf16, {F, D});
+    for (index_t e = 0; e < N; ++e) {
+      builder.add<bf16>((is_module ? "layers.0.moe." : block) + "experts." + std::to_string(e) + ".w1.weight",
+                        {F, D}, one_expert(l, e));
+    }
+    if (!is_module) {
+      builder.add_raw(block + "positions.weight", dtype::f32, {7, 3});
+    }
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+  }
+}
+
+TEST_CASE("a router beside shared experts alone is no gate of a dense layer") {
+  for (const char* shared : {"shared_up.weight", "shared_w2.weight"}) {
+    checkpoint_builder builder;
+    builder.add_raw("layers.0.moe.gate.weight", dtype::f32, {N, D});
+    builder.add_raw(std::string("layers.0.moe.") + shared, dtype::bf16, {F, D});
+    CHECK(contains(reason_of(searched(builder)), "looks like a router, but there are no experts beside it"));
   }
 }
 
@@ -927,6 +1111,14 @@ TEST_CASE("a router of columns beside experts that have as many neurons as there
         check_shows(turned.found[0], l);
       } else {
         CHECK(contains(reason_of(turned), "may be [N, D]"));
+        CHECK(turned.found.omissions[0].rows == l.n);
+        for (const auto& config : {json{{"num_experts", l.n}}, json{{"hidden_size", l.d}}}) {
+          const searched known(builder_of("layers.0.moe.gate.kernel", true), {}, config.dump());
+          CHECK(known.found.size() == (l.n == l.d ? 0 : 1));
+          for (const auto& layer : known.found) {
+            check_shows(layer, l);
+          }
+        }
         REQUIRE(told.found.size() == 1);
         CHECK(told.found[0].layout_of_router == router_layout::dn);
         check_shows(told.found[0], l);
@@ -974,6 +1166,46 @@ TEST_CASE("what a router learned to multiply its weights by is no scale of a pac
   }
 }
 
+TEST_CASE("what is beside an expert's weight is of its packing, whatever it is called") {
+  const auto l = random_layer(88, N, F, D);
+  checkpoint_builder linears;
+  checkpoint_builder stack;
+  linears.add<float>("layers.0.ffn.gate.weight", {N, D}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = "layers.0.ffn.experts." + std::to_string(e) + ".w1.";
+    linears.add<bf16>(expert + "weight", {F, D}, one_expert(l, e));
+    linears.add<float>(expert + "global_scale", {1}, {2.0F});
+  }
+  stack.add<float>("layers.0.moe.router.gate.weight", {N, D}, l.router);
+  stack.add<bf16>("layers.0.moe.experts.w1", {N, F, D}, l.gates);
+  stack.add<float>("layers.0.moe.experts.w1_global_scale", {1}, {2.0F});
+  for (const auto* builder : {&linears, &stack}) {
+    CHECK(contains(reason_of(searched(*builder)), "it was cast without its scales"));
+  }
+}
+
+TEST_CASE("names of all experts' matrices may be plurals") {
+  using namespace detail::moe;
+  const auto l = random_layer(89, N, F, D);
+  const std::vector<std::array<std::string, 3>> plurals{{"gates", "ups", "downs"}, {"w1s", "w3s", "w2s"}};
+  for (const auto& [gates, ups, downs] : plurals) {
+    CAPTURE(gates);
+    const std::string experts = "layers.0.moe.experts.";
+    CHECK(kind_of_component(gates) == matrix_kind::gate);
+    CHECK(kind_of_component(ups) == matrix_kind::up);
+    CHECK(kind_of_component(downs) == matrix_kind::down);
+    checkpoint_builder builder;
+    builder.add<float>("layers.0.moe.router.weight", {N, D}, l.router);
+    builder.add<bf16>(experts + gates, {N, F, D}, l.gates);
+    builder.add_raw(experts + ups, dtype::bf16, {N, F, D});
+    builder.add_raw(experts + downs, dtype::bf16, {N, D, F});
+    const searched s(builder, "gate+up+down");
+    REQUIRE(s.found.size() == 1);
+    check_shows(s.found[0], l);
+  }
+  CHECK(kind_of_component("inputs") == matrix_kind::unclear);
+}
+
 TEST_CASE("one list of words: all that ask it agree on each") {
   using namespace detail::moe;
   for (const auto& words : part_words_table) {
@@ -1002,6 +1234,8 @@ TEST_CASE("one list of words: all that ask it agree on each") {
       }
     }
   }
+  CHECK(names_of_part("experts.fused_w13", 0, expert_part::down) ==
+        std::vector<std::string>{"experts.fused_w2"});
   for (const char* none : {"aggregate", "w12", "w11", "upsample", "outputs", "wise", "fc12"}) {
     CAPTURE(none);
     CHECK((kind_of_component(none) == matrix_kind::unclear || std::string_view(none) == "w12"));

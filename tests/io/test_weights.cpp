@@ -1155,6 +1155,14 @@ TEST_CASE("what is refused: formats nobody knows, parts that are missing or do n
     p.builder.add<bf16>("a.weight", {1}, {1});
     CHECK(contains(problem_of(p.open(), "a.weight"), "is here twice"));
   }
+  {
+    parts p;  // in one file, so that they are no pieces of several processes
+    p.builder.add<float>("a.weight", {1}, {1});
+    p.builder.add<float>("a-weight", {1}, {1});
+    const auto model = p.open();
+    CHECK(contains(problem_of(model, "a.weight"), "F32 in 'a-weight'"));
+    CHECK_FALSE(contains(problem_of(model, "a.weight"), "pieces"));
+  }
 }
 
 TEST_CASE("as many scales as groups in another order are not taken for groups") {
@@ -1389,6 +1397,9 @@ TEST_CASE("GGUF: a folder with one model, beside which its projector of images m
   g.tensors = {tensor_entry("x", {8}, 0, 0)};
   g.data = std::string(32, '\0');
   const auto opened = [&] { return checkpoint(folder.path()).gguf().front().path().filename(); };
+  write_bytes(folder / "model2-mp4.gguf", g.bytes());  // a name that is no series in GGUF
+  CHECK(opened() == "model2-mp4.gguf");
+  std::filesystem::remove(folder / "model2-mp4.gguf");
   write_bytes(folder / "mmproj-F16.gguf", g.bytes());
   CHECK(opened() == "mmproj-F16.gguf");
   write_bytes(folder / "a.gguf", g.bytes());

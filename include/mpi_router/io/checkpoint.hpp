@@ -5,11 +5,13 @@
 #include <mpi_router/io/foreign_folder.hpp>
 #include <mpi_router/io/gguf_parts.hpp>
 #include <mpi_router/io/gguf_weights.hpp>
+#include <mpi_router/io/moe/model_config.hpp>
 #include <mpi_router/io/packed/recognise.hpp>
 #include <mpi_router/io/safetensors_file.hpp>
 #include <mpi_router/io/scanned.hpp>
 #include <mpi_router/io/shards.hpp>
 
+#include <cstring>
 #include <deque>
 #include <map>
 #include <set>
@@ -53,7 +55,8 @@ class checkpoint {
     }
     if (gguf_.empty()) {
       packing_ = read_quantization(path_);
-      weights_ = detail::split_scans(weights_of(tensors_, packing_));
+      weights_ = detail::split_scans(weights_of(tensors_, packing_), experts_named());
+      detail::packing::refuse_doubles(weights_);  // a layer of a scan and one of its own
     }
   }
 
@@ -121,6 +124,12 @@ class checkpoint {
   }
 
  private:
+  /// The experts of a layer, where config.json says how many.
+  [[nodiscard]] std::optional<index_t> experts_named() const {
+    const auto config = read_model_config(path_);
+    return config ? config->num_experts : std::nullopt;
+  }
+
   static bool by_name(const stored_tensor* a, const stored_tensor* b) {
     return a->name() != b->name() ? a->name() < b->name() : a->file().native() < b->file().native();
   }
@@ -128,10 +137,12 @@ class checkpoint {
   static bool is_of_rank(const stored_tensor& t) {
     return detail::is_of_rank(io::path_text(t.file().filename()));
   }
-  /// Whether two processes' shards hold one tensor, each the whole of it.
+  /// Whether two processes' shards hold one tensor, each the whole of it. Attention is not compared: no
+  /// search looks at it, and it is most of what they repeat.
   static bool is_repeated(const stored_tensor* a, const stored_tensor* b) {
     return a->name() == b->name() && a->type() == b->type() && std::ranges::equal(a->shape(), b->shape()) &&
-           is_of_rank(*a) && is_of_rank(*b) && std::ranges::equal(a->bytes(), b->bytes());
+           is_of_rank(*a) && is_of_rank(*b) && !detail::moe::is_of_attention(a->name()) &&
+           (a->bytes().empty() || std::memcmp(a->bytes().data(), b->bytes().data(), a->bytes().size()) == 0);
   }
 
   void add_all_of(const safetensors_file& shard) {
@@ -197,7 +208,7 @@ class checkpoint {
       std::erase_if(files, is_projector);
     }
     for (const auto& file : files) {
-      const auto part = detail::shard_name_of(io::path_text(file.filename()));
+      const auto part = detail::gguf_part_of(io::path_text(file.filename()));
       models.insert(part ? folder / io::path_named(part->sibling(1)) : file);
     }
     if (error || models.empty()) {

@@ -68,7 +68,7 @@ namespace detail::moe {
   }
   auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
   search.of_architecture = layouts_of_architecture(family.architectures, config);
-  const bool is_named = config && !config->names.empty();
+  const bool is_named = config && config->names_any();
   search.in_mxfp4 = is_named ? std::nullopt : family.in_mxfp4;
   if (!is_named) {
     search.unnamed = family.unnamed;

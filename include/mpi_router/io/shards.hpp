@@ -113,7 +113,8 @@ struct shard_name {
 
 [[nodiscard]] inline std::optional<shard_name> shard_name_of(std::string_view file) {
   const auto of_count = shard_name_with("-of-", file);
-  return of_count ? of_count : shard_name_with(rank_mark, file);
+  const auto of_rank = shard_name_with(rank_mark, file);
+  return of_count || !of_rank || of_rank->before != "model" ? of_count : of_rank;  // "Qwen3-mp4" is a whole
 }
 
 /// Whether a file is one process's of several.

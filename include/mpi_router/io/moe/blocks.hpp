@@ -28,7 +28,7 @@ using block_map = std::map<std::string, block_parts>;
 /// Whether this is what a dense layer has beside its "gate.weight": its up or down projection, a matrix.
 [[nodiscard]] inline bool is_dense_sibling(const weight& w, std::string_view leaf) {
   const auto c = components_of(leaf);
-  if (w.rank() != 2 || c.size() != 2 || c[1] != "weight") {
+  if (w.rank() != 2 || c.size() != 2 || c[1] != "weight" || is_shared_word(c[0])) {
     return false;
   }
   const auto kind = kind_of_component(c[0]);

@@ -132,6 +132,15 @@ struct layout_choice {
   return possible;
 }
 
+/// The caller must say which.
+[[nodiscard]] inline layout_choice ask_which(const gate_tensors& gates, std::vector<gate_layout> possible,
+                                             const search_words& words) {
+  const auto& shown = gates.first();
+  auto reason = core::concatenate("'", shown.name(), "' of shape ", to_string(shown.shape()), " may be ",
+                                  list_of(possible, words), ": say which");
+  return {{}, "", std::move(reason), std::move(possible)};
+}
+
 /// One rule for all families: a layout is taken if no other that the family has, and none with the axes of an
 /// expert exchanged, has such shapes; if groups of packed numbers, which run along D, or ggml, whose rows do,
 /// leave but one; if config.json names an architecture that has but the one; if the family has but one in
@@ -172,11 +181,7 @@ struct layout_choice {
   if (fitting.size() == 1 && is_linear(gates, wanted.pattern)) {
     return {fitting[0], "torch's Linear", ""};
   }
-  return {{},
-          "",
-          core::concatenate("'", gates.first().name(), "' of shape ", to_string(gates.first().shape()),
-                            " may be ", list_of(possible, wanted.words), ": say which"),
-          possible};
+  return ask_which(gates, possible, wanted.words);
 }
 
 }  // namespace detail::moe

@@ -55,7 +55,7 @@ inline constexpr std::array<part_words, 27> part_words_table{{
 
 /// Where a word stands by itself, the last such place from `first` on: between letters that are none of its
 /// own there is a "_" or a dot, "proj" or a capital; a number that ends it is whole, so that "w1" is not in
-/// "w12".
+/// "w12". A component may end with its plural, "gates"; "inputs" and "outputs" are no matrices.
 [[nodiscard]] inline std::size_t place_of_word(std::string_view name, std::size_t first,
                                                std::string_view word) {
   const auto at_is = [&](std::size_t at, auto classify) {
@@ -63,8 +63,10 @@ inline constexpr std::array<part_words, 27> part_words_table{{
   };
   const auto is_free = [&](std::size_t begin, std::size_t end) {
     const bool is_number = std::isdigit(static_cast<unsigned char>(word.back())) != 0;
+    const auto rest = name.substr(end);
+    const bool is_plural = (rest == "s" || rest.starts_with("s.")) && !word.ends_with("put");
     const bool glued =
-        at_is(end, [](int c) { return std::islower(c); }) && !name.substr(end).starts_with("proj");
+        at_is(end, [](int c) { return std::islower(c); }) && !rest.starts_with("proj") && !is_plural;
     return !(begin > 0 && at_is(begin - 1, [](int c) { return std::isalnum(c); })) && !glued &&
            !(is_number && at_is(end, [](int c) { return std::isdigit(c); }));
   };
@@ -105,10 +107,11 @@ inline constexpr std::array<part_words, 27> part_words_table{{
   auto c = components_of(name);
   for (std::size_t i = 0; i < 3 && !c.empty(); c.pop_back()) {
     const auto kind = kind_of_component(c.back());
-    if (kind != matrix_kind::unclear || contains(c.back(), "expert")) {
+    const bool is_number = number_of(c.back()) || c.back() == expert_mark;  // "gate_up_projs.{expert}.weight"
+    if (kind != matrix_kind::unclear || (!is_number && contains(c.back(), "expert"))) {
       return kind;
     }
-    i += number_of(c.back()) || c.back() == expert_mark ? 0U : 1U;
+    i += is_number ? 0U : 1U;
   }
   return matrix_kind::unclear;
 }
@@ -138,7 +141,7 @@ inline constexpr std::array<part_words, 27> part_words_table{{
                                                             expert_part part) {
   for (const auto& words : part_words_table) {
     const auto at = place_of_word(name, first, words.own);
-    if (at == name.npos) {
+    if (at == name.npos || (words.up[0].empty() && words.down.empty())) {  // "fused" of "fused_w13"
       continue;
     }
     std::vector<std::string> out;

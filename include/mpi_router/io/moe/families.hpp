@@ -10,7 +10,7 @@ MPIROUTER_BEGIN
 
 /// A layout that every release of an architecture has.
 struct architecture_layout {
-  std::string_view architecture;  ///< what its names begin with, see model_config::names
+  std::string_view architecture;  ///< what its names begin with, see model_config::names; empty: any other
   gate_layout layout;
   bool is_whole = false;  ///< only where it is all of a model that transformers 5 wrote
 };
@@ -62,9 +62,10 @@ struct model_family {
 
 /// All that are known here.
 [[nodiscard]] inline std::span<const model_family> model_families() {
-  const auto before = [](const architecture_layout& first, auto others) {
-    others.insert(others.begin(), first);
-    return others;
+  const auto and_fused = [](std::vector<architecture_layout> known) {
+    const auto& others = fused_architectures();
+    known.insert(known.end(), others.begin(), others.end());
+    return known;
   };
   using enum gate_layout;
   using enum router_layout;
@@ -117,20 +118,19 @@ struct model_family {
        "{layer}mlp.router.weight",
        "{layer}mlp.experts.gate_up_proj",
        {nd2f_interleaved, nd2f_concatenated, n2fd_interleaved, n2fd_concatenated},
-       {{"gptoss", nd2f_interleaved},
-        {"gptoss", n2fd_interleaved},
-        {"openaiprivacyfilter", nd2f_concatenated},
-        {"phimoe", n2fd_concatenated}},
+       and_fused({{"gptoss", nd2f_interleaved},
+                  {"gptoss", n2fd_interleaved},
+                  {"openaiprivacyfilter", nd2f_concatenated}}),
        nd,
        expert_part::gate,
        {nd2f_interleaved},
        n2fd_interleaved},
-      // Inkling's rows are in turn; vLLM writes those of other models one half after the other.
+      // Rows of Inkling and gpt-oss are in turn; vLLM writes those of other models one half after the other.
       {"Inkling, vLLM",
        "{layer}mlp.gate.weight",
        "{layer}mlp.experts.w13_weight",
        {n2fd_interleaved, n2fd_concatenated},
-       before({"inkling", n2fd_interleaved}, fused_architectures())},
+       {{"inkling", n2fd_interleaved}, {"gptoss", n2fd_interleaved}, {"", n2fd_concatenated}}},
       {"gpt-oss (original)",
        "{layer}mlp.gate.weight",
        "{layer}mlp.mlp1_weight",
@@ -248,7 +248,9 @@ namespace detail::moe {
     const std::vector<architecture_layout>& table, const std::optional<model_config>& config) {
   std::vector<gate_layout> out;
   for (const auto& known : table) {
-    if (config && config->is_called(known.architecture) &&
+    const bool is_it = config && (known.architecture.empty() ? config->names_any() && out.empty()
+                                                             : config->is_called(known.architecture));
+    if (is_it &&
         (!known.is_whole || (config->is_of_transformers_5 && config->names.front() == known.architecture))) {
       out.push_back(known.layout);
     }

@@ -71,8 +71,10 @@ struct layer_by_shape {
 [[nodiscard]] inline const weight* only_router(const checkpoint& model, const layer_by_shape& layer) {
   weight_list found;
   for (const auto* w : layer.matrices) {
-    const auto fits = [w](const auto& experts) { return experts.fit_router(*w); };
-    if (std::ranges::any_of(layer.experts, fits) && network_of_router(model, w->name()).empty()) {
+    const auto experts =
+        std::ranges::find_if(layer.experts, [w](const auto& each) { return each.fit_router(*w); });
+    if (experts != layer.experts.end() &&
+        network_of_router(model, w->name(), shared_prefix(w->name(), experts->pattern) + ".").empty()) {
       found.push_back(w);
     }
   }

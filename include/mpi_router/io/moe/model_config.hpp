@@ -22,6 +22,10 @@ struct model_config {
   [[nodiscard]] bool is_called(std::string_view architecture) const {
     return std::ranges::any_of(names, [&](const auto& name) { return name.starts_with(architecture); });
   }
+  /// Whether it names an architecture or model type at all.
+  [[nodiscard]] bool names_any() const {
+    return std::ranges::any_of(names, [](const auto& name) { return !name.empty(); });
+  }
 };
 
 namespace detail::moe {

@@ -71,8 +71,27 @@ inline void note_missing_files(const checkpoint& model, found_parts& found) {
   }
 }
 
+/// Layers of a scan are numbered within their stack, wherever in the model that begins: only how many there
+/// are can be compared.
+inline void note_missing_of_scan(const model_config& config, index_t here, found_parts& found) {
+  const auto count = static_cast<index_t>(config.moe_layers->size());
+  if (here < count) {
+    found.result.omissions.push_back(
+        {"config.json",
+         core::concatenate("says that ", count, count == 1 ? " layer has " : " layers have ",
+                           *config.num_experts, " experts each, and ", here, here == 1 ? " is" : " are",
+                           " here"),
+         omission_kind::missing, count - here, (count - here) * *config.num_experts});
+  }
+}
+
 inline void note_missing_layers(const model_config& config, found_parts& found) {
   const auto held = layers_held(found);
+  if (std::ranges::any_of(found.said, [](const auto* w) { return w->part().has_value(); })) {
+    const auto here = std::max(found.result.layers.size(), held.size());
+    note_missing_of_scan(config, static_cast<index_t>(here), found);
+    return;
+  }
   std::vector<index_t> missing;
   std::ranges::set_difference(*config.moe_layers, held, std::back_inserter(missing));
   if (missing.empty() || (held.empty() && !found.result.empty())) {

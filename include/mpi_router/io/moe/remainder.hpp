@@ -41,14 +41,25 @@ inline void note_layer(moe_layer layer, found_parts& found) {
   return core::concatenate(words.patterns_and_layout, " name the tensors of other models");
 }
 
-/// The matrices of a router that is a network, several below the first component that is named for a router:
-/// of these `name` is one, and none has a row for each expert in the model's own dimension. Empty where it is
-/// no such network.
-[[nodiscard]] inline weight_list network_of_router(const checkpoint& model, std::string_view name) {
+/// Whether this may be a matrix of a router's network: no table of integers, no shared expert.
+[[nodiscard]] inline bool is_of_network(const weight& w) {
+  const auto role = part_of(w.name()).role;
+  return w.rank() == 2 && (role == tensor_role::other || role == tensor_role::router) &&
+         (w.plain() == nullptr || is_floating(w.plain()->type())) && !is_shared_word(w.name());
+}
+
+/// The matrices of a router that is a network, several below the first component that is named for a router,
+/// after those of `block`, which the experts have too: of these `name` is one, and none has a row for each
+/// expert in the model's own dimension. Empty where it is no such network.
+[[nodiscard]] inline weight_list network_of_router(const checkpoint& model, std::string_view name,
+                                                   std::string_view block) {
   const auto c = components_of(name);
   std::string module;
   for (std::size_t i = 0; i + 1 < c.size(); ++i) {
     module += core::concatenate(c[i], ".");
+    if (module.size() <= block.size()) {
+      continue;
+    }
     if (contains(c[i], "router") || contains(c[i], "gating") || place_of_word(c[i], 0, "gate") != c[i].npos) {
       break;
     }
@@ -58,8 +69,7 @@ inline void note_layer(moe_layer layer, found_parts& found) {
     return found;
   }
   for (const auto& w : model.weights_with(module)) {
-    const auto role = part_of(w.name()).role;
-    if (w.rank() == 2 && (role == tensor_role::other || role == tensor_role::router)) {
+    if (is_of_network(w)) {
       found.push_back(&w);
     }
   }
@@ -70,7 +80,7 @@ inline void note_layer(moe_layer layer, found_parts& found) {
 [[nodiscard]] inline weight_list network_in(const checkpoint& model, const std::string& block) {
   for (const auto& w : model.weights_with(block)) {
     if (part_of(w.name()).role == tensor_role::other && !is_shared_word(w.name())) {
-      if (auto found = network_of_router(model, w.name()); !found.empty()) {
+      if (auto found = network_of_router(model, w.name(), block); !found.empty()) {
         return found;
       }
     }
@@ -83,6 +93,9 @@ inline void note_layer(moe_layer layer, found_parts& found) {
                                            const weight_list& network) {
   const auto& shown = shown_of(block);
   const bool routed = !block.routers.empty();
+  if (block.experts.empty() && !shown.problem().empty()) {
+    return core::concatenate("looks like a router, and cannot be read: ", shown.problem());
+  }
   if (block.experts.empty() && shown.rank() == 3 && shown.shape()[0] > 1) {
     return core::concatenate(
         "looks like the routers of several layers in one, ", to_string(shown.shape()),

@@ -1,8 +1,10 @@
 // The stored tensors that a packed weight is made of, looked up by name and cut into matrices.
 #pragma once
 
+#include <mpi_router/io/moe/roles.hpp>
 #include <mpi_router/io/packed/any_matrix.hpp>
 #include <mpi_router/io/packed/quantization.hpp>
+#include <mpi_router/io/path_names.hpp>
 #include <mpi_router/io/stored_tensor.hpp>
 
 #include <algorithm>
@@ -69,12 +71,13 @@ struct recognised {
   }
 };
 
-/// Whether a name, without that of its module, is of what a router learned to multiply its weights by: it
-/// says nothing of how they are packed.
-[[nodiscard]] inline bool is_learned_scale(std::string_view rest) {
+/// Whether `rest`, a name without that of its module, is of what a router learned to multiply its weights by,
+/// and `of` is a router's: it says nothing of how they are packed.
+[[nodiscard]] inline bool is_learned_scale(std::string_view rest, const stored_tensor& of) {
   constexpr std::array<std::string_view, 6> names{"global_scale",     "route_scale",  "router_scale",
                                                   "per_expert_scale", "expert_scale", "logit_scale"};
-  return std::ranges::find(names, rest) != names.end();
+  return std::ranges::find(names, rest) != names.end() &&
+         moe::part_of(dotted(of.name())).role == moe::tensor_role::router;
 }
 
 /// Whether all bytes are 0: offsets that take nothing away.
@@ -104,7 +107,7 @@ struct recognised {
         (has("scale", "absmax", "zero_point", "qzeros", "svdquant") ||
          (rest == "weight_offset" && !is_all_zero(*other))) &&
         !begins("input", "output", "act", "qscale_act", "k_", "v_") &&
-        !(is_plain && is_learned_scale(rest))) {
+        !(is_plain && is_learned_scale(rest, t))) {
       return other;
     }
   }

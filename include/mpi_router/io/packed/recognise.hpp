@@ -3,6 +3,7 @@
 
 #include <mpi_router/io/packed/input_major.hpp>
 #include <mpi_router/io/packed/named.hpp>
+#include <mpi_router/io/shards.hpp>
 #include <mpi_router/io/weight.hpp>
 
 #include <unordered_set>
@@ -123,16 +124,24 @@ template <class Scheme>
   return out;
 }
 
+/// What a weight is stored as, and where its tensor has another name, under which: "BF16 in 'a.layers.w'".
+[[nodiscard]] inline std::string source_of(const weight& w) {
+  const bool renamed = w.plain() != nullptr && w.plain()->name() != w.name();
+  return w.stored_as() + (renamed ? core::concatenate(" in '", w.plain()->name(), "'") : "");
+}
+
 /// Two weights of one name: neither can be told from the other.
 inline void refuse_doubles(std::vector<weight>& weights) {
+  const auto is_piece = [](const weight& w) { return is_of_rank(io::path_text(w.file().filename())); };
   for (std::size_t i = 1; i < weights.size(); ++i) {
     if (weights[i].name() == weights[i - 1].name()) {
       for (auto* w : {&weights[i - 1], &weights[i]}) {
-        const auto& a = weights[i - 1].stored_as();
-        const auto& b = weights[i].stored_as();
-        w->set_problem(core::concatenate(
-            "'", w->name(), "' is here twice, ",
-            a == b ? "with other numbers: perhaps in pieces" : core::concatenate("as ", a, " and as ", b)));
+        const auto a = source_of(weights[i - 1]);
+        const auto b = source_of(weights[i]);
+        const bool are_pieces = a == b && is_piece(weights[i - 1]) && is_piece(weights[i]);
+        w->set_problem(core::concatenate("'", w->name(), "' is here twice, ",
+                                         are_pieces ? "in the files of two processes: perhaps in pieces"
+                                                    : core::concatenate("as ", a, " and as ", b)));
       }
     }
   }
