@@ -67,8 +67,9 @@ inline constexpr std::array<part_words, 27> part_words_table{{
     const bool is_plural = (rest == "s" || rest.starts_with("s.")) && !word.ends_with("put");
     const bool glued =
         at_is(end, [](int c) { return std::islower(c); }) && !rest.starts_with("proj") && !is_plural;
-    return !(begin > 0 && at_is(begin - 1, [](int c) { return std::isalnum(c); })) && !glued &&
-           !(is_number && at_is(end, [](int c) { return std::isdigit(c); }));
+    const bool begins = begin == 0 || !at_is(begin - 1, [](int c) { return std::isalnum(c); });
+    const bool is_longer = is_number && at_is(end, [](int c) { return std::isdigit(c); });
+    return begins && !glued && !is_longer;
   };
   for (auto at = name.rfind(word); at != name.npos && at >= first; at = name.rfind(word, at - 1)) {
     if (is_free(at, at + word.size())) {
