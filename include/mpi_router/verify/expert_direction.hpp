@@ -122,6 +122,22 @@ template <GramOperator Op>
   return std::max(0.0, static_cast<double>(op.apply(view(std::as_const(x)), view(image))));
 }
 
+/// The steps from a start, by a Krylov space in double: where gaps are below some 1e-3, Ritz values in float
+/// cannot tell them. Taking the steps instead would read the weights up to max_steps times.
+template <GramOperator Op>
+[[nodiscard]] step_forecast forecast_in_double(Op& op, vector_view<const double> start,
+                                               const principal_direction& found, double tangent,
+                                               const course_options& course) {
+  constexpr index_t most_steps = 300;
+  auto krylov = krylov_space(op, std::min(most_steps, start.size()), found.at.rayleigh);
+  Eigen::VectorXd row(start.size());
+  for (index_t k = 0; k < start.size(); ++k) row[k] = start[k];
+  if (!krylov.start(row) || !krylov.step(op)) {
+    return {};
+  }
+  return forecast_steps(op, op, krylov, found.at.rayleigh, tangent, course.tolerance, course.max_steps);
+}
+
 /// What the Krylov space of the start says of σ₂ and of the steps to what was found.
 template <GramOperator Op, GramOperator Fast>
 void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const double> start,
@@ -134,6 +150,9 @@ void follow(Op& op, Fast& fast, krylov_of<Fast>& krylov, vector_view<const doubl
     const double tangent = std::tan(line_angle<double>(start, view(found.direction)));
     result.forecast =
         forecast_steps(op, fast, krylov, found.at.rayleigh, tangent, course.tolerance, course.max_steps);
+    if (!result.forecast.converged() && !std::same_as<scalar_of<Fast>, double>) {
+      result.forecast = forecast_in_double(op, start, found, tangent, course);
+    }
   }
   const auto pairs = krylov.largest(3);
   result.ritz_2 = pairs.size() > 1 ? std::max(0.0, pairs[1].value) : 0;
