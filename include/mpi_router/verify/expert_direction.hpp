@@ -122,8 +122,8 @@ template <GramOperator Op>
   return std::max(0.0, static_cast<double>(op.apply(view(std::as_const(x)), view(image))));
 }
 
-/// The steps from a start, by a Krylov space in double: where gaps are below some 1e-3, Ritz values in float
-/// cannot tell them. Taking the steps instead would read the weights up to max_steps times.
+/// The steps from a start, by a Krylov space in double, where one in float could not tell them: taking the
+/// steps instead would read the weights up to max_steps times.
 template <GramOperator Op>
 [[nodiscard]] step_forecast forecast_in_double(Op& op, vector_view<const double> start,
                                                const principal_direction& found, double tangent,

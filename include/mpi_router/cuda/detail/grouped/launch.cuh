@@ -46,7 +46,7 @@ inline void expect_operands(const char* name, const context& ctx, const given_op
   expect_apart(name, of.written(kept), {{"the offsets", addresses_of(of.offsets, of.experts)}});
 }
 
-/// Rows of an operand that are swapped with `columns` wide ones at `kept`.
+/// Rows of an operand, which are kept at `kept`, one behind the other.
 [[nodiscard]] inline swapped_rows rows_of(const given_matrix& operand, void* kept) {
   any_matrix there = operand.elements();
   there.data = kept;
