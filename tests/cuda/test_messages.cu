@@ -156,9 +156,10 @@ TEST_CASE("the forward reads layers by one launch where a second kernel finishes
   };
   CHECK_FALSE(stacks({64, 256, 2048}));  // clusters of two finish by themselves
   CHECK_FALSE(stacks({128, 192, 2048}));
-  CHECK(stacks({256, 512, 7168}));  // more experts than multiprocessors
-  CHECK(stacks({3, 1000, 72}));     // more blocks an expert than a cluster has
-  CHECK(stacks({1, 341, 2048}));    // a part of one
+  CHECK_FALSE(stacks({256, 512, 7168}));  // 128 blocks finish two experts each, one after the other
+  CHECK(stacks({257, 512, 7168}));        // more experts than multiprocessors, in no equal shares
+  CHECK(stacks({3, 1000, 72}));           // more blocks an expert than a cluster has
+  CHECK(stacks({1, 341, 2048}));          // a part of one
 }
 
 TEST_CASE("what begins at an expert, of what is wanted") {
