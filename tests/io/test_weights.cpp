@@ -1149,6 +1149,22 @@ TEST_CASE("what is refused: formats nobody knows, parts that are missing or do n
     CHECK(contains(problem_of(p.open(), "a.weight"), "it was cast without its scales"));
   }
   {
+    parts p;  // weights that pruning or weight_norm left beside what changes them
+    p.builder.add<bf16>("masked.weight", {2, 2}, {1, 2, 3, 4});
+    p.builder.add<float>("masked.weight_mask", {2, 2}, {1, 1, 0, 1});
+    p.builder.add<bf16>("pruned.weight", {2, 2}, {1, 2, -0.0F, 4});
+    p.add("pruned.mask", dtype::boolean, {2, 2}, {std::byte{1}, std::byte{1}, std::byte{0}, std::byte{1}});
+    p.builder.add<bf16>("other.weight", {2, 2}, {0, 0, 0, 0});
+    p.builder.add<float>("other.mask", {2}, {0, 0});
+    p.builder.add<bf16>("normed.weight", {2, 2}, {1, 2, 3, 4});
+    p.builder.add<bf16>("normed.weight_g", {2}, {1, 2});
+    const auto model = p.open();
+    CHECK(contains(problem_of(model, "masked.weight"), "has the mask 'masked.weight_mask' beside it"));
+    CHECK(problem_of(model, "pruned.weight").empty());
+    CHECK(contains(problem_of(model, "other.weight"), "has the mask 'other.mask' beside it"));
+    CHECK(contains(problem_of(model, "normed.weight"), "has 'normed.weight_g' beside it"));
+  }
+  {
     parts p;  // the same name twice, as it is and packed
     p.add("a.weight_packed", dtype::u8, {4, 16}, p.codes(64));
     p.add("a.weight_scale", dtype::u8, {4, 1}, p.codes(4, 110, 140));

@@ -82,6 +82,32 @@ template <class Scheme>
   return nullptr;
 }
 
+/// Whether element i of a tensor of whole bytes is 0, or −0.
+[[nodiscard]] inline bool is_zero_at(const stored_tensor& t, index_t i) {
+  constexpr std::byte all_but_sign{0x7f};
+  const std::size_t size = bits_of(t.type()) / 8;
+  const auto element = t.bytes().subspan(static_cast<std::size_t>(i) * size, size);
+  const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
+  return std::ranges::all_of(element.first(size - 1), is_zero) && is_zero(element.back() & all_but_sign);
+}
+
+/// What pruning masks in a weight, beside it, where not all of that is 0 yet; null if there is none.
+[[nodiscard]] inline const stored_tensor* mask_beside(const parts_list& parts, const stored_tensor& t) {
+  const auto* mask = parts.find(t.name() + "_mask");
+  if (mask == nullptr && t.name().ends_with(".weight")) {
+    mask = parts.find(without(t.name(), "weight") + "mask");
+  }
+  if (mask == nullptr || !std::ranges::equal(mask->shape(), t.shape()) || bits_of(mask->type()) % 8 != 0) {
+    return mask;
+  }
+  for (index_t i = 0; i < element_count(t.shape()); ++i) {
+    if (is_zero_at(*mask, i) && !is_zero_at(t, i)) {
+      return mask;
+    }
+  }
+  return nullptr;
+}
+
 /// Why the numbers of a tensor that is no part of a packed weight are not to be read as they are.
 [[nodiscard]] inline std::string problem_of(const parts_list& parts, const stored_tensor& t) {
   if (t.bytes().empty()) {
@@ -105,6 +131,17 @@ template <class Scheme>
     return core::concatenate("'", t.name(), "' has the directions of a weight whose norms are '",
                              norms->name(),
                              "' (weight_norm): write the model out with the norms multiplied in");
+  }
+  if (const auto* norms = t.name().ends_with("weight") ? parts.find(t.name() + "_g") : nullptr) {
+    return core::concatenate(
+        "'", t.name(), "' has '", norms->name(),
+        "' beside it, norms of weight_norm, which may or may not be multiplied in: write "
+        "the model out without weight_norm");
+  }
+  if (const auto* mask = mask_beside(parts, t)) {
+    return core::concatenate("'", t.name(), "' has the mask '", mask->name(),
+                             "' beside it, and is not 0 wherever that is: write the model out with the mask "
+                             "multiplied in");
   }
   if (const auto* scale = decoding_beside(parts, t, {})) {
     return core::concatenate("'", t.name(), "' is ", to_string(t.type()), ", but '", scale->name(),
