@@ -156,6 +156,40 @@ TEST_CASE("what rounding would hide from a probe in float is probed in double at
   }
 }
 
+TEST_CASE("the steps beside a gap that float loses are counted in a space in double, and not taken") {
+  const auto size = index_t{700};
+  const auto row = some_row(size);
+  constexpr double tolerance = 1e-6;
+  for (const double gap : {8e-4, 1e-4}) {  // of λ, relative; below it a bulk
+    CAPTURE(gap);
+    std::vector<double> lambda{1, 1 - gap};
+    for (index_t i = 2; i < size; ++i) {
+      lambda.push_back(0.985 * std::pow(1 - static_cast<double>(i - 2) / static_cast<double>(size), 1.5));
+    }
+    const auto sine_after = [&](double steps) {
+      double beside = 0;
+      for (index_t d = 1; d < size; ++d) {
+        const double part = row[d] * std::pow(lambda[static_cast<std::size_t>(d)], steps);
+        beside += part * part;
+      }
+      return std::sin(std::atan(std::sqrt(beside) / std::abs(row[0])));
+    };
+    index_t in_double = 0, in_float = 0;
+    counted<double> op{lambda, in_double};
+    counted<float> fast{lambda, in_float};
+    const course_options course{.tolerance = tolerance, .max_steps = 2000000};
+    const auto found = find_expert_direction(op, fast, view(row), course, probes_only());
+    REQUIRE(found.forecast.converged());
+    const auto steps = static_cast<double>(found.forecast.steps.value());
+    CHECK(sine_after(steps + 1) <= tolerance);
+    CHECK(sine_after(steps - 2) > tolerance);
+    CHECK(in_double <= 1000);
+    const auto few = find_expert_direction(op, fast, view(row), {tolerance, 1000}, probes_only());
+    CHECK(few.forecast.converged());  // that 1000 do not suffice is known too
+    CHECK_FALSE(few.forecast.steps.has_value());
+  }
+}
+
 TEST_CASE("with and without a decomposition") {
   const auto a = with_direction(small, 60, 1);
   const auto row = some_row(60);
