@@ -38,6 +38,7 @@ class packed_group {
       : a_(a), kept_(kept) {
     for (std::size_t g = 0; g < rows; ++g) {
       row_[g] = codes::row_of(a, first + (static_cast<index_t>(g) < here ? static_cast<index_t>(g) : 0));
+      if constexpr (may_share_scales) share_scales_ = share_scales_ && row_[g].scales == row_[0].scales;
     }
   }
 
@@ -89,6 +90,8 @@ class packed_group {
   using in_place = natural_order<batch, count>;
   static constexpr bool keeps_floats = codes::kept_bytes == sizeof(float);
   static constexpr bool has_parts = !requires { codes::block_cols; };
+  static constexpr bool may_share_scales =
+      requires(block of, typename codes::row row) { codes::open_beside(of, row, index_t{}); };
   struct sums {
     batch of_row[rows];
     typename codes::watch nan;
@@ -152,15 +155,16 @@ class packed_group {
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE few<block, rows> open(index_t b, index_t d) const noexcept {
     few<block, rows> of;
     of[0] = codes::open(row_[0], b, d);
-    unroll<rows - 1>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
-      if constexpr (requires { codes::open_beside(of[0], row_[0], d); }) {
-        if (row_[g + 1].scales == row_[0].scales) {
+    if constexpr (may_share_scales) {
+      if (share_scales_) {
+        unroll<rows - 1>([&](auto g) MPIROUTER_DETAIL_INLINE_LAMBDA {
           of[g + 1] = codes::open_beside(of[0], row_[g + 1], d);
-          return;
-        }
+        });
+        return of;
       }
-      of[g + 1] = codes::open(row_[g + 1], b, d);
-    });
+    }
+    unroll<rows - 1>([&](auto g)
+                         MPIROUTER_DETAIL_INLINE_LAMBDA { of[g + 1] = codes::open(row_[g + 1], b, d); });
     return of;
   }
   template <class Size>
@@ -269,6 +273,7 @@ class packed_group {
   const View& a_;
   std::byte* kept_;
   typename codes::row row_[rows];
+  bool share_scales_ = true;  ///< all rows of the group
 };
 
 }  // namespace detail::kernels

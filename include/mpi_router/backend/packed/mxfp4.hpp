@@ -8,6 +8,15 @@ MPIROUTER_BEGIN
 
 namespace detail::kernels {
 
+/// E8M0 of all its codes: a load is all that a scale takes.
+inline constexpr auto e8m0_values = [] {
+  std::array<float, 256> values{};
+  for (std::size_t code = 0; code < values.size(); ++code) {
+    values[code] = packed::e8m0(static_cast<std::uint8_t>(code));
+  }
+  return values;
+}();
+
 /// What both layouts share.
 template <class Arch>
 struct mxfp4_codes {
@@ -26,7 +35,7 @@ struct mxfp4_codes {
 
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static block open_at(const std::byte* codes,
                                                              const std::byte* scale) noexcept {
-    return {codes, e2m1_table<batch>(packed::e8m0(packed::read<std::uint8_t>(scale)))};
+    return {codes, e2m1_table<batch>(e8m0_values[packed::read<std::uint8_t>(scale)])};
   }
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE static const std::byte* codes_of(const block& of, index_t) noexcept {
     return of.codes;
