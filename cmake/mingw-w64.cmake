@@ -3,6 +3,7 @@ set(CMAKE_SYSTEM_NAME Windows)
 set(CMAKE_SYSTEM_PROCESSOR x86_64)
 set(CMAKE_CXX_COMPILER x86_64-w64-mingw32-g++-posix)
 set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
+set(CMAKE_CXX_FLAGS_INIT -Wa,-mbig-obj) # of templates there are more sections than 2^15
 
 # No headers or libraries of the host.
 set(CMAKE_FIND_ROOT_PATH /usr/x86_64-w64-mingw32)

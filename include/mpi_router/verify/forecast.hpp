@@ -71,7 +71,7 @@ class krylov_iteration {
     const Eigen::VectorXd& y = pair_.coordinates;
     Eigen::VectorXd s = Eigen::VectorXd::Unit(diagonal_.size(), 0), next(diagonal_.size());
     double rest = std::abs(y[0]) * pair_.residual / (pair_.value * (1 - shrinking.rest_squared));
-    double near =
+    double between =
         shrinking.share * std::abs(y[0]) * pair_.residual / (pair_.value * (1 - shrinking.kappa_squared));
     for (index_t k = 0;; ++k) {
       const double along = y.dot(s);
@@ -79,14 +79,14 @@ class krylov_iteration {
       const double leaves = outside_ / rho_ * std::abs(next[last]);
       const double away = next.norm();
       const double length = std::hypot(along, away);
-      const double outside = near + rest;
+      const double outside = between + rest;
       const bool arrived = away <= tolerance * length;
       if (arrived || k >= max_steps) {
-        const bool far = !arrived && outside <= 0.1 * away && tolerance * length < 0.5 * away;
-        return {arrived ? std::optional(k) : std::nullopt, outside <= quarter * tolerance * length || far,
-                0.25 * unit_ * static_cast<double>(k) <= quarter || far};
+        const bool is_far = !arrived && outside <= 0.1 * away && tolerance * length < 0.5 * away;
+        return {arrived ? std::optional(k) : std::nullopt, outside <= quarter * tolerance * length || is_far,
+                0.25 * unit_ * static_cast<double>(k) <= quarter || is_far};
       }
-      near = shrinking.kappa_squared * near + shrinking.share * leaves;
+      between = shrinking.kappa_squared * between + shrinking.share * leaves;
       rest = shrinking.rest_squared * rest + leaves;
       step(s, next);
       s.swap(next);

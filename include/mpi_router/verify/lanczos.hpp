@@ -240,8 +240,8 @@ namespace detail {
   }
   const double gap = pairs[k].value - (pairs.size() > k + 1 ? pairs[k + 1].value : 0);
   const double residual = pairs[k].residual;
-  const double near = gap > residual ? residual / gap * residual : residual;
-  return near <= 2e-6 * rayleigh;
+  const double error = gap > residual ? residual / gap * residual : residual;
+  return error <= 2e-6 * rayleigh;
 }
 
 }  // namespace detail

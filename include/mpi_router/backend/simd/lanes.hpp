@@ -127,9 +127,9 @@ MPIROUTER_ALWAYS_INLINE void sum_each(const Batch* sums, S* out) noexcept {
       store_unaligned(out + i * n, sums[i]);
     }
   } else {
-    constexpr std::size_t near = n < 16 / sizeof(S) ? n : 16 / sizeof(S);
-    constexpr std::size_t part = Added < near ? near : n;
-    constexpr std::size_t chunk = Added < near ? 1 : near;
+    constexpr std::size_t within = n < 16 / sizeof(S) ? n : 16 / sizeof(S);
+    constexpr std::size_t part = Added < within ? within : n;
+    constexpr std::size_t chunk = Added < within ? 1 : within;
     constexpr std::size_t left = Count == 1 ? 1 : Count / 2;
     Batch folded[left];
     unroll<left>([&](auto i) MPIROUTER_DETAIL_INLINE_LAMBDA {
