@@ -81,6 +81,12 @@ inline std::vector<float> nd2f_concatenated(const layer_data& l) {
 inline std::vector<float> nd2f_interleaved(const layer_data& l) {
   return arrange(l, true, [&](index_t e, index_t f, index_t d) { return (e * l.d + d) * 2 * l.f + 2 * f; });
 }
+inline std::vector<float> n2fd_up_first(const layer_data& l) {
+  return arrange(l, true, [&](index_t e, index_t f, index_t d) { return ((e * 2 + 1) * l.f + f) * l.d + d; });
+}
+inline std::vector<float> nd2f_up_first(const layer_data& l) {
+  return arrange(l, true, [&](index_t e, index_t f, index_t d) { return (e * l.d + d) * 2 * l.f + l.f + f; });
+}
 
 inline std::vector<float> one_expert(const layer_data& l, index_t e) {
   const auto begin = l.gates.begin() + e * l.f * l.d;

@@ -65,7 +65,8 @@ std::vector<index_t> shape_in(gate_layout layout) {
     case gate_layout::nfd: return {N, F, D};
     case gate_layout::ndf: return {N, D, F};
     case gate_layout::n2fd_concatenated:
-    case gate_layout::n2fd_interleaved: return {N, 2 * F, D};
+    case gate_layout::n2fd_interleaved:
+    case gate_layout::n2fd_up_first: return {N, 2 * F, D};
     default: return {N, D, 2 * F};
   }
 }
@@ -77,6 +78,8 @@ std::vector<float> arranged(const layer_data& l, gate_layout layout) {
     case gate_layout::n2fd_interleaved: return n2fd_interleaved(l);
     case gate_layout::nd2f_concatenated: return nd2f_concatenated(l);
     case gate_layout::nd2f_interleaved: return nd2f_interleaved(l);
+    case gate_layout::n2fd_up_first: return n2fd_up_first(l);
+    case gate_layout::nd2f_up_first: return nd2f_up_first(l);
   }
   return {};
 }
@@ -140,8 +143,12 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       if (!family.beside.empty()) {
         const searched alone(builder);
         CHECK((alone.found.empty() || alone.found[0].family != family.name));
-        for (index_t e = 0; e < N; ++e) {
-          const auto other = substituted(family.beside, "{layer}", prefix);
+        const auto other = substituted(family.beside, "{layer}", prefix);
+        const bool one_each = other.find("{expert}") != other.npos;
+        if (!one_each) {
+          builder.add<bf16>(other, {N, D, F}, original.gates);
+        }
+        for (index_t e = 0; one_each && e < N; ++e) {
           builder.add<bf16>(substituted(other, "{expert}", std::to_string(e)), {D, F},
                             one_expert(original, e));
         }

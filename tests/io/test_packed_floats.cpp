@@ -171,4 +171,30 @@ TEST_CASE("sizes that do not fit are refused, both named") {
 }
 #endif
 
+TEST_CASE("FP4 packed along the rows") {
+  random_source random(12);
+  for (const index_t group : {16, 32}) {
+    const index_t rows = 96;
+    const index_t cols = 5;
+    const odd_bytes codes = random_bytes(random, rows / 2 * cols);
+    const scale_grid scales(random, packed::scale_type::e4m3, rows / group, cols);
+    const packed::turned_fp4_matrix m(codes.span(), rows, cols, scales.view(), group, 0.5);
+    CHECK(differences(m, [&](index_t d, index_t f) {
+            const unsigned byte = codes.at(d / 2 * cols + f);
+            return e2m1_values[byte >> (d % 2 * 4) & 15U] * (scales.at(d / group, f) * 0.5);
+          }) == 0);
+  }
+  const odd_bytes codes = random_bytes(random, 16);
+  const scale_grid scales(random, packed::scale_type::e4m3, 1, 2);
+  const auto refused = [&](index_t rows, index_t cols, index_t group) {
+    return message_of([&] {
+      static_cast<void>(packed::turned_fp4_matrix(codes.span(), rows, cols, scales.view(), group));
+    });
+  };
+  CHECK(refused(16, 2, 16).empty());
+  CHECK(contains(refused(15, 2, 16), "15 rows, two in each byte"));
+  CHECK(contains(refused(16, 2, 8), "groups of 8 rows, not 16 or 32"));
+  CHECK(contains(refused(32, 1, 16), "needs scales [2, 1]"));
+}
+
 }  // namespace test_packed_floats

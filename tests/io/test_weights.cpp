@@ -476,11 +476,16 @@ TEST_CASE("NVFP4 of a stack: scales under its own name, one for all of each expe
   p.add("a.weight_scale", dtype::f8_e4m3, {F, D / 16}, p.codes(F * D / 16));
   CHECK(contains(problem_of(p.open(), "a.weight"), "has no weight_global_scale beside it"));
 
-  parts q;  // packed along D, then transposed, as ModelOpt exports some stacks: as many scales
-  q.add("e.gate_up_proj", dtype::u8, {N, D / 2, 2 * F}, q.codes(N * F * D));
-  q.add("e.gate_up_proj_weight_scale", dtype::f8_e4m3, {N, D / 16, 2 * F}, q.codes(N * F * D / 8));
-  q.builder.add<float>("e.gate_up_proj_weight_scale_2", {1}, {1});
-  CHECK(contains(problem_of(q.open(), "e.gate_up_proj"), "its scales 'e.gate_up_proj_weight_scale'"));
+  parts q;  // packed along D, then turned, as ModelOpt exports Llama-4's and gpt-oss's stacks
+  const auto code = q.add("e.gate_up_proj", dtype::u8, {N, D / 2, 2 * F}, q.codes(N * F * D));
+  const auto scale =
+      q.add("e.gate_up_proj_weight_scale", dtype::f8_e4m3, {N, D / 16, 2 * F}, q.codes(N * F * D / 8));
+  q.builder.add<float>("e.gate_up_proj_weight_scale_2", {N}, {3, 5, 7});
+  check_is(q.open(), "e.gate_up_proj", {N, D, 2 * F}, "NVFP4", [&](index_t r, index_t f) {
+    const index_t pair = (r / 2 * 2 * F + f) * 2 + r % 2;  // rows 2k and 2k + 1 share bytes
+    return e2m1[nibble(code, pair)] * e4m3(at(scale, r / 16 * 2 * F + f)) *
+           num(std::vector<float>{3, 5, 7}, r / D);
+  });
 }
 
 TEST_CASE(
@@ -491,6 +496,28 @@ TEST_CASE(
   const auto s = p.scales("a.weight_scale", {1, 1, 128, 1}, 128);
   check_is(p.open(), "a.weight", {F, D}, "128×128",
            [&](index_t f, index_t d) { return e4m3(at(code, f * D + d)) * num(s, d / 128); });
+}
+
+TEST_CASE(
+    "weights for inputs that a transform_config turns are refused, those of other modules are no matter") {
+  const auto problem_with = [](const json& step) {
+    parts p;
+    p.add("a.weight", dtype::f8_e4m3, {4, 8}, p.codes(32));
+    p.scales("a.weight_scale", {4}, 4);
+    const json scheme{{"type", "hadamard"}, {"apply", {step}}};
+    return problem_of(p.open({{"quantization_config",
+                               {{"quant_method", "compressed-tensors"},
+                                {"transform_config", {{"config_groups", {{"v", scheme}}}}}}}}),
+                      "a.weight");
+  };
+  const auto step = [](const char* location, const json& targets) {
+    return json{{"location", location}, {"targets", targets}};
+  };
+  CHECK(contains(problem_with(step("input", json::array({"Linear"}))), "by a transform_config"));
+  CHECK(contains(problem_with({{"location", "input"}}), "by a transform_config"));
+  CHECK(problem_with(step("output", json::array({"Linear"}))).empty());
+  CHECK(problem_with(step("input", json::array({"re:.*down_proj$"}))).empty());
+  CHECK(problem_with("no step").empty());
 }
 
 TEST_CASE("a config.json that nests as deep as it likes, or names more sizes than any model has") {

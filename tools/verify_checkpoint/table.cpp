@@ -57,10 +57,10 @@ std::string notes_of(const moe_layer& layer) {
     out += fmt::format("; of {}:", to_string(weights_of(layer)));
     for (const auto& part : layer.measured) {
       const auto& block = part.blocks.front();
-      out += fmt::format("{} {} {} {} {}{} by {}", &part == &layer.measured.front() ? "" : ",",
-                         to_string(part.part), printable(within(layer, part.name)), block.tensor->stored_as(),
-                         meaning_of(part.layout), block.is_second_half ? ", the second of them" : "",
-                         part.layout_known_by);
+      out += fmt::format(
+          "{} {} {} {} {}{} by {}", &part == &layer.measured.front() ? "" : ",", to_string(part.part),
+          printable(within(layer, part.name)), block.tensor->stored_as(), meaning_of(part.layout),
+          block.half == mpi_router::fused_half::up ? ", the up half" : "", part.layout_known_by);
     }
   }
   return out;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <mpi_router/io/moe/assemble.hpp>
+#include <mpi_router/io/moe/beside_routers.hpp>
 #include <mpi_router/io/moe/families.hpp>
 #include <mpi_router/io/moe/find_by_shapes.hpp>
 #include <mpi_router/io/moe/gguf_config.hpp>
@@ -50,6 +51,12 @@ namespace detail::moe {
   });
 }
 
+/// Whether experts have this matrix too: one each, or a stack of them, not that of a dense layer.
+[[nodiscard]] inline bool has_beside(const checkpoint& model, const std::string& pattern) {
+  const auto all = find_gates(model, pattern);
+  return !all.tensors.empty() && (all.one_each || all.first().rank() > 2);
+}
+
 /// A layer where two patterns name a router and gates of one family.
 [[nodiscard]] inline attempt try_family(const checkpoint& model, const weight& router,
                                         const model_family& family, const moe_search& wanted,
@@ -62,8 +69,7 @@ namespace detail::moe {
   if (family.part == expert_part::up && has_gates(model, pattern)) {
     return {};
   }
-  if (!family.beside.empty() &&
-      find_gates(model, substituted(family.beside, layer_mark, *bound)).tensors.empty()) {
+  if (!family.beside.empty() && !has_beside(model, substituted(family.beside, layer_mark, *bound))) {
     return {};
   }
   auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
@@ -228,6 +234,10 @@ inline void merge_alike(std::vector<omission>& omissions) {
   detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
   detail::moe::note_remainder(model, wanted.words, found);
+  detail::moe::note_scaled_routers(model, found);
+  if (!wanted.patterns) {
+    detail::moe::note_second_routers(model, found);
+  }
   detail::moe::sort_by_name(found.result.omissions);
   detail::moe::merge_alike(found.result.omissions);
   detail::moe::note_missing_files(model, found);

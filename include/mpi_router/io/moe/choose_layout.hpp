@@ -40,7 +40,7 @@ struct gate_tensors {
   [[nodiscard]] index_t held_by_one(index_t experts) const { return one_each ? 1 : experts; }
   /// Experts that they hold, as far as their number and shapes tell; 0 where they do not: [N·F, D].
   [[nodiscard]] index_t held() const {
-    return one_each ? static_cast<index_t>(tensors.size()) : first().rank() == 3 ? first().shape()[0] : 0;
+    return one_each ? static_cast<index_t>(tensors.size()) : first().rank() >= 3 ? first().shape()[0] : 0;
   }
 };
 

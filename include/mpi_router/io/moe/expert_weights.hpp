@@ -72,7 +72,7 @@ struct expert_weights {
   std::vector<expert_weights> out;
   for (const auto& w : model.weights_with(name)) {
     expert_weights stack{w.name(), {&w}};
-    const bool is_stack = w.rank() == 3 && w.shape()[0] > 1 && stack.fit_router(router);
+    const bool is_stack = w.rank() >= 3 && w.shape()[0] > 1 && stack.fit_router(router);
     if (is_stack && part_of(w.name()).role == tensor_role::other && !is_shared_word(w.name())) {
       out.push_back(std::move(stack));
     }
@@ -92,7 +92,8 @@ struct expert_weights {
   return out;
 }
 
-/// Rows and columns of one expert's matrix; a flat stack, [N·F, D], has N times the rows.
+/// Rows and columns of one expert's matrix; a flat stack, [N·F, D], has N times the rows, and gate and up
+/// may have an axis of their own, [N, 2, F, D].
 struct matrix_extents {
   index_t rows = 0;
   index_t cols = 0;
@@ -100,18 +101,16 @@ struct matrix_extents {
 
 [[nodiscard]] inline matrix_extents extents_of(const expert_weights& matrix, index_t experts) {
   const auto shape = matrix.first().shape();
-  const index_t rows = shape[shape.size() - 2];
+  const index_t rows = shape[shape.size() - 2] * (shape.size() == 4 ? shape[1] : 1);
   const bool is_flat =
       shape.size() == 2 && matrix.pattern.find(expert_mark) == std::string::npos && experts > 0;
   return {is_flat && rows % experts == 0 ? rows / experts : rows, shape.back()};
 }
 
-/// F of a down projection, the extent beside D; nothing where there is no telling.
+/// F of a down projection, the extent beside D; nothing where it has no such axis.
 [[nodiscard]] inline std::optional<index_t> ffn_dim_of_down(const matrix_extents& down, index_t hidden_dim) {
   const auto [rows, cols] = down;
-  return rows == hidden_dim && cols != hidden_dim   ? std::optional(cols)
-         : cols == hidden_dim && rows != hidden_dim ? std::optional(rows)
-                                                    : std::nullopt;
+  return rows == hidden_dim ? std::optional(cols) : cols == hidden_dim ? std::optional(rows) : std::nullopt;
 }
 
 /// The same of the one that there is.

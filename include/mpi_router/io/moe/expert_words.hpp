@@ -23,7 +23,7 @@ struct part_words {
 };
 
 /// The list. Words that hold others stand before them.
-inline constexpr std::array<part_words, 27> part_words_table{{
+inline constexpr std::array<part_words, 34> part_words_table{{
     {"gate_and_up", matrix_kind::gate_and_up, {}, "down"},
     {"gate_up", matrix_kind::gate_and_up, {}, "down"},
     {"up_gate", matrix_kind::gate_and_up, {}, "down"},
@@ -33,12 +33,17 @@ inline constexpr std::array<part_words, 27> part_words_table{{
     {"w1_w3", matrix_kind::gate_and_up, {}, "w2"},
     {"w13", matrix_kind::gate_and_up, {}, "w2"},
     {"w12", matrix_kind::gate_and_up, {}, "w3"},
+    {"w3w1", matrix_kind::gate_and_up, {}, "w2"},
+    {"w3_w1", matrix_kind::gate_and_up, {}, "w2"},
+    {"w31", matrix_kind::gate_and_up, {}, "w2"},
+    {"gating_einsum", matrix_kind::gate_and_up},
     {"mlp1", matrix_kind::gate_and_up, {}, "mlp2"},
     {"input_linear", matrix_kind::gate_and_up, {}, "output_linear"},
     {"gate", matrix_kind::gate, {"up"}, "down"},
     {"wgate", matrix_kind::gate, {"wup"}, "wdown"},
     {"wg", matrix_kind::gate, {"wu"}, "wd"},
     {"w1", matrix_kind::gate, {"w3", "v1"}, "w2"},
+    {"moe_w_in", matrix_kind::gate, {"moe_w_swiglu"}, "moe_w_out"},
     {"wi_0", matrix_kind::gate, {"wi_1"}, "wo"},
     {"up", matrix_kind::up, {}, "down"},
     {"wi", matrix_kind::up, {}, "wo"},
@@ -51,6 +56,8 @@ inline constexpr std::array<part_words, 27> part_words_table{{
     {"Dense_0", matrix_kind::up, {}, "Dense_1"},
     {"dense_h_to_4h", matrix_kind::up, {}, "dense_4h_to_h"},
     {"fc_1", matrix_kind::unclear, {"fc_2"}, "proj"},
+    {"fc", matrix_kind::unclear, {}, "proj"},
+    {"linear", matrix_kind::unclear, {"linear_v"}, "linear_1"},
 }};
 
 /// Where a word stands by itself, the last such place from `first` on: between letters that are none of its

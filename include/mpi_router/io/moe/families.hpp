@@ -1,19 +1,11 @@
 // The names and layouts that known model families give their tensors.
 #pragma once
 
-#include <mpi_router/io/moe/layer.hpp>
-#include <mpi_router/io/moe/model_config.hpp>
+#include <mpi_router/io/moe/architectures.hpp>
 
 #include <span>
 
 MPIROUTER_BEGIN
-
-/// A layout that every release of an architecture has.
-struct architecture_layout {
-  std::string_view architecture;  ///< what its names begin with, see model_config::names; empty: any other
-  gate_layout layout;
-  bool is_whole = false;  ///< only where it is all of a model that transformers 5 wrote
-};
 
 /// How one family names the router and the gates of a layer. {layer} is empty or ends with a dot; {expert} is
 /// a number.
@@ -30,36 +22,6 @@ struct model_family {
   std::string_view beside = {};  ///< must be there too, where others have the gate's name for another matrix
 };
 
-/// Architectures whose experts' "gate_up_proj" is [N, 2F, D] wherever it is one tensor.
-[[nodiscard]] inline const std::vector<architecture_layout>& fused_architectures() {
-  static const auto table = [] {
-    std::vector<architecture_layout> out;
-    for (const std::string_view name :
-         {"qwen35moe",    "qwen2moe", "qwen3moe",     "qwen3next", "qwen3omnimoe", "mixtral", "olmoe",
-          "deepseek",     "glm4moe",  "glm4vmoe",     "glmmoedsa", "dots1",        "ernie45", "flexolmo",
-          "hunyuanv1moe", "hyv3",     "longcatflash", "minimax",   "mistral4",     "phimoe",  "afmoe",
-          "axk",          "bailing",  "cohere2moe",   "exaonemoe", "gemma4",       "laguna",  "mimov2",
-          "solaropen",    "mellum",   "inkling",      "kimi",      "step3"}) {
-      out.push_back({name, gate_layout::n2fd_concatenated});
-    }
-    out.push_back({"qwen3vlmoetext", gate_layout::n2fd_concatenated, true});
-    return out;
-  }();
-  return table;
-}
-
-/// The architecture that config.json, or a GGUF file, names, unless its experts are known to have no gates;
-/// empty where none is named. Nearly all have them, so that one which is not known here is taken to.
-[[nodiscard]] inline std::string gated_architecture(const model_config& config) {
-  for (const char* ungated : {"nemotron", "switch", "nllb", "nomicbert"}) {
-    if (config.is_called(ungated)) {
-      return "";
-    }
-  }
-  const auto named = std::ranges::find_if(config.names, [](const auto& name) { return !name.empty(); });
-  return named == config.names.end() ? "" : *named;
-}
-
 /// All that are known here.
 [[nodiscard]] inline std::span<const model_family> model_families() {
   const auto and_fused = [](std::vector<architecture_layout> known) {
@@ -70,6 +32,10 @@ struct model_family {
   using enum gate_layout;
   using enum router_layout;
   constexpr auto up = expert_part::up;
+  const auto beside = [](std::string_view other, model_family named) {
+    named.beside = other;
+    return named;
+  };
   static const std::vector<model_family> table{
       {"mpi_router", "{layer}mlp.router.weight", "{layer}mlp.experts.gate_proj", {nfd}, {}},
       {"OLMoE, Qwen-MoE, DeepSeek, GLM",
@@ -78,6 +44,11 @@ struct model_family {
        {nfd},
        {}},
       {"Hunyuan", "{layer}mlp.gate.wg.weight", "{layer}mlp.experts.{expert}.gate_proj.weight", {nfd}, {}},
+      {"Hunyuan, gate and up in one",  // up comes first, whatever the name says
+       "{layer}mlp.gate.wg.weight",
+       "{layer}mlp.experts.{expert}.gate_and_up_proj.weight",
+       {n2fd_up_first},
+       {}},
       {"AFMoE", "{layer}mlp.router.gate.weight", "{layer}mlp.experts.{expert}.gate_proj.weight", {nfd}, {}},
       {"LongCat",
        "{layer}mlp.router.classifier.weight",
@@ -141,6 +112,12 @@ struct model_family {
        "{layer}feed_forward.experts.gate_up_proj",
        {nd2f_concatenated, n2fd_concatenated},
        {{"llama4", nd2f_concatenated}, {"jamba", n2fd_concatenated}}},
+      {"Llama-4 (original)",
+       "{layer}feed_forward.router_DE",
+       "{layer}feed_forward.experts.moe_w_in_eD_F",
+       {ndf},
+       {},
+       dn},
       // Qwen3-VL was released as [N, D, 2F] and is written again as [N, 2F, D]: its name does not tell.
       {"Qwen3-VL, Qwen3.5",
        "{layer}mlp.gate.weight",
@@ -181,16 +158,12 @@ struct model_family {
        {}},
       {"MLX, gpt-oss", "{layer}mlp.router.weight", "{layer}mlp.experts.gate_proj.weight", {nfd}, {}},
       {"TorchTitan", "{layer}moe.router.gate.weight", "{layer}moe.experts.w1", {nfd, ndf}, {}},
-      {"LitGPT",  // fc_1 and fc_2 alone are a network of two layers
-       "{layer}mlp.gate.weight",
-       "{layer}mlp.experts.{expert}.fc_1.weight",
-       {nfd},
-       {},
-       nd,
-       expert_part::gate,
-       {},
-       {},
-       "{layer}mlp.experts.{expert}.proj.weight"},
+      beside("{layer}mlp.experts.{expert}.proj.weight",
+             {"LitGPT",  // fc_1 and fc_2 alone are a network of two layers
+              "{layer}mlp.gate.weight",
+              "{layer}mlp.experts.{expert}.fc_1.weight",
+              {nfd},
+              {}}),
       {"Megatron",
        "{layer}mlp.router.weight",
        "{layer}mlp.experts.local_experts.{expert}.linear_fc1.weight",
@@ -206,6 +179,40 @@ struct model_family {
        "{layer}mlp.experts.linear_fc1.weight{expert}",
        {n2fd_concatenated},
        {}},
+      {"Megatron, grouped in one",
+       "{layer}mlp.router.weight",
+       "{layer}mlp.experts.linear_fc1.weight",
+       {n2fd_concatenated},
+       {}},
+      {"NeMo Automodel",
+       "{layer}mlp.gate.weight",
+       "{layer}mlp.experts.gate_and_up_projs",
+       {nd2f_concatenated, nd2f_interleaved},
+       {{"gptoss", nd2f_interleaved}, {"", nd2f_concatenated}}},
+      beside("{layer}mlp.proj.weight",
+             {"TensorRT-LLM", "{layer}mlp.router.weight", "{layer}mlp.fc.weight", {n2fd_up_first}, {}}),
+      beside("{layer}mlp.fc2.weight", {"Moondream-3",
+                                       "{layer}mlp.router.weight",
+                                       "{layer}mlp.fc1.weight",
+                                       {n2fd_concatenated},
+                                       {{"moondream", n2fd_concatenated}}}),
+      beside("{layer}experts.{expert}.linear_v.weight",
+             {"Grok-1", "{layer}gate.weight", "{layer}experts.{expert}.linear.weight", {nfd}, {}}),
+      beside(
+          "{layer}moe.{expert}.linear_v.weight",
+          {"Grok-1, router outside", "{layer}router.weight", "{layer}moe.{expert}.linear.weight", {nfd}, {}}),
+      {"Gemma-4 (Flax)",
+       "{layer}mlp.router_logits.w",
+       "{layer}mlp.gating_einsum",
+       {n2fd_concatenated},
+       {},
+       dn},
+      {"Gemma-4 (Flax), einsum by modules",
+       "{layer}mlp.router_logits.w",
+       "{layer}mlp.gating_einsum.w",
+       {n2fd_concatenated},
+       {},
+       dn},
       {"Marin", "{layer}mlp.router", "{layer}mlp.expert_mlp.w_gate", {ndf}, {}, dn},
       {"VeOmni, verl", "{layer}mlp.gate.weight", "{layer}mlp.experts.gate_proj", {nfd}, {}},
       {"GGUF", "{layer}ffn_gate_inp.weight", "{layer}ffn_gate_exps.weight", {nfd}, {}},
@@ -240,24 +247,5 @@ struct model_family {
   };
   return table;
 }
-
-namespace detail::moe {
-
-/// The layouts that the architecture which config.json names has, of those in the table.
-[[nodiscard]] inline std::vector<gate_layout> layouts_of_architecture(
-    const std::vector<architecture_layout>& table, const std::optional<model_config>& config) {
-  std::vector<gate_layout> out;
-  for (const auto& known : table) {
-    const bool is_it = config && (known.architecture.empty() ? config->names_any() && out.empty()
-                                                             : config->is_called(known.architecture));
-    if (is_it &&
-        (!known.is_whole || (config->is_of_transformers_5 && config->names.front() == known.architecture))) {
-      out.push_back(known.layout);
-    }
-  }
-  return out;
-}
-
-}  // namespace detail::moe
 
 MPIROUTER_END

@@ -106,7 +106,8 @@ struct gate_guess {
 
 /// How gates and up projections in one may lie, where no family has their names. No shape tells rows in turn,
 /// as gpt-oss has them, from gate before up: its own words do, or the architecture that config.json names;
-/// what both kinds of models are called is a question.
+/// what both kinds of models are called is a question. So is the order where a name says up alone and only F
+/// that there is a gate too: Aria's "fc1" has the gate first, that of FlashAttention's gated MLP last.
 [[nodiscard]] inline std::vector<gate_layout> fused_layouts(const weight& router, std::string_view gates,
                                                             const std::optional<model_config>& config) {
   using enum gate_layout;
@@ -117,6 +118,9 @@ struct gate_guess {
   if (has("mlp1")) {
     return {n2fd_interleaved};
   }
+  if (has("w3w1", "w3_w1", "w31")) {
+    return {n2fd_up_first, nd2f_up_first};
+  }
   const bool is_gpt_oss = config && config->is_called("gptoss");
   if (is_gpt_oss && has("w13", "gate_up_projs")) {  // vLLM's and unsloth's words for it
     return {n2fd_interleaved, nd2f_interleaved};
@@ -124,8 +128,13 @@ struct gate_guess {
   const bool is_named = config && config->names_any();
   const bool may_be_gpt_oss =
       !is_named && (has("gate_up_projs") || router.name().ends_with("mlp.router.weight"));
+  const bool is_hunyuan = has("gate_and_up_proj") && !has("gate_and_up_projs");  // has up before gate
+  const bool says_order = kind_of(gates) == matrix_kind::gate_and_up || has("linear_fc1", "dense_h_to_4h");
   std::vector out{n2fd_concatenated, nd2f_concatenated};
-  if (is_gpt_oss || may_be_gpt_oss) {
+  if (is_hunyuan || !says_order) {
+    out.insert(out.end(), {n2fd_up_first, nd2f_up_first});
+  }
+  if (is_gpt_oss || may_be_gpt_oss || has("c_fc")) {  // lm-engine's c_fc
     out.insert(out.end(), {n2fd_interleaved, nd2f_interleaved});
   }
   return out;

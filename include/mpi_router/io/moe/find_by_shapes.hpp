@@ -34,7 +34,7 @@ struct layer_by_shape {
 [[nodiscard]] inline bool is_no_expert(std::string_view name) {
   const auto role = part_of(name).role;
   return role == tensor_role::optimizer || role == tensor_role::adapter || is_of_attention(name) ||
-         is_shared_word(name) || contains(name, "norm") || contains(name, "conv");
+         is_shared_word(name) || contains(name, "norm") || contains(name, "conv") || is_noise(name);
 }
 
 [[nodiscard]] inline layer_by_shape parts_of_layer(std::span<const weight> weights, const std::string& layer,
@@ -42,13 +42,13 @@ struct layer_by_shape {
   std::map<std::string, std::map<index_t, const weight*>> numbered;
   layer_by_shape out;
   for (const auto& w : weights) {
-    if (found.said.contains(&w) || w.rank() < 2 || w.rank() > 3 || is_no_expert(w.name()) ||
+    if (found.said.contains(&w) || w.rank() < 2 || is_no_expert(w.name()) ||
         is_auxiliary(components_of(w.name()).back())) {
       continue;
     }
     if (const auto number = w.rank() == 2 ? numbered_name(w.name(), layer) : std::nullopt) {
       numbered[number->first].emplace(number->second, &w);
-    } else if (w.rank() == 3 && w.shape()[0] > 1 && w.shape()[1] > 1 && w.shape()[2] > 1) {
+    } else if (w.rank() > 2 && std::ranges::all_of(w.shape(), [](index_t extent) { return extent > 1; })) {
       out.experts.push_back({w.name(), {&w}});
     } else if (w.rank() == 2) {
       out.matrices.push_back(&w);
@@ -108,6 +108,9 @@ inline void find_by_shapes(const checkpoint& model, const moe_search& wanted,
       return each.count() != shape[0] && each.count() != shape[1];
     });
     note_attempt(*router, try_parts(model, *router, experts, wanted, config), found);
+    for (const auto& each : experts) {  // whatever became of them is said
+      found.said.insert(each.all.begin(), each.all.end());
+    }
   }
 }
 

@@ -17,7 +17,9 @@ enum class gate_layout : unsigned char {
   n2fd_concatenated,  ///< experts_n2fd_concatenated
   n2fd_interleaved,   ///< experts_n2fd_interleaved
   nd2f_concatenated,  ///< experts_nd2f_concatenated
-  nd2f_interleaved    ///< experts_nd2f_interleaved
+  nd2f_interleaved,   ///< experts_nd2f_interleaved
+  n2fd_up_first,      ///< experts_n2fd_concatenated, the halves exchanged
+  nd2f_up_first       ///< experts_nd2f_concatenated, the halves exchanged
 };
 
 /// What a layout is called, and what that means, for people.
@@ -28,13 +30,15 @@ struct gate_layout_entry {
 };
 
 /// All of them, in the order of the enumeration.
-inline constexpr std::array<gate_layout_entry, 6> gate_layout_table{{
+inline constexpr std::array<gate_layout_entry, 8> gate_layout_table{{
     {gate_layout::nfd, "nfd", "[N, F, D]"},
     {gate_layout::ndf, "ndf", "[N, D, F]"},
     {gate_layout::n2fd_concatenated, "n2fd-concatenated", "[N, 2F, D], gate before up"},
     {gate_layout::n2fd_interleaved, "n2fd-interleaved", "[N, 2F, D], gate and up in turn"},
     {gate_layout::nd2f_concatenated, "nd2f-concatenated", "[N, D, 2F], gate before up"},
     {gate_layout::nd2f_interleaved, "nd2f-interleaved", "[N, D, 2F], gate and up in turn"},
+    {gate_layout::n2fd_up_first, "n2fd-up-first", "[N, 2F, D], up before gate"},
+    {gate_layout::nd2f_up_first, "nd2f-up-first", "[N, D, 2F], up before gate"},
 }};
 
 /// Whether a router is stored as [N, D], a row for each expert, or transposed, a column for each.
@@ -93,7 +97,13 @@ namespace detail::moe {
 
 [[nodiscard]] constexpr bool ffn_comes_first(gate_layout layout) {
   return layout == gate_layout::nfd || layout == gate_layout::n2fd_concatenated ||
-         layout == gate_layout::n2fd_interleaved;
+         layout == gate_layout::n2fd_interleaved || layout == gate_layout::n2fd_up_first;
+}
+
+/// Whether gate and up are one after the other.
+[[nodiscard]] constexpr bool has_halves(gate_layout layout) {
+  return is_fused(layout) && layout != gate_layout::n2fd_interleaved &&
+         layout != gate_layout::nd2f_interleaved;
 }
 
 /// The layout with the two axes of an expert exchanged: a square tensor may be either.
@@ -105,13 +115,15 @@ namespace detail::moe {
     case gate_layout::n2fd_interleaved: return gate_layout::nd2f_interleaved;
     case gate_layout::nd2f_concatenated: return gate_layout::n2fd_concatenated;
     case gate_layout::nd2f_interleaved: return gate_layout::n2fd_interleaved;
+    case gate_layout::n2fd_up_first: return gate_layout::nd2f_up_first;
+    case gate_layout::nd2f_up_first: return gate_layout::n2fd_up_first;
   }
   core::unknown_value("gate_layout", layout);
 }
 
 /// F, if a tensor of this shape can hold the gates of `experts` experts of hidden dimension D so; nothing
-/// otherwise. The first axis may be flattened into the second, [N·F, D], and a tensor of one expert may lack
-/// it, [F, D].
+/// otherwise. The first axis may be flattened into the second, [N·F, D], a tensor of one expert may lack it,
+/// [F, D], and gate and up may have an axis of their own, [N, 2, F, D].
 [[nodiscard]] constexpr std::optional<index_t> ffn_dim_of(gate_layout layout, std::span<const index_t> shape,
                                                           index_t experts, index_t hidden_dim) {
   index_t slow = 0;  // the two axes of one expert
@@ -119,6 +131,10 @@ namespace detail::moe {
   if (shape.size() == 3 && shape[0] == experts) {
     slow = shape[1];
     fast = shape[2];
+  } else if (shape.size() == 4 && shape[0] == experts && shape[1] == 2 && has_halves(layout) &&
+             ffn_comes_first(layout)) {
+    slow = 2 * shape[2];
+    fast = shape[3];
   } else if (shape.size() == 2 && experts > 0 && shape[0] % experts == 0) {
     slow = shape[0] / experts;
     fast = shape[1];
@@ -133,17 +149,25 @@ namespace detail::moe {
   return is_fused(layout) ? ffn / 2 : ffn;
 }
 
-/// The experts that lie so from `data` on.
+/// The half that is stored where other layouts have this one.
+[[nodiscard]] constexpr fused_half exchanged(fused_half half) {
+  return half == fused_half::gate ? fused_half::up : fused_half::gate;
+}
+
+/// The experts that lie so from `data` on; of a fused layout, this half of them.
 template <class T>
 [[nodiscard]] expert_batch_view<const T> experts_stored(gate_layout layout, const T* data,
-                                                        const expert_shape& shape) {
+                                                        const expert_shape& shape,
+                                                        fused_half half = fused_half::gate) {
   switch (layout) {
     case gate_layout::nfd: return experts_nfd(data, shape);
     case gate_layout::ndf: return experts_ndf(data, shape);
-    case gate_layout::n2fd_concatenated: return experts_n2fd_concatenated(data, shape);
-    case gate_layout::n2fd_interleaved: return experts_n2fd_interleaved(data, shape);
-    case gate_layout::nd2f_concatenated: return experts_nd2f_concatenated(data, shape);
-    case gate_layout::nd2f_interleaved: return experts_nd2f_interleaved(data, shape);
+    case gate_layout::n2fd_concatenated: return experts_n2fd_concatenated(data, shape, half);
+    case gate_layout::n2fd_interleaved: return experts_n2fd_interleaved(data, shape, half);
+    case gate_layout::nd2f_concatenated: return experts_nd2f_concatenated(data, shape, half);
+    case gate_layout::nd2f_interleaved: return experts_nd2f_interleaved(data, shape, half);
+    case gate_layout::n2fd_up_first: return experts_n2fd_concatenated(data, shape, exchanged(half));
+    case gate_layout::nd2f_up_first: return experts_nd2f_concatenated(data, shape, exchanged(half));
   }
   core::unknown_value("gate_layout", layout);
 }

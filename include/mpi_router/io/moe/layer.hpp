@@ -28,8 +28,8 @@ struct gate_block {
   index_t index = 0;  ///< of the expert within the tensor
   gate_layout layout = gate_layout::nfd;
   index_t ffn_dim = 0;
-  index_t hidden_dim = 0;       ///< of what the expert sees: of the latent, where the layer has one
-  bool is_second_half = false;  ///< of a fused layout: the up projection, not the gate
+  index_t hidden_dim = 0;              ///< of what the expert sees: of the latent, where the layer has one
+  fused_half half = fused_half::gate;  ///< of a fused layout
 };
 
 /// The matrices of one part of all experts of a layer.

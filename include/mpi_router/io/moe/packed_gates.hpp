@@ -37,18 +37,17 @@ class packed_gate {
 /// The gate of a block as it is packed. Empty where it is not packed, where its rows lie along F, as in
 /// [N, D, F], or in two matrices.
 [[nodiscard]] inline std::optional<packed_gate> packed_gate_of(const gate_block& block) {
-  const bool is_interleaved = block.layout == gate_layout::n2fd_interleaved;
-  const bool is_concatenated = block.layout == gate_layout::n2fd_concatenated;
-  if (!block.tensor->is_packed() ||
-      (block.layout != gate_layout::nfd && !is_interleaved && !is_concatenated)) {
+  if (!block.tensor->is_packed() || !detail::moe::ffn_comes_first(block.layout)) {
     return std::nullopt;
   }
+  const bool is_interleaved = block.layout == gate_layout::n2fd_interleaved;
+  const bool is_second = (block.half == fused_half::up) != (block.layout == gate_layout::n2fd_up_first);
   const index_t each = block.ffn_dim * (detail::moe::is_fused(block.layout) ? 2 : 1);
   const auto [matrix, begin] = block.tensor->matrix_with(block.index * each, each);
   if (matrix == nullptr || matrix->cols() != block.hidden_dim) {
     return std::nullopt;
   }
-  const index_t skip = !block.is_second_half ? 0 : is_concatenated ? block.ffn_dim : is_interleaved ? 1 : 0;
+  const index_t skip = !is_second ? 0 : is_interleaved ? 1 : block.ffn_dim;
   return packed_gate(*matrix, begin + skip, is_interleaved ? 2 : 1, block.ffn_dim);
 }
 

@@ -44,7 +44,8 @@ inline void note_layer(moe_layer layer, found_parts& found) {
 /// Whether this may be a matrix of a router's network: no table of integers, no shared expert.
 [[nodiscard]] inline bool is_of_network(const weight& w) {
   const auto role = part_of(w.name()).role;
-  return w.rank() == 2 && (role == tensor_role::other || role == tensor_role::router) &&
+  return w.rank() == 2 && !is_noise(w.name()) &&
+         (role == tensor_role::other || role == tensor_role::router) &&
          (w.plain() == nullptr || is_floating(w.plain()->type())) && !is_shared_word(w.name());
 }
 
@@ -266,34 +267,11 @@ inline void note_adjugate(const checkpoint& model, found_parts& found) {
   }
 }
 
-/// Gemma-4's routers weigh what they see, channel by channel, before the rows do: "router.scale", [D], or
-/// "ffn_gate_inp.scale" of GGUF.
-inline void note_scaled_routers(const checkpoint& model, found_parts& found) {
-  for (const auto& layer : found.result.layers) {
-    const std::string_view name = layer.router->name();
-    const auto scale_after = [&](std::string_view word) {
-      const auto at = name.rfind(word);
-      return at == name.npos
-                 ? nullptr
-                 : model.find_weight(core::concatenate(name.substr(0, at + word.size()), "scale"));
-    };
-    const auto* in_gguf = scale_after("ffn_gate_inp.");
-    const auto* scale = in_gguf == nullptr ? scale_after("router.") : in_gguf;
-    if (scale != nullptr && element_count(scale->shape()) == layer.hidden_dim) {
-      found.result.omissions.push_back(
-          {scale->name(),
-           "a scale of what the router sees, which is not applied: rows are looked at as they are stored",
-           omission_kind::set_aside});
-    }
-  }
-}
-
 inline void note_remainder(const checkpoint& model, const search_words& words, found_parts& found) {
   note_blocks(model, words, found);
   note_unindexed(model, found);
   note_set_aside(model, found);
   note_adjugate(model, found);
-  note_scaled_routers(model, found);
 }
 
 }  // namespace detail::moe

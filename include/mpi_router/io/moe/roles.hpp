@@ -42,7 +42,7 @@ template <std::size_t N>
   constexpr std::array<std::string_view, 17> beginnings{
       "lora_", "lokr_",      "hada_",   "oft_",      "boft_",  "ia3_", "vera_", "hra_",   "bone_",
       "miss_", "fourierft_", "vblora_", "randlora_", "shira_", "c3a_", "road_", "waveft_"};
-  return c == "lora" || c == "modules_to_save" ||
+  return c == "lora" || c == "modules_to_save" || c.starts_with("adapter") ||
          std::ranges::any_of(beginnings, [&](auto begin) { return c.starts_with(begin); });
 }
 
@@ -79,6 +79,9 @@ template <std::size_t N>
   return std::ranges::any_of(parts, [&](auto part) { return contains(leaf, part); });
 }
 
+/// Whether a matrix makes the noise that training adds to a router's logits: it routes nothing.
+[[nodiscard]] inline bool is_noise(std::string_view name) { return contains(name, "noise"); }
+
 /// Whether a block is of attention: JetMoE routes that too, to experts that have no gate.
 [[nodiscard]] inline bool is_of_attention(std::string_view block) {
   return contains(block, "attn") || contains(block, "attention");
@@ -91,8 +94,8 @@ template <std::size_t N>
   constexpr std::array<std::string_view, 3> bare{"router", "router_weight", "router_weights"};
   constexpr std::array<std::string_view, 8> inner{"layer", "gate",  "classifier", "linear",
                                                   "proj",  "dense", "wg",         "router"};
-  constexpr std::array<std::string_view, 5> words{"router", "ffn_gate_inp", "moe_gate", "gating",
-                                                  "router_gate"};
+  constexpr std::array<std::string_view, 7> words{"router",      "ffn_gate_inp",   "moe_gate",     "gating",
+                                                  "router_gate", "primary_router", "router_logits"};
   plain = false;
   if (is_one_of(c.back(), bare)) {
     return 1;
@@ -128,9 +131,12 @@ template <std::size_t N>
     }
   }
   constexpr std::array<std::string_view, 3> words{"expert_", "expert", "weight"};
-  for (const auto part : c) {
+  for (std::size_t i = 0; i < c.size(); ++i) {
+    const auto part = c[i];
     const auto at = part.find_last_not_of(digits) + 1;
-    const bool named = is_one_of(part.substr(0, at), words);
+    const auto word = part.substr(0, at);
+    const bool is_of_all = i == 1 && word == "weight";  // "experts.weight1", as Megatron had it
+    const bool named = !is_of_all && is_one_of(word, words);
     if (const auto number = number_of(part.substr(at)); named && number) {
       return number;
     }

@@ -20,7 +20,8 @@ namespace detail::moe {
   }
   const auto is_router = [&](const weight& w) {
     return part_of(w.name()).role != tensor_role::expert && !is_shared_word(w.name()) &&
-           experts.front().fit_router(w) && network_of_router(model, w.name(), name).empty();
+           !is_noise(w.name()) && experts.front().fit_router(w) &&
+           network_of_router(model, w.name(), name).empty();
   };
   const weight* found = nullptr;
   for (const auto& w : model.weights_with(name)) {

@@ -74,7 +74,7 @@ struct matrices_choice {
   expert_matrices out{part, 1, layer.gates, layer.gate_name, layer.layout, layer.layout_known_by};
   if (part == expert_part::up && layer.part == expert_part::gate) {
     for (auto& block : out.blocks) {
-      block.is_second_half = true;
+      block.half = fused_half::up;
     }
   }
   return out;

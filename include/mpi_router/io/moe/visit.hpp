@@ -64,18 +64,7 @@ inline void check_alike(const moe_layer& layer) {
 /// The matrix of a block, [F, D], whose tensor's elements for the expert begin at `data`.
 template <class T>
 [[nodiscard]] matrix_view<const T> matrix_stored(const gate_block& block, const T* data) {
-  index_t skip = 0;
-  if (block.is_second_half) {
-    switch (block.layout) {
-      case gate_layout::n2fd_concatenated: skip = block.ffn_dim * block.hidden_dim; break;
-      case gate_layout::n2fd_interleaved: skip = block.hidden_dim; break;
-      case gate_layout::nd2f_concatenated: skip = block.ffn_dim; break;
-      case gate_layout::nd2f_interleaved: skip = 1; break;
-      case gate_layout::nfd:
-      case gate_layout::ndf: break;
-    }
-  }
-  return experts_stored(block.layout, data + skip, {1, block.ffn_dim, block.hidden_dim})[0];
+  return experts_stored(block.layout, data, {1, block.ffn_dim, block.hidden_dim}, block.half)[0];
 }
 
 /// A packed gate, decoded.

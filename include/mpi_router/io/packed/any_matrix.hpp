@@ -32,7 +32,9 @@ namespace detail {
   }
   return core::concatenate(kind, m.block_rows(), "×", m.block_cols(), " blocks");
 }
-[[nodiscard]] inline std::string describe(const fp4_matrix& m) {
+template <class M>
+  requires std::same_as<M, fp4_matrix> || std::same_as<M, turned_fp4_matrix>
+[[nodiscard]] std::string describe(const M& m) {
   const bool is_mx = m.group() == 32 && m.scales().type() == scale_type::e8m0;
   const bool is_nv = m.group() == 16 && m.scales().type() == scale_type::e4m3;
   return core::concatenate(is_mx ? "MXFP4" : is_nv ? "NVFP4" : "FP4 E2M1", ", groups of ", m.group());
@@ -75,8 +77,9 @@ template <class M>
 /// what the files hold are exact.
 class any_matrix {
  public:
-  using alternatives = std::variant<fp8_matrix, fp4_matrix, int8_matrix, pack_quantized_matrix, mlx_matrix,
-                                    awq_matrix, gptq_matrix, nf4_matrix, ggml_matrix>;
+  using alternatives =
+      std::variant<fp8_matrix, fp4_matrix, turned_fp4_matrix, int8_matrix, pack_quantized_matrix, mlx_matrix,
+                   awq_matrix, gptq_matrix, nf4_matrix, ggml_matrix>;
 
   template <class M>
     requires std::constructible_from<alternatives, M> && (!std::same_as<std::remove_cvref_t<M>, any_matrix>)

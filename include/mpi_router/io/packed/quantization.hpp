@@ -3,6 +3,7 @@
 
 #include <mpi_router/core/error.hpp>
 #include <mpi_router/io/config_file.hpp>
+#include <mpi_router/io/packed/turned_inputs.hpp>
 
 #include <algorithm>
 #include <array>
@@ -276,6 +277,9 @@ inline constexpr std::array<std::string_view, 15> known_methods{
   read_input_major(entry, out);
   read_auto_round(entry, out);
   read_quark(entry, out);
+  if (turns_inputs(entry)) {
+    out.unknown = "a transform_config (weights for inputs that Hadamard matrices turn)";
+  }
   read_block(entry, "weight_block_size", out);
   read_formats(entry, out);
   read_modules(entry, out);

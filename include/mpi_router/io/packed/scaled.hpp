@@ -143,10 +143,16 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
 }
 
 /// Codes of four bits, two a byte: their scales must be one for each `group` of a row, and lie so. (Those of
-/// a weight that was packed along D and then transposed are as many.)
+/// a weight that was packed along D and then transposed are as many, see is_turned_fp4.)
 [[nodiscard]] inline bool is_fp4(const stack_shape& bytes, const stored_tensor& scale, index_t group) {
   return bytes.is_matrix() && 2 * bytes.cols % group == 0 &&
          extents_but_one(scale.shape()) == extents_but_one(bytes.with(bytes.rows, 2 * bytes.cols / group));
+}
+
+/// The same of codes that are packed along the rows, one scale for each `group` of a column.
+[[nodiscard]] inline bool is_turned_fp4(const stack_shape& bytes, const stored_tensor& scale, index_t group) {
+  return bytes.is_matrix() && 2 * bytes.rows % group == 0 &&
+         extents_but_one(scale.shape()) == extents_but_one(bytes.with(2 * bytes.rows / group, bytes.cols));
 }
 
 /// Columns of a group of four-bit codes with scales of E4M3: 16 as NVFP4 has them, 32 in ModelOpt's W4A8. 0
@@ -156,12 +162,20 @@ inline void read_fp8(const stored_tensor& codes, const stored_tensor& scale, con
   return e4m3 && is_fp4(bytes, scale, 16) ? 16 : e4m3 && is_fp4(bytes, scale, 32) ? 32 : 0;
 }
 
+/// Whether codes and scales of NVFP4 were turned after they were packed.
+[[nodiscard]] inline bool is_turned_nvfp4(const stack_shape& bytes, const stored_tensor& scale) {
+  return scale.type() == dtype::f8_e4m3 && is_turned_fp4(bytes, scale, 16);
+}
+
 /// globals: one number for all matrices, or one for each; null for none.
-inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, packed::scale_type type,
-                     index_t group, const stored_tensor* globals, bool reciprocal, recognised& out) {
+template <class Matrix = packed::fp4_matrix>
+void read_fp4(const stored_tensor& codes, const stored_tensor& scale, packed::scale_type type, index_t group,
+              const stored_tensor* globals, bool reciprocal, recognised& out) {
+  constexpr bool turned = std::same_as<Matrix, packed::turned_fp4_matrix>;
   const stack_shape bytes(codes.shape());
-  const index_t cols = 2 * bytes.cols;
-  out.shape = bytes.with(bytes.rows, cols);
+  const index_t rows = (turned ? 2 : 1) * bytes.rows;
+  const index_t cols = (turned ? 1 : 2) * bytes.cols;
+  out.shape = bytes.with(rows, cols);
   const index_t each = globals != nullptr ? element_count(globals->shape()) : 1;
   if (globals != nullptr && (globals->type() != dtype::f32 || (each != 1 && each != bytes.count))) {
     out.refuse(misfit(codes, *globals, "global scales"));
@@ -170,9 +184,10 @@ inline void read_fp4(const stored_tensor& codes, const stored_tensor& scale, pac
   for (index_t i = 0; i < bytes.count; ++i) {
     const double global =
         globals == nullptr ? 1 : number_at<float>(*globals, each == 1 ? 0 : static_cast<std::size_t>(i));
-    out.matrices.emplace_back(packed::fp4_matrix(piece(codes, i, bytes.count), bytes.rows, cols,
-                                                 grid(scale, type, i, bytes.count, bytes.rows, cols / group),
-                                                 group, reciprocal ? 1 / global : global));
+    const auto scales =
+        grid(scale, type, i, bytes.count, turned ? rows / group : rows, turned ? cols : cols / group);
+    out.matrices.emplace_back(
+        Matrix(piece(codes, i, bytes.count), rows, cols, scales, group, reciprocal ? 1 / global : global));
   }
 }
 
@@ -216,14 +231,19 @@ inline void read_bytes(const parts_list& parts, const stored_tensor& codes, cons
   const auto type = scale_type_of(scale.type());
   if (type == packed::scale_type::e8m0 && is_fp4(bytes, scale, 32)) {
     read_fp4(codes, scale, *type, 32, nullptr, false, out);
-  } else if (const index_t group = columns_of_nvfp4(bytes, scale); codes.type() == dtype::u8 && group > 0) {
+  } else if (const index_t group = columns_of_nvfp4(bytes, scale);
+             codes.type() == dtype::u8 && (group > 0 || is_turned_nvfp4(bytes, scale))) {
     const auto* global = parts.find(scale.name() + "_2");
     if (global == nullptr) {
       out.refuse(lacks(codes, "weight_scale_2"));
       return;
     }
     out.parts.push_back(global);
-    read_fp4(codes, scale, *type, group, global, false, out);
+    if (group > 0) {
+      read_fp4(codes, scale, *type, group, global, false, out);
+    } else {
+      read_fp4<packed::turned_fp4_matrix>(codes, scale, *type, 16, global, false, out);
+    }
   } else if (codes.type() == dtype::i8 && scale.name().ends_with(".weight_scales")) {
     out.refuse(core::concatenate("'", codes.name(), "' is I8 with '", scale.name(),
                                  "', as EETQ has them, whose order is one of a GPU and is not decoded here"));
