@@ -194,6 +194,15 @@ TEST_CASE("dense layers beside a router are not taken for a stack of experts") {
   }
 }
 
+TEST_CASE("a layer that is a question is said once") {
+  const auto l = random_layer(129, N, D, D);
+  CHECK(contains(reason_of(searched(build(l, "h.1.mlp.gate_weight",
+                                          {{"h.1.mlp.experts.wi_gate", {N, D, D}, l.gates},
+                                           {"h.1.mlp.experts.wi_up", {N, D, D}, l.gates},
+                                           {"h.1.mlp.experts.wo", {N, D, D}, l.gates}}))),
+                 "'h.1.mlp.experts.wi_gate' of shape [4, 10, 10] may be"));
+}
+
 TEST_CASE("what makes noise for a router in training is no second router and no layer of a network") {
   const auto l = random_layer(130, N, F, D);
   for (const auto& [router, noise] :

@@ -202,6 +202,9 @@ inline void find_by_roles(const checkpoint& model, const moe_search& wanted,
     }
     if (router != nullptr && !matrices.empty()) {
       note_attempt(*router, with_packing(try_parts(model, *router, matrices, wanted, config), model), found);
+      for (const auto& each : matrices) {  // whatever became of them is said
+        found.said.insert(each.all.begin(), each.all.end());
+      }
     }
   }
 }
