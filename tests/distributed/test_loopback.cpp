@@ -1,5 +1,7 @@
 // The laws on groups of threads, and the group itself: members that throw or leave let nobody wait.
 #include <mpi_router/distributed/loopback.hpp>
+#include <mpi_router/distributed/overlap.hpp>
+#include <mpi_router/distributed/sharded_rows.hpp>
 
 #include <doctest/doctest.h>
 #include <support/messages.hpp>
@@ -77,6 +79,116 @@ TEST_CASE("sizes that differ are an error on every rank") {
        })) {
     CHECK(contains(said, "rank 0 has 5 elements of 4 bytes, rank 1 has 4 of 4"));
   }
+}
+
+TEST_CASE("elements that differ, and elements with gaps") {
+  for (const auto& said : messages(2, [](const loopback_communicator& comm) {
+         std::vector<float> mine(6), all(12);
+         std::vector<double> my_doubles(6), all_doubles(12);
+         if (comm.rank() == 0) {
+           comm.all_gather(vector_view<const float>(mine), vector_view<float>(all));
+         } else {
+           comm.all_gather(vector_view<const double>(my_doubles), vector_view<double>(all_doubles));
+         }
+       })) {
+    CHECK(contains(said, "rank 0 has 6 elements of 4 bytes, rank 1 has 6 of 8"));
+  }
+  for (const auto& said : messages(2, [](const loopback_communicator& comm) {
+         std::vector<float> mine(6);
+         comm.all_reduce_sum(vector_view<float>(mine.data(), 3, 2));
+       })) {
+    CHECK(contains(said, "all_reduce_sum of elements 2 apart"));
+  }
+}
+
+namespace {
+
+/// What two ranks are told whose layers have these neurons or columns of the whole, of which rank 1 is asked
+/// in its way.
+template <class Shard, class Call>
+std::vector<std::string> two_shards(const Shard& shard_of, const Call& call) {
+  return messages(2, [&](const loopback_communicator& comm) {
+    std::vector<float> weights(120, 1), router(15, 1), rows(15), workspace(20000);
+    const sharded_layer layer{shard_of(comm.rank(), weights.data()), row_major(router.data(), 3, 5),
+                              row_major(rows.data(), 3, 5)};
+    call(comm, layer, vector_view<float>(workspace));
+  });
+}
+
+}  // namespace
+
+TEST_CASE("neurons and columns that leave a gap, or meet") {
+  struct run {
+    index_t first, count;
+  };
+  const auto neurons = [](const run& a, const run& b) {
+    return two_shards(
+        [&](index_t rank, float* data) {
+          const run& own = rank == 0 ? a : b;
+          return shard_of_neurons(experts_nfd(data, {3, own.count, 5}), own.first, 8);
+        },
+        [](const auto& comm, const auto& layer, const auto& work) {
+          sharded_router_rows(comm, layer, {}, work);
+        });
+  };
+  const auto columns = [](const run& a, const run& b) {
+    return two_shards(
+        [&](index_t rank, float* data) {
+          const run& own = rank == 0 ? a : b;
+          return shard_of_columns(experts_nfd(data, {3, 8, own.count}), own.first, 5);
+        },
+        [](const auto& comm, const auto& layer, const auto& work) {
+          sharded_router_rows(comm, layer, {}, work);
+        });
+  };
+  for (const auto& said : neurons({0, 3}, {3, 5})) CHECK(said == "");
+  for (const auto& said : columns({0, 3}, {3, 2})) CHECK(said == "");
+  for (const auto& said : columns({0, 5}, {2, 0})) CHECK(said == "");  // nothing, wherever it is
+  for (const run other : {run{4, 4}, run{2, 6}}) {
+    for (const auto& said : neurons({0, 3}, other)) {
+      CHECK(contains(said, "layer 0, expert 0: rank 1 has neurons from " + std::to_string(other.first) +
+                               " on, where the ranks before it end at 3"));
+    }
+  }
+  for (const run other : {run{4, 1}, run{2, 3}}) {
+    for (const auto& said : columns({0, 3}, other)) {
+      CHECK(contains(said, "layer 0: rank 1 has columns from " + std::to_string(other.first) +
+                               " on, where the ranks before it end at 3"));
+    }
+  }
+  for (const auto& said : columns({0, 3}, {3, 1}))
+    CHECK(contains(said, "layer 0: the ranks have 4 columns of D = 5"));
+}
+
+TEST_CASE("ranks that go about one call in other ways") {
+  const auto whole = [](index_t rank, float* data) {
+    return shard_of_neurons(experts_nfd(data, {3, 4, 5}), 4 * rank, 8);
+  };
+  const auto differ = [&](const std::vector<std::string>& said) {
+    CHECK(said[0] == said[1]);
+    CHECK(contains(said[1], "rank 1 comes with other layers, shapes or options than rank 0"));
+  };
+  differ(two_shards(whole, [](const auto& comm, const auto& layer, const auto& work) {
+    const auto through = comm.rank() == 0 ? differentiate::all : differentiate::last;
+    sharded_router_rows(comm, layer, {.through = through}, work);
+  }));
+  differ(two_shards(whole, [](const auto& comm, const auto& layer, const auto& work) {
+    if (comm.rank() == 0) return sharded_router_rows(comm, layer, {}, work);
+    sharded_router_rows(overlap_layers(comm), layer, {}, work);
+  }));
+  differ(two_shards(whole, [](const auto& comm, const auto& layer, const auto& work) {
+    if (comm.rank() == 0) return sharded_router_rows(comm, layer, {}, work);
+    sharded_router_rows(backend_sum(comm), layer, {}, work);
+  }));
+  differ(messages(2, [](const loopback_communicator& comm) {  // one has neurons, one has columns
+    std::vector<float> weights(120, 1), router(15, 1), rows(15), workspace(20000);
+    const auto call = [&](const auto& shard) {
+      const sharded_layer layer{shard, row_major(router.data(), 3, 5), row_major(rows.data(), 3, 5)};
+      sharded_router_rows(comm, layer, {}, vector_view<float>(workspace));
+    };
+    if (comm.rank() == 0) return call(shard_of_neurons(experts_nfd(weights.data(), {3, 8, 5}), 0, 8));
+    call(shard_of_columns(experts_nfd(weights.data(), {3, 8, 5}), 0, 5));
+  }));
 }
 
 TEST_CASE("a member that throws, or returns too early, is missed and not waited for") {

@@ -1,4 +1,5 @@
 // What a rank refuses of its own arguments, shards that lie outside, and that nothing is allocated inside.
+#include <mpi_router/core/operators.hpp>
 #include <mpi_router/distributed/sharded_rows.hpp>
 #include <mpi_router/distributed/sharded_rows_vjp.hpp>
 
@@ -7,6 +8,7 @@
 #include <support/messages.hpp>
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #ifndef MPIROUTER_TEST_SANITIZED
@@ -64,6 +66,80 @@ TEST_CASE("every two buffers that meet are named") {
       {{"the gradient of the rows", "the gradient to the router"}});
 }
 
+TEST_CASE("what one layer writes meets nothing of another, by the words") {
+  // Of each layer the weights, the router, the output (or the gradients of the rows, to the router, to the
+  // weights).
+  std::vector<std::vector<float>> memory(10, std::vector<float>(80, 1.0F));
+  std::vector<float> workspace(5000), tape(56), told(16);
+  std::vector<float*> at;
+  const auto laid = [&](std::size_t moved, std::size_t over) {
+    at.clear();
+    for (auto& part : memory) at.push_back(part.data());
+    at[moved] = at[over];
+  };
+  const auto forward = [&](std::size_t moved, std::size_t over, index_t cosine = 8) {
+    laid(moved, over);
+    std::vector<sharded_layer<neuron_shard<float>, float, float>> layers;
+    for (const std::size_t l : {0U, 5U})
+      layers.push_back({shard_at(at[l]), rows_of(at[l + 1]), rows_of(at[l + 2])});
+    return message_of([&] {
+      sharded_router_rows(comm, std::span(layers), {}, workspace,
+                          {.rayleigh = {told.data(), 8}, .cosine = {told.data() + cosine, 8}});
+    });
+  };
+  CHECK(forward(0, 0) == "");
+  CHECK(contains(forward(0, 0, 7), "rayleigh and cosine overlap"));
+  CHECK(contains(forward(7, 2), "the output and the output of another layer overlap"));
+  CHECK(contains(forward(2, 6), "the output and the router overlap"));
+  CHECK(contains(forward(7, 1), "the output and the router overlap"));
+  CHECK(contains(forward(2, 5), "the output and a gate matrix overlap"));
+  CHECK(contains(forward(7, 0), "the output and a gate matrix overlap"));
+  CHECK(forward(6, 1) == "");  // one router for both
+  const auto backward = [&](std::size_t moved, std::size_t over) {
+    laid(moved, over);
+    using shard = neuron_shard<float>;
+    std::vector<sharded_layer_vjp<shard, float, float, float, shard>> layers;
+    for (const std::size_t l : {0U, 5U}) {
+      layers.push_back(
+          {shard_at(at[l]), rows_of(at[l + 1]), rows_of(at[l + 2]), rows_of(at[l + 3]), shard_at(at[l + 4])});
+    }
+    return message_of([&] {
+      sharded_router_rows_vjp(comm, std::span(layers), tape, {}, tokens_of_rows::same_on_all_ranks,
+                              gradient_mode::write, workspace);
+    });
+  };
+  CHECK(backward(0, 0) == "");
+  CHECK(contains(backward(8, 3), "the gradient to the router and that of another layer overlap"));
+  CHECK(contains(backward(8, 1), "the gradient to the router and the router overlap"));
+  CHECK(contains(backward(3, 6), "the gradient to the router and the router overlap"));
+  CHECK(contains(backward(8, 0), "a gate matrix and the gradient to the router overlap"));
+  CHECK(contains(backward(9, 4), "the gradient to the experts and that of another layer overlap"));
+  CHECK(contains(backward(9, 0), "the gradient to the experts and a gate matrix overlap"));
+  CHECK(contains(backward(4, 5), "the gradient to the experts and a gate matrix overlap"));
+  CHECK(contains(backward(9, 1), "the gradient to the experts and the router overlap"));
+  CHECK(contains(backward(4, 7), "the gradient to the experts and the gradient of the rows overlap"));
+  CHECK(contains(backward(9, 3), "the gradient to the experts and the gradient to the router overlap"));
+  CHECK(backward(7, 2) == "");  // one gradient of the rows for both
+}
+
+TEST_CASE("layers that do not go together, and experts without neurons") {
+  std::vector<float> a(200, 1), rows(40), out(40), workspace(5000);
+  const auto layer_of = [&](const expert_shape& whole, std::size_t from) {
+    return sharded_layer{shard_of_neurons(experts_nfd(a.data() + 5 * from, whole), 0, whole.ffn_dim),
+                         row_major(rows.data() + from, whole.num_experts, whole.hidden_dim),
+                         row_major(out.data() + from, whole.num_experts, whole.hidden_dim)};
+  };
+  const auto call = [&](const expert_shape& first, const expert_shape& second) {
+    const std::vector layers{layer_of(first, 0), layer_of(second, 20)};
+    return message_of([&] { sharded_router_rows(comm, std::span(layers), {}, workspace); });
+  };
+  CHECK(call(shape, shape) == "");
+  CHECK(call(shape, {3, 2, 5}) == "");
+  CHECK(call(shape, {0, 0, 5}) == "");
+  CHECK(contains(call(shape, {4, 4, 4}), "layer 1 has D = 4, the first has 5"));
+  CHECK(contains(call(shape, {4, 0, 5}), "layer 1 has experts without neurons"));
+}
+
 TEST_CASE("shards that lie outside of the whole, by the words") {
   std::vector<float> a(200);
   CHECK(refused([&] { static_cast<void>(shard_of_experts(experts_nfd(a.data(), shape), 1, 4)); },
@@ -81,6 +157,12 @@ TEST_CASE("shards that lie outside of the whole, by the words") {
   CHECK(refused(
       [&] { static_cast<void>(shard_of_experts_and_neurons(experts_nfd(a.data(), shape), 0, 0, {4, 4, 6})); },
       "shard: experts with D = 5, of a whole with D = 6"));
+  const auto none = [](index_t) {
+    return gram_operator<float>(5, [](const auto&, const auto&) { return 0.0F; });
+  };
+  CHECK(refused(
+      [&] { static_cast<void>(operator_shard(none, shard_placement::columns_of(shape, 0, 5), shape)); },
+      "operator_shard: columns are column_shard()'s"));
 }
 
 TEST_CASE("what a backward refuses, by the words") {
@@ -102,6 +184,18 @@ TEST_CASE("what a backward refuses, by the words") {
       contains(call(router_factors<float>(buffer, {4, 3, 5}, {}), 28), "the factors have 1 terms for other"));
   CHECK(call(router_factors<float>(buffer, shape, {}), 28) == "");
   CHECK(call(no_gradient{}, 28) == "");
+  const auto of_other_neurons = shard_placement{0, 4, 1, 4, shard_placement::form::neurons};
+  CHECK(contains(call(neuron_shard<float>(experts_nfd(gradient.data(), shape), shape, of_other_neurons), 28),
+                 "the gradient is for other experts or neurons than those that are here"));
+  const sharded_layer_vjp rows_alone{shard_of_rows(row_major(a.data(), 16, 5), 0, shape),
+                                     rows_of(router.data()), rows_of(rows.data()),
+                                     rows_of(grad_router.data()), router_factors<float>(buffer, shape, {})};
+  CHECK(refused(
+      [&] {
+        sharded_router_rows_vjp(comm, rows_alone, tape, {}, tokens_of_rows::same_on_all_ranks,
+                                gradient_mode::write, workspace);
+      },
+      "a run of rows has no factors"));
 }
 
 #ifndef MPIROUTER_TEST_SANITIZED

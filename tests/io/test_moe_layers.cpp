@@ -896,6 +896,39 @@ TEST_CASE("a header may not ask for millions of layers") {
   CHECK(s.model.weights().size() == 102);
 }
 
+TEST_CASE("what has no second axis is not split along it, whatever its extent") {
+  checkpoint_builder builder;
+  builder.add_raw("decoder-layers-moe-gate-kernel", dtype::f32, {D, 3, N});
+  builder.add_raw("decoder-layers-moe-wi_0", dtype::bf16, {N, 3, D, F});
+  builder.add_raw("decoder-layers-norm-scale", dtype::f32, {3});
+  const searched s(builder);
+  CHECK(s.found.size() == 3);
+  const auto* norm = s.model.find_weight("decoder.layers.norm.scale");
+  REQUIRE(norm != nullptr);
+  CHECK(!norm->part());
+}
+
+TEST_CASE("no scans: layers that are numbered, experts alone, shapes without end") {
+  checkpoint_builder numbered;
+  numbered.add_raw("layers.0.moe.gate.kernel", dtype::f32, {D, 3, N});
+  numbered.add_raw("layers.0.moe.wi_0", dtype::bf16, {N, 3, D, F});
+  CHECK(searched(numbered).model.weights().size() == 2);
+  checkpoint_builder alone;
+  alone.add_raw("layers.moe.gate.kernel", dtype::f32, {D, 3, 1});
+  alone.add_raw("layers.moe.wi_0", dtype::bf16, {1, 3, D, F});
+  CHECK(searched(alone).model.weights().size() == 2);
+  for (const index_t shapes : {16, 17}) {
+    checkpoint_builder many;
+    for (index_t i = 0; i < shapes; ++i) {
+      const std::string block = "layers.moe" + std::to_string(i);
+      many.add_raw(block + ".gate.kernel", dtype::u8, {D + i, 3, N});
+      many.add_raw(block + ".wi_0", dtype::u8, {N, 3, D + i, F});
+    }
+    CHECK(searched(many).model.weights().size() ==
+          static_cast<std::size_t>(2 * shapes * (shapes > 16 ? 1 : 3)));
+  }
+}
+
 TEST_CASE("a scan whose axis nothing tells is not read, and is said to be one") {
   const std::string block = "params-decoder-layers-MoeBlock_0-";
   checkpoint_builder alone;

@@ -61,6 +61,17 @@ TEST_CASE("sizes, radii, steps and workspaces are refused by name") {
     CHECK(refused([&] { op.apply(rows_of(size), three); }, "apply: A is [F = 2, D = 3]"));
     CHECK(refused([&] { op.apply_scaled(three, rows_of(size)); }, "apply_scaled: A is [F = 2, D = 3]"));
   }
+  for (std::size_t wrong = 0; wrong < 3; ++wrong) {
+    CAPTURE(wrong);
+    const auto image = image_of_row(op, in<double>(three), out<double>(other));
+    const auto at = [&](std::size_t k, std::vector<double>& v) {
+      return out<double>(v.data(), k == wrong ? 2 : 3);
+    };
+    CHECK(refused([&] { retract_image<double>(image, at(0, three), at(1, other), at(2, four), 1.0); },
+                  "retract_image: vectors of "));
+    CHECK(refused([&] { retract_image<double>(image, three, other, out<double>(four.data(), 3), -1.0); },
+                  "retract_image: the radius must be"));
+  }
   CHECK(refused([&] { steepest_ascent_step(op, three, other, 1.0, std::numeric_limits<double>::infinity()); },
                 "eta is not finite"));
   CHECK(refused([&] { power_iteration(op, three, workspace, {.max_steps = -1}); }, "max_steps is -1"));
@@ -133,6 +144,11 @@ TEST_CASE("vectors that overlap are refused, and both are named") {
   refuses_every_overlap<double>({{"the vector", 3, false}, {"the output", 3, true}}, [&](const auto& at) {
     retract<double>(in<double>(at[0], 3), out<double>(at[1], 3), 1.0);
   });
+  refuses_every_overlap<double>({{"the row", 3, false}, {"the image", 3, false}, {"the output", 3, true}},
+                                [&](const auto& at) {
+                                  retract_image<double>(row_image<double>{}, in<double>(at[0], 3),
+                                                        in<double>(at[1], 3), out<double>(at[2], 3), 1.0);
+                                });
   refuses_every_overlap<double>(
       {{"the base", 3, false}, {"the vector", 3, false}, {"the output", 3, true}}, [&](const auto& at) {
         project_to_tangent<double>(in<double>(at[0], 3), in<double>(at[1], 3), out<double>(at[2], 3));

@@ -6,6 +6,7 @@
 #include <mpi_router/verify/principal.hpp>
 
 #include <doctest/doctest.h>
+#include <support/messages.hpp>
 #include <support/random.hpp>
 
 #include <vector>
@@ -124,6 +125,9 @@ TEST_CASE("given a pointer it owns the operator, given a reference it borrows") 
     const any_operator<double, false> borrows(op);
   }
   CHECK(lives);
+  using any = any_operator<double, false>;
+  CHECK(test_support::refused([] { static_cast<void>(any(std::shared_ptr<bare_operator>())); },
+                              "any_operator: there is no operator"));
 }
 
 TEST_CASE("a search sees no difference") {

@@ -3,11 +3,13 @@
 #include <mpi_router/verify/singular.hpp>
 
 #include <doctest/doctest.h>
+#include <support/messages.hpp>
 #include <support/oracle.hpp>
 
 #include <cmath>
 #include <numeric>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace test_certificates {
@@ -253,6 +255,34 @@ TEST_CASE("formulas of §9: Kato–Temple, Davis–Kahan, and the angle from λ 
   }
   CHECK(angle_from_alignment(0.5, 0.5) == std::numbers::pi / 2);
   CHECK(angle_from_alignment(1, 0.5) == 0);
+}
+
+TEST_CASE("what searches and probes refuse, by the words") {
+  const matrix a = matrix::Identity(4, 5);
+  const column five = column::Ones(5), four = column::Ones(4);
+  const auto op = gram(a);
+  const auto refused_by = [](std::string_view words, const auto& call) {
+    CAPTURE(words);
+    CHECK(refused([&] { static_cast<void>(call()); }, words));
+  };
+  for (const index_t basis : {index_t{0}, index_t{-1}}) {
+    const std::string words = "find_principal: a basis of " + std::to_string(basis) + " vectors";
+    refused_by(words, [&] { return find_principal(op, view(five), {.basis = basis}); });
+    refused_by(words, [&] { return find_principal(a, view(five), {.basis = basis}); });
+    refused_by(words, [&] { return find_principal(a, view(five), {.basis = basis, .rigorous_up_to = 0}); });
+  }
+  refused_by("find_principal: the operator has dimension 5, the start 4 elements",
+             [&] { return find_principal(op, view(four)); });
+  refused_by("probe: the operator has dimension 5, the direction 4 elements",
+             [&] { return probe_second_eigenvalue(op, view(four), 1.0); });
+  const auto probe = [&](const probe_options& options) {
+    return probe_second_eigenvalue(op, view(five), 1.0, options);
+  };
+  refused_by("probe: at least one start and one step", [&] { return probe({.starts = 0}); });
+  refused_by("probe: at least one start and one step", [&] { return probe({.max_steps = 0}); });
+  for (const double chance : {0.0, 1.0, -0.5, 2.0, std::nan("")}) {
+    refused_by("probe: a failure probability of", [&] { return probe({.failure_probability = chance}); });
+  }
 }
 
 }  // namespace test_certificates

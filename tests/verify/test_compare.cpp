@@ -2,6 +2,7 @@
 #include <mpi_router/verify/compare.hpp>
 
 #include <doctest/doctest.h>
+#include <support/messages.hpp>
 #include <support/random.hpp>
 #include <support/svd.hpp>
 #include <support/tolerance.hpp>
@@ -380,6 +381,22 @@ TEST_CASE("the norm asks for as much as it is told to, of as much certainty") {
   CHECK(surer.failure_probability == 1e-12);
   CHECK(spectral_norm(gram(a), {.failure_probability = 1e-3, .max_steps = 6}).high <
         spectral_norm(gram(a), {.failure_probability = 1e-9, .max_steps = 6}).high);
+}
+
+TEST_CASE("what comparisons and norms refuse, by the words") {
+  const gate_matrix a = gate_matrix::Ones(3, 4), b = gate_matrix::Ones(3, 5);
+  const Eigen::VectorXd four = Eigen::VectorXd::Ones(4), five = Eigen::VectorXd::Ones(5);
+  using test_support::refused;
+  CHECK(refused([&] { static_cast<void>(compare(a, four, b, five)); }, "compare_experts: D = 4 and 5"));
+  CHECK(refused([&] { static_cast<void>(compare_rows(view(four), view(five))); },
+                "compare_rows: 4 and 5 elements"));
+  const auto norm = [&](const norm_options& options) {
+    return [&a, options] { static_cast<void>(spectral_norm(gram(view(a)), options)); };
+  };
+  CHECK(refused(norm({.max_steps = 0}), "spectral_norm: 0 steps"));
+  for (const double chance : {0.0, 1.0, -0.5, 2.0, std::nan("")}) {
+    CHECK(refused(norm({.failure_probability = chance}), "spectral_norm: a failure probability of"));
+  }
 }
 
 }  // namespace test_compare
