@@ -2,12 +2,15 @@
 #include <mpi_router/distributed/loopback.hpp>
 #include <mpi_router/distributed/overlap.hpp>
 #include <mpi_router/distributed/sharded_rows.hpp>
+#include <mpi_router/distributed/sharded_rows_vjp.hpp>
 
 #include <doctest/doctest.h>
 #include <support/messages.hpp>
 
 #include "laws.hpp"
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <mutex>
 #include <stdexcept>
@@ -189,6 +192,35 @@ TEST_CASE("ranks that go about one call in other ways") {
     if (comm.rank() == 0) return call(shard_of_neurons(experts_nfd(weights.data(), {3, 8, 5}), 0, 8));
     call(shard_of_columns(experts_nfd(weights.data(), {3, 8, 5}), 0, 5));
   }));
+}
+
+TEST_CASE("sums over ranks of which one has less room take as much as that has") {
+  for (const auto& said : messages(2, [](const loopback_communicator& comm) {
+         std::vector<float> weights(20, 1), router(10, 1), grad_rows(10, 1), grad_router(10);
+         const auto whole = [](std::vector<float>& v) { return row_major(v.data(), 2, 5); };
+         const sharded_layer_vjp layer{
+             shard_of_experts(experts_nfd(weights.data(), {1, 4, 5}), comm.rank(), 2), whole(router),
+             whole(grad_rows), whole(grad_router), no_gradient{}};
+         std::vector<float> tape(14, 1);
+         const index_t size = sharded_router_rows_vjp_workspace(layer, 2, 1);
+         std::vector<float> workspace(static_cast<std::size_t>(size + 100), 7.0F);
+         sharded_router_rows_vjp(comm, layer, tape, {}, tokens_of_rows::split_over_ranks,
+                                 gradient_mode::write,
+                                 vector_view<float>(workspace.data(), comm.rank() == 0 ? size + 100 : size));
+         const auto unwritten = std::count(workspace.begin() + size, workspace.end(), 7.0F);
+         if (comm.rank() == 1 && unwritten != 100) throw std::runtime_error("written past the workspace");
+       })) {
+    CHECK(said == "");
+  }
+}
+
+TEST_CASE_TEMPLATE("what ranks tell each other of a call is told exactly, to sixty bits", S, float, double) {
+  for (const index_t word : {index_t{0}, index_t{5}, (index_t{1} << 20) - 1, index_t{1} << 20,
+                             (index_t{1} << 40) + 3, (index_t{1} << 60) - 1}) {
+    std::array<S, 3> digits{};
+    detail::put_word(digits.data(), word);
+    CHECK(detail::get_word(digits.data()) == word);
+  }
 }
 
 TEST_CASE("a member that throws, or returns too early, is missed and not waited for") {

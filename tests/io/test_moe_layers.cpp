@@ -896,6 +896,124 @@ TEST_CASE("a header may not ask for millions of layers") {
   CHECK(s.model.weights().size() == 102);
 }
 
+TEST_CASE("which layers config.json says have experts, by each of its rules") {
+  using list = std::vector<index_t>;
+  const auto config_with = [](const json& rules) {
+    json config{{"num_hidden_layers", 6}, {"num_experts", N}};
+    config.update(rules);
+    return parse_model_config(config.dump());
+  };
+  const list all{0, 1, 2, 3, 4, 5};
+  const std::vector<std::pair<json, list>> rules{
+      {json::object(), all},
+      {{{"moe_layer_end_index", 3}}, {0, 1, 2, 3}},
+      {{{"moe_layer_end_index", -1}}, all},
+      {{{"moe_layer_start_index", 2}, {"moe_layer_end_index", 3}}, {2, 3}},
+      {{{"first_k_dense_replace", 2}}, {2, 3, 4, 5}},
+      {{{"num_dense_layers", 4}}, {4, 5}},
+      {{{"decoder_sparse_step", 2}}, {1, 3, 5}},
+      {{{"decoder_sparse_step", -1}}, all},
+      {{{"interleave_moe_layer_step", 3}}, {2, 5}},
+      {{{"moe_layer_freq", 2}}, {0, 2, 4}},
+      {{{"moe_layer_freq", {0, 1, 1}}}, {1, 2}},
+      {{{"mlp_only_layers", {0, 5}}}, {1, 2, 3, 4}},
+      {{{"moe_layers", {0, 5}}}, {0, 5}},
+      {{{"moe_layers_enum", "1,4"}}, {1, 4}},
+      {{{"hybrid_override_pattern", "M*EE"}}, {2, 3}},
+      {{{"expert_layer_period", 2}, {"expert_layer_offset", 1}}, {1, 3, 5}},
+      {{{"mlp_layer_types", {"dense", "sparse"}}}, {1}},
+      {{{"is_encoder_decoder", false}}, all},
+  };
+  for (const auto& [rule, layers] : rules) {
+    CAPTURE(rule.dump());
+    CHECK(config_with(rule).moe_layers == layers);
+  }
+  // What is not known here, and what has two stacks of layers, says nothing of them.
+  for (const json& rule :
+       {json{{"dense_k_replace", 1}}, json{{"sparse_every", 2}}, json{{"is_encoder_decoder", true}}}) {
+    CAPTURE(rule.dump());
+    CHECK(!config_with(rule).moe_layers);
+    CHECK(config_with(rule).num_experts == N);
+  }
+  CHECK(!config_with({{"num_experts", 1}}).num_experts);  // a dense model
+  CHECK(!config_with({{"num_experts", 1}}).moe_layers);
+  CHECK(config_with({{"transformers_version", "5.0.1"}}).is_of_transformers_5);
+  CHECK(!config_with({{"transformers_version", "50.1"}}).is_of_transformers_5);
+  CHECK(!config_with({{"transformers_version", "4.5"}}).is_of_transformers_5);
+  const json nested{{"thinker_config", {{"text_config", {{"num_experts", N}, {"hidden_size", D}}}}}};
+  CHECK(parse_model_config(nested.dump()).num_experts == N);
+  CHECK(parse_model_config(nested.dump()).hidden_dim == D);
+}
+
+TEST_CASE("what names and shapes say alone, by hand") {
+  using namespace mpi_router::detail::moe;
+  const auto ffn_of = [](gate_layout layout, std::vector<index_t> shape) {
+    return ffn_dim_of(layout, shape, N, D);
+  };
+  CHECK(ffn_of(gate_layout::n2fd_concatenated, {N, 6, D}) == 3);
+  CHECK(!ffn_of(gate_layout::n2fd_concatenated, {N, 7, D}));  // no two halves
+  CHECK(!ffn_of(gate_layout::nd2f_interleaved, {N * D, 7}));
+  CHECK(ffn_of(gate_layout::nfd, {N, 7, D}) == 7);
+  CHECK(!ffn_of(gate_layout::nfd, {N, 0, D}));
+  CHECK(!ffn_of(gate_layout::ndf, {N * D, 0}));
+  CHECK(ffn_dim_of_down(matrix_extents{D, F}, D) == F);
+  CHECK(ffn_dim_of_down(matrix_extents{F, D}, D) == F);
+  CHECK(ffn_dim_of_down(matrix_extents{D, D}, D) == D);
+  CHECK(!ffn_dim_of_down(matrix_extents{F, F}, D));
+  CHECK(pattern_of("m.v2.experts.1.net3.weight", "m.", 1) == "m.v2.experts.{expert}.net3.weight");
+  CHECK(pattern_of("m.experts.1.net.1.weight", "m.", 1) == "m.experts.{expert}.net.1.weight");
+  CHECK(pattern_of("m.experts.weight", "m.", 1) == "m.experts.weight");
+  CHECK(kind_of("experts.0.gate_proj.linear.weight") == matrix_kind::gate);
+  CHECK(kind_of("experts.0.gate_proj.a.b.weight") == matrix_kind::unclear);  // three words at most
+  CHECK(match_layer("ab{layer}bc", "ab3.bc") == "3.");
+  CHECK(!match_layer("ab{layer}bc", "abc"));
+  CHECK(match_expert("e.{expert}.w.{expert}.x", "e.1.w.1.x") == 1);
+  CHECK(!match_expert("e.{expert}.w.{expert}.x", "e.1.w.2.x"));
+  const std::vector<index_t> numbers{0, 2, 3, 5, 7};
+  CHECK(ranges_of(numbers, 4) == "0, 2-3, 5, 7");
+  CHECK(ranges_of(numbers, 3) == "0, 2-3, 5, …");
+  for (const char* word : {"expert_gate", "expert_bias", "num_experts", "shared_experts"}) {
+    CAPTURE(word);
+    CHECK(!is_expert_word(word));
+  }
+  CHECK(is_expert_word("experts"));
+  CHECK(part_of("mlp.gate.weight").role == tensor_role::router);
+  CHECK(part_of("mlp.gate.proj.weight").role != tensor_role::router);
+  CHECK(part_of("mlp.router.proj.weight").role == tensor_role::router);
+  CHECK(part_of("mlp.shared_expert.gate.weight").role == tensor_role::other);
+  CHECK(is_no_expert("layers.0.conv1d.weight"));
+  CHECK(is_no_expert("layers.0.norm.weight"));
+  CHECK(!is_no_expert("layers.0.mats.weight"));
+}
+
+TEST_CASE("twelve blocks of a scan, beside what is none of it") {
+  std::vector<layer_data> layers;
+  std::vector<std::vector<float>> routers, gates;
+  for (std::uint64_t i = 0; i < 12; ++i) {
+    layers.push_back(random_layer(200 + i, N, F, D));
+    routers.push_back(layers.back().router);
+    gates.push_back(layers.back().gates);
+  }
+  checkpoint_builder builder;
+  builder.add<float>("model.blocks.moe.router.weight", {12, N, D}, scanned(routers, 1));
+  builder.add<bf16>("model.blocks.moe.experts.gate_proj", {12, N, F, D}, scanned(gates, 1));
+  builder.add_raw("model.blocks.norm.scale", dtype::f32, {12});
+  builder.add_raw("model.blocks.rope.table", dtype::f32, {5, 7});  // of all of them
+  builder.add_raw("model.blocks.cache.empty", dtype::f32, {12, 0});
+  const searched s(builder, {}, R"({"num_experts": 4})");
+  REQUIRE(s.found.size() == 12);
+  for (std::size_t i = 0; i < 12; ++i) {
+    CHECK(s.found[i].name == "model.blocks." + std::to_string(i) + ".moe");
+    check_shows(s.found[i], layers[i]);
+    CHECK(s.model.find_weight("model.blocks." + std::to_string(i) + ".norm.scale") != nullptr);
+  }
+  for (const char* whole : {"model.blocks.rope.table", "model.blocks.cache.empty"}) {
+    CHECK(s.model.find_weight(whole) != nullptr);
+  }
+  CHECK(s.model.find_weight("model.blocks.norm.scale") == nullptr);
+  CHECK(s.model.weights().size() == 3 * 12 + 2);
+}
+
 TEST_CASE("what has no second axis is not split along it, whatever its extent") {
   checkpoint_builder builder;
   builder.add_raw("decoder-layers-moe-gate-kernel", dtype::f32, {D, 3, N});

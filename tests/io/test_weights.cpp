@@ -1457,6 +1457,34 @@ TEST_CASE("GGUF: a folder with one model, beside which its projector of images m
   CHECK(contains(io_test::message_of(opened), "holds 2 models in GGUF"));
 }
 
+TEST_CASE("GGUF: what the metadata say of layers and experts") {
+  const temporary_folder folder;
+  const auto config_with = [&](std::vector<std::pair<std::string, std::uint32_t>> counts) {
+    gguf_bytes g;
+    g.metadata = {entry("general.architecture", 8, raw_text("deepseek2")),
+                  entry("deepseek2.block_count", 4, raw(std::uint32_t{6}))};
+    for (const auto& [key, count] : counts) g.metadata.push_back(entry("deepseek2." + key, 4, raw(count)));
+    write_bytes(folder / "m.gguf", g.bytes());
+    return config_of(gguf_file(folder / "m.gguf"));
+  };
+  using list = std::vector<index_t>;
+  const auto plain = config_with({{"expert_count", 8}, {"expert_used_count", 2}});
+  CHECK(plain.num_experts == 8);
+  CHECK(plain.experts_per_token == 2);
+  CHECK(plain.moe_layers == list{0, 1, 2, 3, 4, 5});
+  const auto dense =
+      config_with({{"expert_count", 8}, {"leading_dense_block_count", 2}, {"nextn_predict_layers", 1}});
+  CHECK(dense.moe_layers == list{2, 3, 4});
+  CHECK(config_with({{"expert_count", 8}, {"nextn_predict_layers", 9}}).moe_layers == list{});
+  CHECK(!config_with({{"expert_count", 8}, {"interleave_moe_layer_step", 2}}).moe_layers);
+  for (const std::uint32_t count : {0U, 1U, 1'000'001U}) {
+    CHECK(!config_with({{"expert_count", count}}).num_experts);
+    CHECK(!config_with({{"expert_count", count}}).moe_layers);
+  }
+  CHECK(config_with({{"expert_count", 1'000'000}}).num_experts == 1'000'000);
+  CHECK(!config_with({{"expert_used_count", 0}}).experts_per_token);
+}
+
 TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; codebook types by name") {
   constexpr index_t N = 3, F = 2, D = 32;
   const temporary_folder folder;

@@ -177,6 +177,9 @@ TEST_CASE("what the halves refuse, by the words") {
                        work);
       },
       "images_of_rows: there are 2 energies for 3 experts"));
+  std::vector<float> four(4);
+  CHECK(refused([&] { images_of_rows(experts, all_rows(router), all_rows(images), four, work); },
+                "images_of_rows: there are 4 energies for 3 experts"));
   CHECK(refused(
       [&] {
         images_of_rows(experts, all_rows(router), all_rows(images), energies,

@@ -7,6 +7,7 @@
 #include <support/oracle.hpp>
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 #include <string_view>
@@ -283,6 +284,102 @@ TEST_CASE("what searches and probes refuse, by the words") {
   for (const double chance : {0.0, 1.0, -0.5, 2.0, std::nan("")}) {
     refused_by("probe: a failure probability of", [&] { return probe({.failure_probability = chance}); });
   }
+}
+
+TEST_CASE("a search that has no steps leaves the start as it is") {
+  random_source random(101);
+  const auto s = random_with_spectrum(random, 20, 30, {2, 1.2, 0.7, 0.1});
+  const matrix a = of_spectrum(s);
+  auto op = gram(a);
+  const column start = values(random_vector<double>(random, 30));
+  for (const index_t steps : {0, 1}) {
+    column row = start;
+    rayleigh_result<double> at;
+    auto krylov = krylov_space(op, 30);
+    detail::known_images known;
+    CHECK(detail::search(op, op, row, at, {.max_steps = steps}, krylov, known) == 1);
+    CHECK(row == start);
+  }
+}
+
+TEST_CASE("of several probes each fails a fourth as often, and begins with other vectors") {
+  random_source random(103);
+  const auto s = random_with_spectrum(random, 20, 30, {2, 1.2, 0.7, 0.1});
+  auto op = gram(row_major(s.a.data(), 20, 30));
+  principal_direction found;
+  found.direction = direction(s, 0);
+  found.at.rayleigh = 4;
+  const probe_options options{.failure_probability = 0.01, .seed = 7};
+  for (const int number : {0, 1, 2}) {
+    const auto once = detail::probe_once(op, found, {}, options, number);
+    const auto alone = probe_second_eigenvalue(
+        op, view(found.direction), 4,
+        {.failure_probability = 0.0025, .seed = 7 + static_cast<std::uint64_t>(number)});
+    CHECK(once.bound.alpha == alone.bound.alpha);
+    CHECK(once.ritz_value == alone.ritz_value);
+    CHECK(once.bound.alpha != probe_second_eigenvalue(op, view(found.direction), 4, options).bound.alpha);
+  }
+}
+
+TEST_CASE("where steps end, a bound up to a hundredth below ρ is worth having") {
+  random_source random(107);
+  std::vector<double> sigma{1};
+  for (int k = 0; k < 20; ++k) sigma.push_back(0.95 * std::pow(0.99, k));
+  const auto s = random_with_spectrum(random, 30, 40, sigma);
+  const column v1 = direction(s, 0);
+  int close = 0;
+  for (index_t steps = 2; steps < 40; ++steps) {
+    const auto probe = probe_second_eigenvalue(gram(row_major(s.a.data(), 30, 40)), view(v1), 1.0,
+                                               {.starts = 1, .max_steps = steps});
+    if (probe.bound.label != certainty::probabilistic) continue;
+    CHECK(probe.bound.alpha >= 0.95 * 0.95);
+    CHECK(probe.bound.alpha <= 0.991 + 0.01 * probe.ritz_value);
+    close += probe.bound.alpha > probe.ritz_value + 0.7 * (1 - probe.ritz_value) ? 1 : 0;
+  }
+  CHECK(close > 0);
+}
+
+TEST_CASE("σ₁ of small matrices allows for rounding of the size of ‖A‖², not of ρ") {
+  matrix a = matrix::Identity(40, 40);
+  a(0, 0) = 1.25;
+  const column ones = column::Ones(40);
+  const auto found = find_principal(a, view(ones));
+  REQUIRE(found.proof.label == certainty::rigorous);
+  const double slack = detail::evaluation_slack(80, a.squaredNorm());
+  CHECK(found.at.rayleigh - std::pow(found.proof.sigma_low, 2) == doctest::Approx(slack).epsilon(0.01));
+}
+
+TEST_CASE("what is measured beside a direction allows for rounding, in size and in coupling") {
+  detail::known_images known{matrix::Identity(6, 3), matrix::Zero(6, 3), 2};
+  known.images(0, 0) = 1;
+  known.images(1, 1) = 0.5;
+  known.images(2, 2) = 0.25;
+  const auto exact = detail::measure(known, 0);
+  CHECK(exact.top == doctest::Approx(1));
+  CHECK(exact.coupling == 0);
+  const auto allowed = detail::measure(known, 1e-3);
+  CHECK(allowed.top == doctest::Approx(1 + 1e-3 * std::sqrt(2.0)));
+  CHECK(allowed.coupling == doctest::Approx(1e-3 * std::sqrt(2.0)));
+  known.images(4, 1) = 0.3;  // couples to what is not known
+  CHECK(detail::measure(known, 0).coupling == doctest::Approx(0.6));
+}
+
+TEST_CASE_TEMPLATE("a Krylov space begins with a unit vector, however small what it is made of", S, float,
+                   double) {
+  random_source random(109);
+  const column x = values(random_vector<double>(random, 12));
+  for (int exponent = -std::numeric_limits<S>::digits - 20;
+       exponent > std::numeric_limits<S>::min_exponent + 4; exponent -= 3) {
+    CAPTURE(exponent);
+    lanczos<S> krylov(12, 4);
+    REQUIRE(krylov.start((std::ldexp(1.0, exponent) * x).template cast<S>()));
+    CHECK(std::abs(static_cast<double>(krylov.newest().norm()) - 1) <
+          20 * static_cast<double>(std::numeric_limits<S>::epsilon()));
+  }
+  lanczos<S> krylov(12, 4);
+  CHECK_FALSE(krylov.start(x, x, 1e-310));  // a gradient that is no number in units of ρ
+  CHECK_FALSE(krylov.start(x, column(column::Zero(12)), 1));
+  CHECK(krylov.start(x, x, 1));
 }
 
 }  // namespace test_certificates

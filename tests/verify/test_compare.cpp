@@ -399,4 +399,25 @@ TEST_CASE("what comparisons and norms refuse, by the words") {
   }
 }
 
+TEST_CASE("a cosine is none beyond one, and a limit that says nothing does not fail") {
+  test_support::random_source random(79);
+  for (index_t d = 1; d < 200; ++d) {
+    const auto row = random_row(random, d);
+    const Eigen::VectorXd other = (1.0 / 3) * row;
+    CHECK(compare_rows(view(row), view(other)).cosine <= 1);
+  }
+  const norm_bounds change{.high = 1, .label = certainty::probabilistic, .failure_probability = 0.25};
+  const auto nothing = wedin_limit({}, {}, change);
+  CHECK(nothing.label == certainty::none);
+  CHECK(nothing.failure_probability == 0);
+  principal_direction a, b;
+  a.proof.sigma_low = 9;
+  b.proof.alpha = 4;
+  b.proof.label = certainty::probabilistic;
+  b.proof.failure_probability = 0.125;
+  const auto something = wedin_limit(a, b, change);
+  CHECK(something.angle == doctest::Approx(std::asin(1.0 / 7)));
+  CHECK(something.failure_probability == 0.375);
+}
+
 }  // namespace test_compare

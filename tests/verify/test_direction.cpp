@@ -331,4 +331,72 @@ TEST_CASE("a zero matrix has no direction") {
   CHECK(std::isnan(none.rate()));
 }
 
+TEST_CASE(
+    "between two operators: every application is counted, and each of two searches may fail half as often") {
+  const auto size = index_t{60};
+  const auto row = some_row(size);
+  for (const double gap : {0.1, 2e-3, 1e-4, 1e-6}) {
+    CAPTURE(gap);
+    std::vector<double> lambda(static_cast<std::size_t>(size));
+    for (std::size_t i = 0; i < lambda.size(); ++i)
+      lambda[i] = i == 0 ? 1 : (1 - gap) * std::pow(0.97, i - 1.0);
+    index_t in_double = 0, in_float = 0;
+    counted<double> op{lambda, in_double};
+    counted<float> fast{lambda, in_float};
+    const auto result = find_expert_direction(op, fast, view(row), {.tolerance = 0});
+    CHECK(result.found.proof.label == certainty::probabilistic);
+    CHECK(result.found.applications == in_float + in_double);  // without a course there are no others
+    CHECK(std::isnan(result.ritz_2));
+    CHECK_FALSE(result.forecast.converged());
+    CHECK(result.uncertainty == result.found.proof.angle_bound);
+    CHECK(result.found.proof.failure_probability == probe_options{}.failure_probability);
+    certify_options half;
+    half.probe.failure_probability /= 2;
+    const auto alone = find_expert_direction(op, view(row), {.tolerance = 0}).found.proof;
+    CHECK(alone.alpha == find_principal(op, view(row), half).proof.alpha);
+    CHECK(alone.alpha != find_principal(op, view(row)).proof.alpha);
+  }
+}
+
+TEST_CASE("a guess has no rate, and is not said to fail as seldom as a proof") {
+  expert_direction some;
+  some.found.at.rayleigh = 2;
+  some.found.proof.alpha = 1;
+  for (const auto label :
+       {certainty::none, certainty::heuristic, certainty::probabilistic, certainty::rigorous}) {
+    some.found.proof.label = label;
+    CHECK(std::isnan(some.rate()) == (label < certainty::probabilistic));
+  }
+  const auto a = with_direction(small, 60, 1);
+  const auto row = some_row(60);
+  auto op = gram(a);
+  certify_options hasty;
+  hasty.probe.max_steps = 2;
+  const auto guessed = find_expert_direction(op, view(row), {}, hasty);
+  CHECK(guessed.found.proof.label == certainty::heuristic);
+  CHECK(guessed.found.proof.failure_probability == 1);
+}
+
+TEST_CASE("no steps are foretold to a direction that is not proven as near as they are to come") {
+  const auto a = with_direction(small, 60, 1);
+  const auto row = some_row(60);
+  auto op = gram(a);
+  const auto rough = find_expert_direction(op, view(row), {.tolerance = 1e-9}, {.residual_tolerance = 0.01});
+  REQUIRE(std::sin(rough.found.proof.angle_bound) > 1e-9);
+  CHECK_FALSE(rough.forecast.converged());
+  CHECK_FALSE(rough.forecast.steps.has_value());
+  CHECK(find_expert_direction(op, view(row), {.tolerance = 1e-9}).forecast.converged());
+}
+
+TEST_CASE("the quotient beside a direction is of what is orthogonal to it") {
+  std::vector<double> lambda{4, 1, 0.25};
+  index_t applications = 0;
+  counted<double> op{lambda, applications};
+  const Eigen::VectorXd first = Eigen::VectorXd::Unit(3, 0);
+  CHECK(detail::quotient_beside(op, first, Eigen::Vector3d(0.6, 0.8, 0)) == doctest::Approx(1));
+  CHECK(detail::quotient_beside(op, first, Eigen::Vector3d(-0.6, 0, 0.8)) == doctest::Approx(0.25));
+  CHECK(detail::quotient_beside(op, first, Eigen::Vector3d(0.9, 0.1, 0)) ==
+        0);  // hardly anything is beside it
+}
+
 }  // namespace test_direction

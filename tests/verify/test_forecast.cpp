@@ -111,4 +111,78 @@ TEST_CASE("a row without a part along the principal direction has no forecast, o
   CHECK_FALSE(forecast_steps(op, op, krylov, 1.0, 6.0, 1e-6, 10).converged());  // another start's angle
 }
 
+TEST_CASE("as many steps as may be taken, and not one more") {
+  Eigen::VectorXd diagonal = Eigen::VectorXd::LinSpaced(20, 0.9, 0.05);
+  diagonal[0] = 1;
+  auto op = gram_operator<double>(20, [&](auto x, auto u) {
+    map(u) = diagonal.cwiseProduct(map(x));
+    return map(x).dot(map(u));
+  });
+  const auto steps_with = [&](index_t most) {
+    lanczos<double> krylov(20, 20);
+    REQUIRE(krylov.start(Eigen::VectorXd::Ones(20)));
+    krylov.step(op);
+    const auto forecast = forecast_steps(op, op, krylov, 1.0, std::sqrt(19.0), 1e-6, most);
+    CHECK(forecast.converged());
+    return forecast.steps;
+  };
+  const auto steps = steps_with(1000);
+  REQUIRE(steps.has_value());
+  CHECK(steps_with(*steps) == steps);
+  CHECK_FALSE(steps_with(*steps - 1).has_value());
+}
+
+namespace {
+
+/// The forecast of a space of all dimensions, in S, of which the second of two eigenvalues is κ².
+template <class S>
+step_forecast whole_space(double kappa_squared) {
+  auto op = gram_operator<S>(2, [kappa_squared](auto x, auto u) {
+    u[0] = x[0];
+    u[1] = static_cast<S>(kappa_squared) * x[1];
+    return x[0] * u[0] + x[1] * u[1];
+  });
+  lanczos<S> krylov(2, 2);
+  REQUIRE(krylov.start(Eigen::Matrix<S, Eigen::Dynamic, 1>::Ones(2)));
+  while (krylov.can_grow()) krylov.step(op);
+  return krylov_iteration(krylov).steps_to(1e-6, 10'000'000, {kappa_squared});
+}
+
+}  // namespace
+
+TEST_CASE("steps so many that the rounding of the eigenvalues adds up to one are not sharp") {
+  CHECK(whole_space<float>(0.5).is_sharp);
+  CHECK(whole_space<double>(0.5).is_sharp);
+  CHECK(whole_space<double>(1 - 1e-4).is_sharp);
+  CHECK_FALSE(whole_space<float>(1 - 1e-4).is_sharp);
+}
+
+TEST_CASE("which space sees the principal direction") {
+  std::vector<ritz_pair> pairs{{1, 0, Eigen::Vector2d(1, 1e9).normalized()}, {0.5, 0, {}}};
+  const auto sees = [&](double rayleigh, double tangent, double rounding) {
+    return detail::sees_principal(pairs, rayleigh, tangent, 1e-6, rounding);
+  };
+  CHECK(sees(1, 1e9, 1e-16));
+  CHECK(sees(1, 1.2e9, 1e-16));        // to a quarter, half of a step with κ² = ½
+  CHECK_FALSE(sees(1, 1.5e9, 1e-16));  // another start's
+  CHECK_FALSE(sees(1, 1e9, 1e-7));     // what rounding may have made
+  CHECK(sees(1, 1e9, 1.2e-10));
+  CHECK_FALSE(sees(1, 1e9, 1.3e-10));
+  CHECK_FALSE(sees(1.001, 1e9, 1e-16));
+}
+
+TEST_CASE("what lies outside shrinks by the first eigenvalue that is not known well") {
+  const auto shrinking = [](double residual) {
+    return detail::shrinking_of({{2, 0, {}}, {1, residual, {}}, {0.5, 0, {}}, {0.25, 0, {}}});
+  };
+  const auto known = shrinking(0.004);  // 0.008 of its gap
+  CHECK(known.kappa_squared == 0.5);
+  CHECK(known.rest_squared == 0.125);
+  CHECK(known.share == doctest::Approx(0.008));
+  const auto vague = shrinking(0.006);
+  CHECK(vague.kappa_squared == 0.5);
+  CHECK(vague.rest_squared == 0.5);
+  CHECK(vague.share == 0);
+}
+
 }  // namespace test_forecast
