@@ -338,8 +338,9 @@ TEST_CASE(
   for (const double gap : {0.1, 2e-3, 1e-4, 1e-6}) {
     CAPTURE(gap);
     std::vector<double> lambda(static_cast<std::size_t>(size));
-    for (std::size_t i = 0; i < lambda.size(); ++i)
-      lambda[i] = i == 0 ? 1 : (1 - gap) * std::pow(0.97, i - 1.0);
+    for (std::size_t i = 0; i < lambda.size(); ++i) {
+      lambda[i] = i == 0 ? 1 : (1 - gap) * std::pow(0.97, static_cast<double>(i - 1));
+    }
     index_t in_double = 0, in_float = 0;
     counted<double> op{lambda, in_double};
     counted<float> fast{lambda, in_float};
