@@ -85,15 +85,17 @@ std::vector<float> arranged(const layer_data& l, gate_layout layout) {
 }
 
 /// A config.json of an architecture of the family that has this layout, where it has another of the same
-/// axes.
+/// axes, or where others have its names.
 std::optional<std::string> config_for(const model_family& family, gate_layout layout) {
   const bool alone = std::ranges::none_of(
       family.layouts, [&](auto other) { return other != layout && shape_in(other) == shape_in(layout); });
   const auto known = std::ranges::find(family.architectures, layout, &architecture_layout::layout);
   REQUIRE((alone || known != family.architectures.end()));
-  const bool is_any = !alone && known->architecture.empty();
-  return alone ? std::nullopt
-               : std::optional(json{{"model_type", is_any ? "any_moe" : known->architecture}}.dump());
+  if (alone && (family.beside.empty() || known == family.architectures.end())) {
+    return std::nullopt;
+  }
+  const bool is_any = known->architecture.empty();
+  return json{{"model_type", is_any ? "any_moe" : known->architecture}}.dump();
 }
 
 /// The axes of one expert's own tensor.
@@ -159,7 +161,7 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       CHECK(s.found.omissions.empty());
       const auto& layer = s.found[0];
       CHECK(layer.layout == layout);
-      CHECK(layer.layout_known_by == (config ? "config.json" : "its shape"));
+      CHECK(layer.layout_known_by == (config && family.beside.empty() ? "config.json" : "its shape"));
       CHECK(layer.family == family.name);
       CHECK(layer.part == family.part);
       CHECK(layer.layout_of_router == family.layout_of_router);

@@ -32,7 +32,9 @@ def parameter_of(layout, n, f, d, dtype):
     shape = {"nfd": (n, f, d), "ndf": (n, d, f)}.get(layout) or ((n, 2 * f, d) if layout.startswith("n2fd") else (n, d, 2 * f))
     weight = (torch.randn(shape, dtype=F64) * 0.3).to(dtype)
     rows = weight if layout in ("nfd",) or layout.startswith("n2fd") else weight.permute(0, 2, 1)
-    index = {"half": range(f), "every other": range(0, 2 * f, 2), "all": range(f)}[LAYOUTS[layout][1]]
+    index = {
+        "half": range(f), "second half": range(f, 2 * f), "every other": range(0, 2 * f, 2), "all": range(f)
+    }[LAYOUTS[layout][1]]
     return weight, rows[:, list(index)]
 
 

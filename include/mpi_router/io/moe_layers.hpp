@@ -57,6 +57,24 @@ namespace detail::moe {
   return !all.tensors.empty() && (all.one_each || all.first().rank() > 2);
 }
 
+/// Whether the name of matrices that a family has as gates and up projections in one says up alone, and their
+/// shapes are not the family's: experts without gates, or of another model, have that name too.
+[[nodiscard]] inline bool is_of_others(const checkpoint& model, const weight& router,
+                                       const gate_search& search) {
+  if (!is_fused(search.layouts.front()) || kind_of(search.pattern) != matrix_kind::up) {
+    return false;
+  }
+  const auto all = find_gates(model, search.pattern);
+  if (all.tensors.empty() || router.rank() != 2 || !all.first().problem().empty()) {
+    return false;
+  }
+  const auto how = choose_router(router, search, all);
+  const auto block = shared_prefix(router.name(), all.first().name());
+  const auto* latent = latent_of(model, block.empty() ? block : block + ".", how.shape.dim);
+  return how.reason.empty() && latent == nullptr &&
+         !fits_any(search.layouts, all, count_experts(all, how.shape.rows), how.shape.dim);
+}
+
 /// A layer where two patterns name a router and gates of one family.
 [[nodiscard]] inline attempt try_family(const checkpoint& model, const weight& router,
                                         const model_family& family, const moe_search& wanted,
@@ -74,6 +92,9 @@ namespace detail::moe {
   }
   auto search = search_for(std::string(family.name), pattern, family.layouts, wanted, config);
   search.of_architecture = layouts_of_architecture(family.architectures, config);
+  if (!family.beside.empty() && !family.architectures.empty() && search.of_architecture.empty()) {
+    return {};  // a name that others have for up before gate, and for up alone
+  }
   const bool is_named = config && config->names_any();
   search.in_mxfp4 = is_named ? std::nullopt : family.in_mxfp4;
   if (!is_named) {
@@ -81,6 +102,9 @@ namespace detail::moe {
   }
   search.layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router);
   search.part = family.part;
+  if (search.part == expert_part::gate && !search.asked && is_of_others(model, router, search)) {
+    return {};
+  }
   auto made = assemble(model, router, search);
   if (made.layer && !search.asked && is_ungated(model, *made.layer)) {
     search.family += ", without gates";
@@ -157,8 +181,10 @@ inline void refuse_lost_gates(const checkpoint& model, const moe_search& wanted,
   const auto gated = config ? gated_architecture(*config) : "";
   std::erase_if(found.result.layers, [&](const moe_layer& layer) {
     const auto stem = with_stars(stem_of_experts(layer.gate_name));
+    const auto own = with_stars(layer.gates.front().tensor->name());  // "gate_and_up_projs" of up alone
     const auto like = std::ranges::find_if(gates, [&](const auto& gate) {
-      return gate.first.starts_with(stem) && holds_gates(std::string_view(gate.first).substr(stem.size()));
+      return gate.first != own && gate.first.starts_with(stem) &&
+             holds_gates(std::string_view(gate.first).substr(stem.size()));
     });
     const bool lost = layer.part == expert_part::up &&
                       (like != gates.end() || (!gated.empty() && is_beside_gate(layer.gate_name)));
@@ -233,11 +259,11 @@ inline void merge_alike(std::vector<omission>& omissions) {
   detail::moe::refuse_lost_gates(model, wanted, config, found);
   detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
-  detail::moe::note_remainder(model, wanted.words, found);
-  detail::moe::note_scaled_routers(model, found);
   if (!wanted.patterns) {
     detail::moe::note_second_routers(model, found);
   }
+  detail::moe::note_remainder(model, wanted.words, found);
+  detail::moe::note_scaled_routers(model, found);
   detail::moe::sort_by_name(found.result.omissions);
   detail::moe::merge_alike(found.result.omissions);
   detail::moe::note_missing_files(model, found);

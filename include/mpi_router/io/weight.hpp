@@ -80,13 +80,19 @@ class weight {
   [[nodiscard]] const std::optional<strided_part>& part() const noexcept { return part_; }
   /// Whether groups of numbers along the last axis share a scale, as every such packing has it along the
   /// inputs of a layer: then the last axis is D. Blocks of FP8, rows of int8, the blocks of bitsandbytes,
-  /// which know no axes, and what was turned after it was packed tell nothing.
+  /// which know no axes, tell nothing; of what was turned after it was packed, see is_grouped_by_rows.
   [[nodiscard]] bool is_grouped() const {
     return std::ranges::any_of(matrices_, [](const auto& m) {
       return !std::holds_alternative<packed::fp8_matrix>(m.format()) &&
              !std::holds_alternative<packed::int8_matrix>(m.format()) &&
              !std::holds_alternative<packed::turned_fp4_matrix>(m.format()) &&
              !std::holds_alternative<packed::nf4_matrix>(m.format());
+    });
+  }
+  /// Whether such groups were turned: then the last axis but one is D.
+  [[nodiscard]] bool is_grouped_by_rows() const {
+    return std::ranges::any_of(matrices_, [](const auto& m) {
+      return std::holds_alternative<packed::turned_fp4_matrix>(m.format());
     });
   }
   /// Whether ggml stored it, whose matrices have the inputs of a layer along the last axis: then that is D.

@@ -135,8 +135,8 @@ struct router_choice {
 }
 
 /// Why a number of these weights cannot be had.
-[[nodiscard]] inline std::string unreadable(const weight& router, const weight* latent,
-                                            const gate_tensors& gates) {
+[[nodiscard]] inline std::string unreadable(const checkpoint& model, const weight& router,
+                                            const weight* latent, const gate_tensors& gates) {
   for (const auto* w : {&router, latent}) {
     if (w != nullptr && !w->problem().empty()) {
       return w->problem();
@@ -144,7 +144,14 @@ struct router_choice {
   }
   const auto bad =
       std::ranges::find_if(gates.tensors, [](const auto& each) { return !each.second->problem().empty(); });
-  return bad == gates.tensors.end() ? "" : bad->second->problem();
+  if (bad != gates.tensors.end()) {
+    return bad->second->problem();
+  }
+  return model.packing().turned_inputs
+             ? core::concatenate("'", gates.first().name(),
+                                 "' does not multiply what the router sees: ", "config.json names ",
+                                 model.packing().unknown)
+             : "";
 }
 
 /// Whether a table of token ids chooses the experts of this router.
@@ -228,7 +235,7 @@ struct router_choice {
   }
   const auto block = shared_prefix(router.name(), gates.first().name());
   const auto* latent = latent_of(model, block.empty() ? block : block + ".", dim);
-  if (auto reason = unreadable(router, latent, gates); !reason.empty()) {
+  if (auto reason = unreadable(model, router, latent, gates); !reason.empty()) {
     return refuse(std::move(reason));
   }
   const auto chosen =

@@ -40,7 +40,11 @@ inline void note_scaled_routers(const checkpoint& model, found_parts& found) {
       is_noise(w.name()) || is_shared_word(w.name())) {
     return false;
   }
+  const auto role = part_of(w.name()).role;
   const auto name = other[named - 1];
+  if ((role != tensor_role::other && role != tensor_role::router) || is_of_attention(name)) {
+    return false;
+  }
   const bool is_beside =
       std::ranges::equal(std::span(own).first(named - 1), std::span(other).first(named - 1));
   return is_beside && (name.ends_with("_gate") || name.ends_with("_router"));

@@ -141,6 +141,12 @@ struct layout_choice {
   return {{}, "", std::move(reason), std::move(possible)};
 }
 
+/// Whether gate and up have an axis of their own, and each may be [F, D] or [D, F].
+[[nodiscard]] inline bool is_square_beside_axis(const gate_tensors& gates) {
+  const auto shape = gates.first().shape();
+  return shape.size() == 4 && shape[2] == shape[3] && !gates.first().is_grouped();
+}
+
 /// One rule for all families: a layout is taken if no other that the family has, and none with the axes of an
 /// expert exchanged, has such shapes; if groups of packed numbers, which run along D, or ggml, whose rows do,
 /// leave but one; if config.json names an architecture that has but the one; if the family has but one in
@@ -157,13 +163,19 @@ struct layout_choice {
   if (wanted.asked) {
     return {fitting[0], std::string(wanted.words.layout), ""};
   }
+  if (is_square_beside_axis(gates)) {
+    auto question = ask_which(gates, possible, wanted.words);
+    question.reason += ", or [N, 2, D, F], for which there is no layout";
+    return question;
+  }
   if (possible.size() == 1) {
     return {fitting[0], "its shape", ""};
   }
-  if (gates.first().is_grouped() || gates.first().is_of_ggml()) {
-    std::erase_if(fitting, [](gate_layout layout) { return !ffn_comes_first(layout); });
+  const auto& first = gates.first();
+  if (const bool by_rows = first.is_grouped_by_rows(); by_rows || first.is_grouped() || first.is_of_ggml()) {
+    std::erase_if(fitting, [&](gate_layout layout) { return ffn_comes_first(layout) == by_rows; });
     if (fitting.size() == 1) {
-      return {fitting[0], gates.first().is_grouped() ? "its packing" : "GGUF", ""};
+      return {fitting[0], by_rows || first.is_grouped() ? "its packing" : "GGUF", ""};
     }
   }
   if (const auto named = first_of(wanted.of_architecture, fitting)) {

@@ -43,7 +43,7 @@ inline constexpr std::array<part_words, 34> part_words_table{{
     {"wgate", matrix_kind::gate, {"wup"}, "wdown"},
     {"wg", matrix_kind::gate, {"wu"}, "wd"},
     {"w1", matrix_kind::gate, {"w3", "v1"}, "w2"},
-    {"moe_w_in", matrix_kind::gate, {"moe_w_swiglu"}, "moe_w_out"},
+    {"moe_w_in_eD_F", matrix_kind::gate, {"moe_w_swiglu_eD_F"}, "moe_w_out_eF_D"},
     {"wi_0", matrix_kind::gate, {"wi_1"}, "wo"},
     {"up", matrix_kind::up, {}, "down"},
     {"wi", matrix_kind::up, {}, "wo"},
@@ -116,7 +116,8 @@ inline constexpr std::array<part_words, 34> part_words_table{{
   for (std::size_t i = 0; i < 3 && !c.empty(); c.pop_back()) {
     const auto kind = kind_of_component(c.back());
     const bool is_number = number_of(c.back()) || c.back() == expert_mark;  // "gate_up_projs.{expert}.weight"
-    if (kind != matrix_kind::unclear || (!is_number && contains(c.back(), "expert"))) {
+    const bool is_of_expert = contains(substituted(c.back(), expert_mark, ""), "expert");
+    if (kind != matrix_kind::unclear || (!is_number && is_of_expert)) {
       return kind;
     }
     i += is_number ? 0U : 1U;

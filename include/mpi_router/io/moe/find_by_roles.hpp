@@ -69,7 +69,8 @@ struct gate_guess {
     return {both[0], fused, expert_part::gate, ""};
   }
   const auto* alone = up.size() == 1 ? up[0] : all.size() == 1 && down.empty() ? &all[0] : nullptr;
-  if (gate.empty() && both.empty() && alone != nullptr &&
+  const bool is_known = down.size() != 1 || down[0]->first().problem().empty();  // else shaped as its codes
+  if (gate.empty() && both.empty() && alone != nullptr && is_known &&
       down.size() + up.size() >= all.size() - (up.empty() ? 1 : 0)) {
     const auto ffn = ffn_dim_of_down(down, router);
     const auto [rows, cols] = extents_of(*alone, router.rows);
@@ -126,8 +127,8 @@ struct gate_guess {
     return {n2fd_interleaved, nd2f_interleaved};
   }
   const bool is_named = config && config->names_any();
-  const bool may_be_gpt_oss =
-      !is_named && (has("gate_up_projs") || router.name().ends_with("mlp.router.weight"));
+  const bool may_be_gpt_oss = !is_named && !has("linear_fc1") &&
+                              (has("gate_up_projs") || router.name().ends_with("mlp.router.weight"));
   const bool is_hunyuan = has("gate_and_up_proj") && !has("gate_and_up_projs");  // has up before gate
   const bool says_order = kind_of(gates) == matrix_kind::gate_and_up || has("linear_fc1", "dense_h_to_4h");
   std::vector out{n2fd_concatenated, nd2f_concatenated};

@@ -42,8 +42,15 @@ template <std::size_t N>
   constexpr std::array<std::string_view, 17> beginnings{
       "lora_", "lokr_",      "hada_",   "oft_",      "boft_",  "ia3_", "vera_", "hra_",   "bone_",
       "miss_", "fourierft_", "vblora_", "randlora_", "shira_", "c3a_", "road_", "waveft_"};
-  return c == "lora" || c == "modules_to_save" || c.starts_with("adapter") ||
+  return c == "lora" || c == "modules_to_save" ||
          std::ranges::any_of(beginnings, [&](auto begin) { return c.starts_with(begin); });
+}
+
+/// The components of a name that say what is in a layer: after its number, or the last two where it has none.
+/// What stands before is of models, "denoiser.blocks.1", or of parts of them, "adapter.layers.1".
+[[nodiscard]] inline std::span<const std::string_view> within_layer(const std::vector<std::string_view>& c) {
+  const auto layer = layer_component(c);
+  return std::span(c).subspan(layer < c.size() ? layer + 1 : c.size() - std::min<std::size_t>(c.size(), 2));
 }
 
 /// GroveMoE's adjugate experts, "chunk_experts" and "ffn_gate_chexps": each goes with several of the others,
@@ -80,7 +87,10 @@ template <std::size_t N>
 }
 
 /// Whether a matrix makes the noise that training adds to a router's logits: it routes nothing.
-[[nodiscard]] inline bool is_noise(std::string_view name) { return contains(name, "noise"); }
+[[nodiscard]] inline bool is_noise(std::string_view name) {
+  const auto c = components_of(name);
+  return std::ranges::any_of(within_layer(c), [](auto part) { return contains(part, "noise"); });
+}
 
 /// Whether a block is of attention: JetMoE routes that too, to experts that have no gate.
 [[nodiscard]] inline bool is_of_attention(std::string_view block) {
@@ -91,7 +101,7 @@ template <std::size_t N>
 [[nodiscard]] inline std::size_t router_suffix(std::span<const std::string_view> c, bool& plain) {
   constexpr std::array<std::string_view, 6> leaves{"weight",        "kernel", "qweight",
                                                    "weight_packed", "w",      "weights"};
-  constexpr std::array<std::string_view, 3> bare{"router", "router_weight", "router_weights"};
+  constexpr std::array<std::string_view, 4> bare{"router", "router_weight", "router_weights", "router_DE"};
   constexpr std::array<std::string_view, 8> inner{"layer", "gate",  "classifier", "linear",
                                                   "proj",  "dense", "wg",         "router"};
   constexpr std::array<std::string_view, 7> words{"router",      "ffn_gate_inp",   "moe_gate",     "gating",
@@ -135,7 +145,8 @@ template <std::size_t N>
     const auto part = c[i];
     const auto at = part.find_last_not_of(digits) + 1;
     const auto word = part.substr(0, at);
-    const bool is_of_all = i == 1 && word == "weight";  // "experts.weight1", as Megatron had it
+    const bool is_of_all =  // "experts.weight1", as Megatron had it; "experts_fc1.weight1" is of one
+        i == 1 && word == "weight" && c[0] == "experts";
     const bool named = !is_of_all && is_one_of(word, words);
     if (const auto number = number_of(part.substr(at)); named && number) {
       return number;
@@ -150,7 +161,8 @@ template <std::size_t N>
   if (std::ranges::any_of(c, is_optimizer_word)) {
     return {tensor_role::optimizer};
   }
-  if (std::ranges::any_of(c, is_adapter_word)) {
+  const auto is_named_so = [](std::string_view part) { return part.starts_with("adapter"); };
+  if (std::ranges::any_of(c, is_adapter_word) || std::ranges::any_of(within_layer(c), is_named_so)) {
     return {tensor_role::adapter};
   }
   const auto expert = static_cast<std::size_t>(std::ranges::find_if(c, is_expert_word) - c.begin());

@@ -88,6 +88,9 @@ struct matrices_choice {
   if (tensors.first().is_grouped() || tensors.first().is_of_ggml()) {  // along F, which it contracts
     return {ndf, tensors.first().is_grouped() ? "its packing" : "GGUF", ""};
   }
+  if (tensors.first().is_grouped_by_rows()) {
+    return {nfd, "its packing", ""};
+  }
   const auto family = std::ranges::find(model_families(), layer.family, &model_family::name);
   if (family != model_families().end() && is_fused(layer.layout) &&
       std::ranges::count(layouts_of_architecture(family->architectures, config), layer.layout) > 0) {

@@ -37,6 +37,7 @@ struct quantization {
   std::optional<bool> symmetric;  ///< GPTQ: whether all zeros are half of the range
   std::string unknown;            ///< a method or format that is not known here; empty if all are
   bool has_mxfp4 = false;         ///< Quark: of all modules, or of some
+  bool turned_inputs = false;  ///< compressed-tensors: gates, packed or not, are for inputs that are turned
   std::vector<quantization> mlx;  ///< MLX's own entry, where another's stands beside it: of the model that
                                   ///< was converted, or left over
 
@@ -277,7 +278,8 @@ inline constexpr std::array<std::string_view, 15> known_methods{
   read_input_major(entry, out);
   read_auto_round(entry, out);
   read_quark(entry, out);
-  if (turns_inputs(entry)) {
+  out.turned_inputs = turns_inputs(entry);
+  if (out.turned_inputs) {
     out.unknown = "a transform_config (weights for inputs that Hadamard matrices turn)";
   }
   read_block(entry, "weight_block_size", out);
