@@ -30,14 +30,19 @@ struct expert_weights {
   }
 };
 
-/// The name with {expert} in the place of the expert's number; the name itself where it has none.
+/// The name with {expert} in the place of the expert's number, see expert_number; the name itself where it
+/// has none.
 [[nodiscard]] inline std::string pattern_of(std::string_view name, std::string_view block, index_t number) {
-  for (auto at = name.find_first_of(digits, block.size()); at != name.npos;) {
-    const auto end = std::min(name.find_first_not_of(digits, at), name.size());
-    if (number_of(name.substr(at, end - at)) == number) {
-      return core::concatenate(name.substr(0, at), expert_mark, name.substr(end));
+  for (const auto number_in : {&number_of, &number_after_word}) {
+    for (auto begin = block.size(); begin < name.size();) {
+      const auto end = std::min(name.find('.', begin), name.size());
+      const auto part = name.substr(begin, end - begin);
+      if (number_in(part) == number) {
+        const auto word = part.substr(0, part.find_last_not_of(digits) + 1);
+        return core::concatenate(name.substr(0, begin), word, expert_mark, name.substr(end));
+      }
+      begin = end + 1;
     }
-    at = name.find_first_of(digits, end);
   }
   return std::string(name);
 }

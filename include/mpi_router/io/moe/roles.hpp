@@ -132,23 +132,24 @@ template <std::size_t N>
   return out;
 }
 
-/// The number of the expert: a component of its own, or the digits that one ends with ("expert_3",
-/// "expert3", "weight3").
+/// The number that follows one of these words without a dot: "expert_3", "expert3", "weight3".
+[[nodiscard]] inline std::optional<index_t> number_after_word(std::string_view part) {
+  constexpr std::array<std::string_view, 3> words{"expert_", "expert", "weight"};
+  const auto at = part.find_last_not_of(digits) + 1;
+  return is_one_of(part.substr(0, at), words) ? number_of(part.substr(at)) : std::nullopt;
+}
+
+/// The number of the expert: a component of its own, or at the end of one.
 [[nodiscard]] inline std::optional<index_t> expert_number(std::span<const std::string_view> c) {
   for (const auto part : c) {
     if (const auto number = number_of(part)) {
       return number;
     }
   }
-  constexpr std::array<std::string_view, 3> words{"expert_", "expert", "weight"};
   for (std::size_t i = 0; i < c.size(); ++i) {
-    const auto part = c[i];
-    const auto at = part.find_last_not_of(digits) + 1;
-    const auto word = part.substr(0, at);
     const bool is_of_all =  // "experts.weight1", as Megatron had it; "experts_fc1.weight1" is of one
-        i == 1 && word == "weight" && c[0] == "experts";
-    const bool named = !is_of_all && is_one_of(word, words);
-    if (const auto number = number_of(part.substr(at)); named && number) {
+        i == 1 && c[0] == "experts" && c[1].starts_with("weight");
+    if (const auto number = number_after_word(c[i]); number && !is_of_all) {
       return number;
     }
   }
