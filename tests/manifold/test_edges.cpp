@@ -290,8 +290,7 @@ TEST_CASE_TEMPLATE(
   const std::vector<S> a{1, 0};
   const auto op = gram(row_major(a.data(), 1, 2));
   const S most = static_cast<S>(std::ldexp(1.0, is_float ? 60 : 500));
-  for (const int exponent :
-       is_float ? std::vector{-40, -61, -100, -149} : std::vector{-300, -501, -700, -1074}) {
+  for (const int exponent : is_float ? std::vector{-40, -61, -100} : std::vector{-300, -501, -700}) {
     CAPTURE(exponent);
     const S little = static_cast<S>(std::ldexp(1.0, exponent));
     const std::vector<S> row{little, 1};
