@@ -130,9 +130,7 @@ template <GramOperator Op>
                                                const course_options& course) {
   constexpr index_t most_steps = 300;
   auto krylov = krylov_space(op, std::min(most_steps, start.size()), found.at.rayleigh);
-  Eigen::VectorXd row(start.size());
-  for (index_t k = 0; k < start.size(); ++k) row[k] = start[k];
-  if (!krylov.start(row) || !krylov.step(op)) {
+  if (!krylov.start(map(start)) || !krylov.step(op)) {
     return {};
   }
   return forecast_steps(op, op, krylov, found.at.rayleigh, tangent, course.tolerance, course.max_steps);
