@@ -16,10 +16,10 @@ def ratio(row, work):
     return f"{row['us'] / floor:8.2f}" if floor else " " * 8
 
 
-print(f"{'shape':28} {'type':4}  {'work':40} {'us':>10} {'/read':>8} {'/copy':>8}")
+print(f"{'shape':28} {'type':13}  {'work':40} {'us':>10} {'/read':>8} {'/copy':>8}")
 last = None
 for r in sorted(rows, key=lambda r: (r["shape"], r["type"]) if "x" in r["shape"] else ("~", "")):
     if last not in (None, (r["shape"], r["type"])):
         print()
     last = (r["shape"], r["type"])
-    print(f"{r['shape']:28} {r['type']:4}  {r['work']:40} {r['us']:10.2f} {ratio(r, 'read floor')} {ratio(r, 'copy floor')}")
+    print(f"{r['shape']:28} {r['type']:13}  {r['work']:40} {r['us']:10.2f} {ratio(r, 'read floor')} {ratio(r, 'copy floor')}")

@@ -9,7 +9,7 @@
 backward_factored returns the factors of one step, Ā = p zᵀ + w rᵀ the gradient to the gates, in a form of the library's
 own; within with_factors they are the last two rows of each expert in the operands [T, F] and [T, D] of its weight gradient. gates is a list: of one
 tensor [N, F, D], or of N tensors [F, D]; so is grad_gates, or it is None. The tape means something to the library alone.
-All memory is the caller's, and grad_router is zero when it comes.
+All memory is the caller's, and grad_router is zero when it comes, unless `writes_router`.
 """
 
 import contextlib
@@ -43,6 +43,7 @@ class _CStructs:
 
     types = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     device = 0  # MPIROUTER_HOST
+    writes_router = False  # it may add to grad_router
 
     def __init__(self):
         import mpi_router  # here: it loads the library
@@ -138,6 +139,7 @@ class GpuLibrary(_CStructs):
     for as long as they stay the same."""
 
     device = 1  # MPIROUTER_CUDA
+    writes_router = True
     KEPT = 4096  # tables of addresses, of layers and of their main_grads
 
     def __init__(self, device: torch.device):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .devices import Options, library_for
-from .rows import _backward, _expect_call, _forward, _like, _options, _said
+from .rows import _backward, _expect_call, _forward, _like, _options, _said, _to_router
 
 
 class GroupedGateProjection:
@@ -86,7 +86,7 @@ class _Saved(NamedTuple):
 
 
 class _Rows(torch.autograd.Function):
-    """Returns rows, statuses and a ticket: a zero that each product takes, so that its backward comes first."""
+    """Returns rows, statuses and a ticket, which each product takes, so that its backward comes first. It has no elements."""
 
     @staticmethod
     def forward(ctx, options, saved, router, gates):
@@ -94,12 +94,14 @@ class _Rows(torch.autograd.Function):
         ctx.save_for_backward(router, statuses, tape, gates)
         ctx.options, ctx.saved = options, saved
         ctx.mark_non_differentiable(statuses)
-        return rows, statuses, router.new_zeros((), dtype=torch.float32)
+        ctx.set_materialize_grads(False)  # a kernel each, for what nobody reads
+        return rows, statuses, router.new_empty(0, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_rows, _, __):
         router, statuses, tape, gates = ctx.saved_tensors
+        grad_rows = torch.zeros_like(router) if grad_rows is None else grad_rows
         call = ([gates], router, ctx.options, statuses, tape, grad_rows)
         products = [ctx.saved.pop(i) for i in sorted(ctx.saved)]
         grad_gates = None
@@ -129,7 +131,7 @@ class _Product(torch.autograd.Function):
         tokens, offsets, gates = ctx.saved_tensors
         grad_gates = grad_ticket = None
         if ctx.needs_input_grad[5]:
-            grad_ticket = grad.new_zeros((), dtype=torch.float32)
+            grad_ticket = grad.new_empty(0, dtype=torch.float32)
             if ctx.needs_input_grad[4]:
                 ctx.saved[ctx.number] = _Saved(tokens, offsets, grad)
                 # Of a backward that does not reach the rows, nothing is left for the next.
@@ -142,7 +144,7 @@ class _Product(torch.autograd.Function):
 
 def _factored(gates, router, options: Options, statuses, tape, grad_rows) -> Tuple[Tensor, Tuple[Tensor, ...]]:
     """The gradient to the router, and the factors of that to the gates."""
-    grad_router = torch.zeros_like(router, memory_format=torch.contiguous_format)
+    grad_router = _to_router(router)
     factors = library_for(router.device).backward_factored(gates, router, options, statuses, tape,
                                                            grad_rows.to(router.dtype), grad_router)
     return grad_router, factors

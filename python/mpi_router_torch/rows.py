@@ -181,9 +181,15 @@ def _forward(gates: List[Tensor], router: Tensor, options: Options) -> Tuple[Ten
     return rows, statuses, tape
 
 
+def _to_router(router: Tensor) -> Tensor:
+    """Memory for the gradient to the router."""
+    make = torch.empty_like if library_for(router.device).writes_router else torch.zeros_like
+    return make(router, memory_format=torch.contiguous_format)
+
+
 def _backward(gates, router, options, statuses, tape, grad_rows, grad_gates, add=False) -> Tensor:
     """Returns the gradient to the router; that to the gates is written, or added, to grad_gates, where it is given."""
-    grad_router = torch.zeros_like(router, memory_format=torch.contiguous_format)  # a library may add here too
+    grad_router = _to_router(router)
     library_for(router.device).backward(gates, router, options, statuses, tape, grad_rows.to(router.dtype), grad_router,
                                         grad_gates, add)
     return grad_router

@@ -2,6 +2,7 @@
 #include "gpu_checks.hpp"
 #include "gpu_support.hpp"
 #include "order.hpp"
+#include "step_checks.hpp"
 #include "told.hpp"
 
 #include <tuple>
@@ -9,123 +10,10 @@
 namespace gpu_check {
 namespace {
 
-template <class O>
-constexpr double output_tolerance = std::is_same_v<O, bf16>  ? 4e-3
-                                    : std::is_same_v<O, f16> ? 6e-4
-                                                             : 0.0;
-
 template <class T, class R, class O>
 void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& spec, generator& g) {
   const problem<T, R> p(spec, g);
-  const auto [n, f, d] = spec.shape;
-  const auto size = static_cast<std::size_t>(n * d);
-  const double radius = uniform(g, 1, 100) * 0.03;
-  const cuda::step_options options{radius, 1, uniform(g, 0, 1) ? degenerate_row::keep : degenerate_row::zero};
-  const device_array<O> out(size);
-  const told_on_device by(n, d);
-  const std::size_t bytes = cuda::router_rows_workspace(ctx, p.view());
-  const device_array<unsigned char> scratch(bytes);
-  const auto to = row_major<device_space>(out.data(), n, d);
-  cuda::router_rows(ctx, p.view(), p.rows(), to, by.told(), by.saved(), {scratch.data(), bytes}, options);
-  sync();
-  check(out.intact() && scratch.intact() && by.direction.intact() && by.energy.intact(),
-        p.name + ": writes out of bounds");
-
-  const auto got = values(out.host());
-  const auto direction = values(by.direction.host());
-  const auto states = by.statuses.host();
-  const auto rayleigh = by.rayleigh.host(), cosine = by.cosine.host(), residual = by.residual.host(),
-             energy = by.energy.host(), row_norm = by.row_norm.host(), image_norm = by.image_norm.host();
-  const double tolerance = std::is_same_v<T, double> ? 1e-12 : 1e-5;
-  for (index_t e = 0; e < n; ++e) {
-    const double* const r = p.r.data() + e * d;
-    const reference_step ref(p, e, r);
-    const std::string what = p.name + " expert " + std::to_string(e);
-    const auto i = static_cast<std::size_t>(e);
-    check(states[i] == ref.state, what + ": status " + std::string(to_string(states[i])) + ", expected " +
-                                      std::string(to_string(ref.state)));
-    std::vector<double> want(static_cast<std::size_t>(d));
-    for (index_t k = 0; k < d; ++k) {
-      const auto j = static_cast<std::size_t>(k);
-      want[j] = ref.state == status::ok                      ? radius * ref.z[j] / ref.image_norm
-                : options.degenerate == degenerate_row::keep ? value(make<O>(r[k]))
-                                                             : 0.0;
-    }
-    if (ref.state != status::ok) {
-      for (index_t k = 0; k < d; ++k) {
-        const double x = got[static_cast<std::size_t>(e * d + k)], w = want[static_cast<std::size_t>(k)];
-        check(x == w || (std::isnan(x) && std::isnan(w)), what + ": a degenerate row changed");
-        check(direction[static_cast<std::size_t>(e * d + k)] == 0,
-              what + ": a degenerate row has a direction");
-      }
-      check(rayleigh[i] == 0 && cosine[i] == 0 && energy[i] == 0, what + ": by-products of a degenerate row");
-      continue;
-    }
-    const double off = difference(got.data() + e * d, want.data(), d);
-    check(off <= tolerance + output_tolerance<O>, what + ": row off by " + std::to_string(off));
-    check(difference(direction.data() + e * d, ref.z.data(), d) < HUGE_VAL, what + ": direction");
-    std::vector<double> unit(ref.z);
-    for (auto& x : unit) {
-      x /= ref.image_norm;
-    }
-    check(difference(direction.data() + e * d, unit.data(), d) <= tolerance + 1e-7, what + ": direction");
-    // The projection of a single neuron may be small beside what it is the sum of.
-    const double near = tolerance * (f == 1 ? 1 + 0.01 * ref.image_norm / ref.energy * ref.row_norm : 1.0);
-    check(close(rayleigh[i], ref.rayleigh, near), what + ": rayleigh");
-    check(close(energy[i], ref.energy, near), what + ": energy");
-    check(close(cosine[i], ref.rayleigh * ref.row_norm / ref.image_norm, near), what + ": cosine");
-    check(close(row_norm[i], ref.row_norm, 1e-12), what + ": row norm");
-    check(close(image_norm[i], ref.image_norm, near), what + ": image norm");
-    check(std::abs(residual[i] - ref.residual) <= near * 4 * (ref.residual + ref.rayleigh),
-          what + ": residual");
-  }
-
-  // The same again, bit for bit, into the same poisoned memory; captured in a graph; and in two halves.
-  const auto bits = out.host();
-  out.poison();
-  scratch.poison();
-  cudaStream_t stream = nullptr;
-  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  cuda::context captured = ctx;
-  captured.stream = stream;
-  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  for (const bool at_rest : {false, true}) {
-    captured.inputs_at_rest = at_rest;
-    cuda::router_rows(captured, p.view(), p.rows(), to, by.told(), by.saved(), {scratch.data(), bytes},
-                      options);
-  }
-  cudaGraph_t graph = nullptr;
-  must(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
-  cudaGraphExec_t exec = nullptr;
-  must(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
-  for (int i = 0; i < 2; ++i) {
-    must(cudaGraphLaunch(exec, stream), "cudaGraphLaunch");
-  }
-  sync();
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
-  check(std::memcmp(out.host().data(), bits.data(), size * sizeof(O)) == 0,
-        p.name + ": a graph's replay differs");
-
-  const device_array<double> images(size), energies(static_cast<std::size_t>(n));
-  out.poison();
-  scratch.poison();
-  cuda::images_of_rows(ctx, p.view(), p.rows(), row_major<device_space>(images.data(), n, d), energies.data(),
-                       {scratch.data(), bytes});
-  cuda::retract_images(ctx, row_major<device_space>(images.data(), n, d), energies.data(), p.rows(), to,
-                       by.told(), {}, options);
-  sync();
-  const auto halves = values(out.host());
-  const auto again = by.rayleigh.host();
-  check(by.statuses.host() == states, p.name + ": statuses of the two halves differ");
-  for (index_t e = 0; e < n; ++e) {
-    const auto i = static_cast<std::size_t>(e);
-    check(states[i] != status::ok ||
-              difference(halves.data() + e * d, got.data() + e * d, d) <= 1e-6 + output_tolerance<O>,
-          p.name + ": the two halves differ");
-    check(close(again[i], rayleigh[i], 1e-6), p.name + ": by-products of the two halves differ");
-  }
+  check_step_of<O>(ctx, p, std::is_same_v<T, double> ? 1e-12 : 1e-5, g);
 }
 
 /// Rows of f64, and weights of f64, times powers of two whose squares no double holds: the same bits but for

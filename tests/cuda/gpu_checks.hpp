@@ -35,4 +35,5 @@ void check_gating(const mpi_router::cuda::context& ctx, int effort);
 void check_edges(const mpi_router::cuda::context& ctx, int effort);
 void check_gram(const mpi_router::cuda::context& ctx, int effort);
 void check_refusals(const mpi_router::cuda::context& ctx);
+void check_decoded(const mpi_router::cuda::context& ctx, int effort);
 }  // namespace gpu_check

@@ -218,6 +218,7 @@ constexpr const char* type_name = std::is_same_v<T, double>  ? "f64"
 /// One random problem: weights in memory and on the device, the same as f64 [N, F, D], and rows.
 template <class T, class R>
 struct problem {
+  using row_type = R;
   experts_in_memory<T> place;
   std::vector<double> a;  // [N, F, D]
   std::vector<double> r;  // [N, D]

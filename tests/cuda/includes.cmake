@@ -5,7 +5,7 @@ set(longest 8)
 set(below_plan plan)
 set(below_device plan device)
 set(below_finish plan device finish)
-foreach(kernels IN ITEMS rows panels generic gate gram grouped)
+foreach(kernels IN ITEMS rows panels generic decoded gate gram grouped)
   set(below_${kernels} plan device finish ${kernels})
 endforeach()
 

@@ -25,6 +25,7 @@ std::vector<part> parts_of(const mpi_router::cuda::context& ctx, int effort) {
   };
   parts.push_back({"gram", [&ctx, effort] { check_gram(ctx, effort); }});
   parts.push_back({"refusals", [&ctx] { check_refusals(ctx); }});
+  parts.push_back({"decoded", [&ctx, effort] { check_decoded(ctx, effort); }});
   parts.push_back({"gating", [&ctx, effort] { check_gating(ctx, effort); }});
   steps("", ctx);
   for (const forced_device& d : forced_devices(ctx)) {

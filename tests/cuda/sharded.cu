@@ -508,6 +508,7 @@ void over_nccl(int devices, bool all_kinds) {
     f16_over_nccl(comms);
     f32_over_nccl(comms);
     f64_over_nccl(comms);
+    decoded_over_nccl(comms);
   }
   for (const auto c : comms) ncclCommDestroy(c);
   try {
@@ -535,6 +536,7 @@ int main(int argc, char** argv) {
     f16_on_one_gpu();
     f32_on_one_gpu();
     f64_on_one_gpu();
+    decoded_on_one_gpu();
     in_place();
     broken_groups();
     refusals();

@@ -320,9 +320,9 @@ struct kinds {
     }
     const std::span<const cuda::sharded_layer<shard, R, O>> f(forward);
     const std::span<const cuda::sharded_layer_vjp<shard, to_shard, R, float, float>> b(backward);
-    const std::size_t forward_bytes = cuda::sharded_router_rows_workspace(ctx, f, comm.size());
+    const std::size_t forward_bytes = cuda::sharded_router_rows_workspace(ctx, f, comm);
     const std::size_t backward_bytes =
-        cuda::sharded_router_rows_vjp_workspace(ctx, b, comm.size(), c.mode, c.tokens);
+        cuda::sharded_router_rows_vjp_workspace(ctx, b, comm, c.mode, c.tokens);
     const buffer<unsigned char> scratch(std::max(forward_bytes, backward_bytes));
     if (work == nullptr) work = scratch.data();
     run_on(stream, captured, [&] {
@@ -416,15 +416,18 @@ struct kinds {
       const auto size = static_cast<index_t>(cuts.size()) - 1;
       for (const kind_case& c : cases(cuts)) {
         const outcome expected = on_one(model, c);
-        std::vector<outcome> first(static_cast<std::size_t>(size)), second(first), peers(first);
-        for (auto* const results : {&first, &second, &peers}) {
+        std::vector<outcome> first(static_cast<std::size_t>(size)), second(first), peers(first), sums(first);
+        for (auto* const results : {&first, &second, &peers, &sums}) {
           cuda::run_device_ranks(size, [&](const cuda::device_loopback_communicator& comm) {
             (*results)[static_cast<std::size_t>(comm.rank())] =
-                results == &peers ? on_peer(comm, model, c) : on_rank(comm, model, c, false);
+                results == &peers  ? on_peer(comm, model, c)
+                : results == &sums ? on_rank(cuda::backend_sum(comm), model, c, false)
+                                   : on_rank(comm, model, c, false);
           });
         }
         const std::string what = type + ", " + c.name();
         compare(what, first, expected, model, c, near);
+        compare(what + ", sums by the communicator", sums, expected, model, c, near);
         for (std::size_t r = 0; r < first.size(); ++r) {
           check(same(first[r], second[r], true), what + ": other bits in a second run");
           check(same(first[r], peers[r], true), what + ": other bits where ranks write to each other");
@@ -443,21 +446,24 @@ struct kinds {
     for (const kind_case& c : cases(cuts)) {
       must(cudaSetDevice(0));
       const outcome expected = on_one(model, c);
-      std::vector<outcome> eager(comms.size()), captured(comms.size());
-      for (auto* const results : {&eager, &captured}) {
+      std::vector<outcome> eager(comms.size()), captured(comms.size()), sums(comms.size());
+      for (auto* const results : {&eager, &captured, &sums}) {
         if (results == &captured && c.mode == gradient_mode::accumulate)
           continue;  // three launches add thrice
         std::vector<std::thread> threads;
         for (std::size_t r = 0; r < comms.size(); ++r) {
           threads.emplace_back([&, r] {
             must(cudaSetDevice(static_cast<int>(r)));
-            (*results)[r] = on_rank(cuda::nccl_communicator(comms[r]), model, c, results == &captured);
+            const cuda::nccl_communicator comm(comms[r]);
+            (*results)[r] = results == &sums ? on_rank(cuda::backend_sum(comm), model, c, false)
+                                             : on_rank(comm, model, c, results == &captured);
           });
         }
         for (auto& t : threads) t.join();
       }
       const std::string what = type + ", NCCL, " + c.name();
       compare(what, eager, expected, model, c, near);
+      compare(what + ", sums by NCCL", sums, expected, model, c, near);
       for (std::size_t r = 0; r < comms.size() && c.mode == gradient_mode::write; ++r) {
         check(same(eager[r], captured[r], true), what + ": other bits from a graph");
       }

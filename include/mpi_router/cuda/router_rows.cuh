@@ -4,8 +4,10 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/device/expect_step.cuh>
 #include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
+#include <mpi_router/cuda/detail/finish/steps.cuh>
 #include <mpi_router/cuda/detail/generic/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vector_launch.cuh>
 #include <mpi_router/cuda/detail/panels/launch.cuh>
@@ -60,24 +62,6 @@ struct forward_plan : forward_path {
   }
 };
 
-/// The shapes and the memory of a forward; what is written lies apart from all else, but for rows that are
-/// the router's.
-template <class T>
-void expect_forward(const char* name, const expert_batch_view<const T, device_space>& experts,
-                    const given_matrix& router, const given_matrix& rows, const step_by_products& told,
-                    const saved_step& saved, const workspace& scratch, std::size_t bytes) {
-  expect_rows(name, "the router", experts, router);
-  expect_rows(name, "the output", experts, rows);
-  expect_in_place_or_apart(name, router, rows);
-  expect_workspace(name, scratch, bytes);
-  const named_range work{"the workspace", addresses_of(scratch, bytes)};
-  const named_range output{"the output", rows.range()};
-  const named_range input{"the router", router.range()};
-  expect_apart(name, work, {output, input});
-  expect_told_apart(name, told, saved, rows.rows(), rows.cols(), {output, input, work});
-  expect_weights_apart(name, experts, {work, output}, told_by_a_step(told, saved, rows.rows(), rows.cols()));
-}
-
 /// router_rows, which says what it does; the rows and what is told go to `peers` too.
 template <class T>
 void forward(const char* name, const context& ctx, const expert_batch_view<const T, device_space>& experts,
@@ -94,24 +78,11 @@ void forward(const char* name, const context& ctx, const expert_batch_view<const
     return;
   }
   const bool in_place = is_in_place(router, rows);
-  any_matrix from = router.elements();
-  for (index_t step = 0; step < options.steps; ++step) {
-    const bool last = step + 1 == options.steps;
-    const any_matrix to = last ? rows.elements() : any_matrix(plan.between[step % 2], experts.hidden_dim());
-    const finish_args args{from,
-                           to,
-                           last ? radius : 1.0,
-                           static_cast<int>(experts.hidden_dim()),
-                           options.degenerate,
-                           step == 0 ? nullptr : plan.statuses,
-                           plan.statuses,
-                           last ? told : step_by_products{},
-                           last ? saved : saved_step{},
-                           last ? peers : peer_copies{}};
-    plan.run(ctx, experts, args, ctx.inputs_at_rest && step == 0 && !in_place, true,
-             [&](const auto& images) { finish(ctx, experts.num_experts(), images, args); });
-    from = to;
-  }
+  take_steps(plan, experts.hidden_dim(), router.elements(), rows.elements(), radius, told, saved, options,
+             peers, [&](const finish_args& args, bool is_first) {
+               plan.run(ctx, experts, args, ctx.inputs_at_rest && is_first && !in_place, true,
+                        [&](const auto& images) { finish(ctx, experts.num_experts(), images, args); });
+             });
 }
 
 MPIROUTER_CUDA_DETAIL_END
@@ -181,18 +152,8 @@ void images_of_rows(const context& ctx, const expert_batch_view<T, device_space>
   const expert_batch_view<const value, device_space> weights = experts;
   detail::expect_context(name, ctx);
   detail::expect_experts(name, weights);
-  detail::expect_rows(name, "the router", weights, router);
-  detail::expect_rows(name, "the images", weights, images);
   const detail::forward_plan<value> plan(ctx, weights, 1, scratch.data);
-  detail::expect_workspace(name, scratch, plan.bytes);
-  const detail::named_range work{"the workspace", detail::addresses_of(scratch, plan.bytes)};
-  const detail::named_range output{"the images", core::addresses(images)};
-  const detail::named_range energy{"the energies", detail::addresses_of(energies, weights.num_experts())};
-  const detail::named_range input{"the router", core::addresses(router)};
-  detail::expect_apart(name, output, {input, work, energy});
-  detail::expect_apart(name, work, {input, energy});
-  detail::expect_apart(name, energy, {input});
-  detail::expect_weights_apart(name, weights, {work, output, energy});
+  detail::expect_images(name, weights, router, images, energies, scratch, plan.bytes);
   if (weights.num_experts() == 0) {
     return;
   }

@@ -4,8 +4,10 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/views.hpp>
 #include <mpi_router/cuda/context.cuh>
+#include <mpi_router/cuda/detail/device/expect_step.cuh>
 #include <mpi_router/cuda/detail/device/given_matrix.cuh>
 #include <mpi_router/cuda/detail/finish/launch.cuh>
+#include <mpi_router/cuda/detail/finish/nothing.cuh>
 #include <mpi_router/cuda/detail/generic/vector_vjp_launch.cuh>
 #include <mpi_router/cuda/detail/generic/vjp_launch.cuh>
 #include <mpi_router/cuda/detail/panels/vjp_launch.cuh>
@@ -25,69 +27,6 @@ struct backward_plan : backward_path<T, G> {
                 const expert_strides& gradient, void* data)
       : backward_path<T, G>(ctx, experts.shape(), experts.strides(), gradient, mode, data) {}
 };
-
-/// The shapes and the memory of a backward; what is written lies apart from all else.
-template <class T, class G>
-void expect_backward(const char* name, const expert_batch_view<const T, device_space>& experts,
-                     const given_matrix& router, const saved_step& saved, const given_matrix& grad_rows,
-                     const given_matrix& grad_router, const expert_batch_view<G, device_space>& grad_experts,
-                     const gradient_factors& factors, const workspace& scratch, std::size_t bytes) {
-  expect_rows(name, "the router", experts, router);
-  expect_rows(name, "the gradient of the rows", experts, grad_rows);
-  if (grad_router.is_given()) {
-    expect_rows(name, "the gradient to the router", experts, grad_router);
-  }
-  expect_workspace(name, scratch, bytes);
-  const index_t size = experts.num_experts() * experts.hidden_dim();
-  expect(size == 0 || (saved.direction != nullptr && saved.image_norm != nullptr), name,
-         ": direction and image_norm of the forward are needed");
-  expect(experts.num_experts() == 0 || saved.statuses != nullptr, name,
-         ": the statuses of the forward are needed");
-  const named_range work{"the workspace", addresses_of(scratch, bytes)};
-  const named_range to_router{"the gradient to the router", grad_router.range()};
-  const named_range input{"the router", router.range()};
-  const named_range upstream{"the gradient of the rows", grad_rows.range()};
-  const named_range direction{"the saved direction", addresses_of(saved.direction, size)};
-  const index_t projections = experts.num_experts() * experts.ffn_dim();
-  for (const named_range& factor :
-       {named_range{"a projection", addresses_of(factors.projection, projections)},
-        named_range{"a dual projection", addresses_of(factors.dual_projection, projections)},
-        named_range{"the dual rows", addresses_of(factors.dual_row, size)}}) {
-    expect_apart(name, factor, {input, upstream, direction, to_router, work});
-    expect_weights_apart(name, experts, {factor});
-  }
-  expect_apart(name, to_router, {input, upstream, direction, work});
-  expect_apart(name, work, {input, upstream, direction});
-  expect_weights_apart(name, experts, {to_router, work});
-  expect_weights_apart(name, grad_experts, {input, upstream, direction, to_router, work});
-  if (experts.table() == nullptr && grad_experts.table() == nullptr) {
-    expect_apart(name, {"the gradient to the experts", core::addresses(grad_experts)},
-                 {{"a gate matrix", core::addresses(experts)}});
-  }
-}
-
-inline void set_zero(const char* name, const context& ctx, float* to, index_t count) {
-  if (to != nullptr && count > 0) {
-    expect_device(name, ctx);
-    check("cudaMemsetAsync",
-          cudaMemsetAsync(to, 0, static_cast<std::size_t>(count) * sizeof(float), ctx.stream));
-  }
-}
-
-/// Where F or D is 0, no row had a step.
-inline void backward_of_nothing(const char* name, const context& ctx, const expert_shape& shape,
-                                const dual_source& dual, const any_matrix& grad_router,
-                                const gradient_factors& factors) {
-  const auto [n, f, d] = shape;
-  set_zero(name, ctx, factors.projection, n * f);
-  set_zero(name, ctx, factors.dual_projection, n * f);
-  set_zero(name, ctx, factors.dual_row, n * d);
-  if (grad_router.data != nullptr) {
-    const matrix_images gradient{dual.passes_on() ? dual.grad_rows : any_matrix()};
-    collect(ctx, n,
-            collect_args<matrix_images>{gradient, grad_router, nullptr, nullptr, {}, static_cast<int>(d)});
-  }
-}
 
 /// One read of the weights where the plan has one, else two, or the generic path; then the sums of the parts.
 template <vjp_mode mode, class T, class G>
@@ -142,14 +81,12 @@ void backward(const char* name, const context& ctx, const expert_batch_view<cons
   expect_context(name, ctx);
   expect_experts(name, experts);
   const double radius = expect_radius(name, options, experts.total_experts());
-  expect(options.steps == 1, name, ": the gradient of ", options.steps,
-         " steps; take it of one step at a time");
-  expect(options.through != differentiate::none, name,
-         ": nothing is differentiated, as options.through says");
+  expect_one_step_back(name, options);
   const backward_plan<T, G, mode> plan(
       ctx, experts, mode == vjp_mode::factored ? experts.strides() : grad_experts.strides(), scratch.data);
-  expect_backward(name, experts, router, saved, grad_rows, grad_router, grad_experts, factors, scratch,
-                  plan.bytes);
+  expect_backward(name, experts, router, saved, grad_rows, grad_router, factors, scratch, plan.bytes);
+  expect_gradient_apart(name, experts, grad_experts, router, saved, grad_rows, grad_router,
+                        addresses_of(scratch, plan.bytes));
   if (experts.num_experts() == 0) {
     return;
   }

@@ -79,7 +79,7 @@ void backward_by_columns(const char* name, const context& ctx, const Comm& comm,
     if (layer.experts.shape().num_experts == 0) return;
     given.of(layer, [&](const auto& grad_rows) {
       project_columns_of<T>(name, ctx, layer, grad_rows, options, memory.dual + at.row,
-                            memory.mine + at.projection);
+                            projections_of(comm, memory) + at.projection);
     });
   });
   add_up(ctx, comm, message, memory);

@@ -28,7 +28,7 @@ void forward_by_columns(const char* name, const context& ctx, const Comm& comm, 
   };
   for_each_columns(layers, 1, message, [&](const auto& layer, const column_offsets& at) {
     project_columns<1, T>(name, ctx, here(layer), {columns_of(layer, layer.router)},
-                          memory.mine + at.projection);
+                          projections_of(comm, memory) + at.projection);
   });
   add_up(ctx, comm, message, memory);
   put_places(ctx, layers, reinterpret_cast<rank_place*>(memory.mine));

@@ -4,6 +4,7 @@
 
 #include <mpi_router/cuda/detail/generic/launch.cuh>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
+#include <mpi_router/distributed/device_sums.cuh>
 #include <mpi_router/distributed/rank_message.cuh>
 
 #include <algorithm>
@@ -146,11 +147,18 @@ inline void set_zero(const char* name, const context& ctx, double* to, index_t c
   }
 }
 
+/// Where a rank's projections go before they are summed.
+template <class Comm>
+[[nodiscard]] double* projections_of(const Comm&, const column_memory& memory) {
+  return sums_by_backend<Comm> ? memory.sums : memory.mine;
+}
+
 /// The sums of all projections, on every rank.
 template <class Comm>
 void add_up(const context& ctx, const Comm& comm, const column_message& message,
             const column_memory& memory) {
   if (message.projections == 0) return;
+  if constexpr (sums_by_backend<Comm>) return add_by_backend(ctx, comm, memory.sums, message.projections);
   gather(ctx, comm, memory.mine, memory.all, message.projections);
   const index_t blocks = (message.projections + generic_threads - 1) / generic_threads;
   launch("add_ranks_kernel", ctx, {static_cast<unsigned>(std::min<index_t>(blocks, 4096)), generic_threads},

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/distributed/device_sums.cuh>
 #include <mpi_router/distributed/loopback.hpp>
 #include <mpi_router/distributed/peers.cuh>
 #include <mpi_router/distributed/rank_message.cuh>
@@ -10,6 +11,28 @@
 #include <array>
 #include <cstddef>
 #include <vector>
+
+MPIROUTER_CUDA_DETAIL_BEGIN
+
+/// Elements of all ranks.
+template <class S>
+struct loopback_sums {
+  static constexpr int most = 64;
+  const S* of[most];
+  int ranks;
+};
+/// to = Σ over the ranks.
+template <class S>
+__global__ void loopback_sum_kernel(const __grid_constant__ loopback_sums<S> from, long long count, S* to) {
+  const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    S sum = 0;
+    for (int r = from.ranks - 1; r >= 0; --r) sum += from.of[r][i];
+    to[i] = sum;
+  }
+}
+
+MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
@@ -66,6 +89,31 @@ class device_loopback_communicator {
     }
     leave(call, stream);
   }
+  /// Sums in the opposite order of the ranks (of up to 64): other bits than in their order, as of a library.
+  /// Takes memory of the device's pool meanwhile.
+  template <std::floating_point S>
+  void all_reduce_sum(vector_view<S, device_space> sums, stream_t stream) const {
+    constexpr const char* call = "device_loopback: all_reduce_sum";
+    core::expect(sums.is_contiguous() && size() <= detail::loopback_sums<S>::most, call, " of ", sums.size(),
+                 " elements over ", size(), " ranks");
+    const auto bytes = static_cast<std::size_t>(sums.size()) * sizeof(S);
+    void* total = nullptr;
+    detail::check("cudaMallocAsync", cudaMallocAsync(&total, bytes, stream));
+    detail::check("cudaEventRecord", cudaEventRecord(events_->ready(rank_), stream));
+    meeting_->show(call, rank_, {sums.data(), sums.size(), sizeof(S)});
+    detail::loopback_sums<S> from{{}, static_cast<int>(size())};
+    for (index_t other = 0; other < size(); ++other) {
+      detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->ready(other), 0));
+      from.of[other] = static_cast<const S*>(meeting_->shown(other).data);
+    }
+    detail::loopback_sum_kernel<<<256, 256, 0, stream>>>(from, static_cast<long long>(sums.size()),
+                                                         static_cast<S*>(total));
+    detail::check("loopback_sum_kernel", cudaGetLastError());
+    leave(call, stream);  // none writes its elements before all have read them
+    detail::check("cudaMemcpyAsync",
+                  cudaMemcpyAsync(sums.data(), total, bytes, cudaMemcpyDeviceToDevice, stream));
+    detail::check("cudaFreeAsync", cudaFreeAsync(total, stream));
+  }
 
  protected:
   /// peers[i], where it is wanted, is `offset` after what rank (rank() + 1 + i) mod size() shows; all have
@@ -99,7 +147,7 @@ class device_loopback_communicator {
   const loopback_events* events_;
   index_t rank_;
 };
-static_assert(DeviceCommunicator<device_loopback_communicator>);
+static_assert(SummingDeviceCommunicator<device_loopback_communicator>);
 
 /// The same member, a PeerCommunicator: on one device every rank reaches the memory of all. `work`: where
 /// this rank's workspace begins.

@@ -4,6 +4,7 @@
 
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/types.hpp>
+#include <mpi_router/distributed/decoded_shard.hpp>
 #include <mpi_router/distributed/shards.hpp>
 
 #include <array>
@@ -25,6 +26,16 @@ struct held<T> {
 template <class T>
 using held_t = typename held<T>::type;
 
+/// Of a backward whose weights are decoded as they are read: the gradient to them in factors.
+template <>
+struct held<gradient_factors> {
+  using type = gradient_factors;
+};
+
+template <class>
+inline constexpr bool is_decoded = false;
+template <class Experts>
+inline constexpr bool is_decoded<decoded_shard<Experts>> = true;
 template <class>
 inline constexpr bool is_columns = false;
 template <class T>
@@ -125,6 +136,30 @@ class neuron_batches {
   std::array<neuron_batch<T>, 3> batches_{};
   std::size_t count_ = 0;
 };
+/// The experts of a decoded shard, which are one batch.
+template <class Experts>
+class neuron_batches<decoded_shard<Experts>> {
+ public:
+  struct batch {
+    Experts experts;
+    index_t first;
+    index_t slot;
+  };
+  explicit neuron_batches(const decoded_shard<Experts>& shard)
+      : batch_{shard.local(), shard.placement().first_expert, 0},
+        count_(shard.placement().num_experts > 0 ? 1 : 0) {}
+
+  [[nodiscard]] const batch* begin() const { return &batch_; }
+  [[nodiscard]] const batch* end() const { return &batch_ + count_; }
+  [[nodiscard]] std::size_t size() const { return count_; }
+  [[nodiscard]] const batch& operator[](index_t) const { return batch_; }
+
+ private:
+  batch batch_;
+  std::size_t count_;
+};
+template <class Experts>
+neuron_batches(decoded_shard<Experts>) -> neuron_batches<decoded_shard<Experts>>;
 template <class T>
 neuron_batches(expert_batch_view<T, device_space>) -> neuron_batches<T>;
 template <class T>

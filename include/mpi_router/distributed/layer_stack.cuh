@@ -146,6 +146,10 @@ template <class Held>
                     [](const auto& x, const auto& y) { return have_one_form(x, y); });
 }
 
+/// Whether layers of this kind can: their experts lie in memory as they are.
+template <class Layer>
+inline constexpr bool can_stack = !is_decoded<decltype(Layer::experts)>;
+
 /// Whether the layers of a message make stacks: there are several, which differ in nothing but addresses, and
 /// all have neurons.
 template <class Layer>

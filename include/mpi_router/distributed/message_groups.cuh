@@ -16,6 +16,7 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 /// The layers of a message: all of the call, or a piece of one.
 template <class Layer>
 struct message_group {
+  using layer = Layer;
   std::span<const Layer> layers;
   rank_message message;
   index_t at = 0;                // floats of a rank's messages before this one

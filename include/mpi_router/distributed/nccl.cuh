@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/distributed/communicator.hpp>
+#include <mpi_router/distributed/device_sums.cuh>
 #include <mpi_router/distributed/sharded_router_rows.cuh>
 #include <mpi_router/distributed/sharded_router_rows_vjp.cuh>
 
@@ -17,8 +18,9 @@ MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
-/// A borrowed ncclComm_t as a DeviceCommunicator: one ncclAllGather of floats a message, on the stream of the
-/// call. Nothing of NCCL is made, waited for or destroyed here.
+/// A borrowed ncclComm_t as a SummingDeviceCommunicator: one ncclAllGather of floats a message (with
+/// backend_sum one ncclAllReduce), on the stream of the call. Nothing of NCCL is made, waited for or
+/// destroyed here.
 ///
 /// Not within ncclGroupStart and ncclGroupEnd: what follows the message would be enqueued first. On a
 /// non-blocking communicator the host waits until NCCL has enqueued it. NCCL connects the ranks at their
@@ -47,16 +49,19 @@ class nccl_communicator {
     core::expect(mine.is_contiguous() && all.is_contiguous() && all.size() == size_ * mine.size(),
                  "nccl_communicator: all_gather of ", mine.size(), " elements from each of ", size_,
                  " ranks into ", all.size());
-    // In a window NCCL launches its kernel so that it may start while the last of ours runs, which lets it.
-    detail::full_stop_kernel<><<<1, 1, 0, stream>>>();
-    detail::check("full_stop_kernel", cudaGetLastError());
-    ncclResult_t state = ncclAllGather(mine.data(), all.data(), static_cast<std::size_t>(mine.size()),
-                                       ncclFloat, comm_, stream);
-    while (state ==
-           ncclInProgress) {  // of a non-blocking communicator: what follows must not be enqueued first
-      check("ncclCommGetAsyncError", ncclCommGetAsyncError(comm_, &state), mine.size());
-    }
-    check("ncclAllGather", state, mine.size());
+    enqueue("ncclAllGather", mine.size(), stream, [&] {
+      return ncclAllGather(mine.data(), all.data(), static_cast<std::size_t>(mine.size()), ncclFloat, comm_,
+                           stream);
+    });
+  }
+  /// One ncclAllReduce in place, for backend_sum(). Enqueued likewise.
+  template <std::floating_point S>
+  void all_reduce_sum(vector_view<S, device_space> sums, stream_t stream) const {
+    core::expect(sums.is_contiguous(), "nccl_communicator: all_reduce_sum of elements with gaps");
+    enqueue("ncclAllReduce", sums.size(), stream, [&] {
+      return ncclAllReduce(sums.data(), sums.data(), static_cast<std::size_t>(sums.size()),
+                           sizeof(S) == sizeof(double) ? ncclDouble : ncclFloat, ncclSum, comm_, stream);
+    });
   }
 
   /// Throws usage_error while the handle is not ready, communication_error once it has failed.
@@ -70,9 +75,21 @@ class nccl_communicator {
   }
 
  private:
+  template <class Call>
+  void enqueue(const char* name, index_t elements, stream_t stream, const Call& call) const {
+    // In a window NCCL launches its kernel so that it may start while the last of ours runs, which lets it.
+    detail::full_stop_kernel<><<<1, 1, 0, stream>>>();
+    detail::check("full_stop_kernel", cudaGetLastError());
+    ncclResult_t state = call();
+    while (state ==
+           ncclInProgress) {  // of a non-blocking communicator: what follows must not be enqueued first
+      check("ncclCommGetAsyncError", ncclCommGetAsyncError(comm_, &state), elements);
+    }
+    check(name, state, elements);
+  }
   void check(const char* call, ncclResult_t code, index_t elements) const {
     if (code != ncclSuccess && code != ncclInProgress) {
-      core::communication_failure(core::concatenate(call, " of ", elements, " floats a rank failed on rank ",
+      core::communication_failure(core::concatenate(call, " of ", elements, " numbers a rank failed on rank ",
                                                     rank_, " of ", size_, ": ", ncclGetErrorString(code)));
     }
   }

@@ -1,8 +1,10 @@
 // The backward over ranks that have neurons: gradients of the weights stay, those of the router are added up.
 #pragma once
 
+#include <mpi_router/cuda/decoded_rows.cuh>
 #include <mpi_router/cuda/router_rows_vjp.cuh>
 #include <mpi_router/distributed/device_overlap.cuh>
+#include <mpi_router/distributed/device_sums.cuh>
 #include <mpi_router/distributed/layer_stack.cuh>
 #include <mpi_router/distributed/message_groups.cuh>
 #include <mpi_router/distributed/sharded_expect.cuh>
@@ -47,21 +49,30 @@ template <class Layer>
 [[nodiscard]] std::size_t backward_scratch(const context& ctx, std::span<const Layer> layers,
                                            gradient_mode mode, bool summed) {
   std::size_t most = 0;
-  const bool stacks = make_stacks(layers);
-  for (const Layer& layer : layers) {
-    const neuron_batches gradients(layer.grad_experts);
-    index_t i = 0;
-    for (const auto& batch : neuron_batches(layer.experts)) {
-      const auto& gradient = gradients[i++].experts;
-      using given = std::remove_const_t<std::remove_pointer_t<decltype(layer.grad_rows.data())>>;
-      most = std::max(
-          most, !stacks  ? router_rows_vjp_workspace(ctx, batch.experts, gradient, mode)
-                : summed ? backward_stack<float>(ctx, layers, batch, gradient, mode, {}, nullptr).bytes
-                         : backward_stack<given>(ctx, layers, batch, gradient, mode, {}, nullptr).bytes);
+  if constexpr (!can_stack<Layer>) {
+    for (const Layer& layer : layers) {
+      for (const auto& batch : neuron_batches(layer.experts)) {
+        most = std::max(most, router_rows_vjp_factored_workspace(ctx, batch.experts));
+      }
     }
-    if (stacks) break;
+    return most;
+  } else {
+    const bool stacks = make_stacks(layers);
+    for (const Layer& layer : layers) {
+      const neuron_batches gradients(layer.grad_experts);
+      index_t i = 0;
+      for (const auto& batch : neuron_batches(layer.experts)) {
+        const auto& gradient = gradients[i++].experts;
+        using given = std::remove_const_t<std::remove_pointer_t<decltype(layer.grad_rows.data())>>;
+        most = std::max(
+            most, !stacks  ? router_rows_vjp_workspace(ctx, batch.experts, gradient, mode)
+                  : summed ? backward_stack<float>(ctx, layers, batch, gradient, mode, {}, nullptr).bytes
+                           : backward_stack<given>(ctx, layers, batch, gradient, mode, {}, nullptr).bytes);
+      }
+      if (stacks) break;
+    }
+    return most;
   }
-  return most;
 }
 
 template <class Layer>
@@ -85,20 +96,25 @@ void pull_parts(const char* name, const context& ctx, const Layer& layer, const 
                 const step_options& options) {
   step_options fixed = options;
   fixed.radius = router_radius::fixed(options.radius.of(std::max<index_t>(total_experts(layer.experts), 1)));
-  const neuron_batches gradients(layer.grad_experts);
   index_t i = 0;
   for (const auto& batch : neuron_batches(layer.experts)) {
     const index_t count = batch.experts.num_experts();
     const auto part = directions_of(layer, mine, batch.slot, count);
-    const auto& gradient = gradients[i++].experts;
     if (batch.experts.empty()) {  // alone it would pass on what rows without a step are given
       set_zero(name, ctx, part.data(), part.rows() * part.row_stride());
       continue;
     }
-    backward_in_mode(name, ctx, expert_batch_view<const T, device_space>(batch.experts),
-                     layer.router.middle_rows(batch.first, count),
-                     from_expert(layer.saved, batch.first, layer.experts.shape().hidden_dim),
-                     grad_rows.middle_rows(batch.first, count), part, gradient, mode, scratch, fixed, false);
+    const auto router = layer.router.middle_rows(batch.first, count);
+    const auto upstream = grad_rows.middle_rows(batch.first, count);
+    const saved_step saved = from_expert(layer.saved, batch.first, layer.experts.shape().hidden_dim);
+    if constexpr (can_stack<Layer>) {
+      backward_in_mode(name, ctx, expert_batch_view<const T, device_space>(batch.experts), router, saved,
+                       upstream, part, neuron_batches(layer.grad_experts)[i++].experts, mode, scratch, fixed,
+                       false);
+    } else {
+      backward(name, ctx, batch.experts, router, saved, upstream, part, layer.grad_experts, scratch, fixed,
+               false);
+    }
   }
 }
 
@@ -137,37 +153,43 @@ void pull_stacked_parts(const char* name, const context& ctx, const message_grou
   }
 }
 
-template <class T, class Comm, class Layer>
-void backward_by_neurons(const char* name, const context& ctx, const Comm& comm,
-                         std::span<const Layer> layers, gradient_mode mode, const workspace& scratch,
-                         const step_options& options, tokens_of_rows tokens) {
-  const index_t ranks = comm.size();
-  const rank_memory memory = neuron_backward_memory(ctx, layers, ranks, mode, tokens, scratch.data);
-  expect_sharded_backward(name, layers, scratch, memory.bytes);
-  const upstream given(layers, memory.sums, upstream_size(layers, tokens));
-  given.add_up(ctx, comm, memory.mine, memory.all);
-  for_each_message<StartingDeviceCommunicator<Comm>>(layers, [&](const auto& group) {
-    const rank_memory here = memory.from(group.at, ranks);
-    put_places(ctx, group.layers, reinterpret_cast<rank_place*>(here.mine + group.message.first_place));
+/// This rank's part of the gradients of a message's layers, ḡ as `given`.
+template <class T, class Layer, class Given>
+void pull_group(const char* name, const context& ctx, const message_group<Layer>& group,
+                const rank_memory& here, const Given& given, gradient_mode mode,
+                const step_options& options) {
+  put_places(ctx, group.layers, reinterpret_cast<rank_place*>(here.mine + group.message.first_place));
+  if constexpr (can_stack<Layer>) {
     if (make_stacks(group.layers)) {
       rank_parts mine = group.message.parts(here.mine, 0, 0, 0, false);
       mine.norms = nullptr;
-      given.with_type(group.layers.front(), [&]<class U>(std::type_identity<U>) {
-        pull_stacked_parts<U, T>(name, ctx, group, mine, given, mode, memory.scratch, options);
+      return given.with_type(group.layers.front(), [&]<class U>(std::type_identity<U>) {
+        pull_stacked_parts<U, T>(name, ctx, group, mine, given, mode, here.scratch, options);
       });
-    } else {
-      for_each_part(group.layers, group.message, here,
-                    [&](const auto& layer, const rank_parts& mine, const auto&) {
-                      given.of(group, layer, [&](const auto& grad_rows) {
-                        pull_parts<T>(name, ctx, layer, mine, grad_rows, mode, memory.scratch, options);
-                      });
-                    });
     }
+  }
+  for_each_part(group.layers, group.message, here,
+                [&](const auto& layer, const rank_parts& mine, const auto&) {
+                  given.of(group, layer, [&](const auto& grad_rows) {
+                    pull_parts<T>(name, ctx, layer, mine, grad_rows, mode, here.scratch, options);
+                  });
+                });
+}
+
+template <class T, class Comm, class Layer, class Given>
+void backward_by_messages(const char* name, const context& ctx, const Comm& comm,
+                          std::span<const Layer> layers, gradient_mode mode, const rank_memory& memory,
+                          const Given& given, const step_options& options) {
+  constexpr bool apart = StartingDeviceCommunicator<Comm>;
+  const index_t ranks = comm.size();
+  for_each_message<apart>(layers, [&](const auto& group) {
+    const rank_memory here = memory.from(group.at, ranks);
+    pull_group<T>(name, ctx, group, here, given, mode, options);
     start_gather(ctx, comm, here.mine, here.all, group.message.size);
   });
   if (rank_message(layers).slots > 0) wait_for_messages(ctx, comm);
   layers_finisher<layer_to_collect<rank_images>> sums(ctx);
-  for_each_message<StartingDeviceCommunicator<Comm>>(layers, [&](const auto& group) {
+  for_each_message<apart>(layers, [&](const auto& group) {
     const rank_memory here = memory.from(group.at, ranks);
     for_each_part(group.layers, group.message, here, [&](const auto& layer, const auto&, rank_parts all) {
       all.norms = nullptr;  // gradients come as they are
@@ -180,6 +202,56 @@ void backward_by_neurons(const char* name, const context& ctx, const Comm& comm,
     });
   });
   sums.finish();
+}
+
+template <class Layer>
+[[nodiscard]] sum_memory<float> backward_sum_memory(const context& ctx, std::span<const Layer> layers,
+                                                    gradient_mode mode, tokens_of_rows tokens, void* data) {
+  std::size_t scratch = 0;
+  for_each_message<false>(layers, [&](const auto& all) {
+    scratch = backward_scratch(ctx, all.layers, mode, tokens == tokens_of_rows::split_over_ranks);
+  });
+  return {layers, upstream_size(layers, tokens), scratch, false, data};
+}
+
+/// The gradients to the routers as the library below adds them.
+template <class T, class Comm, class Layer, class Given>
+void backward_by_sums(const char* name, const context& ctx, const Comm& comm, std::span<const Layer> layers,
+                      gradient_mode mode, const sum_memory<float>& memory, const Given& given,
+                      const step_options& options) {
+  for_each_message<false>(layers, [&](const auto& all) {
+    pull_group<T>(name, ctx, all, memory.own, given, mode, options);
+    memory.sums.put(ctx, layers, all.message, memory.own, true);
+  });
+  add_by_backend(ctx, comm, memory.sums.rows, memory.sums.count);
+  layers_finisher<layer_to_collect<matrix_images>> sums(ctx);
+  memory.sums.for_each(layers, [&](const Layer& layer, const any_matrix& summed, const double*) {
+    given.of(layer, [&](const auto& grad_rows) {
+      sums.add(rows_to_collect(layer, matrix_images{summed}, any_matrix(layer.grad_router),
+                               layer.saved.statuses, passed_on(grad_rows, options)),
+               layer.experts.shape().num_experts);
+    });
+  });
+  sums.finish();
+}
+
+template <class T, class Comm, class Layer>
+void backward_by_neurons(const char* name, const context& ctx, const Comm& comm,
+                         std::span<const Layer> layers, gradient_mode mode, const workspace& scratch,
+                         const step_options& options, tokens_of_rows tokens) {
+  if constexpr (sums_by_backend<Comm>) {
+    const sum_memory<float> memory = backward_sum_memory(ctx, layers, mode, tokens, scratch.data);
+    expect_sharded_backward(name, layers, scratch, memory.bytes);
+    const upstream given(layers, memory.own.sums, upstream_size(layers, tokens));
+    given.add_up(ctx, comm, memory.own.mine, memory.own.all);
+    backward_by_sums<T>(name, ctx, comm, layers, mode, memory, given, options);
+  } else {
+    const rank_memory memory = neuron_backward_memory(ctx, layers, comm.size(), mode, tokens, scratch.data);
+    expect_sharded_backward(name, layers, scratch, memory.bytes);
+    const upstream given(layers, memory.sums, upstream_size(layers, tokens));
+    given.add_up(ctx, comm, memory.mine, memory.all);
+    backward_by_messages<T>(name, ctx, comm, layers, mode, memory, given, options);
+  }
 }
 
 MPIROUTER_CUDA_DETAIL_END

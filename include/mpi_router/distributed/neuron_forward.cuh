@@ -2,8 +2,10 @@
 // the other ranks as they are made.
 #pragma once
 
+#include <mpi_router/cuda/decoded_rows.cuh>
 #include <mpi_router/cuda/router_rows.cuh>
 #include <mpi_router/distributed/device_overlap.cuh>
+#include <mpi_router/distributed/device_sums.cuh>
 #include <mpi_router/distributed/finish_layers.cuh>
 #include <mpi_router/distributed/layer_stack.cuh>
 #include <mpi_router/distributed/message_groups.cuh>
@@ -42,14 +44,18 @@ template <class Layer>
 /// Where it finishes them by itself, the reads of layers follow each other without a gap as it is.
 template <class Layer>
 [[nodiscard]] bool stack_forward(const context& ctx, std::span<const Layer> layers) {
-  if (!make_stacks(layers)) return false;
-  const neuron_batches batches(layers.front().experts);
-  return std::any_of(batches.begin(), batches.end(), [&](const auto& batch) {
-    using T = std::remove_const_t<typename std::remove_cvref_t<decltype(batch.experts)>::element_type>;
-    const forward_path path(ctx, batch.experts.shape(), batch.experts.strides(),
-                            has_vectors<T> ? sizeof(T) : sizeof(double), 1, nullptr);
-    return path.rows.cluster == 0 && path.panels.members == 0;
-  });
+  if constexpr (!can_stack<Layer>) {
+    return false;
+  } else {
+    if (!make_stacks(layers)) return false;
+    const neuron_batches batches(layers.front().experts);
+    return std::any_of(batches.begin(), batches.end(), [&](const auto& batch) {
+      using T = std::remove_const_t<typename std::remove_cvref_t<decltype(batch.experts)>::element_type>;
+      const forward_path path(ctx, batch.experts.shape(), batch.experts.strides(),
+                              has_vectors<T> ? sizeof(T) : sizeof(double), 1, nullptr);
+      return path.rows.cluster == 0 && path.panels.members == 0;
+    });
+  }
 }
 
 /// Scratch for the parts of the layers of a message.
@@ -59,8 +65,13 @@ template <class Layer>
   const bool stacks = stack_forward(ctx, layers);
   for (const Layer& layer : layers) {
     for (const auto& batch : neuron_batches(layer.experts)) {
-      most = std::max(most, stacks ? forward_stack(ctx, layers, batch, {}, nullptr).bytes
-                                   : router_rows_workspace(ctx, batch.experts));
+      if constexpr (can_stack<Layer>) {
+        if (stacks) {
+          most = std::max(most, forward_stack(ctx, layers, batch, {}, nullptr).bytes);
+          continue;
+        }
+      }
+      most = std::max(most, router_rows_workspace(ctx, batch.experts));
     }
     if (stacks) break;
   }
@@ -106,6 +117,15 @@ void step_to_peers(const context& ctx, const expert_batch_view<T, device_space>&
   forward<value>("cuda::sharded_router_rows", ctx, experts, router, to, told, {}, scratch, options, peers);
 }
 
+/// The same of experts that are decoded as they are read.
+template <class Rows, class R>
+void step_to_peers(const context& ctx, const decoded_experts<Rows>& experts,
+                   const matrix_view<R, device_space>& router, const matrix_view<float, device_space>& to,
+                   const step_by_products& told, const workspace& scratch, const step_options& options,
+                   const peer_copies& peers) {
+  forward("cuda::sharded_router_rows", ctx, experts, router, to, told, {}, scratch, options, peers);
+}
+
 /// The parts of layers that are alike: one launch for all.
 template <class Layer>
 void take_stacked_parts(context& ctx, std::span<const Layer> layers, const rank_parts& mine,
@@ -140,9 +160,11 @@ void take_parts(context& ctx, const Group& group, const rank_memory& memory, con
   step_options alone = options;
   alone.radius = router_radius::fixed(1);
   alone.degenerate = degenerate_row::zero;
-  if (stack_forward(ctx, group.layers)) {
-    return take_stacked_parts(ctx, group.layers, group.message.parts(memory.mine, 0, 0, 0, false),
-                              memory.scratch, alone, peers);
+  if constexpr (can_stack<typename Group::layer>) {
+    if (stack_forward(ctx, group.layers)) {
+      return take_stacked_parts(ctx, group.layers, group.message.parts(memory.mine, 0, 0, 0, false),
+                                memory.scratch, alone, peers);
+    }
   }
   for_each_part(group.layers, group.message, memory,
                 [&](const auto& layer, const rank_parts& mine, const auto&) {
@@ -216,16 +238,51 @@ void forward_to_peers(const context& ctx, const Comm& comm, std::span<const Laye
   finish_rows<false>(ctx, layers, memory, ranks, options);
 }
 
+template <class Layer>
+[[nodiscard]] sum_memory<double> forward_sum_memory(const context& ctx, std::span<const Layer> layers,
+                                                    void* data) {
+  std::size_t scratch = 0;
+  for_each_message<false>(layers, [&](const auto& all) { scratch = forward_scratch(ctx, all.layers); });
+  return {layers, 0, scratch, true, data};
+}
+
+/// The images of all layers as the library below adds them.
+template <class Comm, class Layer>
+void forward_by_sums(const context& ctx, const Comm& comm, std::span<const Layer> layers,
+                     const sum_memory<double>& memory, const step_options& options) {
+  context reading = ctx;
+  reading.inputs_at_rest = rows_at_rest(ctx, layers);
+  for_each_message<false>(layers, [&](const auto& all) {
+    put_places(reading, all.layers, reinterpret_cast<rank_place*>(memory.own.mine + all.message.first_place));
+    take_parts(reading, all, memory.own, options, {});
+    memory.sums.put(ctx, layers, all.message, memory.own, false);
+  });
+  add_by_backend(ctx, comm, memory.sums.rows, memory.sums.count);
+  layers_finisher<layer_to_finish<matrix_images>> finisher(ctx);
+  memory.sums.for_each(layers, [&](const Layer& layer, const any_matrix& images, const double* energies) {
+    const double radius = options.radius.of(std::max<index_t>(total_experts(layer.experts), 1));
+    finisher.add({{images, energies}, finish_of(layer, radius, options.degenerate)},
+                 layer.experts.shape().num_experts);
+  });
+  finisher.finish();
+}
+
 template <class Comm, class Layer>
 void forward_by_neurons(const char* name, const context& ctx, const Comm& comm, std::span<const Layer> layers,
                         const workspace& scratch, const step_options& options) {
   expect(rank_message(layers).slots <= most_extent, name, ": more than 2^30 - 1 experts");
-  const rank_memory memory = neuron_forward_memory(ctx, layers, comm.size(), scratch.data);
-  expect_sharded_forward(name, layers, scratch, memory.bytes);
-  if constexpr (PeerCommunicator<Comm>) {
-    forward_to_peers(ctx, comm, layers, memory, options);
+  if constexpr (sums_by_backend<Comm>) {
+    const sum_memory<double> memory = forward_sum_memory(ctx, layers, scratch.data);
+    expect_sharded_forward(name, layers, scratch, memory.bytes);
+    forward_by_sums(ctx, comm, layers, memory, options);
   } else {
-    forward_by_messages(ctx, comm, layers, memory, options);
+    const rank_memory memory = neuron_forward_memory(ctx, layers, comm.size(), scratch.data);
+    expect_sharded_forward(name, layers, scratch, memory.bytes);
+    if constexpr (PeerCommunicator<Comm>) {
+      forward_to_peers(ctx, comm, layers, memory, options);
+    } else {
+      forward_by_messages(ctx, comm, layers, memory, options);
+    }
   }
 }
 

@@ -85,12 +85,14 @@ template <class Layer>
 void expect_backward_of(const char* name, const Layer& layer, const step_options& options) {
   expect_held(name, layer, options);
   const expert_shape& a = layer.experts.shape();
-  const expert_shape& b = layer.grad_experts.shape();
-  expect(a == b, name, ": gradient of shape [", b.num_experts, ", ", b.ffn_dim, ", ", b.hidden_dim,
-         "] for experts [", a.num_experts, ", ", a.ffn_dim, ", ", a.hidden_dim, "]");
-  if constexpr (has_place<std::remove_cvref_t<decltype(layer.experts)>>) {
-    expect(layer.experts.placement() == layer.grad_experts.placement(), name,
-           ": the gradient is of another part of the experts");
+  if constexpr (!is_decoded<std::remove_cvref_t<decltype(layer.experts)>>) {
+    const expert_shape& b = layer.grad_experts.shape();
+    expect(a == b, name, ": gradient of shape [", b.num_experts, ", ", b.ffn_dim, ", ", b.hidden_dim,
+           "] for experts [", a.num_experts, ", ", a.ffn_dim, ", ", a.hidden_dim, "]");
+    if constexpr (has_place<std::remove_cvref_t<decltype(layer.experts)>>) {
+      expect(layer.experts.placement() == layer.grad_experts.placement(), name,
+             ": the gradient is of another part of the experts");
+    }
   }
   expect_like_experts(name, "the gradient of the rows", a, layer.grad_rows);
   expect_like_experts(name, "the gradient to the router", a, layer.grad_router);
@@ -115,19 +117,22 @@ void expect_backward_apart(const char* name, const Layer& layer, const Layer& ot
       {"the saved statuses", addresses_of(other.saved.statuses, n)}};
   expect_apart(name, to_router, read);
   expect_apart(name, work, read);
-  expect_held_apart(name, layer.grad_experts, read);
-  expect_held_apart(name, layer.grad_experts, {work});
   expect_held_apart(name, other.experts, {to_router, work});
-  expect_held_apart(name, other.grad_experts, {to_router});
   if (&other != &layer) {
     expect_apart(name, to_router, {{"the gradient to another router", core::addresses(other.grad_router)}});
   }
-  for_each_view(layer.grad_experts, [&](const auto& view) {
-    if (view.table() != nullptr) return;
-    const named_range mine{"the gradient to the experts", core::addresses(view)};
-    expect_held_apart(name, other.experts, {mine});
-    if (&other != &layer) expect_held_apart(name, other.grad_experts, {mine});
-  });
+  if constexpr (!is_decoded<std::remove_cvref_t<decltype(layer.experts)>>) {  // else in factors, which the
+                                                                              // step checks
+    expect_held_apart(name, layer.grad_experts, read);
+    expect_held_apart(name, layer.grad_experts, {work});
+    expect_held_apart(name, other.grad_experts, {to_router});
+    for_each_view(layer.grad_experts, [&](const auto& view) {
+      if (view.table() != nullptr) return;
+      const named_range mine{"the gradient to the experts", core::addresses(view)};
+      expect_held_apart(name, other.experts, {mine});
+      if (&other != &layer) expect_held_apart(name, other.grad_experts, {mine});
+    });
+  }
 }
 
 /// The options and the shapes, of which the size of the workspace is made.

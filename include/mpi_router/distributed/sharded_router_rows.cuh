@@ -12,8 +12,9 @@ MPIROUTER_CUDA_BEGIN
 
 /// One layer of a sharded call on a GPU.
 ///
-/// experts: a shard (distributed/shards.hpp) of device memory; or, where T is a storage type, a view of the
-/// neurons that this rank holds of each expert, [N, F_s, D] in any layout, any number of them. The router [N,
+/// experts: a shard (distributed/shards.hpp, distributed/decoded_shard.hpp) of device memory; or, where T is
+/// a storage type, a view of the neurons that this rank holds of each expert, [N, F_s, D] in any layout, any
+/// number of them. The router [N,
 /// D], whole and the same on every rank, and where its rows [N, D] go. told and saved: as of router_rows,
 /// global. most: of a shard, the most experts (columns, of a shard of columns) that any rank has a part of,
 /// the same number on every rank, which makes the message as small as that; 0: all of them.
@@ -58,6 +59,19 @@ template <class T, class R, class O>
   }
 }
 
+/// The same for a communicator: of backend_sum(comm) some 4 · N · (D + 5) + 8 · N · (D + 1) for all layers in
+/// place of what is gathered.
+template <DeviceCommunicator Comm, class T, class R, class O>
+[[nodiscard]] std::size_t sharded_router_rows_workspace(const context& ctx,
+                                                        std::span<const sharded_layer<T, R, O>> layers,
+                                                        const Comm& comm) {
+  if constexpr (detail::sums_by_backend<Comm> && !detail::is_columns<T>) {
+    return detail::forward_sum_memory(ctx, layers, nullptr).bytes;
+  } else {
+    return sharded_router_rows_workspace(ctx, layers, static_cast<index_t>(comm.size()));
+  }
+}
+
 /// The rows of the routers of all layers (Eq. 4, 5), each rank multiplying by what it holds: row i is C · r_i
 /// M_i / ‖r_i M_i‖ with M_i the sum over the ranks. Rows, statuses and by-products are the same bits on every
 /// rank. Layers of a call are of one kind of shard; experts of a view have all N of them on every rank.
@@ -76,7 +90,7 @@ template <class T, class R, class O>
 ///
 /// Over a PeerCommunicator there is no message: directions and their numbers go to the others as they are
 /// made, which all wait for at the end (and at the beginning, until none reads those of the last call). Not
-/// for columns.
+/// for columns. With backend_sum(comm) (distributed/device_sums.cuh) the library below adds.
 ///
 /// Stream-ordered, no synchronisation, no allocation; may be captured in a graph where the message may.
 /// Throws usage_error on shapes, overlap, workspace, radius, steps; what `comm` throws passes through.

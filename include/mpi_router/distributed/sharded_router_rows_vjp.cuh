@@ -12,8 +12,9 @@ MPIROUTER_CUDA_BEGIN
 
 /// The backward of sharded_router_rows for one layer: `saved` is what the forward left, grad_rows = ḡ [N, D],
 /// grad_router [N, D] where the router's gradient goes, grad_experts that of what this rank holds: a shard of
-/// the same placement (a view, where experts is one), in any layout and storage type. most: as of the
-/// forward.
+/// the same placement (a view, where experts is one), in any layout and storage type; of experts that are
+/// decoded as they are read gradient_factors of what is here (G is gradient_factors), any of them null; mode
+/// then does not matter. most: as of the forward.
 template <class T, class G, class R, class U, class V>
 struct sharded_layer_vjp {
   detail::held_t<T> experts;
@@ -45,6 +46,18 @@ template <class T, class G, class R, class U, class V>
     return detail::column_backward_memory(layers, ranks, tokens, nullptr).bytes;
   } else {
     return detail::neuron_backward_memory(ctx, layers, ranks, mode, tokens, nullptr).bytes;
+  }
+}
+
+/// The same for a communicator, backend_sum(comm) among them.
+template <DeviceCommunicator Comm, class T, class G, class R, class U, class V>
+[[nodiscard]] std::size_t sharded_router_rows_vjp_workspace(
+    const context& ctx, std::span<const sharded_layer_vjp<T, G, R, U, V>> layers, const Comm& comm,
+    gradient_mode mode, tokens_of_rows tokens = tokens_of_rows::same_on_all_ranks) {
+  if constexpr (detail::sums_by_backend<Comm> && !detail::is_columns<T>) {
+    return detail::backward_sum_memory(ctx, layers, mode, tokens, nullptr).bytes;
+  } else {
+    return sharded_router_rows_vjp_workspace(ctx, layers, static_cast<index_t>(comm.size()), mode, tokens);
   }
 }
 

@@ -1,6 +1,7 @@
 // The gradients that come for the rows, where every rank has tokens of its own: their sums over the ranks.
 #pragma once
 
+#include <mpi_router/distributed/device_sums.cuh>
 #include <mpi_router/distributed/finish_layers.cuh>
 #include <mpi_router/distributed/message_groups.cuh>
 #include <mpi_router/distributed/tokens_of_rows.hpp>
@@ -43,24 +44,20 @@ class upstream {
   template <class Comm>
   void add_up(const context& ctx, const Comm& comm, float* mine, float* all) const {
     if (size_ == 0) return;
+    float* const given = sums_by_backend<Comm> ? sums_ : mine;
     layers_finisher<layer_to_collect<matrix_images>> own(ctx);
     for_each([&](const auto& layer, index_t at, index_t pitch) {
-      own.add(rows_to_collect(layer, matrix_images{any_matrix(layer.grad_rows)}, any_matrix(mine + at, pitch),
-                              nullptr, {}),
+      own.add(rows_to_collect(layer, matrix_images{any_matrix(layer.grad_rows)},
+                              any_matrix(given + at, pitch), nullptr, {}),
               layer.experts.shape().num_experts);
     });
     own.finish();
-    gather(ctx, comm, mine, all, size_);
-    layers_finisher<layer_to_collect<rank_images>> sums(ctx);
-    for_each([&](const auto& layer, index_t at, index_t pitch) {
-      const rank_images ranks{{all + at, nullptr, nullptr, nullptr, nullptr},
-                              size_,
-                              static_cast<int>(pitch),
-                              static_cast<int>(comm.size())};
-      sums.add(rows_to_collect(layer, ranks, any_matrix(sums_ + at, pitch), nullptr, {}),
-               layer.experts.shape().num_experts);
-    });
-    sums.finish();
+    if constexpr (sums_by_backend<Comm>) {
+      add_by_backend(ctx, comm, sums_, floats());
+    } else {
+      gather(ctx, comm, mine, all, size_);
+      add_ranks(ctx, comm, all);
+    }
   }
   /// use(ḡ) of a layer of a message, a piece of a layer maybe.
   template <class Layer, class Use>
@@ -90,6 +87,28 @@ class upstream {
   }
 
  private:
+  /// The sums of what the ranks were given, in their order.
+  template <class Comm>
+  void add_ranks(const context& ctx, const Comm& comm, float* all) const {
+    layers_finisher<layer_to_collect<rank_images>> sums(ctx);
+    for_each([&](const auto& layer, index_t at, index_t pitch) {
+      const rank_images ranks{{all + at, nullptr, nullptr, nullptr, nullptr},
+                              size_,
+                              static_cast<int>(pitch),
+                              static_cast<int>(comm.size())};
+      sums.add(rows_to_collect(layer, ranks, any_matrix(sums_ + at, pitch), nullptr, {}),
+               layer.experts.shape().num_experts);
+    });
+    sums.finish();
+  }
+  /// Without what fills up the last line.
+  [[nodiscard]] index_t floats() const {
+    index_t end = 0;
+    for_each([&](const auto& layer, index_t at, index_t pitch) {
+      end = at + layer.experts.shape().num_experts * pitch;
+    });
+    return end;
+  }
   template <class Use>
   void for_each(const Use& use) const {
     index_t at = 0;

@@ -2,7 +2,7 @@
 // rows.
 #pragma once
 
-#include <mpi_router/backend/packed/format.hpp>
+#include <mpi_router/core/packed_format.hpp>
 #include <mpi_router/backend/packed/order.hpp>
 #include <mpi_router/backend/packed/widen.hpp>
 

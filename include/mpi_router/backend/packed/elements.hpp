@@ -2,7 +2,7 @@
 // gaps.
 #pragma once
 
-#include <mpi_router/backend/packed/format.hpp>
+#include <mpi_router/core/packed_format.hpp>
 #include <mpi_router/core/vector_loops.hpp>
 
 #include <cmath>

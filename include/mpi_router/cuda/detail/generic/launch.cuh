@@ -3,6 +3,7 @@
 
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/cuda/detail/device/launch.cuh>
+#include <mpi_router/cuda/detail/device/scaled_vectors.cuh>
 #include <mpi_router/cuda/detail/generic/kernel.cuh>
 #include <mpi_router/cuda/detail/plan/two_reads.hpp>
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/core/experts.hpp>
+#include <mpi_router/cuda/detail/device/scaled_vectors.cuh>
 #include <mpi_router/cuda/detail/generic/launch.cuh>
 #include <mpi_router/cuda/detail/generic/vector_kernel.cuh>
 
@@ -18,12 +19,6 @@ void launch_for_experts(const char* name, const context& ctx, index_t experts, u
     args.first_expert = static_cast<int>(first);
     launch(name, ctx, {blocks, generic_threads, 0, 1, static_cast<unsigned>(count)}, kernel, args);
   }
-}
-
-inline void scale(const context& ctx, const expert_shape& shape, const any_matrix& from, index_t extent,
-                  const scaled_vectors& to) {
-  launch("scale_kernel", ctx, {static_cast<unsigned>(shape.num_experts), generic_threads},
-         scale_kernel<float>, from, to.values, to.pitch, to.exponents, static_cast<int>(extent));
 }
 
 /// u = (r Aᵀ) A by two products, each a read of the weights; y [N, F], u [N, D] and the energies [N] in f64,

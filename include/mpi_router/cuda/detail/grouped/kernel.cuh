@@ -52,7 +52,7 @@ struct padding_places {
 /// no room, nothing but NaN goes in, into the last row of each one's gradients: of several that end there the
 /// first writes it.
 template <class = void>
-__global__ void __launch_bounds__(generic_threads)
+__global__ void __launch_bounds__(most_threads)
     swap_padding_kernel(const __grid_constant__ grouped_args a) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -73,9 +73,10 @@ __global__ void __launch_bounds__(generic_threads)
     if (other.data == nullptr) {
       side.kept.load_four(place, column, side.columns, x);
     } else {
-      side.operand.load_four(row, column, side.columns, x);
-      side.kept.store_four(place, column, side.columns, x);
-      other.load_four(expert, column, side.columns, x);
+      double own[4];
+      side.operand.load_four(row, column, side.columns, own);
+      other.load_four(expert, column, side.columns, x);  // under way with that
+      side.kept.store_four(place, column, side.columns, own);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         x[i] = nans ? nan("") : side.finite && is_last && !isfinite(x[i]) ? 0.0 : x[i];

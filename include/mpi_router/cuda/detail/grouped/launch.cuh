@@ -70,7 +70,7 @@ inline void swap_padding(const context& ctx, const grouped_args& args) {
   if (args.experts == 0 || args.tokens == 0) {
     return;
   }
-  launch("swap_padding_kernel", ctx, {static_cast<unsigned>(2 * args.experts), generic_threads, 0, 1, 2},
+  launch("swap_padding_kernel", ctx, {static_cast<unsigned>(2 * args.experts), most_threads, 0, 1, 2},
          swap_padding_kernel<>, args);
 }
 

@@ -32,19 +32,18 @@ inline void expect_workspace(const char* what, const workspace& scratch, std::si
          ": the workspace is not aligned to 256");
 }
 
-template <class T, class Matrix>
-void expect_rows(const char* what, const char* name, const expert_batch_view<const T, device_space>& experts,
-                 const Matrix& m) {
-  expect(m.rows() == experts.num_experts() && m.cols() == experts.hidden_dim(), what, ": ", name,
-         " of shape [", m.rows(), ", ", m.cols(), "] for experts [", experts.num_experts(), ", ",
-         experts.ffn_dim(), ", ", experts.hidden_dim(), "]");
+/// Experts: a view, or others that have a shape.
+template <class Experts, class Matrix>
+void expect_rows(const char* what, const char* name, const Experts& experts, const Matrix& m) {
+  const auto [n, f, d] = experts.shape();
+  expect(m.rows() == n && m.cols() == d, what, ": ", name, " of shape [", m.rows(), ", ", m.cols(),
+         "] for experts [", n, ", ", f, ", ", d, "]");
 }
 
-template <class T>
-void expect_experts(const char* what, const expert_batch_view<const T, device_space>& experts) {
-  expect(experts.num_experts() <= most_extent && experts.ffn_dim() <= most_extent &&
-             experts.hidden_dim() <= most_hidden,
-         what, ": experts [", experts.num_experts(), ", ", experts.ffn_dim(), ", ", experts.hidden_dim(),
+template <class Experts>
+void expect_experts(const char* what, const Experts& experts) {
+  const auto [n, f, d] = experts.shape();
+  expect(n <= most_extent && f <= most_extent && d <= most_hidden, what, ": experts [", n, ", ", f, ", ", d,
          "], where D may be up to 32768 and N and F up to 2^30 - 1");
 }
 
@@ -93,17 +92,35 @@ inline void expect_told_apart(const char* what, const step_by_products& told, co
   expect_apart(what, told_by_a_step(told, besides, n, d), others);
 }
 
-/// The weights meet nothing that is written, where they have one base pointer: a table of them is in device
-/// memory, which the host does not read.
-template <class T>
-void expect_weights_apart(const char* what, const expert_batch_view<T, device_space>& weights,
+/// use(range) for memory that weights are known to lie in: of a view all of it, unless that is a table in
+/// device memory, which the host does not read; of others what they say.
+template <class Experts, class Use>
+void for_each_weight_range(const Experts& weights, const Use& use) {
+  if constexpr (requires { weights.table(); }) {
+    if (weights.table() == nullptr) use(core::addresses(weights));
+  } else if constexpr (requires { weights.ranges(); }) {
+    for (const core::address_range& range : weights.ranges()) use(range);
+  }
+}
+
+/// The weights meet nothing that is written.
+template <class Experts>
+void expect_weights_apart(const char* what, const Experts& weights,
                           std::initializer_list<named_range> written,
                           std::span<const named_range> told = {}) {
-  if (weights.table() == nullptr) {
-    const named_range all{"a gate matrix", core::addresses(weights)};
+  for_each_weight_range(weights, [&](const core::address_range& range) {
+    const named_range all{"a gate matrix", range};
     expect_apart(what, all, written);
     expect_apart(what, all, told);
-  }
+  });
+}
+
+/// What every backward asks of its options.
+inline void expect_one_step_back(const char* what, const step_options& options) {
+  expect(options.steps == 1, what, ": the gradient of ", options.steps,
+         " steps; take it of one step at a time");
+  expect(options.through != differentiate::none, what,
+         ": nothing is differentiated, as options.through says");
 }
 
 MPIROUTER_CUDA_DETAIL_END

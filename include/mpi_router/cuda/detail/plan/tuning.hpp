@@ -134,6 +134,24 @@ constexpr int finish_few_columns = 1024;   // columns: each thread has a vector 
 constexpr int finish_kept = 4;             // fours of an image that stay in a thread's registers: all that
 constexpr int finish_kept_columns = 8192;  // columns make, 4 · 4 · 512. Longer images are read twice
 
+// --- The kernel over rows that are decoded as they are read
+
+constexpr int decoded_columns = 8;  // that a thread decodes at once: bytes of codes, or half as many
+/// Pieces of so many columns that a thread has of a row, in a block of up to most_threads: the kernel is
+/// compiled for these. Two from where a block would have more than four warps.
+[[nodiscard]] constexpr int decoded_pieces(index_t hidden) {
+  return hidden <= 4 * warp_threads * decoded_columns   ? 1
+         : hidden <= 2 * most_threads * decoded_columns ? 2
+                                                        : 8;
+}
+/// Rows of a tile, whose dots are summed over the block at once: registers hold them beside the bytes of the
+/// next tile and a thread's part of the vectors and of the image.
+[[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int decoded_rows(int pieces) {
+  return pieces < 4 ? 4 / pieces : 1;
+}
+constexpr int decoded_threads =
+    512;  // that a multiprocessor has at once: their loads hide the memory's latency
+
 // --- The gates
 
 constexpr int most_gate_experts = 8192;   // their keys and loads take 64 KiB of shared memory

@@ -16,7 +16,7 @@ namespace detail::kernels {
 ///
 ///   block_cols         columns that share a scale, where the format fixes them
 ///   row, row_of(a, f)  one row
-///   check(a)           throws usage_error where the view cannot be
+///   check(a, what)     throws usage_error where the view cannot be; `what`: the call
 ///   at(a, f, d)        one element, exact
 template <class View>
 struct packed_format;
@@ -27,22 +27,23 @@ struct packed_format;
 
 /// Throws usage_error where there cannot be `rows` × `row_bytes` bytes at `data`, `stride` bytes from row to
 /// row.
-inline void expect_rows(const char* what, const void* data, index_t rows, index_t row_bytes, index_t stride) {
-  core::expect(data != nullptr || rows == 0 || row_bytes == 0, what, ": null data for ", rows, " rows of ",
-               row_bytes, " bytes");
-  core::expect(rows <= 1 || stride >= row_bytes, what, ": rows of ", row_bytes, " bytes, ", stride,
+inline void expect_rows(const char* what, const char* part, const void* data, index_t rows, index_t row_bytes,
+                        index_t stride) {
+  core::expect(data != nullptr || rows == 0 || row_bytes == 0, what, part, ": null data for ", rows,
+               " rows of ", row_bytes, " bytes");
+  core::expect(rows <= 1 || stride >= row_bytes, what, part, ": rows of ", row_bytes, " bytes, ", stride,
                " bytes apart");
-  core::expect(rows == 0 || stride == 0 || stride <= std::numeric_limits<index_t>::max() / rows, what, ": ",
-               rows, " rows, ", stride, " bytes apart, cannot be");
+  core::expect(rows == 0 || stride == 0 || stride <= std::numeric_limits<index_t>::max() / rows, what, part,
+               ": ", rows, " rows, ", stride, " bytes apart, cannot be");
 }
 
 /// Throws usage_error where [rows, cols] are not whole blocks, or their bytes cannot be at `data`. Returns
 /// the bytes of a row.
-inline void expect_blocks(const char* what, const void* data, index_t rows, index_t cols, index_t stride,
-                          index_t block_cols, index_t block_bytes) {
-  core::expect(rows >= 0 && cols >= 0 && cols % block_cols == 0, what, ": [F = ", rows, ", D = ", cols,
+inline void expect_blocks(const char* what, const char* part, const void* data, index_t rows, index_t cols,
+                          index_t stride, index_t block_cols, index_t block_bytes) {
+  core::expect(rows >= 0 && cols >= 0 && cols % block_cols == 0, what, part, ": [F = ", rows, ", D = ", cols,
                "] in blocks of ", block_cols, " columns");
-  expect_rows(what, data, rows, cols / block_cols * block_bytes, stride);
+  expect_rows(what, part, data, rows, cols / block_cols * block_bytes, stride);
 }
 
 [[nodiscard]] inline index_t size_of(fp8_scale type) {
@@ -74,12 +75,11 @@ struct packed_format<fp8_view> {
     fp8_scale type;
   };
 
-  static void check(const fp8_view& a) {
-    const char* const what = "gram(fp8_view)";
+  static void check(const fp8_view& a, const char* what = "gram(fp8_view)") {
     core::expect(a.rows >= 0 && a.cols >= 0 && a.block_rows > 0 && a.block_cols > 0, what, ": [F = ", a.rows,
                  ", D = ", a.cols, "] in blocks of [", a.block_rows, ", ", a.block_cols, "]");
-    expect_rows("gram(fp8_view), codes", a.codes, a.rows, a.cols, a.row_bytes);
-    expect_rows("gram(fp8_view), scales", a.scales, a.cols == 0 ? 0 : packed::parts_of(a.rows, a.block_rows),
+    expect_rows(what, ", codes", a.codes, a.rows, a.cols, a.row_bytes);
+    expect_rows(what, ", scales", a.scales, a.cols == 0 ? 0 : packed::parts_of(a.rows, a.block_rows),
                 packed::parts_of(a.cols, a.block_cols) * size_of(a.scale_type), a.scale_row_bytes);
   }
   [[nodiscard]] static double at(const fp8_view& a, index_t f, index_t d) noexcept {
@@ -102,9 +102,9 @@ struct packed_format<mxfp4_view> {
     const std::byte* scales;
   };
 
-  static void check(const mxfp4_view& a) {
-    expect_blocks("gram(mxfp4_view), codes", a.codes, a.rows, a.cols, a.row_bytes, block_cols, 16);
-    expect_blocks("gram(mxfp4_view), scales", a.scales, a.rows, a.cols, a.scale_row_bytes, block_cols, 1);
+  static void check(const mxfp4_view& a, const char* what = "gram(mxfp4_view)") {
+    expect_blocks(what, ", codes", a.codes, a.rows, a.cols, a.row_bytes, block_cols, 16);
+    expect_blocks(what, ", scales", a.scales, a.rows, a.cols, a.scale_row_bytes, block_cols, 1);
   }
   [[nodiscard]] static double at(const mxfp4_view& a, index_t f, index_t d) noexcept {
     const row r = row_of(a, f);
@@ -124,8 +124,8 @@ struct packed_format<mxfp4_blocks_view> {
   static constexpr index_t block_bytes = 17;
   using row = const std::byte*;
 
-  static void check(const mxfp4_blocks_view& a) {
-    expect_blocks("gram(mxfp4_blocks_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
+  static void check(const mxfp4_blocks_view& a, const char* what = "gram(mxfp4_blocks_view)") {
+    expect_blocks(what, "", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
   }
   [[nodiscard]] static double at(const mxfp4_blocks_view& a, index_t f, index_t d) noexcept {
     const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
@@ -146,8 +146,8 @@ struct packed_format<q8_0_view> {
   static constexpr index_t block_bytes = 34;
   using row = const std::byte*;
 
-  static void check(const q8_0_view& a) {
-    expect_blocks("gram(q8_0_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
+  static void check(const q8_0_view& a, const char* what = "gram(q8_0_view)") {
+    expect_blocks(what, "", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
   }
   [[nodiscard]] static double at(const q8_0_view& a, index_t f, index_t d) noexcept {
     const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
@@ -165,8 +165,8 @@ struct packed_format<q4_k_view> {
   static constexpr index_t block_bytes = 144;
   using row = const std::byte*;
 
-  static void check(const q4_k_view& a) {
-    expect_blocks("gram(q4_k_view)", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
+  static void check(const q4_k_view& a, const char* what = "gram(q4_k_view)") {
+    expect_blocks(what, "", a.blocks, a.rows, a.cols, a.row_bytes, block_cols, block_bytes);
   }
   [[nodiscard]] static double at(const q4_k_view& a, index_t f, index_t d) noexcept {
     const std::byte* const in = row_of(a, f) + d / block_cols * block_bytes;
