@@ -17,10 +17,8 @@ MPIROUTER_CUDA_BEGIN
 /// Gate matrices [N, F, D] that kernels see row by row. `Rows` is a plain value that a kernel is given:
 /// `rows.of(e)`, on the device, is expert e, and of that `load(f, d, out)` decodes eight elements of row f
 /// from column d on, a multiple of eight below D, into float (&out)[8], zeros beyond D. Any number of threads
-/// may do so at once. Where it has fetch(f, d), which loads something, and decode(that, d, out) in place of
-/// load, loads of the next rows are under way while these are multiplied. What a functor of yours reads is
-/// not compared with what a call writes, unless it has `ranges(N)`, of core::address_range: the two must not
-/// overlap.
+/// may do so at once. What a functor of yours reads is not compared with what a call writes, unless it has
+/// `ranges(N)`, of core::address_range: the two must not overlap.
 ///
 ///   struct halved {                       // another expert's weights, halved
 ///     const float* data; int f, d;
@@ -130,7 +128,10 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 /// What packed_rows asks of a view beyond its format.
 template <class View>
 void expect_decodable(const View& a) {
+  core::expect(a.row_bytes <= 0x7fffffff, "cuda::packed_experts: rows ", a.row_bytes, " bytes apart");
   if constexpr (requires { a.block_cols; }) {
+    core::expect(a.scale_row_bytes <= 0x7fffffff, "cuda::packed_experts: scales ", a.scale_row_bytes,
+                 " bytes apart");
     core::expect(a.block_cols % decoded_columns == 0 || a.block_cols >= a.cols,
                  "cuda::packed_experts: blocks of ", a.block_cols,
                  " columns, where a multiple of 8, or all of D = ", a.cols, ", are decoded");

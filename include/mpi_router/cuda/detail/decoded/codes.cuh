@@ -50,11 +50,11 @@ using byte_pointer = const unsigned char*;
   return __uint_as_float(code == 255U ? 0x7fc00000U : code == 0U ? 0x00400000U : code << 23);
 }
 /// The bits of a scale, and what they mean.
-[[nodiscard]] __device__ __forceinline__ unsigned scale_bits(byte_pointer row, fp8_scale type, int at,
-                                                             int alignment) {
-  return type == fp8_scale::f32    ? load_four_bytes(row + 4 * at, alignment)
-         : type == fp8_scale::e8m0 ? row[at]
-                                   : load_two_bytes(row + 2 * at, alignment);
+[[nodiscard]] __device__ __forceinline__ unsigned scale_bits(byte_pointer at, fp8_scale type) {
+  const int alignment = alignment_of(at, 0);
+  return type == fp8_scale::f32    ? load_four_bytes(at, alignment)
+         : type == fp8_scale::e8m0 ? at[0]
+                                   : load_two_bytes(at, alignment);
 }
 [[nodiscard]] __device__ __forceinline__ float scale_of(unsigned bits, fp8_scale type) {
   return type == fp8_scale::f32    ? __uint_as_float(bits)
@@ -63,212 +63,264 @@ using byte_pointer = const unsigned char*;
                                    : __uint_as_float(bits << 16);
 }
 
-/// Four E4M3 numbers, by the conversion of sm_89 and newer, times a scale.
-__device__ __forceinline__ void decode_e4m3(unsigned four, float scale, float* out) {
+/// What eight codes have in common: an element is scale · code − minimum.
+struct shared_numbers {
+  float scale;
+  float minimum;
+};
+
+/// Four E4M3 numbers, by the conversion of sm_89 and newer.
+__device__ __forceinline__ void decode_e4m3(unsigned four, float* out) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const auto pair = static_cast<__nv_fp8x2_storage_t>(four >> 16 * i);
     const float2 x = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3)));
-    out[2 * i] = x.x * scale;
-    out[2 * i + 1] = x.y * scale;
+    out[2 * i] = x.x;
+    out[2 * i + 1] = x.y;
   }
 }
-/// Four signed bytes times a scale: behind the bits of 2^23 a byte is a float.
-__device__ __forceinline__ void decode_bytes(unsigned four, float scale, float* out) {
+/// Four signed bytes: behind the bits of 2^23 a byte is a float.
+__device__ __forceinline__ void decode_bytes(unsigned four, float* out) {
   const unsigned biased = four ^ 0x80808080U;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const unsigned bits = __byte_perm(biased, 0x4b000000U, 0x7650U + static_cast<unsigned>(i));
-    out[i] = (__uint_as_float(bits) - 8388736.0F) * scale;
+    out[i] = __uint_as_float(bits) - 8388736.0F;
   }
 }
-/// The numbers of half a byte in the bits from `shift` on of each byte, E2M1, times a scale: as an f16 they
-/// are 2^14 too small.
-__device__ __forceinline__ void decode_e2m1(unsigned four, int shift, float scale, float* out) {
-  const unsigned codes = four >> shift;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const unsigned code = codes >> 8 * i;
-    const auto half = static_cast<unsigned short>((code & 7U) << 9 | (code & 8U) << 12);
-    out[i] = __half2float(__ushort_as_half(half)) * 16384.0F * scale;
-  }
+/// The numbers of half a byte, E2M1, in the lower bits of both halves of a word, as an f16 that is 2^14 too
+/// small.
+__device__ __forceinline__ float2 decode_e2m1(unsigned word) {
+  const unsigned bits = (word & 0x00070007U) << 9 | (word & 0x00080008U) << 12;
+  return __half22float2(__halves2half2(__ushort_as_half(static_cast<unsigned short>(bits)),
+                                       __ushort_as_half(static_cast<unsigned short>(bits >> 16))));
+}
+constexpr float e2m1_factor = 16384.0F;
+
+/// Bytes from the start of a matrix to a row of it.
+[[nodiscard]] __device__ __forceinline__ unsigned long long row_offset(int row, unsigned row_bytes) {
+  return static_cast<unsigned long long>(static_cast<unsigned>(row)) * row_bytes;
 }
 
-/// One expert's rows, of packed weights in view `a`: fetch(row, column) loads the bytes of eight columns from
-/// `column` on, a multiple of eight, and looks at none of them, so that many loads are under way at once;
-/// decode(bytes, column, out) makes floats of them, zeros beyond D.
+/// One expert's packed rows: columns_at(column) are eight of them, from a multiple of eight on, whose
+/// fetch(row) loads the bytes and looks at none, so that many loads are under way at once, and whose
+/// decode(bytes, codes) makes floats of them, zeros beyond D.
 template <class View>
 struct packed_rows;
 
 template <>
 struct packed_rows<fp8_view> {
-  struct bytes {
-    uint2 codes;
-    unsigned scale;
-  };
   const fp8_view& a;
   byte_pointer codes;
   byte_pointer scales;
-  int alignment;
-  int scale_alignment;
-  int row_shift;  // of the division by the rows of a block, -1 where that is no power of two
-  int col_shift;
 
-  __device__ __forceinline__ packed_rows(const fp8_view& view, byte_pointer codes_at, byte_pointer scales_at)
-      : a(view),
-        codes(codes_at),
-        scales(scales_at),
-        alignment(alignment_of(codes_at, view.row_bytes)),
-        scale_alignment(alignment_of(scales_at, view.scale_row_bytes)),
-        row_shift(shift_of(view.block_rows)),
-        col_shift(shift_of(view.block_cols)) {}
-  [[nodiscard]] __device__ __forceinline__ bytes fetch(int row, int column) const {
-    const byte_pointer at = codes + row * a.row_bytes + column;
-    const int left = static_cast<int>(a.cols) - column;
-    return {left < decoded_columns ? gather_bytes(at, left) : load_eight_bytes(at, alignment),
-            scale_bits(scales + block_of(row, row_shift, a.block_rows) * a.scale_row_bytes, a.scale_type,
-                       block_of(column, col_shift, a.block_cols), scale_alignment)};
-  }
-  __device__ __forceinline__ void decode(const bytes& from, int column, float (&out)[decoded_columns]) const {
-    const float scale = scale_of(from.scale, a.scale_type);
-    decode_e4m3(from.codes.x, scale, out);
-    decode_e4m3(from.codes.y, scale, out + 4);
-    const int left = static_cast<int>(a.cols) - column;
-    if (left < decoded_columns) {  // zero times a scale that is not finite
-#pragma unroll
-      for (int i = 0; i < decoded_columns; ++i) out[i] = i < left ? out[i] : 0.0F;
+  struct columns {
+    static constexpr bool has_minimum = false;
+    struct bytes {
+      uint2 codes;
+      unsigned scale;
+    };
+    const fp8_view& a;
+    byte_pointer codes;
+    byte_pointer scales;
+    int left;       // columns up to D
+    int row_shift;  // of the division by the rows of a block, -1 where that is no power of two
+    bool is_plain;  // whole, aligned, with scales in f32
+
+    [[nodiscard]] __device__ __forceinline__ bytes fetch(int row) const {
+      const int block = row_shift < 0 ? row / static_cast<int>(a.block_rows) : row >> row_shift;
+      const byte_pointer at = codes + row_offset(row, static_cast<unsigned>(a.row_bytes));
+      const byte_pointer scale = scales + row_offset(block, static_cast<unsigned>(a.scale_row_bytes));
+      if (is_plain) [[likely]] {
+        return {*reinterpret_cast<const uint2*>(at), *reinterpret_cast<const unsigned*>(scale)};
+      }
+      return {left < decoded_columns ? gather_bytes(at, left) : load_eight_bytes(at, alignment_of(at, 0)),
+              scale_bits(scale, a.scale_type)};
     }
+    [[nodiscard]] __device__ __forceinline__ shared_numbers decode(const bytes& from,
+                                                                   float (&out)[decoded_columns]) const {
+      decode_e4m3(from.codes.x, out);
+      decode_e4m3(from.codes.y, out + 4);
+      return {is_plain ? __uint_as_float(from.scale) : scale_of(from.scale, a.scale_type), 0.0F};
+    }
+  };
+  [[nodiscard]] __device__ __forceinline__ columns columns_at(int column) const {
+    const index_t rows = a.block_rows;
+    const index_t block = a.block_cols > 0x3fffffff ? 0 : column / static_cast<int>(a.block_cols);
+    const int shift = rows > 0x3fffffff          ? 31
+                      : (rows & (rows - 1)) == 0 ? __ffs(static_cast<int>(rows)) - 1
+                                                 : -1;
+    const byte_pointer first = codes + column;
+    const byte_pointer scale = scales + block * bytes_of(a.scale_type);
+    const int left = static_cast<int>(a.cols) - column;
+    const bool is_plain = left >= decoded_columns && alignment_of(first, a.row_bytes) % 8 == 0 &&
+                          a.scale_type == fp8_scale::f32 && alignment_of(scale, a.scale_row_bytes) % 4 == 0;
+    return {a, first, scale, left, shift, is_plain};
   }
-
- private:
-  [[nodiscard]] __device__ __forceinline__ static int shift_of(index_t size) {
-    return size > 0x3fffffff ? 31 : (size & (size - 1)) == 0 ? __ffs(static_cast<int>(size)) - 1 : -1;
-  }
-  [[nodiscard]] __device__ __forceinline__ static int block_of(int at, int shift, index_t size) {
-    return shift < 0 ? at / static_cast<int>(size) : at >> shift;
+  [[nodiscard]] __device__ __forceinline__ static int bytes_of(fp8_scale type) {
+    return type == fp8_scale::f32 ? 4 : type == fp8_scale::e8m0 ? 1 : 2;
   }
 };
 
 template <>
 struct packed_rows<mxfp4_view> {
-  struct bytes {
-    unsigned codes;
-    unsigned scale;
-  };
   const mxfp4_view& a;
   byte_pointer codes;
   byte_pointer scales;
-  int alignment;
 
-  __device__ __forceinline__ packed_rows(const mxfp4_view& view, byte_pointer codes_at,
-                                         byte_pointer scales_at)
-      : a(view), codes(codes_at), scales(scales_at), alignment(alignment_of(codes_at, view.row_bytes)) {}
-  [[nodiscard]] __device__ __forceinline__ bytes fetch(int row, int column) const {
-    return {load_four_bytes(codes + row * a.row_bytes + column / 2, alignment),
-            scales[row * a.scale_row_bytes + column / 32]};
-  }
-  __device__ __forceinline__ void decode(const bytes& from, int, float (&out)[decoded_columns]) const {
-    const float scale = power_of_code(from.scale);
-    float low[4];
-    float high[4];
-    decode_e2m1(from.codes, 0, scale, low);
-    decode_e2m1(from.codes, 4, scale, high);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      out[2 * i] = low[i];
-      out[2 * i + 1] = high[i];
+  struct columns {
+    static constexpr bool has_minimum = false;
+    struct bytes {
+      unsigned codes;
+      unsigned scale;
+    };
+    const mxfp4_view& a;
+    byte_pointer codes;
+    byte_pointer scales;
+    int alignment;
+
+    [[nodiscard]] __device__ __forceinline__ bytes fetch(int row) const {
+      return {load_four_bytes(codes + row_offset(row, static_cast<unsigned>(a.row_bytes)), alignment),
+              scales[row_offset(row, static_cast<unsigned>(a.scale_row_bytes))]};
     }
+    [[nodiscard]] __device__ __forceinline__ shared_numbers decode(const bytes& from,
+                                                                   float (&out)[decoded_columns]) const {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {  // column i is in the bits from 4 i on
+        const float2 pair = decode_e2m1(from.codes >> 4 * i);
+        out[i] = pair.x;
+        out[i + 4] = pair.y;
+      }
+      return {power_of_code(from.scale) * e2m1_factor, 0.0F};
+    }
+  };
+  [[nodiscard]] __device__ __forceinline__ columns columns_at(int column) const {
+    const byte_pointer first = codes + column / 2;
+    return {a, first, scales + column / 32, alignment_of(first, a.row_bytes)};
   }
 };
 
 template <>
 struct packed_rows<mxfp4_blocks_view> {
-  struct bytes {
-    uint2 codes;
-    unsigned scale;
-  };
   const mxfp4_blocks_view& a;
   byte_pointer blocks;
+  byte_pointer none;
 
-  __device__ __forceinline__ packed_rows(const mxfp4_blocks_view& view, byte_pointer at, byte_pointer)
-      : a(view), blocks(at) {}
-  [[nodiscard]] __device__ __forceinline__ bytes fetch(int row, int column) const {
-    const byte_pointer block = blocks + row * a.row_bytes + column / 32 * 17;
-    return {load_eight_bytes(block + 1 + column % 16, 1), block[0]};
-  }
-  __device__ __forceinline__ void decode(const bytes& from, int column, float (&out)[decoded_columns]) const {
-    const int shift = column % 32 < 16 ? 0 : 4;
-    const float scale = power_of_code(from.scale);
-    decode_e2m1(from.codes.x, shift, scale, out);
-    decode_e2m1(from.codes.y, shift, scale, out + 4);
+  struct columns {
+    static constexpr bool has_minimum = false;
+    struct bytes {
+      uint2 codes;
+      unsigned scale;
+    };
+    const mxfp4_blocks_view& a;
+    byte_pointer block;
+    int first;  // of the sixteen bytes of codes
+    int shift;
+
+    [[nodiscard]] __device__ __forceinline__ bytes fetch(int row) const {
+      const byte_pointer at = block + row_offset(row, static_cast<unsigned>(a.row_bytes));
+      return {load_eight_bytes(at + 1 + first, 1), at[0]};
+    }
+    [[nodiscard]] __device__ __forceinline__ shared_numbers decode(const bytes& from,
+                                                                   float (&out)[decoded_columns]) const {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {  // two of a word, two bytes apart
+        const unsigned word = (i < 2 ? from.codes.x : from.codes.y) >> (shift + 8 * (i % 2));
+        const float2 pair = decode_e2m1(word);
+        out[i / 2 * 4 + i % 2] = pair.x;
+        out[i / 2 * 4 + i % 2 + 2] = pair.y;
+      }
+      return {power_of_code(from.scale) * e2m1_factor, 0.0F};
+    }
+  };
+  [[nodiscard]] __device__ __forceinline__ columns columns_at(int column) const {
+    return {a, blocks + column / 32 * 17, column % 16, column % 32 < 16 ? 0 : 4};
   }
 };
 
 template <>
 struct packed_rows<q8_0_view> {
-  struct bytes {
-    unsigned codes[4];  // in pairs, for blocks begin at multiples of 2
-    unsigned scale;
-  };
   const q8_0_view& a;
   byte_pointer blocks;
-  int alignment;
+  byte_pointer none;
 
-  __device__ __forceinline__ packed_rows(const q8_0_view& view, byte_pointer at, byte_pointer)
-      : a(view), blocks(at), alignment(alignment_of(at, view.row_bytes)) {}
-  [[nodiscard]] __device__ __forceinline__ bytes fetch(int row, int column) const {
-    const byte_pointer block = blocks + row * a.row_bytes + column / 32 * 34;
-    const byte_pointer at = block + 2 + column % 32;
-    return {{load_two_bytes(at, alignment), load_two_bytes(at + 2, alignment),
-             load_two_bytes(at + 4, alignment), load_two_bytes(at + 6, alignment)},
-            load_two_bytes(block, alignment)};
-  }
-  __device__ __forceinline__ void decode(const bytes& from, int, float (&out)[decoded_columns]) const {
-    const float scale = half_of(from.scale);
-    decode_bytes(from.codes[0] | from.codes[1] << 16, scale, out);
-    decode_bytes(from.codes[2] | from.codes[3] << 16, scale, out + 4);
+  struct columns {
+    static constexpr bool has_minimum = false;
+    struct bytes {
+      unsigned codes[4];  // in pairs, for blocks begin at multiples of 2
+      unsigned scale;
+    };
+    const q8_0_view& a;
+    byte_pointer block;
+    int first;
+    int alignment;
+
+    [[nodiscard]] __device__ __forceinline__ bytes fetch(int row) const {
+      const byte_pointer from = block + row_offset(row, static_cast<unsigned>(a.row_bytes));
+      const byte_pointer at = from + 2 + first;
+      return {{load_two_bytes(at, alignment), load_two_bytes(at + 2, alignment),
+               load_two_bytes(at + 4, alignment), load_two_bytes(at + 6, alignment)},
+              load_two_bytes(from, alignment)};
+    }
+    [[nodiscard]] __device__ __forceinline__ shared_numbers decode(const bytes& from,
+                                                                   float (&out)[decoded_columns]) const {
+      decode_bytes(from.codes[0] | from.codes[1] << 16, out);
+      decode_bytes(from.codes[2] | from.codes[3] << 16, out + 4);
+      return {half_of(from.scale), 0.0F};
+    }
+  };
+  [[nodiscard]] __device__ __forceinline__ columns columns_at(int column) const {
+    return {a, blocks + column / 32 * 34, column % 32, alignment_of(blocks, a.row_bytes)};
   }
 };
 
 template <>
 struct packed_rows<q4_k_view> {
-  struct bytes {
-    uint2 codes;
-    unsigned scales;            // d and dmin
-    unsigned char six_bits[3];  // of a part of 32 columns: where its scale and its minimum are
-  };
   const q4_k_view& a;
   byte_pointer blocks;
-  int alignment;
+  byte_pointer none;
 
-  __device__ __forceinline__ packed_rows(const q4_k_view& view, byte_pointer at, byte_pointer)
-      : a(view), blocks(at), alignment(alignment_of(at, view.row_bytes)) {}
-  [[nodiscard]] __device__ __forceinline__ bytes fetch(int row, int column) const {
-    const byte_pointer block = blocks + row * a.row_bytes + column / 256 * 144;
-    const int part = part_of(column);
-    const byte_pointer six = block + 4;  // of the first four parts scales, then minima; then of the last four
-    return {load_eight_bytes(block + 16 + part / 2 * 32 + column % 32, alignment),
-            load_four_bytes(block, alignment),
-            {six[part < 4 ? part : part + 4], six[part < 4 ? part + 4 : part - 4], six[part]}};
-  }
-  __device__ __forceinline__ void decode(const bytes& from, int column, float (&out)[decoded_columns]) const {
-    const int part = part_of(column);
-    const unsigned char(&six)[3] = from.six_bits;
-    const unsigned scale = part < 4 ? six[0] & 63U : (six[0] & 15U) | six[1] >> 6 << 4;
-    const unsigned minimum = part < 4 ? six[1] & 63U : six[0] >> 4 | six[2] >> 6 << 4;
-    const float d = half_of(from.scales) * static_cast<float>(scale);
-    const float least = half_of(from.scales >> 16) * static_cast<float>(minimum);
-    const int shift = part % 2 == 0 ? 0 : 4;
-#pragma unroll
-    for (int i = 0; i < decoded_columns; ++i) {  // behind the bits of 2^23 a code is a float
-      const unsigned word = (i < 4 ? from.codes.x : from.codes.y) >> shift & 0x0f0f0f0fU;
-      const unsigned bits = __byte_perm(word, 0x4b000000U, 0x7650U + static_cast<unsigned>(i % 4));
-      out[i] = (__uint_as_float(bits) - 8388608.0F) * d - least;
+  struct columns {
+    static constexpr bool has_minimum = true;
+    struct bytes {
+      uint2 codes;
+      unsigned scales;            // d and dmin
+      unsigned char six_bits[3];  // where the scale and the minimum of 32 columns are
+    };
+    const q4_k_view& a;
+    byte_pointer block;
+    int part;  // of 32 columns, that share a scale and a minimum
+    int first;
+    int alignment;
+
+    [[nodiscard]] __device__ __forceinline__ bytes fetch(int row) const {
+      const byte_pointer at = block + row_offset(row, static_cast<unsigned>(a.row_bytes));
+      const byte_pointer six = at + 4;  // of the first four parts scales, then minima; then of the last four
+      return {load_eight_bytes(at + first, alignment),
+              load_four_bytes(at, alignment),
+              {six[part < 4 ? part : part + 4], six[part < 4 ? part + 4 : part - 4], six[part]}};
     }
+    [[nodiscard]] __device__ __forceinline__ shared_numbers decode(const bytes& from,
+                                                                   float (&out)[decoded_columns]) const {
+      const unsigned char(&six)[3] = from.six_bits;
+      const unsigned scale = part < 4 ? six[0] & 63U : (six[0] & 15U) | six[1] >> 6 << 4;
+      const unsigned minimum = part < 4 ? six[1] & 63U : six[0] >> 4 | six[2] >> 6 << 4;
+      const int shift = part % 2 == 0 ? 0 : 4;
+#pragma unroll
+      for (int i = 0; i < decoded_columns; ++i) {  // behind the bits of 2^23 a code is a float
+        const unsigned word = (i < 4 ? from.codes.x : from.codes.y) >> shift & 0x0f0f0f0fU;
+        const unsigned bits = __byte_perm(word, 0x4b000000U, 0x7650U + static_cast<unsigned>(i % 4));
+        out[i] = __uint_as_float(bits) - 8388608.0F;
+      }
+      return {half_of(from.scales) * static_cast<float>(scale),
+              half_of(from.scales >> 16) * static_cast<float>(minimum)};
+    }
+  };
+  [[nodiscard]] __device__ __forceinline__ columns columns_at(int column) const {
+    const int part = column % 256 / 32;
+    return {a, blocks + column / 256 * 144, part, 16 + part / 2 * 32 + column % 32,
+            alignment_of(blocks, a.row_bytes)};
   }
-
- private:
-  [[nodiscard]] __device__ __forceinline__ static int part_of(int column) { return column % 256 / 32; }
 };
 
 MPIROUTER_CUDA_DETAIL_END
