@@ -83,6 +83,22 @@ TEST_CASE("the hints for a doubt say how the router lies") {
   }
 }
 
+TEST_CASE("so do the hints where names do not tell which matrix is the gate") {
+  const auto l = random_layer(6, N, F, D);
+  checkpoint_builder builder;
+  builder.add<float>("h.2.moe.gate.weight", {D, N}, std::vector<float>(static_cast<std::size_t>(N * D), 1));
+  for (const std::string name : {"a", "b"}) {
+    for (index_t e = 0; e < N; ++e) {
+      builder.add<bf16>("h.2.moe.experts." + std::to_string(e) + "." + name, {F, D}, one_expert(l, e));
+    }
+  }
+  const searched s(builder);
+  CHECK(s.found.empty());
+  REQUIRE(s.found.omissions.size() == 1);
+  REQUIRE(s.found.omissions[0].hints.size() == 2);
+  for (const auto& hint : s.found.omissions[0].hints) CHECK(hint.layout_of_router == router_layout::dn);
+}
+
 TEST_CASE("what is said of several blocks at once counts their layers and their rows") {
   checkpoint_builder builder;
   builder.add<float>("model.layers.0.mlp.gate.weight", {4, D}, std::vector<float>(40));
