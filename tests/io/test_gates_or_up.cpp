@@ -205,4 +205,24 @@ TEST_CASE("one rank of several has a part of each expert's neurons, as config.js
                  "experts have 18 neurons each, and those of 'model.layers.0.mlp' have 6"));
 }
 
+TEST_CASE("a square stack of gate and up lies as its down projections do, or config.json is not believed") {
+  constexpr index_t half = D / 2;
+  for (const auto& [name, down] : {std::pair{"experts.gate_up_proj", "experts.down_proj"},
+                                   std::pair{"experts.w13_weight", "experts.w2_weight"}}) {
+    CAPTURE(name);
+    const auto with = [&](const std::vector<index_t>& shape) {
+      return build({{"h.1.mlp.gate.weight", {N, D}},
+                    {"h.1.mlp." + std::string(name), {N, D, D}},
+                    {"h.1.mlp." + std::string(down), shape}});
+    };
+    const std::string config = R"({"model_type": "qwen3_moe"})";
+    const searched s(with({N, D, half}), {}, config);
+    CHECK(layer_of(s).layout == gate_layout::n2fd_concatenated);
+    const auto reason = reason_of(searched(with({N, half, D}), {}, config));
+    CHECK(contains(reason, "(layout n2fd-concatenated)"));
+    CHECK(contains(reason, "(layout nd2f-concatenated)"));
+    CHECK(contains(reason, "the down projections lie as beside the other"));
+  }
+}
+
 }  // namespace test_gates_or_up

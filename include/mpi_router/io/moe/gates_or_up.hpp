@@ -50,6 +50,23 @@ template <class Neurons>
   return !is_fused(layer.layout) && !has_down(model, layer, same) && has_down(model, layer, half);
 }
 
+/// Whether the down projections of stacks of gate and up lie the other way than these do, [N, F, D] beside
+/// [N, 2F, D]: 2F is D, and config.json is of a release that has the axes otherwise.
+[[nodiscard]] inline bool is_turned_beside_down(const checkpoint& model, const moe_layer& layer) {
+  using enum gate_layout;
+  if (!is_fused(layer.layout) || layer.has_one_tensor_each() || layer.layout_known_by != "config.json") {
+    return false;
+  }
+  const auto lies = [&](gate_layout how) {
+    return std::ranges::any_of(names_of_part(layer, expert_part::down), [&](const std::string& name) {
+      const auto tensors = find_gates(model, name);
+      return !tensors.tensors.empty() && wrong_tensors(layer, name, tensors).empty() &&
+             !blocks_in(layer, tensors, how, layer.gate_dim()).empty();
+    });
+  };
+  return ffn_comes_first(layer.layout) ? lies(nfd) && !lies(ndf) : lies(ndf) && !lies(nfd);
+}
+
 /// Says of layers whose matrices are taken to hold gate and up that nothing but their name does, and that not
 /// for all models.
 inline void note_assumed_gates(const checkpoint& model, const std::optional<model_config>& config,
@@ -82,6 +99,12 @@ inline void note_assumed_gates(const checkpoint& model, const std::optional<mode
   const auto& layer = *made.layer;
   if (!is_fused(layer.layout)) {
     return holds_both(model, layer) ? attempt{} : made;
+  }
+  if (is_turned_beside_down(model, layer)) {
+    search.of_architecture.clear();
+    made = assemble(model, router, search);
+    made.reason += "; config.json tells one, and the down projections lie as beside the other";
+    return made;
   }
   const auto held = parts_held(model, layer, config);
   if (held == held_parts::up_alone) {
