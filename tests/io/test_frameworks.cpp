@@ -1,8 +1,13 @@
 // Experts as frameworks other than transformers write them: up before gate, axes of their own, one tensor
 // for all.
+#include "packed.hpp"
 #include "searched.hpp"
 
+#include <mpi_router/io/moe/packed_gates.hpp>
+
+#include <algorithm>
 #include <array>
+#include <cmath>
 
 namespace test_frameworks {
 using namespace io_test;
@@ -335,6 +340,42 @@ TEST_CASE("MegaBlocks without its sparse products, and SGLang for Triton's: the 
     REQUIRE(s.found.size() == 1);
     CHECK(s.found.omissions.empty());
     CHECK(shows(s.found[0], l));
+  }
+}
+
+TEST_CASE("up before gate in FP8: decoded, and row by row as it stays packed") {
+  auto l = random_layer(137, N, F, D);
+  const auto coarse = [](float x) { return std::clamp(std::round(x * 4) / 4, -3.75F, 3.75F); };
+  std::ranges::transform(l.gates, l.gates.begin(), coarse);  // numbers that FP8 has
+  for (const bool turned : {false, true}) {
+    CAPTURE(turned);
+    std::vector<std::byte> codes;
+    for (const float x : turned ? nd2f_up_first(l) : n2fd_up_first(l)) {
+      unsigned code = 0;
+      while (packed_test::e4m3_value(code) != static_cast<double>(coarse(x))) {
+        ++code;
+      }
+      codes.push_back(static_cast<std::byte>(code));
+    }
+    auto builder = build(l, "h.1.mlp.gate.weight", {});
+    builder.add_bytes("h.1.mlp.experts.w3w1.weight", dtype::f8_e4m3,
+                      turned ? std::vector{N, D, 2 * F} : std::vector{N, 2 * F, D}, codes);
+    builder.add<float>("h.1.mlp.experts.w3w1.weight_scale", {}, {1.0F});
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].layout == (turned ? gate_layout::nd2f_up_first : gate_layout::n2fd_up_first));
+    CHECK(shows(s.found[0], l));
+    for (index_t e = 0; e < N; ++e) {
+      const auto packed = packed_gate_of(s.found[0].gates[static_cast<std::size_t>(e)]);
+      REQUIRE(packed.has_value() == !turned);
+      for (index_t f = 0; packed && f < F; ++f) {
+        std::array<double, D> row{};
+        packed->load_row(f, row.data());
+        for (index_t d = 0; d < D; ++d) {
+          CHECK(row[static_cast<std::size_t>(d)] == static_cast<double>(l.gate(e, f, d)));
+        }
+      }
+    }
   }
 }
 
