@@ -1323,12 +1323,38 @@ class largest_magnitude {
       see(widen<S>(v[i]));
     }
   }
+  /// Whether there was none but zeros.
+  [[nodiscard]] bool is_zero() const noexcept { return largest_ == S{0}; }
   /// In the sense of std::ilogb; 0 where there is none but zeros.
   [[nodiscard]] int exponent() const noexcept { return largest_ > S{0} ? std::ilogb(largest_) : 0; }
 
  private:
   S largest_{0};
 };
+
+/// Below this the squares that went into a sum may have lost bits to underflow.
+template <Accumulator S>
+inline constexpr S smallest_safe =
+    std::numeric_limits<S>::min() / (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
+
+/// apply_scaled of an A whose elements are divided by 2^a_exponent: gram(e) multiplies x / 2^e, writes the
+/// image and returns the energy. Where x lies so nearly across all that A sees that these are lost although
+/// x is not, it is called once more, with a larger x.
+template <Accumulator S, class Gram>
+[[nodiscard]] scaled_energy<S> scaled_gram(int a_exponent, const vector_view<const S>& x, const Gram& gram) {
+  using limits = std::numeric_limits<S>;
+  // So much that squares of what was below smallest_safe are far below the largest number.
+  constexpr int larger = (limits::max_exponent - limits::min_exponent - 2 * limits::digits - 5) / 2;
+  largest_magnitude<S> largest_x;
+  largest_x.see(x);
+  int x_exponent = largest_x.exponent();
+  S energy = gram(x_exponent);
+  if (energy <= smallest_safe<S> && !largest_x.is_zero()) {
+    x_exponent -= larger;
+    energy = gram(x_exponent);
+  }
+  return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
+}
 
 }  // namespace detail
 
@@ -1423,12 +1449,10 @@ struct reference {
   template <Scalar T, Accumulator S>
   scaled_energy<S> apply_scaled(matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) const {
     const int a_exponent = detail::largest_exponent<S>(a);
-    detail::largest_magnitude<S> largest_x;
-    largest_x.see(x);
-    const int x_exponent = largest_x.exponent();
-    const S energy = detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent),
-                                        detail::power_of_two<S>(-x_exponent));
-    return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
+    return detail::scaled_gram<S>(a_exponent, x, [&](int x_exponent) {
+      return detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent),
+                                detail::power_of_two<S>(-x_exponent));
+    });
   }
 
  private:
@@ -1990,6 +2014,13 @@ struct scaled {
 
   /// As a number of S: infinite or 0 where S cannot hold it.
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE S unscaled() const noexcept { return std::ldexp(value, exponent); }
+  /// The same number with |value| in [1, 2), so that products and quotients stay in range. What is zero or
+  /// not finite stays as it is.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE scaled normalized() const noexcept {
+    if (value == S{0} || !is_finite(value)) return *this;
+    const int power = std::ilogb(value);
+    return {std::ldexp(value, -power), exponent + power};
+  }
   MPIROUTER_ALWAYS_INLINE friend scaled operator*(scaled a, scaled b) noexcept {
     return {a.value * b.value, a.exponent + b.exponent};
   }
@@ -2008,15 +2039,18 @@ namespace detail {
 template <Accumulator S, class T = S>
 class scaled_vector {
  public:
-  scaled_vector(const vector_view<const T>& x, scaled<S> factor) noexcept
-      : x_(x),
-        first_(std::ldexp(factor.value, factor.exponent / 2)),
-        second_(std::ldexp(S{1}, factor.exponent - factor.exponent / 2)) {}
+  scaled_vector(const vector_view<const T>& x, const scaled<S>& factor) noexcept
+      : scaled_vector(factor.normalized(), x) {}
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE S operator[](index_t i) const noexcept {
     return widen<S>(x_[i]) * first_ * second_;
   }
 
  private:
+  scaled_vector(const scaled<S>& factor, const vector_view<const T>& x) noexcept
+      : x_(x),
+        first_(std::ldexp(factor.value, factor.exponent / 2)),
+        second_(std::ldexp(S{1}, factor.exponent - factor.exponent / 2)) {}
+
   vector_view<const T> x_;
   S first_;
   S second_;
@@ -2084,6 +2118,12 @@ template <Accumulator S, class T>
 template <Accumulator S>
 void scale_into(const std::type_identity_t<vector_view<const S>>& x, const vector_view<S>& out,
                 const std::type_identity_t<scaled<S>>& factor) noexcept {
+  // What two finite factors do not reach: a third, lest an infinite one makes NaN of a zero.
+  constexpr int most = 2 * (std::numeric_limits<S>::max_exponent - 1);
+  if (const scaled<S> whole = factor.normalized(); whole.exponent > most) {
+    scale_into(x, out, {whole.value, whole.exponent - most});
+    return scale_into(out, out, {S{1}, most});
+  }
   const scaled_vector<S> product(x, factor);
   for (index_t i = 0; i < x.size(); ++i) {
     out[i] = product[i];
@@ -2218,12 +2258,17 @@ struct row_image {
   scaled<S> rayleigh{};       ///< ρ = rMrᵀ / ‖r‖² (Eq. 3)
   int exponent = 0;           ///< rM = u · 2^exponent, u the image in memory
 
-  /// ‖h‖ = ‖r̂M‖/ρ = 1/cos ψ, where ψ is the angle between the row and its image.
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S length() const noexcept {
-    return (image_norm / (rayleigh * row_norm)).unscaled();
+  /// ‖h‖ = ‖r̂M‖/ρ = 1/cos ψ, where ψ is the angle between the row and its image; infinite where S cannot
+  /// hold it.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S length() const noexcept { return scaled_length().unscaled(); }
+  /// The same whatever its size.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE scaled<S> scaled_length() const noexcept {
+    return image_norm / (rayleigh * row_norm);
   }
-  /// cos ψ, in (0, 1].
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S cosine() const noexcept { return std::min(S{1} / length(), S{1}); }
+  /// cos ψ, in [0, 1]: 0 only where S cannot hold it.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S cosine() const noexcept {
+    return std::min((S{1} / scaled_length()).unscaled(), S{1});
+  }
 };
 
 MPIROUTER_END_TYPES
@@ -2231,48 +2276,76 @@ MPIROUTER_END_TYPES
 MPIROUTER_BEGIN
 namespace detail {
 
-/// r̂ = r/‖r‖.
+/// r̂ = r/‖r‖, times 2^power.
 template <Accumulator S, class T>
 [[nodiscard]] scaled_vector<S, std::remove_const_t<T>> direction_of(const vector_view<T>& row,
-                                                                    const row_image<S>& image) noexcept {
-  return {row, S{1} / image.row_norm};
-}
-/// h = r̂M/ρ, of the image in memory.
-template <Accumulator S, class T>
-[[nodiscard]] scaled_vector<S, std::remove_const_t<T>> scale_free(const vector_view<T>& u,
-                                                                  const row_image<S>& image) noexcept {
-  return {u, scaled<S>(S{1}, image.exponent) / (image.rayleigh * image.row_norm)};
+                                                                    const row_image<S>& image,
+                                                                    int power = 0) noexcept {
+  return {row, scaled<S>(S{1}, power) / image.row_norm};
 }
 
-/// tan ψ = ‖h − r̂‖. Summed elementwise: ‖h‖² − 1 would cancel.
-template <Accumulator S, class T>
-[[nodiscard]] S tangent(const scaled_vector<S>& h, const scaled_vector<S, T>& r, index_t n) noexcept {
-  return norm_of<S>(n, [&](index_t i) { return h[i] - r[i]; }).norm.unscaled();
-}
-
-/// Below this the squares that went into an image may have lost bits to underflow.
+/// ‖h‖ is held as a number of S up to this power of two, so that ‖h‖² is one too.
 template <Accumulator S>
-inline constexpr S smallest_safe =
-    std::numeric_limits<S>::min() / (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
-/// An image shorter than this has elements that are subnormal, or none: it counts as zero where it cannot be
-/// had anew.
+inline constexpr int longest_image = std::same_as<S, float> ? 60 : 500;
+
+/// h = r̂M/ρ of the image in memory, and r̂ beside it, both times 2^-exponent. The exponent is 0 but for a
+/// row so nearly across all that A sees that h would be too long for S.
+template <Accumulator S, class U, class R>
+struct scale_free_image {
+  int exponent;
+  scaled_vector<S, U> h;
+  scaled_vector<S, R> r;
+
+  /// g/ρ = h − r̂.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S tangent(index_t i) const noexcept { return h[i] - r[i]; }
+  /// tan ψ = ‖h − r̂‖. Summed elementwise: ‖h‖² − 1 would cancel.
+  [[nodiscard]] scaled<S> tan(index_t n) const noexcept {
+    return norm_of<S>(n, [&](index_t i) { return tangent(i); }).norm * scaled<S>(S{1}, exponent);
+  }
+};
+template <Accumulator S, class U, class R>
+[[nodiscard]] scale_free_image<S, std::remove_const_t<U>, std::remove_const_t<R>> scale_free(
+    const vector_view<U>& u, const vector_view<R>& row, const row_image<S>& image) noexcept {
+  const int exponent = std::max(0, image.scaled_length().normalized().exponent - longest_image<S>);
+  return {exponent,
+          {u, scaled<S>(S{1}, image.exponent - exponent) / (image.rayleigh * image.row_norm)},
+          direction_of(row, image, -exponent)};
+}
+
+/// An image shorter than this has elements that are subnormal, or none: it counts as zero.
 template <Accumulator S>
 inline constexpr S smallest_image = std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon();
-/// ‖h‖ is taken to be this at most: so that ‖h‖² is in range, a row nearer than that to the null space of M
-/// has a ρ that is a little too large.
-template <Accumulator S>
-inline constexpr S longest_image = static_cast<S>(std::same_as<S, float> ? 0x1p60 : 0x1p500);
 
 /// Stands for an operator that cannot multiply out of range.
 struct never_again {};
 
+/// ⟨r, u⟩ of finite vectors, each product with an exponent of its own.
+template <Accumulator S, class R, class U>
+[[nodiscard]] scaled<S> scaled_dot(const vector_view<R>& row, const vector_view<U>& u) noexcept {
+  const auto product = [&](index_t i) {
+    const auto r = scaled<S>(widen<S>(row[i])).normalized();
+    return r * scaled<S>(widen<S>(u[i])).normalized();
+  };
+  int largest = std::numeric_limits<int>::min();
+  for (index_t i = 0; i < row.size(); ++i) {
+    if (const auto p = product(i); p.value != S{0}) largest = std::max(largest, p.exponent);
+  }
+  return {sum_terms<S>(row.size(),
+                       [&](index_t i) {
+                         const auto p = product(i);
+                         return p.value == S{0} ? S{0} : std::ldexp(p.value, p.exponent - largest);
+                       }),
+          largest};
+}
+
 /// ⟨r̂, û⟩.
 template <Accumulator S, class R, class U>
-[[nodiscard]] S cosine_between(const vector_view<R>& row, scaled<S> row_norm, const vector_view<U>& u,
-                               scaled<S> norm) noexcept {
+[[nodiscard]] scaled<S> cosine_between(const vector_view<R>& row, scaled<S> row_norm, const vector_view<U>& u,
+                                       scaled<S> norm) noexcept {
   const scaled_vector<S, std::remove_const_t<R>> r(row, S{1} / row_norm);
   const scaled_vector<S, std::remove_const_t<U>> direction(u, S{1} / norm);
-  return sum_terms<S>(row.size(), [&](index_t i) { return r[i] * direction[i]; });
+  const S cosine = sum_terms<S>(row.size(), [&](index_t i) { return r[i] * direction[i]; });
+  return std::abs(cosine) > smallest_safe<S> ? scaled<S>(cosine) : scaled_dot<S>(row, u) / (row_norm * norm);
 }
 
 /// What is known of the image u of a row from its energy. Where squares have left the range of S, `again()`
@@ -2291,14 +2364,13 @@ template <Accumulator S, class R, class U, class Again>
     if (!energy_holds || !image_holds) {
       scale = again();
       image_norm = norm<S>(u);
-      energy_holds = true;
+      energy_holds = is_finite(scale.energy) && scale.energy > smallest_image<S>;
     }
   }
   if (image_norm.kind == magnitude::non_finite) {
     return {.state = status::non_finite};
   }
-  if (image_norm.kind == magnitude::zero ||
-      (std::same_as<Again, never_again> && image_norm.norm.unscaled() < smallest_image<S>)) {
+  if (image_norm.kind == magnitude::zero || image_norm.norm.unscaled() < smallest_image<S>) {
     return {.state = status::zero_image};
   }
   row_image<S> image{.row_norm = row_norm.norm,
@@ -2306,15 +2378,13 @@ template <Accumulator S, class R, class U, class Again>
                      .exponent = scale.image_exponent};
   image.rayleigh = scaled<S>(scale.energy, scale.energy_exponent) / (image.row_norm * image.row_norm);
   if (!energy_holds) {
-    const S cosine = cosine_between<S>(row, row_norm.norm, u, image_norm.norm);
-    if (!(cosine > S{0})) {
+    const auto cosine = cosine_between<S>(row, row_norm.norm, u, image_norm.norm);
+    if (!(cosine.value > S{0})) {
       return {.state = status::zero_image};
     }
     image.rayleigh = image.image_norm / image.row_norm * cosine;  // ρ = ‖r̂M‖ ⟨r̂, û⟩
   }
-  if (!(image.length() < longest_image<S>)) {
-    image.rayleigh = image.image_norm / image.row_norm / longest_image<S>;
-  }
+  image.rayleigh = image.rayleigh.normalized();
   return image;
 }
 
@@ -2431,17 +2501,18 @@ class momentum_term {
 
   [[nodiscard]] bool exists() const noexcept { return previous_.size() != 0; }
 
-  /// next = h − β x_{k−1}, in the scale in which x_k is a unit vector and M is M/ρ.
-  void add(index_t step, const row_image<S>& image, S tangent, const scaled_vector<S>& h,
+  /// next = h − β x_{k−1}, in the scale in which x_k is 2^-both.exponent long and M is M/ρ.
+  void add(index_t step, const row_image<S>& image, S tangent, const scale_free_image<S, S, S>& both,
            const vector_view<S>& next) {
     const scaled<S> beta = estimate_.beta_over_rho(step, image.rayleigh, tangent);
-    const S pull = step == 0 ? S{0} : (beta / growth_).unscaled();
+    const S pull = step == 0 ? S{0} : (beta / growth_ * scaled<S>(S{1}, -both.exponent)).unscaled();
     for (index_t i = 0; i < next.size(); ++i) {
-      next[i] = h[i] - pull * (step == 0 ? S{0} : previous_[i]);
+      next[i] = both.h[i] - pull * (step == 0 ? S{0} : previous_[i]);
     }
   }
-  /// x_k is about to become x_{k+1} = next/‖next‖.
-  void remember(const scaled_vector<S>& unit_row, const row_image<S>& image, const scaled<S>& next_norm) {
+  /// x_k is about to become x_{k+1} = next/‖next‖, next_norm in the scale in which x_k is a unit vector.
+  void remember(const vector_view<const S>& row, const row_image<S>& image, const scaled<S>& next_norm) {
+    const auto unit_row = direction_of(row, image);
     for (index_t i = 0; i < previous_.size(); ++i) {
       previous_[i] = unit_row[i];
     }
@@ -2564,13 +2635,13 @@ template <Accumulator S>
   return std::nullopt;
 }
 
-/// x_{k+1} = next/‖next‖. False where momentum has left the range of S.
-template <Accumulator S, class X>
-[[nodiscard]] bool advance(momentum_term<S>& momentum, const X& x, const row_image<S>& image,
+/// x_{k+1} = next/‖next‖, next times 2^-exponent in memory. False where momentum has left the range of S.
+template <Accumulator S>
+[[nodiscard]] bool advance(momentum_term<S>& momentum, const row_image<S>& image, int exponent,
                            const vector_view<S>& next, const vector_view<S>& row) {
   const auto length = norm<S>(next);
   if (length.kind != magnitude::finite) return false;
-  momentum.remember(x, image, length.norm);
+  momentum.remember(row, image, length.norm * scaled<S>(S{1}, exponent));
   scale_into(next, row, S{1} / length.norm);
   return true;
 }
@@ -2606,18 +2677,19 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
     result.steps = step;
     result.state = image.state;
     if (image.state != status::ok) return ended(stop_reason::degenerate);
-    const auto x = detail::direction_of(row, image);
-    const auto h = detail::scale_free(next, image);  // xM/ρ
-    const S tan = detail::tangent(h, x, n);
-    if (momentum.exists()) momentum.add(step, image, tan, h, next);  // h − β x_{k−1}
+    const auto both = detail::scale_free(next, row, image);  // h = xM/ρ
+    const scaled<S> scaled_tan = both.tan(n);
+    const S tan = scaled_tan.unscaled();
+    if (momentum.exists()) momentum.add(step, image, tan, both, next);  // h − β x_{k−1}
     const S angle_of_step = step > 0 && momentum.exists() ? angle<S>(row, next) : std::atan(tan);
-    result.last = {step, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan, angle_of_step};
+    result.last = {step, image.rayleigh.unscaled(), (image.rayleigh * scaled_tan).unscaled(), tan,
+                   angle_of_step};
     const bool go_on = detail::call_back(callback, std::as_const(result.last), vector_view<const S>(row));
     if (const auto reason = detail::why_stop(options, result.last, go_on)) {
       retract<S>(row, row, options.radius);
       return ended(*reason);
     }
-    if (!detail::advance(momentum, x, image, next, row)) {
+    if (!detail::advance(momentum, image, both.exponent, next, row)) {
       result.state = status::non_finite;
       return ended(stop_reason::degenerate);
     }
@@ -2644,7 +2716,8 @@ template <Accumulator S>
 struct step_result {
   status state = status::ok;
   S rayleigh = 0;  ///< ρ of the row before the step; infinite where S cannot hold it
-  S cosine = 0;    ///< cos of the angle between the old row and the new one, ρ / ‖r̂M‖, in (0, 1]
+  S cosine = 0;  ///< cos of the angle between the old row and the new one, ρ / ‖r̂M‖, in [0, 1], 0 only where
+                 ///< S cannot hold it
 };
 
 /// What the backward of a step needs from the forward, besides the two rows: ‖rM‖. A value of zero stands for
@@ -2778,7 +2851,7 @@ struct router_by_products {
   /// What became of each row; of the first step that failed, if there are several.
   typename core::each_expert<status, Space>::type statuses{};
   numbers rayleigh{};    ///< ρ = ‖A r‖² / ‖r‖² (Eq. 3)
-  numbers cosine{};      ///< ρ / ‖r̂M‖, cos of the angle of the step, in (0, 1]
+  numbers cosine{};      ///< ρ / ‖r̂M‖, cos of the angle of the step, in [0, 1]
   tape_view tape{};      ///< router_tape_size(…) elements: what the backward needs
   numbers residual{};    ///< ‖r̂M − ρ r̂‖: some eigenvalue of M lies within it of ρ
   numbers energy{};      ///< ‖A r‖²; with row_norm, λ = √energy / (row_norm · σ₁)
@@ -2989,12 +3062,22 @@ struct pullback_scale {
   int row;
   int dual;
 
-  pullback_scale(saved_norm<S> image, S radius) noexcept {
-    const S quotient = radius / image.value;
-    const int exponent = std::ilogb(quotient);
-    factor = std::ldexp(quotient, -exponent);
-    dual = (exponent - image.exponent) / 2;
-    row = exponent - image.exponent - dual;
+  pullback_scale(const saved_norm<S>& image, S radius) noexcept {
+    const scaled<S> quotient = (scaled<S>(radius).normalized() / image).normalized();
+    factor = quotient.value;
+    dual = quotient.exponent / 2;
+    row = quotient.exponent - dual;
+  }
+  /// The same for this row: what is nearly across all that A sees may itself be too long for its half.
+  pullback_scale(const saved_norm<S>& image, S radius, const vector_view<const S>& row_itself) noexcept
+      : pullback_scale(image, radius) {
+    if (row <= 0) return;
+    const auto largest = std::bit_cast<S>(largest_magnitude_bits<S>(row_itself));
+    const int most = std::numeric_limits<S>::max_exponent - 2 - (largest > S{0} ? std::ilogb(largest) : 0);
+    if (row > most) {
+      dual += row - most;
+      row = most;
+    }
   }
 };
 
@@ -3002,7 +3085,7 @@ struct pullback_scale {
 template <Accumulator S>
 void project_gradient(vector_view<const S> new_row, vector_view<const S> grad, const pullback_scale<S>& scale,
                       S radius, vector_view<S> dual) noexcept {
-  const scaled_vector<S> z(new_row, S{1} / radius);
+  const scaled_vector<S> z(new_row, scaled<S>(S{1}) / scaled<S>(radius).normalized());
   const S along = sum_terms<S>(grad.size(), [&](index_t i) { return z[i] * grad[i]; });
   for (index_t i = 0; i < grad.size(); ++i) {
     dual[i] = grad[i] - along * z[i];
@@ -3016,7 +3099,7 @@ template <Accumulator S>
 [[nodiscard]] int prepare_pullback(vector_view<const S> row, vector_view<const S> new_row,
                                    const saved_norm<S>& saved, vector_view<const S> grad, S radius,
                                    const rank2_factors<S>& factors) noexcept {
-  const pullback_scale<S> scale(saved, radius);
+  const pullback_scale<S> scale(saved, radius, row);
   scale_into(row, factors.row, {S{1}, scale.row});
   project_gradient<S>(new_row, grad, scale, radius, factors.dual_row);
   return scale.row;
@@ -3073,7 +3156,8 @@ void expect_factors_apart(const rank2_factors<S>& factors, const vector_view<con
 /// new_row and `saved` are what power_step gave for the same operator, radius and policy; grad is ḡ, the
 /// gradient of new_row. new_row, grad, grad_row and scratch have D elements; grad_row may be grad, scratch
 /// overlaps nothing. A row that had no step passes ḡ on where the policy kept it, and zero where it became
-/// zero. Throws usage_error on sizes, overlap, radius ≤ 0.
+/// zero. Gradients that S cannot hold, as of rows nearly across all that A sees, are not finite. Throws
+/// usage_error on sizes, overlap, radius ≤ 0.
 template <GramOperator Op>
 void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const saved_norm<scalar_of<Op>>& saved,
                     vector_view<const scalar_of<Op>> grad, scalar_of<Op> radius,
@@ -3134,10 +3218,10 @@ MPIROUTER_BEGIN_TYPES
 template <Accumulator S>
 struct rayleigh_result {
   status state = status::ok;
-  S rayleigh = 0;  ///< ρ = ‖rW_g‖² / ‖r‖² (Eq. 3), at most σ₁²; infinite or 0 where S cannot hold it
-  S residual = 0;  ///< ‖g‖: an eigenvalue of M lies within ‖g‖ of ρ
-  S relative_residual =
-      0;  ///< ‖g‖ / ρ = tan ψ, ψ the angle that a power step would move the row by; always in range
+  S rayleigh = 0;           ///< ρ = ‖rW_g‖² / ‖r‖² (Eq. 3), at most σ₁²; infinite or 0 where S cannot hold it
+  S residual = 0;           ///< ‖g‖: an eigenvalue of M lies within ‖g‖ of ρ
+  S relative_residual = 0;  ///< ‖g‖ / ρ = tan ψ, ψ the angle that a power step would move the row by;
+                            ///< infinite where S cannot hold it
 };
 
 MPIROUTER_END_TYPES
@@ -3158,14 +3242,14 @@ rayleigh_result<scalar_of<Op>> rayleigh(Op&& op, vector_view<const scalar_of<Op>
     }
     return {image.state, S{0}, S{0}, S{0}};
   }
-  const auto r = detail::direction_of(row, image);
-  const auto h = detail::scale_free(residual, image);
-  const S tan = detail::tangent(h, r, row.size());
+  const auto both = detail::scale_free(residual, row, image);
+  const scaled<S> tan = both.tan(row.size());
   for (index_t i = 0; i < row.size(); ++i) {
-    residual[i] = h[i] - r[i];
+    residual[i] = both.tangent(i);
   }
-  detail::scale_into(residual, residual, image.rayleigh);  // g = ρ(h − r̂)
-  return {status::ok, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan};
+  const scaled<S> rho = image.rayleigh * scaled<S>(S{1}, both.exponent);
+  detail::scale_into(residual, residual, rho);  // g = ρ(h − r̂)
+  return {status::ok, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan.unscaled()};
 }
 
 /// λ with the spectral norm: ‖rW_g‖ / (‖r‖ σ₁) = √ρ / σ₁, in [0, 1]; 1 only for a principal direction.
@@ -3230,20 +3314,26 @@ step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const sc
   if (image.state != status::ok) {
     return degenerate<S>(image.state, row, out, policy);
   }
-  const auto r = direction_of(row, image);
-  const auto h = scale_free(out, image);
-  const S t = relative_step(image.rayleigh);
+  const auto both = scale_free(out, row, image);
+  const scaled<S> t = relative_step(image.rayleigh);
+  const scaled<S> step = scaled<S>(t.value, t.exponent + both.exponent).normalized();
+  // Where h is long, x is made times 2^-power.
+  const int power = both.exponent > 0 && step.value != S{0} ? std::max(0, step.exponent) : 0;
+  const auto r = direction_of(row, image, -power);
+  const S along = std::ldexp(step.value, step.exponent - power);
   for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = r[i] + t * (h[i] - r[i]);
+    out[i] = r[i] + along * both.tangent(i);
   }
   const auto length = norm<S>(out);
-  if (length.kind != magnitude::finite) {  // t out of range: g is tangent, so the sum is never zero
+  // Where t is out of range: g is tangent, so the sum is never zero.
+  if (!is_finite(t.unscaled()) || length.kind != magnitude::finite) {
     degenerate<S>(status::non_finite, row, out, policy);
     return {status::non_finite, image.rayleigh.unscaled(), S{0}};
   }
   scale_into(out, out, radius / length.norm);
   // ⟨r̂, r̂ + ηg⟩ = 1, since g is tangent.
-  return {status::ok, image.rayleigh.unscaled(), std::min((S{1} / length.norm).unscaled(), S{1})};
+  const S cosine = (scaled<S>(S{1}, -power) / length.norm).unscaled();
+  return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
 }
 
 }  // namespace detail
@@ -3257,7 +3347,9 @@ step_result<scalar_of<Op>> steepest_ascent_step(Op&& op, vector_view<const scala
                                                 scalar_of<Op> eta,
                                                 degenerate_row policy = degenerate_row::keep) {
   detail::expect(is_finite(eta), "steepest_ascent_step: eta is not finite");
-  const auto relative = [eta](scaled<scalar_of<Op>> rho) { return (eta * rho).unscaled(); };
+  const auto relative = [eta](const scaled<scalar_of<Op>>& rho) {
+    return scaled<scalar_of<Op>>(eta).normalized() * rho;
+  };
   return detail::ascend("steepest_ascent_step", op, row, out, radius, relative, policy);
 }
 
@@ -3266,7 +3358,7 @@ template <GramOperator Op>
 step_result<scalar_of<Op>> adaptive_ascent_step(Op&& op, vector_view<const scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                                 degenerate_row policy = degenerate_row::keep) {
-  const auto one = [](scaled<scalar_of<Op>>) { return scalar_of<Op>{1}; };
+  const auto one = [](const scaled<scalar_of<Op>>&) { return scaled<scalar_of<Op>>(1); };
   return detail::ascend("adaptive_ascent_step", op, row, out, radius, one, policy);
 }
 
@@ -6270,7 +6362,7 @@ void tell_step(const router_by_products<S>& told, index_t i, bool is_first_step,
   put(told.rayleigh, [&] { return image.rayleigh.unscaled(); });
   put(told.cosine, [&] { return image.cosine(); });
   put(told.residual, [&] {  // ‖g‖ = ρ tan ψ
-    return (image.rayleigh * tangent(scale_free(u, image), direction_of(row, image), row.size())).unscaled();
+    return (image.rayleigh * scale_free(u, row, image).tan(row.size())).unscaled();
   });
   put(told.energy, [&] { return (image.rayleigh * image.row_norm * image.row_norm).unscaled(); });
   put(told.row_norm, [&] { return image.row_norm.unscaled(); });
@@ -6497,9 +6589,13 @@ class backward_steps {
     return term(step) >= 0 ? target_.factors(term(step), i, scratch) : scratch;
   }
 
+  [[nodiscard]] matrix_view<const S> rows_before(index_t step) const {
+    return step == 0 ? matrix_view<const S>(first_rows_) : saved_.rows(step - 1);
+  }
+
   /// What the experts are multiplied with: r and z̄.
   void prepare(index_t step) {
-    const matrix_view<const S> rows = step == 0 ? matrix_view<const S>(first_rows_) : saved_.rows(step - 1);
+    const matrix_view<const S> rows = rows_before(step);
     executor_(rows.rows(), [&](index_t i) {
       const auto f = factors(step, i);
       if (has_step(step, i)) {
@@ -6523,10 +6619,11 @@ class backward_steps {
   }
   /// The powers of two that were taken out; and the gradient to rows that had no step.
   void finish(index_t step) {
+    const matrix_view<const S> rows = rows_before(step);
     executor_(outgoing_.rows(), [&](index_t i) {
       const auto out = outgoing_.row(i);
       if (has_step(step, i)) {
-        const pullback_scale<S> scale(saved_.norm(step, i), radius_of_(i));
+        const pullback_scale<S> scale(saved_.norm(step, i), radius_of_(i), rows.row(i));
         scale_into<S>(vector_view<const S>(out), out, scaled<S>{S{1}, scale.row});
       } else {
         degenerate_gradient<S>(incoming_.row(i), out, options_.degenerate);

@@ -198,6 +198,16 @@ TEST_CASE("what a backward refuses, by the words") {
       "a run of rows has no factors"));
 }
 
+TEST_CASE_TEMPLATE("whole numbers below 2^60 go through a message of floats", S, float, double) {
+  const index_t base = index_t{1} << 20;
+  for (const index_t value : {index_t{0}, index_t{1}, base - 1, base, base * base - 1, base * base,
+                              base * base * base - 1, 3 * base * base + 2 * base + 1}) {
+    S digits[3]{S(-1), S(-1), S(-1)};
+    detail::put_word(digits, value);
+    CHECK(detail::get_word(digits) == value);
+  }
+}
+
 #ifndef MPIROUTER_TEST_SANITIZED
 TEST_CASE("nothing is allocated") {
   std::vector<float> a(80, 1), gradient(80), router(20, 1), rows(20), grad_router(20), tape(28);

@@ -1,8 +1,13 @@
 // Experts as frameworks other than transformers write them: up before gate, axes of their own, one tensor
 // for all.
+#include "packed.hpp"
 #include "searched.hpp"
 
+#include <mpi_router/io/moe/packed_gates.hpp>
+
+#include <algorithm>
 #include <array>
+#include <cmath>
 
 namespace test_frameworks {
 using namespace io_test;
@@ -279,6 +284,99 @@ TEST_CASE("adapters are no experts") {
   CHECK(s.found.empty());
   REQUIRE(s.found.omissions.size() == 1);
   CHECK(contains(s.found.omissions[0].reason, "an adapter"));
+}
+
+TEST_CASE("GroupedLinear alone: weight0 and so on are experts, where weight1 and weight2 alone are none") {
+  const auto l = random_layer(134, N, F, D);
+  auto builder = build(l, "h.1.mlp.gate.weight", {});
+  for (index_t e = 0; e < N; ++e) {
+    builder.add<float>("h.1.mlp.experts.weight" + std::to_string(e), {F, D}, one_expert(l, e));
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  CHECK(s.found.omissions.empty());
+  CHECK(s.found[0].gate_name == "h.1.mlp.experts.weight{expert}");
+  CHECK(shows(s.found[0], l));
+}
+
+TEST_CASE("what weighs a whole layer is no router: fairseq's gate of one row, a dense layer's own gate") {
+  const auto l = random_layer(135, N, F, D);
+  const std::string block = "decoder.layers.1.moe_layer.";
+  const std::vector<float> row(D, 1.0F);
+  auto builder = build(l, block + "moe_layer.gate.wg.weight", {});
+  builder.add<float>(block + "gate.wg.weight", {1, D}, row);
+  builder.add<float>(block + "moe_layer.mlp_gate.weight", {N, D}, l.router);
+  builder.add<float>(block + "moe_layer.mlp_up.weight", {N, D}, l.router);
+  builder.add<float>(block + "moe_layer.mlp_down.weight", {D, N}, l.router);
+  for (index_t e = 0; e < N; ++e) {
+    const auto expert = block + "moe_layer.experts." + std::to_string(e);
+    builder.add<float>(expert + ".fc1.weight", {F, D}, one_expert(l, e));
+    builder.add<float>(expert + ".fc2.weight", {D, F}, one_expert(l, 0));
+  }
+  const searched s(builder);
+  REQUIRE(s.found.size() == 1);
+  CHECK(s.found.omissions.empty());
+  CHECK(s.found[0].part == expert_part::up);
+  CHECK(shows(s.found[0], l));
+}
+
+TEST_CASE("MegaBlocks without its sparse products, and SGLang for Triton's: the axes are turned") {
+  const auto l = random_layer(136, N, F, D);
+  const searched mlp(
+      build(l, "h.1.ffn.router.layer.weight",
+            {{"h.1.ffn.experts.mlp.w1", {N, D, F}, ndf(l)}, {"h.1.ffn.experts.mlp.w2", {N, F, D}, l.gates}}));
+  REQUIRE(mlp.found.size() == 1);
+  CHECK(mlp.found[0].layout == gate_layout::ndf);
+  CHECK(shows(mlp.found[0], l));
+  for (const auto& [config, in_turn] : {std::pair{R"({"model_type": "qwen3_moe"})", false},
+                                        std::pair{R"({"model_type": "gpt_oss"})", true}}) {
+    CAPTURE(config);
+    const searched s(build(l, "h.1.mlp.gate.weight",
+                           {{"h.1.mlp.experts.w13_weight",
+                             {N, D, 2 * F},
+                             in_turn ? nd2f_interleaved(l) : nd2f_concatenated(l)},
+                            {"h.1.mlp.experts.w2_weight", {N, F, D}, l.gates}}),
+                     {}, config);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found.omissions.empty());
+    CHECK(shows(s.found[0], l));
+  }
+}
+
+TEST_CASE("up before gate in FP8: decoded, and row by row as it stays packed") {
+  auto l = random_layer(137, N, F, D);
+  const auto coarse = [](float x) { return std::clamp(std::round(x * 4) / 4, -3.75F, 3.75F); };
+  std::ranges::transform(l.gates, l.gates.begin(), coarse);  // numbers that FP8 has
+  for (const bool turned : {false, true}) {
+    CAPTURE(turned);
+    std::vector<std::byte> codes;
+    for (const float x : turned ? nd2f_up_first(l) : n2fd_up_first(l)) {
+      unsigned code = 0;
+      while (packed_test::e4m3_value(code) != static_cast<double>(coarse(x))) {
+        ++code;
+      }
+      codes.push_back(static_cast<std::byte>(code));
+    }
+    auto builder = build(l, "h.1.mlp.gate.weight", {});
+    builder.add_bytes("h.1.mlp.experts.w3w1.weight", dtype::f8_e4m3,
+                      turned ? std::vector{N, D, 2 * F} : std::vector{N, 2 * F, D}, codes);
+    builder.add<float>("h.1.mlp.experts.w3w1.weight_scale", {}, {1.0F});
+    const searched s(builder);
+    REQUIRE(s.found.size() == 1);
+    CHECK(s.found[0].layout == (turned ? gate_layout::nd2f_up_first : gate_layout::n2fd_up_first));
+    CHECK(shows(s.found[0], l));
+    for (index_t e = 0; e < N; ++e) {
+      const auto packed = packed_gate_of(s.found[0].gates[static_cast<std::size_t>(e)]);
+      REQUIRE(packed.has_value() == !turned);
+      for (index_t f = 0; packed && f < F; ++f) {
+        std::array<double, D> row{};
+        packed->load_row(f, row.data());
+        for (index_t d = 0; d < D; ++d) {
+          CHECK(row[static_cast<std::size_t>(d)] == static_cast<double>(l.gate(e, f, d)));
+        }
+      }
+    }
+  }
 }
 
 }  // namespace test_frameworks

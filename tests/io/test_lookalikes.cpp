@@ -95,6 +95,7 @@ TEST_CASE("TransformerEngine's grouped linear layers: a weight with a number for
   const searched ungated(build(
       layer_of("h.1.mlp.gate.weight", {"h.1.mlp.experts_fc1.weight{}", "h.1.mlp.experts_fc2.weight{}"})));
   CHECK(gate_of(ungated) == "h.1.mlp.experts_fc1.weight{expert}");
+  REQUIRE(ungated.found.size() == 1);
   CHECK(ungated.found[0].part == expert_part::up);
 }
 
@@ -120,6 +121,7 @@ TEST_CASE("fc1 that holds gate and up has the gate first in Moondream alone") {
                                 {"h.1.mlp.fc1.weight", {N, F, D}},
                                 {"h.1.mlp.fc2.weight", {N, D, F}}}));
   CHECK(gate_of(ungated) == "h.1.mlp.fc1.weight");
+  REQUIRE(ungated.found.size() == 1);
   CHECK(ungated.found[0].part == expert_part::up);
   const searched named(builder, {}, R"({"model_type": "moondream3"})");
   REQUIRE(named.found.size() == 1);
@@ -134,11 +136,13 @@ TEST_CASE("linear_fc1 of experts without gates, of an odd F, or turned") {
         std::tuple{std::vector<index_t>{N, D, F}, std::vector<index_t>{N, F, D}, gate_layout::ndf}}) {
     const searched s(build({{"h.1.mlp.router.weight", {N, D}}, {fc1, in}, {fc2, out}}));
     CHECK(gate_of(s) == fc1);
+    REQUIRE(s.found.size() == 1);
     CHECK(s.found[0].part == expert_part::up);
     CHECK(s.found[0].layout == layout);
   }
   const searched turned(build({{"h.1.mlp.router.weight", {N, D}}, {fc1, {N, D, 2 * F}}, {fc2, {N, F, D}}}));
   CHECK(gate_of(turned) == fc1);
+  REQUIRE(turned.found.size() == 1);
   CHECK(turned.found[0].layout == gate_layout::nd2f_concatenated);
 }
 
@@ -148,6 +152,7 @@ TEST_CASE("NeMo's gate_and_up_projs of experts without gates are up projections"
                           {"h.1.mlp.experts.down_projs", {N, F, D}}}),
                    {}, R"({"model_type": "nemotron_h"})");
   CHECK(gate_of(s) == "h.1.mlp.experts.gate_and_up_projs");
+  REQUIRE(s.found.size() == 1);
   CHECK(s.found[0].part == expert_part::up);
 }
 
@@ -172,6 +177,7 @@ TEST_CASE("moe_w_in is a gate where it has Llama-4's name alone") {
                                 {"h.1.ff.experts.moe_w_in", {N, D, F}},
                                 {"h.1.ff.experts.moe_w_out", {N, F, D}}}));
   CHECK(gate_of(ungated) == "h.1.ff.experts.moe_w_in");
+  REQUIRE(ungated.found.size() == 1);
   CHECK(ungated.found[0].part == expert_part::up);
   CHECK(contains(reason_of(searched(build({{"h.1.ff.router.weight", {N, D}},
                                            {"h.1.ff.experts.moe_w_in", {N, D, 2 * F}},

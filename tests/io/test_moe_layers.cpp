@@ -145,7 +145,11 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       if (!family.beside.empty()) {
         const searched alone(builder);
         CHECK((alone.found.empty() || alone.found[0].family != family.name));
-        const auto other = substituted(family.beside, "{layer}", prefix);
+      }
+      const auto fc1 = gate.find("fc1");  // of gate and up, as fc2 tells
+      if (!family.beside.empty() || (fc1 != gate.npos && family.part == expert_part::gate)) {
+        const auto other = family.beside.empty() ? std::string(gate).replace(fc1, 3, "fc2")
+                                                 : substituted(family.beside, "{layer}", prefix);
         const bool one_each = other.find("{expert}") != other.npos;
         if (!one_each) {
           builder.add<bf16>(other, {N, D, F}, original.gates);
@@ -1316,7 +1320,7 @@ TEST_CASE("a router under an adapter is read without it, and that is said") {
 
 TEST_CASE("what a router learned to multiply its weights by is no scale of a packing") {
   const auto l = random_layer(75, N, F, D);
-  for (const char* learned : {"global_scale", "per_expert_scale", "route_scale"}) {
+  for (const char* learned : {"global_scale", "per_expert_scale", "route_scale", "noise_scale"}) {
     checkpoint_builder builder;
     add_linears(builder, "model.layers.0.", l);
     builder.add<float>(std::string("model.layers.0.mlp.gate.") + learned, {1}, {2.0F});

@@ -283,13 +283,10 @@ TEST_CASE_TEMPLATE("a row that is principal moves by nothing: its cosine is one,
   }
 }
 
-TEST_CASE_TEMPLATE(
-    "a row nearly across all that A sees: as far from its image as can be told, and no infinity", S, float,
-    double) {
+TEST_CASE_TEMPLATE("a row nearly across all that A sees: as far from its image as it is", S, float, double) {
   const bool is_float = std::same_as<S, float>;
   const std::vector<S> a{1, 0};
   const auto op = gram(row_major(a.data(), 1, 2));
-  const S most = static_cast<S>(std::ldexp(1.0, is_float ? 60 : 500));
   for (const int exponent : is_float ? std::vector{-40, -61, -100} : std::vector{-300, -501, -700}) {
     CAPTURE(exponent);
     const S little = static_cast<S>(std::ldexp(1.0, exponent));
@@ -298,10 +295,10 @@ TEST_CASE_TEMPLATE(
     const auto step = power_step(op, in<S>(row), out<S>(next), S{3});
     REQUIRE(step.state == status::ok);
     CHECK(next == std::vector<S>{3, 0});
-    CHECK(step.cosine == std::max(little, S{1} / most));
+    CHECK(step.cosine == little);
     const auto at = rayleigh(op, in<S>(row), out<S>(residual));
     REQUIRE(at.state == status::ok);
-    CHECK(at.relative_residual == doctest::Approx(std::min(S{1} / little, most)));
+    CHECK(at.relative_residual == doctest::Approx(S{1} / little));
     CHECK(at.residual == doctest::Approx(little));
     CHECK(residual[0] == doctest::Approx(little));
   }

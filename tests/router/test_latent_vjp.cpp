@@ -9,6 +9,7 @@
 #include <support/random.hpp>
 #include <support/tolerance.hpp>
 
+#include <string>
 #include <vector>
 
 namespace test_latent_vjp {
@@ -177,6 +178,21 @@ TEST_CASE("what latent_vjp refuses") {
                               row_major(layer.grad_p.data(), 4, 5), gradient_mode::write, space);
                  }),
                  "expert 0 is [4, 5], P is [4, 5], the factors are for F = 3, L = 4, D = 5"));
+  CHECK(contains(message(layer.of_gates(), 5, size), "P is [L = 4, D = 5], its gradient is [5, 5]"));
+  const std::vector<double> others(24, 1.0);
+  const auto mixed = [&](const matrix_view<const double>& gate, const matrix_view<const double>& projection) {
+    return message_of([&] {
+      latent_vjp([&](index_t) { return gram(gate); }, [&](index_t) { return gram(projection); },
+                 layer.of_products(), layer.of_gates(), row_major(layer.grad_p.data(), 4, 5),
+                 gradient_mode::write, space);
+    });
+  };
+  const auto of = [&](index_t rows, index_t cols) { return row_major(others.data(), rows, cols); };
+  const char* const shapes = ", the factors are for F = 3, L = 4, D = 5";
+  CHECK(contains(mixed(of(4, 4), of(4, 5)), std::string("expert 0 is [4, 4], P is [4, 5]") + shapes));
+  CHECK(contains(mixed(of(3, 5), of(4, 5)), std::string("expert 0 is [3, 5], P is [4, 5]") + shapes));
+  CHECK(contains(mixed(of(3, 4), of(3, 5)), std::string("expert 0 is [3, 4], P is [3, 5]") + shapes));
+  CHECK(contains(mixed(of(3, 4), of(4, 6)), std::string("expert 0 is [3, 4], P is [4, 6]") + shapes));
   refuses_every_overlap<double>(
       {{"the factors of A P", layer.factors.size(), false},
        {"the factors of A", layer.gate_factors.size(), true},

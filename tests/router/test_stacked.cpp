@@ -191,6 +191,9 @@ TEST_CASE("what cannot be added is refused") {
   CHECK(refused(
       [&] { (void)stacked(vector_view<double>(scratch.data(), D - 1), weighted(gram(m.gate_view()))); },
       "stacked: the scratch has 6 elements, not 7"));
+  std::vector<double> wide(2 * D);
+  CHECK(refused([&] { (void)stacked(vector_view<double>(wide.data(), D, 2), weighted(gram(m.gate_view()))); },
+                "stacked: the scratch has 7 elements"));
   auto sum = m.sum(scratch);
   const std::vector<double> x(D);
   CHECK(refused([&] { sum.project(x, vector_view<double>(y)); }, "stacked: project of 11 neurons, not 12"));

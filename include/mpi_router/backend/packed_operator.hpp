@@ -86,11 +86,8 @@ class packed_operator {
   scaled_energy<float> apply_scaled(vector_view<const float> x, vector_view<float> u) const {
     detail::expect_operands("apply_scaled", *this, x, dimension(), u, dimension());
     const int a_exponent = elements(a_).exponent();
-    detail::largest_magnitude<float> largest_x;
-    largest_x.see(x);
-    const int x_exponent = largest_x.exponent();
-    const float energy = elements(a_, -a_exponent).apply(x, u, -x_exponent);
-    return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
+    return detail::scaled_gram<float>(
+        a_exponent, x, [&](int x_exponent) { return elements(a_, -a_exponent).apply(x, u, -x_exponent); });
   }
 
  private:

@@ -92,12 +92,10 @@ struct reference {
   template <Scalar T, Accumulator S>
   scaled_energy<S> apply_scaled(matrix_view<const T> a, vector_view<const S> x, vector_view<S> u) const {
     const int a_exponent = detail::largest_exponent<S>(a);
-    detail::largest_magnitude<S> largest_x;
-    largest_x.see(x);
-    const int x_exponent = largest_x.exponent();
-    const S energy = detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent),
-                                        detail::power_of_two<S>(-x_exponent));
-    return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
+    return detail::scaled_gram<S>(a_exponent, x, [&](int x_exponent) {
+      return detail::gram_apply(a, x, u, detail::power_of_two<S>(-a_exponent),
+                                detail::power_of_two<S>(-x_exponent));
+    });
   }
 
  private:

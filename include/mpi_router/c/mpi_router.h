@@ -164,7 +164,7 @@ MPIROUTER_C_API mpi_router_options mpi_router_default_options(void);
 typedef struct mpi_router_by_products {
   uint8_t* statuses;  /**< of the first step that failed, if any did */
   double* rayleigh;   /**< ρ = |A r|²/|r|² (Eq. 3) */
-  double* cosine;     /**< of the angle between a row and its image, in (0, 1] */
+  double* cosine;     /**< of the angle between a row and its image, in [0, 1] */
   double* residual;   /**< |r̂M - ρ r̂| */
   double* energy;     /**< |A r|² */
   double* row_norm;   /**< |r| */

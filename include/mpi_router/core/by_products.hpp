@@ -39,7 +39,7 @@ struct router_by_products {
   /// What became of each row; of the first step that failed, if there are several.
   typename core::each_expert<status, Space>::type statuses{};
   numbers rayleigh{};    ///< ρ = ‖A r‖² / ‖r‖² (Eq. 3)
-  numbers cosine{};      ///< ρ / ‖r̂M‖, cos of the angle of the step, in (0, 1]
+  numbers cosine{};      ///< ρ / ‖r̂M‖, cos of the angle of the step, in [0, 1]
   tape_view tape{};      ///< router_tape_size(…) elements: what the backward needs
   numbers residual{};    ///< ‖r̂M − ρ r̂‖: some eigenvalue of M lies within it of ρ
   numbers energy{};      ///< ‖A r‖²; with row_norm, λ = √energy / (row_norm · σ₁)

@@ -76,12 +76,10 @@ class rows_operator {
     for (index_t f = 0; f < ffn_dim(); ++f) {
       largest_a.see(row(f));
     }
-    detail::largest_magnitude<S> largest_x;
-    largest_x.see(x);
     const int a_exponent = largest_a.exponent();
-    const int x_exponent = largest_x.exponent();
-    const S energy = gram(x, u, detail::power_of_two<S>(-a_exponent), detail::power_of_two<S>(-x_exponent));
-    return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
+    return detail::scaled_gram<S>(a_exponent, x, [&](int x_exponent) {
+      return gram(x, u, detail::power_of_two<S>(-a_exponent), detail::power_of_two<S>(-x_exponent));
+    });
   }
 
  private:

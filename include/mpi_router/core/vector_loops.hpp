@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 MPIROUTER_BEGIN
 
@@ -116,12 +117,38 @@ class largest_magnitude {
       see(widen<S>(v[i]));
     }
   }
+  /// Whether there was none but zeros.
+  [[nodiscard]] bool is_zero() const noexcept { return largest_ == S{0}; }
   /// In the sense of std::ilogb; 0 where there is none but zeros.
   [[nodiscard]] int exponent() const noexcept { return largest_ > S{0} ? std::ilogb(largest_) : 0; }
 
  private:
   S largest_{0};
 };
+
+/// Below this the squares that went into a sum may have lost bits to underflow.
+template <Accumulator S>
+inline constexpr S smallest_safe =
+    std::numeric_limits<S>::min() / (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
+
+/// apply_scaled of an A whose elements are divided by 2^a_exponent: gram(e) multiplies x / 2^e, writes the
+/// image and returns the energy. Where x lies so nearly across all that A sees that these are lost although
+/// x is not, it is called once more, with a larger x.
+template <Accumulator S, class Gram>
+[[nodiscard]] scaled_energy<S> scaled_gram(int a_exponent, const vector_view<const S>& x, const Gram& gram) {
+  using limits = std::numeric_limits<S>;
+  // So much that squares of what was below smallest_safe are far below the largest number.
+  constexpr int larger = (limits::max_exponent - limits::min_exponent - 2 * limits::digits - 5) / 2;
+  largest_magnitude<S> largest_x;
+  largest_x.see(x);
+  int x_exponent = largest_x.exponent();
+  S energy = gram(x_exponent);
+  if (energy <= smallest_safe<S> && !largest_x.is_zero()) {
+    x_exponent -= larger;
+    energy = gram(x_exponent);
+  }
+  return {energy, 2 * a_exponent + x_exponent, 2 * (a_exponent + x_exponent)};
+}
 
 }  // namespace detail
 

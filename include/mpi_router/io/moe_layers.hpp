@@ -11,6 +11,7 @@
 #include <mpi_router/io/moe/beside_routers.hpp>
 #include <mpi_router/io/moe/families.hpp>
 #include <mpi_router/io/moe/find_by_shapes.hpp>
+#include <mpi_router/io/moe/gates_or_up.hpp>
 #include <mpi_router/io/moe/gguf_config.hpp>
 #include <mpi_router/io/moe/promises.hpp>
 #include <mpi_router/io/moe/up_and_down.hpp>
@@ -106,16 +107,9 @@ namespace detail::moe {
     return {};
   }
   auto made = assemble(model, router, search);
-  if (made.layer && !search.asked && is_ungated(model, *made.layer)) {
-    search.family += ", without gates";
-    search.layouts = {gate_layout::nfd, gate_layout::ndf};
-    search.of_architecture.clear();
-    search.in_mxfp4 = std::nullopt;
-    search.unnamed.clear();
-    search.part = expert_part::up;
-    made = assemble(model, router, search);
-  }
-  return made;
+  return made.layer && !search.asked
+             ? checked_by_width(model, router, std::move(search), std::move(made), config)
+             : made;
 }
 
 inline void find_by_families(const checkpoint& model, const moe_search& wanted,
@@ -257,6 +251,9 @@ inline void merge_alike(std::vector<omission>& omissions) {
     detail::moe::find_by_shapes(model, wanted, config, found);
   }
   detail::moe::refuse_lost_gates(model, wanted, config, found);
+  if (!wanted.patterns && !wanted.layout) {
+    detail::moe::note_assumed_gates(model, config, found);
+  }
   detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);
   if (!wanted.patterns) {
@@ -268,7 +265,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
   detail::moe::merge_alike(found.result.omissions);
   detail::moe::note_missing_files(model, found);
   if (config) {
-    detail::moe::note_config(*config, found);
+    detail::moe::note_config(model, *config, found);
   }
   detail::moe::note_idle_rows(config, found);
   return std::move(found.result);

@@ -19,12 +19,17 @@ struct row_image {
   scaled<S> rayleigh{};       ///< ρ = rMrᵀ / ‖r‖² (Eq. 3)
   int exponent = 0;           ///< rM = u · 2^exponent, u the image in memory
 
-  /// ‖h‖ = ‖r̂M‖/ρ = 1/cos ψ, where ψ is the angle between the row and its image.
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S length() const noexcept {
-    return (image_norm / (rayleigh * row_norm)).unscaled();
+  /// ‖h‖ = ‖r̂M‖/ρ = 1/cos ψ, where ψ is the angle between the row and its image; infinite where S cannot
+  /// hold it.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S length() const noexcept { return scaled_length().unscaled(); }
+  /// The same whatever its size.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE scaled<S> scaled_length() const noexcept {
+    return image_norm / (rayleigh * row_norm);
   }
-  /// cos ψ, in (0, 1].
-  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S cosine() const noexcept { return std::min(S{1} / length(), S{1}); }
+  /// cos ψ, in [0, 1]: 0 only where S cannot hold it.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S cosine() const noexcept {
+    return std::min((S{1} / scaled_length()).unscaled(), S{1});
+  }
 };
 
 MPIROUTER_END_TYPES
@@ -32,48 +37,76 @@ MPIROUTER_END_TYPES
 MPIROUTER_BEGIN
 namespace detail {
 
-/// r̂ = r/‖r‖.
+/// r̂ = r/‖r‖, times 2^power.
 template <Accumulator S, class T>
 [[nodiscard]] scaled_vector<S, std::remove_const_t<T>> direction_of(const vector_view<T>& row,
-                                                                    const row_image<S>& image) noexcept {
-  return {row, S{1} / image.row_norm};
-}
-/// h = r̂M/ρ, of the image in memory.
-template <Accumulator S, class T>
-[[nodiscard]] scaled_vector<S, std::remove_const_t<T>> scale_free(const vector_view<T>& u,
-                                                                  const row_image<S>& image) noexcept {
-  return {u, scaled<S>(S{1}, image.exponent) / (image.rayleigh * image.row_norm)};
+                                                                    const row_image<S>& image,
+                                                                    int power = 0) noexcept {
+  return {row, scaled<S>(S{1}, power) / image.row_norm};
 }
 
-/// tan ψ = ‖h − r̂‖. Summed elementwise: ‖h‖² − 1 would cancel.
-template <Accumulator S, class T>
-[[nodiscard]] S tangent(const scaled_vector<S>& h, const scaled_vector<S, T>& r, index_t n) noexcept {
-  return norm_of<S>(n, [&](index_t i) { return h[i] - r[i]; }).norm.unscaled();
-}
-
-/// Below this the squares that went into an image may have lost bits to underflow.
+/// ‖h‖ is held as a number of S up to this power of two, so that ‖h‖² is one too.
 template <Accumulator S>
-inline constexpr S smallest_safe =
-    std::numeric_limits<S>::min() / (std::numeric_limits<S>::epsilon() * std::numeric_limits<S>::epsilon());
-/// An image shorter than this has elements that are subnormal, or none: it counts as zero where it cannot be
-/// had anew.
+inline constexpr int longest_image = std::same_as<S, float> ? 60 : 500;
+
+/// h = r̂M/ρ of the image in memory, and r̂ beside it, both times 2^-exponent. The exponent is 0 but for a
+/// row so nearly across all that A sees that h would be too long for S.
+template <Accumulator S, class U, class R>
+struct scale_free_image {
+  int exponent;
+  scaled_vector<S, U> h;
+  scaled_vector<S, R> r;
+
+  /// g/ρ = h − r̂.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE S tangent(index_t i) const noexcept { return h[i] - r[i]; }
+  /// tan ψ = ‖h − r̂‖. Summed elementwise: ‖h‖² − 1 would cancel.
+  [[nodiscard]] scaled<S> tan(index_t n) const noexcept {
+    return norm_of<S>(n, [&](index_t i) { return tangent(i); }).norm * scaled<S>(S{1}, exponent);
+  }
+};
+template <Accumulator S, class U, class R>
+[[nodiscard]] scale_free_image<S, std::remove_const_t<U>, std::remove_const_t<R>> scale_free(
+    const vector_view<U>& u, const vector_view<R>& row, const row_image<S>& image) noexcept {
+  const int exponent = std::max(0, image.scaled_length().normalized().exponent - longest_image<S>);
+  return {exponent,
+          {u, scaled<S>(S{1}, image.exponent - exponent) / (image.rayleigh * image.row_norm)},
+          direction_of(row, image, -exponent)};
+}
+
+/// An image shorter than this has elements that are subnormal, or none: it counts as zero.
 template <Accumulator S>
 inline constexpr S smallest_image = std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon();
-/// ‖h‖ is taken to be this at most: so that ‖h‖² is in range, a row nearer than that to the null space of M
-/// has a ρ that is a little too large.
-template <Accumulator S>
-inline constexpr S longest_image = static_cast<S>(std::same_as<S, float> ? 0x1p60 : 0x1p500);
 
 /// Stands for an operator that cannot multiply out of range.
 struct never_again {};
 
+/// ⟨r, u⟩ of finite vectors, each product with an exponent of its own.
+template <Accumulator S, class R, class U>
+[[nodiscard]] scaled<S> scaled_dot(const vector_view<R>& row, const vector_view<U>& u) noexcept {
+  const auto product = [&](index_t i) {
+    const auto r = scaled<S>(widen<S>(row[i])).normalized();
+    return r * scaled<S>(widen<S>(u[i])).normalized();
+  };
+  int largest = std::numeric_limits<int>::min();
+  for (index_t i = 0; i < row.size(); ++i) {
+    if (const auto p = product(i); p.value != S{0}) largest = std::max(largest, p.exponent);
+  }
+  return {sum_terms<S>(row.size(),
+                       [&](index_t i) {
+                         const auto p = product(i);
+                         return p.value == S{0} ? S{0} : std::ldexp(p.value, p.exponent - largest);
+                       }),
+          largest};
+}
+
 /// ⟨r̂, û⟩.
 template <Accumulator S, class R, class U>
-[[nodiscard]] S cosine_between(const vector_view<R>& row, scaled<S> row_norm, const vector_view<U>& u,
-                               scaled<S> norm) noexcept {
+[[nodiscard]] scaled<S> cosine_between(const vector_view<R>& row, scaled<S> row_norm, const vector_view<U>& u,
+                                       scaled<S> norm) noexcept {
   const scaled_vector<S, std::remove_const_t<R>> r(row, S{1} / row_norm);
   const scaled_vector<S, std::remove_const_t<U>> direction(u, S{1} / norm);
-  return sum_terms<S>(row.size(), [&](index_t i) { return r[i] * direction[i]; });
+  const S cosine = sum_terms<S>(row.size(), [&](index_t i) { return r[i] * direction[i]; });
+  return std::abs(cosine) > smallest_safe<S> ? scaled<S>(cosine) : scaled_dot<S>(row, u) / (row_norm * norm);
 }
 
 /// What is known of the image u of a row from its energy. Where squares have left the range of S, `again()`
@@ -92,14 +125,13 @@ template <Accumulator S, class R, class U, class Again>
     if (!energy_holds || !image_holds) {
       scale = again();
       image_norm = norm<S>(u);
-      energy_holds = true;
+      energy_holds = is_finite(scale.energy) && scale.energy > smallest_image<S>;
     }
   }
   if (image_norm.kind == magnitude::non_finite) {
     return {.state = status::non_finite};
   }
-  if (image_norm.kind == magnitude::zero ||
-      (std::same_as<Again, never_again> && image_norm.norm.unscaled() < smallest_image<S>)) {
+  if (image_norm.kind == magnitude::zero || image_norm.norm.unscaled() < smallest_image<S>) {
     return {.state = status::zero_image};
   }
   row_image<S> image{.row_norm = row_norm.norm,
@@ -107,15 +139,13 @@ template <Accumulator S, class R, class U, class Again>
                      .exponent = scale.image_exponent};
   image.rayleigh = scaled<S>(scale.energy, scale.energy_exponent) / (image.row_norm * image.row_norm);
   if (!energy_holds) {
-    const S cosine = cosine_between<S>(row, row_norm.norm, u, image_norm.norm);
-    if (!(cosine > S{0})) {
+    const auto cosine = cosine_between<S>(row, row_norm.norm, u, image_norm.norm);
+    if (!(cosine.value > S{0})) {
       return {.state = status::zero_image};
     }
     image.rayleigh = image.image_norm / image.row_norm * cosine;  // ρ = ‖r̂M‖ ⟨r̂, û⟩
   }
-  if (!(image.length() < longest_image<S>)) {
-    image.rayleigh = image.image_norm / image.row_norm / longest_image<S>;
-  }
+  image.rayleigh = image.rayleigh.normalized();
   return image;
 }
 

@@ -84,17 +84,18 @@ class momentum_term {
 
   [[nodiscard]] bool exists() const noexcept { return previous_.size() != 0; }
 
-  /// next = h − β x_{k−1}, in the scale in which x_k is a unit vector and M is M/ρ.
-  void add(index_t step, const row_image<S>& image, S tangent, const scaled_vector<S>& h,
+  /// next = h − β x_{k−1}, in the scale in which x_k is 2^-both.exponent long and M is M/ρ.
+  void add(index_t step, const row_image<S>& image, S tangent, const scale_free_image<S, S, S>& both,
            const vector_view<S>& next) {
     const scaled<S> beta = estimate_.beta_over_rho(step, image.rayleigh, tangent);
-    const S pull = step == 0 ? S{0} : (beta / growth_).unscaled();
+    const S pull = step == 0 ? S{0} : (beta / growth_ * scaled<S>(S{1}, -both.exponent)).unscaled();
     for (index_t i = 0; i < next.size(); ++i) {
-      next[i] = h[i] - pull * (step == 0 ? S{0} : previous_[i]);
+      next[i] = both.h[i] - pull * (step == 0 ? S{0} : previous_[i]);
     }
   }
-  /// x_k is about to become x_{k+1} = next/‖next‖.
-  void remember(const scaled_vector<S>& unit_row, const row_image<S>& image, const scaled<S>& next_norm) {
+  /// x_k is about to become x_{k+1} = next/‖next‖, next_norm in the scale in which x_k is a unit vector.
+  void remember(const vector_view<const S>& row, const row_image<S>& image, const scaled<S>& next_norm) {
+    const auto unit_row = direction_of(row, image);
     for (index_t i = 0; i < previous_.size(); ++i) {
       previous_[i] = unit_row[i];
     }

@@ -110,13 +110,13 @@ template <Accumulator S>
   return std::nullopt;
 }
 
-/// x_{k+1} = next/‖next‖. False where momentum has left the range of S.
-template <Accumulator S, class X>
-[[nodiscard]] bool advance(momentum_term<S>& momentum, const X& x, const row_image<S>& image,
+/// x_{k+1} = next/‖next‖, next times 2^-exponent in memory. False where momentum has left the range of S.
+template <Accumulator S>
+[[nodiscard]] bool advance(momentum_term<S>& momentum, const row_image<S>& image, int exponent,
                            const vector_view<S>& next, const vector_view<S>& row) {
   const auto length = norm<S>(next);
   if (length.kind != magnitude::finite) return false;
-  momentum.remember(x, image, length.norm);
+  momentum.remember(row, image, length.norm * scaled<S>(S{1}, exponent));
   scale_into(next, row, S{1} / length.norm);
   return true;
 }
@@ -152,18 +152,19 @@ iteration_result<scalar_of<Op>> power_iteration(Op&& op, vector_view<scalar_of<O
     result.steps = step;
     result.state = image.state;
     if (image.state != status::ok) return ended(stop_reason::degenerate);
-    const auto x = detail::direction_of(row, image);
-    const auto h = detail::scale_free(next, image);  // xM/ρ
-    const S tan = detail::tangent(h, x, n);
-    if (momentum.exists()) momentum.add(step, image, tan, h, next);  // h − β x_{k−1}
+    const auto both = detail::scale_free(next, row, image);  // h = xM/ρ
+    const scaled<S> scaled_tan = both.tan(n);
+    const S tan = scaled_tan.unscaled();
+    if (momentum.exists()) momentum.add(step, image, tan, both, next);  // h − β x_{k−1}
     const S angle_of_step = step > 0 && momentum.exists() ? angle<S>(row, next) : std::atan(tan);
-    result.last = {step, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan, angle_of_step};
+    result.last = {step, image.rayleigh.unscaled(), (image.rayleigh * scaled_tan).unscaled(), tan,
+                   angle_of_step};
     const bool go_on = detail::call_back(callback, std::as_const(result.last), vector_view<const S>(row));
     if (const auto reason = detail::why_stop(options, result.last, go_on)) {
       retract<S>(row, row, options.radius);
       return ended(*reason);
     }
-    if (!detail::advance(momentum, x, image, next, row)) {
+    if (!detail::advance(momentum, image, both.exponent, next, row)) {
       result.state = status::non_finite;
       return ended(stop_reason::degenerate);
     }

@@ -10,7 +10,8 @@ template <Accumulator S>
 struct step_result {
   status state = status::ok;
   S rayleigh = 0;  ///< ρ of the row before the step; infinite where S cannot hold it
-  S cosine = 0;    ///< cos of the angle between the old row and the new one, ρ / ‖r̂M‖, in (0, 1]
+  S cosine = 0;  ///< cos of the angle between the old row and the new one, ρ / ‖r̂M‖, in [0, 1], 0 only where
+                 ///< S cannot hold it
 };
 
 /// What the backward of a step needs from the forward, besides the two rows: ‖rM‖. A value of zero stands for

@@ -23,12 +23,22 @@ struct pullback_scale {
   int row;
   int dual;
 
-  pullback_scale(saved_norm<S> image, S radius) noexcept {
-    const S quotient = radius / image.value;
-    const int exponent = std::ilogb(quotient);
-    factor = std::ldexp(quotient, -exponent);
-    dual = (exponent - image.exponent) / 2;
-    row = exponent - image.exponent - dual;
+  pullback_scale(const saved_norm<S>& image, S radius) noexcept {
+    const scaled<S> quotient = (scaled<S>(radius).normalized() / image).normalized();
+    factor = quotient.value;
+    dual = quotient.exponent / 2;
+    row = quotient.exponent - dual;
+  }
+  /// The same for this row: what is nearly across all that A sees may itself be too long for its half.
+  pullback_scale(const saved_norm<S>& image, S radius, const vector_view<const S>& row_itself) noexcept
+      : pullback_scale(image, radius) {
+    if (row <= 0) return;
+    const auto largest = std::bit_cast<S>(largest_magnitude_bits<S>(row_itself));
+    const int most = std::numeric_limits<S>::max_exponent - 2 - (largest > S{0} ? std::ilogb(largest) : 0);
+    if (row > most) {
+      dual += row - most;
+      row = most;
+    }
   }
 };
 
@@ -36,7 +46,7 @@ struct pullback_scale {
 template <Accumulator S>
 void project_gradient(vector_view<const S> new_row, vector_view<const S> grad, const pullback_scale<S>& scale,
                       S radius, vector_view<S> dual) noexcept {
-  const scaled_vector<S> z(new_row, S{1} / radius);
+  const scaled_vector<S> z(new_row, scaled<S>(S{1}) / scaled<S>(radius).normalized());
   const S along = sum_terms<S>(grad.size(), [&](index_t i) { return z[i] * grad[i]; });
   for (index_t i = 0; i < grad.size(); ++i) {
     dual[i] = grad[i] - along * z[i];
@@ -50,7 +60,7 @@ template <Accumulator S>
 [[nodiscard]] int prepare_pullback(vector_view<const S> row, vector_view<const S> new_row,
                                    const saved_norm<S>& saved, vector_view<const S> grad, S radius,
                                    const rank2_factors<S>& factors) noexcept {
-  const pullback_scale<S> scale(saved, radius);
+  const pullback_scale<S> scale(saved, radius, row);
   scale_into(row, factors.row, {S{1}, scale.row});
   project_gradient<S>(new_row, grad, scale, radius, factors.dual_row);
   return scale.row;
@@ -107,7 +117,8 @@ void expect_factors_apart(const rank2_factors<S>& factors, const vector_view<con
 /// new_row and `saved` are what power_step gave for the same operator, radius and policy; grad is ḡ, the
 /// gradient of new_row. new_row, grad, grad_row and scratch have D elements; grad_row may be grad, scratch
 /// overlaps nothing. A row that had no step passes ḡ on where the policy kept it, and zero where it became
-/// zero. Throws usage_error on sizes, overlap, radius ≤ 0.
+/// zero. Gradients that S cannot hold, as of rows nearly across all that A sees, are not finite. Throws
+/// usage_error on sizes, overlap, radius ≤ 0.
 template <GramOperator Op>
 void power_step_vjp(Op&& op, vector_view<const scalar_of<Op>> new_row, const saved_norm<scalar_of<Op>>& saved,
                     vector_view<const scalar_of<Op>> grad, scalar_of<Op> radius,

@@ -10,10 +10,10 @@ MPIROUTER_BEGIN_TYPES
 template <Accumulator S>
 struct rayleigh_result {
   status state = status::ok;
-  S rayleigh = 0;  ///< ρ = ‖rW_g‖² / ‖r‖² (Eq. 3), at most σ₁²; infinite or 0 where S cannot hold it
-  S residual = 0;  ///< ‖g‖: an eigenvalue of M lies within ‖g‖ of ρ
-  S relative_residual =
-      0;  ///< ‖g‖ / ρ = tan ψ, ψ the angle that a power step would move the row by; always in range
+  S rayleigh = 0;           ///< ρ = ‖rW_g‖² / ‖r‖² (Eq. 3), at most σ₁²; infinite or 0 where S cannot hold it
+  S residual = 0;           ///< ‖g‖: an eigenvalue of M lies within ‖g‖ of ρ
+  S relative_residual = 0;  ///< ‖g‖ / ρ = tan ψ, ψ the angle that a power step would move the row by;
+                            ///< infinite where S cannot hold it
 };
 
 MPIROUTER_END_TYPES
@@ -34,14 +34,14 @@ rayleigh_result<scalar_of<Op>> rayleigh(Op&& op, vector_view<const scalar_of<Op>
     }
     return {image.state, S{0}, S{0}, S{0}};
   }
-  const auto r = detail::direction_of(row, image);
-  const auto h = detail::scale_free(residual, image);
-  const S tan = detail::tangent(h, r, row.size());
+  const auto both = detail::scale_free(residual, row, image);
+  const scaled<S> tan = both.tan(row.size());
   for (index_t i = 0; i < row.size(); ++i) {
-    residual[i] = h[i] - r[i];
+    residual[i] = both.tangent(i);
   }
-  detail::scale_into(residual, residual, image.rayleigh);  // g = ρ(h − r̂)
-  return {status::ok, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan};
+  const scaled<S> rho = image.rayleigh * scaled<S>(S{1}, both.exponent);
+  detail::scale_into(residual, residual, rho);  // g = ρ(h − r̂)
+  return {status::ok, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan.unscaled()};
 }
 
 /// λ with the spectral norm: ‖rW_g‖ / (‖r‖ σ₁) = √ρ / σ₁, in [0, 1]; 1 only for a principal direction.

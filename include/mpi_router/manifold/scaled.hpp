@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 MPIROUTER_BEGIN_TYPES
 
@@ -22,6 +23,13 @@ struct scaled {
 
   /// As a number of S: infinite or 0 where S cannot hold it.
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE S unscaled() const noexcept { return std::ldexp(value, exponent); }
+  /// The same number with |value| in [1, 2), so that products and quotients stay in range. What is zero or
+  /// not finite stays as it is.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE scaled normalized() const noexcept {
+    if (value == S{0} || !is_finite(value)) return *this;
+    const int power = std::ilogb(value);
+    return {std::ldexp(value, -power), exponent + power};
+  }
   MPIROUTER_ALWAYS_INLINE friend scaled operator*(scaled a, scaled b) noexcept {
     return {a.value * b.value, a.exponent + b.exponent};
   }
@@ -40,15 +48,18 @@ namespace detail {
 template <Accumulator S, class T = S>
 class scaled_vector {
  public:
-  scaled_vector(const vector_view<const T>& x, scaled<S> factor) noexcept
-      : x_(x),
-        first_(std::ldexp(factor.value, factor.exponent / 2)),
-        second_(std::ldexp(S{1}, factor.exponent - factor.exponent / 2)) {}
+  scaled_vector(const vector_view<const T>& x, const scaled<S>& factor) noexcept
+      : scaled_vector(factor.normalized(), x) {}
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE S operator[](index_t i) const noexcept {
     return widen<S>(x_[i]) * first_ * second_;
   }
 
  private:
+  scaled_vector(const scaled<S>& factor, const vector_view<const T>& x) noexcept
+      : x_(x),
+        first_(std::ldexp(factor.value, factor.exponent / 2)),
+        second_(std::ldexp(S{1}, factor.exponent - factor.exponent / 2)) {}
+
   vector_view<const T> x_;
   S first_;
   S second_;
@@ -116,6 +127,12 @@ template <Accumulator S, class T>
 template <Accumulator S>
 void scale_into(const std::type_identity_t<vector_view<const S>>& x, const vector_view<S>& out,
                 const std::type_identity_t<scaled<S>>& factor) noexcept {
+  // What two finite factors do not reach: a third, lest an infinite one makes NaN of a zero.
+  constexpr int most = 2 * (std::numeric_limits<S>::max_exponent - 1);
+  if (const scaled<S> whole = factor.normalized(); whole.exponent > most) {
+    scale_into(x, out, {whole.value, whole.exponent - most});
+    return scale_into(out, out, {S{1}, most});
+  }
   const scaled_vector<S> product(x, factor);
   for (index_t i = 0; i < x.size(); ++i) {
     out[i] = product[i];

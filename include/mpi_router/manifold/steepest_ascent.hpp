@@ -50,20 +50,26 @@ step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const sc
   if (image.state != status::ok) {
     return degenerate<S>(image.state, row, out, policy);
   }
-  const auto r = direction_of(row, image);
-  const auto h = scale_free(out, image);
-  const S t = relative_step(image.rayleigh);
+  const auto both = scale_free(out, row, image);
+  const scaled<S> t = relative_step(image.rayleigh);
+  const scaled<S> step = scaled<S>(t.value, t.exponent + both.exponent).normalized();
+  // Where h is long, x is made times 2^-power.
+  const int power = both.exponent > 0 && step.value != S{0} ? std::max(0, step.exponent) : 0;
+  const auto r = direction_of(row, image, -power);
+  const S along = std::ldexp(step.value, step.exponent - power);
   for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = r[i] + t * (h[i] - r[i]);
+    out[i] = r[i] + along * both.tangent(i);
   }
   const auto length = norm<S>(out);
-  if (length.kind != magnitude::finite) {  // t out of range: g is tangent, so the sum is never zero
+  // Where t is out of range: g is tangent, so the sum is never zero.
+  if (!is_finite(t.unscaled()) || length.kind != magnitude::finite) {
     degenerate<S>(status::non_finite, row, out, policy);
     return {status::non_finite, image.rayleigh.unscaled(), S{0}};
   }
   scale_into(out, out, radius / length.norm);
   // ⟨r̂, r̂ + ηg⟩ = 1, since g is tangent.
-  return {status::ok, image.rayleigh.unscaled(), std::min((S{1} / length.norm).unscaled(), S{1})};
+  const S cosine = (scaled<S>(S{1}, -power) / length.norm).unscaled();
+  return {status::ok, image.rayleigh.unscaled(), std::min(cosine, S{1})};
 }
 
 }  // namespace detail
@@ -77,7 +83,9 @@ step_result<scalar_of<Op>> steepest_ascent_step(Op&& op, vector_view<const scala
                                                 scalar_of<Op> eta,
                                                 degenerate_row policy = degenerate_row::keep) {
   detail::expect(is_finite(eta), "steepest_ascent_step: eta is not finite");
-  const auto relative = [eta](scaled<scalar_of<Op>> rho) { return (eta * rho).unscaled(); };
+  const auto relative = [eta](const scaled<scalar_of<Op>>& rho) {
+    return scaled<scalar_of<Op>>(eta).normalized() * rho;
+  };
   return detail::ascend("steepest_ascent_step", op, row, out, radius, relative, policy);
 }
 
@@ -86,7 +94,7 @@ template <GramOperator Op>
 step_result<scalar_of<Op>> adaptive_ascent_step(Op&& op, vector_view<const scalar_of<Op>> row,
                                                 vector_view<scalar_of<Op>> out, scalar_of<Op> radius,
                                                 degenerate_row policy = degenerate_row::keep) {
-  const auto one = [](scaled<scalar_of<Op>>) { return scalar_of<Op>{1}; };
+  const auto one = [](const scaled<scalar_of<Op>>&) { return scaled<scalar_of<Op>>(1); };
   return detail::ascend("adaptive_ascent_step", op, row, out, radius, one, policy);
 }
 

@@ -64,9 +64,13 @@ class backward_steps {
     return term(step) >= 0 ? target_.factors(term(step), i, scratch) : scratch;
   }
 
+  [[nodiscard]] matrix_view<const S> rows_before(index_t step) const {
+    return step == 0 ? matrix_view<const S>(first_rows_) : saved_.rows(step - 1);
+  }
+
   /// What the experts are multiplied with: r and z̄.
   void prepare(index_t step) {
-    const matrix_view<const S> rows = step == 0 ? matrix_view<const S>(first_rows_) : saved_.rows(step - 1);
+    const matrix_view<const S> rows = rows_before(step);
     executor_(rows.rows(), [&](index_t i) {
       const auto f = factors(step, i);
       if (has_step(step, i)) {
@@ -90,10 +94,11 @@ class backward_steps {
   }
   /// The powers of two that were taken out; and the gradient to rows that had no step.
   void finish(index_t step) {
+    const matrix_view<const S> rows = rows_before(step);
     executor_(outgoing_.rows(), [&](index_t i) {
       const auto out = outgoing_.row(i);
       if (has_step(step, i)) {
-        const pullback_scale<S> scale(saved_.norm(step, i), radius_of_(i));
+        const pullback_scale<S> scale(saved_.norm(step, i), radius_of_(i), rows.row(i));
         scale_into<S>(vector_view<const S>(out), out, scaled<S>{S{1}, scale.row});
       } else {
         degenerate_gradient<S>(incoming_.row(i), out, options_.degenerate);

@@ -71,7 +71,7 @@ void tell_step(const router_by_products<S>& told, index_t i, bool is_first_step,
   put(told.rayleigh, [&] { return image.rayleigh.unscaled(); });
   put(told.cosine, [&] { return image.cosine(); });
   put(told.residual, [&] {  // ‖g‖ = ρ tan ψ
-    return (image.rayleigh * tangent(scale_free(u, image), direction_of(row, image), row.size())).unscaled();
+    return (image.rayleigh * scale_free(u, row, image).tan(row.size())).unscaled();
   });
   put(told.energy, [&] { return (image.rayleigh * image.row_norm * image.row_norm).unscaled(); });
   put(told.row_norm, [&] { return image.row_norm.unscaled(); });

@@ -31,13 +31,17 @@ struct architecture_layout {
   return table;
 }
 
-/// The architecture that config.json, or a GGUF file, names, unless its experts are known to have no gates;
-/// empty where none is named. Nearly all have them, so that one which is not known here is taken to.
+/// Whether config.json, or a GGUF file, names an architecture whose experts have no gates.
+[[nodiscard]] inline bool is_ungated_architecture(const model_config& config) {
+  constexpr std::array<std::string_view, 4> ungated{"nemotron", "switch", "nllb", "nomicbert"};
+  return std::ranges::any_of(ungated, [&](auto name) { return config.is_called(name); });
+}
+
+/// The architecture that it names, unless its experts are known to have no gates; empty where none is named.
+/// Nearly all have them, so that one which is not known here is taken to.
 [[nodiscard]] inline std::string gated_architecture(const model_config& config) {
-  for (const char* ungated : {"nemotron", "switch", "nllb", "nomicbert"}) {
-    if (config.is_called(ungated)) {
-      return "";
-    }
+  if (is_ungated_architecture(config)) {
+    return "";
   }
   const auto named = std::ranges::find_if(config.names, [](const auto& name) { return !name.empty(); });
   return named == config.names.end() ? "" : *named;
@@ -45,13 +49,34 @@ struct architecture_layout {
 
 namespace detail::moe {
 
+/// What matrices hold that may be gate and up in one, or up alone, of experts without gates.
+enum class held_parts : unsigned char { both, up_alone, unknown };
+
+/// What config.json says of matrices that hold gate and up of experts with so many neurons, or up alone of
+/// twice as many: by that number, or by the architecture.
+[[nodiscard]] inline held_parts parts_by_config(index_t ffn_dim_of_both,
+                                                const std::optional<model_config>& config) {
+  if (!config) {
+    return held_parts::unknown;
+  }
+  if (config->ffn_dim == ffn_dim_of_both) {
+    return held_parts::both;
+  }
+  if (config->ffn_dim == 2 * ffn_dim_of_both || is_ungated_architecture(*config)) {
+    return held_parts::up_alone;
+  }
+  return gated_architecture(*config).empty() ? held_parts::unknown : held_parts::both;
+}
+
 /// The layouts that the architecture which config.json names has, of those in the table.
 [[nodiscard]] inline std::vector<gate_layout> layouts_of_architecture(
     const std::vector<architecture_layout>& table, const std::optional<model_config>& config) {
   std::vector<gate_layout> out;
+  bool is_other = config && config->names_any();
   for (const auto& known : table) {
-    const bool is_it = config && (known.architecture.empty() ? config->names_any() && out.empty()
-                                                             : config->is_called(known.architecture));
+    const bool is_it =
+        config && (known.architecture.empty() ? is_other : config->is_called(known.architecture));
+    is_other = is_other && (known.architecture.empty() || !is_it);
     if (is_it &&
         (!known.is_whole || (config->is_of_transformers_5 && config->names.front() == known.architecture))) {
       out.push_back(known.layout);

@@ -50,11 +50,23 @@ inline void note_scaled_routers(const checkpoint& model, found_parts& found) {
   return is_beside && (name.ends_with("_gate") || name.ends_with("_router"));
 }
 
+/// Whether "mlp_gate" is the gate of a dense layer: "mlp_up" or "mlp_down" is beside it.
+[[nodiscard]] inline bool is_of_dense_layer(const checkpoint& model, std::string_view name) {
+  const auto at = name.rfind("_gate");
+  const auto begin = name.substr(0, at == name.npos ? 0 : at + 1);
+  return !begin.empty() && std::ranges::any_of(model.weights_with(begin), [&](const weight& w) {
+    const auto rest = std::string_view(w.name()).substr(begin.size());
+    const auto kind = kind_of_component(rest.substr(0, rest.find('.')));
+    return kind == matrix_kind::up || kind == matrix_kind::down;
+  });
+}
+
 /// Routers of the same experts for tokens of another kind.
 inline void note_second_routers(const checkpoint& model, found_parts& found) {
   for (const auto& layer : found.result.layers) {
     for (const auto& w : model.weights_with(layer.name)) {
-      if (is_like_router(w, *layer.router) && found.said.insert(&w).second) {
+      if (is_like_router(w, *layer.router) && !is_of_dense_layer(model, w.name()) &&
+          found.said.insert(&w).second) {
         found.result.omissions.push_back(
             {w.name(),
              "looks like a second router of a layer, for the same experts",

@@ -66,7 +66,12 @@ inline void mark_dense(std::span<const weight> weights, block_map& blocks) {
   }
 }
 
-/// The blocks of these weights; a gate of a dense layer makes none.
+/// Whether this has one row: it weighs a layer against another, as fairseq's CMR does, and routes to none.
+[[nodiscard]] inline bool has_one_row(const weight* w) {
+  return w->rank() == 2 && (w->shape()[0] == 1 || w->shape()[1] == 1);
+}
+
+/// The blocks of these weights; a gate of a dense layer makes none, nor does one of a whole layer.
 [[nodiscard]] inline block_map blocks_of(std::span<const weight> weights) {
   block_map blocks;
   add_by_role(weights, blocks);
@@ -75,6 +80,9 @@ inline void mark_dense(std::span<const weight> weights, block_map& blocks) {
     auto& block = it->second;
     if (!block.dense || !block.experts.empty() || !block.routers.empty()) {
       block.routers.insert(block.routers.end(), block.plain_gates.begin(), block.plain_gates.end());
+    }
+    if (block.experts.empty()) {
+      std::erase_if(block.routers, has_one_row);
     }
     it = block.routers.empty() && block.experts.empty() ? blocks.erase(it) : std::next(it);
   }

@@ -47,6 +47,13 @@ struct expert_weights {
   return std::string(name);
 }
 
+/// Megatron's "experts.weight1" and "experts.weight2", each of all experts: no expert 0 has a weight beside
+/// them, as it has where GroupedLinear numbers its own.
+[[nodiscard]] inline bool is_of_all(const expert_weights& matrices) {
+  return matrices.pattern.ends_with("experts.weight{expert}") &&
+         std::ranges::none_of(matrices.all, [](const auto* w) { return w->name().ends_with("weight0"); });
+}
+
 /// The experts' matrices of a block, by pattern; vectors (biases, scales) are none.
 [[nodiscard]] inline std::vector<expert_weights> matrices_of(const std::string& name,
                                                              const block_parts& block) {
@@ -64,7 +71,13 @@ struct expert_weights {
   std::vector<expert_weights> out;
   out.reserve(by_pattern.size());
   for (auto& [pattern, entry] : by_pattern) {
-    out.push_back(std::move(entry));
+    if (!is_of_all(entry)) {
+      out.push_back(std::move(entry));
+      continue;
+    }
+    for (const auto* w : entry.all) {
+      out.push_back({w->name(), {w}});
+    }
   }
   return out;
 }

@@ -13,7 +13,8 @@ struct gate_guess {
   const expert_weights* gates = nullptr;
   std::vector<gate_layout> layouts;
   expert_part part = expert_part::gate;
-  std::string reason;  ///< why there is none
+  std::string reason;        ///< why there is none
+  bool may_be_both = false;  ///< gate and up too: neither their name nor a down projection tells
 };
 
 /// "'a.{expert}.x' [4, 8], 'a.{expert}.y' [8, 4]".
@@ -49,11 +50,40 @@ struct gate_guess {
   return !any_known;
 }
 
+/// The one matrix of experts, of so many neurons, where no down projection tells F: names such as "fc1" have
+/// up alone, or gate and up, as config.json says.
+[[nodiscard]] inline gate_guess guess_by_config(const expert_weights& one, index_t width,
+                                                const std::optional<model_config>& config) {
+  using enum gate_layout;
+  const bool is_up = kind_of(one.pattern) == matrix_kind::up;
+  const bool is_either = is_up && !is_beside_gate(one.pattern) && width % 2 == 0;
+  const auto held = is_either ? parts_by_config(width / 2, config) : held_parts::up_alone;
+  if (held == held_parts::both) {
+    return {&one, {n2fd_concatenated, nd2f_concatenated}, expert_part::gate, ""};
+  }
+  return {&one, {nfd, ndf}, is_up ? expert_part::up : expert_part::gate, "", held == held_parts::unknown};
+}
+
+/// Matrices whose name says gate and up: they hold up alone where nothing but config.json tells, and that
+/// names an architecture without gates.
+[[nodiscard]] inline gate_guess guess_of_both(const expert_weights& both, const router_shape& router,
+                                              bool is_alone, const std::optional<model_config>& config) {
+  using enum gate_layout;
+  const auto [rows, cols] = extents_of(both, router.rows);
+  const index_t width = rows == router.dim ? cols : rows;
+  const bool is_up = is_alone && config && is_ungated_architecture(*config) &&
+                     parts_by_config(width / 2, config) == held_parts::up_alone;
+  return is_up ? gate_guess{&both, {nfd, ndf}, expert_part::up, ""}
+               : gate_guess{&both, {n2fd_concatenated, nd2f_concatenated}, expert_part::gate, ""};
+}
+
 /// A name settles which matrix is the gate, if its shape goes with the down projection's, and, where two are
-/// named like that one, if an up projection has a name too; whether one named like an up projection holds
-/// gate and up, the down projection's F does; and where there is but one matrix, it is the one.
+/// named like that one, if an up projection has a name too; whether one named like a gate or like an up
+/// projection holds both, the down projection's F does, or else config.json; and where there is but one
+/// matrix, it is the one.
 [[nodiscard]] inline gate_guess guess_gates(const std::vector<expert_weights>& all,
-                                            const router_shape& router) {
+                                            const router_shape& router,
+                                            const std::optional<model_config>& config) {
   using enum gate_layout;
   const std::vector plain{nfd, ndf};
   const std::vector fused{n2fd_concatenated, nd2f_concatenated};
@@ -66,7 +96,14 @@ struct gate_guess {
     return {gate[0], plain, expert_part::gate, ""};
   }
   if (both.size() == 1 && gate.empty() && goes_with_down(*both[0], 2, down, router)) {
-    return {both[0], fused, expert_part::gate, ""};
+    return guess_of_both(*both[0], router, down.empty(), config);
+  }
+  if (both.size() == 1 && gate.empty() && up.empty() && goes_with_down(*both[0], 1, down, router)) {
+    return {both[0], plain, expert_part::up, ""};
+  }
+  if (gate.size() == 1 && both.empty() && up.empty() && down.size() == 1 &&
+      goes_with_down(*gate[0], 2, down, router)) {
+    return {gate[0], fused, expert_part::gate, ""};
   }
   const auto* alone = up.size() == 1 ? up[0] : all.size() == 1 && down.empty() ? &all[0] : nullptr;
   const bool is_known = down.size() != 1 || down[0]->first().problem().empty();  // else shaped as its codes
@@ -78,7 +115,10 @@ struct gate_guess {
     if (ffn && width == 2 * *ffn) {
       return {alone, fused, expert_part::gate, ""};
     }
-    if (!ffn || width == *ffn) {
+    if (!ffn) {
+      return guess_by_config(*alone, width, config);
+    }
+    if (width == *ffn) {
       return {alone, plain, up.empty() ? expert_part::gate : expert_part::up, ""};
     }
   }
@@ -151,7 +191,7 @@ struct gate_guess {
   if (!how.reason.empty()) {
     return {{}, how.reason, rows};
   }
-  const auto guess = guess_gates(matrices, {rows, dim});
+  auto guess = guess_gates(matrices, {rows, dim}, config);
   if (guess.gates == nullptr) {
     return {{},
             guess.reason,
@@ -159,6 +199,10 @@ struct gate_guess {
             hints_for(router, matrices, dim)};
   }
   const auto& gates = guess.gates->pattern;
+  if (guess.may_be_both) {
+    const auto both = fused_layouts(router, gates, config);
+    guess.layouts.insert(guess.layouts.end(), both.begin(), both.end());
+  }
   auto search = search_for(
       "no known family: taken by what names look like and by shapes", gates,
       is_fused(guess.layouts.front()) ? fused_layouts(router, gates, config) : guess.layouts, wanted, config);
@@ -167,7 +211,11 @@ struct gate_guess {
   if (gates.ends_with("experts.gate_up_proj")) {
     search.of_architecture = layouts_of_architecture(fused_architectures(), config);
   }
-  return assemble(model, router, search);
+  auto made = assemble(model, router, search);
+  if (!made.hints.empty() && guess.may_be_both) {
+    made.reason += "; there are no down projections beside it, whose F would tell";
+  }
+  return made;
 }
 
 inline void note_attempt(const weight& router, attempt made, found_parts& found) {

@@ -4,6 +4,7 @@
 #include <mpi_router/io/config_file.hpp>
 #include <mpi_router/io/moe/layer_rules.hpp>
 
+#include <array>
 #include <cctype>
 
 MPIROUTER_BEGIN
@@ -14,6 +15,8 @@ struct model_config {
   std::optional<index_t> hidden_dim;
   std::optional<index_t> num_experts;              ///< routed experts of a layer
   std::optional<index_t> experts_per_token;        ///< K of top-K
+  std::optional<index_t> ffn_dim;                  ///< neurons of a routed expert
+  bool is_ffn_dim_of_experts = false;              ///< in a word for routed experts, not for any layer
   std::optional<std::vector<index_t>> moe_layers;  ///< numbers of the layers with experts, ascending
   bool is_of_transformers_5 = false;               ///< transformers_version begins with 5
   std::string problem;                             ///< why it could not be read; empty if it could
@@ -88,6 +91,20 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   return count && *count >= 1 ? count : std::nullopt;
 }
 
+/// F in words for routed experts; these go before words for any layer, of which a dense one may be meant.
+inline void read_ffn_dim(const nlohmann::json& text, model_config& out) {
+  constexpr std::array<const char*, 4> own{"moe_intermediate_size", "moe_ffn_hidden_size",
+                                           "expert_ffn_hidden_size", "expert_intermediate_size"};
+  out.is_ffn_dim_of_experts = std::ranges::any_of(own, [&](const char* key) { return text.contains(key); });
+  auto neurons = out.is_ffn_dim_of_experts
+                     ? integer_of(text, {own[0], own[1], own[2], own[3]})
+                     : integer_of(text, {"intermediate_size", "ffn_hidden_size", "ffn_dim", "d_ff"});
+  if (const auto ffn = text.find("ffn_config"); !neurons && ffn != text.end() && ffn->is_object()) {
+    neurons = integer_of(*ffn, {"ffn_hidden_size"});  // DBRX
+  }
+  out.ffn_dim = neurons && *neurons >= 1 ? neurons : std::nullopt;
+}
+
 /// LongCat's num_hidden_layers counts attention, which is twice in a layer.
 [[nodiscard]] inline std::optional<index_t> layers_of(const nlohmann::json& text, bool of_longcat) {
   if (of_longcat) {
@@ -123,6 +140,7 @@ inline void collect_names(const nlohmann::json& object, std::vector<std::string>
   out.hidden_dim = integer_of(part, {"hidden_size", "d_model", "n_embd", "dim"});
   out.num_experts = experts_of(part);
   out.experts_per_token = experts_per_token_of(part);
+  read_ffn_dim(part, out);
   const auto layers = layers_of(part, out.is_called("longcat"));
   const auto two_stacks = part.find("is_encoder_decoder");
   const bool stacks = two_stacks != part.end() && *two_stacks == true;

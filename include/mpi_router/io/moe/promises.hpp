@@ -107,8 +107,34 @@ inline void note_missing_layers(const model_config& config, found_parts& found) 
        omission_kind::missing, count, count * *config.num_experts});
 }
 
+/// Whether the name of a file is of one rank of several, "model-rank-0-part-0", as vLLM and SGLang write it.
+[[nodiscard]] inline bool is_of_ranks(const checkpoint& model) {
+  return std::ranges::any_of(model.shards(), [](const auto& file) {
+    return contains(io::path_text(file.path().filename()), "-rank-");
+  });
+}
+
+/// Experts that have a half, a third, … of the neurons that config.json says: one rank of several holds a
+/// part of each, under the name of the whole.
+inline void note_missing_neurons(const checkpoint& model, const model_config& config, found_parts& found) {
+  if (!config.ffn_dim || !(config.is_ffn_dim_of_experts || is_of_ranks(model))) {
+    return;
+  }
+  for (const auto& layer : found.result) {
+    if (layer.ffn_dim < *config.ffn_dim && *config.ffn_dim % layer.ffn_dim == 0) {
+      found.result.omissions.push_back(
+          {"config.json",
+           core::concatenate("says that experts have ", *config.ffn_dim, " neurons each, and those of '",
+                             layer.name, "' have ", layer.ffn_dim,
+                             ": is this one rank of several, which hold the others?"),
+           omission_kind::missing});
+      return;
+    }
+  }
+}
+
 /// Layers that config.json has and the files lack.
-inline void note_config(const model_config& config, found_parts& found) {
+inline void note_config(const checkpoint& model, const model_config& config, found_parts& found) {
   auto& omissions = found.result.omissions;
   if (!config.problem.empty()) {
     omissions.push_back({"config.json", config.problem + ", and says nothing of what should be here",
@@ -119,8 +145,11 @@ inline void note_config(const model_config& config, found_parts& found) {
          core::concatenate("seems to be of another model: its hidden dimension is ", *config.hidden_dim,
                            ", the routers' is ", found.result[0].hidden_dim),
          omission_kind::missing});
-  } else if (config.moe_layers) {
-    note_missing_layers(config, found);
+  } else {
+    note_missing_neurons(model, config, found);
+    if (config.moe_layers) {
+      note_missing_layers(config, found);
+    }
   }
 }
 

@@ -146,10 +146,8 @@ template <std::size_t N>
       return number;
     }
   }
-  for (std::size_t i = 0; i < c.size(); ++i) {
-    const bool is_of_all =  // "experts.weight1", as Megatron had it; "experts_fc1.weight1" is of one
-        i == 1 && c[0] == "experts" && c[1].starts_with("weight");
-    if (const auto number = number_after_word(c[i]); number && !is_of_all) {
+  for (const auto part : c) {
+    if (const auto number = number_after_word(part)) {
       return number;
     }
   }

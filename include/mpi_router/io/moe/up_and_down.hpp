@@ -150,26 +150,6 @@ struct matrices_choice {
           ""};
 }
 
-/// Whether the down projections have twice the neurons that a layer has whose gates are taken to hold gate
-/// and up: then they hold up alone, of experts without a gate (Megatron's linear_fc1 is either).
-[[nodiscard]] inline bool is_ungated(const checkpoint& model, const moe_layer& layer) {
-  if (!is_fused(layer.layout)) {
-    return false;
-  }
-  moe_layer ungated = layer;
-  for (auto& gate : ungated.gates) {
-    gate.ffn_dim *= 2;
-  }
-  const auto has_twice = [&](const std::string& name) {
-    const auto tensors = find_gates(model, name);
-    return !tensors.tensors.empty() && tensors.first().rank() >= 2 &&
-           wrong_tensors(layer, name, tensors).empty() &&
-           (!blocks_in(ungated, tensors, gate_layout::ndf, layer.gate_dim()).empty() ||
-            !blocks_in(ungated, tensors, gate_layout::nfd, layer.gate_dim()).empty());
-  };
-  return std::ranges::any_of(names_of_part(layer, expert_part::down), has_twice);
-}
-
 /// The matrices of one part of a layer's experts.
 [[nodiscard]] inline matrices_choice find_part(const checkpoint& model, const moe_layer& layer,
                                                expert_part part, const moe_search& wanted,

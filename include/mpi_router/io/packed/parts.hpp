@@ -71,11 +71,12 @@ struct recognised {
   }
 };
 
-/// Whether `rest`, a name without that of its module, is of what a router learned to multiply its weights by,
-/// and `of` is a router's: it says nothing of how they are packed.
+/// Whether `rest`, a name without that of its module, is of what a router learned to multiply its weights, or
+/// the noise of its training, by, and `of` is a router's: it says nothing of how they are packed.
 [[nodiscard]] inline bool is_learned_scale(std::string_view rest, const stored_tensor& of) {
-  constexpr std::array<std::string_view, 6> names{"global_scale",     "route_scale",  "router_scale",
-                                                  "per_expert_scale", "expert_scale", "logit_scale"};
+  constexpr std::array<std::string_view, 8> names{"global_scale", "route_scale", "router_scale",
+                                                  "expert_scale", "logit_scale", "per_expert_scale",
+                                                  "logits_scale", "noise_scale"};
   return std::ranges::find(names, rest) != names.end() &&
          moe::part_of(dotted(of.name())).role == moe::tensor_role::router;
 }
