@@ -13,7 +13,7 @@ using namespace mpi_router;
 
 constexpr int rounds = 20;
 
-/// Bytes of a row of D columns, and of its scales, as `View` lays them out one after the other.
+/// How experts of a shape lie as `View`, one after the other, and the bytes of one.
 template <class View>
 struct lies {
   View view;
@@ -73,8 +73,7 @@ class timed {
       fill_kernel<><<<64, 256>>>(reinterpret_cast<unsigned*>(b->data()), rows() / 2, 17U, true);
     }
   }
-  /// Memory for `copies` of `bytes`, of bits that are finite numbers in every format: no code is 0x7f, no
-  /// scale 255.
+  /// Memory whose bits are finite numbers in every format: no code is 0x7f, no scale 255.
   [[nodiscard]] static device_buffer<unsigned char> filled(std::size_t bytes) {
     device_buffer<unsigned char> b(bytes + 16);
     must(cudaMemset(b.data(), 0x36, bytes + 16), "cudaMemset");
@@ -86,17 +85,18 @@ class timed {
     const std::size_t codes = how.code_bytes * lies<View>::size(s_.num_experts);
     const std::size_t scales = how.scale_bytes * lies<View>::size(s_.num_experts);
     const int copies = std::max(3, static_cast<int>(300e6 / static_cast<double>(codes)) + 1);
-    std::vector<device_buffer<unsigned char>> all, all_scales;
-    for (int i = 0; i < copies; ++i) all.push_back(filled(codes)), all_scales.push_back(filled(scales));
+    std::vector<device_buffer<unsigned char>> all;  // codes, then scales
+    for (int i = 0; i < copies; ++i) all.push_back(filled(codes + scales));
     const double bytes = static_cast<double>(codes + scales);
+    const std::size_t vectors = (codes + scales) / 16;
     const device_buffer<unsigned> sink(1);
     line("read floor", type, copies, bytes, [&](int i) {
-      read_kernel<><<<floor_blocks(codes / 16), floor_threads, 0, stream_>>>(
-          reinterpret_cast<const uint4*>(all[static_cast<std::size_t>(i)].data()), codes / 16, sink.data());
+      read_kernel<><<<floor_blocks(vectors), floor_threads, 0, stream_>>>(
+          reinterpret_cast<const uint4*>(all[static_cast<std::size_t>(i)].data()), vectors, sink.data());
     });
     time_step(type, copies, bytes, [&](int i) {
-      return how.at(all[static_cast<std::size_t>(i)].data(), all_scales[static_cast<std::size_t>(i)].data(),
-                    s_.num_experts);
+      const unsigned char* const at = all[static_cast<std::size_t>(i)].data();
+      return how.at(at, at + codes, s_.num_experts);
     });
   }
   void time_bf16() const {

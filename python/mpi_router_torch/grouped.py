@@ -101,9 +101,11 @@ class _Rows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_rows, _, __):
         router, statuses, tape, gates = ctx.saved_tensors
-        grad_rows = torch.zeros_like(router) if grad_rows is None else grad_rows
-        call = ([gates], router, ctx.options, statuses, tape, grad_rows)
         products = [ctx.saved.pop(i) for i in sorted(ctx.saved)]
+        if grad_rows is None:  # the loss reaches products alone
+            made = [_weight_gradient(*product) for product in products] if ctx.needs_input_grad[3] else []
+            return None, None, None, sum(made[1:], made[0]) if made else None
+        call = ([gates], router, ctx.options, statuses, tape, grad_rows)
         grad_gates = None
         if not ctx.needs_input_grad[3]:
             grad_router = _backward(*call, None)

@@ -185,6 +185,15 @@ void check_refused(const cuda::context& ctx, generator& g) {
     odd.scale_row_bytes = 100;
     static_cast<void>(cuda::packed_experts(odd, 1, 0));
   });
+  fp8_view first = p.bytes.at(p.device_codes.data(), p.device_scales.data(), 0);
+  refused("scales of 2 experts, 0 bytes apart",
+          [&] { static_cast<void>(cuda::packed_experts(first, 2, p.bytes.expert_bytes)); });
+  refused("codes of 2 experts, -1 bytes apart",
+          [&] { static_cast<void>(cuda::packed_experts(first, 2, -1, p.bytes.scale_bytes)); });
+  first.codes = first.scales = nullptr;
+  const index_t none = 0;  // a literal would be a null table, too
+  check(cuda::packed_experts(first, none, 0).num_experts() == 0, "no experts, and null");
+  refused("null data", [&] { static_cast<void>(cuda::packed_experts(first, 1, 0)); });
   refused("a null table of 2 experts",
           [&] { static_cast<void>(cuda::packed_experts(p.bytes.view, nullptr, 2)); });
 }

@@ -60,7 +60,8 @@ struct packed_bytes {
       view.block_cols = uniform(g, 0, 1) ? 128 : uniform(g, 0, 1) ? d : 8 * uniform(g, 1, 9);
       view.row_bytes = d + pad;
       view.scale_row_bytes =
-          packed::parts_of(d, view.block_cols) * mpi_router::detail::kernels::size_of(view.scale_type);
+          packed::parts_of(d, view.block_cols) * mpi_router::detail::kernels::size_of(view.scale_type) +
+          uniform(g, 0, 1) * uniform(g, 1, 9);
       fill_fp8(n, g);
     } else if constexpr (std::is_same_v<View, mxfp4_view>) {
       view.row_bytes = d / 2 + pad;
@@ -117,16 +118,22 @@ struct packed_bytes {
   void fill_fp8(index_t n, generator& g) {
     fill(codes, expert_bytes, n, view.rows * view.row_bytes, g);
     for (auto& x : codes) x = (x & 0x7f) == 0x7f ? std::uint8_t{0} : x;
+    const index_t rows = packed::parts_of(view.rows, view.block_rows);
+    const index_t columns = packed::parts_of(view.cols, view.block_cols);
     const index_t size = mpi_router::detail::kernels::size_of(view.scale_type);
-    fill(scales, scale_bytes, n, packed::parts_of(view.rows, view.block_rows) * view.scale_row_bytes, g);
-    for (std::size_t i = 0; i < scales.size(); i += static_cast<std::size_t>(size)) {
-      unsigned char* const at = scales.data() + i;
-      switch (view.scale_type) {
-        case fp8_scale::e8m0: *at = any_power(g); break;
-        case fp8_scale::f16: put_half(at, g); break;
-        case fp8_scale::bf16: at[1] = static_cast<unsigned char>(0x3b | uniform(g, 0, 1) << 7); break;
-        case fp8_scale::f32: at[3] = static_cast<unsigned char>(0x3b | uniform(g, 0, 1) << 7); break;
-      }
+    fill(scales, scale_bytes, n, rows * view.scale_row_bytes, g);
+    for (index_t row = 0; row < n * rows; ++row) {
+      for (index_t c = 0; c < columns; ++c)
+        put_scale(scales.data() + row * view.scale_row_bytes + c * size, g);
+    }
+  }
+  void put_scale(unsigned char* at, generator& g) const {
+    const auto sign = static_cast<unsigned char>(uniform(g, 0, 1) << 7);
+    switch (view.scale_type) {
+      case fp8_scale::e8m0: *at = any_power(g); break;
+      case fp8_scale::f16: put_half(at, g); break;
+      case fp8_scale::bf16: at[1] = static_cast<unsigned char>(0x3b | sign); break;
+      case fp8_scale::f32: at[3] = static_cast<unsigned char>(0x3b | sign); break;
     }
   }
   static void set_scale(unsigned char* block, generator& g) {

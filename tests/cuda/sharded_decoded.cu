@@ -161,9 +161,53 @@ void compare(const std::string& what, const std::vector<std::vector<made_of_pack
 
 const std::vector<expert_shape> shapes{{5, 33, 160}, {0, 8, 64}, {7, 16, 256}, {2, 12, 8224}, {4, 40, 1024}};
 
+/// The call throws usage_error, and says these words.
+template <class Call>
+void refused(const std::string& words, const Call& call) {
+  try {
+    call();
+    check(false, "not refused: " + words);
+  } catch (const usage_error& e) {
+    check(std::string(e.what()).find(words) != std::string::npos, std::string("refused with ") + e.what());
+  }
+}
+
+/// A part that begins within a block of scales; factors where something else is written.
+void refusals() {
+  const expert_shape s{2, 256, 64};
+  fp8_view slice;
+  slice.rows = 64, slice.cols = slice.row_bytes = 64, slice.scale_row_bytes = 4;
+  const buffer<unsigned char> codes(2 * 64 * 64);
+  slice.codes = slice.scales = codes.data();
+  refused("neurons from 64 on, where each 128 share scales", [&] {
+    static_cast<void>(cuda::decoded_neurons(cuda::packed_experts(slice, 2, 64 * 64, 4), 0, 64, s));
+  });
+  const auto mine = cuda::decoded_neurons(cuda::packed_experts(slice, 2, 64 * 64, 4), 0, 128, s);
+  const packed_memory h(s, {0, 2, 128, 192});
+  const buffer<float> router(h.rows.host()), upstream(h.rows.host());
+  const auto refuses = [&](const std::string& words, const cuda::gradient_factors& factors) {
+    const cuda::sharded_layer_vjp<std::remove_cvref_t<decltype(mine)>, cuda::gradient_factors, float, float,
+                                  float>
+        layer{mine, matrix(s, router), h.saved(), matrix(s, upstream), matrix(s, h.to_router), factors};
+    refused(words, [&] {
+      const auto ctx = cuda::make_context();
+      const std::span one(&layer, 1);
+      const std::size_t bytes =
+          cuda::sharded_router_rows_vjp_workspace(ctx, one, alone{}, gradient_mode::write);
+      const buffer<unsigned char> scratch(bytes);
+      cuda::sharded_router_rows_vjp(ctx, alone{}, one, gradient_mode::write, {scratch.data(), bytes},
+                                    {.radius = 1.0});
+    });
+  };
+  refuses("a projection and the gradient to a router overlap", {h.to_router.data(), h.w.data(), nullptr});
+  refuses("the dual rows and the router overlap", {h.y.data(), h.w.data(), router.data()});
+  refuses("a projection and a dual projection overlap", {h.y.data(), h.y.data() + 1, nullptr});
+}
+
 }  // namespace
 
 void decoded_on_one_gpu() {
+  refusals();
   const std::vector<made_of_packed> one = on_rank(alone{}, shapes, true, false);
   for (const index_t size : {1, 2, 3, 7}) {
     for (int way = 0; way < 3; ++way) {

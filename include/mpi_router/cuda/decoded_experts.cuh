@@ -6,10 +6,10 @@
 #include <mpi_router/core/experts.hpp>
 #include <mpi_router/core/packed_format.hpp>
 #include <mpi_router/cuda/detail/decoded/codes.cuh>
+#include <mpi_router/cuda/detail/decoded/ggml_codes.cuh>
 #include <mpi_router/cuda/types.hpp>
 
 #include <array>
-#include <span>
 #include <utility>
 
 MPIROUTER_CUDA_BEGIN
@@ -21,9 +21,9 @@ MPIROUTER_CUDA_BEGIN
 /// `ranges(N)`, of core::address_range: the two must not overlap.
 ///
 ///   struct halved {                       // another expert's weights, halved
-///     const float* data; int f, d;
+///     const float* data; index_t f, d;
 ///     struct expert {
-///       const float* data; int d;
+///       const float* data; index_t d;
 ///       __device__ void load(int row, int column, float (&out)[8]) const {
 ///         for (int i = 0; i < 8; ++i) out[i] = column + i < d ? data[row * d + column + i] / 2 : 0;
 ///       }
@@ -62,79 +62,62 @@ class decoded_experts {
   expert_shape shape_;
 };
 
-/// Where one packed gate matrix lies: its codes, or blocks, and its scales if these lie apart. Device memory.
-struct packed_address {
-  const void* codes = nullptr;
-  const void* scales = nullptr;
-};
-
-/// Packed gate matrices of one shape and format as Rows. Made by packed_experts().
-template <class View>
-class packed_batch {
- public:
-  packed_batch(const View& like, const packed_address* table, index_t expert_bytes, index_t scale_bytes)
-      : like_(like), table_(table), expert_bytes_(expert_bytes), scale_bytes_(scale_bytes) {}
-
-  [[nodiscard]] __device__ __forceinline__ detail::packed_rows<View> of(int e) const {
-    const packed_address at = table_ != nullptr ? table_[e] : address(e);
-    return {like_, static_cast<detail::byte_pointer>(at.codes), static_cast<detail::byte_pointer>(at.scales)};
-  }
-  /// The bytes of `count` experts, codes and scales; none where they are in a table, which the host does not
-  /// read.
-  [[nodiscard]] std::array<core::address_range, 2> ranges(index_t count) const {
-    if (table_ != nullptr || count == 0) return {};
-    const auto from = [count](const void* data, index_t expert, index_t bytes) {
-      return data == nullptr ? core::address_range{}
-                             : mpi_router::detail::addresses_of(static_cast<const unsigned char*>(data),
-                                                                (count - 1) * expert + bytes);
-    };
-    const packed_address first = address(0);
-    return {from(first.codes, expert_bytes_, code_bytes()), from(first.scales, scale_bytes_, scale_bytes())};
-  }
-
- private:
-  static constexpr bool has_scales = requires(const View& a) { a.scales; };
-
-  [[nodiscard]] MPIROUTER_HOST_DEVICE packed_address address(int e) const {
-    if constexpr (has_scales) {
-      return {static_cast<const unsigned char*>(like_.codes) + e * expert_bytes_,
-              static_cast<const unsigned char*>(like_.scales) + e * scale_bytes_};
-    } else {
-      return {static_cast<const unsigned char*>(like_.blocks) + e * expert_bytes_, nullptr};
-    }
-  }
-  /// From the first byte of an expert to its last.
-  [[nodiscard]] index_t code_bytes() const { return like_.rows * like_.row_bytes; }
-  [[nodiscard]] index_t scale_bytes() const {
-    if constexpr (requires { like_.block_rows; }) {
-      return packed::parts_of(like_.rows, like_.block_rows) * like_.scale_row_bytes;
-    } else if constexpr (has_scales) {
-      return like_.rows * like_.scale_row_bytes;
-    } else {
-      return 0;
-    }
-  }
-
-  View like_;
-  const packed_address* table_;
-  index_t expert_bytes_;
-  index_t scale_bytes_;
-};
-
 MPIROUTER_CUDA_END
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// What packed_rows asks of a view beyond its format.
+/// Bytes of a row, and from the first byte of a matrix to its last; of the scales likewise where these lie
+/// apart.
 template <class View>
-void expect_decodable(const View& a) {
-  core::expect(a.row_bytes <= 0x7fffffff, "cuda::packed_experts: rows ", a.row_bytes, " bytes apart");
+struct packed_bytes {
+  index_t row;
+  index_t scale_row = 0;
+  index_t codes;
+  index_t scales = 0;
+
+  explicit packed_bytes(const View& a) {
+    if constexpr (requires { a.block_cols; }) {
+      row = a.cols;
+      scale_row = packed::parts_of(a.cols, a.block_cols) * mpi_router::detail::kernels::size_of(a.scale_type);
+      scales = extent(packed::parts_of(a.rows, a.block_rows), scale_row, a.scale_row_bytes);
+    } else if constexpr (requires { a.scales; }) {
+      row = a.cols / 2;
+      scale_row = a.cols / 32;
+      scales = extent(a.rows, scale_row, a.scale_row_bytes);
+    } else {
+      using format = mpi_router::detail::kernels::packed_format<View>;
+      row = a.cols / format::block_cols * format::block_bytes;
+    }
+    codes = extent(a.rows, row, a.row_bytes);
+  }
+
+ private:
+  [[nodiscard]] static index_t extent(index_t rows, index_t bytes, index_t stride) {
+    return rows == 0 || bytes == 0 ? 0 : (rows - 1) * stride + bytes;
+  }
+};
+
+/// Throws usage_error where such matrices cannot be, or not be decoded here. stride, scale_stride: bytes from
+/// expert to expert; of a table the widest.
+template <class View>
+void expect_packed(View a, index_t num_experts, index_t stride, index_t scale_stride) {
+  constexpr const char* name = "cuda::packed_experts";
+  if (num_experts == 0) a.rows = 0;  // null is allowed
+  mpi_router::detail::kernels::packed_format<View>::check(a, name);
+  const packed_bytes<View> bytes(a);
+  const auto expect_apart = [&](const char* what, index_t apart, index_t row) {
+    core::expect(num_experts <= 1 || (apart >= row && apart <= most_bytes / num_experts), name, ": ", what,
+                 " of ", num_experts, " experts, ", apart, " bytes apart, whose rows take ", row);
+  };
+  expect_apart("codes", stride, bytes.row);
+  expect_apart("scales", scale_stride, bytes.scale_row);
+  core::expect(a.row_bytes <= most_row_bytes, name, ": rows ", a.row_bytes, " bytes apart");
+  if constexpr (requires { a.scale_row_bytes; }) {
+    core::expect(a.scale_row_bytes <= most_row_bytes, name, ": scales ", a.scale_row_bytes, " bytes apart");
+  }
   if constexpr (requires { a.block_cols; }) {
-    core::expect(a.scale_row_bytes <= 0x7fffffff, "cuda::packed_experts: scales ", a.scale_row_bytes,
-                 " bytes apart");
-    core::expect(a.block_cols % decoded_columns == 0 || a.block_cols >= a.cols,
-                 "cuda::packed_experts: blocks of ", a.block_cols,
-                 " columns, where a multiple of 8, or all of D = ", a.cols, ", are decoded");
+    core::expect(a.block_cols % decoded_columns == 0 || a.block_cols >= a.cols, name, ": blocks of ",
+                 a.block_cols, " columns, where a multiple of 8, or all of D = ", a.cols, ", are decoded");
   }
 }
 
@@ -142,21 +125,81 @@ MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
+/// Where one packed gate matrix lies: its codes, or blocks, and its scales if these lie apart. Device memory.
+struct packed_address {
+  const void* codes = nullptr;
+  const void* scales = nullptr;
+};
+
+/// Packed gate matrices of one shape and format as Rows. Made by packed_experts(). Strides in bytes, from
+/// expert to expert; a table, in device memory, says in their place where each one is.
+template <class View>
+class packed_batch {
+ public:
+  packed_batch(const View& like, const packed_address* table, index_t expert_bytes,
+               index_t scale_expert_bytes)
+      : like_(like), table_(table), expert_bytes_(expert_bytes), scale_expert_bytes_(scale_expert_bytes) {}
+
+  [[nodiscard]] __device__ __forceinline__ detail::packed_rows<View> of(int e) const {
+    const packed_address at = table_ != nullptr ? table_[e] : address(e);
+    return {like_, static_cast<detail::byte_pointer>(at.codes), static_cast<detail::byte_pointer>(at.scales)};
+  }
+  /// Rows that share scales: a part of an expert begins at a multiple of them.
+  [[nodiscard]] index_t block_rows() const {
+    if constexpr (requires { like_.block_rows; }) {
+      return like_.block_rows;
+    } else {
+      return 1;
+    }
+  }
+  /// The bytes of `count` experts, codes and scales; none where they are in a table, which the host does not
+  /// read.
+  [[nodiscard]] std::array<core::address_range, 2> ranges(index_t count) const {
+    if (table_ != nullptr || count == 0) return {};
+    const detail::packed_bytes<View> bytes(like_);
+    const auto from = [count](const void* data, index_t expert, index_t size) {
+      return data == nullptr || size == 0
+                 ? core::address_range{}
+                 : mpi_router::detail::addresses_of(static_cast<const unsigned char*>(data),
+                                                    (count - 1) * expert + size);
+    };
+    const packed_address first = address(0);
+    return {from(first.codes, expert_bytes_, bytes.codes),
+            from(first.scales, scale_expert_bytes_, bytes.scales)};
+  }
+
+ private:
+  [[nodiscard]] MPIROUTER_HOST_DEVICE packed_address address(int e) const {
+    if constexpr (requires { like_.scales; }) {
+      return {static_cast<const unsigned char*>(like_.codes) + e * expert_bytes_,
+              static_cast<const unsigned char*>(like_.scales) + e * scale_expert_bytes_};
+    } else {
+      return {static_cast<const unsigned char*>(like_.blocks) + e * expert_bytes_, nullptr};
+    }
+  }
+
+  View like_;
+  const packed_address* table_;
+  index_t expert_bytes_;
+  index_t scale_expert_bytes_;
+};
+
 /// N packed gate matrices of core/packed_views.hpp (fp8_view, mxfp4_view, mxfp4_blocks_view, q8_0_view,
 /// q4_k_view) in device memory, as they are in a checkpoint: `first` is the first of them, the next begin
 /// `expert_bytes` on, their scales, where these lie apart, `scale_expert_bytes` on. At any addresses; fastest
-/// where codes are aligned to 8 bytes (FP8, Q4_K), 4 (MXFP4), 2 (Q8_0). Throws usage_error where such a
-/// matrix cannot be, and on FP8 blocks of columns that are neither a multiple of eight nor all.
+/// where codes are aligned to 8 bytes (FP8, with scales in f32; Q4_K), 4 (MXFP4), 2 (Q8_0). O(1). Throws
+/// usage_error where such matrices cannot be or would lie over each other, and on FP8 blocks of columns that
+/// are neither a multiple of eight nor all.
 template <class View>
 [[nodiscard]] decoded_experts<packed_batch<View>> packed_experts(const View& first, index_t num_experts,
                                                                  index_t expert_bytes,
                                                                  index_t scale_expert_bytes = 0) {
-  mpi_router::detail::kernels::packed_format<View>::check(first, "cuda::packed_experts");
-  detail::expect_decodable(first);
+  detail::expect_packed(first, num_experts, expert_bytes, scale_expert_bytes);
   return {packed_batch<View>(first, nullptr, expert_bytes, scale_expert_bytes),
           {num_experts, first.rows, first.cols}};
 }
-/// The same matrices, each where a table in device memory says; `like` gives extents and strides alone.
+/// The same matrices, each where a table [N] in device memory says, which the host does not look at: a null
+/// address there is not seen. `like` gives extents and strides alone.
 template <class View>
 [[nodiscard]] decoded_experts<packed_batch<View>> packed_experts(View like, const packed_address* table,
                                                                  index_t num_experts) {
@@ -167,8 +210,8 @@ template <class View>
   } else {
     like.codes = like.scales = table;
   }
-  mpi_router::detail::kernels::packed_format<View>::check(like, "cuda::packed_experts");
-  detail::expect_decodable(like);
+  const detail::packed_bytes<View> bytes(like);
+  detail::expect_packed(like, num_experts, bytes.row, bytes.scale_row);
   return {packed_batch<View>(like, table, 0, 0), {num_experts, like.rows, like.cols}};
 }
 

@@ -46,13 +46,12 @@ void forward(const char* name, const context& ctx, const decoded_experts<Rows>& 
              });
 }
 
-/// router_rows_vjp_factored of decoded experts. of_all: these neurons are all that the saved direction was
-/// made of.
+/// router_rows_vjp_factored of decoded experts.
 template <class Rows>
 void backward(const char* name, const context& ctx, const decoded_experts<Rows>& experts,
               const given_matrix& router, const saved_step& saved, const given_matrix& grad_rows,
               const given_matrix& grad_router, const gradient_factors& factors, const workspace& scratch,
-              const step_options& options, bool of_all) {
+              const step_options& options) {
   expect_context(name, ctx);
   expect_experts(name, experts);
   const double radius = expect_radius(name, options, experts.num_experts());
@@ -63,7 +62,7 @@ void backward(const char* name, const context& ctx, const decoded_experts<Rows>&
   if (n == 0) return;
   const any_matrix& to_router = grad_router.elements();
   const dual_source dual{
-      grad_rows.elements(), any_matrix(saved.direction, d), saved, radius, options.degenerate, of_all};
+      grad_rows.elements(), any_matrix(saved.direction, d), saved, radius, options.degenerate, false};
   if (experts.empty()) return backward_of_nothing(name, ctx, experts.shape(), dual, to_router, factors);
   launch("dual_kernel", ctx, {static_cast<unsigned>(n), generic_threads}, dual_kernel<>, dual,
          static_cast<const double*>(nullptr), static_cast<int>(d), plan.dual_rows);
@@ -83,17 +82,18 @@ MPIROUTER_CUDA_DETAIL_END
 
 MPIROUTER_CUDA_BEGIN
 
-/// Bytes of workspace that router_rows, and images_of_rows with one step, need.
+/// Bytes of workspace that router_rows needs.
 template <class Rows>
 [[nodiscard]] std::size_t router_rows_workspace(const context& ctx, const decoded_experts<Rows>& experts,
                                                 index_t steps = 1) {
   return detail::decoded_plan(ctx, experts.shape(), 1, steps, nullptr).bytes;
 }
 
-/// The batched step as router_rows of cuda/router_rows.cuh, over experts that are decoded as they are read:
-/// once a step, whatever D up to 32768 is. Sums in f32, with a scale of their own: for rows of any magnitude
-/// (of f64 within about 1e±150) and weights between about 1e-30 and 1e30; codes and scales as they are. Every
-/// sum in an order that depends on the shape and the device alone. ctx.inputs_at_rest has no effect.
+/// The batched step as router_rows of cuda/router_rows.cuh (Eq. 4, 5), over experts that are decoded as they
+/// are read: O(N·F·D), once a step, whatever D up to 32768 is. Sums in f32, with a scale of their own: for
+/// weights between about 1e-30 and 1e30, and rows of any magnitude (of f64 where ‖r‖ and ‖rM‖ stay within
+/// about 1e±150). Every sum in an order that depends on the shape and the device alone. ctx.inputs_at_rest
+/// has no effect.
 template <class Rows, class R, class O>
 void router_rows(const context& ctx, const decoded_experts<Rows>& experts,
                  const matrix_view<R, device_space>& router, const matrix_view<O, device_space>& rows,
@@ -151,7 +151,7 @@ void router_rows_vjp_factored(const context& ctx, const decoded_experts<Rows>& e
                               const step_options& options) {
   static_assert(!std::is_const_v<V>, "router_rows_vjp_factored: an output is const");
   detail::backward("cuda::router_rows_vjp_factored", ctx, experts, router, saved, grad_rows, grad_router,
-                   factors, scratch, options, true);
+                   factors, scratch, options);
 }
 
 MPIROUTER_CUDA_END

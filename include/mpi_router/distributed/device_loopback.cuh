@@ -97,10 +97,10 @@ class device_loopback_communicator {
     core::expect(sums.is_contiguous() && size() <= detail::loopback_sums<S>::most, call, " of ", sums.size(),
                  " elements over ", size(), " ranks");
     const auto bytes = static_cast<std::size_t>(sums.size()) * sizeof(S);
-    void* total = nullptr;
-    detail::check("cudaMallocAsync", cudaMallocAsync(&total, bytes, stream));
     detail::check("cudaEventRecord", cudaEventRecord(events_->ready(rank_), stream));
     meeting_->show(call, rank_, {sums.data(), sums.size(), sizeof(S)});
+    void* total = nullptr;  // what throws from here on leaves it to the pool
+    detail::check("cudaMallocAsync", cudaMallocAsync(&total, bytes, stream));
     detail::loopback_sums<S> from{{}, static_cast<int>(size())};
     for (index_t other = 0; other < size(); ++other) {
       detail::check("cudaStreamWaitEvent", cudaStreamWaitEvent(stream, events_->ready(other), 0));

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
+#include <mpi_router/distributed/device_overlap.cuh>
 #include <mpi_router/distributed/finish_layers.cuh>
 #include <mpi_router/distributed/rank_message.cuh>
 
 #include <concepts>
+#include <span>
+#include <type_traits>
 #include <utility>
 
 MPIROUTER_CUDA_BEGIN
@@ -44,14 +47,18 @@ class device_backend_sum {
 };
 
 /// The same communicator, with which sharded_router_rows and its backward take sums as its library makes
-/// them. Of neurons and rows a rank sends 8 · Σ N · (D + 1) bytes of images in f64 in place of receiving 4 ·
-/// ranks · Σ N · (D + 5): for many ranks; of gradients to the router half as much, in f32. Bits may change
-/// with the library, the network and the size of the message. Of columns the projections are summed so. All
-/// layers go in one message, after the reads.
+/// them. Of neurons and rows the images of all layers are summed in f64, 8 · Σ N · (D + 1) bytes, of which a
+/// rank sends and receives up to twice as many: less than the 4 · (ranks − 1) · Σ N · (D + 5) of a gather
+/// from about five ranks on. Gradients to the router are summed in f32. Of columns the projections are summed
+/// so. Bits may change with the library, the network and the size of the message. All layers go in one
+/// message, after the reads.
 template <SummingDeviceCommunicator C>
 [[nodiscard]] device_backend_sum<C> backend_sum(C comm) {
   return device_backend_sum<C>(std::move(comm));
 }
+/// There is one message, of sums: nothing goes beside the reads.
+template <SummingDeviceCommunicator C>
+void overlap_layers(device_backend_sum<C> comm, const message_stream& beside) = delete;
 
 MPIROUTER_CUDA_END
 
@@ -68,7 +75,7 @@ void add_by_backend(const context& ctx, const auto& comm, S* sums, index_t count
 }
 
 /// The rows of all layers in S, one layer after the other, and their energies behind them if there are any:
-/// what is summed.
+/// what is summed. What fills up a row to whole vectors is summed too, and means nothing.
 template <class S>
 struct summed_rows {
   S* rows = nullptr;

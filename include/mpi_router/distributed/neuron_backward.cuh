@@ -112,8 +112,7 @@ void pull_parts(const char* name, const context& ctx, const Layer& layer, const 
                        upstream, part, neuron_batches(layer.grad_experts)[i++].experts, mode, scratch, fixed,
                        false);
     } else {
-      backward(name, ctx, batch.experts, router, saved, upstream, part, layer.grad_experts, scratch, fixed,
-               false);
+      backward(name, ctx, batch.experts, router, saved, upstream, part, layer.grad_experts, scratch, fixed);
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <mpi_router/cuda/detail/plan/expect.hpp>
 #include <mpi_router/distributed/held.cuh>
 
+#include <array>
 #include <initializer_list>
 #include <type_traits>
 
@@ -103,6 +104,15 @@ void expect_backward_of(const char* name, const Layer& layer, const step_options
          ": the statuses of the forward are needed");
 }
 
+/// The factors of the gradient to experts that are decoded as they are read: of what is here.
+template <class Layer>
+[[nodiscard]] std::array<named_range, 3> factors_of(const Layer& layer) {
+  const auto [n, f, d] = layer.experts.local().shape();
+  return {{{"a projection", addresses_of(layer.grad_experts.projection, n * f)},
+           {"a dual projection", addresses_of(layer.grad_experts.dual_projection, n * f)},
+           {"the dual rows", addresses_of(layer.grad_experts.dual_row, n * d)}}};
+}
+
 /// What a layer's backward writes meets nothing that it or another reads or writes.
 template <class Layer>
 void expect_backward_apart(const char* name, const Layer& layer, const Layer& other,
@@ -121,8 +131,17 @@ void expect_backward_apart(const char* name, const Layer& layer, const Layer& ot
   if (&other != &layer) {
     expect_apart(name, to_router, {{"the gradient to another router", core::addresses(other.grad_router)}});
   }
-  if constexpr (!is_decoded<std::remove_cvref_t<decltype(layer.experts)>>) {  // else in factors, which the
-                                                                              // step checks
+  if constexpr (is_decoded<std::remove_cvref_t<decltype(layer.experts)>>) {
+    const std::array<named_range, 3> ours = factors_of(layer), theirs = factors_of(other);
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+      expect_apart(name, ours[i], read);
+      expect_apart(name, ours[i], {work, {"the gradient to a router", core::addresses(other.grad_router)}});
+      expect_held_apart(name, other.experts, {ours[i]});
+      for (std::size_t k = &other == &layer ? i + 1 : 0; k < theirs.size(); ++k) {
+        expect_apart(name, ours[i], {theirs[k]});
+      }
+    }
+  } else {
     expect_held_apart(name, layer.grad_experts, read);
     expect_held_apart(name, layer.grad_experts, {work});
     expect_held_apart(name, other.grad_experts, {to_router});

@@ -59,8 +59,8 @@ template <class T, class R, class O>
   }
 }
 
-/// The same for a communicator: of backend_sum(comm) some 4 · N · (D + 5) + 8 · N · (D + 1) for all layers in
-/// place of what is gathered.
+/// The same for a communicator: of backend_sum(comm) some 4 · N · (D + 5) + 8 · N · (D + 1) bytes for all
+/// layers in place of what is gathered.
 template <DeviceCommunicator Comm, class T, class R, class O>
 [[nodiscard]] std::size_t sharded_router_rows_workspace(const context& ctx,
                                                         std::span<const sharded_layer<T, R, O>> layers,

@@ -13,8 +13,8 @@ MPIROUTER_CUDA_BEGIN
 /// The backward of sharded_router_rows for one layer: `saved` is what the forward left, grad_rows = ḡ [N, D],
 /// grad_router [N, D] where the router's gradient goes, grad_experts that of what this rank holds: a shard of
 /// the same placement (a view, where experts is one), in any layout and storage type; of experts that are
-/// decoded as they are read gradient_factors of what is here (G is gradient_factors), any of them null; mode
-/// then does not matter. most: as of the forward.
+/// decoded as they are read gradient_factors of what is here (G is gradient_factors), any of them null,
+/// none written where no neuron is here; mode then does not matter. most: as of the forward.
 template <class T, class G, class R, class U, class V>
 struct sharded_layer_vjp {
   detail::held_t<T> experts;

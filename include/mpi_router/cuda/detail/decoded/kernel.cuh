@@ -239,7 +239,7 @@ __device__ __forceinline__ void with_columns(const Expert& expert, const At& at,
 }
 
 template <class Rows, int probes, int pieces>
-__global__ void __launch_bounds__(pieces == 1 ? 4 * warp_threads : most_threads)
+__global__ void __launch_bounds__(pieces == 1 ? 4 * warp_threads : most_threads, pieces == 1 ? 4 : 1)
     decoded_kernel(const __grid_constant__ decoded_args<Rows> a) {
   __shared__ float scratch[2 * most_warps * sums_at_once];
   wait_for_previous_kernel();

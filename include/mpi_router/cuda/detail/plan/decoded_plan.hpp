@@ -3,6 +3,7 @@
 
 #include <mpi_router/cuda/detail/plan/two_reads.hpp>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
+#include <mpi_router/cuda/types.hpp>
 
 #include <cstddef>
 

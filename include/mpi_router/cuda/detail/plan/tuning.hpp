@@ -137,6 +137,8 @@ constexpr int finish_kept_columns = 8192;  // columns make, 4 · 4 · 512. Longe
 // --- The kernel over rows that are decoded as they are read
 
 constexpr int decoded_columns = 8;  // that a thread decodes at once: bytes of codes, or half as many
+constexpr index_t most_row_bytes = 0x7fffffff;    // from row to row: kernels multiply 32 bits
+constexpr index_t most_bytes = index_t{1} << 60;  // from the first expert to the last
 /// Pieces of so many columns that a thread has of a row, in a block of up to most_threads: the kernel is
 /// compiled for these. Two from where a block would have more than four warps.
 [[nodiscard]] constexpr int decoded_pieces(index_t hidden) {
@@ -144,13 +146,14 @@ constexpr int decoded_columns = 8;  // that a thread decodes at once: bytes of c
          : hidden <= 2 * most_threads * decoded_columns ? 2
                                                         : 8;
 }
-/// Rows of a tile, whose dots are summed over the block at once: registers hold them beside the bytes of the
-/// next tile and a thread's part of the vectors and of the image.
+/// Rows of a tile, whose dots are summed over the block at once: with one or two pieces registers hold them
+/// beside the bytes of the next tile and a thread's part of the vectors and of the image; with eight they
+/// spill.
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr int decoded_rows(int pieces) {
   return pieces < 4 ? 4 / pieces : 1;
 }
-constexpr int decoded_threads =
-    512;  // that a multiprocessor has at once: their loads hide the memory's latency
+/// Threads that a multiprocessor has at once, for their loads to hide the memory's latency.
+constexpr int decoded_threads = 512;
 
 // --- The gates
 
