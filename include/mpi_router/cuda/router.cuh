@@ -6,7 +6,7 @@
 //   grouped_factors.cuh  the factored one as two more rows of a grouped product
 //   gating.cuh           selection, weights, loads
 //   logits.cuh           the product before them, by cuBLASLt; not included here
-//   decoded_rows.cuh     the step and its gradient over packed experts, and over a functor's; not included here
+//   decoded_rows.cuh     the step and its gradient over packed experts; not included here
 #pragma once
 
 #include <mpi_router/cuda/gating.cuh>

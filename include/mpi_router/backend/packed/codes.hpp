@@ -2,9 +2,9 @@
 // rows.
 #pragma once
 
-#include <mpi_router/core/packed_format.hpp>
 #include <mpi_router/backend/packed/order.hpp>
 #include <mpi_router/backend/packed/widen.hpp>
+#include <mpi_router/core/packed_format.hpp>
 
 MPIROUTER_BEGIN
 

@@ -52,8 +52,7 @@ struct padding_places {
 /// no room, nothing but NaN goes in, into the last row of each one's gradients: of several that end there the
 /// first writes it.
 template <class = void>
-__global__ void __launch_bounds__(most_threads)
-    swap_padding_kernel(const __grid_constant__ grouped_args a) {
+__global__ void __launch_bounds__(most_threads) swap_padding_kernel(const __grid_constant__ grouped_args a) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const swapped_rows& side = a.sides[blockIdx.y];
