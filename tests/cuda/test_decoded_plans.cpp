@@ -41,11 +41,11 @@ TEST_CASE(
         back(ctx, s, 2, 1, nullptr);
     const index_t pitch = (d + 7) / 8 * 8;
     CHECK(one.bytes == rounded(one.part.slots() * pitch * 4) + rounded(one.part.slots() * 16) +
-                           rounded(5 * pitch * 4) + rounded(5 * 4));
+                           rounded(5 * pitch * 4) + rounded(index_t{5} * 4));
     CHECK(two.bytes == one.bytes + rounded(5 * d * 4) + rounded(5));
     CHECK(three.bytes == one.bytes + 2 * rounded(5 * d * 4) + rounded(5));
-    CHECK(back.bytes ==
-          one.bytes + rounded(5 * pitch * 4) + rounded(5 * 4) + rounded(5 * d * 8) + 2 * rounded(5 * 33 * 8));
+    CHECK(back.bytes == one.bytes + rounded(5 * pitch * 4) + rounded(index_t{5} * 4) + rounded(5 * d * 8) +
+                            2 * rounded(index_t{5} * 33 * 8));
   }
   for (const expert_shape& s : {expert_shape{0, 3, 8}, {2, 0, 8}, {2, 3, 0}}) {
     CHECK(decoded_plan(ctx, s, 2, 1, nullptr).bytes == 0);
