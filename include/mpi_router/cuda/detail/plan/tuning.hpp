@@ -143,7 +143,7 @@ constexpr index_t most_bytes = index_t{1} << 60;  // from the first expert to th
 /// compiled for these. Two from where a block would have more than four warps.
 [[nodiscard]] constexpr int decoded_pieces(index_t hidden) {
   const index_t columns_of_a_warp = index_t{warp_threads} * decoded_columns;
-  return hidden <= 4 * columns_of_a_warp ? 1 : hidden <= 2 * most_warps * columns_of_a_warp ? 2 : 8;
+  return hidden <= columns_of_a_warp * 4 ? 1 : hidden <= columns_of_a_warp * most_warps * 2 ? 2 : 8;
 }
 /// Rows of a tile, whose dots are summed over the block at once: with one or two pieces registers hold them
 /// beside the bytes of the next tile and a thread's part of the vectors and of the image; with eight they
