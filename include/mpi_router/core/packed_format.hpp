@@ -37,8 +37,7 @@ inline void expect_rows(const char* what, const char* part, const void* data, in
                ": ", rows, " rows, ", stride, " bytes apart, cannot be");
 }
 
-/// Throws usage_error where [rows, cols] are not whole blocks, or their bytes cannot be at `data`. Returns
-/// the bytes of a row.
+/// Throws usage_error where [rows, cols] are not whole blocks, or their bytes cannot be at `data`.
 inline void expect_blocks(const char* what, const char* part, const void* data, index_t rows, index_t cols,
                           index_t stride, index_t block_cols, index_t block_bytes) {
   core::expect(rows >= 0 && cols >= 0 && cols % block_cols == 0, what, part, ": [F = ", rows, ", D = ", cols,
