@@ -217,7 +217,7 @@ TEST_CASE_TEMPLATE("the workspace of a backward", G, bf16, float, double) {
 }
 
 TEST_CASE("the old gradient travels through the ring where it fills whole vectors") {
-  const auto demand = [](const row_demand& d) { return std::pair(d.extra_bytes, d.vectors_in_flight); };
+  const auto demand = [](const row_demand& d) { return std::pair(d.extra_bytes, d.tile.rows); };
   CHECK(demand(vjp_demand<bf16, bf16>(vjp_mode::write)) == std::pair(0, 8));
   CHECK(demand(vjp_demand<bf16, bf16>(vjp_mode::factored)) == std::pair(0, 8));
   CHECK(demand(vjp_demand<bf16, bf16>(vjp_mode::accumulate)) == std::pair(2, 2));

@@ -197,12 +197,13 @@ template <int kept, class Image>
 }
 
 /// Tells what is wanted of a step. Each lane tells one number, so that there are one root and one store of
-/// them, and little code. All threads of the block call it.
+/// them, and little code; those of the last warp, which has no column where D is small. All threads of the
+/// block call it.
 template <class Image>
 __device__ __forceinline__ void tell(const finish_args& a, int e, const finished_step& step,
                                      const Image& image) {
-  const int lane = static_cast<int>(threadIdx.x);
-  if (lane >= 7) {
+  const int lane = static_cast<int>(threadIdx.x) - static_cast<int>(blockDim.x - warp_threads);
+  if (lane < 0 || lane >= 7) {
     return;
   }
   const status earlier = a.earlier != nullptr ? a.earlier[e] : status::ok;

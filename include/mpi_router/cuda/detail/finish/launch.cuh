@@ -9,10 +9,11 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// As many threads as there are vectors of four; but where there are more experts than run at once, as few as
-/// can keep a row in their registers, so that more of them are at work.
+/// As many threads as there may be: where D is small, the last warp has no columns, and tells of the step
+/// meanwhile. But where there are more experts than run at once, as few as can keep a row in their registers,
+/// so that more of them are at work.
 [[nodiscard]] inline launch_shape one_block_each(index_t at_once, index_t experts, int hidden) {
-  int threads = hidden <= finish_few_columns ? finish_few_threads : finish_most_threads;
+  int threads = finish_most_threads;
   while (experts > at_once && threads > finish_least_threads && hidden <= finish_kept * 4 * (threads / 2)) {
     threads /= 2;
   }

@@ -31,19 +31,24 @@ struct row_plan {
 };
 
 struct row_demand {
-  int element_bytes = 0;      // of the weights
-  int extra_bytes = 0;        // of a second tensor that travels with them
-  int most_columns = 0;       // that a thread can own
-  int vectors_in_flight = 0;  // rows × vectors: the registers that a tile takes
-  bool in_turn = false;       // a block may finish one expert and go on to the next
+  int element_bytes = 0;  // of the weights
+  int extra_bytes = 0;    // of a second tensor that travels with them
+  int most_columns = 0;   // that a thread can own
+  tile_limits tile{};     // what a tile may take
+  bool in_turn = false;   // a block may finish one expert and go on to the next
 };
 
-/// Stored rows in a tile.
-[[nodiscard]] constexpr int tile_rows(int vectors_in_flight, int vectors) {
-  return vectors_in_flight > vectors ? vectors_in_flight / vectors : 1;
+/// Stored rows in a tile of which a thread owns `vectors` each.
+[[nodiscard]] constexpr int tile_rows(const tile_limits& limits, int vectors) {
+  const int rows = limits.vectors > vectors ? limits.vectors / vectors : 1;
+  return rows < limits.rows ? rows : limits.rows;
 }
 /// In half a tile.
 [[nodiscard]] constexpr int half_of(int rows) { return rows > 1 ? rows / 2 : 1; }
+/// Whether there is code for half tiles where a thread owns so many vectors, of at most `most`.
+[[nodiscard]] constexpr bool has_halves(const tile_limits& limits, int vectors, int most) {
+  return vectors == most || vectors == limits.halves;
+}
 
 /// 16-byte vectors of a row of `in_row` that a thread owns: so few that no group has more than most_threads.
 [[nodiscard]] inline int vectors_of_thread(int in_row) {
@@ -121,7 +126,8 @@ struct row_demand {
 }
 
 /// Where there is no room for a ring of whole tiles, threads own twice as many vectors, and tiles have half
-/// as many rows; or the latter alone, where a thread can own no more.
+/// as many rows; or the latter alone, where there is code for it, also if whole ones leave room for less
+/// groups.
 [[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
                                             const row_demand& demand) {
   if (shape.hidden_dim > most_hidden) {
@@ -132,10 +138,11 @@ struct row_demand {
   int vectors = vectors_of_thread((static_cast<int>(shape.hidden_dim) + width - 1) / width);
   row_plan p;
   for (; vectors <= most && p.vectors == 0; vectors *= 2) {
-    const int rows = tile_rows(demand.vectors_in_flight, vectors);
+    const int rows = tile_rows(demand.tile, vectors);
     p = with_tiles(ctx, shape, demand, vectors, rows);
-    if (p.vectors == 0 && vectors == most && rows > 1) {
-      p = with_tiles(ctx, shape, demand, vectors, half_of(rows));
+    if (rows > 1 && has_halves(demand.tile, vectors, most)) {
+      const row_plan halves = with_tiles(ctx, shape, demand, vectors, half_of(rows));
+      p = p.vectors == 0 || (demand.tile.halves > 0 && halves.ring.groups > p.ring.groups) ? halves : p;
     }
   }
   return p;
@@ -143,7 +150,7 @@ struct row_demand {
 
 /// What the forward asks of a plan, and its plan.
 [[nodiscard]] constexpr row_demand forward_demand(int element_bytes) {
-  return {element_bytes, 0, forward_most_columns, forward_vectors_in_flight, true};
+  return {element_bytes, 0, forward_most_columns, forward_tile, true};
 }
 [[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
                                             int element_bytes) {

@@ -37,9 +37,16 @@ constexpr int most_stages_of_threads = 4;
 constexpr int least_stages = 2;
 /// In a row whose vectors threads own one each; in longer ones two or more. Timed.
 constexpr int most_vectors_alone = 256;
-/// 16-byte vectors of a tile in a thread's registers (rows × vectors of a row), and columns of a row that it
-/// can own. The kernels are compiled for these: 128 registers must hold them.
-constexpr int forward_vectors_in_flight = 8;
+/// Of a tile: stored rows, and 16-byte vectors in a thread's registers (rows × vectors of a row). Kernels are
+/// compiled for tiles of half as many rows where a thread has `halves` vectors of a row, or can have no more.
+struct tile_limits {
+  int rows = 0;
+  int vectors = 0;
+  int halves = 0;
+};
+/// What a tile may take, and columns of a row that a thread can own. The kernels are compiled for these: 128
+/// registers must hold them.
+constexpr tile_limits forward_tile{8, 8};
 constexpr int forward_most_columns = 32;
 /// Whether a forward keeps a tile, of `rows` × `vectors` to a thread, in its registers from the dots to the
 /// image, so that its stage can be filled anew meanwhile. Beside a thread's 32 columns of the row and the
@@ -48,7 +55,7 @@ constexpr int forward_most_columns = 32;
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr bool forward_keeps_tile(int vectors, int rows,
                                                                       int element_bytes, bool threads_copy) {
   const bool is_large = vectors * vector_bytes / element_bytes >= forward_most_columns &&
-                        rows * vectors >= forward_vectors_in_flight;
+                        rows * vectors >= forward_tile.vectors;
   return !is_large && (!threads_copy || element_bytes != 2);
 }
 /// Whether threads that copy start the copies of a row as soon as they have lifted what is in its place,
@@ -57,8 +64,11 @@ constexpr int forward_most_columns = 32;
 [[nodiscard]] MPIROUTER_HOST_DEVICE constexpr bool copies_by_row(int vectors, bool writes) {
   return vectors > 1 && !writes;
 }
-constexpr int vjp_vectors_alone = 8;
-constexpr int vjp_vectors_with_old = 2;  // where the gradient that is added to travels through the ring, too
+constexpr tile_limits vjp_tile_alone{8, 8};
+/// Where the gradient that is added to travels through the ring, too. Timed: four rows take 0.97 to 1.09 of
+/// the time of two where a thread has one vector of each, and one row 1.00 to 1.18 where it has two; but with
+/// a group less 0.94.
+constexpr tile_limits vjp_tile_with_old{2, 4, 2};
 constexpr int vjp_most_columns = 16;
 /// Bytes of shared memory that no ring takes. A margin: no kernel has static shared memory beside its rings.
 constexpr int spare_shared_memory = 2048;
@@ -126,11 +136,9 @@ constexpr int outer_rows = 64;      // of a gradient that a block writes, at lea
 constexpr int most_grid_y = 65535;  // a grid's second extent has 16 bits
 constexpr int most_generic_rows = 1024;    // blocks of one expert that write a gradient; each takes some rows
 constexpr int finish_most_threads = 512;   // the hardware has 128 registers for each
-constexpr int finish_few_threads = 256;    // where a row has up to
 constexpr int finish_least_threads = 128;  // where there are more experts than multiprocessors
 /// In place of these where ranks must agree in their bits: some may have fewer multiprocessors.
 constexpr int finish_many_experts = 128;
-constexpr int finish_few_columns = 1024;   // columns: each thread has a vector of four
 constexpr int finish_kept = 4;             // fours of an image that stay in a thread's registers: all that
 constexpr int finish_kept_columns = 8192;  // columns make, 4 · 4 · 512. Longer images are read twice
 

@@ -11,10 +11,9 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 
 enum class vjp_mode { factored, write, accumulate };
 
-/// 16-byte vectors of a tile that a thread works on: fewer where the old gradient travels through the ring as
-/// well.
-[[nodiscard]] constexpr int vjp_vectors_in_flight(vjp_mode mode) {
-  return mode == vjp_mode::accumulate ? vjp_vectors_with_old : vjp_vectors_alone;
+/// A tile takes less where the old gradient travels through the ring as well.
+[[nodiscard]] constexpr tile_limits vjp_tile(vjp_mode mode) {
+  return mode == vjp_mode::accumulate ? vjp_tile_with_old : vjp_tile_alone;
 }
 
 /// Whether the gradient that is added to travels through the ring with the weights: where a thread's columns

@@ -15,7 +15,7 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 template <class T, class G>
 [[nodiscard]] constexpr row_demand vjp_demand(vjp_mode mode) {
   const bool with_old = mode == vjp_mode::accumulate && old_in_ring<T, G>;
-  return {sizeof(T), with_old ? int{sizeof(G)} : 0, vjp_most_columns, vjp_vectors_in_flight(mode)};
+  return {sizeof(T), with_old ? int{sizeof(G)} : 0, vjp_most_columns, vjp_tile(mode)};
 }
 
 /// What the backward over stored columns asks of a plan.

@@ -16,10 +16,10 @@ MPIROUTER_CUDA_DETAIL_BEGIN
 }
 
 /// use<vectors, rows, by>() for the vectors of the plan, up to `most`, for its tiles, whole ones or half ones
-/// of `in_flight` vectors, and for who fills rings on the device.
-template <int most, int in_flight, int vectors = 1, class Use>
+/// within the limits of `tile`, and for who fills rings on the device.
+template <int most, tile_limits tile, int vectors = 1, class Use>
 void with_constants(const context& ctx, const row_plan& plan, const Use& use) {
-  constexpr int rows = tile_rows(in_flight, vectors);
+  constexpr int rows = tile_rows(tile, vectors);
   const auto with_rows = [&]<int count>() {
     if (has_tma(ctx)) {
       use.template operator()<vectors, count, copier::tma>();
@@ -29,11 +29,11 @@ void with_constants(const context& ctx, const row_plan& plan, const Use& use) {
   };
   if (plan.vectors > vectors) {
     if constexpr (vectors < most) {
-      with_constants<most, in_flight, 2 * vectors>(ctx, plan, use);
+      with_constants<most, tile, 2 * vectors>(ctx, plan, use);
     }
   } else if (plan.rows == rows) {
     with_rows.template operator()<rows>();
-  } else if constexpr (vectors == most) {
+  } else if constexpr (has_halves(tile, vectors, most)) {
     with_rows.template operator()<half_of(rows)>();
   }
 }

@@ -15,7 +15,7 @@ void row_step(const context& ctx, const row_plan& plan, const batch<const T>& we
               const finish_args& finish) {
   const row_step_args<T> args{sweep_of(plan, weights, shape, out, fused), at_rest, finish};
   constexpr int most_vectors = forward_most_columns / vector_width<T>;
-  with_constants<most_vectors, forward_vectors_in_flight>(ctx, plan, [&]<int vectors, int rows, copier by>() {
+  with_constants<most_vectors, forward_tile>(ctx, plan, [&]<int vectors, int rows, copier by>() {
     launch("row_step_kernel", ctx, shape_of(plan, fused), row_step_kernel<T, vectors, rows, by>, args);
   });
 }

@@ -23,8 +23,7 @@ void row_vjp(const context& ctx, const row_plan& plan, const batch<const T>& wei
       dual,
       grad_router};
   constexpr int most_vectors = vjp_most_columns / vector_width<T>;
-  constexpr int in_flight = vjp_vectors_in_flight(mode);
-  with_constants<most_vectors, in_flight>(ctx, plan, [&]<int vectors, int rows, copier by>() {
+  with_constants<most_vectors, vjp_tile(mode)>(ctx, plan, [&]<int vectors, int rows, copier by>() {
     launch("row_vjp_kernel", ctx, shape_of(plan, args.sweep.fused),
            row_vjp_kernel<T, G, vectors, rows, mode, by>, args);
   });
