@@ -75,6 +75,28 @@ void for_each_device_and_shape(std::initializer_list<expert_shape> more, const U
   }
 }
 
+/// use(device, shape) for every number of multiprocessors, and for every D up to 2048, with a few of the
+/// rest.
+template <class Use>
+void for_each_count_and_dim(const Use& use) {
+  for (int multiprocessors = 20; multiprocessors <= 170; ++multiprocessors) {
+    for (const int capability : {80, 90}) {
+      for (const int kib : {99, 163, 227}) {
+        for (const index_t d : {1024, 2880, 7168}) {
+          use(device(multiprocessors, capability, kib), expert_shape{64, 1024, d});
+          use(device(multiprocessors, capability, kib), expert_shape{129, 96, d});
+        }
+      }
+    }
+  }
+  for (index_t d = 1; d <= most_hidden; ++d) {
+    for (const cuda::context& ctx : {device(132, 90, 227), device(84, 80, 99)}) {
+      use(ctx, expert_shape{64, 1024, d});
+      use(ctx, expert_shape{3, 9, d});
+    }
+  }
+}
+
 [[nodiscard]] inline std::string name(const cuda::context& ctx, const expert_shape& s) {
   return core::concatenate("[", s.num_experts, ", ", s.ffn_dim, ", ", s.hidden_dim, "] on ",
                            ctx.multiprocessors, " multiprocessors of capability ", ctx.capability, " with ",

@@ -106,8 +106,7 @@ TEST_CASE("the panel plans keep their laws for every D, type and device") {
         panel_vjp_demand<float, float>(vjp_mode::accumulate, false),
         panel_vjp_demand<bf16, bf16>(vjp_mode::write, true),
         panel_vjp_demand<float, float>(vjp_mode::factored, true)}) {
-    for_each_device_and_shape({{most_extent - 255, 1, 0}, {7, most_extent, 0}}, [&](const cuda::context& ctx,
-                                                                                    const expert_shape& s) {
+    const auto check = [&](const cuda::context& ctx, const expert_shape& s) {
       const panel_plan p = make_panel_plan(ctx, s, demand);
       if (p.lanes > 0) {
         ++found;
@@ -115,9 +114,11 @@ TEST_CASE("the panel plans keep their laws for every D, type and device") {
         CHECK_MESSAGE(l.kept(), l.broken(), ": ", demand.element_bytes, " bytes, ", demand.probes,
                       " probes, ", demand.old_slots, " old slots, ", name(ctx, s));
       }
-    });
+    };
+    for_each_device_and_shape({{most_extent - 255, 1, 0}, {7, most_extent, 0}}, check);
+    for_each_count_and_dim(check);
   }
-  CHECK(found > 100000);
+  CHECK(found > 200000);
 }
 
 TEST_CASE("how far the panel kernel reaches") {

@@ -246,17 +246,18 @@ struct case_of {
 TEST_CASE("the row plans keep their laws for every D, type and device") {
   std::size_t found = 0;
   for (const case_of& c : cases()) {
-    for_each_device_and_shape({{most_tiles / 3, 3, 0}, {1, most_extent, 0}},
-                              [&](const cuda::context& ctx, const expert_shape& s) {
-                                const row_plan p = make_row_plan(ctx, s, c.demand);
-                                if (p.vectors > 0) {
-                                  ++found;
-                                  const laws l = check_plan(p, ctx, s, c.demand);
-                                  CHECK_MESSAGE(l.kept(), l.broken(), ": ", c.what, " ", name(ctx, s));
-                                }
-                              });
+    const auto check = [&](const cuda::context& ctx, const expert_shape& s) {
+      const row_plan p = make_row_plan(ctx, s, c.demand);
+      if (p.vectors > 0) {
+        ++found;
+        const laws l = check_plan(p, ctx, s, c.demand);
+        CHECK_MESSAGE(l.kept(), l.broken(), ": ", c.what, " ", name(ctx, s));
+      }
+    };
+    for_each_device_and_shape({{most_tiles / 3, 3, 0}, {1, most_extent, 0}}, check);
+    for_each_count_and_dim(check);
   }
-  CHECK(found > 500000);
+  CHECK(found > 600000);
 }
 
 TEST_CASE("and with shared memory that no device has so little of") {

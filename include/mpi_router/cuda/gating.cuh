@@ -6,6 +6,7 @@
 #include <mpi_router/cuda/context.cuh>
 #include <mpi_router/cuda/detail/gate/launch.cuh>
 #include <mpi_router/cuda/detail/plan/expect.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -98,7 +99,7 @@ inline void balance(const context& ctx, const int* load, index_t num_experts, do
                     double* entropy) {
   constexpr const char* name = "cuda::balance";
   detail::expect_context(name, ctx);
-  detail::expect(num_experts >= 1 && num_experts <= 0x3fffffff, name, ": ", num_experts, " experts");
+  detail::expect(num_experts >= 1 && num_experts <= detail::most_extent, name, ": ", num_experts, " experts");
   detail::expect(load != nullptr, name, ": null load");
   detail::launch_balance(ctx, load, static_cast<int>(num_experts), max_violation, entropy);
 }

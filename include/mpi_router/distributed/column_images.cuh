@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/generic/launch.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
 #include <mpi_router/distributed/device_sums.cuh>
 #include <mpi_router/distributed/rank_message.cuh>
@@ -161,7 +162,8 @@ void add_up(const context& ctx, const Comm& comm, const column_message& message,
   if constexpr (sums_by_backend<Comm>) return add_by_backend(ctx, comm, memory.sums, message.projections);
   gather(ctx, comm, memory.mine, memory.all, message.projections);
   const index_t blocks = (message.projections + generic_threads - 1) / generic_threads;
-  launch("add_ranks_kernel", ctx, {static_cast<unsigned>(std::min<index_t>(blocks, 4096)), generic_threads},
+  launch("add_ranks_kernel", ctx,
+         {static_cast<unsigned>(std::min<index_t>(blocks, most_sum_blocks)), generic_threads},
          add_ranks_kernel<>, static_cast<const double*>(memory.all),
          static_cast<long long>(message.projections), static_cast<int>(comm.size()),
          static_cast<long long>(message.projections), memory.sums);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mpi_router/cuda/detail/finish/launch.cuh>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 #include <algorithm>
 #include <type_traits>
@@ -47,7 +48,7 @@ struct layers_at_once {
 template <class Layer, int kept>
 __global__ void __launch_bounds__(finish_most_threads, 1)
     finish_layers_kernel(const __grid_constant__ layers_at_once<Layer> some) {
-  static_assert(sizeof(layers_at_once<Layer>) <= 4096, "a kernel takes no more");
+  static_assert(sizeof(layers_at_once<Layer>) <= most_argument_bytes, "a kernel takes no more");
   __shared__ leader_scratch scratch;
   wait_for_previous_kernel();
   let_next_kernel_start();

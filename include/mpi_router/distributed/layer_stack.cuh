@@ -56,7 +56,7 @@ struct stack_args {
   int first;  // expert of the stack
   int hidden;
 };
-static_assert(sizeof(stack_args) <= 4096, "a kernel takes no more");
+static_assert(sizeof(stack_args) <= most_argument_bytes, "a kernel takes no more");
 
 __device__ __forceinline__ void copy_row(const any_matrix& from, int row, const any_matrix& to, int to_row,
                                          int hidden) {

@@ -146,8 +146,8 @@ struct packed_rows<fp8_view> {
   };
   [[nodiscard]] __device__ __forceinline__ columns columns_at(int column) const {
     const index_t rows = a.block_rows;
-    const index_t block = a.block_cols > 0x3fffffff ? 0 : column / static_cast<int>(a.block_cols);
-    const int shift = rows > 0x3fffffff          ? 31
+    const index_t block = a.block_cols > most_extent ? 0 : column / static_cast<int>(a.block_cols);
+    const int shift = rows > most_extent         ? 31
                       : (rows & (rows - 1)) == 0 ? __ffs(static_cast<int>(rows)) - 1
                                                  : -1;
     const byte_pointer first = codes + column;

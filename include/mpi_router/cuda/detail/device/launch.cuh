@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 #include <mpi_router/core/error.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/types.hpp>
 
 #include <cstddef>
@@ -54,9 +55,6 @@ inline void allow_all_shared_memory(const void* kernel, int device) {
   check("cudaFuncSetAttribute",
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
 }
-
-/// What a block may take without asking.
-constexpr std::size_t plain_shared_memory = 48 * 1024;
 
 struct launch_shape {
   unsigned blocks = 1;

@@ -28,8 +28,8 @@ inline void expect_workspace(const char* what, const workspace& scratch, std::si
   expect(scratch.bytes >= bytes, what, ": a workspace of ", scratch.bytes, " bytes where ", bytes,
          " are needed");
   expect(bytes == 0 || scratch.data != nullptr, what, ": null workspace");
-  expect(reinterpret_cast<std::uintptr_t>(scratch.data) % 256 == 0, what,
-         ": the workspace is not aligned to 256");
+  expect(reinterpret_cast<std::uintptr_t>(scratch.data) % workspace_alignment == 0, what,
+         ": the workspace is not aligned to ", workspace_alignment);
 }
 
 /// Experts: a view, or others that have a shape.

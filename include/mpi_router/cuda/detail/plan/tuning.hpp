@@ -4,6 +4,8 @@
 
 #include <mpi_router/core/config.hpp>
 
+#include <cstddef>
+
 MPIROUTER_BEGIN_TYPES
 namespace cuda::detail {
 
@@ -23,6 +25,9 @@ constexpr int most_blocks = 65535;  // of a partition: partition::first_tile mul
 constexpr int warp_threads = 32;
 constexpr int vector_bytes = 16;  // the widest load of a thread, and the unit of asynchronous copies
 constexpr int most_cluster = 8;   // blocks: the largest cluster that every sm_90 takes
+constexpr std::size_t plain_shared_memory = 48 * 1024;  // bytes that a block may take without asking
+constexpr std::size_t most_argument_bytes = 4096;       // of a kernel
+constexpr std::size_t workspace_alignment = 256;        // of cudaMalloc, and more than any load needs
 
 // --- The kernels over stored rows
 
@@ -186,6 +191,8 @@ constexpr int most_grid = 0x7fffffff;  // a grid's first extent
 /// latency takes as long.
 constexpr index_t message_floats = 1 << 20;
 constexpr index_t least_message_floats = 1 << 17;
+/// Blocks that add up what ranks sent: so many are at work at once on any device, and more take turns.
+constexpr index_t most_sum_blocks = 4096;
 
 // --- Dealing tiles to blocks
 

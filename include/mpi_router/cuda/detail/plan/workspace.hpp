@@ -3,20 +3,22 @@
 
 #include <mpi_router/cuda/detail/plan/partial_sums.hpp>
 #include <mpi_router/cuda/detail/plan/partition.hpp>
+#include <mpi_router/cuda/detail/plan/tuning.hpp>
 
 #include <cstddef>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// Hands out pieces of a workspace, each aligned to 256 bytes; with no data it only counts. Views hold N·F·D
-/// below 2^60 elements, so that no count of bytes overflows.
+/// Hands out pieces of a workspace, each aligned to workspace_alignment; with no data it only counts. Views
+/// hold N·F·D below 2^60 elements, so that no count of bytes overflows.
 class arena {
  public:
   explicit arena(void* data) : data_(static_cast<unsigned char*>(data)) {}
   template <class U>
   [[nodiscard]] U* take(index_t count) {
     const std::size_t at = used_;
-    used_ += (static_cast<std::size_t>(count) * sizeof(U) + 255) / 256 * 256;
+    used_ += (static_cast<std::size_t>(count) * sizeof(U) + workspace_alignment - 1) / workspace_alignment *
+             workspace_alignment;
     return data_ == nullptr ? nullptr : reinterpret_cast<U*>(data_ + at);
   }
   [[nodiscard]] std::size_t used() const noexcept { return used_; }
