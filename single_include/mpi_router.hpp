@@ -2279,9 +2279,9 @@ namespace detail {
 /// r̂ = r/‖r‖, times 2^power.
 template <Accumulator S, class T>
 [[nodiscard]] scaled_vector<S, std::remove_const_t<T>> direction_of(const vector_view<T>& row,
-                                                                    const row_image<S>& image,
+                                                                    const scaled<S>& row_norm,
                                                                     int power = 0) noexcept {
-  return {row, scaled<S>(S{1}, power) / image.row_norm};
+  return {row, scaled<S>(S{1}, power) / row_norm};
 }
 
 /// ‖h‖ is held as a number of S up to this power of two, so that ‖h‖² is one too.
@@ -2292,6 +2292,8 @@ inline constexpr int longest_image = std::same_as<S, float> ? 60 : 500;
 /// row so nearly across all that A sees that h would be too long for S.
 template <Accumulator S, class U, class R>
 struct scale_free_image {
+  vector_view<const R> row;
+  scaled<S> row_norm;
   int exponent;
   scaled_vector<S, U> h;
   scaled_vector<S, R> r;
@@ -2302,14 +2304,35 @@ struct scale_free_image {
   [[nodiscard]] scaled<S> tan(index_t n) const noexcept {
     return norm_of<S>(n, [&](index_t i) { return tangent(i); }).norm * scaled<S>(S{1}, exponent);
   }
+  /// out = g = ρ(h − r̂); out may be the image.
+  void gradient(const scaled<S>& rho, const vector_view<S>& out) const noexcept {
+    for (index_t i = 0; i < out.size(); ++i) {
+      out[i] = tangent(i);
+    }
+    scale_into(out, out, rho * scaled<S>(S{1}, exponent));
+  }
+  /// out = x · 2^-power, x = r̂ + t(h − r̂); returns the power, which is 0 but where h is long. out may be the
+  /// image.
+  [[nodiscard]] int ascent(const scaled<S>& t, const vector_view<S>& out) const noexcept {
+    const scaled<S> step = scaled<S>(t.value, t.exponent + exponent).normalized();
+    const int power = exponent > 0 && step.value != S{0} ? std::max(0, step.exponent) : 0;
+    const auto start = direction_of(row, row_norm, -power);
+    const S along = std::ldexp(step.value, step.exponent - power);
+    for (index_t i = 0; i < out.size(); ++i) {
+      out[i] = start[i] + along * tangent(i);
+    }
+    return power;
+  }
 };
 template <Accumulator S, class U, class R>
 [[nodiscard]] scale_free_image<S, std::remove_const_t<U>, std::remove_const_t<R>> scale_free(
     const vector_view<U>& u, const vector_view<R>& row, const row_image<S>& image) noexcept {
   const int exponent = std::max(0, image.scaled_length().normalized().exponent - longest_image<S>);
-  return {exponent,
+  return {row,
+          image.row_norm,
+          exponent,
           {u, scaled<S>(S{1}, image.exponent - exponent) / (image.rayleigh * image.row_norm)},
-          direction_of(row, image, -exponent)};
+          direction_of(row, image.row_norm, -exponent)};
 }
 
 /// An image shorter than this has elements that are subnormal, or none: it counts as zero.
@@ -2512,7 +2535,7 @@ class momentum_term {
   }
   /// x_k is about to become x_{k+1} = next/‖next‖, next_norm in the scale in which x_k is a unit vector.
   void remember(const vector_view<const S>& row, const row_image<S>& image, const scaled<S>& next_norm) {
-    const auto unit_row = direction_of(row, image);
+    const auto unit_row = direction_of(row, image.row_norm);
     for (index_t i = 0; i < previous_.size(); ++i) {
       previous_[i] = unit_row[i];
     }
@@ -3108,9 +3131,7 @@ template <Accumulator S>
 template <Accumulator S>
 void set_zero(const rank2_factors<S>& factors) noexcept {
   for (const auto& v : {factors.projection, factors.dual_row, factors.dual_projection, factors.row}) {
-    for (index_t i = 0; i < v.size(); ++i) {
-      v[i] = S{0};
-    }
+    fill_zero(v);
   }
 }
 
@@ -3237,18 +3258,12 @@ rayleigh_result<scalar_of<Op>> rayleigh(Op&& op, vector_view<const scalar_of<Op>
   using S = scalar_of<Op>;
   const row_image<S> image = detail::image_of_row("rayleigh", op, row, residual);
   if (image.state != status::ok) {
-    for (index_t i = 0; i < row.size(); ++i) {
-      residual[i] = S{0};
-    }
+    detail::fill_zero(residual);
     return {image.state, S{0}, S{0}, S{0}};
   }
   const auto both = detail::scale_free(residual, row, image);
   const scaled<S> tan = both.tan(row.size());
-  for (index_t i = 0; i < row.size(); ++i) {
-    residual[i] = both.tangent(i);
-  }
-  const scaled<S> rho = image.rayleigh * scaled<S>(S{1}, both.exponent);
-  detail::scale_into(residual, residual, rho);  // g = ρ(h − r̂)
+  both.gradient(image.rayleigh, residual);
   return {status::ok, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan.unscaled()};
 }
 
@@ -3314,16 +3329,8 @@ step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const sc
   if (image.state != status::ok) {
     return degenerate<S>(image.state, row, out, policy);
   }
-  const auto both = scale_free(out, row, image);
   const scaled<S> t = relative_step(image.rayleigh);
-  const scaled<S> step = scaled<S>(t.value, t.exponent + both.exponent).normalized();
-  // Where h is long, x is made times 2^-power.
-  const int power = both.exponent > 0 && step.value != S{0} ? std::max(0, step.exponent) : 0;
-  const auto r = direction_of(row, image, -power);
-  const S along = std::ldexp(step.value, step.exponent - power);
-  for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = r[i] + along * both.tangent(i);
-  }
+  const int power = scale_free(out, row, image).ascent(t, out);
   const auto length = norm<S>(out);
   // Where t is out of range: g is tangent, so the sum is never zero.
   if (!is_finite(t.unscaled()) || length.kind != magnitude::finite) {

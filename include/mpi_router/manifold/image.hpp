@@ -40,9 +40,9 @@ namespace detail {
 /// r̂ = r/‖r‖, times 2^power.
 template <Accumulator S, class T>
 [[nodiscard]] scaled_vector<S, std::remove_const_t<T>> direction_of(const vector_view<T>& row,
-                                                                    const row_image<S>& image,
+                                                                    const scaled<S>& row_norm,
                                                                     int power = 0) noexcept {
-  return {row, scaled<S>(S{1}, power) / image.row_norm};
+  return {row, scaled<S>(S{1}, power) / row_norm};
 }
 
 /// ‖h‖ is held as a number of S up to this power of two, so that ‖h‖² is one too.
@@ -53,6 +53,8 @@ inline constexpr int longest_image = std::same_as<S, float> ? 60 : 500;
 /// row so nearly across all that A sees that h would be too long for S.
 template <Accumulator S, class U, class R>
 struct scale_free_image {
+  vector_view<const R> row;
+  scaled<S> row_norm;
   int exponent;
   scaled_vector<S, U> h;
   scaled_vector<S, R> r;
@@ -63,14 +65,35 @@ struct scale_free_image {
   [[nodiscard]] scaled<S> tan(index_t n) const noexcept {
     return norm_of<S>(n, [&](index_t i) { return tangent(i); }).norm * scaled<S>(S{1}, exponent);
   }
+  /// out = g = ρ(h − r̂); out may be the image.
+  void gradient(const scaled<S>& rho, const vector_view<S>& out) const noexcept {
+    for (index_t i = 0; i < out.size(); ++i) {
+      out[i] = tangent(i);
+    }
+    scale_into(out, out, rho * scaled<S>(S{1}, exponent));
+  }
+  /// out = x · 2^-power, x = r̂ + t(h − r̂); returns the power, which is 0 but where h is long. out may be the
+  /// image.
+  [[nodiscard]] int ascent(const scaled<S>& t, const vector_view<S>& out) const noexcept {
+    const scaled<S> step = scaled<S>(t.value, t.exponent + exponent).normalized();
+    const int power = exponent > 0 && step.value != S{0} ? std::max(0, step.exponent) : 0;
+    const auto start = direction_of(row, row_norm, -power);
+    const S along = std::ldexp(step.value, step.exponent - power);
+    for (index_t i = 0; i < out.size(); ++i) {
+      out[i] = start[i] + along * tangent(i);
+    }
+    return power;
+  }
 };
 template <Accumulator S, class U, class R>
 [[nodiscard]] scale_free_image<S, std::remove_const_t<U>, std::remove_const_t<R>> scale_free(
     const vector_view<U>& u, const vector_view<R>& row, const row_image<S>& image) noexcept {
   const int exponent = std::max(0, image.scaled_length().normalized().exponent - longest_image<S>);
-  return {exponent,
+  return {row,
+          image.row_norm,
+          exponent,
           {u, scaled<S>(S{1}, image.exponent - exponent) / (image.rayleigh * image.row_norm)},
-          direction_of(row, image, -exponent)};
+          direction_of(row, image.row_norm, -exponent)};
 }
 
 /// An image shorter than this has elements that are subnormal, or none: it counts as zero.

@@ -95,7 +95,7 @@ class momentum_term {
   }
   /// x_k is about to become x_{k+1} = next/‖next‖, next_norm in the scale in which x_k is a unit vector.
   void remember(const vector_view<const S>& row, const row_image<S>& image, const scaled<S>& next_norm) {
-    const auto unit_row = direction_of(row, image);
+    const auto unit_row = direction_of(row, image.row_norm);
     for (index_t i = 0; i < previous_.size(); ++i) {
       previous_[i] = unit_row[i];
     }

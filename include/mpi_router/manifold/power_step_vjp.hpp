@@ -69,9 +69,7 @@ template <Accumulator S>
 template <Accumulator S>
 void set_zero(const rank2_factors<S>& factors) noexcept {
   for (const auto& v : {factors.projection, factors.dual_row, factors.dual_projection, factors.row}) {
-    for (index_t i = 0; i < v.size(); ++i) {
-      v[i] = S{0};
-    }
+    fill_zero(v);
   }
 }
 

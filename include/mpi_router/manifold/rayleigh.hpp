@@ -29,18 +29,12 @@ rayleigh_result<scalar_of<Op>> rayleigh(Op&& op, vector_view<const scalar_of<Op>
   using S = scalar_of<Op>;
   const row_image<S> image = detail::image_of_row("rayleigh", op, row, residual);
   if (image.state != status::ok) {
-    for (index_t i = 0; i < row.size(); ++i) {
-      residual[i] = S{0};
-    }
+    detail::fill_zero(residual);
     return {image.state, S{0}, S{0}, S{0}};
   }
   const auto both = detail::scale_free(residual, row, image);
   const scaled<S> tan = both.tan(row.size());
-  for (index_t i = 0; i < row.size(); ++i) {
-    residual[i] = both.tangent(i);
-  }
-  const scaled<S> rho = image.rayleigh * scaled<S>(S{1}, both.exponent);
-  detail::scale_into(residual, residual, rho);  // g = ρ(h − r̂)
+  both.gradient(image.rayleigh, residual);
   return {status::ok, image.rayleigh.unscaled(), (image.rayleigh * tan).unscaled(), tan.unscaled()};
 }
 

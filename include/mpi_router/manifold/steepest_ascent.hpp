@@ -50,16 +50,8 @@ step_result<scalar_of<Op>> ascend(const char* what, Op& op, vector_view<const sc
   if (image.state != status::ok) {
     return degenerate<S>(image.state, row, out, policy);
   }
-  const auto both = scale_free(out, row, image);
   const scaled<S> t = relative_step(image.rayleigh);
-  const scaled<S> step = scaled<S>(t.value, t.exponent + both.exponent).normalized();
-  // Where h is long, x is made times 2^-power.
-  const int power = both.exponent > 0 && step.value != S{0} ? std::max(0, step.exponent) : 0;
-  const auto r = direction_of(row, image, -power);
-  const S along = std::ldexp(step.value, step.exponent - power);
-  for (index_t i = 0; i < row.size(); ++i) {
-    out[i] = r[i] + along * both.tangent(i);
-  }
+  const int power = scale_free(out, row, image).ascent(t, out);
   const auto length = norm<S>(out);
   // Where t is out of range: g is tangent, so the sum is never zero.
   if (!is_finite(t.unscaled()) || length.kind != magnitude::finite) {
