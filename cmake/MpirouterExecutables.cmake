@@ -61,7 +61,7 @@ function(mpirouter_link_decompositions target)
   target_link_libraries(${target} PRIVATE mpi_router_decompositions)
 endfunction()
 
-# Compiling takes longest: but for full tests a program is optimised little, and nothing in it is inlined by force.
+# Compiling takes longest: except in full tests, a program is optimised little, and nothing in it is inlined by force.
 function(mpirouter_compile_quickly target)
   if(NOT MSVC AND NOT MPIROUTER_FULL_TESTS AND NOT MPIROUTER_SANITIZE)
     target_compile_options(${target} PRIVATE -O1)
@@ -69,7 +69,7 @@ function(mpirouter_compile_quickly target)
   endif()
 endfunction()
 
-# But for full tests not at all: what reads files or runs programs, and computes little.
+# Except in full tests, not at all: what reads files or runs programs, and computes little.
 function(mpirouter_compile_unoptimised target)
   if(NOT MSVC AND NOT MPIROUTER_FULL_TESTS)
     target_compile_options(${target} PRIVATE -O0)
@@ -133,7 +133,7 @@ endfunction()
 # takes most of the time; each is still an entry of ctest of its own, which runs the test cases of its sources. What lies in such
 # a source lies in a namespace named after it, so that nothing leaks into the next.
 # FULL: a slow sweep, there only with MPIROUTER_FULL_TESTS; SANITIZED_IN_FULL: under sanitizers only with them. Compiled
-# quickly, but for a HEAVY one, which would run longer than that saves; but for full tests UNOPTIMISED is what reads files or
+# quickly, except a HEAVY one, which would run longer than that saves; except in full tests, UNOPTIMISED is what reads files or
 # runs programs, and computes little. DATA: MPIROUTER_TEST_DATA is the folder tests/data; this path would keep clones from
 # sharing the compiler's cache. A test whose libraries are not to be had is listed by ctest as disabled.
 function(mpirouter_add_test name)

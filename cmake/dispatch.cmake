@@ -1,5 +1,5 @@
 # mpi_router::dispatch: the kernels of backend/simd.hpp and backend/packed.hpp compiled for several instruction sets, and the choice between them
-# at run time. The one compiled target of the project; the rest is headers.
+# at run time.
 mpirouter_require(xsimd xsimd)
 if(NOT TARGET xsimd)
   message(STATUS "mpi_router: no xsimd, so no mpi_router::dispatch")

@@ -1,4 +1,4 @@
-# Builds the API reference: no warnings, and every name is documented but for plain members of documented classes.
+# Builds the API reference: no warnings, and every name is documented except plain members of documented classes.
 cmake_minimum_required(VERSION 3.22)
 file(READ ${SOURCE_DIR}/docs/Doxyfile configuration)
 string(APPEND configuration "\nOUTPUT_DIRECTORY = ${OUTPUT_DIR}\nPROJECT_NUMBER = ${VERSION}\n")

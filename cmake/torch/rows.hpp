@@ -71,7 +71,7 @@ inline void expect_tape(const char* what, const Tensor& experts, const mpi_route
   expect_device(what, "tape", tape, experts);
 }
 
-/// What the backward is given, but for gradients.
+/// What the backward is given, except gradients.
 inline void expect_backward(const char* what, const Tensor& experts, const Tensor& router, const Tensor& tape,
                             const Tensor& grad_rows, const mpi_router_options& o) {
   expect_router(what, experts, router);

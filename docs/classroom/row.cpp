@@ -172,7 +172,7 @@ moment measure(const expert& now, const vector& row, const vector& ascent, int k
 
 double away(const vector& x, const vector& y) { return line_angle<double>(view(x), y); }
 
-/// Whether a row stays: bit by bit where it was, or on v₁ but for rounding. Near another direction it may
+/// Whether a row stays: bit by bit where it was, or on v₁ up to rounding. Near another direction it may
 /// seem to stay, and leave.
 bool stays(const vector& now, const vector& before, double theta) {
   return now == before || theta * degree < 1e-15;

@@ -18,7 +18,7 @@ namespace test_support {
 
 #ifdef _WIN32
 inline constexpr std::size_t page_size = 4096;
-/// Memory that nobody may touch, but for the pages between the first and the last; null if there is none.
+/// Memory that nobody may touch, except the pages between the first and the last; null if there is none.
 inline void* reserve_guarded(std::size_t length) {
   auto* const base =
       static_cast<char*>(VirtualAlloc(nullptr, length, MEM_RESERVE | MEM_COMMIT, PAGE_NOACCESS));
@@ -31,7 +31,7 @@ inline void* reserve_guarded(std::size_t length) {
 inline void release_guarded(void* base, std::size_t) { VirtualFree(base, 0, MEM_RELEASE); }
 #else
 inline const std::size_t page_size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-/// Memory that nobody may touch, but for the pages between the first and the last; null if there is none.
+/// Memory that nobody may touch, except the pages between the first and the last; null if there is none.
 inline void* reserve_guarded(std::size_t length) {
   void* const base = mmap(nullptr, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return base != MAP_FAILED && mprotect(static_cast<char*>(base) + page_size, length - 2 * page_size,

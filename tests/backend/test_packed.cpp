@@ -79,7 +79,7 @@ floats shown_by_project(const packed::any_view& view, index_t cols) {
   }
   return all;
 }
-/// The decoders agree on a row to the last bit; `slack`: but for so much.
+/// The decoders agree on a row to the last bit, or within `slack`.
 void shows_exactly(const problem& p, double slack = 0) {
   const oracle a(p.matrix());
   const floats lifted = shown_by_lift(p.view(), a.cols);

@@ -41,7 +41,7 @@ mpi_router_matrix device_matrix(int number, std::int64_t rows, std::int64_t cols
   return m;
 }
 
-/// Calls that are well but for the GPU, until something in them is changed.
+/// Calls that are well except for the GPU, until something in them is changed.
 struct working_on_gpu {
   mpi_router_cuda cuda = no_device();
   mpi_router_experts experts = device_experts(0, MPIROUTER_F32),

@@ -16,8 +16,8 @@ void check_step(const cuda::context& ctx, const typename problem<T, R>::spec& sp
   check_step_of<O>(ctx, p, std::is_same_v<T, double> ? 1e-12 : 1e-5, g);
 }
 
-/// Rows of f64, and weights of f64, times powers of two whose squares no double holds: the same bits but for
-/// these powers.
+/// Rows of f64, and weights of f64, times powers of two whose squares no double holds: the same bits except
+/// for these powers.
 template <class T>
 void check_range(const cuda::context& ctx, layout order, double scale, double row_scale) {
   const expert_shape shape{3, 37, 130};

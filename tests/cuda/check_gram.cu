@@ -131,7 +131,7 @@ std::vector<double> random_beside(generator& g, index_t d, index_t k) {
 }
 
 /// Steps in two calls from a start beside a deflated vector: the vectors are orthonormal, and M takes each to
-/// what the numbers say, but for what is deflated.
+/// what the numbers say, except for what is deflated.
 template <class T>
 void check_lanczos(const cuda::context& ctx, const expert_shape& shape, layout order, index_t apart,
                    generator& g) {

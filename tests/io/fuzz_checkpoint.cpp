@@ -183,7 +183,7 @@ void write(const std::filesystem::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-/// Codes of two to eight bits, but for what fills up the last word of a row.
+/// Codes of two to eight bits, except for what fills up the last word of a row.
 void check_density(const checkpoint& model, const weight& w) {
   if (!w.is_packed() || !w.problem().empty()) {
     return;

@@ -38,7 +38,7 @@ Eigen::VectorXd iterated(const layer_data& l, index_t e, index_t steps, double r
   return row;
 }
 
-/// All bytes of two files agree, but for those of the tensors named.
+/// All bytes of two files agree, except those of the tensors named.
 void check_same_but_for(const std::filesystem::path& before, const std::filesystem::path& after,
                         const std::vector<std::string>& changed) {
   const mpi_router::safetensors_file a(before);

@@ -62,7 +62,7 @@ A layout is never guessed: it is taken if the shapes leave no other (those of D 
   that has but one, if torch's Linear leaves no choice (a "….weight" of one expert is [F, D]), or if --layout says so.
   What was taken, and why, stands with each layer.
 
-Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, GGUF but for its codebook, ternary, one- and two-bit types) are
+Packed weights (FP8, MXFP4, NVFP4, int8, int4, MLX, AWQ, GPTQ, bitsandbytes, GGUF except its codebook, ternary, one- and two-bit types) are
   decoded to the products of codes and scales; experts of more than six million weights to floats, rounded once, as
   the formats' own decoders do. What is certified is certified of those numbers.
 
@@ -158,8 +158,8 @@ void add_analysis_options(CLI::App& app, arguments& a) {
   app.add_option(
       "--require-angle", a.require_angle,
       "In radians: exit with 1 unless every row of every layer that the files hold or promise is certified, "
-      "rigorously or but for a probability of 1e-6, to be no farther than this from the principal "
-      "direction");
+      "rigorously or with a failure probability of at most 1e-6, to be no farther than this from the "
+      "principal direction");
   auto* svd =
       app.add_flag("--svd", a.svd,
                    "Decompose every expert. Without it those with min(F, D) of at most 512 are: a larger "
@@ -222,7 +222,7 @@ void add_common_options(CLI::App& app, arguments& a) {
                "Multiply on the GPU, in double: experts with min(F, D) above 512, an expert on each "
                "multiprocessor (--threads: so many under way at most). Small ones are done on the host, and "
                "packed weights "
-               "decoded there. The same certificates, and numbers but for rounding");
+               "decoded there. The same certificates, and the same numbers up to rounding");
   auto* experts = app.add_flag("--experts", a.experts, "A line for each expert, however many there are");
   app.add_flag("--summary", a.summary, "A line for each layer only (the default above 128 experts)")
       ->excludes(experts);

@@ -79,8 +79,8 @@ void finish_options(CLI::App& app);
 /// What --layout may be, for the end of a help text.
 [[nodiscard]] std::string describe_layouts();
 
-/// The words, after the name of the program, of a command line that asks for the same, but for --list, the
-/// files to write, and the names and layouts of tensors. An empty word stands for the checkpoint.
+/// The words, after the name of the program, of a command line that asks for the same, except for --list,
+/// the files to write, and the names and layouts of tensors. An empty word stands for the checkpoint.
 [[nodiscard]] std::vector<std::string> words_again(const CLI::App& app);
 
 /// Throws input_error for what no option can mean.

@@ -29,10 +29,10 @@ struct recondition_result {
       kept;  ///< rows without a step, which stay as they were: "NAME, expert E: zero_row"
 };
 
-/// Copies `model` to `out`, byte for byte but for the rows of the routers in `layers`. `out` is a file if the
-/// model is one, and else a folder, made here: the shards keep their names, and the index is copied. Throws
-/// file_error, and leaves nothing under the name `out`, if it is part of the input by whatever name, is a
-/// folder that exists, or cannot be written.
+/// Copies `model` to `out`, byte for byte except for the rows of the routers in `layers`. `out` is a file if
+/// the model is one, and else a folder, made here: the shards keep their names, and the index is copied.
+/// Throws file_error, and leaves nothing under the name `out`, if it is part of the input by whatever name,
+/// is a folder that exists, or cannot be written.
 recondition_result recondition(const mpi_router::checkpoint& model, const std::vector<moe_layer>& layers,
                                const std::filesystem::path& out, const recondition_options& options,
                                const std::function<void(index_t, index_t)>& progress);

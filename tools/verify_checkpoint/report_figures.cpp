@@ -101,7 +101,7 @@ void draw_certificates(artist& draw, const checkpoint_result& checkpoint) {
   }
   draw.csv("certificates", "label,rows", table);
   draw.draw("certificates", 340, "Certificates by label",
-            "Rigorous: proven, rounding allowed for. Probabilistic: true but for a chance of at most 1e-6. "
+            "Rigorous: proven, rounding allowed for. Probabilistic: false with a chance of at most 1e-6. "
             "Heuristic "
             "and none claim nothing that can be relied on. Degenerate rows or matrices have no direction.",
             fmt::format(R"gp(set xlabel "label of the certificate"

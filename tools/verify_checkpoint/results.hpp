@@ -94,8 +94,8 @@ struct left_out {
   return e.state == mpi_router::status::ok && e.certificate != "none";
 }
 
-/// Whether the angle of the row is certified, rigorously or but for a stated probability, to be at most
-/// `angle`.
+/// Whether the angle of the row is certified, rigorously or with a stated probability of failure, to be
+/// at most `angle`.
 [[nodiscard]] inline bool is_certified(const expert_result& e, double angle) {
   return (e.certificate == "rigorous" || e.certificate == "probabilistic") && e.angle_bound <= angle;
 }

@@ -1,5 +1,5 @@
 // What the calls on GPUs have in common: context, scratch and tape, from the structs of the C interface.
-// Needs no CUDA toolkit but for what context.cu defines.
+// Needs no CUDA toolkit, except for what context.cu defines.
 #pragma once
 
 #include "../rows_call.hpp"

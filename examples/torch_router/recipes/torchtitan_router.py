@@ -45,7 +45,7 @@ class MpiTopKRouter(TokenChoiceTopKRouter):
     def __init__(self, config: Config):
         super().__init__(config)
         self.radius = config.radius
-        self.gate.__class__ = MpiGate  # what the gate's own Config built, but for its forward
+        self.gate.__class__ = MpiGate  # what the gate's own Config built, except its forward
 
     def show(self, experts):
         """The GroupedExperts whose w1_EFD are the gate matrices."""

@@ -20,7 +20,7 @@ MPIROUTER_BEGIN
 /// rows, ffn-contiguous ones ([N, D, F]: unit row stride) by panels of columns; what is narrower than float
 /// is converted in registers. Any extents and addresses; no read outside. What has no kernel (no unit stride,
 /// fewer contiguous elements than fill a register or two, strided vectors, sums in double of narrower weights
-/// but for the images of hidden-contiguous bf16, f16 and f32 with AVX2 and F16C) goes to `reference`: the
+/// except the images of hidden-contiguous bf16, f16 and f32 with AVX2 and F16C) goes to `reference`: the
 /// same function, slower.
 ///
 /// One thread, no allocation, at most 36 KiB of stack. O(F·D). Deterministic: the order of the sums depends

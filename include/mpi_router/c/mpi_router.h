@@ -4,7 +4,7 @@
  * runs. Link mpi_router::c (shared) or mpi_router::c_static; docs/guide-c.md has whole programs.
  *
  * Every function that can fail returns a mpi_router_code and leaves the process alive; mpi_router_last_error
- * says what was wrong, on the thread that called. Mistakes are found before anything is written, but for
+ * says what was wrong, on the thread that called. Mistakes are found before anything is written, except
  * those of a parallel_for. Memory is the caller's; a call on the host allocates its scratch and frees it
  * before it returns (each function says how much). Functions may be called from any number of threads at
  * once. Results are the same, bit for bit, for any number of threads, and those of the C++ library with the

@@ -111,8 +111,8 @@ template <class T>
 /// f32. Once too, on sm_90, sm_100 and sm_103, with stride 2 along F, the others even, up to 16384 (gate and
 /// up interleaved: whole vectors are read, with what lies between). Twice and in f64 on the generic path:
 /// weights or router of f64 (narrow_rows makes floats of the latter), and other strides. Sums in f32 have a
-/// scale of their own, and so do those of rows and images of f64: for weights and rows of any magnitude, but
-/// for denormal f64. By-products out of the range of f64 are infinite or 0. Stream-ordered, no
+/// scale of their own, and so do those of rows and images of f64: for weights and rows of any magnitude,
+/// except for denormal f64. By-products out of the range of f64 are infinite or 0. Stream-ordered, no
 /// synchronisation, no allocation, may be captured in a graph. Bitwise the same from run to run on one kind
 /// of device.
 ///

@@ -9,7 +9,7 @@
 MPIROUTER_BEGIN
 namespace detail {
 
-/// The neurons of an expert are cut into as many leaves of the tree, equal but for rounding.
+/// The neurons of an expert are cut into as many leaves of the tree, equal up to rounding.
 inline constexpr index_t tree_leaves = 16;
 [[nodiscard]] constexpr index_t leaf_start(index_t ffn_dim, index_t leaf) noexcept {
   return ffn_dim * leaf / tree_leaves;

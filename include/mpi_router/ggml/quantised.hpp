@@ -66,7 +66,7 @@ struct matrix_of_traits {
 
 /// The gate matrix A, [F, D], of one expert of a quantised tensor, whose memory it must not outlive. A model
 /// of MatrixRows: rows are decoded by packed::ggml_matrix where it knows the type, else by ggml's to_float,
-/// and are the same floats, but for the scale 255 of MXFP4, which is NaN here and a number there.
+/// and are the same floats, except for the scale 255 of MXFP4, which is NaN here and a number there.
 class quantised_matrix {
  public:
   explicit quantised_matrix(const packed::ggml_matrix& matrix) : matrix_(matrix) {}

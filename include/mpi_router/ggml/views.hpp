@@ -122,13 +122,13 @@ auto with_element(const ::ggml_tensor& t, const F& f, const Other& other) {
   }
 }
 
-/// What experts(t) would refuse but for data that are not there yet. Returns the shape.
+/// What experts(t) would refuse, except data that are not there yet. Returns the shape.
 inline expert_shape expect_experts(const ::ggml_tensor* t) {
   const expert_shape shape = shape_of_experts(t);
   with_element(*t, [&]<class T>(T) { expect_elements<T>(*t); }, [&] { expect_blocks(*t); });
   return shape;
 }
-/// What rows(t) would refuse but for data.
+/// What rows(t) would refuse, except for data.
 inline void expect_rows(const ::ggml_tensor* t) {
   expect_matrix(t);
   with_element(

@@ -3,7 +3,8 @@
 //
 //   cos ψ = 1/‖h‖    tan ψ = ‖h − r̂‖    step C h/‖h‖    ascent r̂ + t(h − r̂), t = ηρ    gradient g = ρ(h − r̂)
 //
-// Only ρ has an exponent of its own, so that weights of any magnitude work.
+// Weights of any magnitude work, for ρ has an exponent of its own; so has h, where the row lies nearly across
+// all that A sees.
 #pragma once
 
 #include <mpi_router/manifold/sphere.hpp>
@@ -49,8 +50,8 @@ template <Accumulator S, class T>
 template <Accumulator S>
 inline constexpr int longest_image = std::same_as<S, float> ? 60 : 500;
 
-/// h = r̂M/ρ of the image in memory, and r̂ beside it, both times 2^-exponent. The exponent is 0 but for a
-/// row so nearly across all that A sees that h would be too long for S.
+/// h = r̂M/ρ of the image in memory, and r̂ beside it, both times 2^-exponent. The exponent is 0 except for
+/// a row so nearly across all that A sees that h would be too long for S.
 template <Accumulator S, class U, class R>
 struct scale_free_image {
   vector_view<const R> row;

@@ -17,7 +17,7 @@ template <Accumulator S>
 
 namespace detail {
 
-/// What latent_vjp is given, but for the operators.
+/// What latent_vjp is given, except the operators.
 template <Accumulator S>
 struct latent_call {
   const router_factors<S>& of_products;

@@ -44,7 +44,7 @@ template <Scalar T>
   return rows_of_view<std::remove_const_t<T>>(a);
 }
 
-/// B − A of two matrices [F, D], each decoded to double: a model of MatrixRows but for this, that the
+/// B − A of two matrices [F, D], each decoded to double: a model of MatrixRows, except that the
 /// caller's scratch of 2 D doubles lets one thread at a time load a row. It holds copies of A and B (a few
 /// spans, for packed weights). Throws usage_error where the shapes differ or the scratch has another size.
 ///

@@ -76,7 +76,7 @@ template <Scalar T>
 }
 
 /// What has_settled is to measure an eigenvalue against so that its root, a σ, is right to some 1e-5 of σ₁:
-/// ρ, but for small ones, whose roots move more than they do.
+/// ρ, except for small ones, whose roots move more than they do.
 [[nodiscard]] inline double reference_of(double eigenvalue, double rayleigh) {
   return eigenvalue < 0.01 * rayleigh ? std::sqrt(std::max(0.0, eigenvalue) * rayleigh) : rayleigh;
 }

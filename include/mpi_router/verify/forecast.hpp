@@ -24,7 +24,7 @@ MPIROUTER_END_TYPES
 MPIROUTER_BEGIN
 
 /// How what a Krylov space leaves outside of it shrinks in a step: by σ₂²/σ₁², or the best that is known of
-/// it; but for a share of it by the next eigenvalue that the space has not found. That one is an estimate, a
+/// it; a share of it by the next eigenvalue that the space has not found. That one is an estimate, a
 /// Ritz value and its residual, and no bound: the largest eigenvalue outside of the space may be larger.
 struct shrinking_outside {
   double kappa_squared;
@@ -60,10 +60,10 @@ class krylov_iteration {
   ///
   /// Exact while k is below the dimension of the space. Beyond, each step leaves β |s_last| outside of it, s
   /// the coordinates of the iterate without its part along y, and Q y itself is off by its residual over the
-  /// gap. What is outside shrinks by κ² a step, as the angle itself does; faster but for the small share of
-  /// it along directions that the space has found. So it adds up to d ← κ² d + (β/ρ) |s_last|, for that share
-  /// and for the rest, at most. `is_spanned`: d stays below a quarter of a step of `tolerance`; `is_sharp`:
-  /// so does k times the rounding error of an eigenvalue, taken to be ε/4.
+  /// gap. What is outside shrinks by κ² a step, as the angle itself does; faster, except for the small share
+  /// of it along directions that the space has found. So it adds up to d ← κ² d + (β/ρ) |s_last|, for that
+  /// share and for the rest, at most. `is_spanned`: d stays below a quarter of a step of `tolerance`;
+  /// `is_sharp`: so does k times the rounding error of an eigenvalue, taken to be ε/4.
   [[nodiscard]] step_forecast steps_to(double tolerance, index_t max_steps,
                                        const shrinking_outside& shrinking) const {
     const double quarter = 0.25 * (1 - shrinking.kappa_squared);

@@ -29,7 +29,7 @@ struct norm_options {
 /// ‖A‖₂, from below and from above.
 struct norm_bounds {
   status state = status::ok;  ///< zero_image: A is zero; non_finite: nothing is known
-  double value = 0;  ///< the root of a Ritz value: at most ‖A‖₂ but for rounding, and nearly always it
+  double value = 0;           ///< the root of a Ritz value: at most ‖A‖₂ up to rounding, and nearly always it
   double high = std::numeric_limits<double>::infinity();
   certainty label = certainty::none;  ///< of `high`
   double failure_probability = 0;

@@ -135,7 +135,7 @@ inline void note_layer(moe_layer layer, found_parts& found) {
 /// One line for all blocks that differ in their numbers alone.
 class grouped_omissions {
  public:
-  /// `names`: of the tensors that the entry is about, alike but for numbers.
+  /// `names`: of the tensors that the entry is about, alike except for numbers.
   void add(const std::vector<std::string>& names, const omission& entry) {
     auto [it, fresh] =
         groups_.try_emplace({with_stars(names.front()), numbers_as_stars(entry.reason)}, entry, 0);

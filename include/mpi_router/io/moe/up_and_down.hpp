@@ -1,4 +1,4 @@
-// The up and down projections of a layer's experts: named like the gates but for one word, and stored as
+// The up and down projections of a layer's experts: named like the gates except for one word, and stored as
 // shapes, packing, the architecture or torch's Linear leave no doubt.
 #pragma once
 

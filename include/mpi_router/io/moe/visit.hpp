@@ -214,7 +214,7 @@ class loaded_experts {
   expert_batch_view<const T> view_;
 };
 
-/// All gate matrices of a layer that is stored as T, in place but for those that the file does not align; or,
+/// All gate matrices of a layer that is stored as T, in place except those that the file does not align; or,
 /// decoded, of a packed layer as float or double. Throws file_error where T is not the stored type, or where
 /// the experts differ in type or in F.
 template <Scalar T>

@@ -47,8 +47,8 @@ template <Accumulator S>
 }  // namespace detail
 
 /// A matrix [rows, cols] of ggml blocks, row-major, times `scale` (NVFP4 keeps one beside the tensor). As
-/// floats its values are those of ggml's own dequantisation, but for MXFP4's scale of 255, which is NaN here,
-/// as the format has it, and a number there. A model of MatrixRows.
+/// floats its values are those of ggml's own dequantisation, except for MXFP4's scale of 255, which is NaN
+/// here, as the format has it, and a number there. A model of MatrixRows.
 class ggml_matrix {
  public:
   /// Rows without gaps. Throws usage_error for a type that is not decoded, by its name; where cols is no

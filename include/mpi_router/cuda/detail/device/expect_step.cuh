@@ -7,8 +7,8 @@
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
-/// The shapes and the memory of a forward; what is written lies apart from all else, but for rows that are
-/// the router's.
+/// The shapes and the memory of a forward; what is written lies apart from all else, except rows that
+/// are the router's.
 template <class Experts>
 void expect_forward(const char* name, const Experts& experts, const given_matrix& router,
                     const given_matrix& rows, const step_by_products& told, const saved_step& saved,
@@ -43,8 +43,8 @@ void expect_images(const char* name, const Experts& experts, const given_matrix&
   expect_weights_apart(name, experts, {work, output, energy});
 }
 
-/// The shapes and the memory of a backward but for the gradient to the experts; what is written lies apart
-/// from all else.
+/// The shapes and the memory of a backward, except for the gradient to the experts; what is written lies
+/// apart from all else.
 template <class Experts>
 void expect_backward(const char* name, const Experts& experts, const given_matrix& router,
                      const saved_step& saved, const given_matrix& grad_rows, const given_matrix& grad_router,

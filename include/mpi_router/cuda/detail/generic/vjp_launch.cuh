@@ -35,7 +35,7 @@ void write_outer(const context& ctx, const expert_shape& shape, const any_matrix
 }
 
 /// Leaves y, w, z̄ and r̄ = w A in `memory`, and the factors if these are what is wanted of Ā. `image`: z in
-/// f64 but for a factor, if the saved direction is too short.
+/// f64 up to a factor, if the saved direction is too short.
 template <class Products>
 void vjp_of_products(const Products& of, const any_matrix& rows, const dual_source& dual, const double* image,
                      bool factored, const gradient_factors& factors, const generic_vjp_memory& memory) {

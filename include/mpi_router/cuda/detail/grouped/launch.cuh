@@ -55,7 +55,7 @@ inline void expect_operands(const char* name, const context& ctx, const given_op
   return {operand.elements(), {}, {}, there, static_cast<int>(operand.cols())};
 }
 
-/// The swap, but for what goes in: it puts back.
+/// The swap, except for what goes in: it puts back.
 [[nodiscard]] inline grouped_args swap_of(const given_operands& of, const workspace& kept) {
   auto* const first = static_cast<unsigned char*>(kept.data);
   const auto of_grads =
