@@ -2312,8 +2312,8 @@ struct scale_free_image {
     }
     scale_into(out, out, rho * scaled<S>(S{1}, exponent));
   }
-  /// out = x · 2^-power, x = r̂ + t(h − r̂); returns the power, which is 0 but where h is long. out may be the
-  /// image.
+  /// out = x · 2^-power, x = r̂ + t(h − r̂); returns the power, which is 0 except where h is long. out may be
+  /// the image.
   [[nodiscard]] int ascent(const scaled<S>& t, const vector_view<S>& out) const noexcept {
     const scaled<S> step = scaled<S>(t.value, t.exponent + exponent).normalized();
     const int power = exponent > 0 && step.value != S{0} ? std::max(0, step.exponent) : 0;

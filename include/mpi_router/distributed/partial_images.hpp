@@ -20,7 +20,7 @@ inline constexpr index_t tree_leaves = 16;
 }
 
 /// A part of an image and of the energy in one message, D + 3 numbers: u · 2^image_exponent and energy ·
-/// 2^energy_exponent. The exponents are 0 but where squares left the range of S.
+/// 2^energy_exponent. The exponents are 0 except where squares left the range of S.
 template <Accumulator S>
 struct partial_image {
   S* data;
