@@ -83,6 +83,7 @@ if(MPIROUTER_FULL_TESTS)
     windows COMPILER x86_64-w64-mingw32-g++-posix PRESET release
     OPTIONS ${laws} ${staged}
             -DCMAKE_TOOLCHAIN_FILE=${PROJECT_SOURCE_DIR}/cmake/mingw-w64.cmake
+            -DMPIROUTER_UNITY_BUILD=ON # alone, each of some sixty sources would include it all
             -DMPIROUTER_FETCH_DEPENDENCIES=ON
             -DMPIROUTER_FULL_TESTS=OFF
             -DMPIROUTER_BUILD_TOOLS=OFF

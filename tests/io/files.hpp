@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <random>
+#include <stdexcept>
 #include <string>
 
 namespace io_test {
@@ -28,7 +29,10 @@ class temporary_folder {
     std::filesystem::remove_all(path_, error);
   }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-  [[nodiscard]] std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+  /// Of a name in UTF-8, which that of a std::string need not be on Windows.
+  [[nodiscard]] std::filesystem::path operator/(const std::string& name) const {
+    return path_ / mpi_router::io::path_named(name);
+  }
   [[nodiscard]] std::size_t entries() const {
     return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path_), {}));
   }
@@ -48,7 +52,12 @@ inline void link_to(const std::filesystem::path& target, const std::filesystem::
 }
 
 inline void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
+  std::ofstream out(path, std::ios::binary);
+  out << bytes;
+  out.close();
+  if (!out) {  // on Windows a file that is mapped
+    throw std::runtime_error("a test cannot write " + path.string());
+  }
 }
 
 inline std::string read_bytes(const std::filesystem::path& path) {

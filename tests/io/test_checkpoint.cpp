@@ -152,15 +152,15 @@ TEST_CASE("shards that disagree") {
     CHECK(contains(open_index("{\"metadata\":" + std::string(100000, '[')), "nested deeper than 127 levels"));
   }
   SUBCASE("names of files are printable in messages") {
-    const std::string evil = "\x1b[31m";
+    const std::string evil = "\xc2\x9b[31m";  // a control that Windows has in names too
     write_shard(folder / (evil + ".safetensors"), {"b"}, 1);
     CHECK(contains(open(folder.path()), "tensor 'b': is in 1.safetensors too") !=
-          contains(open(folder.path()), "tensor 'b': is in \\x1b[31m.safetensors too"));
+          contains(open(folder.path()), "tensor 'b': is in \\xc2\\x9b[31m.safetensors too"));
     CHECK_FALSE(contains(open(folder.path()), evil));
     write_bytes(folder / (evil + ".safetensors.index.json"), R"({"weight_map":{"c":"1.safetensors"}})");
-    CHECK(contains(open(folder.path()), "which \\x1b[31m.safetensors.index.json promises"));
+    CHECK(contains(open(folder.path()), "which \\xc2\\x9b[31m.safetensors.index.json promises"));
     write_bytes(folder / (evil + "2.safetensors.index.json"), "{}");
-    CHECK(contains(open(folder.path()), "such as \\x1b[31m"));
+    CHECK(contains(open(folder.path()), "such as \\xc2\\x9b[31m"));
   }
   SUBCASE("a folder of two minds, or of none") {
     write_bytes(folder / "a.safetensors.index.json", "{}");

@@ -24,14 +24,14 @@ std::string refusal_named(const std::string& bytes, const std::string& name = "m
 class some_folder {
  public:
   some_folder& file(const std::string& name, const std::string& bytes = "") {
-    const auto path = folder_.path() / "f" / name;
+    const auto path = folder_ / ("f/" + name);
     std::filesystem::create_directories(path.parent_path());
     write_bytes(path, bytes);
     return *this;
   }
   [[nodiscard]] std::filesystem::path path() const { return folder_ / "f"; }
   [[nodiscard]] std::string refusal(const std::string& below = "") const {
-    const auto path = folder_.path() / "f" / below;
+    const auto path = folder_ / ("f/" + below);
     const auto said = message_of([&] { const checkpoint model(path); });
     REQUIRE(said.starts_with(path.string() + ": "));
     auto words = said.substr(path.string().size() + 2);
@@ -177,6 +177,20 @@ TEST_CASE("a folder whose folders hold the checkpoint") {
             .file("x/.a.safetensors")
             .file("1/2/3/a.safetensors")
             .refusal() == "holds no *.safetensors file");
+}
+
+TEST_CASE("names that are not ASCII, such as those that Windows does not keep in UTF-8") {
+  const std::string nothing = "holds no *.safetensors file; ", name = "mod\xc3\xa8le-\xe6\xa8\xa1";
+  CHECK(some_folder().file(name + "/a.safetensors").refusal() == nothing + "its folder " + name + " does");
+  CHECK(some_folder().file(name + "/" + name + "/a.safetensors").refusal() ==
+        nothing + "its folder " + name + "/" + name + " does");
+  CHECK(some_folder().file(name + ".bin", gguf).refusal() ==
+        nothing + name + ".bin is a GGUF file, not safetensors");
+  for (const auto& beside : {"hub/models--" + name + "/", std::string("hub/models--org--name/")}) {
+    some_folder cache;
+    cache.file(beside + "refs/main", name).file(beside + "snapshots/" + name + "/a.safetensors");
+    CHECK(contains(cache.refusal("hub"), beside + "snapshots/" + name));
+  }
 }
 
 TEST_CASE("checkpoints that other programs write as folders") {

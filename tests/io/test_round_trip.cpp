@@ -312,6 +312,24 @@ TEST_CASE("a file appears whole or not at all") {
     CHECK(contains(message_of([&] { atomic_file(folder / "d"); }), "d: is a folder"));
     CHECK(contains(message_of([&] { atomic_file(folder / "missing/x"); }), "x: cannot be written"));
   }
+  SUBCASE("a mapped file is replaced and its map stays, but on Windows, which says so") {
+    write_bytes(folder / "out", "old");
+    const mapped_file held(folder / "out");
+    {
+      atomic_file file(folder / "out");
+      file.write("new");
+      const auto said = message_of([&] { file.commit(); });
+#ifdef _WIN32
+      CHECK(contains(said, "out: cannot be put in place: "));
+      CHECK(contains(said, "; Windows replaces no file that is mapped, or open elsewhere"));
+#else
+      CHECK(said.empty());
+      CHECK(read_bytes(folder / "out") == "new");
+#endif
+    }
+    CHECK(static_cast<char>(held.bytes()[0]) == 'o');
+    CHECK(folder.entries() == 1);
+  }
 #ifndef _WIN32
   SUBCASE("a symbolic link stays, what it names is replaced") {
     write_bytes(folder / "real", "old");

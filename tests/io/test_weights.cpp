@@ -70,12 +70,14 @@ struct parts {
     std::memcpy(out.data(), values.data(), out.size());
     add(name, dtype::i32, {static_cast<index_t>(values.size())}, out);
   }
+  /// A file of its own each time: Windows replaces none that is mapped.
   [[nodiscard]] checkpoint open(const json& config = {}) const {
-    builder.write(folder / "model.safetensors");
+    const auto path = folder / ("m" + std::to_string(folder.entries()) + ".safetensors");
+    builder.write(path);
     if (!config.is_null()) {
       write_bytes(folder / "config.json", config.dump());
     }
-    return checkpoint(folder / "model.safetensors");
+    return checkpoint(path);
   }
 };
 
@@ -1508,8 +1510,9 @@ TEST_CASE("GGUF: a layer, its blocks decoded, its config from the metadata; code
       }
       g.data += block;
     }
-    write_bytes(folder / "m.gguf", g.bytes());
-    return checkpoint(folder / "m.gguf");
+    const auto path = folder / (std::to_string(type) + ".gguf");
+    write_bytes(path, g.bytes());
+    return checkpoint(path);
   };
   const auto model = file(8, 34);  // Q8_0
   const auto found = find_moe_layers(model);

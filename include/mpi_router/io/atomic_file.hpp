@@ -77,7 +77,7 @@ namespace detail {
 /// target in one step. Without commit(), whatever happens, the target stays as it was, and the destructor
 /// removes the temporary file, and so does remove_unfinished() where a signal ends the program. A symbolic
 /// link is followed: the file it names is replaced, not the link. Throws file_error, also if the target
-/// exists and is no regular file.
+/// exists and is no regular file, and on Windows from commit() while it is mapped, as by an open checkpoint.
 class atomic_file {
  public:
   explicit atomic_file(const std::filesystem::path& target) : target_(detail::file_to_replace(target)) {
@@ -122,7 +122,7 @@ class atomic_file {
     }
     fd_.reset();  // Windows renames no open file
     if (!detail::rename_over(temporary_, target_)) {
-      io::file_failure(target_, "cannot be put in place: ", detail::last_os_error());
+      io::file_failure(target_, "cannot be put in place: ", detail::rename_error());
     }
     unfinished_.reset();
     detail::sync_folder(target_.parent_path());

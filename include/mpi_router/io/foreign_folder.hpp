@@ -13,7 +13,7 @@ MPIROUTER_BEGIN
 
 namespace detail {
 
-/// The names in a folder, in their order; nothing where it cannot be listed.
+/// The names in a folder, in UTF-8 and in their order; nothing where it cannot be listed.
 [[nodiscard]] inline std::set<std::string> names_in(const std::filesystem::path& folder) {
   std::set<std::string> names;
   std::error_code error;
@@ -51,10 +51,10 @@ namespace detail {
   const std::string commit = main.substr(0, main.find_first_of(whitespace));
   const auto snapshots = names_in(folder / "snapshots");
   if (snapshots.contains(commit)) {
-    return std::filesystem::path("snapshots") / commit;
+    return std::filesystem::path("snapshots") / io::path_named(commit);
   }
   return snapshots.empty() ? std::filesystem::path()
-                           : std::filesystem::path("snapshots") / *snapshots.begin();
+                           : std::filesystem::path("snapshots") / io::path_named(*snapshots.begin());
 }
 
 /// Words for the Hugging Face cache, given at its root, one model's folder or inside that; else empty.
@@ -72,8 +72,9 @@ namespace detail {
   }
   for (const auto& hub : {whole, whole / "hub"}) {
     for (const auto& name : names_in(hub)) {
-      if (name.starts_with("models--") && !cached_snapshot(hub / name).empty()) {
-        return advice(hub / name / cached_snapshot(hub / name));
+      const auto model = hub / io::path_named(name);
+      if (name.starts_with("models--") && !cached_snapshot(model).empty()) {
+        return advice(model / cached_snapshot(model));
       }
     }
   }
@@ -113,8 +114,9 @@ namespace detail {
   std::pair<std::uintmax_t, std::string> largest;
   for (const auto& name : names) {
     std::error_code error;
-    const auto size = std::filesystem::file_size(folder / name, error);
-    const auto kind = weights_kind(start_of(folder / name));
+    const auto path = folder / io::path_named(name);
+    const auto size = std::filesystem::file_size(path, error);
+    const auto kind = weights_kind(start_of(path));
     if (!kind.empty() && !error && (largest.second.empty() || size > largest.first)) {
       largest = {size, core::concatenate(io::printable(name), " ", kind)};
     }
@@ -132,14 +134,15 @@ namespace detail {
   };
   std::vector<std::string> holders;
   for (const auto& name : names) {
-    if (name.starts_with('.') || !is_folder(folder / name)) {
+    const auto path = folder / io::path_named(name);
+    if (name.starts_with('.') || !is_folder(path)) {
       continue;
     }
-    if (holds(folder / name)) {
+    if (holds(path)) {
       holders.push_back(name);
     }
-    for (const auto& below : names_in(folder / name)) {
-      if (holds(folder / name / below)) {
+    for (const auto& below : names_in(path)) {
+      if (holds(path / io::path_named(below))) {
         holders.push_back(core::concatenate(name, "/", below));
       }
     }

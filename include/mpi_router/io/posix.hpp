@@ -92,6 +92,8 @@ inline void sync_folder(const std::filesystem::path& folder) {
 [[nodiscard]] inline bool rename_over(const std::filesystem::path& from, const std::filesystem::path& to) {
   return ::rename(from.c_str(), to.c_str()) == 0;
 }
+/// Why the last one failed.
+[[nodiscard]] inline std::string rename_error() { return last_os_error(); }
 [[nodiscard]] inline bool make_folder(const std::filesystem::path& path) {
   return ::mkdir(path.c_str(), 0777) == 0;
 }

@@ -85,6 +85,13 @@ inline void sync_folder(const std::filesystem::path&) {}  // rename_over() waits
 [[nodiscard]] inline bool rename_over(const std::filesystem::path& from, const std::filesystem::path& to) {
   return ::MoveFileExW(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH) != 0;
 }
+[[nodiscard]] inline std::string rename_error() {
+  const DWORD error = ::GetLastError();
+  const bool is_held =
+      error == ERROR_ACCESS_DENIED || error == ERROR_SHARING_VIOLATION || error == ERROR_USER_MAPPED_FILE;
+  return std::system_category().message(static_cast<int>(error)) +
+         (is_held ? "; Windows replaces no file that is mapped, or open elsewhere" : "");
+}
 [[nodiscard]] inline bool make_folder(const std::filesystem::path& path) {
   return ::CreateDirectoryW(path.c_str(), nullptr) != 0;
 }

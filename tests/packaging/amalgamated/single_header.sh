@@ -44,7 +44,7 @@ for compiler in "${compilers[@]}"; do
   done
   "$compiler" "${options[@]}" -DRADIUS=radius_now -c "$folder/radius.cc" -o "$folder/now.o"
   "$compiler" "${options[@]/%"$root/single_include"/"$folder/next"}" -DRADIUS=radius_next -c "$folder/radius.cc" -o "$folder/next.o"
-  "$compiler" "$folder/radii.cc" "$folder/now.o" "$folder/next.o" -o "$folder/radii"
+  "$compiler" "${options[@]}" "$folder/radii.cc" "$folder/now.o" "$folder/next.o" -o "$folder/radii"
   prints "$folder/radii" "$folder/radii.expected"
   for order in "mpi_router.hpp mpi_router/core/error.hpp" "mpi_router/core/error.hpp mpi_router.hpp" \
     "mpi_router.hpp next/mpi_router.hpp"; do
