@@ -6,8 +6,10 @@ set -euo pipefail
 root=$1 folder=$2
 . "$root/tests/packaging/amalgamated/programs.sh"
 mapfile -t compilers < <(available "${@:3}")
-if (($# == 2)); then mapfile -t compilers < <(available g++-12 clang++-19); fi
-if ((${#compilers[@]} == 0)); then mapfile -t compilers < <(available c++); fi
+if (($# == 2)); then
+  mapfile -t compilers < <(available g++-12 clang++-19)
+  if ((${#compilers[@]} == 0)); then mapfile -t compilers < <(available c++); fi
+fi
 if ((${#compilers[@]} == 0)); then echo "skipped: no compiler" && exit 77; fi
 
 page_programs "$root" "$folder"
