@@ -1,6 +1,8 @@
 // What ranks make of layers whose experts are decoded as they are read, and how it compares with one rank.
 #pragma once
 
+#include <exception>
+
 #include "packed_shards.hpp"
 
 namespace sharded_checks {
@@ -51,25 +53,13 @@ struct packed_case {
   [[nodiscard]] index_t ranks() const { return static_cast<index_t>(cuts.size()) - 1; }
 };
 
-/// D of a layer of a format: whole blocks.
-template <class Layer>
-constexpr index_t packed_unit = 1;
-template <>
-inline constexpr index_t packed_unit<packed_layer<mxfp4_view>> = 32;
-template <>
-inline constexpr index_t packed_unit<packed_layer<mxfp4_blocks_view>> = 32;
-template <>
-inline constexpr index_t packed_unit<packed_layer<q8_0_view>> = 32;
-template <>
-inline constexpr index_t packed_unit<packed_layer<q4_k_view>> = 256;
-
 template <class Layer>
 std::vector<std::unique_ptr<Layer>> packed_model() {
   std::vector<std::unique_ptr<Layer>> out;
   unsigned seed = 5;
   for (expert_shape s : packed_shapes) {
     gpu_check::generator same(seed++);
-    s.hidden_dim = (s.hidden_dim + packed_unit<Layer> - 1) / packed_unit<Layer> * packed_unit<Layer>;
+    s.hidden_dim = (s.hidden_dim + Layer::unit - 1) / Layer::unit * Layer::unit;
     out.push_back(std::make_unique<Layer>(s, same));
     if (s.num_experts > 3) {  // a row without a step
       must(cudaMemset(out.back()->device_rows.data() + 2 * s.hidden_dim, 0,
@@ -142,8 +132,8 @@ std::vector<made_of_packed> on_one_rank() {
 inline made_of_packed part_of_made(const made_of_packed& all, const expert_shape& s, const packed_part& part,
                                    float factor) {
   made_of_packed out;
-  const auto add = [factor](std::vector<float>& to, const std::vector<float>& from, index_t first,
-                            index_t end, float by) {
+  const auto add = [](std::vector<float>& to, const std::vector<float>& from, index_t first, index_t end,
+                      float by) {
     for (index_t i = first; i < end; ++i) to.push_back(from[static_cast<std::size_t>(i)] * by);
   };
   if (part.is_run()) {
@@ -198,7 +188,8 @@ void compare(const std::string& what, const std::vector<std::vector<made_of_pack
 
 /// By messages, twice; to peers; by the communicator's sum: ranks that are threads.
 template <packed_kind kind, class Layer>
-void on_threads(const std::string& what, const packed_case& c, const std::vector<made_of_packed>& one) {
+void on_threads_as_said(const std::string& what, const packed_case& c,
+                        const std::vector<made_of_packed>& one) {
   std::vector<std::vector<made_of_packed>> messages(static_cast<std::size_t>(c.ranks())), again(messages),
       peers(messages), sums(messages);
   for (auto* const results : {&messages, &again, &peers, &sums}) {
@@ -227,12 +218,23 @@ void on_threads(const std::string& what, const packed_case& c, const std::vector
   }
 }
 
+/// The same; what is thrown fails, and the next case comes.
+template <packed_kind kind, class Layer>
+void on_threads(const std::string& what, const packed_case& c, const std::vector<made_of_packed>& one) {
+  try {
+    on_threads_as_said<kind, Layer>(what, c, one);
+  } catch (const std::exception& e) {
+    check(false, what + ": threw " + e.what());
+  }
+}
+
 /// Runs of rows, and slices of D: whole, even, uneven, none on some ranks; tokens the same or split.
 template <class Layer>
 void rows_and_columns(const std::string& format) {
   const std::vector<made_of_packed> one = on_one_rank<Layer>();
   std::vector<std::vector<index_t>> ways{{0, 0, 1, 4}};
   if (!quick) ways.insert(ways.end(), {{0, 1}, {0, 1, 2}, {0, 3, 5, 5, 7}});
+  const long before = checks;
   int turn = 0;
   for (const auto& cuts : ways) {
     const bool split = turn++ % 2 == 0;
@@ -245,6 +247,9 @@ void rows_and_columns(const std::string& format) {
     on_threads<packed_kind::columns, Layer>(name(packed_kind::columns),
                                             {packed_kind::columns, cuts, tokens, !split}, one);
   }
+  std::printf("%s, rows and columns: %ld checks, %d failures so far\n", format.c_str(), checks - before,
+              failures);
+  static_cast<void>(std::fflush(stdout));
 }
 
 }  // namespace sharded_checks

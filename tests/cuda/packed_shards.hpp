@@ -33,69 +33,74 @@ struct packed_part {
   [[nodiscard]] index_t projections() const { return is_run() ? end_row - first_row : experts() * neurons(); }
 };
 
-/// Neurons, and columns, that share scales.
+/// Neurons, and columns, that share scales and are cut between blocks of them; 1 where one block has all.
 struct packed_units {
   index_t neurons = 1, columns = 1;
 };
 
-/// Rank r's part, from share cuts[r] / cuts.back() on. Where scales are shared, cuts go down to where that
-/// begins.
+/// Where a rank's part of an extent begins: at share cuts[rank] / cuts.back() of it, or where a block of
+/// `unit` that share scales does before that.
+inline index_t cut_at(index_t extent, const std::vector<index_t>& cuts, index_t rank, index_t unit = 1) {
+  const index_t at = extent * cuts[static_cast<std::size_t>(rank)] / cuts.back();
+  return at == extent ? at : at / unit * unit;
+}
+/// The rows of [N·F, D] that a rank has.
+inline packed_part run_of(const expert_shape& s, const std::vector<index_t>& cuts, index_t rank,
+                          index_t unit) {
+  const auto [n, f, d] = s;
+  const auto row = [&](index_t r) {
+    const index_t at = cut_at(n * f, cuts, r);
+    return f == 0 ? at : at / f * f + at % f / unit * unit;
+  };
+  packed_part p;
+  p.first_row = row(rank), p.end_row = row(rank + 1), p.end_column = d;
+  if (p.is_run()) p.first = p.first_row / f, p.end = (p.end_row - 1) / f + 1;
+  return p;
+}
+/// What a rank has.
 inline packed_part part_of(const expert_shape& s, packed_kind kind, const std::vector<index_t>& cuts,
                            index_t rank, const packed_units& units) {
   const auto [n, f, d] = s;
-  const auto share = [&](index_t extent, index_t r) {
-    return extent * cuts[static_cast<std::size_t>(r)] / cuts.back();
-  };
-  const auto down = [](index_t at, index_t extent, index_t unit) {
-    return unit >= extent || at == extent ? at : at / unit * unit;
-  };
-  const auto cut = [&](index_t extent, index_t r, index_t unit) {
-    return down(share(extent, r), extent, unit);
-  };
+  const index_t half = (static_cast<index_t>(cuts.size()) - 1) / 2;
   packed_part p{0, n, 0, f, 0, d};
-  const auto by_experts = [&](index_t r) { p.first = cut(n, r, 1), p.end = cut(n, r + 1, 1); };
-  switch (kind) {
-    case packed_kind::experts: by_experts(rank); break;
-    case packed_kind::neurons:
-      p.first_neuron = cut(f, rank, units.neurons), p.end_neuron = cut(f, rank + 1, units.neurons);
-      break;
-    case packed_kind::both: {  // two by two, or else by experts
-      const auto ranks = static_cast<index_t>(cuts.size()) - 1;
-      if (ranks % 2 != 0) {
-        by_experts(rank);
-        break;
-      }
-      const index_t half = ranks / 2;
-      p.first = n * (rank / half) / 2, p.end = n * (rank / half + 1) / 2;
-      p.first_neuron = f * (rank % half) / half, p.end_neuron = f * (rank % half + 1) / half;
-      break;
-    }
-    case packed_kind::rows: {
-      const auto row = [&](index_t r) {
-        const index_t at = share(n * f, r);
-        return f == 0 ? at : at / f * f + down(at % f, f, units.neurons);
-      };
-      p = {};
-      p.first_row = row(rank), p.end_row = row(rank + 1), p.end_column = d;
-      if (p.is_run()) p.first = p.first_row / f, p.end = (p.end_row - 1) / f + 1;
-      break;
-    }
-    case packed_kind::columns:
-      p.first_column = cut(d, rank, units.columns), p.end_column = cut(d, rank + 1, units.columns);
-      break;
+  if (kind == packed_kind::rows) return run_of(s, cuts, rank, units.neurons);
+  if (kind == packed_kind::neurons) {
+    p.first_neuron = cut_at(f, cuts, rank, units.neurons);
+    p.end_neuron = cut_at(f, cuts, rank + 1, units.neurons);
+  } else if (kind == packed_kind::columns) {
+    p.first_column = cut_at(d, cuts, rank, units.columns);
+    p.end_column = cut_at(d, cuts, rank + 1, units.columns);
+  } else if (kind == packed_kind::both && cuts.size() % 2 == 1) {  // two by two
+    p.first = n * (rank / half) / 2, p.end = n * (rank / half + 1) / 2;
+    p.first_neuron = f * (rank % half) / half, p.end_neuron = f * (rank % half + 1) / half;
+  } else {
+    p.first = cut_at(n, cuts, rank), p.end = cut_at(n, cuts, rank + 1);
   }
   return p;
 }
 
+/// Columns of a block, of which a matrix of a format is made.
+template <class View>
+constexpr index_t packed_unit = 32;
+template <>
+inline constexpr index_t packed_unit<fp8_view> = 1;
+template <>
+inline constexpr index_t packed_unit<q4_k_view> = 256;
+
 /// A layer of packed experts, whole on the device at hand.
 template <class View>
 struct packed_layer : gpu_check::packed_problem<View, float> {
+  static constexpr index_t unit = packed_unit<View>;
+
   packed_layer(const expert_shape& s, gpu_check::generator& g)
       : gpu_check::packed_problem<View, float>(gpu_check::packed_spec{.shape = s}, g) {}
 
   [[nodiscard]] packed_units units() const {
     const auto batch = this->view().rows();
-    return {batch.block_rows(), batch.block_cols()};
+    const auto [n, f, d] = this->place.shape;
+    const bool is_free = unit == 1;  // of FP8 a part may lie within a block
+    return {batch.block_rows() >= f ? 1 : batch.block_rows(),
+            is_free && batch.block_cols() >= d ? 1 : batch.block_cols()};
   }
   [[nodiscard]] auto experts(const packed_part& p) const {
     return cuda::packed_experts(part(p.first, p.first_neuron, p.neurons(), p.first_column, p.columns()),
@@ -148,6 +153,7 @@ struct formula_layer {
     expert_shape shape;
   } place;
   gpu_check::device_array<float> device_rows;
+  static constexpr index_t unit = 1;
 
   formula_layer(const expert_shape& s, gpu_check::generator& g) : place{s}, device_rows(random(s, g)) {}
   [[nodiscard]] packed_units units() const { return {}; }
