@@ -537,6 +537,7 @@ int main(int argc, char** argv) {
     f32_on_one_gpu();
     f64_on_one_gpu();
     decoded_on_one_gpu();
+    packed_on_one_gpu();
     in_place();
     broken_groups();
     refusals();

@@ -111,4 +111,15 @@ struct alone {
   }
 };
 
+/// The call throws usage_error, and says these words.
+template <class Call>
+void refused(const std::string& words, const Call& call) {
+  try {
+    call();
+    check(false, "not refused: " + words);
+  } catch (const usage_error& e) {
+    check(std::string(e.what()).find(words) != std::string::npos, std::string("refused with ") + e.what());
+  }
+}
+
 }  // namespace sharded_checks

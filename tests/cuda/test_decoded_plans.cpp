@@ -3,10 +3,115 @@
 #include <doctest/doctest.h>
 
 #include <mpi_router/cuda/detail/plan/decoded_plan.hpp>
+#include <mpi_router/cuda/detail/plan/packed_run.hpp>
+
+#include <vector>
 
 #include "plan_support.hpp"
 
 using namespace plan_test;
+
+namespace {
+
+using mpi_router::detail::kernels::packed_format;
+
+/// [3, F, 256] of a format, each byte another but where numbers would be none.
+template <class View>
+struct flat_experts {
+  static constexpr index_t n = 3, d = 256;
+  index_t f;
+  std::vector<unsigned char> codes, scales;
+  View all;  // [N·F, D], but for the scales of FP8 as each row finds them
+
+  explicit flat_experts(index_t ffn, index_t block_rows = 1) : f(ffn) {
+    all.rows = n * f;
+    all.cols = d;
+    all.row_bytes = 300;
+    codes.resize(static_cast<std::size_t>(all.rows * all.row_bytes));
+    for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<unsigned char>(i * 7 % 97 % 61);
+    if constexpr (requires { all.scales; }) {
+      all.scale_row_bytes = 11;
+      if constexpr (requires { all.block_rows; }) all.block_rows = block_rows;
+      scales.resize(static_cast<std::size_t>(all.rows * all.scale_row_bytes));
+      for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<unsigned char>(i * 5 % 89 + 20);
+      all.codes = codes.data();
+      all.scales = scales.data();
+    } else {
+      all.blocks = codes.data();
+    }
+  }
+  /// The matrix of an expert: how a checkpoint has it.
+  [[nodiscard]] View expert(index_t e) const {
+    View a = all;
+    a.rows = f;
+    if constexpr (requires { a.scales; }) {
+      index_t scale_rows = f;
+      if constexpr (requires { a.block_rows; }) scale_rows = (f + a.block_rows - 1) / a.block_rows;
+      a.codes = codes.data() + e * f * a.row_bytes;
+      a.scales = scales.data() + e * scale_rows * a.scale_row_bytes;
+    } else {
+      a.blocks = codes.data() + e * f * a.row_bytes;
+    }
+    return a;
+  }
+  /// A run of rows: what its holder gives.
+  [[nodiscard]] View from(index_t row, index_t count) const {
+    View a = expert(row / f);
+    a.rows = count;
+    const index_t neuron = row % f;
+    if constexpr (requires { a.scales; }) {
+      index_t block = 1;
+      if constexpr (requires { a.block_rows; }) block = a.block_rows;
+      a.codes = static_cast<const unsigned char*>(a.codes) + neuron * a.row_bytes;
+      a.scales = static_cast<const unsigned char*>(a.scales) + neuron / block * a.scale_row_bytes;
+    } else {
+      a.blocks = static_cast<const unsigned char*>(a.blocks) + neuron * a.row_bytes;
+    }
+    return a;
+  }
+};
+
+/// Whether all runs that begin at multiples of a block of scales are the rows that they are of.
+template <class View>
+[[nodiscard]] bool runs_are_their_rows(index_t f, index_t block = 1) {
+  const flat_experts<View> experts(f, block);
+  const index_t rows = experts.n * f;
+  for (index_t first = 0; first < rows; ++first) {
+    if (first % f % block != 0) continue;
+    for (index_t count = 1; first + count <= rows; ++count) {
+      const packed_run<View> run{experts.from(first, count), first % f, f};
+      for (index_t row = first; row < first + count; ++row) {
+        const index_t k = row / f - first / f;
+        const index_t skipped = k == 0 ? first % f : 0;
+        const View here = run.of(k, f - skipped);
+        const View is = experts.expert(row / f);
+        for (const index_t column : {0, 37, 255}) {
+          if (packed_format<View>::at(here, row % f - skipped, column) !=
+              packed_format<View>::at(is, row % f, column)) {
+            return false;
+          }
+        }
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("a run of packed rows has each expert's where the whole has them") {
+  for (const index_t f : {1, 5, 6}) {
+    CAPTURE(f);
+    for (const index_t block : {1, 2, 4, 6, 128}) {
+      CAPTURE(block);
+      CHECK(runs_are_their_rows<fp8_view>(f, block));
+    }
+    CHECK(runs_are_their_rows<mxfp4_view>(f));
+    CHECK(runs_are_their_rows<mxfp4_blocks_view>(f));
+    CHECK(runs_are_their_rows<q8_0_view>(f));
+    CHECK(runs_are_their_rows<q4_k_view>(f));
+  }
+}
 
 TEST_CASE("a block's threads have all columns, none of its warps nothing, and tiles all rows") {
   for (const cuda::context& ctx : devices()) {

@@ -152,6 +152,14 @@ class packed_batch {
       return 1;
     }
   }
+  /// Columns that share scales, likewise.
+  [[nodiscard]] index_t block_cols() const {
+    if constexpr (requires { like_.block_cols; }) {
+      return like_.block_cols;
+    } else {
+      return mpi_router::detail::kernels::packed_format<View>::block_cols;
+    }
+  }
   /// The bytes of `count` experts, codes and scales; none where they are in a table, which the host does not
   /// read.
   [[nodiscard]] std::array<core::address_range, 2> ranges(index_t count) const {

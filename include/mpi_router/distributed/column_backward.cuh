@@ -22,7 +22,20 @@ template <class Layers>
   return {column_message(layers, 2), ranks, dual, upstream_size(layers, tokens), data};
 }
 
-/// Ā of the columns that are here, from the projections of all.
+/// Ā of the columns that are here, from the projections of all: in factors of experts that are decoded as
+/// they are read.
+template <class Layer>
+  requires is_decoded<decltype(Layer::experts)>
+void pull_columns(const context& ctx, const Layer& layer, const double* y, const double* dual,
+                  gradient_mode) {
+  const auto [n, f, d] = layer.experts.shape();
+  const rank_place here = place_of(layer.experts);
+  const status* const statuses = layer.saved.statuses;
+  const gradient_factors& to = layer.grad_experts;
+  narrow(ctx, n, y, to.projection, statuses, static_cast<int>(f));
+  narrow(ctx, n, y + n * f, to.dual_projection, statuses, static_cast<int>(f));
+  narrow(ctx, n, dual + here.first, static_cast<int>(d), to.dual_row, statuses, here.count);
+}
 template <class Layer>
 void pull_columns(const context& ctx, const Layer& layer, const double* y, const double* dual,
                   gradient_mode mode) {
@@ -58,10 +71,9 @@ void project_columns_of(const char* name, const context& ctx, const Layer& layer
                            options.degenerate,    false};
   launch("dual_kernel", ctx, {static_cast<unsigned>(n), generic_threads}, dual_kernel<>, source,
          static_cast<const double*>(nullptr), static_cast<int>(d), dual);
-  const expert_batch_view<const T, device_space> here = layer.experts.local();
   const matrix_view<double, device_space> dual_rows(dual, n, d, d, 1);
-  project_columns<2, T>(name, ctx, here, {columns_of(layer, layer.router), columns_of(layer, dual_rows)},
-                        projections);
+  project_columns<2>(name, ctx, columns_here<T>(layer),
+                     {columns_of(layer, layer.router), columns_of(layer, dual_rows)}, projections);
 }
 
 template <class T, class Comm, class Layers>
@@ -88,8 +100,7 @@ void backward_by_columns(const char* name, const context& ctx, const Comm& comm,
     const auto [n, f, d] = layer.experts.shape();
     const double* const y = memory.sums + at.projection;
     pull_columns(ctx, layer, y, memory.dual + at.row, mode);
-    const expert_batch_view<const T, device_space> here = layer.experts.local();
-    lift_columns<T>(ctx, here, y + n * f, memory.mine + at.piece);
+    lift_columns(ctx, columns_here<T>(layer), y + n * f, memory.mine + at.piece);
   });
   gather(ctx, comm, memory.mine, memory.all, message.pieces);
   layers_finisher<layer_to_collect<column_images>> sums(ctx);

@@ -23,12 +23,9 @@ void forward_by_columns(const char* name, const context& ctx, const Comm& comm, 
   const column_memory memory = column_forward_memory(layers, ranks, scratch.data);
   expect_sharded_forward(name, layers, scratch, memory.bytes);
   if (message.experts == 0) return;
-  const auto here = [](const auto& layer) -> expert_batch_view<const T, device_space> {
-    return layer.experts.local();
-  };
   for_each_columns(layers, 1, message, [&](const auto& layer, const column_offsets& at) {
-    project_columns<1, T>(name, ctx, here(layer), {columns_of(layer, layer.router)},
-                          projections_of(comm, memory) + at.projection);
+    project_columns<1>(name, ctx, columns_here<T>(layer), {columns_of(layer, layer.router)},
+                       projections_of(comm, memory) + at.projection);
   });
   add_up(ctx, comm, message, memory);
   put_places(ctx, layers, reinterpret_cast<rank_place*>(memory.mine));
@@ -38,7 +35,7 @@ void forward_by_columns(const char* name, const context& ctx, const Comm& comm, 
     launch("square_kernel", ctx, {static_cast<unsigned>(n), generic_threads}, square_kernel<>,
            static_cast<const double*>(memory.sums + at.projection), static_cast<int>(f),
            memory.energies + at.expert);
-    lift_columns<T>(ctx, here(layer), memory.sums + at.projection, memory.mine + at.piece);
+    lift_columns(ctx, columns_here<T>(layer), memory.sums + at.projection, memory.mine + at.piece);
   });
   gather(ctx, comm, memory.mine, memory.all, message.pieces);
   layers_finisher<layer_to_finish<column_images>> finisher(ctx);

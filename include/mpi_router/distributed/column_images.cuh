@@ -1,7 +1,9 @@
 // Experts whose columns are spread over GPUs: projections are sums, which go first, and images are pieces.
-// Sums in f64, by the generic kernels.
+// Sums in f64, by the generic kernels, or those of experts that are decoded as they are read.
 #pragma once
 
+#include <mpi_router/cuda/decoded_experts.cuh>
+#include <mpi_router/cuda/detail/decoded/products.cuh>
 #include <mpi_router/cuda/detail/generic/launch.cuh>
 #include <mpi_router/cuda/detail/plan/tuning.hpp>
 #include <mpi_router/cuda/detail/plan/workspace.hpp>
@@ -9,6 +11,7 @@
 #include <mpi_router/distributed/rank_message.cuh>
 
 #include <algorithm>
+#include <type_traits>
 
 MPIROUTER_CUDA_DETAIL_BEGIN
 
@@ -169,27 +172,44 @@ void add_up(const context& ctx, const Comm& comm, const column_message& message,
          static_cast<long long>(message.projections), memory.sums);
 }
 
+/// The columns of a layer that are here: a view of T, or experts that are decoded as they are read.
+template <class T, class Layer>
+[[nodiscard]] auto columns_here(const Layer& layer) {
+  if constexpr (is_decoded<std::remove_cvref_t<decltype(layer.experts)>>) {
+    return layer.experts.local();
+  } else {
+    return expert_batch_view<const T, device_space>(layer.experts.local());
+  }
+}
+template <class T>
+[[nodiscard]] plain_products<T> products_with(const context& ctx,
+                                              const expert_batch_view<const T, device_space>& here) {
+  return {ctx, batch<const T>(here), here.shape()};
+}
+template <class Rows>
+[[nodiscard]] decoded_products<Rows> products_with(const context& ctx, const decoded_experts<Rows>& here) {
+  return {ctx, here.rows(), here.shape()};
+}
+
 /// y_k = A x_k of the columns that are here, for `count` rows of each expert.
-template <int count, class T>
-void project_columns(const char* name, const context& ctx,
-                     const expert_batch_view<const T, device_space>& here, const any_matrix (&rows)[count],
-                     double* to) {
+template <int count, class Experts>
+void project_columns(const char* name, const context& ctx, const Experts& here,
+                     const any_matrix (&rows)[count], double* to) {
   const index_t size = here.num_experts() * here.ffn_dim();
   if (here.empty()) return set_zero(name, ctx, to, count * size);
   double* results[count];
   for (int k = 0; k < count; ++k) {
     results[k] = to + k * size;
   }
-  plain_products<T>{ctx, batch<const T>(here), here.shape()}.project(rows, results);
+  products_with(ctx, here).project(rows, results);
 }
 
 /// The pieces u = yA.
-template <class T>
-void lift_columns(const context& ctx, const expert_batch_view<const T, device_space>& here, const double* y,
-                  double* to) {
+template <class Experts>
+void lift_columns(const context& ctx, const Experts& here, const double* y, double* to) {
   if (here.num_experts() == 0 || here.hidden_dim() == 0) return;  // no piece
   if (here.ffn_dim() == 0) return set_zero("lift", ctx, to, here.num_experts() * here.hidden_dim());
-  plain_products<T>{ctx, batch<const T>(here), here.shape()}.lift(y, to);
+  products_with(ctx, here).lift(y, to);
 }
 
 /// Columns of a [N, D] matrix.

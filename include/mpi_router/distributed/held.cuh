@@ -36,10 +36,16 @@ template <class>
 inline constexpr bool is_decoded = false;
 template <class Experts>
 inline constexpr bool is_decoded<decoded_shard<Experts>> = true;
+template <class Part>
+inline constexpr bool is_decoded<decoded_run_shard<Part>> = true;
+template <class Experts>
+inline constexpr bool is_decoded<decoded_column_shard<Experts>> = true;
 template <class>
 inline constexpr bool is_columns = false;
 template <class T>
 inline constexpr bool is_columns<column_shard<T, device_space>> = true;
+template <class Experts>
+inline constexpr bool is_columns<decoded_column_shard<Experts>> = true;
 
 /// Extents of the experts of all ranks together (F of a view: that of this rank), and N of C′/√N.
 template <class Held>
@@ -99,7 +105,7 @@ class neuron_batches {
       return;
     }
     for (index_t k = 0; k < where.num_experts;) {
-      const index_t same = alike(shard, k);
+      const index_t same = where.alike(shard.shape(), k);
       add(rows_of(shard, k, same), where.first_expert + k, k);
       k += same;
     }
@@ -116,16 +122,6 @@ class neuron_batches {
   void add(const expert_batch_view<T, device_space>& experts, index_t first, index_t slot) {
     batches_[count_++] = {experts, first, slot};
   }
-  /// How many experts from the k-th on are here as the k-th is: whole, or it alone.
-  [[nodiscard]] static index_t alike(const neuron_shard<T, device_space>& shard, index_t k) {
-    const shard_placement& where = shard.placement();
-    const auto is_whole = [&](index_t i) {
-      return where.neurons(shard.shape(), where.first_expert + i).size() == shard.shape().ffn_dim;
-    };
-    index_t end = k + 1;
-    while (is_whole(k) && end < where.num_experts && is_whole(end)) ++end;
-    return end - k;
-  }
   [[nodiscard]] static expert_batch_view<T, device_space> rows_of(const neuron_shard<T, device_space>& shard,
                                                                   index_t k, index_t count) {
     const auto first = shard[k];
@@ -136,17 +132,21 @@ class neuron_batches {
   std::array<neuron_batch<T>, 3> batches_{};
   std::size_t count_ = 0;
 };
+/// The same of experts that are decoded as they are read, of whose rows here `row` come before.
+template <class Experts>
+struct decoded_batch {
+  Experts experts;
+  index_t first = 0;
+  index_t slot = 0;
+  index_t row = 0;
+};
 /// The experts of a decoded shard, which are one batch.
 template <class Experts>
 class neuron_batches<decoded_shard<Experts>> {
  public:
-  struct batch {
-    Experts experts;
-    index_t first;
-    index_t slot;
-  };
+  using batch = decoded_batch<Experts>;
   explicit neuron_batches(const decoded_shard<Experts>& shard)
-      : batch_{shard.local(), shard.placement().first_expert, 0},
+      : batch_{shard.local(), shard.placement().first_expert},
         count_(shard.placement().num_experts > 0 ? 1 : 0) {}
 
   [[nodiscard]] const batch* begin() const { return &batch_; }
@@ -158,8 +158,41 @@ class neuron_batches<decoded_shard<Experts>> {
   batch batch_;
   std::size_t count_;
 };
+/// Those of a run of decoded rows, up to three batches, each made as it is looked at.
+template <class Part>
+class neuron_batches<decoded_run_shard<Part>> {
+  using shard = decoded_run_shard<Part>;
+
+ public:
+  using batch = decoded_batch<typename shard::experts_type>;
+  class iterator {
+   public:
+    iterator(const shard& of, index_t k) : of_(&of), k_(k) {}
+    [[nodiscard]] batch operator*() const {
+      return {of_->from(k_), of_->placement().first_expert + k_, k_, of_->rows_before(k_)};
+    }
+    iterator& operator++() {
+      k_ += of_->placement().alike(of_->shape(), k_);
+      return *this;
+    }
+    friend bool operator==(const iterator& a, const iterator& b) { return a.k_ == b.k_; }
+
+   private:
+    const shard* of_;
+    index_t k_;
+  };
+  explicit neuron_batches(const shard& of) : shard_(of) {}
+
+  [[nodiscard]] iterator begin() const { return {shard_, 0}; }
+  [[nodiscard]] iterator end() const { return {shard_, shard_.placement().num_experts}; }
+
+ private:
+  const shard& shard_;
+};
 template <class Experts>
 neuron_batches(decoded_shard<Experts>) -> neuron_batches<decoded_shard<Experts>>;
+template <class Part>
+neuron_batches(decoded_run_shard<Part>) -> neuron_batches<decoded_run_shard<Part>>;
 template <class T>
 neuron_batches(expert_batch_view<T, device_space>) -> neuron_batches<T>;
 template <class T>

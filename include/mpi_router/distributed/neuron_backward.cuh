@@ -89,6 +89,14 @@ template <class Layer>
   return {size_of_messages(layers), upstream_size(layers, tokens), ranks, scratch, data};
 }
 
+/// The factors that begin at a batch of a rank's experts.
+template <class Batch>
+[[nodiscard]] gradient_factors from_batch(const gradient_factors& factors, const Batch& batch) {
+  const auto from = [](float* data, index_t offset) { return data == nullptr ? nullptr : data + offset; };
+  return {from(factors.projection, batch.row), from(factors.dual_projection, batch.row),
+          from(factors.dual_row, batch.slot * batch.experts.hidden_dim())};
+}
+
 /// The gradients to this rank's neurons, and its parts of those to the router.
 template <class T, class Layer, class Upstream>
 void pull_parts(const char* name, const context& ctx, const Layer& layer, const rank_parts& mine,
@@ -112,7 +120,8 @@ void pull_parts(const char* name, const context& ctx, const Layer& layer, const 
                        upstream, part, neuron_batches(layer.grad_experts)[i++].experts, mode, scratch, fixed,
                        false);
     } else {
-      backward(name, ctx, batch.experts, router, saved, upstream, part, layer.grad_experts, scratch, fixed);
+      backward(name, ctx, batch.experts, router, saved, upstream, part, from_batch(layer.grad_experts, batch),
+               scratch, fixed);
     }
   }
 }

@@ -107,10 +107,14 @@ void expect_backward_of(const char* name, const Layer& layer, const step_options
 /// The factors of the gradient to experts that are decoded as they are read: of what is here.
 template <class Layer>
 [[nodiscard]] std::array<named_range, 3> factors_of(const Layer& layer) {
-  const auto [n, f, d] = layer.experts.local().shape();
-  return {{{"a projection", addresses_of(layer.grad_experts.projection, n * f)},
-           {"a dual projection", addresses_of(layer.grad_experts.dual_projection, n * f)},
-           {"the dual rows", addresses_of(layer.grad_experts.dual_row, n * d)}}};
+  index_t neurons = 0, columns = 0;
+  for_each_view(layer.experts, [&](const auto& experts) {
+    neurons += experts.num_experts() * experts.ffn_dim();
+    columns += experts.num_experts() * experts.hidden_dim();
+  });
+  return {{{"a projection", addresses_of(layer.grad_experts.projection, neurons)},
+           {"a dual projection", addresses_of(layer.grad_experts.dual_projection, neurons)},
+           {"the dual rows", addresses_of(layer.grad_experts.dual_row, columns)}}};
 }
 
 /// What a layer's backward writes meets nothing that it or another reads or writes.

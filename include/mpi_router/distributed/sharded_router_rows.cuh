@@ -12,10 +12,10 @@ MPIROUTER_CUDA_BEGIN
 
 /// One layer of a sharded call on a GPU.
 ///
-/// experts: a shard (distributed/shards.hpp, distributed/decoded_shard.hpp) of device memory; or, where T is
-/// a storage type, a view of the neurons that this rank holds of each expert, [N, F_s, D] in any layout, any
-/// number of them. The router [N,
-/// D], whole and the same on every rank, and where its rows [N, D] go. told and saved: as of router_rows,
+/// experts: a shard (distributed/shards.hpp, distributed/decoded_shard.hpp, distributed/packed_run.cuh) of
+/// device memory; or, where T is a storage type, a view of the neurons that this rank holds of each expert,
+/// [N, F_s, D] in any layout, any number of them. The router [N, D], whole and the same on every rank, and
+/// where its rows [N, D] go. told and saved: as of router_rows,
 /// global. most: of a shard, the most experts (columns, of a shard of columns) that any rank has a part of,
 /// the same number on every rank, which makes the message as small as that; 0: all of them.
 template <class T, class R, class O>

@@ -14,7 +14,8 @@ MPIROUTER_CUDA_BEGIN
 /// grad_router [N, D] where the router's gradient goes, grad_experts that of what this rank holds: a shard of
 /// the same placement (a view, where experts is one), in any layout and storage type; of experts that are
 /// decoded as they are read gradient_factors of what is here (G is gradient_factors), any of them null,
-/// none written where no neuron is here; mode then does not matter. most: as of the forward.
+/// none written where no neuron is here (of a run of rows y and w [rows], of columns y and w [N, F], sums
+/// over the ranks, and z̄ [N, columns here]); mode then does not matter. most: as of the forward.
 template <class T, class G, class R, class U, class V>
 struct sharded_layer_vjp {
   detail::held_t<T> experts;

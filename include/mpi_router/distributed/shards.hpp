@@ -74,6 +74,14 @@ struct shard_placement {
     if (kind == form::neurons) return {first_neuron, end_neuron};
     return {k == 0 ? first_neuron : 0, k == num_experts - 1 ? end_neuron : whole.ffn_dim};
   }
+  /// How many experts from the k-th of the placement on are here as that is: whole ones, or it alone.
+  [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t alike(const expert_shape& whole,
+                                                                index_t k) const noexcept {
+    const auto is_whole = [&](index_t i) { return neurons(whole, first_expert + i).size() == whole.ffn_dim; };
+    index_t end = k + 1;
+    while (is_whole(k) && end < num_experts && is_whole(end)) ++end;
+    return end - k;
+  }
   /// The most neurons of any expert that are here.
   [[nodiscard]] MPIROUTER_ALWAYS_INLINE constexpr index_t most_neurons(
       const expert_shape& whole) const noexcept {

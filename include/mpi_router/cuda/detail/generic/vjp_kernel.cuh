@@ -76,14 +76,14 @@ __global__ void __launch_bounds__(generic_threads) outer_kernel(const __grid_con
 
 template <class = void>
 __global__ void __launch_bounds__(generic_threads)
-    narrow_kernel(const double* from, float* to, const status* statuses, int extent) {
+    narrow_kernel(const double* from, int pitch, float* to, const status* statuses, int extent) {
   wait_for_previous_kernel();
   const int e = static_cast<int>(blockIdx.x);
   const bool dead = statuses != nullptr && statuses[e] != status::ok;
   for (int i = static_cast<int>(blockIdx.y * generic_threads + threadIdx.x); i < extent;
        i += static_cast<int>(gridDim.y) * generic_threads) {
-    const long long at = static_cast<long long>(e) * extent + i;
-    to[at] = dead ? 0.0F : static_cast<float>(from[at]);
+    const double x = from[static_cast<long long>(e) * pitch + i];
+    to[static_cast<long long>(e) * extent + i] = dead ? 0.0F : static_cast<float>(x);
   }
 }
 

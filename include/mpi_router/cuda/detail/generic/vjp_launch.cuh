@@ -13,14 +13,20 @@ MPIROUTER_CUDA_DETAIL_BEGIN
           static_cast<unsigned>(rows < most_generic_rows ? rows : most_generic_rows)};
 }
 
-/// Factored: what is in f64, [N, extent], in f32, unless it is not wanted.
+/// Factored: what is in f64, [N, extent] with rows `pitch` apart, in f32, unless it is not wanted.
+template <class = void>
+void narrow(const context& ctx, index_t experts, const double* from, int pitch, float* to,
+            const status* statuses, int extent) {
+  if (to != nullptr && experts > 0 && extent > 0) {
+    const int rows = (extent + generic_threads - 1) / generic_threads;
+    launch("narrow_kernel", ctx, shape_of_rows(experts, rows), narrow_kernel<>, from, pitch, to, statuses,
+           extent);
+  }
+}
 template <class = void>
 void narrow(const context& ctx, index_t experts, const double* from, float* to, const status* statuses,
             int extent) {
-  if (to != nullptr) {
-    const int rows = (extent + generic_threads - 1) / generic_threads;
-    launch("narrow_kernel", ctx, shape_of_rows(experts, rows), narrow_kernel<>, from, to, statuses, extent);
-  }
+  narrow(ctx, experts, from, extent, to, statuses, extent);
 }
 
 /// Ā = y z̄ᵀ + w rᵀ, or that added, element by element in f64.
