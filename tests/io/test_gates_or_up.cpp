@@ -8,24 +8,6 @@ namespace {
 
 using namespace mpi_router;
 
-/// A tensor of random numbers; "{}" in its name stands for an expert, each of which has one.
-struct tensor {
-  std::string name;
-  std::vector<index_t> shape;
-};
-checkpoint_builder build(const std::vector<tensor>& tensors) {
-  checkpoint_builder builder;
-  unsigned seed = 150;
-  for (const auto& [name, shape] : tensors) {
-    const auto at = name.find("{}");
-    for (index_t e = 0; e < (at == name.npos ? 1 : N); ++e) {
-      const auto own = at == name.npos ? name : std::string(name).replace(at, 2, std::to_string(e));
-      builder.add<float>(own, shape, random_layer(seed++, 1, 1, element_count(shape)).router);
-    }
-  }
-  return builder;
-}
-
 /// The one layer, without a word about anything else.
 const moe_layer& layer_of(const searched& s) {
   for (const auto& each : s.found.omissions) {
@@ -100,7 +82,8 @@ TEST_CASE("what is taken to hold gate and up by a name that says up alone is sai
                    gate_layout::nfd},
         std::tuple{"experts.fc1.weight", std::vector<index_t>{N, D, 2 * F}, gate_layout::ndf}}) {
     CAPTURE(fc1);
-    const std::vector<tensor> all{{"h.1.mlp.router.weight", {N, D}}, {"h.1.mlp." + std::string(fc1), shape}};
+    const std::vector<random_tensor> all{{"h.1.mlp.router.weight", {N, D}},
+                                         {"h.1.mlp." + std::string(fc1), shape}};
     const searched s(build(all));
     REQUIRE(s.found.size() == 1);
     REQUIRE(s.found.omissions.size() == 1);
@@ -115,8 +98,8 @@ TEST_CASE("what is taken to hold gate and up by a name that says up alone is sai
 TEST_CASE("fc1 and its like under names of no family, without fc2") {
   for (const char* fc1 : {"fc1.weight", "linear_fc1.weight", "c_fc.weight", "w_in", "dense_h_to_4h.weight"}) {
     CAPTURE(fc1);
-    const std::vector<tensor> all{{"h.1.moe.gate.weight", {N, D}},
-                                  {"h.1.moe.experts." + std::string(fc1), {N, 2 * F, D}}};
+    const std::vector<random_tensor> all{{"h.1.moe.gate.weight", {N, D}},
+                                         {"h.1.moe.experts." + std::string(fc1), {N, 2 * F, D}}};
     const auto reason = reason_of(searched(build(all)));
     CHECK(contains(reason, "[N, F, D] (layout nfd)"));
     CHECK(contains(reason, "gate before up (layout n2fd-concatenated)"));
@@ -126,8 +109,8 @@ TEST_CASE("fc1 and its like under names of no family, without fc2") {
     odd[1].shape[1] = 7;
     CHECK(layer_of(searched(build(odd))).part == expert_part::up);
   }
-  const std::vector<tensor> up{{"h.1.moe.gate.weight", {N, D}},
-                               {"h.1.moe.experts.up_proj", {N, 2 * F, D}}};  // has a name beside gates
+  const std::vector<random_tensor> up{{"h.1.moe.gate.weight", {N, D}},
+                                      {"h.1.moe.experts.up_proj", {N, 2 * F, D}}};  // has a name beside gates
   CHECK(layer_of(searched(build(up))).part == expert_part::up);
 }
 
@@ -153,21 +136,22 @@ TEST_CASE("names of gate and up in one have up alone where an architecture has n
 
 TEST_CASE("gates, or up alone, with twice the neurons of the down projections hold gate and up") {
   const index_t both = 2 * F;
-  const std::vector<std::vector<tensor>> layers{{{"h.1.moe.router.gate.weight", {N, D}},
-                                                 {"h.1.moe.experts.w1", {N, both, D}},
-                                                 {"h.1.moe.experts.w2", {N, D, F}}},
-                                                {{"h.1.feed_forward_moe.router.weight", {N, D}},
-                                                 {"h.1.feed_forward_moe.experts.mlp.w1", {N * both, D}},
-                                                 {"h.1.feed_forward_moe.experts.mlp.w2", {N * F, D}}},
-                                                {{"h.1.block_sparse_moe.gate.weight", {N, D}},
-                                                 {"h.1.block_sparse_moe.experts.{}.w1.weight", {both, D}},
-                                                 {"h.1.block_sparse_moe.experts.{}.w2.weight", {D, F}}},
-                                                {{"h.1.mlp.gate.weight", {N, D}},
-                                                 {"h.1.mlp.experts.{}.gate_proj.weight", {both, D}},
-                                                 {"h.1.mlp.experts.{}.down_proj.weight", {D, F}}},
-                                                {{"h.1.mlp.router.classifier.weight", {N, D}},
-                                                 {"h.1.mlp.experts.expert_{}.wi.weight", {both, D}},
-                                                 {"h.1.mlp.experts.expert_{}.wo.weight", {D, F}}}};
+  const std::vector<std::vector<random_tensor>> layers{
+      {{"h.1.moe.router.gate.weight", {N, D}},
+       {"h.1.moe.experts.w1", {N, both, D}},
+       {"h.1.moe.experts.w2", {N, D, F}}},
+      {{"h.1.feed_forward_moe.router.weight", {N, D}},
+       {"h.1.feed_forward_moe.experts.mlp.w1", {N * both, D}},
+       {"h.1.feed_forward_moe.experts.mlp.w2", {N * F, D}}},
+      {{"h.1.block_sparse_moe.gate.weight", {N, D}},
+       {"h.1.block_sparse_moe.experts.{}.w1.weight", {both, D}},
+       {"h.1.block_sparse_moe.experts.{}.w2.weight", {D, F}}},
+      {{"h.1.mlp.gate.weight", {N, D}},
+       {"h.1.mlp.experts.{}.gate_proj.weight", {both, D}},
+       {"h.1.mlp.experts.{}.down_proj.weight", {D, F}}},
+      {{"h.1.mlp.router.classifier.weight", {N, D}},
+       {"h.1.mlp.experts.expert_{}.wi.weight", {both, D}},
+       {"h.1.mlp.experts.expert_{}.wo.weight", {D, F}}}};
   for (const auto& tensors : layers) {
     CAPTURE(tensors[1].name);
     const auto reason = reason_of(searched(build(tensors)));
