@@ -60,6 +60,24 @@ struct searched {
   }
 };
 
+/// The one layer, without a word about anything else.
+inline const mpi_router::moe_layer& only_layer(const searched& s) {
+  for (const auto& each : s.found.omissions) {
+    FAIL_CHECK(each.name, ": ", each.reason);
+  }
+  REQUIRE(s.found.size() == 1);
+  return s.found[0];
+}
+
+/// The layouts that the first omission offers.
+inline std::vector<mpi_router::gate_layout> hinted(const searched& s) {
+  std::vector<mpi_router::gate_layout> out;
+  for (const auto& hint : s.found.omissions.at(0).hints) {
+    out.push_back(hint.layout);
+  }
+  return out;
+}
+
 /// The one reason why there is no layer.
 inline std::string reason_of(const searched& s) {
   CHECK(s.found.empty());

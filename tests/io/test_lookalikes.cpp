@@ -27,13 +27,7 @@ std::vector<std::string> usual(const std::string& block) {
 }
 
 /// The gate's name of the one layer, without a word about anything else.
-std::string gate_of(const searched& s) {
-  for (const auto& each : s.found.omissions) {
-    FAIL_CHECK(each.name, ": ", each.reason);
-  }
-  REQUIRE(s.found.size() == 1);
-  return s.found[0].gate_name;
-}
+std::string gate_of(const searched& s) { return only_layer(s).gate_name; }
 
 }  // namespace
 
