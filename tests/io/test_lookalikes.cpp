@@ -8,36 +8,15 @@ namespace {
 
 using namespace mpi_router;
 
-/// A tensor of random numbers.
-struct tensor {
-  std::string name;
-  std::vector<index_t> shape;
-};
-checkpoint_builder build(const std::vector<tensor>& tensors) {
-  checkpoint_builder builder;
-  unsigned seed = 140;
-  for (const auto& [name, shape] : tensors) {
-    const auto l = random_layer(seed++, 1, 1, element_count(shape));
-    builder.add<float>(name, shape, l.router);
-  }
-  return builder;
-}
-
 /// A router, [N, D], and experts' matrices, [F, D], the last of them [D, F], with their numbers for "{}".
-std::vector<tensor> layer_of(const std::string& router, const std::vector<std::string>& matrices,
-                             index_t ffn_dim = F) {
-  std::vector<tensor> out{{router, {N, D}}};
+std::vector<random_tensor> layer_of(const std::string& router, const std::vector<std::string>& matrices) {
+  std::vector<random_tensor> out{{router, {N, D}}};
   for (const auto& name : matrices) {
-    const bool is_down = &name == &matrices.back();
-    for (index_t e = 0; e < N; ++e) {
-      const auto at = name.find("{}");
-      out.push_back({name.substr(0, at) + std::to_string(e) + name.substr(at + 2),
-                     is_down ? std::vector{D, ffn_dim} : std::vector{ffn_dim, D}});
-    }
+    out.push_back({name, &name == &matrices.back() ? std::vector{D, F} : std::vector{F, D}});
   }
   return out;
 }
-std::vector<tensor> and_one(std::vector<tensor> all, tensor one) {
+std::vector<random_tensor> and_one(std::vector<random_tensor> all, random_tensor one) {
   all.push_back(std::move(one));
   return all;
 }
@@ -48,13 +27,7 @@ std::vector<std::string> usual(const std::string& block) {
 }
 
 /// The gate's name of the one layer, without a word about anything else.
-std::string gate_of(const searched& s) {
-  for (const auto& each : s.found.omissions) {
-    FAIL_CHECK(each.name, ": ", each.reason);
-  }
-  REQUIRE(s.found.size() == 1);
-  return s.found[0].gate_name;
-}
+std::string gate_of(const searched& s) { return only_layer(s).gate_name; }
 
 }  // namespace
 

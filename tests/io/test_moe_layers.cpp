@@ -162,7 +162,8 @@ TEST_CASE("every family, under its own names and in each of its layouts") {
       const auto config = config_for(family, layout);
       const searched s(builder, {}, config.value_or(""));
       REQUIRE(s.found.size() == 1);
-      CHECK(s.found.omissions.empty());
+      const bool is_assumed = layout == gate_layout::n2fd_concatenated && contains(gate, "w13");
+      CHECK(s.found.omissions.size() == (is_assumed ? 1 : 0));
       const auto& layer = s.found[0];
       CHECK(layer.layout == layout);
       CHECK(layer.layout_known_by == (config && family.beside.empty() ? "config.json" : "its shape"));

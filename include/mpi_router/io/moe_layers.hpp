@@ -100,6 +100,9 @@ namespace detail::moe {
   search.in_mxfp4 = is_named ? std::nullopt : family.in_mxfp4;
   if (!is_named) {
     search.unnamed = family.unnamed;
+    if (!search.asked && is_servers_name(pattern)) {
+      search.layouts.push_back(gate_layout::n2fd_up_first);
+    }
   }
   search.layout_of_router = wanted.layout_of_router.value_or(family.layout_of_router);
   search.part = family.part;
@@ -252,7 +255,7 @@ inline void merge_alike(std::vector<omission>& omissions) {
   }
   detail::moe::refuse_lost_gates(model, wanted, config, found);
   if (!wanted.patterns && !wanted.layout) {
-    detail::moe::note_assumed_gates(model, config, found);
+    detail::moe::note_assumed_order(found);
   }
   detail::moe::find_up_and_down(model, wanted, config, found);
   detail::moe::sort_by_name(found.result.layers);

@@ -104,6 +104,13 @@ class weight {
       return fp4 != nullptr && fp4->group() == 32 && fp4->scales().type() == packed::scale_type::e8m0;
     });
   }
+  /// Whether it is NVFP4, not turned since.
+  [[nodiscard]] bool is_nvfp4() const {
+    return std::ranges::any_of(matrices_, [](const auto& m) {
+      const auto* fp4 = std::get_if<packed::fp4_matrix>(&m.format());
+      return fp4 != nullptr && fp4->scales().type() == packed::scale_type::e4m3;
+    });
+  }
   /// Why its numbers cannot be had; empty if they can.
   [[nodiscard]] const std::string& problem() const noexcept { return problem_; }
   void set_problem(std::string reason) { problem_ = std::move(reason); }

@@ -31,8 +31,12 @@ struct architecture_layout {
   return table;
 }
 
-/// Whether config.json, or a GGUF file, names an architecture whose experts have no gates.
+/// Whether config.json, or a GGUF file, says that experts have no gates, or names an architecture whose have
+/// none.
 [[nodiscard]] inline bool is_ungated_architecture(const model_config& config) {
+  if (config.has_gates) {
+    return !*config.has_gates;
+  }
   constexpr std::array<std::string_view, 4> ungated{"nemotron", "switch", "nllb", "nomicbert"};
   return std::ranges::any_of(ungated, [&](auto name) { return config.is_called(name); });
 }
@@ -53,16 +57,24 @@ namespace detail::moe {
 enum class held_parts : unsigned char { both, up_alone, unknown };
 
 /// What config.json says of matrices that hold gate and up of experts with so many neurons, or up alone of
-/// twice as many: by that number, or by the architecture.
+/// twice as many: by a switch, unless F contradicts it; by F; or by the architecture.
 [[nodiscard]] inline held_parts parts_by_config(index_t ffn_dim_of_both,
                                                 const std::optional<model_config>& config) {
   if (!config) {
     return held_parts::unknown;
   }
-  if (config->ffn_dim == ffn_dim_of_both) {
-    return held_parts::both;
+  const auto by_width = config->ffn_dim == ffn_dim_of_both       ? held_parts::both
+                        : config->ffn_dim == 2 * ffn_dim_of_both ? held_parts::up_alone
+                                                                 : held_parts::unknown;
+  if (config->has_gates) {
+    const auto said = *config->has_gates ? held_parts::both : held_parts::up_alone;
+    const bool agrees = by_width == held_parts::unknown || by_width == said;
+    return agrees || !config->is_ffn_dim_of_experts ? said : held_parts::unknown;
   }
-  if (config->ffn_dim == 2 * ffn_dim_of_both || is_ungated_architecture(*config)) {
+  if (by_width != held_parts::unknown) {
+    return by_width;
+  }
+  if (is_ungated_architecture(*config)) {
     return held_parts::up_alone;
   }
   return gated_architecture(*config).empty() ? held_parts::unknown : held_parts::both;

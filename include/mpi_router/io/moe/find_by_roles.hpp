@@ -2,6 +2,7 @@
 #pragma once
 
 #include <mpi_router/io/moe/families.hpp>
+#include <mpi_router/io/moe/order_of_halves.hpp>
 #include <mpi_router/io/moe/router_beside.hpp>
 
 MPIROUTER_BEGIN
@@ -215,7 +216,7 @@ struct gate_guess {
   if (!made.hints.empty() && guess.may_be_both) {
     made.reason += "; there are no down projections beside it, whose F would tell";
   }
-  return made;
+  return with_order_of_halves(model, router, std::move(search), std::move(made));
 }
 
 inline void note_attempt(const weight& router, attempt made, found_parts& found) {

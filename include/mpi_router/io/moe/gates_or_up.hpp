@@ -2,14 +2,38 @@
 // up alone.
 #pragma once
 
-#include <mpi_router/io/moe/hints.hpp>
+#include <mpi_router/io/moe/order_of_halves.hpp>
 #include <mpi_router/io/moe/up_and_down.hpp>
 
 MPIROUTER_BEGIN
 
 namespace detail::moe {
 
-/// Whether there are down projections of so many neurons; `neurons` of those that a layer's gates have.
+/// Whether the down projections among these tensors, one for each expert that has one here, have so many
+/// neurons.
+template <class Neurons>
+[[nodiscard]] bool fit_each(const moe_layer& layer, const gate_tensors& tensors, Neurons neurons) {
+  using enum gate_layout;
+  bool any = false;
+  for (index_t e = 0; e < layer.num_experts; ++e) {
+    const auto one = tensors.tensors.find(layer.first_expert + e);
+    if (one == tensors.tensors.end()) {
+      continue;
+    }
+    const auto& w = *one->second;
+    const auto ffn_dim = neurons(layer.gates[static_cast<std::size_t>(e)].ffn_dim);
+    const bool fits = w.problem().empty() && (ffn_dim_of(ndf, w.shape(), 1, layer.gate_dim()) == ffn_dim ||
+                                              ffn_dim_of(nfd, w.shape(), 1, layer.gate_dim()) == ffn_dim);
+    if (!fits) {
+      return false;
+    }
+    any = true;
+  }
+  return any;
+}
+
+/// Whether there are down projections of so many neurons, be it of some experts alone; `neurons` of those
+/// that a layer's gates have.
 template <class Neurons>
 [[nodiscard]] bool has_down(const checkpoint& model, const moe_layer& layer, Neurons neurons) {
   moe_layer other = layer;
@@ -18,10 +42,13 @@ template <class Neurons>
   }
   const auto fits = [&](const std::string& name) {
     const auto tensors = find_gates(model, name);
-    return !tensors.tensors.empty() && tensors.first().rank() >= 2 &&
-           wrong_tensors(layer, name, tensors).empty() &&
-           (!blocks_in(other, tensors, gate_layout::ndf, layer.gate_dim()).empty() ||
-            !blocks_in(other, tensors, gate_layout::nfd, layer.gate_dim()).empty());
+    if (tensors.tensors.empty() || tensors.first().rank() < 2) {
+      return false;
+    }
+    return tensors.one_each ? fit_each(layer, tensors, neurons)
+                            : wrong_tensors(layer, name, tensors).empty() &&
+                                  (!blocks_in(other, tensors, gate_layout::ndf, layer.gate_dim()).empty() ||
+                                   !blocks_in(other, tensors, gate_layout::nfd, layer.gate_dim()).empty());
   };
   return std::ranges::any_of(names_of_part(layer, expert_part::down), fits);
 }
@@ -67,29 +94,6 @@ template <class Neurons>
   return ffn_comes_first(layer.layout) ? lies(nfd) && !lies(ndf) : lies(ndf) && !lies(nfd);
 }
 
-/// Says of layers whose matrices are taken to hold gate and up that nothing but their name does, and that not
-/// for all models.
-inline void note_assumed_gates(const checkpoint& model, const std::optional<model_config>& config,
-                               found_parts& found) {
-  for (const auto& layer : found.result.layers) {
-    if (is_fused(layer.layout) && layer.part == expert_part::gate &&
-        parts_held(model, layer, config) == held_parts::unknown) {
-      const auto plain = ffn_comes_first(layer.layout) ? gate_layout::nfd : gate_layout::ndf;
-      found.result.omissions.push_back(
-          {layer.gates.front().tensor->name(),
-           core::concatenate("of shape ", to_string(layer.gates.front().tensor->shape()),
-                             ", is taken to hold gate and up, and would hold up alone of experts without "
-                             "gates: there is no ",
-                             list_of_names(layer, names_of_part(layer, expert_part::down)),
-                             " beside it, whose F would tell"),
-           omission_kind::set_aside,
-           0,
-           0,
-           {{patterns_of(layer.router->name(), layer.gate_name), plain, layer.layout_of_router}}});
-    }
-  }
-}
-
 /// A layer as a family has it, if its matrices hold as much as the family's: up alone of experts without
 /// gates, which have twice the neurons, is said to be that; what may be either is a question; and what holds
 /// gate and up where the family has gates is not the family's.
@@ -116,15 +120,11 @@ inline void note_assumed_gates(const checkpoint& model, const std::optional<mode
     search.part = expert_part::up;
     return assemble(model, router, search);
   }
-  // One tensor for all, [N, 2F, D]: Megatron's. Experts with a tensor each, and Aria's, which is turned, are
-  // taken to have gates, see note_assumed_gates.
-  const bool is_question =
-      held == held_parts::unknown && !layer.has_one_tensor_each() && ffn_comes_first(layer.layout);
-  if (!is_question) {
-    return made;
+  if (held != held_parts::unknown) {
+    return with_order_of_halves(model, router, std::move(search), std::move(made));
   }
   const auto missing = list_of_names(layer, names_of_part(layer, expert_part::down));
-  search.layouts.push_back(gate_layout::nfd);
+  search.layouts.push_back(ffn_comes_first(layer.layout) ? gate_layout::nfd : gate_layout::ndf);
   made = assemble(model, router, search);
   made.reason += core::concatenate("; there is no ", missing, " beside it, whose F would tell");
   return made;

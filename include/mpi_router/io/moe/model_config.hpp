@@ -18,6 +18,7 @@ struct model_config {
   std::optional<index_t> ffn_dim;                  ///< neurons of a routed expert
   bool is_ffn_dim_of_experts = false;              ///< in a word for routed experts, not for any layer
   std::optional<std::vector<index_t>> moe_layers;  ///< numbers of the layers with experts, ascending
+  std::optional<bool> has_gates;                   ///< experts have gates beside up projections
   bool is_of_transformers_5 = false;               ///< transformers_version begins with 5
   std::string problem;                             ///< why it could not be read; empty if it could
 
@@ -105,6 +106,23 @@ inline void read_ffn_dim(const nlohmann::json& text, model_config& out) {
   out.ffn_dim = neurons && *neurons >= 1 ? neurons : std::nullopt;
 }
 
+/// Whether experts have gates: by a switch (Megatron's, T5's), or an activation that needs them, "swiglu".
+[[nodiscard]] inline std::optional<bool> has_gates_of(const nlohmann::json& text) {
+  for (const char* key : {"gated_linear_unit", "swiglu", "is_gated_act"}) {
+    if (const auto it = text.find(key); it != text.end() && it->is_boolean()) {
+      return it->get<bool>();
+    }
+  }
+  for (const char* key :
+       {"hidden_act", "hidden_activation", "activation_function", "activation_func", "activation"}) {
+    const auto it = text.find(key);
+    if (it != text.end() && it->is_string() && letters_and_digits(it->get<std::string>()).ends_with("glu")) {
+      return true;
+    }
+  }
+  return std::nullopt;
+}
+
 /// LongCat's num_hidden_layers counts attention, which is twice in a layer.
 [[nodiscard]] inline std::optional<index_t> layers_of(const nlohmann::json& text, bool of_longcat) {
   if (of_longcat) {
@@ -141,6 +159,7 @@ inline void read_ffn_dim(const nlohmann::json& text, model_config& out) {
   out.num_experts = experts_of(part);
   out.experts_per_token = experts_per_token_of(part);
   read_ffn_dim(part, out);
+  out.has_gates = has_gates_of(part);
   const auto layers = layers_of(part, out.is_called("longcat"));
   const auto two_stacks = part.find("is_encoder_decoder");
   const bool stacks = two_stacks != part.end() && *two_stacks == true;
