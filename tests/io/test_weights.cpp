@@ -706,6 +706,31 @@ TEST_CASE("GPTQ: the zeros of symmetric ones, whatever the config says of their 
   }
 }
 
+TEST_CASE("GPTQ: asymmetric zeros need a config that says what they are, symmetric ones none") {
+  constexpr index_t F = 8, D = 32;
+  for (const unsigned stored : {5U, 7U, 8U}) {
+    parts p;
+    const auto q = p.add("a.qweight", dtype::i32, {D / 8, F}, p.codes(D * F / 2));
+    p.add("a.qzeros", dtype::i32, {1, F / 8},
+          bytes(static_cast<std::size_t>(F / 2), static_cast<std::byte>(17 * stored)));
+    const auto s = p.scales("a.scales", {1, F}, F);
+    const auto check = [&](const json& config, double zero) {
+      check_is(p.open(config), "a.weight", {F, D}, "GPTQ", [&](index_t f, index_t d) {
+        const auto code = at(q, (d / 8 * F + f) * 4 + d % 8 / 2) >> (4 * (d % 2)) & 15U;
+        return (static_cast<double>(code) - zero) * num(s, f);
+      });
+    };
+    if (stored == 5) {
+      const std::string problem = problem_of(p.open(json{{"hidden_size", D}}), "a.weight");
+      CHECK(contains(problem, "a.qzeros"));
+      CHECK(contains(problem, "gptq_v2"));
+      check(grouped("gptq", D), 6);  // a config of the time before there was a second version
+    } else {
+      check(json{{"hidden_size", D}}, 8);
+    }
+  }
+}
+
 TEST_CASE("GPTQ of three bits: 32 codes in three words, the zeros of symmetric ones too") {
   constexpr index_t F = 32, D = 64, G = 32;
   // Code i of the stream that begins at `first`, whose words lie `stride` apart.

@@ -47,9 +47,10 @@ struct quantised_parts {
 
 /// GPTQ's stored zero is one less than the zero ("gptq") or the zero itself ("gptq_v2", "gptq_p");
 /// checkpoints are known whose config says the one and whose zeros are the other. Symmetric ones have but one
-/// zero, half of the range, which settles it.
-[[nodiscard]] inline bool stores_zero_minus_one(const quantised_parts& p, index_t bits,
-                                                const quantization& said) {
+/// zero, half of the range, which settles it. A config that does not say it means "gptq", which was there
+/// first; without one nothing tells the zeros of asymmetric ones.
+[[nodiscard]] inline std::optional<bool> stores_zero_minus_one(const quantised_parts& p, index_t bits,
+                                                               const quantization& said) {
   const std::uint64_t half = std::uint64_t{1} << static_cast<unsigned>(bits - 1);
   if (said.symmetric.value_or(true)) {
     if (all_are(p.zeros->bytes(), half, bits)) {
@@ -58,6 +59,10 @@ struct quantised_parts {
     if (all_are(p.zeros->bytes(), half - 1, bits)) {
       return true;
     }
+  }
+  const bool has_config = !said.method.empty() || said.symmetric || said.all.bits || !said.groups.empty();
+  if (!has_config) {
+    return std::nullopt;
   }
   return said.checkpoint_format != "gptq_v2" && said.checkpoint_format != "gptq_p";
 }
@@ -95,11 +100,19 @@ inline void read_gptq(const quantised_parts& p, index_t bits, const quantization
                           : misfit(*p.codes, *p.order, "order of groups"));
     return;
   }
+  const auto minus_one = stores_zero_minus_one(p, bits, said);
+  if (!minus_one) {
+    out.refuse(
+        "asymmetric zero points of GPTQ in " + p.zeros->name() +
+        ", and no config.json or quantize_config.json says whether they are stored less one (gptq) or as "
+        "they are (gptq_v2)");
+    return;
+  }
   out.shape = {p.outputs(), inputs};
   out.matrices.emplace_back(packed::gptq_matrix(
       p.codes->bytes(), p.zeros->bytes(), grid(*p.scale, *type, 0, 1, p.groups(), p.outputs()),
       p.order == nullptr ? std::span<const std::byte>() : p.order->bytes(), p.outputs(), inputs, bits, *group,
-      stores_zero_minus_one(p, bits, said)));
+      *minus_one));
 }
 
 /// X.qweight: AWQ packs the outputs, [D, F / 8]; GPTQ the inputs, [D · bits / 32, F].
