@@ -1,5 +1,5 @@
 # Checks that every header guards itself, uses no name that is a macro of windows.h, and that includes point downward: core <- {manifold, backend, io} <- {router, verify} <- distributed <- the rest. cuda/ stands on
-# core/ alone, torch/ on the C interface.
+# core/ alone, torch/ on the C interface. No file of tools/ has more lines than a reader keeps in mind.
 cmake_minimum_required(VERSION 3.22)
 set(below_core core)
 set(below_manifold core manifold)
@@ -50,6 +50,21 @@ foreach(header IN LISTS headers)
     endif()
   endforeach()
 endforeach()
-if(failed OR edges EQUAL 0)
-  message(FATAL_ERROR "The headers are not as they should be (${edges} includes were read)")
+
+set(most_lines 250)
+get_filename_component(tools ${CMAKE_CURRENT_LIST_DIR}/../../tools ABSOLUTE)
+file(GLOB_RECURSE sources RELATIVE ${tools} ${tools}/*.cpp ${tools}/*.hpp ${tools}/*.cu ${tools}/*.cuh)
+foreach(source IN LISTS sources)
+  file(READ ${tools}/${source} text)
+  string(REGEX REPLACE "[^\n]" "" text "${text}")
+  string(LENGTH "${text}" lines)
+  if(lines GREATER most_lines)
+    message("tools/${source} has ${lines} lines, more than ${most_lines}: split it by idea")
+    set(failed TRUE)
+  endif()
+endforeach()
+
+list(LENGTH sources sources)
+if(failed OR edges EQUAL 0 OR sources EQUAL 0)
+  message(FATAL_ERROR "The headers or the tools are not as they should be (${edges} includes and ${sources} sources were read)")
 endif()

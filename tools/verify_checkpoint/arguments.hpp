@@ -1,4 +1,4 @@
-// The command line of verify_checkpoint: its options, their help, and what is wrong with them.
+// What the command line of verify_checkpoint asks for, and what is wrong with it.
 #pragma once
 
 #include "recondition.hpp"
@@ -10,10 +10,6 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-namespace CLI {
-class App;
-}
 
 namespace verify {
 
@@ -63,25 +59,6 @@ struct arguments {
   std::optional<double> c_prime;
   bool keep_norm = false;
 };
-
-/// Adds all options, which write to `a`, to the program and to its subcommand `rewrite`.
-void define(CLI::App& app, CLI::App& rewrite, arguments& a);
-
-/// The options of whatever looks at experts: where numbers go, and which.
-void add_common_options(CLI::App& app, arguments& a);
-
-/// The options of whatever searches for layers: --router, --gate, --layout, --router-layout.
-void add_naming_options(CLI::App& app, arguments& a);
-
-/// Breaks the help texts of the options into lines that fit beside their names, and refuses empty words.
-void finish_options(CLI::App& app);
-
-/// What --layout may be, for the end of a help text.
-[[nodiscard]] std::string describe_layouts();
-
-/// The words, after the name of the program, of a command line that asks for the same, except for --list,
-/// the files to write, and the names and layouts of tensors. An empty word stands for the checkpoint.
-[[nodiscard]] std::vector<std::string> words_again(const CLI::App& app);
 
 /// Throws input_error for what no option can mean.
 void check(const arguments& a);

@@ -6,7 +6,9 @@
 #include "compare_table.hpp"
 #include "find_layers.hpp"
 #include "gpu_room.hpp"
+#include "help.hpp"
 #include "hints.hpp"
+#include "options.hpp"
 #include "outputs.hpp"
 #include "progress.hpp"
 #include "terminal.hpp"
@@ -24,30 +26,6 @@
 namespace verify {
 
 namespace {
-
-constexpr const char* compare_footer = R"(
-Layers are the same where their names are, or else their numbers: model.layers.3.mlp is blk.3. Experts are matched by
-  likeness, the |cosine| of their principal directions plus the cosine of their rows: i of A and j of B where neither is
-  liker to another. Where both have as many experts and no match changes a number, all are matched by number. The rest,
-  of pruned or merged experts, is named. Other D: not comparable. Other F: no ‖ΔA‖. A ‖ΔA‖ compares neuron by neuron:
-  neurons in another order change it, though not σ and v₁. Experts of a latent are A P, in ‖ΔA‖ too.
-
-Choices: the K largest x · r, of the rows that have an expert. Biases, groups and tables of the model are left out. K is
-  what the config.json (or GGUF metadata) of A says, else that of B. The tokens are isotropic Gaussian ones, the same each
-  time, or those of --tokens.
-
-JSON: {"version", "a", "b", "tokens", "top_k", "coverage": {…}, "layers": […], "only_a", "only_b", "unmatched_a",
-  "unmatched_b"}. A layer has the names "a" and "b", "problem" (empty if it could be compared), "hidden_dim" and
-  "num_experts" (of both), "matched_by" (number, likeness), "only_a" and "only_b" (experts without a counterpart), "flips_stored", "flips_step" and "flips_lost" (shares
-  of A's choices; lost are those of experts without a counterpart) and "experts": "a" and "b" with "expert", "ffn_dim",
-  "cosine_stored" (of its own row to its own direction), "sigma1", "sigma2", "sigma2_from"; "row_cosine", "row_angle",
-  "direction_cosine", "direction_angle", "direction_uncertainty", "change_norm", "change_norm_bound" (also Weyl's, of
-  every σ; it fails with a probability of at most 1e-6), "wedin_angle", "wedin_certificate". Angles are in radians; what
-  is not known is null. With --gpu there is "device", its name.
-
-Exit status: 0 done; 1 done, but with --require-cosine something has moved farther, or could not be compared; 2 bad input
-  or usage, or nothing in common.
-)";
 
 index_t known_top_k(const mpi_router::checkpoint& model) {
   const auto config = mpi_router::config_of(model);
@@ -198,7 +176,7 @@ void define_compare(CLI::App& app, arguments& a, compare_arguments& c) {
                  "the directions, of at least this");
   add_naming_options(app, a);
   finish_options(app);
-  app.footer([] { return describe_layouts() + compare_footer; });
+  app.footer(compare_footer);
 }
 
 namespace {

@@ -1,4 +1,4 @@
-// The standard output, and whether it shows colours.
+// The standard output, whether it shows colours, and how long a line of an error may be.
 #pragma once
 
 #include "arguments.hpp"
@@ -6,12 +6,15 @@
 
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
 
 namespace verify {
+
+inline constexpr std::size_t longest_line = 1U << 16U;  ///< names in it come from files
 
 /// What --color asks for, and what the terminal and NO_COLOR say.
 [[nodiscard]] inline bool wants_colour(const std::string& choice) {
