@@ -694,6 +694,7 @@ TEST_CASE("--layers and --sample: a part, that is counted as one, with the numbe
   CHECK(numbers_of(run_json({m.path(), "--threads", "1"})) == whole);
 
   check_refused({m.path(), "--layers", "5"}, "no layer has a number of --layers 5");
+  check_refused({m.path(), "--layers", "1,5"}, "no layer has the number 5 of --layers 1,5");
   for (const std::string option : {"--layers", "--of", "--json", "--lines", "--report", "--layout"}) {
     check_refused({m.path(), option, ""}, option + ": an empty word");
   }

@@ -88,6 +88,10 @@ struct both_found {
       chosen.push_back(choose(found.back(), selected(a)));
       require(!chosen.back().asked.empty(),
               fmt::format("{}: no layer has a number of --layers {}", model.path().string(), a.layers));
+      for (const index_t number : lone_numbers(a.layers)) {
+        require(has_number(found.back(), number), fmt::format("{}: no layer has the number {} of --layers {}",
+                                                              model.path().string(), number, a.layers));
+      }
     }
   }
 

@@ -81,6 +81,10 @@ opened open_inputs(const arguments& a, const ranks& all) {
     throw told_already();
   }
   require(!inputs.layers().empty(), fmt::format("no layer has a number of --layers {}", a.layers));
+  for (const index_t number : lone_numbers(a.layers)) {
+    require(std::ranges::any_of(inputs.found, [&](const auto& found) { return has_number(found, number); }),
+            fmt::format("no layer has the number {} of --layers {}", number, a.layers));
+  }
   return inputs;
 }
 

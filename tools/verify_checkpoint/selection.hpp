@@ -25,6 +25,10 @@ struct chosen_layers {
 };
 [[nodiscard]] chosen_layers choose(const moe_layers& found, const selection& wanted);
 
+/// The numbers that stand alone in such a list: a layer must have each. Those of a range may be dense layers.
+[[nodiscard]] std::vector<index_t> lone_numbers(const std::string& list);
+[[nodiscard]] bool has_number(const moe_layers& found, index_t number);
+
 /// The experts of a layer to look at: all of them, or `sample`, evenly spread, always the same.
 [[nodiscard]] std::vector<index_t> experts_of(const moe_layer& layer, std::optional<index_t> sample);
 
