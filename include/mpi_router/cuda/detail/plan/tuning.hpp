@@ -25,9 +25,9 @@ constexpr int most_blocks = 65535;  // of a partition: partition::first_tile mul
 constexpr int warp_threads = 32;
 constexpr int vector_bytes = 16;  // the widest load of a thread, and the unit of asynchronous copies
 constexpr int most_cluster = 8;   // blocks: the largest cluster that every sm_90 takes
-constexpr std::size_t plain_shared_memory = 48 * 1024;  // bytes that a block may take without asking
-constexpr std::size_t most_argument_bytes = 4096;       // of a kernel
-constexpr std::size_t workspace_alignment = 256;        // of cudaMalloc, and more than any load needs
+constexpr std::size_t plain_shared_memory = std::size_t{48} << 10;  // bytes: what needs no asking for
+constexpr std::size_t most_argument_bytes = 4096;                   // of a kernel
+constexpr std::size_t workspace_alignment = 256;  // of cudaMalloc, and more than any load needs
 
 // --- The kernels over stored rows
 
