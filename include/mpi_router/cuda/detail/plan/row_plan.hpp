@@ -126,7 +126,7 @@ struct row_demand {
 }
 
 /// Where there is no room for a ring of whole tiles, threads own twice as many vectors, and tiles have half
-/// as many rows; or the latter alone, where there is code for it, also if whole ones leave room for less
+/// as many rows; or the latter alone, where there is code for it, also if whole ones leave room for fewer
 /// groups.
 [[nodiscard]] inline row_plan make_row_plan(const context& ctx, const expert_shape& shape,
                                             const row_demand& demand) {

@@ -71,8 +71,8 @@ constexpr int forward_most_columns = 32;
 }
 constexpr tile_limits vjp_tile_alone{8, 8};
 /// Where the gradient that is added to travels through the ring, too. Timed: four rows take 0.97 to 1.09 of
-/// the time of two where a thread has one vector of each, and one row 1.00 to 1.18 where it has two; but with
-/// a group less 0.94.
+/// the time of two where a thread has one vector of each, and one row 1.00 to 1.18 where it has two; but 0.94
+/// where two rows cost a group.
 constexpr tile_limits vjp_tile_with_old{2, 4, 2};
 constexpr int vjp_most_columns = 16;
 /// Bytes of shared memory that no ring takes. A margin: no kernel has static shared memory beside its rings.
