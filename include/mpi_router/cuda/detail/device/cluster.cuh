@@ -19,7 +19,7 @@ __device__ __forceinline__ int cluster_size() {
 #endif
   return size;
 }
-/// A barrier of all threads of a cluster in two halves, and no fence, which would wait for every TMA copy in
+/// A barrier of all threads of a cluster in two halves, and no fence, which would wait for every bulk copy in
 /// flight. Once in a kernel before its blocks write to each other's memory: by then all have begun, and
 /// published their barriers.
 __device__ __forceinline__ void cluster_arrive() {

@@ -169,7 +169,7 @@ __device__ __forceinline__ void copy_bulk(void* to_shared, const void* from, uns
 }
 
 /// Stores in block `rank`, and counts the bytes on the barrier at the place of `arrived` there. Needs no
-/// fence, which would wait for every TMA copy in flight.
+/// fence, which would wait for every bulk copy in flight.
 __device__ __forceinline__ void send_remote(float* here, int rank, float value, std::uint64_t* arrived) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
